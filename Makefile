@@ -1,0 +1,60 @@
+# Everything runs from this checkout: Python packages in .venv, npm packages beside the package.json that names them.
+# The promises of each target are in README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)
+
+LOCAL   := .venv/.ready infra/local/node_modules/.ready
+CLIENTS := tests/clients/node_modules/.ready
+OSLS    := infra/package/node_modules/.ready
+
+.PHONY: run reset test prove check bench package schema lock clean
+.DELETE_ON_ERROR:
+
+run: $(LOCAL)
+	@exec python -m infra.local run
+
+reset: .venv/.ready
+	@python -m infra.local reset
+
+test: $(LOCAL) $(CLIENTS) $(OSLS)
+	@python -m pytest -n 2
+
+check: .venv/.ready
+	@ruff format --check .
+	@ruff check .
+	@mypy
+	@lint-imports --no-logo
+	@squawk sql/migrations/*.sql
+	@echo "checked: format, lint, types, import contracts, SQL"
+
+package: .venv/.ready $(OSLS)
+	@python -m infra.package
+
+schema: $(LOCAL) ## writes sql/schema.sql anew from the migrations
+	@python -m infra.local.schema
+
+lock: .venv/.ready ## resolves requirements anew; npm lock files: npm install in their own folders
+	@for group in package chat dev; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-annotate --no-header --upgrade --group $$group -o requirements/$$group.txt || exit 1; \
+	done
+
+clean: ## removes what was installed and built; the stack's data stays until `make reset`
+	rm -rf .venv .serverless .build infra/local/node_modules infra/package/node_modules tests/clients/node_modules
+
+.venv/.ready: requirements/package.txt requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Name another one: make PYTHON=python3.13"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing Python packages into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/package.txt
+	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip sync --quiet --require-hashes --compile-bytecode requirements/dev.txt
+	@touch $@
+
+%/node_modules/.ready: %/package-lock.json .venv/.ready
+	@echo "installing npm packages into $*"
+	@cd $* && npm ci --silent --no-audit --no-fund
+	@touch $@

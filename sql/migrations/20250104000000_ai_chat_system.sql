@@ -1,0 +1,600 @@
+-- The tables of the AI chat: what each row means, what it may never be, and who may see it.
+--
+-- Every change of state is a function (the migrations that follow), so nobody is granted insert, update or delete
+-- here except a user on three columns of their own conversations. Row-level security is forced: it holds for the
+-- owner of the tables too, unless that role bypasses it by name, as `postgres` does on Supabase.
+-- Money is numeric(14,6), in US dollars: six decimals hold a tenth of a thousandth of a cent, so sums are exact.
+-- Running this file again changes nothing.
+
+create schema if not exists private;
+comment on schema private is 'What the functions of public share. Never exposed over the API.';
+revoke all on schema private from public;
+-- can_user_query and usage_summary run with the caller's own rights, so the caller reaches what they share.
+grant usage on schema private to authenticated, service_role;
+
+
+-- Ids that grow with time keep the newest rows of an index on few pages, which random ids scatter over all of them.
+-- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
+create or replace function private.time_ordered_id() returns uuid
+language sql volatile set search_path = ''
+as $$
+  select encode(
+    set_bit(set_bit(
+      overlay(uuid_send(gen_random_uuid())
+              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+              from 1 for 6),
+      52, 1), 53, 1),
+    'hex')::uuid
+$$;
+comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
+revoke all on function private.time_ordered_id() from public, anon, authenticated, service_role;
+
+
+create or replace function private.touch() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+  new.updated_at := now();
+  return new;
+end
+$$;
+comment on function private.touch() is 'Trigger: notes when a row last changed.';
+revoke all on function private.touch() from public, anon, authenticated, service_role;
+
+
+-- plans ---------------------------------------------------------------------------------------------------------
+
+create table if not exists public.plans (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  tier text not null
+    constraint plans_tier_is_unique unique
+    constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
+  name text not null,
+  price_usd numeric(14,6) not null
+    constraint plans_price_is_not_negative check (price_usd >= 0),
+  daily_quota integer
+    constraint plans_daily_quota_is_not_negative check (daily_quota >= 0),
+  lifetime_quota integer
+    constraint plans_lifetime_quota_is_not_negative check (lifetime_quota >= 0),
+  overage_price_usd numeric(14,6)
+    constraint plans_overage_price_is_positive check (overage_price_usd > 0),
+  overage_limit_usd numeric(14,6)
+    constraint plans_overage_limit_is_not_negative check (overage_limit_usd >= 0),
+  allows_credits boolean not null,
+  allows_byok boolean not null,
+  history_days integer not null
+    constraint plans_history_days_are_not_negative check (history_days >= 0),
+  models jsonb not null
+    constraint plans_models_are_lists_by_provider check (
+      jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
+  constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
+  constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
+);
+comment on table public.plans is 'One row a tier: the single source of quotas, prices, retention and models.';
+comment on column public.plans.id is 'Identifies the row.';
+comment on column public.plans.created_at is 'When the plan was added.';
+comment on column public.plans.tier is 'free, basic, pro or usage_only; what subscriptions refer to.';
+comment on column public.plans.name is 'What people are shown.';
+comment on column public.plans.price_usd is 'US dollars a month.';
+comment on column public.plans.daily_quota is 'Included queries a UTC day; null where the quota is for life.';
+comment on column public.plans.lifetime_quota is 'Included queries ever; null where the quota is by the day.';
+comment on column public.plans.overage_price_usd is 'US dollars a query beyond the quota; null: no overage.';
+comment on column public.plans.overage_limit_usd is 'The overage limit of a period until the user sets another, US dollars.';
+comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
+comment on column public.plans.allows_byok is 'Whether users may bring their own provider key.';
+comment on column public.plans.history_days is 'Days a conversation is kept after its last message; 0: nothing is kept.';
+comment on column public.plans.models is 'Models by provider that the tier may use; the first of each is the default.';
+
+insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
+                          allows_credits, allows_byok, history_days, models)
+values
+  ('free', 'Free', 0, null, 10, null, null, false, false, 0,
+   '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}'),
+  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30,
+   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
+  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90,
+   '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"], "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
+  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0,
+   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
+on conflict (tier) do nothing;
+
+alter table public.plans enable row level security;
+alter table public.plans force row level security;
+drop policy if exists "Anyone may read the plans" on public.plans;
+create policy "Anyone may read the plans" on public.plans for select to anon, authenticated using (true);
+revoke all on public.plans from public, anon, authenticated, service_role;
+grant select on public.plans to anon, authenticated, service_role;
+
+
+-- user_subscriptions --------------------------------------------------------------------------------------------
+
+create table if not exists public.user_subscriptions (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  user_id uuid not null
+    constraint user_subscriptions_one_a_user unique
+    references auth.users (id) on delete cascade,
+  tier text not null default 'free' references public.plans (tier),
+  status text not null default 'active'
+    constraint user_subscriptions_status_is_known check (status in ('active', 'canceled', 'suspended', 'past_due')),
+  stripe_customer_id text
+    constraint user_subscriptions_stripe_customer_is_unique unique,
+  stripe_subscription_id text
+    constraint user_subscriptions_stripe_subscription_is_unique unique,
+  daily_quota integer
+    constraint user_subscriptions_daily_quota_is_not_negative check (daily_quota >= 0),
+  lifetime_quota integer
+    constraint user_subscriptions_lifetime_quota_is_not_negative check (lifetime_quota >= 0),
+  allow_overages boolean not null default true,
+  overage_limit numeric(14,6)
+    constraint user_subscriptions_overage_limit_is_not_negative check (overage_limit >= 0),
+  current_overage_amount numeric(14,6) not null default 0
+    constraint user_subscriptions_overage_is_not_negative check (current_overage_amount >= 0),
+  uses_byo_key boolean not null default false,
+  current_period_start timestamptz,
+  current_period_end timestamptz,
+  canceled_at timestamptz,
+  past_due_since timestamptz,
+  quota_date date not null default (now() at time zone 'UTC')::date,
+  quota_used integer not null default 0
+    constraint user_subscriptions_quota_used_is_not_negative check (quota_used >= 0),
+  lifetime_used integer not null default 0
+    constraint user_subscriptions_lifetime_used_is_not_negative check (lifetime_used >= 0),
+  overage_period_start timestamptz not null default date_trunc('month', now(), 'UTC'),
+  constraint user_subscriptions_period_has_both_ends check (
+    (current_period_start is null) = (current_period_end is null)),
+  constraint user_subscriptions_period_ends_after_it_starts check (current_period_end > current_period_start),
+  constraint user_subscriptions_past_due_has_a_start check ((status = 'past_due') = (past_due_since is not null))
+);
+create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
+
+comment on table public.user_subscriptions is
+  'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
+comment on column public.user_subscriptions.id is 'Identifies the row.';
+comment on column public.user_subscriptions.created_at is 'When the user signed up.';
+comment on column public.user_subscriptions.updated_at is 'When the row last changed.';
+comment on column public.user_subscriptions.user_id is 'Whose subscription it is.';
+comment on column public.user_subscriptions.tier is 'The plan.';
+comment on column public.user_subscriptions.status is 'active, canceled, suspended or past_due.';
+comment on column public.user_subscriptions.stripe_customer_id is 'The customer at Stripe.';
+comment on column public.user_subscriptions.stripe_subscription_id is 'The live subscription at Stripe; overage needs one to be invoiced on.';
+comment on column public.user_subscriptions.daily_quota is 'A daily quota of this user''s own; null: the plan''s.';
+comment on column public.user_subscriptions.lifetime_quota is 'A lifetime quota of this user''s own; null: the plan''s.';
+comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, where the plan does.';
+comment on column public.user_subscriptions.overage_limit is 'US dollars of overage a period that the user allows; null: the plan''s.';
+comment on column public.user_subscriptions.current_overage_amount is 'US dollars of overage in the period of overage_period_start, holds included.';
+comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active key of their own.';
+comment on column public.user_subscriptions.current_period_start is 'Start of the billing period; null: calendar months, UTC.';
+comment on column public.user_subscriptions.current_period_end is 'End of the billing period.';
+comment on column public.user_subscriptions.canceled_at is 'When the user cancelled.';
+comment on column public.user_subscriptions.past_due_since is 'When the invoice failed that made the subscription past due.';
+comment on column public.user_subscriptions.quota_date is 'The UTC day that quota_used counts.';
+comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
+comment on column public.user_subscriptions.lifetime_used is 'Included queries admitted on a lifetime quota, holds included.';
+comment on column public.user_subscriptions.overage_period_start is 'Start of the period that current_overage_amount belongs to.';
+
+create or replace function private.date_past_due() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+  -- The grace of seven days is counted from here, whoever changes the status.
+  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
+  return new;
+end
+$$;
+comment on function private.date_past_due() is 'Trigger: notes since when a subscription is past due.';
+revoke all on function private.date_past_due() from public, anon, authenticated, service_role;
+
+create or replace trigger user_subscriptions_touch before update on public.user_subscriptions
+  for each row execute function private.touch();
+create or replace trigger user_subscriptions_date_past_due before insert or update of status on public.user_subscriptions
+  for each row execute function private.date_past_due();
+
+alter table public.user_subscriptions enable row level security;
+alter table public.user_subscriptions force row level security;
+drop policy if exists "Users read their own subscription" on public.user_subscriptions;
+create policy "Users read their own subscription" on public.user_subscriptions
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.user_subscriptions from public, anon, authenticated, service_role;
+grant select on public.user_subscriptions to authenticated, service_role;
+
+
+-- user_api_keys -------------------------------------------------------------------------------------------------
+
+create table if not exists public.user_api_keys (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  provider text not null
+    constraint user_api_keys_provider_is_known check (provider in ('anthropic', 'openai')),
+  encrypted_key bytea not null
+    constraint user_api_keys_ciphertext_is_bounded check (octet_length(encrypted_key) between 1 and 1024),
+  encryption_iv bytea not null
+    constraint user_api_keys_iv_is_96_bits check (octet_length(encryption_iv) = 12),
+  encryption_tag bytea not null
+    constraint user_api_keys_tag_is_128_bits check (octet_length(encryption_tag) = 16),
+  encryption_key_id text not null,
+  hint text not null
+    constraint user_api_keys_hint_shows_four_characters check (char_length(hint) <= 5),
+  is_active boolean not null default true,
+  last_validated_at timestamptz,
+  validation_error text,
+  constraint user_api_keys_one_a_provider unique (user_id, provider)
+);
+comment on table public.user_api_keys is 'Keys that users brought, encrypted with AES-256-GCM. No plain text, ever.';
+comment on column public.user_api_keys.id is 'Identifies the row.';
+comment on column public.user_api_keys.created_at is 'When the key was stored.';
+comment on column public.user_api_keys.updated_at is 'When the row last changed.';
+comment on column public.user_api_keys.user_id is 'Whose key it is.';
+comment on column public.user_api_keys.provider is 'anthropic or openai.';
+comment on column public.user_api_keys.encrypted_key is 'Ciphertext. Not granted to any role.';
+comment on column public.user_api_keys.encryption_iv is 'The nonce, 96 random bits. Not granted to any role.';
+comment on column public.user_api_keys.encryption_tag is 'The authentication tag, 128 bits. Not granted to any role.';
+comment on column public.user_api_keys.encryption_key_id is 'Which key of the ring encrypted it.';
+comment on column public.user_api_keys.hint is 'The last four characters, for people to recognise it.';
+comment on column public.user_api_keys.is_active is 'False once the provider rejected it.';
+comment on column public.user_api_keys.last_validated_at is 'When the provider last accepted it; null: unchecked.';
+comment on column public.user_api_keys.validation_error is 'Why the provider rejected it.';
+
+create or replace trigger user_api_keys_touch before update on public.user_api_keys
+  for each row execute function private.touch();
+
+alter table public.user_api_keys enable row level security;
+alter table public.user_api_keys force row level security;
+drop policy if exists "Users read about their own keys" on public.user_api_keys;
+create policy "Users read about their own keys" on public.user_api_keys
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.user_api_keys from public, anon, authenticated, service_role;
+-- Neither role is granted encrypted_key, encryption_iv or encryption_tag: only functions hand them out.
+grant select (id, created_at, updated_at, user_id, provider, encryption_key_id, hint, is_active, last_validated_at,
+              validation_error)
+  on public.user_api_keys to authenticated, service_role;
+
+
+-- conversations -------------------------------------------------------------------------------------------------
+
+create table if not exists public.conversations (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  external_id text
+    constraint conversations_external_id_is_bounded check (char_length(external_id) between 1 and 128),
+  title text
+    constraint conversations_title_is_bounded check (char_length(title) <= 200),
+  context_type text not null default 'general'
+    constraint conversations_context_type_is_known check (
+      context_type in ('general', 'mp', 'bill', 'dashboard', 'lobbying', 'spending')),
+  context_id text
+    constraint conversations_context_id_is_bounded check (char_length(context_id) <= 200),
+  context_data jsonb,
+  message_count integer not null default 0
+    constraint conversations_message_count_is_not_negative check (message_count >= 0),
+  total_tokens bigint not null default 0
+    constraint conversations_total_tokens_are_not_negative check (total_tokens >= 0),
+  is_pinned boolean not null default false,
+  is_archived boolean not null default false,
+  expires_at timestamptz not null,
+  last_message_at timestamptz not null default now(),
+  constraint conversations_external_id_is_the_users_own unique (user_id, external_id)
+);
+create index if not exists conversations_newest_first_idx
+  on public.conversations (user_id, last_message_at desc);
+create index if not exists conversations_expires_at_idx on public.conversations (expires_at);
+
+comment on table public.conversations is 'What users of a plan with history talked about. Other plans leave no row here.';
+comment on column public.conversations.id is 'Identifies the conversation; the chat''s id where that is a UUID.';
+comment on column public.conversations.created_at is 'When its first message was answered.';
+comment on column public.conversations.updated_at is 'When the row last changed.';
+comment on column public.conversations.user_id is 'Whose conversation it is.';
+comment on column public.conversations.external_id is 'The chat''s id where that is not a UUID: the user''s own name for it.';
+comment on column public.conversations.title is 'What lists show; starts as the beginning of the first question.';
+comment on column public.conversations.context_type is 'The kind of page the user was on.';
+comment on column public.conversations.context_id is 'What that page was about.';
+comment on column public.conversations.context_data is 'What the client said about it.';
+comment on column public.conversations.message_count is 'Messages in it; the position of the last one.';
+comment on column public.conversations.total_tokens is 'Tokens of all its queries, replaced answers included.';
+comment on column public.conversations.is_pinned is 'Kept past its expiry while the plan keeps history.';
+comment on column public.conversations.is_archived is 'Hidden from the user''s usual list.';
+comment on column public.conversations.expires_at is 'When it may be deleted; set from the plan at each message, never by the client.';
+comment on column public.conversations.last_message_at is 'When it was last answered.';
+
+create or replace trigger conversations_touch before update on public.conversations
+  for each row execute function private.touch();
+
+alter table public.conversations enable row level security;
+alter table public.conversations force row level security;
+drop policy if exists "Users read their own conversations" on public.conversations;
+create policy "Users read their own conversations" on public.conversations
+  for select to authenticated using (user_id = (select auth.uid()));
+drop policy if exists "Users update their own conversations" on public.conversations;
+create policy "Users update their own conversations" on public.conversations
+  for update to authenticated using (user_id = (select auth.uid())) with check (user_id = (select auth.uid()));
+drop policy if exists "Users delete their own conversations" on public.conversations;
+create policy "Users delete their own conversations" on public.conversations
+  for delete to authenticated using (user_id = (select auth.uid()));
+revoke all on public.conversations from public, anon, authenticated, service_role;
+grant select on public.conversations to authenticated, service_role;
+grant update (title, is_pinned, is_archived) on public.conversations to authenticated;
+grant delete on public.conversations to authenticated;
+
+
+-- messages ------------------------------------------------------------------------------------------------------
+
+create table if not exists public.messages (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  conversation_id uuid not null references public.conversations (id) on delete cascade,
+  position integer not null
+    constraint messages_position_is_positive check (position > 0),
+  role text not null
+    constraint messages_role_is_known check (role in ('user', 'assistant', 'system')),
+  external_id text
+    constraint messages_external_id_is_bounded check (char_length(external_id) between 1 and 128),
+  content text not null,
+  tokens_input integer not null default 0
+    constraint messages_tokens_input_are_not_negative check (tokens_input >= 0),
+  tokens_output integer not null default 0
+    constraint messages_tokens_output_are_not_negative check (tokens_output >= 0),
+  tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
+  provider text,
+  model text,
+  used_byo_key boolean not null default false,
+  function_calls jsonb,
+  function_results jsonb,
+  cost_usd numeric(14,6) not null default 0
+    constraint messages_cost_is_not_negative check (cost_usd >= 0),
+  constraint messages_position_is_taken_once unique (conversation_id, position)
+);
+comment on table public.messages is 'The questions and answers of a conversation, in order of position.';
+comment on column public.messages.id is 'Identifies the message; for an answer, the id that the client was given.';
+comment on column public.messages.created_at is 'When it was stored.';
+comment on column public.messages.conversation_id is 'The conversation it belongs to.';
+comment on column public.messages.position is '1 is the first of the conversation.';
+comment on column public.messages.role is 'Who said it: user, assistant or system.';
+comment on column public.messages.external_id is 'The id that the client gave the user''s message.';
+comment on column public.messages.content is 'The text.';
+comment on column public.messages.tokens_input is 'Tokens the model read for this answer, cached ones included.';
+comment on column public.messages.tokens_output is 'Tokens the model wrote.';
+comment on column public.messages.tokens_total is 'Both.';
+comment on column public.messages.provider is 'Who answered: anthropic or openai.';
+comment on column public.messages.model is 'The model that answered.';
+comment on column public.messages.used_byo_key is 'Whether the user''s own key paid the provider.';
+comment on column public.messages.function_calls is 'Tools the model called.';
+comment on column public.messages.function_results is 'What they gave back.';
+comment on column public.messages.cost_usd is 'What the provider charges for it, US dollars.';
+
+alter table public.messages enable row level security;
+alter table public.messages force row level security;
+drop policy if exists "Users read the messages of their own conversations" on public.messages;
+create policy "Users read the messages of their own conversations" on public.messages
+  for select to authenticated using (
+    exists (select from public.conversations c
+            where c.id = messages.conversation_id and c.user_id = (select auth.uid())));
+revoke all on public.messages from public, anon, authenticated, service_role;
+grant select on public.messages to authenticated, service_role;
+
+
+-- credit_packs --------------------------------------------------------------------------------------------------
+
+create table if not exists public.credit_packs (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  credits_purchased integer not null
+    constraint credit_packs_credits_purchased_are_positive check (credits_purchased > 0),
+  credits_remaining integer not null
+    constraint credit_packs_credits_remaining_are_not_negative check (credits_remaining >= 0),
+  credits_used integer not null default 0
+    constraint credit_packs_credits_used_are_not_negative check (credits_used >= 0),
+  credits_revoked integer not null default 0
+    constraint credit_packs_credits_revoked_are_not_negative check (credits_revoked >= 0),
+  price_paid numeric(14,6) not null
+    constraint credit_packs_price_paid_is_not_negative check (price_paid >= 0),
+  price_per_credit numeric(14,6) not null generated always as (round(price_paid / credits_purchased, 6)) stored,
+  stripe_payment_intent_id text
+    constraint credit_packs_stripe_payment_intent_is_unique unique,
+  expires_at timestamptz,
+  depleted_at timestamptz,
+  constraint credit_packs_no_credit_is_lost check (
+    credits_remaining + credits_used + credits_revoked = credits_purchased)
+);
+create index if not exists credit_packs_spending_order_idx
+  on public.credit_packs (user_id, expires_at, created_at);
+
+comment on table public.credit_packs is 'Prepaid queries. Changed only under the lock of the owner''s subscription row.';
+comment on column public.credit_packs.id is 'Identifies the pack.';
+comment on column public.credit_packs.created_at is 'When it was bought.';
+comment on column public.credit_packs.user_id is 'Who bought it.';
+comment on column public.credit_packs.credits_purchased is 'Queries it was bought with.';
+comment on column public.credit_packs.credits_remaining is 'Queries it can still pay.';
+comment on column public.credit_packs.credits_used is 'Queries it has paid, holds included.';
+comment on column public.credit_packs.credits_revoked is 'Queries taken back by a refund or a lost dispute.';
+comment on column public.credit_packs.price_paid is 'US dollars paid for the pack.';
+comment on column public.credit_packs.price_per_credit is 'US dollars a query, to six decimals.';
+comment on column public.credit_packs.stripe_payment_intent_id is 'The payment at Stripe.';
+comment on column public.credit_packs.expires_at is 'When its remaining credits lapse; null: never.';
+comment on column public.credit_packs.depleted_at is 'When its last credit was taken.';
+
+alter table public.credit_packs enable row level security;
+alter table public.credit_packs force row level security;
+drop policy if exists "Users read their own credit packs" on public.credit_packs;
+create policy "Users read their own credit packs" on public.credit_packs
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.credit_packs from public, anon, authenticated, service_role;
+grant select on public.credit_packs to authenticated, service_role;
+
+
+-- query_holds ---------------------------------------------------------------------------------------------------
+
+create table if not exists public.query_holds (
+  id uuid primary key,
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  request_id text not null
+    constraint query_holds_request_id_is_bounded check (char_length(request_id) between 1 and 200),
+  tier text not null,
+  funding text not null
+    constraint query_holds_funding_is_known check (funding in ('byok', 'included', 'credit', 'overage')),
+  query_date date not null,
+  credit_pack_id uuid references public.credit_packs (id) on delete cascade,
+  overage_charge numeric(14,6) not null default 0
+    constraint query_holds_overage_charge_is_not_negative check (overage_charge >= 0),
+  period_start timestamptz not null,
+  provider text not null,
+  model text not null,
+  expires_at timestamptz not null,
+  constraint query_holds_one_a_request unique (user_id, request_id),
+  constraint query_holds_only_credit_has_a_pack check ((funding = 'credit') = (credit_pack_id is not null)),
+  constraint query_holds_only_overage_is_charged check ((funding = 'overage') = (overage_charge > 0))
+);
+create index if not exists query_holds_expires_at_idx on public.query_holds (expires_at);
+create index if not exists query_holds_credit_pack_id_idx on public.query_holds (credit_pack_id);
+
+comment on table public.query_holds is
+  'Queries that were admitted and have not ended. Each has taken its funding, and remembers where from.';
+comment on column public.query_holds.id is 'Identifies the query; its usage_logs row will have the same id.';
+comment on column public.query_holds.created_at is 'When it was admitted.';
+comment on column public.query_holds.user_id is 'Who asked.';
+comment on column public.query_holds.request_id is 'The idempotency key: the same request is never charged twice.';
+comment on column public.query_holds.tier is 'The user''s tier at admission.';
+comment on column public.query_holds.funding is 'What pays: byok, included, credit or overage.';
+comment on column public.query_holds.query_date is 'The UTC day of admission, whose quota it counts against.';
+comment on column public.query_holds.credit_pack_id is 'The pack that pays.';
+comment on column public.query_holds.overage_charge is 'US dollars held against the overage limit.';
+comment on column public.query_holds.period_start is 'The overage period of admission.';
+comment on column public.query_holds.provider is 'Who is to answer.';
+comment on column public.query_holds.model is 'The model that is to answer.';
+comment on column public.query_holds.expires_at is 'After this the query is lost and its funding goes back.';
+
+alter table public.query_holds enable row level security;
+alter table public.query_holds force row level security;
+drop policy if exists "Users read their own holds" on public.query_holds;
+create policy "Users read their own holds" on public.query_holds
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.query_holds from public, anon, authenticated, service_role;
+grant select on public.query_holds to authenticated, service_role;
+
+
+-- usage_logs ----------------------------------------------------------------------------------------------------
+
+create table if not exists public.usage_logs (
+  id uuid primary key,
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  request_id text not null
+    constraint usage_logs_request_id_is_bounded check (char_length(request_id) between 1 and 200),
+  conversation_id uuid references public.conversations (id) on delete set null,
+  message_id uuid references public.messages (id) on delete set null,
+  tier text not null,
+  funding text not null
+    constraint usage_logs_funding_is_known check (funding in ('byok', 'included', 'credit', 'overage')),
+  outcome text not null
+    constraint usage_logs_outcome_is_known check (outcome in ('answered', 'stopped', 'failed', 'lost')),
+  query_date date not null,
+  query_timestamp timestamptz not null,
+  period_start timestamptz not null,
+  credit_pack_id uuid references public.credit_packs (id) on delete set null,
+  tokens_input integer not null default 0
+    constraint usage_logs_tokens_input_are_not_negative check (tokens_input >= 0),
+  tokens_output integer not null default 0
+    constraint usage_logs_tokens_output_are_not_negative check (tokens_output >= 0),
+  tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
+  cache_read_tokens integer not null default 0
+    constraint usage_logs_cache_read_tokens_are_not_negative check (cache_read_tokens >= 0),
+  cache_write_tokens integer not null default 0
+    constraint usage_logs_cache_write_tokens_are_not_negative check (cache_write_tokens >= 0),
+  cost_usd numeric(14,6) not null default 0
+    constraint usage_logs_cost_is_not_negative check (cost_usd >= 0),
+  provider text not null,
+  model text not null,
+  used_byo_key boolean not null generated always as (funding = 'byok') stored,
+  counted_against_quota boolean not null
+    generated always as (funding = 'included' and outcome in ('answered', 'stopped')) stored,
+  was_overage boolean not null
+    generated always as (funding = 'overage' and outcome in ('answered', 'stopped')) stored,
+  overage_charge numeric(14,6) not null default 0,
+  constraint usage_logs_only_overage_is_charged check (
+    (overage_charge > 0) = (funding = 'overage' and outcome in ('answered', 'stopped')) and overage_charge >= 0)
+);
+create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
+create unique index if not exists usage_logs_a_request_is_charged_once
+  on public.usage_logs (user_id, request_id) where outcome in ('answered', 'stopped');
+create index if not exists usage_logs_conversation_id_idx on public.usage_logs (conversation_id)
+  where conversation_id is not null;
+create index if not exists usage_logs_message_id_idx on public.usage_logs (message_id)
+  where message_id is not null;
+create index if not exists usage_logs_credit_pack_id_idx on public.usage_logs (credit_pack_id)
+  where credit_pack_id is not null;
+
+comment on table public.usage_logs is 'The ledger: one row for every admitted query that ended, however it ended.';
+comment on column public.usage_logs.id is 'Identifies the query; its hold had the same id, so it can only end once.';
+comment on column public.usage_logs.created_at is 'When it ended.';
+comment on column public.usage_logs.user_id is 'Who asked.';
+comment on column public.usage_logs.request_id is 'The idempotency key.';
+comment on column public.usage_logs.conversation_id is 'The conversation, while it is kept.';
+comment on column public.usage_logs.message_id is 'The answer, while it is kept.';
+comment on column public.usage_logs.tier is 'The user''s tier at admission.';
+comment on column public.usage_logs.funding is 'What paid: byok, included, credit or overage.';
+comment on column public.usage_logs.outcome is 'answered, stopped (both charged), failed or lost (both not charged).';
+comment on column public.usage_logs.query_date is 'The UTC day of admission.';
+comment on column public.usage_logs.query_timestamp is 'When it was admitted.';
+comment on column public.usage_logs.period_start is 'The overage period of admission.';
+comment on column public.usage_logs.credit_pack_id is 'The pack that paid, or got its credit back.';
+comment on column public.usage_logs.tokens_input is 'Tokens the model read, cached ones included.';
+comment on column public.usage_logs.tokens_output is 'Tokens the model wrote.';
+comment on column public.usage_logs.tokens_total is 'Both.';
+comment on column public.usage_logs.cache_read_tokens is 'Of tokens_input, those read from the provider''s cache.';
+comment on column public.usage_logs.cache_write_tokens is 'Of tokens_input, those written to the provider''s cache.';
+comment on column public.usage_logs.cost_usd is 'What the provider charges for the query, US dollars.';
+comment on column public.usage_logs.provider is 'Who answered.';
+comment on column public.usage_logs.model is 'The model that answered.';
+comment on column public.usage_logs.used_byo_key is 'Whether the user''s own key paid the provider.';
+comment on column public.usage_logs.counted_against_quota is 'Whether it used up one included query.';
+comment on column public.usage_logs.was_overage is 'Whether the user is charged for it beyond the plan.';
+comment on column public.usage_logs.overage_charge is 'What the user is charged for it, US dollars.';
+
+alter table public.usage_logs enable row level security;
+alter table public.usage_logs force row level security;
+drop policy if exists "Users read their own usage" on public.usage_logs;
+create policy "Users read their own usage" on public.usage_logs
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.usage_logs from public, anon, authenticated, service_role;
+grant select on public.usage_logs to authenticated, service_role;
+
+
+-- daily_quota_usage ---------------------------------------------------------------------------------------------
+
+create or replace view public.daily_quota_usage with (security_invoker = true) as
+select
+  u.user_id,
+  u.query_date,
+  count(*) filter (where u.counted_against_quota)::integer as queries_today,
+  sum(u.tokens_total)::bigint as tokens_today,
+  sum(u.cost_usd) as cost_today,
+  count(*) filter (where u.was_overage)::integer as overage_queries,
+  sum(u.overage_charge) as overage_charges,
+  s.tier,
+  coalesce(s.daily_quota, p.daily_quota) as daily_quota,
+  s.uses_byo_key
+from public.usage_logs u
+join public.user_subscriptions s on s.user_id = u.user_id
+join public.plans p on p.tier = s.tier
+group by u.user_id, u.query_date, s.tier, s.daily_quota, p.daily_quota, s.uses_byo_key;
+comment on view public.daily_quota_usage is
+  'What each user used on each UTC day, from the ledger. Shows a user their own rows only.';
+comment on column public.daily_quota_usage.user_id is 'Whose usage it is.';
+comment on column public.daily_quota_usage.query_date is 'The UTC day.';
+comment on column public.daily_quota_usage.queries_today is 'Ended queries of that day that count against the quota.';
+comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of that day.';
+comment on column public.daily_quota_usage.cost_today is 'What the providers charge for them, US dollars.';
+comment on column public.daily_quota_usage.overage_queries is 'Queries of that day charged as overage.';
+comment on column public.daily_quota_usage.overage_charges is 'What the user is charged for them, US dollars.';
+comment on column public.daily_quota_usage.tier is 'The user''s tier now.';
+comment on column public.daily_quota_usage.daily_quota is 'The user''s daily quota now; null where the quota is for life.';
+comment on column public.daily_quota_usage.uses_byo_key is 'Whether the user has an active key of their own now.';
+revoke all on public.daily_quota_usage from public, anon, authenticated, service_role;
+grant select on public.daily_quota_usage to authenticated, service_role;
