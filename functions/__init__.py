@@ -1,0 +1,1 @@
+"""The deployed code: five independent functions and the small layer they share, `common`."""

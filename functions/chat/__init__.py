@@ -1,0 +1,1 @@
+"""POST /chat: the turn, the providers, the wire format."""

@@ -1,0 +1,79 @@
+"""What one turn has said so far. Readers come and go: each hears it from its start, then live.
+
+The turn runs by itself and does not notice its readers, as on Lambda, where a client that leaves is not noticed
+either: the answer is finished and kept for when the browser comes back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from functions.chat.wire import KEEP_ALIVE
+
+
+class Feed:
+    """A growing stream of bytes and, in the end, the whole answer."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._chunks: list[bytes] = []
+        self._news = asyncio.Event()
+        self._opened: asyncio.Future[None] = loop.create_future()
+        self._answer: asyncio.Future[dict[str, Any]] = loop.create_future()
+        # Nobody has to wait for either: a turn whose reader left is no unhandled failure.
+        for future in (self._opened, self._answer):
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def write(self, chunk: bytes) -> None:
+        """Say something; the first word opens the feed."""
+        self._chunks.append(chunk)
+        if not self._opened.done():
+            self._opened.set_result(None)
+        self._tell()
+
+    def close(self, answer: dict[str, Any]) -> None:
+        """The turn ended with this answer."""
+        self._answer.set_result(answer)
+        self._tell()
+
+    def fail(self, error: BaseException) -> None:
+        """The turn ended without an answer."""
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        self._answer.set_exception(error)
+        self._tell()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything has been said."""
+        return bool(self._chunks)
+
+    async def opened(self) -> None:
+        """Wait for the first word. Raises the turn's error if there never is one."""
+        await asyncio.shield(self._opened)
+
+    async def answer(self) -> dict[str, Any]:
+        """Wait for the whole answer. Raises the turn's error."""
+        return await asyncio.shield(self._answer)
+
+    async def read(self, keep_alive_s: float) -> AsyncIterator[bytes]:
+        """Everything said so far, then what follows; a comment line after each `keep_alive_s` of silence."""
+        heard = 0
+        while True:
+            news = self._news
+            if heard < len(self._chunks):
+                chunks = self._chunks[heard:]
+                heard += len(chunks)
+                yield b"".join(chunks)
+            elif self._answer.done():
+                return
+            else:
+                try:
+                    async with asyncio.timeout(keep_alive_s):
+                        await news.wait()
+                except TimeoutError:
+                    yield KEEP_ALIVE
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,96 @@
+"""The model providers behind one stream of small events.
+
+The official SDKs build the requests, authenticate and name the errors; the stream's lines are read here, because
+building the SDKs' event objects costs more than everything else in a turn. An SDK is imported when first needed:
+anthropic alone takes a second.
+"""
+
+import asyncio
+import importlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from functions.chat.settings import ChatSettings
+
+FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked. `messages` are (role, text), oldest first, the question last."""
+
+    model: str
+    system: str
+    messages: list[tuple[str, str]]
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The provider has accepted the request and will answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Some more of the answer."""
+
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens so far; a later one replaces it. `tokens_input` includes what was read from and written to the cache."""
+
+    tokens_input: int = 0
+    tokens_output: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The provider said explicitly that, and why, the answer is over. Without it no answer is complete."""
+
+    reason: FinishReason
+
+
+Event = Opened | Text | Usage | Finished
+
+
+class Provider(Protocol):
+    """One model provider."""
+
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        """Ask. The first event is Opened, the last is Finished.
+
+        Raises ProviderError, ProviderOverloaded or ProviderTimeout, at any point.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Providers:
+    """The providers of the platform's own accounts, each made when first needed."""
+
+    def __init__(self, settings: ChatSettings) -> None:
+        self._settings = settings
+        self._made: dict[str, Provider] = {}
+        self._making = asyncio.Lock()
+
+    async def get(self, name: str) -> Provider:
+        """The provider of that name: anthropic or openai."""
+        async with self._making:
+            if name not in self._made:
+                # In a thread: importing an SDK would hold up every other stream of this process.
+                module = await asyncio.to_thread(importlib.import_module, f"functions.chat.providers.{name}")
+                self._made[name] = module.connect(self._settings)
+        return self._made[name]
+
+    async def close(self) -> None:
+        """Close the connections of all providers."""
+        for provider in self._made.values():
+            await provider.close()

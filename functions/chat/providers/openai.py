@@ -1,0 +1,96 @@
+"""OpenAI's Responses API. Nothing is stored at OpenAI (`store=False`).
+
+https://platform.openai.com/docs/api-reference/responses-streaming
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import httpx2
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAioHttpClient
+from openai.types.responses import EasyInputMessageParam, ResponseInputParam
+
+from functions.chat import limits
+from functions.chat.providers import Event, Finished, Opened, Prompt, Text, Usage
+from functions.chat.providers.faults import broken_off, in_band, unreachable, with_status
+from functions.chat.providers.sse import events
+from functions.chat.settings import ChatSettings
+
+
+class OpenAI:
+    """GPT models, over one connection pool."""
+
+    def __init__(self, client: AsyncOpenAI) -> None:
+        self._client = client
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        """See Provider.stream."""
+        messages: ResponseInputParam = [
+            EasyInputMessageParam(role="assistant" if role == "assistant" else "user", content=text)
+            for role, text in prompt.messages
+        ]
+        try:
+            async with self._client.responses.with_streaming_response.create(
+                model=prompt.model,
+                max_output_tokens=prompt.max_output_tokens,
+                instructions=prompt.system,
+                input=messages,
+                store=False,
+                stream=True,
+            ) as response:
+                yield Opened()
+                async for event in events(response.iter_lines()):
+                    match event.get("type"):
+                        case "response.output_text.delta" | "response.refusal.delta":
+                            yield Text(event["delta"])
+                        case "response.completed":
+                            yield tokens(event["response"])
+                            yield Finished("stop")
+                            return
+                        case "response.incomplete":
+                            yield tokens(event["response"])
+                            cut = (event["response"].get("incomplete_details") or {}).get("reason")
+                            yield Finished("length" if cut == "max_output_tokens" else "content-filter")
+                            return
+                        case "response.failed":
+                            yield tokens(event["response"])
+                            raise in_band((event["response"].get("error") or {}).get("code"))
+                        case "error":
+                            raise in_band(event.get("code"))
+                raise broken_off()
+        except APIStatusError as error:
+            raise with_status(error.status_code, error.response.headers) from error
+        except (APITimeoutError, httpx2.TimeoutException) as error:
+            raise unreachable(timed_out=True) from error
+        except (APIConnectionError, httpx2.TransportError) as error:
+            raise unreachable(timed_out=False) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def tokens(response: Mapping[str, Any]) -> Usage:
+    """OpenAI counts cached tokens within the input, as we do."""
+    usage = response.get("usage") or {}
+    details = usage.get("input_tokens_details") or {}
+    return Usage(
+        tokens_input=usage.get("input_tokens") or 0,
+        tokens_output=usage.get("output_tokens") or 0,
+        cache_read_tokens=details.get("cached_tokens") or 0,
+        cache_write_tokens=details.get("cache_write_tokens") or 0,
+    )
+
+
+def connect(settings: ChatSettings) -> OpenAI:
+    """The platform's own account."""
+    timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
+    return OpenAI(
+        AsyncOpenAI(
+            api_key=settings.openai_api_key.get_secret_value(),
+            base_url=settings.openai_base_url,
+            timeout=timeout,
+            max_retries=0,
+            http_client=DefaultAioHttpClient(timeout=timeout),
+        )
+    )

@@ -1,0 +1,87 @@
+"""What POST /chat takes: the AI SDK's request with our own optional fields, checked and bounded."""
+
+import re
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from functions.chat import limits
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+ContextType = Literal["general", "mp", "bill", "dashboard", "lobbying", "spending"]
+
+
+class Part(BaseModel):
+    """A part of a UIMessage. Only the text of text parts is read."""
+
+    type: Annotated[str, StringConstraints(max_length=100)]
+    text: str | None = None
+
+
+class UIMessage(BaseModel):
+    """A message as the AI SDK's client keeps it. Only people and assistants speak here."""
+
+    id: Id
+    role: Literal["user", "assistant"]
+    parts: Annotated[list[Part], Field(max_length=limits.PARTS)]
+
+    @property
+    def text(self) -> str:
+        """The text of all text parts."""
+        return "".join(part.text or "" for part in self.parts if part.type == "text")
+
+
+class Context(BaseModel):
+    """What the user is looking at."""
+
+    type: ContextType = "general"
+    id: Annotated[str, StringConstraints(max_length=200)] | None = None
+    data: dict[str, Any] | None = None
+
+
+class ChatRequest(BaseModel):
+    """The body of POST /chat."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: Id
+    messages: Annotated[list[UIMessage], Field(min_length=1, max_length=limits.MESSAGES)]
+    trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
+    message_id: Id | None = Field(default=None, alias="messageId")
+    context: Context = Context()
+    provider: Literal["anthropic", "openai"] | None = None
+    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    language: Literal["en", "fr"] = "en"
+
+    @model_validator(mode="after")
+    def _ends_with_a_question(self) -> "ChatRequest":
+        if self.question.role != "user" or not self.question.text.strip():
+            raise ValueError("the last message must be the user's and have text")
+        if len(self.question.text) > limits.QUESTION_CHARACTERS:
+            raise ValueError(f"the last message is longer than {limits.QUESTION_CHARACTERS} characters")
+        return self
+
+    @property
+    def question(self) -> UIMessage:
+        """The user's last message: what is to be answered."""
+        return self.messages[-1]
+
+    @property
+    def request_id(self) -> str:
+        """The idempotency key: one for each time the user asks.
+
+        A question is asked once however often it is sent. Asking for another answer is a new query, known by the
+        answer that it replaces.
+        """
+        if self.trigger == "submit-message":
+            return self.question.id
+        return f"regenerate:{self.message_id or uuid4().hex}"
+
+    @property
+    def title(self) -> str:
+        """A conversation's first title: the beginning of its first question."""
+        line = re.sub(r"\s+", " ", self.question.text).strip()
+        if len(line) <= limits.TITLE_CHARACTERS:
+            return line
+        return line[: limits.TITLE_CHARACTERS].rsplit(" ", 1)[0] + "…"

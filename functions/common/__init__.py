@@ -1,0 +1,1 @@
+"""What the functions share. Knows none of them."""

@@ -1,0 +1,102 @@
+"""Who is asking: verifies Supabase access tokens.
+
+The project's configuration says how tokens are signed, never the token: with SUPABASE_JWT_SECRET HS256 and nothing
+else, without it ES256 or RS256 by the project's JWKS and nothing else. A public key can so never pass for a secret.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import jwt
+from fastapi import Depends, Request
+from jwt.exceptions import PyJWKClientConnectionError
+
+from functions.common.errors import Unauthenticated, Unavailable
+from functions.common.settings import SupabaseSettings
+
+# How long keys are believed (Supabase serves them with max-age=600), and how often an unknown key id or a failed
+# fetch may cause another fetch: anyone can send a made-up key id.
+KEYS_LIFESPAN_S = 600
+KEYS_COOLDOWN_S = 30
+FETCH_TIMEOUT_S = 2
+FETCH_COOLDOWN_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A signed-in user. `token` is for reads on their behalf, so that row-level security protects them."""
+
+    id: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"User(id={self.id!r})"
+
+
+class Verifier:
+    """Verifies access tokens of one Supabase project."""
+
+    def __init__(self, settings: SupabaseSettings) -> None:
+        self._issuer = f"{settings.url}/auth/v1"
+        self._secret = settings.jwt_secret
+        self._keys = jwt.PyJWKClient(
+            f"{self._issuer}/.well-known/jwks.json",
+            lifespan=KEYS_LIFESPAN_S,
+            cooldown_duration=KEYS_COOLDOWN_S,
+            timeout=FETCH_TIMEOUT_S,
+        )
+        self._failed_at = -FETCH_COOLDOWN_S * 1.0
+
+    async def verify(self, token: str) -> User:
+        """The user of an access token.
+
+        Raises Unauthenticated for any token that is not exactly right, Unavailable where the keys cannot be fetched.
+        """
+        try:
+            key, algorithms = await self._key(token)
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=algorithms,
+                audience="authenticated",
+                issuer=self._issuer,
+                options={"require": ["exp", "iat", "sub", "aud", "iss", "role"]},
+            )
+        except PyJWKClientConnectionError as error:
+            raise Unavailable from error
+        except jwt.PyJWTError as error:
+            raise Unauthenticated from error
+        if claims["role"] != "authenticated":
+            raise Unauthenticated
+        return User(id=claims["sub"], token=token)
+
+    async def _key(self, token: str) -> tuple[Any, list[str]]:
+        if self._secret is not None:
+            return self._secret.get_secret_value(), ["HS256"]
+        kid = jwt.get_unverified_header(token).get("kid")
+        if not isinstance(kid, str):
+            raise jwt.InvalidTokenError("no key id")
+        if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
+            raise PyJWKClientConnectionError("the last fetch failed a moment ago")
+        try:
+            # In a thread, because a fetch blocks; with the keys in its cache this returns at once.
+            return await asyncio.to_thread(self._keys.get_signing_key, kid), ["ES256", "RS256"]
+        except PyJWKClientConnectionError:
+            self._failed_at = time.monotonic()
+            raise
+
+
+async def current_user(request: Request) -> User:
+    """The user of the Authorization header. Raises Unauthenticated."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated
+    verifier: Verifier = request.app.state.verifier
+    user = await verifier.verify(token.strip())
+    request.state.user_id = user.id
+    return user
+
+
+CurrentUser = Annotated[User, Depends(current_user)]

@@ -1,0 +1,17 @@
+"""Identifiers that grow with time, so that the newest rows of an index share its last pages."""
+
+import os
+import time
+import uuid
+
+
+def time_ordered_id() -> str:
+    """A UUID version 7: 48 bits of Unix milliseconds, then random bits.
+
+    https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    bits = int.from_bytes(milliseconds.to_bytes(6) + os.urandom(10))
+    bits = bits & ~(0xF << 76) | 0x7 << 76  # version
+    bits = bits & ~(0x3 << 62) | 0x2 << 62  # variant
+    return str(uuid.UUID(int=bits))

@@ -1,0 +1,60 @@
+"""What is told about a running function: one JSON line a request, and metrics in CloudWatch's embedded format.
+
+Fields pass by allow-list, so a key, a token or a person's words cannot reach a log by accident. Of an exception the
+type and the place are told, never its text, which may quote what it was given.
+"""
+
+import traceback
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+from aws_lambda_powertools.metrics import MetricUnit
+
+NAMESPACE = "CanadaGPTChat"
+
+ALLOWED = frozenset(
+    {
+        # of every line
+        "level", "message", "timestamp", "service", "cold_start", "function_name", "function_request_id",
+        # of a request
+        "request_id", "method", "route", "status", "code", "duration_ms", "user_id",
+        # of a query
+        "hold_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
+        "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd",
+        # of a failure
+        "error_type", "error_place", "upstream_status", "upstream_request_id", "attempt", "function",
+    }
+)  # fmt: skip
+
+
+class AllowListFormatter(LambdaPowertoolsFormatter):
+    """Powertools' formatter, less every field that is not in ALLOWED."""
+
+    def serialize(self, log: Any) -> str:
+        return str(super().serialize({name: value for name, value in log.items() if name in ALLOWED}))
+
+
+class Observer:
+    """The logger and the metrics of one function. `service` is the function's name."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._logger = Logger(service=service, logger_formatter=AllowListFormatter(), level="INFO")
+
+    def info(self, message: str, **fields: Any) -> None:
+        """One line. Fields outside ALLOWED are dropped."""
+        self._logger.info(message, extra=fields)
+
+    def failure(self, message: str, error: BaseException, **fields: Any) -> None:
+        """One line at level ERROR with the type and the place of `error`, not its text."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+        self._logger.error(message, extra={"error_type": type(error).__name__, "error_place": place, **fields})
+
+    def count(self, **metrics: float) -> None:
+        """Count metrics, written at once: one line of CloudWatch's embedded metric format."""
+        emitter = Metrics(namespace=NAMESPACE, service=self._service)
+        for name, value in metrics.items():
+            emitter.add_metric(name=name, unit=MetricUnit.Count, value=value)
+        emitter.flush_metrics()

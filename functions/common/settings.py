@@ -1,0 +1,65 @@
+"""Settings from the environment: a small frozen class a function, checked once at start.
+
+Every missing or malformed variable is named in one sentence; no value is ever printed. Secrets are `SecretStr`, whose
+repr and JSON show stars.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+S = TypeVar("S", bound="Settings")
+
+
+class SettingsError(Exception):
+    """One sentence for each variable that is missing or malformed."""
+
+
+class Settings(BaseModel):
+    """Base of the functions' settings. Fields name their variables by `validation_alias`."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+
+def _base_url(value: str) -> str:
+    if not value.startswith(("https://", "http://")):
+        raise ValueError("must start with https:// or http://")
+    return value.rstrip("/")
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < 32:
+        raise ValueError("must be at least 32 characters, as Supabase makes it")
+    return value
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class SupabaseSettings(Settings):
+    """The project the function belongs to. `url` has no trailing slash."""
+
+    url: BaseUrl = Field(validation_alias=AliasChoices("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"))
+    anon_key: str = Field(validation_alias=AliasChoices("SUPABASE_ANON_KEY", "NEXT_PUBLIC_SUPABASE_ANON_KEY"))
+    service_role_key: SecretStr = Field(validation_alias="SUPABASE_SERVICE_ROLE_KEY")
+    jwt_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+        default=None, validation_alias="SUPABASE_JWT_SECRET"
+    )
+
+
+def load(kind: type[S], environ: Mapping[str, str] = os.environ) -> S:
+    """Read `kind` from the environment. An empty variable counts as missing.
+
+    Raises SettingsError naming every variable that is missing or malformed.
+    """
+    try:
+        return kind.model_validate({name: value for name, value in environ.items() if value})
+    except ValidationError as error:
+        sentences = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            name = str(problem["loc"][0])
+            reason = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+            sentences.append(f"{name} {reason}.")
+        raise SettingsError(" ".join(sentences)) from None

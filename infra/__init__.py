@@ -1,0 +1,1 @@
+"""What surrounds the functions: the local stack, the artifact build, pieces of CloudFormation. Never deployed."""

@@ -1,0 +1,134 @@
+"""The stack's own servers: `python -m infra.local.serve standins|functions`, configured by environment variables.
+
+standins: Supabase's gateway and the model provider, each on its port, in one process. functions: the deployed
+functions, each the app that its handler makes, on one origin with the CORS headers that function URLs would add.
+"""
+
+import asyncio
+import importlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from functions.common.settings import SettingsError
+
+# The deployed functions: what makes each one's app.
+FUNCTIONS = ("functions.chat.handler",)
+# What a function imports when it first needs it. Here nobody's first answer waits for that.
+ON_DEMAND = ("functions.chat.providers.anthropic", "functions.chat.providers.openai", "genai_prices.data_snapshot")
+
+
+class Apps:
+    """Several apps behind one server: `choose` picks one for each request. Runs the lifespans of all."""
+
+    def __init__(self, apps: Sequence[Starlette], choose: Callable[[Scope], Starlette | None]) -> None:
+        self._choose = choose
+        self._states: dict[int, Mapping[str, Any]] = {}
+        self._lifespans = Starlette(lifespan=self._lifespan)
+        self._apps = apps
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for app in self._apps:
+                state = await stack.enter_async_context(app.router.lifespan_context(app))
+                self._states[id(app)] = state or {}
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespans(scope, receive, send)
+            return
+        app = self._choose(scope)
+        if app is None:
+            await PlainTextResponse("There is nothing at this address.\n", 404)(scope, receive, send)
+            return
+        scope["state"] = dict(self._states[id(app)])
+        await app(scope, receive, send)
+
+
+def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
+    """The app that has a route for the address; the last for addresses that no app has."""
+
+    def choose(scope: Scope) -> Starlette | None:
+        for app in apps:
+            if any(isinstance(route, Route) and route.matches(scope)[0] != Match.NONE for route in app.routes):
+                return app
+        return apps[-1]
+
+    return choose
+
+
+def by_port(apps: Mapping[int, Starlette]) -> Callable[[Scope], Starlette | None]:
+    """The app of the port that the request came in at."""
+    return lambda scope: apps.get(scope["server"][1])
+
+
+def serve(app: ASGIApp, ports: Sequence[int]) -> None:
+    """Serve on loopback until interrupted."""
+    sockets = []
+    for port in ports:
+        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        sockets.append(listener)
+    config = uvicorn.Config(
+        app, lifespan="on", access_log=False, log_level="warning", timeout_graceful_shutdown=6, ws="none"
+    )
+    asyncio.run(uvicorn.Server(config).serve(sockets))
+
+
+def standins() -> None:
+    """The stand-ins that the environment gives a port."""
+    apps: dict[int, Starlette] = {}
+    if port := os.environ.get("GATEWAY_PORT"):
+        from infra.local import supabase
+
+        apps[int(port)] = supabase.create_app(
+            supabase.Config(
+                public_url=f"http://127.0.0.1:{port}",
+                postgrest_url=os.environ["POSTGREST_URL"],
+                auth_db_url=os.environ["AUTH_DB_URL"],
+                signing_key_path=Path(os.environ["SIGNING_KEY"]),
+            )
+        )
+    if port := os.environ.get("MODEL_PORT"):
+        from infra.local import model
+
+        apps[int(port)] = model.create_app()
+    serve(Apps(list(apps.values()), by_port(apps)), list(apps))
+
+
+def functions() -> None:
+    """Every deployed function, and the page at /."""
+    from infra.local import page
+
+    for name in ON_DEMAND:
+        importlib.import_module(name)
+    apps = [*(importlib.import_module(name).create() for name in FUNCTIONS), page.create_app()]
+    served = CORSMiddleware(
+        Apps(apps, by_route(apps)),
+        allow_origins=[origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
+        allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["authorization", "content-type", "accept", "x-client-info"],
+        expose_headers=["x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"],
+        max_age=3600,
+    )
+    serve(served, [int(os.environ["FUNCTIONS_PORT"])])
+
+
+if __name__ == "__main__":
+    try:
+        {"standins": standins, "functions": functions}[sys.argv[1]]()
+    except SettingsError as error:
+        sys.exit(str(error))

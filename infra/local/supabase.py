@@ -1,0 +1,184 @@
+"""Supabase's API gateway for the local stack: /rest/v1 is handed to a real PostgREST, /auth/v1 to auth.py.
+
+As on the platform every request names the project with an `apikey` (header or query parameter), and a browser on any
+origin may call it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import jwt
+import psycopg
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from yarl import URL
+
+from infra.local.auth import (
+    Auth,
+    AuthError,
+    SigningKey,
+    answer_auth_error,
+    answer_database_error,
+    health,
+    load_or_create_key,
+)
+
+AUTH_BODY_BYTES = 64 * 1024  # an address, a password and a little metadata
+UPSTREAM_SECONDS = 60  # no statement lasts longer than authenticator's 8 s; the rest is waiting for a connection
+REST_PREFIX = b"/rest/v1"
+
+# What concerns one connection only (RFC 9110, section 7.6.1), and what the next one says itself.
+HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer"}
+HOP_BY_HOP |= {b"transfer-encoding", b"upgrade"}
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"expect"}
+NOT_RETURNED = HOP_BY_HOP | {b"date", b"server"}
+EXPOSED_HEADERS = ["content-encoding", "content-location", "content-range", "date", "location", "range-unit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    public_url: str  # what clients call; tokens name it as their issuer, followed by /auth/v1
+    postgrest_url: str
+    auth_db_url: str  # a DSN as supabase_auth_admin
+    signing_key_path: Path
+
+
+def create_app(config: Config) -> Starlette:
+    signing_key = load_or_create_key(config.signing_key_path)
+    auth = Auth(f"{config.public_url}/auth/v1", config.auth_db_url, signing_key)
+    gate = [Middleware(RequireApiKey, signing_key=signing_key)]
+    return Starlette(
+        routes=[
+            Route("/auth/v1/.well-known/jwks.json", auth.jwks),
+            Route("/auth/v1/health", health),
+            Mount("/auth/v1", routes=auth.routes(), middleware=gate, max_body_size=AUTH_BODY_BYTES),
+            Mount("/rest/v1", RestProxy(config.postgrest_url), middleware=gate),
+        ],
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED_HEADERS,
+                max_age=3600,
+            )
+        ],
+        exception_handlers={
+            AuthError: answer_auth_error,
+            psycopg.Error: answer_database_error,
+            HTTPException: answer_http_error,
+        },
+        lifespan=open_upstream,
+    )
+
+
+@asynccontextmanager
+async def open_upstream(app: Starlette) -> AsyncIterator[dict[str, aiohttp.ClientSession]]:
+    """The connections to PostgREST. Bodies pass through as they are: nothing is decoded, no cookie is kept."""
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=UPSTREAM_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=["accept", "accept-encoding", "content-type", "user-agent"],
+        auto_decompress=False,
+    ) as upstream:
+        yield {"upstream": upstream}
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = "no Route matched with those values" if error.status_code == 404 else error.detail
+    return JSONResponse({"message": message}, error.status_code)
+
+
+class RequireApiKey:
+    """Lets a request pass whose `apikey` this project signed for one of its API roles."""
+
+    def __init__(self, app: ASGIApp, signing_key: SigningKey) -> None:
+        self.app = app
+        self.signing_key = signing_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = api_key_of(HTTPConnection(scope))
+        if key is None:
+            refusal = refused("No API key found in request", "No `apikey` request header or url param was found.")
+        elif not self.is_ours(key):
+            refusal = refused("Invalid API key", "Double check your Supabase `anon` or `service_role` API key.")
+        else:
+            await self.app(scope, receive, send)
+            return
+        await refusal(scope, receive, send)
+
+    def is_ours(self, key: str) -> bool:
+        try:
+            return self.signing_key.verify(key).get("role") in {"anon", "service_role"}
+        except jwt.InvalidTokenError:
+            return False
+
+
+def api_key_of(connection: HTTPConnection) -> str | None:
+    return connection.headers.get("apikey") or connection.query_params.get("apikey")
+
+
+def refused(message: str, hint: str) -> Response:
+    return JSONResponse({"message": message, "hint": hint}, 401)
+
+
+class RestProxy:
+    """Hands a request to PostgREST, byte for byte, and its answer back as it arrives."""
+
+    def __init__(self, postgrest_url: str) -> None:
+        self.postgrest_url = postgrest_url.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        upstream: aiohttp.ClientSession = request.state.upstream
+        try:
+            answer = await upstream.request(
+                request.method,
+                self.target(scope),
+                headers=forwarded_headers(request),
+                data=request.stream() if has_body(request) else None,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientConnectionError, TimeoutError):
+            unreachable = {"message": "PostgREST is out of reach", "hint": "Its log says why it stopped."}
+            await JSONResponse(unreachable, 503)(scope, receive, send)
+            return
+        async with answer:
+            response = StreamingResponse(answer.content.iter_any(), answer.status)
+            response.raw_headers = [
+                (name.lower(), value) for name, value in answer.raw_headers if name.lower() not in NOT_RETURNED
+            ]
+            await response(scope, receive, send)
+
+    def target(self, scope: Scope) -> URL:
+        """Path and query as the client wrote them; `apikey` is the gateway's own, PostgREST would filter by it."""
+        path = scope["raw_path"].removeprefix(REST_PREFIX)
+        query = b"&".join(part for part in scope["query_string"].split(b"&") if not part.startswith(b"apikey="))
+        tail = path + (b"?" + query if query else b"")
+        return URL(self.postgrest_url + tail.decode("latin-1"), encoded=True)
+
+
+def forwarded_headers(request: Request) -> list[tuple[str, str]]:
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in request.headers.raw
+        if name not in NOT_FORWARDED
+    ]
+    if "authorization" not in request.headers:
+        headers.append(("authorization", f"Bearer {api_key_of(request)}"))
+    return headers
+
+
+def has_body(request: Request) -> bool:
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"

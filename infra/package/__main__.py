@@ -1,0 +1,350 @@
+"""`python -m infra.package`: the artifacts and the template, built offline, on any machine, for Lambda's.
+
+A function's artifact is its locked requirements as arm64 wheels, functions/common and its own folder. The same
+sources give the same bytes in any folder at any time, so an unchanged hash means that nothing needs deploying.
+Then osls turns serverless.yml into CloudFormation, cfn-lint reads the result, and every limit is checked here
+rather than half-way through a deployment. Arguments are osls's: `--stage prod`, `--param="name=value"`.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / ".build"
+TEMPLATE = ROOT / ".serverless" / "cloudformation-template-update-stack.json"
+OSLS = ROOT / "infra" / "package" / "node_modules" / ".bin" / "osls"
+TOOLS = Path(sys.executable).parent  # uv, cfn-lint and node are installed beside the Python that runs this
+
+# Lambda's side. serverless.yml says the same runtime and architecture; `check_template` compares the two.
+PYTHON = "3.13"
+RUNTIME = "python3.13"
+ARCHITECTURE = "arm64"
+PLATFORM = "aarch64-manylinux2014"  # the oldest glibc that wheels are still built for; Lambda's is newer
+ELF_MACHINE = 183  # EM_AARCH64 in an ELF header
+TASK_ROOT = "/var/task"  # where Lambda unpacks it; bytecode names files so, wherever it was built
+
+MEGABYTE = 1_000_000
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html counts the layers in, in larger megabytes:
+# the 12 MB between its 250 and this one are the Lambda Web Adapter's room.
+UNZIPPED_LIMIT = 250 * MEGABYTE
+ZIP_LIMIT = 50 * MEGABYTE  # above this a person can no longer upload the zip by hand in an emergency
+
+STEP_TIMEOUT = 300  # seconds for one program; the slowest takes ten here, a first download of every wheel a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What goes into one artifact. Nothing else does: functions do not know each other."""
+
+    name: str
+    requirements: str
+    sources: tuple[str, ...]
+
+
+FUNCTIONS = (Function("chat", "requirements/chat.txt", ("functions/common", "functions/chat")),)
+
+# Of what the wheels bring: never imported on Lambda. Licences and METADATA stay, the first because they must
+# accompany the code, the second (with entry_points.txt) for importlib.metadata.
+PRUNED_FOLDERS = ("tests", "test", "__pycache__")
+PRUNED_FILES = (
+    "*.pyi",
+    "*.pyx",
+    "*.pxd",
+    "*.pxi",
+    "*.c",
+    "*.h",
+    "py.typed",
+    ".lock",
+    "*.dist-info/RECORD",
+    "*.dist-info/INSTALLER",
+    "*.dist-info/REQUESTED",
+    "*.dist-info/WHEEL",
+    "*.dist-info/uv_cache.json",
+    "*.dist-info/direct_url.json",
+)
+SKIPPED_SOURCES = ("tests", "test_*.py", "conftest.py", "__pycache__", "*.pyc", ".*")
+
+
+class PackageError(Exception):
+    """One sentence that says what is wrong with the artifact or the template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    function: str
+    packages: int
+    unzipped: int  # bytes
+    path: Path
+
+    @property
+    def zipped(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def main(osls_arguments: list[str]) -> int:
+    started = time.monotonic()
+    try:
+        compiler = find_compiler()
+        if compiler is None:
+            print(f"no Python {PYTHON} on this machine: bytecode is left out, and a cold start compiles it every time")
+        artifacts = [build(function, compiler) for function in FUNCTIONS]
+        package(osls_arguments)
+        lint()
+        check_template(artifacts)
+    except PackageError as error:
+        print(f"make package: {error}", file=sys.stderr)
+        return 1
+    print(table(artifacts))
+    print(f"packaged in {time.monotonic() - started:.0f} s: {BUILD.name}/*.zip, {TEMPLATE.relative_to(ROOT)}")
+    return 0
+
+
+# The artifact, step by step
+
+
+def build(function: Function, compiler: Path | None) -> Artifact:
+    """Builds .build/<function>/ anew and zips it."""
+    folder = BUILD / function.name
+    archive = BUILD / f"{function.name}.zip"
+    shutil.rmtree(folder, ignore_errors=True)
+    archive.unlink(missing_ok=True)  # a failed build must not leave yesterday's artifact to be deployed
+    folder.mkdir(parents=True)
+    print(f"{function.name}: installing {function.requirements} for Python {PYTHON} on {ARCHITECTURE}", flush=True)
+    install(function, folder)
+    prune(folder)
+    copy_sources(function, folder)
+    check_libraries(folder)
+    if compiler is not None:
+        print(f"{function.name}: compiling bytecode", flush=True)
+        compile_bytecode(folder, compiler)
+    print(f"{function.name}: writing {archive.relative_to(ROOT)}", flush=True)
+    artifact = Artifact(
+        function=function.name,
+        packages=sum(1 for _ in folder.glob("*.dist-info")),
+        unzipped=write_zip(folder, archive),
+        path=archive,
+    )
+    check_size(artifact)
+    return artifact
+
+
+def install(function: Function, folder: Path) -> None:
+    requirements = ROOT / function.requirements
+    if not requirements.is_file():
+        raise PackageError(f"{function.requirements} is missing; `make lock` writes it")
+    run(
+        [
+            str(TOOLS / "uv"), "pip", "install", "--quiet", "--python", sys.executable,
+            "--python-version", PYTHON, "--python-platform", PLATFORM, "--only-binary", ":all:",
+            "--require-hashes", "--no-deps",  # the lock names everything, so nothing is resolved
+            "--link-mode", "copy",  # a link would let a later step write into uv's cache
+            "--target", str(folder), "--requirements", str(requirements),
+        ],
+        f"uv could not install {function.requirements} as wheels for {PLATFORM}",
+    )  # fmt: skip
+
+
+def prune(folder: Path) -> None:
+    shutil.rmtree(folder / "bin", ignore_errors=True)  # the wheels' commands
+    for path in sorted(folder.rglob("*"), reverse=True):  # contents before their folder
+        if path.is_dir() and path.name in PRUNED_FOLDERS:
+            shutil.rmtree(path)
+        elif path.is_file() and any(path.match(pattern) for pattern in PRUNED_FILES):
+            path.unlink()
+
+
+def copy_sources(function: Function, folder: Path) -> None:
+    for source in function.sources:
+        if not (ROOT / source).is_dir():
+            raise PackageError(f"{source} is missing, and {function.name} needs it")
+        shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns(*SKIPPED_SOURCES))
+    namespace = ROOT / "functions" / "__init__.py"
+    if namespace.is_file():
+        shutil.copy2(namespace, folder / "functions")
+
+
+def check_libraries(folder: Path) -> None:
+    """Every native library is for Lambda's processor, and every Python extension for its version."""
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        with path.open("rb") as file:
+            header = file.read(20)
+        name = path.relative_to(folder)
+        is_elf = header.startswith(b"\x7fELF")
+        if is_elf and int.from_bytes(header[18:20], "little") != ELF_MACHINE:
+            raise PackageError(f"{name} was built for another processor than Lambda's {ARCHITECTURE}")
+        if not is_elf and (".so" in path.suffixes or path.suffix in {".dylib", ".pyd", ".dll"}):
+            raise PackageError(f"{name} was built for another system than Lambda's Linux")
+        version = PYTHON.replace(".", "")
+        if fnmatch.fnmatch(path.name, "*.cpython-*.so") and f".cpython-{version}-" not in path.name:
+            raise PackageError(f"{name} was built for another Python than Lambda's {PYTHON}")
+
+
+def find_compiler() -> Path | None:
+    """A final CPython of Lambda's own minor version: bytecode of any other is ignored there."""
+    found = subprocess.run(
+        [str(TOOLS / "uv"), "python", "find", "--quiet", "--system", "--no-python-downloads", PYTHON],
+        capture_output=True,
+        text=True,
+        timeout=STEP_TIMEOUT,
+        check=False,
+    )
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))  # uv sees there only what is switched on
+    candidates = [Path(sys.executable), Path(found.stdout.strip()), *pyenv.glob(f"versions/{PYTHON}.*/bin/python")]
+    question = "import sys; print(sys.implementation.cache_tag, sys.version_info.releaselevel)"
+    for python in (candidate for candidate in candidates if candidate.is_file()):
+        answer = subprocess.run(
+            [str(python), "-I", "-c", question], capture_output=True, text=True, timeout=STEP_TIMEOUT, check=False
+        )
+        if answer.stdout.split() == [f"cpython-{PYTHON.replace('.', '')}", "final"]:
+            return python
+    return None
+
+
+def compile_bytecode(folder: Path, compiler: Path) -> None:
+    """Half of a cold start, saved. Unchecked, because a zip's fixed times would make dated bytecode look stale."""
+    run(
+        [
+            str(compiler), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
+            "-s", str(folder), "-p", TASK_ROOT, str(folder),
+        ],
+        f"Python {PYTHON} could not compile every module of {folder.name}",
+    )  # fmt: skip
+
+
+def write_zip(folder: Path, archive: Path) -> int:
+    """Returns the bytes zipped. Order, times and permissions are fixed, so that equal contents are equal files."""
+    total = 0
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as zipped:
+        for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+            if not path.is_file():
+                continue
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, whatever builds it: the permissions below are read only then
+            executable = path.suffix == ".sh" and path.stat().st_mode & stat.S_IXUSR
+            entry.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            content = path.read_bytes()
+            total += len(content)
+            zipped.writestr(entry, content)
+    return total
+
+
+def check_size(artifact: Artifact) -> None:
+    for kind, size, limit in (
+        ("unzipped", artifact.unzipped, UNZIPPED_LIMIT),
+        ("zipped", artifact.zipped, ZIP_LIMIT),
+    ):
+        if size > limit:
+            raise PackageError(
+                f"{artifact.function} is {size / MEGABYTE:.1f} MB {kind}, over the limit of {limit // MEGABYTE} MB"
+            )
+
+
+# The template
+
+
+def package(arguments: list[str]) -> None:
+    """Runs osls with no credentials to find and a home of its own: what it caches stays in this checkout."""
+    if not OSLS.exists():
+        raise PackageError("osls is not installed; `make package` installs it, `python -m infra.package` does not")
+    print("osls: writing the CloudFormation template", flush=True)
+    shutil.rmtree(TEMPLATE.parent, ignore_errors=True)
+    home = BUILD / "home"
+    home.mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
+    environment |= {
+        "HOME": str(home),
+        "PATH": f"{TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # osls is a script that looks for node
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SLS_DEPRECATION_NOTIFICATION_MODE": "error",
+        "SLS_SCHEMA_CACHE_BASE_DIR": str(home),
+    }
+    run([str(OSLS), "package", *arguments], "osls could not turn serverless.yml into a template", environment)
+
+
+def lint() -> None:
+    print("cfn-lint: checking the template", flush=True)
+    run(
+        # W3005: osls writes a DependsOn beside the reference to a function's own role; both say the same.
+        [str(TOOLS / "cfn-lint"), "--ignore-checks", "W3005", "--template", str(TEMPLATE)],
+        "cfn-lint found fault with the template that serverless.yml gives",
+    )
+
+
+def check_template(artifacts: list[Artifact]) -> None:
+    """The template and the artifacts were made from two lists; a deployment needs them to agree."""
+    resources = json.loads(TEMPLATE.read_text())["Resources"].values()
+    declared = {
+        Path(resource["Properties"]["Code"]["S3Key"]).stem: resource["Properties"]
+        for resource in resources
+        if resource["Type"] == "AWS::Lambda::Function"
+    }
+    built = {artifact.function: artifact for artifact in artifacts}
+    for name in sorted(declared.keys() ^ built.keys()):
+        where, other = ("serverless.yml", "FUNCTIONS") if name in declared else ("FUNCTIONS", "serverless.yml")
+        raise PackageError(f"{name} is in {where} but not in {other}")
+    for name, properties in declared.items():
+        if (properties["Runtime"], properties["Architectures"]) != (RUNTIME, [ARCHITECTURE]):
+            raise PackageError(f"serverless.yml runs {name} on another runtime than {RUNTIME} for {ARCHITECTURE}")
+        check_handler(properties["Handler"], built[name])
+
+
+def check_handler(handler: str, artifact: Artifact) -> None:
+    """A handler is a script's path, which must be executable, or `module.function`."""
+    path = handler if handler.endswith(".sh") else handler.rpartition(".")[0].replace(".", "/") + ".py"
+    with zipfile.ZipFile(artifact.path) as archive:
+        if path not in archive.namelist():
+            raise PackageError(f"{artifact.function}'s handler {handler} is not in its artifact")
+        if path.endswith(".sh") and not archive.getinfo(path).external_attr >> 16 & stat.S_IXUSR:
+            raise PackageError(f"{path} is not executable; run: chmod +x {path}")
+
+
+def run(command: list[str], failure: str, environment: dict[str, str] | None = None) -> None:
+    """Runs one program of this checkout quietly; where it fails, shows its words and raises `failure`."""
+    try:
+        result = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=STEP_TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise PackageError(f"{Path(command[0]).name} is not installed; `make package` installs it") from error
+    except subprocess.TimeoutExpired as error:
+        raise PackageError(f"{failure} within {STEP_TIMEOUT} s") from error
+    if result.returncode != 0:
+        print(result.stdout.strip(), file=sys.stderr)
+        raise PackageError(failure)
+
+
+def table(artifacts: list[Artifact]) -> str:
+    lines = [f"{'function':<14}{'packages':>8}{'unzipped MB':>13}{'zip MB':>8}  sha256"]
+    lines += [
+        f"{artifact.function:<14}{artifact.packages:>8}{artifact.unzipped / MEGABYTE:>13.1f}"
+        f"{artifact.zipped / MEGABYTE:>8.1f}  {artifact.sha256[:12]}"
+        for artifact in artifacts
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
