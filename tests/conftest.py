@@ -1,0 +1,114 @@
+"""What the tests stand on: one real stack a test process, a database of its own for each SQL test, people to be."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from infra.local.auth import access_token, load_or_create_key
+from infra.local.stack import Config, Stack, free_offset, running
+
+TEMPLATE = "migrated"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole local stack, on ports of its own, with a template database that has every migration."""
+    config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ={})
+    with running(config) as stack:
+        with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as connection:
+            connection.execute(f"create database {TEMPLATE} owner postgres")
+        stack.postgres.migrate(TEMPLATE)
+        yield stack
+
+
+_names = (f"test_{number}" for number in itertools.count(1))
+
+
+@pytest.fixture
+def database_url(stack: Stack) -> Iterator[str]:
+    """A migrated database that nobody else uses, as `postgres`."""
+    with stack.postgres.clone(TEMPLATE, next(_names)) as url:
+        yield url
+
+
+Connect = Callable[..., "psycopg.Connection[dict[str, Any]]"]
+
+
+@pytest.fixture
+def connect(database_url: str) -> Iterator[Connect]:
+    """Opens connections to the test's database: `connect()` as postgres, `connect("authenticated", user_id)` as the
+    API would for that user. Autocommit."""
+    opened: list[psycopg.Connection[dict[str, Any]]] = []
+
+    def open_connection(role: str | None = None, user_id: str | None = None) -> psycopg.Connection[dict[str, Any]]:
+        connection = psycopg.connect(database_url, autocommit=True, row_factory=dict_row)
+        opened.append(connection)
+        if user_id is not None:
+            claims = json.dumps({"sub": user_id, "role": role})
+            connection.execute("select set_config('request.jwt.claims', %s, false)", (claims,))
+        if role is not None:
+            connection.execute(f"set role {role}")
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def db(connect: Connect) -> "psycopg.Connection[dict[str, Any]]":
+    """A connection to the test's database as `postgres`."""
+    return connect()
+
+
+def new_user(db: "psycopg.Connection[Any]", tier: str = "free", **columns: Any) -> str:
+    """Somebody signs up, then gets a tier and other columns of user_subscriptions. Returns the user's id."""
+    user_id = str(uuid.uuid4())
+    db.execute("insert into auth.users (id, email) values (%s, %s)", (user_id, f"{user_id}@example.test"))
+    columns = {"tier": tier, **columns}
+    assignments = ", ".join(f"{column} = %s" for column in columns)
+    db.execute(f"update public.user_subscriptions set {assignments} where user_id = %s", (*columns.values(), user_id))
+    return user_id
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A user of the running stack."""
+
+    id: str
+    email: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What their browser sends."""
+        return {"authorization": f"Bearer {self.token}"}
+
+
+@pytest.fixture
+def person(stack: Stack) -> Callable[..., Person]:
+    """Makes a user of the running stack: `person("basic", allow_overages=False)`."""
+
+    def make(tier: str = "basic", **columns: Any) -> Person:
+        with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
+            user_id = new_user(db, tier, **columns)
+        email = f"{user_id}@example.test"
+        key = load_or_create_key(stack.config.folder / "signing-key.pem")
+        issuer = f"{stack.info['supabase_url']}/auth/v1"
+        return Person(user_id, email, access_token(key, issuer=issuer, user_id=user_id, email=email))
+
+    return make
+
+
+@pytest.fixture
+def stack_db(stack: Stack) -> Iterator["psycopg.Connection[dict[str, Any]]"]:
+    """A connection to the running stack's database as `postgres`."""
+    with psycopg.connect(stack.postgres.url(), autocommit=True, row_factory=dict_row) as connection:
+        yield connection

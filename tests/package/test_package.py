@@ -1,0 +1,497 @@
+"""What `python -m infra.package` promises of the artifact and the template that are deployed.
+
+The checkout's functions are built twice, side by side in two temporary trees with traps in them: files that must
+not be packaged, and secrets in the environment that must not be written down.
+"""
+
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.package import __main__ as package
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKER = "never-to-be-written-down"
+SECRETS = ("SUPABASE_SERVICE_ROLE_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "ENCRYPTION_KEY", "STRIPE_SECRET_KEY")
+ORIGINS = "https://app.example,https://www.example"
+TRAPS = (
+    "functions/chat/tests/test_trap.py",
+    "functions/chat/test_trap.py",
+    "functions/chat/__pycache__/trap.cpython-311.pyc",
+    "functions/common/.trap",
+    "functions/trap/handler.py",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """Two builds of one set of sources, and what the first one said."""
+
+    first: Path
+    second: Path
+    output: str
+
+    @property
+    def artifact(self) -> Path:
+        return self.first / ".build" / "chat.zip"
+
+    @property
+    def template(self) -> dict[str, Any]:
+        path = self.first / ".serverless" / "cloudformation-template-update-stack.json"
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+    def properties(self, kind: str) -> list[dict[str, Any]]:
+        """The properties of every resource of one type."""
+        return [r["Properties"] for r in self.template["Resources"].values() if r["Type"] == kind]
+
+    @property
+    def function(self) -> dict[str, Any]:
+        return self.template["Resources"]["ChatLambdaFunction"]["Properties"]  # type: ignore[no-any-return]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.function["Environment"]["Variables"]  # type: ignore[no-any-return]
+
+
+def plant(tree: Path) -> Path:
+    """A copy of what packaging reads, with the traps, and with a stand-in where the app is not written yet."""
+    ignored = shutil.ignore_patterns("node_modules", "__pycache__")
+    for folder in ("functions", "requirements", "infra/package", "infra/resources"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    shutil.copy(ROOT / "serverless.yml", tree)
+    (tree / "infra/package/node_modules").symlink_to(ROOT / "infra/package/node_modules")
+    for trap in TRAPS:
+        (tree / trap).parent.mkdir(parents=True, exist_ok=True)
+        (tree / trap).write_text("raise SystemExit('packaged by mistake')\n")
+    (tree / "functions/common/planted.py").write_text("PLANTED = True\n")
+    return tree
+
+
+def build_in(*trees: Path) -> list[str]:
+    """Packages in each tree, all at once, with no AWS credentials and every secret in sight."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHONPATH"))}
+    environment |= {"ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
+    builds = [
+        subprocess.Popen(
+            [sys.executable, "-m", "infra.package"],
+            cwd=tree,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for tree in trees
+    ]
+    outputs = [build.communicate(timeout=110)[0] for build in builds]
+    for build, output in zip(builds, outputs, strict=True):
+        assert build.returncode == 0, output
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    """Built once a test run: workers of pytest-xdist share the parent of their own temporary folder."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    first, second, said = base / "package-a", base / "package-b", base / "package-output.txt"
+    with (base / "package.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            shutil.copytree(plant(first), second, symlinks=True)
+            said.write_text(build_in(first, second)[0])
+    return Packaged(first, second, said.read_text())
+
+
+# The template
+
+
+def test_the_url_streams_and_leaves_authentication_to_the_app(packaged: Packaged) -> None:
+    """AuthType NONE needs both permissions: without the second, every request is answered 403."""
+    (url,) = packaged.properties("AWS::Lambda::Url")
+    assert url["InvokeMode"] == "RESPONSE_STREAM"
+    assert url["AuthType"] == "NONE"
+    permissions = packaged.properties("AWS::Lambda::Permission")
+    assert {
+        (p["Action"], p["Principal"], p.get("FunctionUrlAuthType"), p.get("InvokedViaFunctionUrl")) for p in permissions
+    } == {
+        ("lambda:InvokeFunctionUrl", "*", "NONE", None),
+        ("lambda:InvokeFunction", "*", None, True),
+    }
+    assert {json.dumps(p["FunctionName"]) for p in permissions} == {json.dumps(url["TargetFunctionArn"])}
+    assert packaged.template["Outputs"]["ChatLambdaFunctionUrl"]["Value"] == {
+        "Fn::GetAtt": ["ChatLambdaFunctionUrl", "FunctionUrl"]
+    }
+
+
+def test_the_url_answers_preflights_for_the_allowed_origins_only(packaged: Packaged) -> None:
+    (url,) = packaged.properties("AWS::Lambda::Url")
+    cors = url["Cors"]
+    assert cors["AllowOrigins"] == {"Fn::Split": [",", ORIGINS]}
+    assert set(cors["AllowMethods"]) == {"GET", "POST"}
+    assert set(cors["AllowHeaders"]) == {"authorization", "content-type", "accept", "x-client-info"}
+    assert set(cors["ExposeHeaders"]) == {"x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"}
+    assert 0 < cors["MaxAge"] <= 86_400
+    assert "AllowCredentials" not in cors
+    assert packaged.environment["ALLOWED_ORIGINS"] == ORIGINS
+
+
+def test_the_function_runs_under_the_web_adapter(packaged: Packaged) -> None:
+    assert packaged.function["Layers"] == [
+        "arn:aws:lambda:ca-central-1:753240598075:layer:LambdaAdapterLayerArm64:27",
+    ]
+    assert packaged.function["Handler"] == "functions/chat/run.sh"
+    expected = {
+        "AWS_LAMBDA_EXEC_WRAPPER": "/opt/bootstrap",
+        "AWS_LWA_INVOKE_MODE": "response_stream",
+        "AWS_LWA_READINESS_CHECK_PATH": "/health",
+    }
+    assert expected.items() <= packaged.environment.items()
+    assert packaged.environment["AWS_LWA_PORT"].isdecimal()
+
+
+def test_what_one_turn_and_all_turns_together_can_cost_is_bounded(packaged: Packaged) -> None:
+    assert packaged.function["Timeout"] == 180
+    assert 0 < packaged.function["ReservedConcurrentExecutions"] <= 1000
+    assert packaged.function["MemorySize"] <= 2048
+    (log,) = packaged.properties("AWS::Logs::LogGroup")
+    assert log["LogGroupName"] == f"/aws/lambda/{packaged.function['FunctionName']}"
+    assert log["RetentionInDays"] > 0
+
+
+def test_the_role_writes_its_own_log_and_reads_one_secret(packaged: Packaged) -> None:
+    """No `*` anywhere, no managed policy, and no second role that osls made up."""
+    (role,) = packaged.properties("AWS::IAM::Role")
+    assert packaged.function["Role"] == {"Fn::GetAtt": ["ChatRole", "Arn"]}
+    assert "ManagedPolicyArns" not in role
+    (policy,) = role["Policies"]
+    allowed: dict[str, list[str]] = {}
+    for statement in policy["PolicyDocument"]["Statement"]:
+        assert statement["Effect"] == "Allow"
+        assert set(statement) <= {"Sid", "Effect", "Action", "Resource"}
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        for action in actions:
+            allowed.setdefault(json.dumps(statement["Resource"]), []).append(action)
+    assert "*" not in json.dumps(allowed)
+    assert {resource: sorted(actions) for resource, actions in allowed.items()} == {
+        json.dumps({"Fn::GetAtt": ["ChatLogGroup", "Arn"]}): ["logs:CreateLogStream", "logs:PutLogEvents"],
+        json.dumps(packaged.environment["SECRETS_ID"]): ["secretsmanager:GetSecretValue"],
+    }
+
+
+def test_only_lambda_can_take_the_role(packaged: Packaged) -> None:
+    (role,) = packaged.properties("AWS::IAM::Role")
+    (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+    assert statement["Action"] == "sts:AssumeRole"
+
+
+def test_no_secret_is_written_down(packaged: Packaged) -> None:
+    """Neither a variable that would hold one, nor, though the build saw them all, one's value in any output."""
+    suspicious = {name for name in packaged.environment if "KEY" in name or "SECRET" in name or "TOKEN" in name}
+    assert suspicious == {"SECRETS_ID", "SUPABASE_ANON_KEY"}
+    for path in packaged.first.joinpath(".serverless").iterdir():
+        assert MARKER not in path.read_text(), path.name
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        ours = [name for name in archive.namelist() if name.startswith("functions/")]
+        assert not [name for name in ours if MARKER.encode() in archive.read(name)]
+    assert MARKER not in packaged.output
+
+
+def test_the_secrets_outlive_the_stack_and_are_created_empty(packaged: Packaged) -> None:
+    """Without the encryption key, the keys that users stored could never be opened again."""
+    (secret,) = (r for r in packaged.template["Resources"].values() if r["Type"] == "AWS::SecretsManager::Secret")
+    assert secret["DeletionPolicy"] == secret["UpdateReplacePolicy"] == "Retain"
+    assert "SecretString" not in secret["Properties"]
+
+
+# The artifact
+
+
+def test_the_artifact_holds_the_function_and_common_and_no_more_of_this_project(packaged: Packaged) -> None:
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        names = {name for name in archive.namelist() if "__pycache__" not in name}
+        assert not [name for name in archive.namelist() if "trap" in name]
+    assert {"functions/chat/run.sh", "functions/common/planted.py", "uvicorn/main.py"} <= names
+    assert {name.split("/")[1] for name in names if name.startswith("functions/")} <= {"chat", "common", "__init__.py"}
+    assert not [name for name in names if name.startswith(("tests/", "infra/", "sql/", "bench/", "bin/", "boto"))]
+
+
+def test_the_artifact_carries_every_locked_package(packaged: Packaged) -> None:
+    """As many as the lock names for Lambda: those that are marked as another platform's stay out."""
+    locked = {
+        line.split("==")[0].replace("-", "_").lower()
+        for line in (ROOT / "requirements/chat.txt").read_text().splitlines()
+        if "==" in line and "sys_platform == 'emscripten'" not in line
+    }
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        carried = {
+            name.split("-")[0].replace(".", "_").lower()
+            for name in archive.namelist()
+            if name.endswith(".dist-info/METADATA")
+        }
+    assert carried == locked
+
+
+def test_the_script_that_lambda_starts_is_executable(packaged: Packaged) -> None:
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        assert archive.getinfo("functions/chat/run.sh").external_attr >> 16 == stat.S_IFREG | 0o755
+        assert archive.getinfo("functions/common/planted.py").external_attr >> 16 == stat.S_IFREG | 0o644
+
+
+def test_every_native_library_is_for_lambdas_processor(packaged: Packaged) -> None:
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        libraries = [name for name in archive.namelist() if name.endswith(".so")]
+        headers = [archive.read(name)[:20] for name in libraries]
+    assert len(libraries) > 5  # pydantic-core, cryptography, aiohttp, ...
+    assert {(header[:4], int.from_bytes(header[18:20], "little")) for header in headers} == {(b"\x7fELF", 183)}
+
+
+def test_bytecode_is_for_lambdas_python_and_never_checked_against_dates(packaged: Packaged) -> None:
+    """Where this machine has no such Python there is none, and the build says so."""
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        compiled = {name: archive.read(name)[:8] for name in archive.namelist() if name.endswith(".pyc")}
+    if "bytecode is left out" in packaged.output:
+        assert compiled == {}
+        return
+    assert "functions/common/__pycache__/planted.cpython-313.pyc" in compiled
+    magic = (3571).to_bytes(2, "little") + b"\r\n"  # CPython 3.13's, whatever the patch release
+    unchecked = (0b01).to_bytes(4, "little")  # PEP 552: hash-based, not checked
+    assert set(compiled.values()) == {magic + unchecked}
+
+
+def test_two_builds_are_the_same_bytes(packaged: Packaged) -> None:
+    assert packaged.artifact.read_bytes() == (packaged.second / ".build" / "chat.zip").read_bytes()
+
+
+def test_the_artifact_fits(packaged: Packaged) -> None:
+    with zipfile.ZipFile(packaged.artifact) as archive:
+        assert sum(entry.file_size for entry in archive.infolist()) < 250_000_000
+    assert packaged.artifact.stat().st_size < 50_000_000
+
+
+# What makes a build fail
+
+X86_64_LIBRARY = b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little")
+ARM64_LIBRARY = b"\x7fELF" + bytes(14) + (183).to_bytes(2, "little")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a/b.so", X86_64_LIBRARY, "another processor"),
+        ("a/program", X86_64_LIBRARY, "another processor"),
+        ("a/b.so", b"\xcf\xfa\xed\xfe" + bytes(16), "another system"),
+        ("a/b.dylib", b"\xcf\xfa\xed\xfe" + bytes(16), "another system"),
+        ("a/b.cpython-312-aarch64-linux-gnu.so", ARM64_LIBRARY, r"another Python than Lambda's 3\.13"),
+    ],
+)
+def test_a_library_that_lambda_could_not_load_stops_the_build(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    fine = tmp_path / "a" / "fine.cpython-313-aarch64-linux-gnu.so"
+    fine.parent.mkdir()
+    fine.write_bytes(ARM64_LIBRARY)
+    package.check_libraries(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(package.PackageError, match=reason):
+        package.check_libraries(tmp_path)
+
+
+def artifact_of(tmp_path: Path, script_mode: int = 0o755) -> package.Artifact:
+    folder = tmp_path / "folder"
+    script = folder / "functions/chat/run.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(script_mode)
+    archive = tmp_path / "chat.zip"
+    return package.Artifact("chat", 1, package.write_zip(folder, archive), archive)
+
+
+def test_a_script_that_is_not_executable_stops_the_build(tmp_path: Path) -> None:
+    with pytest.raises(package.PackageError, match="chmod"):
+        package.check_handler("functions/chat/run.sh", artifact_of(tmp_path, 0o644))
+
+
+@pytest.mark.parametrize("handler", ["functions/chat/start.sh", "functions.chat.handler.lambda_handler"])
+def test_a_handler_that_is_not_in_the_artifact_stops_the_build(tmp_path: Path, handler: str) -> None:
+    with pytest.raises(package.PackageError, match="not in its artifact"):
+        package.check_handler(handler, artifact_of(tmp_path))
+
+
+@pytest.mark.parametrize(("limit", "kind"), [("UNZIPPED_LIMIT", "unzipped"), ("ZIP_LIMIT", "zipped")])
+def test_an_artifact_over_a_limit_stops_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, kind: str
+) -> None:
+    artifact = artifact_of(tmp_path)
+    package.check_size(artifact)
+    monkeypatch.setattr(package, limit, 1)
+    with pytest.raises(package.PackageError, match=f"MB {kind}"):
+        package.check_size(artifact)
+
+
+def test_a_function_in_one_list_only_stops_the_build(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = tmp_path / "template.json"
+    template.write_text(json.dumps(packaged.template))
+    monkeypatch.setattr(package, "TEMPLATE", template)
+    built = package.Artifact("chat", 1, 1, packaged.artifact)
+    package.check_template([built])
+    with pytest.raises(package.PackageError, match=r"chat is in serverless\.yml but not in FUNCTIONS"):
+        package.check_template([])
+    with pytest.raises(package.PackageError, match=r"keys is in FUNCTIONS but not in serverless\.yml"):
+        package.check_template([built, package.Artifact("keys", 1, 1, packaged.artifact)])
+
+
+def test_another_runtime_than_the_one_built_for_stops_the_build(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = packaged.template
+    changed["Resources"]["ChatLambdaFunction"]["Properties"]["Runtime"] = "python3.12"
+    template = tmp_path / "template.json"
+    template.write_text(json.dumps(changed))
+    monkeypatch.setattr(package, "TEMPLATE", template)
+    with pytest.raises(package.PackageError, match="another runtime"):
+        package.check_template([package.Artifact("chat", 1, 1, packaged.artifact)])
+
+
+def test_a_warning_of_cfn_lint_stops_the_build(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = packaged.template
+    changed["Parameters"] = {"Unused": {"Type": "String"}}  # W2001
+    template = tmp_path / "template.json"
+    template.write_text(json.dumps(changed))
+    monkeypatch.setattr(package, "TEMPLATE", template)
+    with pytest.raises(package.PackageError, match="cfn-lint found fault"):
+        package.lint()
+
+
+def test_a_failed_build_leaves_no_older_artifact_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    monkeypatch.setattr(package, "BUILD", tmp_path / ".build")
+    (tmp_path / ".build").mkdir()
+    (tmp_path / ".build/chat.zip").write_text("yesterday's")
+    with pytest.raises(package.PackageError, match="make lock"):
+        package.build(package.FUNCTIONS[0], None)
+    assert not (tmp_path / ".build/chat.zip").exists()
+
+
+# The script
+
+STUB = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            print(message["type"])
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    print("answered", scope["path"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def create():
+    return app
+"""
+
+
+@pytest.fixture
+def task_root(tmp_path: Path) -> Path:
+    """What Lambda would unpack, with a stand-in for the app: these tests are about the script."""
+    folder = tmp_path / "functions/chat"
+    folder.mkdir(parents=True)
+    shutil.copy2(ROOT / "functions/chat/run.sh", folder)
+    (folder / "handler.py").write_text(STUB)
+    return tmp_path
+
+
+@contextmanager
+def started(task_root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """run.sh as the adapter's wrapper executes it: by its path, with the task root and the port in the environment."""
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "LAMBDA_TASK_ROOT": str(task_root),
+        "LAMBDA_RUNTIME_DIR": "/var/runtime",
+        "AWS_LWA_PORT": str(port),
+    }
+    script = str(task_root / "functions/chat/run.sh")
+    with (
+        (task_root / "log").open("wb") as log,
+        subprocess.Popen(
+            [script], cwd="/", env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the group: a script that forgot `exec` leaves uvicorn behind
+
+
+def healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().read() == b"ok"
+    except ConnectionRefusedError:
+        return False
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_run_sh_serves_the_app_logs_at_once_and_stops_on_sigterm(task_root: Path) -> None:
+    """Lambda freezes the process after an answer: what it printed must be out by then. SIGTERM reaches the app."""
+    port = free_port()
+    with started(task_root, port) as process:
+        deadline = time.monotonic() + 30
+        while not healthy(port):
+            assert process.poll() is None, (task_root / "log").read_text()
+            assert time.monotonic() < deadline, "run.sh did not answer /health"
+            time.sleep(0.02)
+        assert (task_root / "log").read_text() == "lifespan.startup\nanswered /health\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) in {0, -signal.SIGTERM}
+        assert (task_root / "log").read_text().endswith("lifespan.shutdown\n")
+    assert not healthy(port)
+
+
+def test_run_sh_fails_where_the_app_cannot_start(task_root: Path) -> None:
+    """Its end is what tells the adapter, and the log, that this environment will never be ready."""
+    (task_root / "functions/chat/handler.py").write_text("raise RuntimeError('SUPABASE_URL is missing')\n")
+    with started(task_root, free_port()) as process:
+        assert process.wait(timeout=30) > 0
+    assert "SUPABASE_URL is missing" in (task_root / "log").read_text()
+
+
+def test_run_sh_names_the_loop_and_the_parser_that_are_packaged() -> None:
+    """Once uvloop or httptools is in the lock, run.sh should name it instead."""
+    locked = (ROOT / "requirements/chat.txt").read_text()
+    assert "\nh11==" in locked
+    assert "uvloop==" not in locked
+    assert "httptools==" not in locked
