@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from infra.local.auth import access_token, load_or_create_key
-from infra.local.stack import Config, Stack, free_offset, running
+from infra.local.stack import PASSWORD, Config, Stack, free_offset, running
 
 TEMPLATE = "migrated"
 
@@ -108,7 +110,40 @@ def person(stack: Stack) -> Callable[..., Person]:
 
 
 @pytest.fixture
+def sign_up(stack: Stack, stack_db: "psycopg.Connection[dict[str, Any]]") -> Callable[[str], Person]:
+    """Signs somebody up through Auth, as a frontend does, and gives them a tier. The password is PASSWORD."""
+
+    def make(tier: str) -> Person:
+        email = f"{uuid.uuid4()}@example.test"
+        request = urllib.request.Request(
+            f"{stack.info['supabase_url']}/auth/v1/signup",
+            data=json.dumps({"email": email, "password": PASSWORD}).encode(),
+            headers={"apikey": stack.info["anon_key"], "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            session = json.load(response)
+        user_id = session["user"]["id"]
+        stack_db.execute("update public.user_subscriptions set tier = %s where user_id = %s", (tier, user_id))
+        return Person(user_id, email, session["access_token"])
+
+    return make
+
+
+@pytest.fixture
 def stack_db(stack: Stack) -> Iterator["psycopg.Connection[dict[str, Any]]"]:
     """A connection to the running stack's database as `postgres`."""
     with psycopg.connect(stack.postgres.url(), autocommit=True, row_factory=dict_row) as connection:
         yield connection
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Waits for something that another process is about to do. Fails after 20 s."""
+
+    def wait(happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not happened():
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.05)
+
+    return wait

@@ -4,6 +4,7 @@
 QUESTION_CHARACTERS = 16_000
 MESSAGES = 200
 PARTS = 100
+CONTEXT_BYTES = 16_384
 
 # What the model is sent: the newest messages that fit, about 12,000 tokens of history.
 HISTORY_MESSAGES = 40

@@ -4,7 +4,8 @@ import re
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from functions.chat import limits
 
@@ -38,6 +39,17 @@ class Context(BaseModel):
     type: ContextType = "general"
     id: Annotated[str, StringConstraints(max_length=200)] | None = None
     data: dict[str, Any] | None = None
+
+    @field_validator("data")
+    @classmethod
+    def _is_small(cls, data: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            small = len(orjson.dumps(data)) <= limits.CONTEXT_BYTES
+        except orjson.JSONEncodeError:
+            small = False  # nested deeper than 254 levels
+        if not small:
+            raise ValueError(f"must be at most {limits.CONTEXT_BYTES} bytes of JSON, and not nested deeply")
+        return data
 
 
 class ChatRequest(BaseModel):

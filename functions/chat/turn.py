@@ -32,6 +32,7 @@ from functions.common.errors import (
     ProviderTimeout,
     QuotaExhausted,
     RequestInProgress,
+    Unavailable,
 )
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
@@ -224,14 +225,17 @@ class Turn:
             **asdict(self.usage),
             "cost_usd": None if self.cost_usd is None else str(self.cost_usd),
         }
+        call = {"p_hold_id": self.hold_id, "p_outcome": outcome, "p_usage": usage}
         ended: dict[str, Any] = {}
         try:
-            ended = await self.chat.database.call(
-                function,
-                {"p_hold_id": self.hold_id, "p_outcome": outcome, "p_usage": usage, **params},
-                within=limits.SETTLE_S,
-                repeatable=True,
-            )
+            try:
+                ended = await self._call(function, {**call, **params})
+            except Exception as error:
+                if not params or isinstance(error, Unavailable):
+                    raise
+                # What was said cannot be stored, whatever the reason. It is charged all the same, and not kept.
+                observer.failure("turn not kept", error, **identity, function=function)
+                ended = await self._call(function, call)
         except AppError as error:
             observer.failure("hold left to expire", error, **identity, function=function)
             observer.count(HoldsLeftToExpire=1)
@@ -246,6 +250,10 @@ class Turn:
         )
         return ended
 
+    async def _call(self, function: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        ended: dict[str, Any] = await self.chat.database.call(function, params, within=limits.SETTLE_S, repeatable=True)
+        return ended
+
     def _keepsake(self, text: str) -> dict[str, Any] | None:
         """What is stored of the turn: nothing at all where the plan keeps no history."""
         if not self.admission["keeps_history"]:
@@ -256,7 +264,7 @@ class Turn:
             "title": request.title,
             "context": request.context.model_dump(),
             "question": {"id": request.question.id, "content": request.question.text},
-            "answer": {"id": self.answer_id, "content": text},
+            "answer": {"id": self.answer_id, "content": text.replace("\x00", "")},
         }
 
     def _metadata(self, *, charged: Decimal | None, persisted: bool) -> dict[str, Any]:

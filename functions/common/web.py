@@ -67,10 +67,14 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     """
 
     async def parse(request: Request) -> M:
+        body = await request.body()
         try:
-            data = orjson.loads(await request.body())
+            data = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise InvalidJson from error
+        if b"\\u0000" in body and _has_null_character(data):
+            # Postgres cannot store it: refused here, and not when an answer has been given.
+            raise InvalidRequest(fields=[{"field": "body", "message": "must not contain the null character"}])
         try:
             return model.model_validate(data)
         except ValidationError as error:
@@ -86,6 +90,14 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
             ) from None
 
     return parse
+
+
+def _has_null_character(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("\x00" in name or _has_null_character(item) for name, item in value.items())
+    if isinstance(value, list):
+        return any(_has_null_character(item) for item in value)
+    return isinstance(value, str) and "\x00" in value
 
 
 async def _app_error(request: Request, error: Exception) -> Response:

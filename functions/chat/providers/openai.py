@@ -56,7 +56,8 @@ class OpenAI:
                             yield tokens(event["response"])
                             raise in_band((event["response"].get("error") or {}).get("code"))
                         case "error":
-                            raise in_band(event.get("code"))
+                            # Documented flat, sent nested.
+                            raise in_band((event.get("error") or event).get("code"))
                 raise broken_off()
         except APIStatusError as error:
             raise with_status(error.status_code, error.response.headers) from error

@@ -1,0 +1,136 @@
+"""A client of the running functions, and a look at what they left in the database and sent to the provider."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from infra.local.stack import Stack
+from tests.conftest import Person
+
+
+def question(text: str, *earlier: tuple[str, str], chat_id: str | None = None, **fields: Any) -> dict[str, Any]:
+    """The body of POST /chat as the AI SDK's client makes it. `earlier` are (role, text)."""
+    messages = [*earlier, ("user", text)]
+    return {
+        "id": chat_id or str(uuid.uuid4()),
+        "trigger": "submit-message",
+        "messages": [
+            {"id": f"message-{uuid.uuid4()}", "role": role, "parts": [{"type": "text", "text": said}]}
+            for role, said in messages
+        ],
+        **fields,
+    }
+
+
+@dataclass(slots=True)
+class Streamed:
+    """A streamed answer, read to its end."""
+
+    status: int
+    headers: httpx.Headers
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def kinds(self) -> list[str]:
+        return [part["type"] for part in self.parts]
+
+    @property
+    def text(self) -> str:
+        return "".join(part["delta"] for part in self.parts if part["type"] == "text-delta")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = self.parts[-1]["messageMetadata"]
+        return metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The running functions, and the stand-in's journal of what they asked the provider."""
+
+    http: httpx.Client
+    model_url: str
+
+    def chat(self, person: Person, body: dict[str, Any], **headers: str) -> httpx.Response:
+        """The answer as one JSON document."""
+        return self.http.post("/chat", json=body, headers={**person.headers, "accept": "application/json", **headers})
+
+    def stream(self, person: Person, body: dict[str, Any]) -> Streamed:
+        """The answer as a stream."""
+        with self.http.stream("POST", "/chat", json=body, headers=person.headers) as response:
+            streamed = Streamed(response.status_code, response.headers)
+            for line in response.iter_lines():
+                if line == "data: [DONE]":
+                    streamed.done = True
+                elif line.startswith("data: "):
+                    assert not streamed.done, "nothing follows [DONE]"
+                    streamed.parts.append(json.loads(line.removeprefix("data: ")))
+        return streamed
+
+    def usage(self, person: Person) -> dict[str, Any]:
+        """GET /usage."""
+        response = self.http.get("/usage", headers=person.headers)
+        assert response.status_code == 200
+        usage: dict[str, Any] = response.json()
+        return usage
+
+    def asked(self, text: str) -> list[dict[str, Any]]:
+        """What the provider was asked that contains this text."""
+        journal: list[dict[str, Any]] = httpx.get(f"{self.model_url}/_requests").json()
+        return [entry for entry in journal if any(text in message["text"] for message in entry["messages"])]
+
+
+@pytest.fixture
+def api(stack: Stack) -> Iterator[Api]:
+    """A client of the running functions."""
+    with httpx.Client(base_url=stack.info["functions_url"], timeout=30) as http:
+        yield Api(http, stack.info["model_url"])
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the database holds of a person's queries."""
+
+    outcomes: list[str]
+    holds: int
+    messages: list[tuple[str, str]]
+    quota_used: int
+    lifetime_used: int
+    overage: str
+
+
+@pytest.fixture
+def left(stack_db: "psycopg.Connection[dict[str, Any]]") -> Callable[[Person], Left]:
+    """What a person's queries left behind."""
+
+    def look(person: Person) -> Left:
+        def all_of(query: str) -> list[dict[str, Any]]:
+            return stack_db.execute(query, (person.id,)).fetchall()
+
+        (state,) = all_of("select * from public.user_subscriptions where user_id = %s")
+        return Left(
+            outcomes=[
+                row["outcome"]
+                for row in all_of("select outcome from public.usage_logs where user_id = %s order by query_timestamp")
+            ],
+            holds=len(all_of("select id from public.query_holds where user_id = %s")),
+            messages=[
+                (row["role"], row["content"])
+                for row in all_of(
+                    "select m.role, m.content from public.messages m join public.conversations c"
+                    " on c.id = m.conversation_id where c.user_id = %s order by c.created_at, m.position"
+                )
+            ],
+            quota_used=state["quota_used"],
+            lifetime_used=state["lifetime_used"],
+            overage=str(state["current_overage_amount"]),
+        )
+
+    return look

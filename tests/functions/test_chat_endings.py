@@ -1,0 +1,171 @@
+"""How a turn ends: on the wire, in the ledger, in the counters. Failing is never charged, and holds never stay."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import Person
+from tests.functions.conftest import Api, Left, question
+
+People = Callable[..., Person]
+Look = Callable[[Person], Left]
+PROVIDERS = ["anthropic", "openai"]
+
+# What the provider does before the first byte, and what the client gets: HTTP status, code, Retry-After.
+BEFORE = [
+    ("status 401", 502, "provider_error", None),
+    ("status 400", 502, "provider_error", None),
+    ("status 500", 502, "provider_error", None),
+    ("status 429 7", 503, "provider_overloaded", "7"),
+    ("status 429 9000", 503, "provider_overloaded", None),
+    ("overloaded", 503, "provider_overloaded", None),
+]
+# What the provider does in the middle of its answer: the stream ends with an error part.
+WITHIN = ["drop", "early-end", "bad-json", "error-event", "failed"]
+# How the provider ends an answer, and the AI SDK's finishReason.
+FINISHES = [("max-tokens", "length"), ("refusal", "content-filter")]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(("fault", "status", "code", "retry_after"), BEFORE)
+def test_a_provider_that_refuses_is_an_http_error_and_nothing_is_charged(
+    api: Api,
+    person: People,
+    left: Look,
+    provider: str,
+    fault: str,
+    status: int,
+    code: str,
+    retry_after: str | None,
+) -> None:
+    user = person("basic")
+    response = api.http.post("/chat", json=question(f"Hi [fault:{fault}]", provider=provider), headers=user.headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.headers.get("retry-after") == retry_after
+    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("fault", WITHIN)
+def test_an_answer_that_breaks_off_ends_in_an_error_part_and_nothing_is_charged(
+    api: Api, person: People, left: Look, provider: str, fault: str
+) -> None:
+    user = person("basic")
+    streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
+    assert streamed.status == 200
+    assert streamed.kinds[:3] == ["start", "start-step", "text-start"]
+    assert streamed.kinds[-4:] == ["text-end", "error", "finish-step", "finish"]
+    assert "Nothing was charged" in streamed.parts[-3]["errorText"]
+    assert streamed.parts[-1]["finishReason"] == "error"
+    assert (streamed.metadata["charged_usd"], streamed.metadata["persisted"]) == (0, False)
+    assert streamed.done
+    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_in_json_mode_an_answer_that_breaks_off_is_an_http_error(
+    api: Api, person: People, left: Look, provider: str
+) -> None:
+    user = person("basic")
+    response = api.chat(user, question("Tell me [fault:drop]", provider=provider))
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "provider_error")
+    assert left(user).outcomes == ["failed"]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(("fault", "reason"), FINISHES)
+def test_an_answer_that_the_provider_cuts_short_is_an_answer(
+    api: Api, person: People, left: Look, provider: str, fault: str, reason: str
+) -> None:
+    user = person("basic")
+    streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
+    assert streamed.parts[-1]["finishReason"] == reason
+    assert streamed.text
+    assert left(user).outcomes == ["answered"]
+    assert left(user).messages[-1] == ("assistant", streamed.text)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_answer_without_a_word_is_not_charged(api: Api, person: People, left: Look, provider: str) -> None:
+    user = person("basic")
+    streamed = api.stream(user, question("Tell me [fault:empty]", provider=provider))
+    assert streamed.kinds == ["start", "start-step", "error", "finish-step", "finish"]
+    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+
+
+def test_a_failed_answers_tokens_are_logged_as_our_cost(
+    api: Api, person: People, stack_db: "psycopg.Connection[dict[str, Any]]"
+) -> None:
+    user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
+    api.stream(user, question("Tell me [fault:drop]", provider="anthropic"))
+    (row,) = stack_db.execute("select * from public.usage_logs where user_id = %s", (user.id,)).fetchall()
+    assert row["tokens_input"] > 0
+    assert row["cost_usd"] > 0
+    assert (row["funding"], row["was_overage"], row["overage_charge"]) == ("overage", False, 0)
+
+
+def test_failing_gives_an_overage_query_its_money_back(api: Api, person: People, left: Look) -> None:
+    user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}", overage_limit="0.025")
+    api.chat(user, question("Tell me [fault:drop]"))
+    assert left(user).overage == "0.000000"
+    assert api.chat(user, question("Tell me")).status_code == 200
+    assert left(user).overage == "0.025000"
+
+
+def test_a_message_that_failed_may_be_sent_again(api: Api, person: People, left: Look) -> None:
+    user = person("basic")
+    body = question(f"Tell me {uuid.uuid4()} [fault:first-only status 500]")
+    assert api.chat(user, body).status_code == 502
+    assert api.chat(user, body).status_code == 200
+    after = left(user)
+    assert (after.outcomes, after.quota_used, len(after.messages)) == (["failed", "answered"], 1, 2)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_client_that_leaves_finds_the_whole_answer_when_it_comes_back(
+    api: Api, person: People, left: Look, eventually: Callable[..., None], provider: str
+) -> None:
+    """As on Lambda, where a client that leaves is not noticed: the answer is finished, kept and charged."""
+    user = person("basic")
+    body = question("At length [fault:slow 0.05]", provider=provider)
+    with api.http.stream("POST", "/chat", json=body, headers=user.headers) as response:
+        heard = next(line for line in response.iter_lines() if "text-delta" in line)
+    eventually(lambda: left(user).outcomes == ["answered"])
+    after = left(user)
+    assert (after.holds, after.quota_used) == (0, 1)
+    answer = after.messages[-1][1]
+    assert answer.startswith(json.loads(heard.removeprefix("data: "))["delta"])
+    assert api.chat(user, body).json()["message"]["parts"][0]["text"] == answer
+
+
+def test_a_turn_that_cannot_be_stored_is_charged_all_the_same(
+    api: Api, person: People, left: Look, stack_db: "psycopg.Connection[dict[str, Any]]"
+) -> None:
+    """Whatever the reason: text that the database refuses must not be a way to free answers."""
+    user = person("basic")
+    stack_db.execute(
+        "create function private.refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'no such text here'; end $$;"
+        "create trigger refuse before insert on public.messages for each row"
+        " when (new.content like '%unstorable%') execute function private.refuse()"
+    )
+    try:
+        metadata = api.chat(user, question("An unstorable question")).json()["metadata"]
+    finally:
+        stack_db.execute("drop function private.refuse cascade")
+    assert (metadata["persisted"], metadata["funding"]) == (False, "included")
+    after = left(user)
+    assert (after.outcomes, after.holds, after.quota_used, after.messages) == (["answered"], 0, 1, [])
+
+
+def test_keep_alive_comments_fill_a_silence(api: Api, person: People) -> None:
+    """A comment line after ten seconds without a word; the clients pass over it."""
+    body = question("Hm [fault:stall 11]")
+    with api.http.stream("POST", "/chat", json=body, headers=person("basic").headers) as response:
+        lines = list(response.iter_lines())
+    assert ": keep-alive" in lines
+    assert lines[-2:] == ["data: [DONE]", ""]
