@@ -6,6 +6,7 @@ else, without it ES256 or RS256 by the project's JWKS and nothing else. A public
 
 import asyncio
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -70,7 +71,11 @@ class Verifier:
             raise Unauthenticated from error
         if claims["role"] != "authenticated":
             raise Unauthenticated
-        return User(id=claims["sub"], token=token)
+        try:
+            user_id = str(uuid.UUID(claims["sub"]))
+        except ValueError as error:
+            raise Unauthenticated from error
+        return User(id=user_id, token=token)
 
     async def _key(self, token: str) -> tuple[Any, list[str]]:
         if self._secret is not None:

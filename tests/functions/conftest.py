@@ -66,7 +66,8 @@ class Api:
         """The answer as a stream."""
         with self.http.stream("POST", "/chat", json=body, headers=person.headers) as response:
             streamed = Streamed(response.status_code, response.headers)
-            for line in response.iter_lines():
+            # Not iter_lines: it splits at U+2028 too, which may stand within JSON.
+            for line in response.read().decode().split("\n"):
                 if line == "data: [DONE]":
                     streamed.done = True
                 elif line.startswith("data: "):

@@ -35,6 +35,13 @@ def test_json_mode_gives_the_turn_that_the_stream_gives(api: Api, person: People
     assert streamed.done
 
 
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
+def test_unusual_characters_arrive_as_they_are(api: Api, person: People, provider: str) -> None:
+    """Line separators that are no line feeds, and what is outside the Basic Multilingual Plane."""
+    text = "À la «Chambre»\u2028et\u0085au\x0bSénat 🇨🇦"
+    assert text in api.stream(person("basic"), question(text, provider=provider)).text
+
+
 @pytest.mark.parametrize("tier", ["basic", "pro"])
 def test_a_plan_with_history_continues_from_storage_whatever_the_client_claims(
     api: Api, person: People, left: Look, tier: str

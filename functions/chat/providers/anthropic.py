@@ -50,7 +50,7 @@ class Anthropic:
                 yield Opened()
                 usage: dict[str, Any] = {}
                 reason: str | None = None
-                async for event in events(response.iter_lines()):
+                async for event in events(response.iter_bytes()):
                     match event.get("type"):
                         case "message_start":
                             usage = event["message"]["usage"]

@@ -39,7 +39,7 @@ class OpenAI:
                 stream=True,
             ) as response:
                 yield Opened()
-                async for event in events(response.iter_lines()):
+                async for event in events(response.iter_bytes()):
                     match event.get("type"):
                         case "response.output_text.delta" | "response.refusal.delta":
                             yield Text(event["delta"])

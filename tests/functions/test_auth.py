@@ -1,0 +1,234 @@
+"""Who may call: every token that is not exactly right is refused, whoever signed it and however."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from functions.common import auth
+from functions.common.errors import Unauthenticated, Unavailable
+from functions.common.settings import SupabaseSettings, load
+from infra.local.auth import SigningKey, load_or_create_key
+from infra.local.stack import Stack
+from tests.conftest import Person
+from tests.functions.conftest import Api, question
+
+People = Callable[..., Person]
+SECRET = "a-legacy-project-secret-of-enough-characters"
+
+
+@pytest.fixture
+def key(stack: Stack) -> SigningKey:
+    """The stack's signing key."""
+    return load_or_create_key(stack.config.folder / "signing-key.pem")
+
+
+@pytest.fixture
+def claims(stack: Stack, person: People) -> dict[str, Any]:
+    """What a good token says."""
+    now = int(time.time())
+    return {
+        "iss": f"{stack.info['supabase_url']}/auth/v1",
+        "sub": person("basic").id,
+        "aud": "authenticated",
+        "role": "authenticated",
+        "iat": now,
+        "exp": now + 600,
+    }
+
+
+def b64(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def public_pem(key: SigningKey) -> bytes:
+    return key.private_key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def hmac_signed_with_the_public_key(key: SigningKey, claims: dict[str, Any]) -> str:
+    """The algorithm confusion attack, which PyJWT's own encode refuses to make."""
+    header = {"alg": "HS256", "typ": "JWT", "kid": key.public_jwk["kid"]}
+    signed = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
+    return f"{signed}.{b64(hmac.new(public_pem(key), signed.encode(), hashlib.sha256).digest())}"
+
+
+def unsigned(claims: dict[str, Any]) -> str:
+    return f"{b64(json.dumps({'alg': 'none', 'typ': 'JWT'}).encode())}.{b64(json.dumps(claims).encode())}."
+
+
+def signed_by_a_stranger(claims: dict[str, Any], kid: object) -> str:
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    return jwt.encode(claims, stranger, "ES256", headers={"kid": kid})
+
+
+Forge = Callable[[SigningKey, dict[str, Any]], str]
+FORGERIES: dict[str, Forge] = {
+    "wrong audience": lambda key, claims: key.sign({**claims, "aud": "anon"}),
+    "no audience": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "aud"}),
+    "wrong issuer": lambda key, claims: key.sign({**claims, "iss": "https://evil.example/auth/v1"}),
+    "expired": lambda key, claims: key.sign({**claims, "exp": claims["iat"] - 1}),
+    "no expiry": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "exp"}),
+    "issued in the future": lambda key, claims: key.sign({**claims, "iat": claims["iat"] + 300}),
+    "not valid yet": lambda key, claims: key.sign({**claims, "nbf": claims["iat"] + 300}),
+    "service role": lambda key, claims: key.sign({**claims, "role": "service_role"}),
+    "anonymous role": lambda key, claims: key.sign({**claims, "role": "anon"}),
+    "no role": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "role"}),
+    "no subject": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "sub"}),
+    "a subject that is no user id": lambda key, claims: key.sign({**claims, "sub": "me"}),
+    "alg none": lambda key, claims: unsigned(claims),
+    "public key as HMAC secret": hmac_signed_with_the_public_key,
+    "signed by a stranger": lambda key, claims: signed_by_a_stranger(claims, key.public_jwk["kid"]),
+    "unknown key id": lambda key, claims: signed_by_a_stranger(claims, "unknown"),
+    "truncated": lambda key, claims: key.sign(claims)[:-10],
+    "not a token": lambda key, claims: "token",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_token_that_is_not_exactly_right_is_refused(
+    api: Api, key: SigningKey, claims: dict[str, Any], forgery: str
+) -> None:
+    headers = {"authorization": f"Bearer {FORGERIES[forgery](key, claims)}"}
+    response = api.http.post("/chat", json=question("Let me in"), headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Basic dXNlcjpwYXNz", "Token x"])
+def test_no_token_is_refused(api: Api, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header}
+    assert api.http.get("/usage", headers=headers).status_code == 401
+
+
+def test_the_projects_own_keys_are_no_users(api: Api, stack: Stack) -> None:
+    for name in ("anon_key", "service_role_key"):
+        response = api.http.get("/usage", headers={"authorization": f"Bearer {stack.info[name]}"})
+        assert response.status_code == 401
+
+
+def test_who_is_calling_is_asked_before_what_is_said(api: Api) -> None:
+    assert api.http.post("/chat", content=b"{").status_code == 401
+
+
+def test_a_good_token_is_accepted(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
+    headers = {"authorization": f"bearer {key.sign(claims)}"}
+    assert api.http.get("/usage", headers=headers).status_code == 200
+
+
+# Other ways that projects sign, without the stack.
+
+
+def settings(url: str = "http://127.0.0.1:9", **more: str) -> SupabaseSettings:
+    """Of a project. Nothing listens on port 9."""
+    names = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "anon", "SUPABASE_SERVICE_ROLE_KEY": "service", **more}
+    return load(SupabaseSettings, names)
+
+
+def legacy(**claims: Any) -> dict[str, Any]:
+    now = int(time.time())
+    return {
+        "iss": "http://127.0.0.1:9/auth/v1",
+        "sub": "6f1c8f5e-7f0a-4f0e-9d0a-0c6b3f1f7c11",
+        "aud": "authenticated",
+        "role": "authenticated",
+        "iat": now,
+        "exp": now + 60,
+        **claims,
+    }
+
+
+async def test_a_project_with_a_secret_takes_hs256_and_nothing_else() -> None:
+    verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
+    user = await verifier.verify(jwt.encode(legacy(), SECRET, "HS256"))
+    assert user.id == legacy()["sub"]
+    elliptic, modular = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+    for token in (
+        jwt.encode(legacy(), SECRET + SECRET, "HS512"),
+        jwt.encode(legacy(), elliptic, "ES256"),
+        jwt.encode(legacy(), modular, "RS256"),
+        jwt.encode(legacy(aud="anon"), SECRET, "HS256"),
+        jwt.encode(legacy(), "another-secret-of-quite-enough-characters", "HS256"),
+    ):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+    """A project that publishes keys: its URL, its JWKS (may be changed), and the paths that were fetched."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    jwks: dict[str, Any] = {"keys": []}
+    fetched: list[str] = []
+
+    class Project(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            body = json.dumps(jwks).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Project)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", jwks, fetched
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_rs256_by_published_keys_which_are_fetched_once_and_not_for_every_made_up_key_id(
+    published: tuple[str, dict[str, Any], list[str]],
+) -> None:
+    url, jwks, fetched = published
+    private = rsa.generate_private_key(65537, 2048)
+    jwks["keys"] = [
+        {**jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "1", "use": "sig"}
+    ]
+    verifier = auth.Verifier(settings(url))
+    claims = legacy(iss=f"{url}/auth/v1")
+    token = jwt.encode(claims, private, "RS256", headers={"kid": "1"})
+    for _ in range(3):
+        assert (await verifier.verify(token)).id == claims["sub"]
+    for made_up in range(5):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(jwt.encode(claims, private, "RS256", headers={"kid": f"made-up-{made_up}"}))
+    assert fetched == ["/auth/v1/.well-known/jwks.json"]
+
+
+async def test_keys_that_cannot_be_fetched_are_our_failure_and_not_the_users() -> None:
+    verifier = auth.Verifier(settings())
+    private = ec.generate_private_key(ec.SECP256R1())
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await verifier.verify(jwt.encode(legacy(), private, "ES256", headers={"kid": "1"}))
+
+
+def test_a_user_shows_no_token() -> None:
+    assert "secret" not in repr(auth.User(id="1", token="secret"))
+
+
+def test_the_answer_to_a_stranger_says_nothing_of_why(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
+    messages = set()
+    for forgery in ("expired", "wrong issuer", "alg none"):
+        headers = {"authorization": f"Bearer {FORGERIES[forgery](key, claims)}"}
+        response: httpx.Response = api.http.get("/usage", headers=headers)
+        messages.add(response.json()["error"]["message"])
+    assert len(messages) == 1
