@@ -57,7 +57,7 @@ ERRORS: dict[int, tuple[str, str, str, str | None]] = {
     529: ("Overloaded", "overloaded_error", "server_error", "server_error"),
 }
 DELTAS = {"content_block_delta", "response.output_text.delta", "response.function_call_arguments.delta"}
-MAX_CALLS = 1000  # a whole test run fits, and memory stays bounded
+MAX_EXCHANGES = 1000  # a whole test run fits, and memory stays bounded
 MAX_DELTAS = 100_000  # of `long`: a mistyped number must not hang the stack
 FRENCH = re.compile(
     r"\b(?:aux?|ce|ces|combien|dans|de|des|du|elle|est|et|il|l|la|les?|où|par|pourquoi|qui?|quelle|une?)\b"
@@ -209,6 +209,17 @@ class Faults(dict[str, list[str]]):
 
     def number(self, name: str, otherwise: float = 0) -> float:
         return float(self[name][0]) if name in self else otherwise
+
+    def refuse(self, streams: bool, overloaded: int) -> None:
+        """Raises Refused where a fault says so: without a stream, an event that reports a failure is a refusal too."""
+        before = self.number("stall-before")
+        if "overloaded" in self or (not streams and self.keys() & {"error-event", "failed"}):
+            raise Refused(overloaded, after=before)
+        if "status" in self:
+            status, retry_after, *_ = [*self["status"], ""]
+            if not 400 <= int(status) < 600:
+                raise ValueError(f"{status} is no error status")
+            raise Refused(int(status), retry_after=retry_after, after=before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,15 +423,16 @@ def script(provider: Anthropic | OpenAI, message: Json, faults: Faults, streams:
     """The steps of an answer, with what its faults do to the pace and in the middle."""
     if streams:
         events = list(provider.events(message))
-        paced = {at: at for at, event in enumerate(events) if event["type"] in DELTAS}
-        middle = list(paced)[len(paced) // 2] if paced else len(events) // 2
+        deltas = [at for at, event in enumerate(events) if event["type"] in DELTAS]
+        middle = deltas[len(deltas) // 2] if deltas else len(events) // 2
         if faults.keys() & {"error-event", "failed"}:
             events[middle:] = [provider.broken(message, faults, middle)]
         frames = [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _dump(event)) for event in events]
     else:
-        body, paced, middle = _dump(message), {}, 1
+        body, deltas, middle = _dump(message), [], 1
         frames = [body[: len(body) // 2], body[len(body) // 2 :]]
     steps: list[Step] = [faults.number("stall-before")]
+    paced = set(deltas)
     for at, frame in enumerate(frames):
         if at in paced:
             steps.append(faults.number("slow", delay))
@@ -435,8 +447,8 @@ def script(provider: Anthropic | OpenAI, message: Json, faults: Faults, streams:
 
 
 @dataclass(slots=True)
-class Call:
-    """One request in the journal."""
+class Exchange:
+    """One request and what became of it: an entry of the journal."""
 
     provider: Anthropic | OpenAI
     path: str
@@ -466,12 +478,10 @@ class Call:
 class Playback(Response):
     """Plays the steps of a reply, stops when the client leaves, and notes in the journal how it ended."""
 
-    def __init__(
-        self, call: Call, steps: Sequence[Step], status: int = 200, media_type: str = "application/json"
-    ) -> None:
-        self.call, self.steps = call, steps
-        self.status_code, self.media_type = status, media_type
-        self.init_headers({call.provider.id_header: call.request_id})
+    def __init__(self, exchange: Exchange, steps: Sequence[Step], status: int = 200, media: str = "application/json"):
+        self.exchange, self.steps = exchange, steps
+        self.status_code, self.media_type = status, media
+        self.init_headers({exchange.provider.id_header: exchange.request_id})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as group:
@@ -482,7 +492,7 @@ class Playback(Response):
     async def _watch(self, receive: Receive, playing: anyio.CancelScope) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.call.aborted = not self.call.finished
+        self.exchange.aborted = not self.exchange.finished
         playing.cancel()
 
     async def _play(self, send: Send) -> None:
@@ -490,81 +500,78 @@ class Playback(Response):
         for step in self.steps:
             if step is None:
                 return  # a reply without its end: the server tears the connection down
-            if isinstance(step, float):
+            if not isinstance(step, bytes):
                 await asyncio.sleep(step)
                 continue
             if not started:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 started = True
             await send({"type": "http.response.body", "body": step, "more_body": True})
-        self.call.finished = True
+        self.exchange.finished = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _open(request: Request, generates: bool = False) -> Call:
+async def _open(request: Request, generates: bool = False) -> Exchange:
     """Journals a request and checks its key. Only generating costs money, so only it sees an exhausted balance."""
     path, headers = request.url.path, request.headers
     to_anthropic = path.startswith("/v1/messages") or "anthropic-version" in headers or "x-api-key" in headers
     provider = ANTHROPIC if to_anthropic else OPENAI
     key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer").strip()
-    call = request.state.call = Call(provider, path, key[-4:])
-    request.app.state.calls.append(call)
+    exchange = request.state.exchange = Exchange(provider, path, key[-4:])
+    request.app.state.exchanges.append(exchange)
     if not key or "invalid" in key:
         raise Refused(401, "" if key else "No API key was sent.")
     if generates and "exhausted" in key:
         raise Refused(*provider.exhausted)
     if request.method == "POST":
         try:
-            call.prompt = Prompt.read(json.loads(await request.body()))
+            exchange.prompt = Prompt.read(json.loads(await request.body()))
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise Refused(400, f"The request body cannot be read: {error!r}") from error
-    return call
+    return exchange
 
 
 async def list_models(request: Request) -> Playback:
-    call = await _open(request)
-    return Playback(call, [_dump(call.provider.listing(request.query_params))])
+    exchange = await _open(request)
+    return Playback(exchange, [_dump(exchange.provider.listing(request.query_params))])
 
 
 async def count_tokens(request: Request) -> Playback:
-    call = await _open(request)
-    return Playback(call, [_dump(call.provider.count(call.prompt))])
+    exchange = await _open(request)
+    return Playback(exchange, [_dump(exchange.provider.count(exchange.prompt))])
 
 
 async def generate(request: Request) -> Playback:
-    call = await _open(request, generates=True)
-    provider, prompt = call.provider, call.prompt
-    earlier = (past for past in request.app.state.calls if past is not call and past.path == call.path)
+    exchange = await _open(request, generates=True)
+    provider, prompt = exchange.provider, exchange.prompt
+    streams = bool(prompt.body.get("stream"))
+    earlier = (past for past in request.app.state.exchanges if past is not exchange and past.path == exchange.path)
     try:
         faults = Faults.read(prompt, first=all(past.prompt.question != prompt.question for past in earlier))
         message = provider.message(prompt, Reply.compose(prompt, faults))
-        before, streams = faults.number("stall-before"), bool(prompt.body.get("stream"))
-        if "overloaded" in faults or (not streams and faults.keys() & {"error-event", "failed"}):
-            raise Refused(provider.overloaded, after=before)
-        if "status" in faults:
-            status, retry_after, *_ = [*faults["status"], ""]
-            raise Refused(int(status), retry_after=retry_after, after=before)
+        faults.refuse(streams, provider.overloaded)
         steps = script(provider, message, faults, streams, request.app.state.delay)
     except (ValueError, IndexError) as error:
         raise Refused(400, f"This stand-in cannot follow its directive: {error}") from error
-    return Playback(call, steps, media_type="text/event-stream" if streams else "application/json")
+    return Playback(exchange, steps, media="text/event-stream" if streams else "application/json")
 
 
 async def refuse(request: Request, refused: Exception) -> Playback:
     assert isinstance(refused, Refused)  # Starlette types every handler for any exception
-    call: Call = request.state.call
-    reply = Playback(call, [refused.after, _dump(call.provider.error(refused, call.request_id))], refused.status)
+    exchange: Exchange = request.state.exchange
+    body = _dump(exchange.provider.error(refused, exchange.request_id))
+    reply = Playback(exchange, [refused.after, body], refused.status)
     if refused.retry_after:
         reply.headers["retry-after"] = refused.retry_after
     return reply
 
 
 async def journal(request: Request) -> Response:
-    calls: deque[Call] = request.app.state.calls
+    exchanges: deque[Exchange] = request.app.state.exchanges
     if request.method == "DELETE":
-        calls.clear()
+        exchanges.clear()
         return Response(status_code=204)
-    return Response(json.dumps([call.entry() for call in calls]), media_type="application/json")
+    return Response(json.dumps([exchange.entry() for exchange in exchanges]), media_type="application/json")
 
 
 def create_app(delay: float = 0.01) -> Starlette:
@@ -578,5 +585,5 @@ def create_app(delay: float = 0.01) -> Starlette:
         Route("/_requests", journal, methods=["GET", "DELETE"]),
     ]
     app = Starlette(routes=routes, exception_handlers={Refused: refuse})
-    app.state.calls, app.state.delay = deque(maxlen=MAX_CALLS), delay
+    app.state.exchanges, app.state.delay = deque(maxlen=MAX_EXCHANGES), delay
     return app

@@ -35,8 +35,10 @@ GPT_TOOL: Any = {"type": "function", "name": "search", "parameters": {"type": "o
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
     """The stand-in on a real server: what a torn connection looks like is decided by sockets."""
-    with socket.socket() as listener:
+    # Named as TCP, or asyncio leaves Nagle's algorithm on and every reply waits 40 ms for an acknowledgement.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # a request may come before the server is up
         config = uvicorn.Config(create_app(delay=0), lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -415,6 +417,20 @@ async def test_models_and_counts_are_exactly_of_the_sdks_types(
     assert strictly(InputTokenCountResponse, counted.content).input_tokens == 2
 
 
+async def test_a_line_separator_in_a_text_is_torn_by_iter_lines_and_by_nothing_else(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
+) -> None:
+    question = "one\u2028two\x85three"
+    assert said(await ask_claude(claude, question)) == said(await ask_gpt(gpt, question)) == answer(question)
+    create = gpt.responses.with_streaming_response.create
+    async with create(model=GPT, input=question, stream=True) as response:
+        lines = [line async for line in response.iter_lines() if line]
+    assert not all(line.startswith(("event: ", "data: ")) for line in lines)
+    async with create(model=GPT, input=question, stream=True) as response:
+        events = [event async for event in anthropic.AsyncStream.raw_events(response.http_response)]
+    assert all(json.loads(event.data)["type"] == event.event for event in events)
+
+
 # --- keys and refusals -----------------------------------------------------------------------------------------------
 
 
@@ -507,7 +523,9 @@ async def test_overload_has_each_providers_own_status(
     assert (rejected.value.status_code, rejected.value.code) == (503, "server_is_overloaded")
 
 
-@pytest.mark.parametrize("directive", ["[fault:dorp]", "[fault:stall]", "[fault:stall soon]", "[tool:search {]"])
+@pytest.mark.parametrize(
+    "directive", ["[fault:dorp]", "[fault:status 200]", "[fault:stall]", "[fault:stall soon]", "[tool:search {]"]
+)
 async def test_a_directive_that_cannot_be_followed_is_refused_not_ignored(
     gpt: openai.AsyncOpenAI, directive: str
 ) -> None:
