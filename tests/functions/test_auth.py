@@ -20,8 +20,8 @@ from functions.common.errors import Unauthenticated, Unavailable
 from functions.common.settings import SupabaseSettings, load
 from infra.local.auth import SigningKey, load_or_create_key
 from infra.local.stack import Stack
+from tests.api import Api, question
 from tests.conftest import Person
-from tests.functions.conftest import Api, question
 
 People = Callable[..., Person]
 SECRET = "a-legacy-project-secret-of-enough-characters"

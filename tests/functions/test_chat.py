@@ -10,8 +10,8 @@ import httpx
 import psycopg
 import pytest
 
+from tests.api import Api, Left, question
 from tests.conftest import Person
-from tests.functions.conftest import Api, Left, question
 
 People = Callable[..., Person]
 Look = Callable[[Person], Left]

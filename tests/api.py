@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from infra.local.stack import Stack
 from tests.conftest import Person
@@ -108,12 +109,16 @@ class Left:
 
 
 @pytest.fixture
-def left(stack_db: "psycopg.Connection[dict[str, Any]]") -> Callable[[Person], Left]:
+def left(stack: Stack) -> Callable[[Person], Left]:
     """What a person's queries left behind."""
 
     def look(person: Person) -> Left:
+        with psycopg.connect(stack.postgres.url(), row_factory=dict_row) as db:
+            return look_in(db, person)
+
+    def look_in(db: "psycopg.Connection[dict[str, Any]]", person: Person) -> Left:
         def all_of(query: str) -> list[dict[str, Any]]:
-            return stack_db.execute(query, (person.id,)).fetchall()
+            return db.execute(query, (person.id,)).fetchall()
 
         (state,) = all_of("select * from public.user_subscriptions where user_id = %s")
         return Left(

@@ -1,0 +1,66 @@
+"""The database goes away and comes back: nobody is served unmetered, nothing has to be restarted."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from infra.local.stack import Stack
+from tests.api import Api, Left, question
+from tests.conftest import Person
+
+REFUSED_WITHIN_S = 3
+
+
+@pytest.fixture
+def outage(stack: Stack) -> Iterator[Callable[[], None]]:
+    """Stops the database when called; it is back after the test, or when called again."""
+    down = False
+
+    def toggle() -> None:
+        nonlocal down
+        (stack.start_database if down else stack.stop_database)()
+        down = not down
+
+    yield toggle
+    if down:
+        toggle()
+
+
+def test_without_the_database_a_chat_is_refused_at_once_and_nothing_reaches_the_provider(
+    api: Api, person: Callable[..., Person], left: Callable[[Person], Left], outage: Callable[[], None],
+    eventually: Callable[..., None],
+) -> None:  # fmt: skip
+    user = person("basic")
+    text = f"Anybody there? {uuid.uuid4()}"
+    assert api.chat(user, question("Before")).status_code == 200
+    outage()
+    refused = api.http.post("/chat", json=question(text), headers=user.headers, timeout=REFUSED_WITHIN_S)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (503, "unavailable")
+    assert api.http.get("/usage", headers=user.headers, timeout=REFUSED_WITHIN_S).status_code == 503
+    assert api.asked(text) == []
+    outage()
+    eventually(lambda: api.chat(user, question("After")).status_code == 200)
+    after = left(user)
+    assert (after.holds, after.outcomes, after.quota_used) == (0, ["answered", "answered"], 2)
+
+
+def test_a_database_that_is_away_for_a_moment_when_the_answer_ends_still_settles_it(
+    api: Api, person: Callable[..., Person], left: Callable[[Person], Left], outage: Callable[[], None],
+    eventually: Callable[..., None],
+) -> None:  # fmt: skip
+    """The end of a turn is worth several attempts: the answer is kept and charged, once."""
+    user = person("basic")
+    with api.http.stream("POST", "/chat", json=question("Long [fault:stall 3]"), headers=user.headers) as response:
+        lines = response.iter_lines()
+        next(line for line in lines if "text-delta" in line)
+        outage()
+        outage()
+        rest = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    metadata: dict[str, Any] = rest[-1]["messageMetadata"]
+    assert metadata["persisted"] is True
+    after = left(user)
+    assert (after.holds, after.outcomes, after.quota_used, len(after.messages)) == (0, ["answered"], 1, 2)

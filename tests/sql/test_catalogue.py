@@ -1,0 +1,272 @@
+"""What holds for every table, column, view and function of schemas public and private, read from Postgres's catalogue:
+a new one that breaks a rule fails here before anybody has thought of testing it."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+Db = psycopg.Connection[dict[str, Any]]
+
+OURS = "('public'::regnamespace, 'private'::regnamespace)"
+
+# A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them.
+FUNCTIONS = """
+private.as_of                          immutable  invoker  authenticated service_role
+private.clock                          volatile   invoker  authenticated service_role
+private.conversation_key               immutable  invoker  nobody
+private.date_past_due                  volatile   invoker  nobody
+private.decide                         immutable  invoker  authenticated service_role
+private.end_query                      volatile   invoker  nobody
+private.find_conversation              stable     invoker  nobody
+private.give_back                      volatile   invoker  nobody
+private.keep_turn                      volatile   invoker  nobody
+private.key_provider                   stable     invoker  authenticated service_role
+private.lock_subscription              volatile   invoker  nobody
+private.next_credit_pack               stable     invoker  authenticated service_role
+private.period_at                      immutable  invoker  authenticated service_role
+private.start_subscription             volatile   definer  nobody
+private.take                           volatile   invoker  nobody
+private.time_ordered_id                volatile   invoker  nobody
+private.touch                          volatile   invoker  nobody
+public.admit_query                     volatile   definer  service_role
+public.can_user_query                  stable     invoker  authenticated service_role
+public.cleanup_expired_conversations   volatile   definer  service_role
+public.release_query                   volatile   definer  service_role
+public.release_stale_holds             volatile   definer  service_role
+public.reset_monthly_overages          volatile   definer  service_role
+public.settle_query                    volatile   definer  service_role
+public.track_query_usage               volatile   definer  service_role
+public.usage_summary                   stable     invoker  authenticated
+"""
+
+
+def values(db: Db, query: str) -> list[Any]:
+    """The first column of what a query finds."""
+    return [next(iter(row.values())) for row in db.execute(query.encode())]
+
+
+TABLES = f"select c.oid::regclass::text from pg_class c where c.relkind in ('r', 'p') and c.relnamespace in {OURS}"
+
+
+@pytest.fixture(autouse=True)
+def there_is_something_to_check(db: Db) -> None:
+    """Every test here looks for what breaks a rule: without tables it would find nothing."""
+    assert len(values(db, TABLES)) >= 7
+
+
+def test_functions_are_exactly_those_listed_with_their_rights(db: Db) -> None:
+    """Volatility, whose rights it runs with, which roles may execute it; a second signature is a second row."""
+    found = values(
+        db,
+        f"""
+        select format('%s  %s  %s  %s', rpad(p.pronamespace::regnamespace || '.' || p.proname, 37),
+                 rpad(case p.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end, 9),
+                 case when p.prosecdef then 'definer' else 'invoker' end,
+                 coalesce((select string_agg(role, ' ' order by role)
+                           from unnest('{{public,anon,authenticated,service_role}}'::text[]) role
+                           where has_function_privilege(role, p.oid, 'execute')), 'nobody'))
+        from pg_proc p where p.pronamespace in {OURS} order by 1
+        """,
+    )
+    assert found == FUNCTIONS.strip().splitlines()
+
+
+def test_every_function_has_an_empty_search_path(db: Db) -> None:
+    """No function can be made to use somebody else's table or operator of the same name."""
+    found = values(
+        db,
+        f"""
+        select p.oid::regprocedure::text from pg_proc p
+        where p.pronamespace in {OURS} and not coalesce(p.proconfig, '{{}}') @> array['search_path=""']
+        """,
+    )
+    assert found == []
+
+
+def test_everything_has_a_comment(db: Db) -> None:
+    """Schemas of ours, tables, views, each of their columns, functions."""
+    found = values(
+        db,
+        f"""
+        select c.oid::regclass::text from pg_class c
+        where c.relnamespace in {OURS} and c.relkind not in ('i', 'I', 't', 'c')
+          and coalesce(obj_description(c.oid, 'pg_class'), '') = ''
+        union all
+        select format('%s.%s', c.oid::regclass, a.attname) from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where c.relnamespace in {OURS} and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c')
+          and a.attnum > 0 and not a.attisdropped and coalesce(col_description(c.oid, a.attnum), '') = ''
+        union all
+        select p.oid::regprocedure::text from pg_proc p
+        where p.pronamespace in {OURS} and coalesce(obj_description(p.oid, 'pg_proc'), '') = ''
+        union all
+        select 'private' where coalesce(obj_description('private'::regnamespace, 'pg_namespace'), '') = ''
+        """,
+    )
+    assert found == []
+
+
+def test_everything_belongs_to_postgres(db: Db) -> None:
+    """A definer's function has its owner's rights, and a table's owner may change its policies."""
+    found = values(
+        db,
+        f"""
+        select c.oid::regclass::text from pg_class c
+        where c.relnamespace in {OURS} and c.relowner <> 'postgres'::regrole
+        union all
+        select p.oid::regprocedure::text from pg_proc p
+        where p.pronamespace in {OURS} and p.proowner <> 'postgres'::regrole
+        union all
+        select 'private' from pg_namespace n where n.nspname = 'private' and n.nspowner <> 'postgres'::regrole
+        """,
+    )
+    assert found == []
+
+
+def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
+    """Without a policy nobody could read the table; without force its owner would read all of it."""
+    found = values(
+        db,
+        f"""
+        {TABLES} and not (
+          c.relrowsecurity and c.relforcerowsecurity
+          and exists (select from pg_policy p where p.polrelid = c.oid))
+        """,
+    )
+    assert found == []
+
+
+def test_every_policy_names_its_roles(db: Db) -> None:
+    """A policy to public would be evaluated for every role there is or will be."""
+    found = values(
+        db,
+        """
+        select format('%s: %s', p.polrelid::regclass, p.polname) from pg_policy p
+        where not p.polroles <@ array['anon', 'authenticated']::regrole[]::oid[]
+        """,
+    )
+    assert found == []
+
+
+def test_every_policy_asks_for_the_user_once_a_query(db: Db) -> None:
+    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. What is everybody's is the plans alone."""
+    policies = db.execute(
+        """
+        select p.polrelid::regclass::text as table_name, p.polname,
+               concat(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) as expression
+        from pg_policy p
+        """
+    ).fetchall()
+    assert [
+        p["polname"] for p in policies if p["expression"].count("auth.") != p["expression"].count("SELECT auth.uid()")
+    ] == []
+    assert [p["table_name"] for p in policies if "auth.uid()" not in p["expression"]] == ["plans"]
+
+
+def test_every_view_has_the_rights_of_who_reads_it(db: Db) -> None:
+    """A view without security_invoker shows everybody what its owner may see. No other kind of relation can do that."""
+    found = values(
+        db,
+        f"""
+        select c.oid::regclass::text from pg_class c
+        where c.relnamespace in {OURS} and c.relkind in ('v', 'm', 'f')
+          and not (c.relkind = 'v' and coalesce(c.reloptions, '{{}}') @> '{{security_invoker=true}}')
+        """,
+    )
+    assert found == []
+
+
+def test_every_table_has_an_id_and_a_time_of_creation(db: Db) -> None:
+    """`id uuid primary key`, `created_at timestamptz not null`."""
+    found = values(
+        db,
+        f"""
+        {TABLES} and not (
+          exists (select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+                  where i.indrelid = c.oid and i.indisprimary and i.indnkeyatts = 1
+                    and a.attname = 'id' and a.atttypid = 'uuid'::regtype)
+          and exists (select from pg_attribute a
+                      where a.attrelid = c.oid and a.attname = 'created_at' and a.attnotnull
+                        and a.atttypid = 'timestamptz'::regtype))
+        """,
+    )
+    assert found == []
+
+
+def test_every_user_id_goes_with_its_user(db: Db) -> None:
+    """It is a foreign key to auth.users, on delete cascade, and never null."""
+    found = values(
+        db,
+        f"""
+        {TABLES} and exists (
+          select from pg_attribute a where a.attrelid = c.oid and a.attname = 'user_id' and not (
+            a.attnotnull and exists (
+              select from pg_constraint k where k.contype = 'f' and k.conrelid = c.oid
+                and k.conkey = array[a.attnum] and k.confrelid = 'auth.users'::regclass and k.confdeltype = 'c')))
+        """,
+    )
+    assert found == []
+
+
+def test_every_foreign_key_has_an_index(db: Db) -> None:
+    """One that starts with its columns, else deleting a parent reads the whole table. It may leave out nulls."""
+    found = values(
+        db,
+        f"""
+        select format('%s: %s', k.conrelid::regclass, k.conname) from pg_constraint k
+        where k.contype = 'f' and k.connamespace in {OURS} and not exists (
+          select from pg_index i
+          where i.indrelid = k.conrelid and i.indisvalid
+            and (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey
+            and (i.indpred is null or pg_get_expr(i.indpred, i.indrelid) = (
+              select format('(%I IS NOT NULL)', a.attname) from pg_attribute a
+              where a.attrelid = k.conrelid and a.attnum = k.conkey[1])))
+        """,
+    )
+    assert found == []
+
+
+def test_every_rule_has_a_name_that_says_it(db: Db) -> None:
+    """Checks and uniques are named for what they promise of their table, not `<table>_<column>_check`."""
+    names = db.execute(
+        f"""
+        select k.conname, k.conrelid::regclass::text as table_name from pg_constraint k
+        where k.contype in ('c', 'u', 'x') and k.connamespace in {OURS}
+        """.encode()
+    ).fetchall()
+    assert len(names) > 20
+    automatic = ("_check", "_key", "_excl")
+    assert [
+        n["conname"]
+        for n in names
+        if n["conname"].rstrip("0123456789").endswith(automatic) or not n["conname"].startswith(n["table_name"] + "_")
+    ] == []
+
+
+def test_money_is_exact(db: Db) -> None:
+    """Columns of money are numeric(14,6) in tables and numeric in views; nothing anywhere is a float."""
+    money = db.execute(
+        f"""
+        select format('%s.%s', c.oid::regclass, a.attname) as name, c.relkind::text as kind,
+               format_type(a.atttypid, a.atttypmod) as type
+        from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where c.relnamespace in {OURS} and c.relkind in ('r', 'p', 'v') and a.attnum > 0
+          and a.attname ~ '(_usd|cost|price|amount|charges?|overage_limit)(_|$)'
+        """.encode()
+    ).fetchall()
+    assert len(money) >= 10
+    assert [m for m in money if m["type"] != ("numeric" if m["kind"] == "v" else "numeric(14,6)")] == []
+
+    inexact = "array['float4', 'float8', 'money', '_float4', '_float8']::regtype[]::oid[]"
+    found = values(
+        db,
+        f"""
+        select format('%s.%s', c.oid::regclass, a.attname) from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where c.relnamespace in {OURS} and a.attnum > 0 and a.atttypid = any ({inexact})
+        union all
+        select p.oid::regprocedure::text from pg_proc p
+        where p.pronamespace in {OURS}
+          and coalesce(p.proallargtypes, p.proargtypes) || p.prorettype && {inexact}
+        """,
+    )
+    assert found == []

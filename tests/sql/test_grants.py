@@ -1,0 +1,115 @@
+"""Who may do what with which table and column: the whole matrix, and nothing beside it."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+Db = psycopg.Connection[dict[str, Any]]
+Connect = Any
+
+ROLES = ("anon", "authenticated", "service_role")
+
+# State is changed by functions, so nobody inserts, and a user updates three columns of their own conversations. Which
+# rows a role sees is another question: test_row_level_security.py.
+GRANTS = """
+schema private              anon           nothing
+schema private              authenticated  usage
+schema private              service_role   usage
+schema public               anon           usage
+schema public               authenticated  usage
+schema public               service_role   usage
+public.conversations        anon           nothing
+public.conversations        authenticated  select, delete, update(is_archived, is_pinned, title)
+public.conversations        service_role   select
+public.credit_packs         anon           nothing
+public.credit_packs         authenticated  select
+public.credit_packs         service_role   select
+public.daily_quota_usage    anon           nothing
+public.daily_quota_usage    authenticated  select
+public.daily_quota_usage    service_role   select
+public.messages             anon           nothing
+public.messages             authenticated  select
+public.messages             service_role   select
+public.plans                anon           select
+public.plans                authenticated  select
+public.plans                service_role   select
+public.query_holds          anon           nothing
+public.query_holds          authenticated  select
+public.query_holds          service_role   select
+public.usage_logs           anon           nothing
+public.usage_logs           authenticated  select
+public.usage_logs           service_role   select
+public.user_api_keys        anon           nothing
+public.user_api_keys        authenticated  select(KEYS)
+public.user_api_keys        service_role   select(KEYS)
+public.user_subscriptions   anon           nothing
+public.user_subscriptions   authenticated  select
+public.user_subscriptions   service_role   select
+"""
+KEYS = (
+    "created_at, encryption_key_id, hint, id, is_active, last_validated_at, provider, updated_at, user_id, "
+    "validation_error"
+)
+SECRET = ("encrypted_key", "encryption_iv", "encryption_tag")
+
+
+def test_grants_are_exactly_those_listed(db: Db) -> None:
+    """Every relation and column there is, every verb that Postgres knows, for the three roles of the API."""
+    verbs = ["select", "insert", "update", "delete", "truncate", "references", "trigger"]
+    verbs += ["maintain"] if db.info.server_version >= 170_000 else []
+    found = db.execute(
+        """
+        with relation as (
+          select c.oid, format('%%s.%%s', c.relnamespace::regnamespace, c.relname) as name from pg_class c
+          where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
+            and c.relkind not in ('i', 'I', 't')
+        ), granted as (
+          select r.name, role, verb, case
+            when has_table_privilege(role, r.oid, verb) then verb
+            when verb in ('select', 'insert', 'update', 'references') then (
+              select format('%%s(%%s)', verb, string_agg(a.attname, ', ' order by a.attname collate "C"))
+              from pg_attribute a
+              where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+                and has_column_privilege(role, r.oid, a.attnum, verb)
+              having count(*) > 0)
+            end as may
+          from relation r, unnest(%(roles)s::text[]) role, unnest(%(verbs)s::text[]) verb
+        ), schema_granted as (
+          select format('schema %%s', schema) as name, role, verb,
+                 case when has_schema_privilege(role, schema, verb) then verb end as may
+          from unnest('{public,private}'::text[]) schema, unnest(%(roles)s::text[]) role,
+               unnest('{usage,create}'::text[]) verb
+        )
+        select name, role,
+               coalesce(string_agg(may, ', ' order by may ~ '\\(', array_position(%(verbs)s, verb)), 'nothing') as may
+        from (table granted union all table schema_granted) every_one
+        group by name, role order by name like 'schema %%' desc, name collate "C", role
+        """,
+        {"roles": list(ROLES), "verbs": verbs},
+    ).fetchall()
+    lines = [f"{row['name']:<27} {row['role']:<14} {row['may']}" for row in found]
+    assert lines == GRANTS.replace("KEYS", KEYS).strip().splitlines()
+
+
+def test_nobody_but_postgres_reads_an_encrypted_key(db: Db) -> None:
+    """Of all roles of the database, whatever they are: only its owner, the superuser, and Postgres's own reader of all
+    data, which nobody of the API is a member of."""
+    readers = db.execute(
+        """
+        select r.rolname from pg_roles r
+        where exists (select from unnest(%s::text[]) secret
+                      where has_column_privilege(r.oid, 'public.user_api_keys', secret, 'select'))
+        order by r.rolname
+        """,
+        (list(SECRET),),
+    ).fetchall()
+    assert [row["rolname"] for row in readers] == ["pg_read_all_data", "postgres", "supabase_admin"]
+
+
+@pytest.mark.parametrize("column", [*SECRET, "*"])
+@pytest.mark.parametrize("role", ROLES)
+def test_asking_for_an_encrypted_key_is_refused(connect: Connect, role: str, column: str) -> None:
+    """Also where no row would be found, and hidden among other columns."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table user_api_keys"):
+        connect(role).execute(f"select {column} from public.user_api_keys")
