@@ -1,0 +1,63 @@
+"""The feed of a turn: every reader hears it from the start, and readers do not matter to it."""
+
+import asyncio
+
+import pytest
+
+from functions.chat.feed import Feed
+from functions.chat.wire import KEEP_ALIVE
+from functions.common.errors import ProviderError
+
+
+async def heard(feed: Feed, keep_alive_s: float = 60) -> bytes:
+    return b"".join([chunk async for chunk in feed.read(keep_alive_s)])
+
+
+async def test_readers_that_come_early_late_and_after_the_end_hear_the_same() -> None:
+    feed = Feed()
+    early = asyncio.create_task(heard(feed))
+    feed.write(b"a")
+    await asyncio.sleep(0)
+    late = asyncio.create_task(heard(feed))
+    feed.write(b"b")
+    feed.close({"message": "ab"})
+    assert [await early, await late, await heard(feed)] == [b"ab"] * 3
+    assert await feed.answer() == {"message": "ab"}
+
+
+async def test_a_feed_opens_with_its_first_word_or_raises_what_went_wrong() -> None:
+    opened, failed = Feed(), Feed()
+    opened.write(b"a")
+    await opened.opened()
+    failed.fail(ProviderError())
+    with pytest.raises(ProviderError):
+        await failed.opened()
+    with pytest.raises(ProviderError):
+        await failed.answer()
+
+
+async def test_a_failure_after_the_first_word_ends_the_stream_quietly() -> None:
+    feed = Feed()
+    feed.write(b"a")
+    feed.fail(ProviderError())
+    await feed.opened()
+    assert await heard(feed) == b"a"
+
+
+async def test_silence_is_filled_with_comments() -> None:
+    feed = Feed()
+    feed.write(b"a")
+    reader = feed.read(keep_alive_s=0.001)
+    assert [await anext(reader), await anext(reader), await anext(reader)] == [b"a", KEEP_ALIVE, KEEP_ALIVE]
+    feed.close({})
+
+
+async def test_a_reader_that_leaves_leaves_the_others_alone() -> None:
+    feed = Feed()
+    leaving = asyncio.create_task(heard(feed))
+    staying = asyncio.create_task(heard(feed))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    feed.write(b"a")
+    feed.close({})
+    assert await staying == b"a"

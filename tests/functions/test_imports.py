@@ -1,0 +1,34 @@
+"""What each function imports, measured in a fresh process: a cold start pays for all of it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from infra.local.postgres import ROOT
+
+# Function: what must not be imported before it is needed.
+HEAVY = {
+    "functions.chat.handler": {
+        "anthropic",
+        "openai",
+        "genai_prices",
+        "supabase",
+        "stripe",
+        "boto3",
+        "aiohttp",
+        "httpx2",
+    },
+    "functions.common.database": {"fastapi", "starlette"},
+    "functions.common.settings": {"fastapi", "starlette", "httpx", "jwt"},
+}
+
+
+@pytest.mark.parametrize("module", HEAVY)
+def test_a_module_imports_nothing_heavy_that_it_may_not_need(module: str) -> None:
+    code = f"import {module}, json, sys; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert HEAVY[module].isdisjoint(json.loads(done.stdout))

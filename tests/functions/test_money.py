@@ -1,0 +1,34 @@
+"""Money keeps its digits between SQL, Python and JSON."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from functions.common import money
+
+
+def test_text_under_names_that_end_in_usd_becomes_decimal_however_deep() -> None:
+    revived = money.revive({"cost_usd": "0.025000", "note": "1.5", "packs": [{"price_usd": "9.99", "limit_usd": None}]})
+    assert revived == {
+        "cost_usd": Decimal("0.025000"),
+        "note": "1.5",
+        "packs": [{"price_usd": Decimal("9.99"), "limit_usd": None}],
+    }
+
+
+@given(st.decimals(min_value=0, max_value=10**8, places=6))
+def test_a_decimal_is_written_as_a_json_number_with_exactly_its_digits(amount: Decimal) -> None:
+    assert json.loads(money.dumps({"amount": amount}), parse_float=Decimal, parse_int=Decimal)["amount"] == amount
+
+
+def test_trailing_zeros_and_exponents_are_not_written() -> None:
+    amounts = [Decimal("0.025000"), Decimal("10.000000"), Decimal(100), Decimal("1E+2"), Decimal("0E-6")]
+    assert money.dumps(amounts) == b"[0.025,10,100,100,0]"
+
+
+def test_what_is_not_json_is_refused() -> None:
+    with pytest.raises(TypeError):
+        money.dumps({"a": object()})

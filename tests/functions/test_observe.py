@@ -1,0 +1,46 @@
+"""Logs: fields by allow-list, an exception's type and place but never its text; metrics in the embedded format."""
+
+import json
+
+import pytest
+
+from functions.common.observe import Observer
+
+CANARY = "sk-canary"
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_only_allowed_fields_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    Observer("tested").info("query", request_id="1", api_key=CANARY, prompt=CANARY, tokens_input=3)
+    (line,) = lines(capsys)
+    assert {name: line[name] for name in ("message", "service", "request_id", "tokens_input", "level")} == {
+        "message": "query",
+        "service": "tested",
+        "request_id": "1",
+        "tokens_input": 3,
+        "level": "INFO",
+    }
+    assert CANARY not in json.dumps(line)
+
+
+def test_a_failure_tells_its_type_and_place_and_not_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    observer = Observer("failing")
+    try:
+        raise ValueError(CANARY)
+    except ValueError as error:
+        observer.failure("turn failed", error, request_id="1")
+    (line,) = lines(capsys)
+    assert (line["level"], line["error_type"], line["request_id"]) == ("ERROR", "ValueError", "1")
+    assert "test_observe.py:" in str(line["error_place"])
+    assert CANARY not in json.dumps(line)
+
+
+def test_metrics_are_written_at_once_in_cloudwatchs_format(capsys: pytest.CaptureFixture[str]) -> None:
+    Observer("measured").count(HoldsLeftToExpire=2)
+    (line,) = lines(capsys)
+    assert line["HoldsLeftToExpire"] == [2.0]
+    assert line["service"] == "measured"
+    assert line["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [{"Name": "HoldsLeftToExpire", "Unit": "Count"}]  # type: ignore[index]

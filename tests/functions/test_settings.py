@@ -1,0 +1,62 @@
+"""Settings: every missing or malformed variable is named, no value is ever shown."""
+
+import pytest
+
+from functions.chat.settings import ChatSettings
+from functions.common.settings import SettingsError, load
+
+CANARY = "canary-of-thirty-two-characters-or-more"
+GOOD = {
+    "SUPABASE_URL": "https://project.supabase.co/",
+    "SUPABASE_ANON_KEY": "anon",
+    "SUPABASE_SERVICE_ROLE_KEY": CANARY,
+    "ANTHROPIC_API_KEY": CANARY,
+    "OPENAI_API_KEY": CANARY,
+}
+
+
+def test_a_whole_environment_is_read_with_the_frontends_names_too() -> None:
+    settings = load(ChatSettings, {**GOOD, "UNRELATED": "x"})
+    assert settings.url == "https://project.supabase.co"
+    assert settings.openai_base_url is None
+    renamed = {"NEXT_PUBLIC_SUPABASE_URL": "http://127.0.0.1:54321", "NEXT_PUBLIC_SUPABASE_ANON_KEY": "anon"}
+    settings = load(
+        ChatSettings, {**{k: v for k, v in GOOD.items() if k not in ("SUPABASE_URL", "SUPABASE_ANON_KEY")}, **renamed}
+    )
+    assert (settings.url, settings.anon_key) == ("http://127.0.0.1:54321", "anon")
+
+
+def test_every_missing_variable_is_named_and_an_empty_one_is_missing() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(ChatSettings, {**dict.fromkeys(GOOD, ""), "SUPABASE_ANON_KEY": "anon"})
+    assert str(caught.value) == (
+        "SUPABASE_URL is missing. SUPABASE_SERVICE_ROLE_KEY is missing. "
+        "ANTHROPIC_API_KEY is missing. OPENAI_API_KEY is missing."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("SUPABASE_URL", "project.supabase.co", "SUPABASE_URL must start with https:// or http://."),
+        (
+            "SUPABASE_JWT_SECRET",
+            "short-canary",
+            "SUPABASE_JWT_SECRET must be at least 32 characters, as Supabase makes it.",
+        ),
+        ("OPENAI_BASE_URL", "canary", "OPENAI_BASE_URL must start with https:// or http://."),
+    ],
+)
+def test_a_malformed_variable_is_named_and_its_value_is_not_shown(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(ChatSettings, {**GOOD, name: value})
+    assert str(caught.value) == sentence
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_no_secret_is_in_what_settings_show() -> None:
+    settings = load(ChatSettings, {**GOOD, "SUPABASE_JWT_SECRET": CANARY})
+    assert settings.service_role_key.get_secret_value() == CANARY
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert CANARY not in shown

@@ -1,0 +1,91 @@
+"""The metering functions as tests call them."""
+
+import uuid
+from typing import Any
+
+import psycopg
+
+Db = psycopg.Connection[dict[str, Any]]
+USAGE = '{"tokens_input": 100, "tokens_output": 20, "cost_usd": "0.000123"}'
+
+
+def value(db: Db, query: str, *values: Any) -> Any:
+    """The one value of a query's one row."""
+    row = db.execute(query, values).fetchone()
+    assert row is not None
+    (only,) = row.values()
+    return only
+
+
+def admit(
+    db: Db, user_id: str, request_id: str | None = None, hold_id: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """admit_query, with the hold's id added to what it returns."""
+    hold_id = hold_id or str(uuid.uuid4())
+    given = {"p_user_id": user_id, "p_request_id": request_id or hold_id, "p_hold_id": hold_id, **more}
+    arguments = ", ".join(f"{name} => %s" for name in given)
+    admitted: dict[str, Any] = value(db, f"select public.admit_query({arguments})", *given.values())
+    return {**admitted, "hold_id": hold_id}
+
+
+def settle(
+    db: Db, hold_id: str, outcome: str = "answered", usage: str = USAGE, turn: str | None = None
+) -> dict[str, Any]:
+    """settle_query."""
+    settled: dict[str, Any] = value(db, "select public.settle_query(%s, %s, %s, %s)", hold_id, outcome, usage, turn)
+    return settled
+
+
+def release(db: Db, hold_id: str, outcome: str = "failed", usage: str = USAGE) -> dict[str, Any]:
+    """release_query."""
+    released: dict[str, Any] = value(db, "select public.release_query(%s, %s, %s)", hold_id, outcome, usage)
+    return released
+
+
+def at(db: Db, moment: str) -> None:
+    """Move this connection's clock."""
+    db.execute("select set_config('metering.now', %s, false)", (moment,))
+
+
+def counters(db: Db, user_id: str) -> dict[str, Any]:
+    """A user's subscription row."""
+    row = db.execute("select * from public.user_subscriptions where user_id = %s", (user_id,)).fetchone()
+    assert row is not None
+    return row
+
+
+def ledger(db: Db, user_id: str) -> list[dict[str, Any]]:
+    """A user's usage_logs rows, oldest first."""
+    return db.execute(
+        "select * from public.usage_logs where user_id = %s order by created_at, id", (user_id,)
+    ).fetchall()
+
+
+def holds(db: Db, user_id: str) -> int:
+    """How many queries of a user have not ended."""
+    count: int = value(db, "select count(*) from public.query_holds where user_id = %s", user_id)
+    return count
+
+
+def pack(db: Db, user_id: str, credits: int, expires_at: str | None = None, created_at: str = "2026-01-01Z") -> str:  # noqa: A002
+    """A paid pack. Returns its id."""
+    pack_id: str = value(
+        db,
+        "insert into public.credit_packs (user_id, credits_purchased, credits_remaining, price_paid, expires_at,"
+        " created_at) values (%s, %s, %s, 5, %s, %s) returning id::text",
+        user_id,
+        credits,
+        credits,
+        expires_at,
+        created_at,
+    )
+    return pack_id
+
+
+def key(db: Db, user_id: str, provider: str, *, active: bool = True) -> None:
+    """A stored key of the user's own."""
+    db.execute(
+        "insert into public.user_api_keys (user_id, provider, encrypted_key, encryption_iv, encryption_tag,"
+        " encryption_key_id, hint, is_active) values (%s, %s, '\\x00', %s, %s, '1', '…1234', %s)",
+        (user_id, provider, b"0" * 12, b"0" * 16, active),
+    )

@@ -1,0 +1,30 @@
+"""release_stale_holds: queries whose process died give their funding back."""
+
+from tests.conftest import new_user
+from tests.sql.metering import Db, admit, at, counters, holds, ledger, settle, value
+
+
+def test_only_holds_past_their_time_are_lost_and_give_back(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user, other = new_user(db, "basic"), new_user(db, "free")
+    lost = [admit(db, user, p_hold_seconds=60), admit(db, other, p_hold_seconds=60)]
+    running = admit(db, user, p_hold_seconds=61)
+    at(db, "2026-03-01T12:01Z")
+    assert value(db, "select public.release_stale_holds()") == 2
+    assert value(db, "select public.release_stale_holds()") == 0
+    assert (holds(db, user), counters(db, user)["quota_used"]) == (1, 1)
+    assert (holds(db, other), counters(db, other)["lifetime_used"]) == (0, 0)
+    assert [row["outcome"] for row in ledger(db, user) + ledger(db, other)] == ["lost", "lost"]
+    # What the lost process may still say is not charged; what runs on is.
+    assert settle(db, lost[0]["hold_id"])["outcome"] == "lost"
+    assert settle(db, running["hold_id"])["outcome"] == "answered"
+
+
+def test_a_call_releases_at_most_a_hundred(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user = new_user(db, "basic", daily_quota=200)
+    for _ in range(101):
+        admit(db, user, p_hold_seconds=1)
+        at(db, "2026-03-01T12:00Z")
+    at(db, "2026-03-01T12:01Z")
+    assert [value(db, "select public.release_stale_holds()") for _ in range(3)] == [100, 1, 0]

@@ -1,0 +1,176 @@
+"""settle_query and release_query: how a query ends, once."""
+
+import json
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import new_user
+from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, pack, release, settle, value
+
+
+def turn(chat_id: str, question_id: str, answer_id: str | None = None, **more: Any) -> str:
+    """p_turn as the chat makes it."""
+    return json.dumps(
+        {
+            "chat_id": chat_id,
+            "title": "A title",
+            "context": {"type": "bill", "id": "C-2", "data": {"stage": 2}},
+            "question": {"id": question_id, "content": f"Question {question_id}"},
+            "answer": {"id": answer_id or str(uuid.uuid4()), "content": "Answer"},
+            **more,
+        }
+    )
+
+
+def test_a_settled_query_is_one_row_of_the_ledger_however_often_it_is_settled(db: Db) -> None:
+    user = new_user(db, "basic")
+    query = admit(db, user, "question", p_provider="openai")
+    first = settle(db, query["hold_id"])
+    assert settle(db, query["hold_id"]) == first
+    assert release(db, query["hold_id"])["outcome"] == "answered"  # too late to take it back
+    (row,) = ledger(db, user)
+    assert (str(row["id"]), row["request_id"], row["funding"]) == (query["hold_id"], "question", "included")
+    assert (row["tokens_total"], str(row["cost_usd"]), row["provider"]) == (120, "0.000123", "openai")
+    assert (row["counted_against_quota"], row["was_overage"], row["used_byo_key"]) == (True, False, False)
+    assert (holds(db, user), counters(db, user)["quota_used"]) == (0, 1)
+
+
+def test_a_query_that_was_never_admitted_cannot_be_ended(db: Db) -> None:
+    for end in (settle, release):
+        with pytest.raises(psycopg.Error) as caught:
+            end(db, str(uuid.uuid4()))
+        assert caught.value.sqlstate == "NOHLD"
+
+
+def test_the_ends_have_their_own_functions(db: Db) -> None:
+    query = admit(db, new_user(db, "basic"))
+    for end, outcome in ((settle, "failed"), (settle, "lost"), (release, "answered"), (release, "stopped")):
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            end(db, query["hold_id"], outcome)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "lost"])
+def test_what_fails_gives_its_funding_back_to_where_it_came_from(db: Db, outcome: str) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user = new_user(db, "basic", stripe_subscription_id="sub_1", daily_quota=1)
+    bought = pack(db, user, 1)
+    before = counters(db, user)
+    queries = [admit(db, user) for _ in range(3)]
+    assert [query["funding"] for query in queries] == ["included", "credit", "overage"]
+    assert value(db, "select depleted_at is not null from public.credit_packs where id = %s", bought)
+    for query in queries:
+        assert release(db, query["hold_id"], outcome)["charged_usd"] == "0.000000"
+    after = counters(db, user)
+    for column in ("quota_used", "lifetime_used", "current_overage_amount"):
+        assert after[column] == before[column]
+    state = db.execute("select credits_remaining, credits_used, depleted_at from public.credit_packs").fetchone()
+    assert state == {"credits_remaining": 1, "credits_used": 0, "depleted_at": None}
+    assert [(row["outcome"], row["overage_charge"], row["counted_against_quota"]) for row in ledger(db, user)] == [
+        (outcome, 0, False)
+    ] * 3
+
+
+def test_what_fails_after_midnight_does_not_give_the_new_day_one_more(db: Db) -> None:
+    at(db, "2026-03-01T23:59Z")
+    user = new_user(db, "basic")
+    late = admit(db, user)
+    at(db, "2026-03-02T00:01Z")
+    admit(db, user)
+    release(db, late["hold_id"])
+    assert counters(db, user)["quota_used"] == 1
+
+
+def test_what_fails_in_the_next_period_does_not_lower_its_overage(db: Db) -> None:
+    at(db, "2026-03-31T23:59Z")
+    user = new_user(db, "usage_only", stripe_subscription_id="sub_1", overage_period_start="2026-03-01Z")
+    late = admit(db, user)
+    at(db, "2026-04-01T00:01Z")
+    admit(db, user)
+    release(db, late["hold_id"])
+    assert str(counters(db, user)["current_overage_amount"]) == "0.025000"
+
+
+def test_a_plan_that_changes_during_a_query_does_not_change_what_it_gives_back(db: Db) -> None:
+    user = new_user(db, "free")
+    query = admit(db, user)
+    db.execute("update public.user_subscriptions set tier = 'pro' where user_id = %s", (user,))
+    admit(db, user)
+    release(db, query["hold_id"])
+    assert (counters(db, user)["lifetime_used"], counters(db, user)["quota_used"]) == (0, 1)
+
+
+def test_an_own_key_is_logged_and_not_counted(db: Db) -> None:
+    user = new_user(db, "usage_only")
+    key(db, user, "anthropic")
+    settle(db, admit(db, user)["hold_id"])
+    (row,) = ledger(db, user)
+    assert (row["funding"], row["used_byo_key"], row["overage_charge"]) == ("byok", True, 0)
+    assert counters(db, user)["quota_used"] == 0
+
+
+def test_a_turn_is_kept_in_the_conversation_of_the_chats_id(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user = new_user(db, "basic")
+    chat_id, answer_id = str(uuid.uuid4()), str(uuid.uuid4())
+    settled = settle(db, admit(db, user)["hold_id"], turn=turn(chat_id, "q1", answer_id))
+    assert settled["persisted"] is True
+    conversation = db.execute("select * from public.conversations").fetchone()
+    assert conversation is not None
+    assert (str(conversation["id"]), conversation["external_id"]) == (chat_id, None)
+    assert (conversation["title"], conversation["message_count"], conversation["total_tokens"]) == ("A title", 2, 120)
+    assert (conversation["context_type"], conversation["context_id"]) == ("bill", "C-2")
+    assert conversation["expires_at"].isoformat() == "2026-03-31T12:00:00+00:00"
+    at(db, "2026-03-02T12:00Z")
+    settle(db, admit(db, user)["hold_id"], turn=turn(chat_id, "q2", title="Another"))
+    conversation = db.execute("select * from public.conversations").fetchone()
+    assert conversation is not None
+    assert (conversation["title"], conversation["message_count"], conversation["total_tokens"]) == ("A title", 4, 240)
+    assert conversation["expires_at"].isoformat() == "2026-04-01T12:00:00+00:00"
+    (first, second) = ledger(db, user)
+    assert (str(first["conversation_id"]), str(first["message_id"])) == (chat_id, answer_id)
+    assert second["message_id"] != first["message_id"]
+
+
+def test_the_next_admission_brings_the_newest_messages_in_order(db: Db) -> None:
+    user = new_user(db, "pro")
+    for number in range(3):
+        settle(db, admit(db, user)["hold_id"], turn=turn("talk", f"q{number}"))
+    history = admit(db, user, p_chat_id="talk", p_question_id="q3", p_history_messages=3)["history"]
+    assert [message["content"] for message in history] == ["Answer", "Question q2", "Answer"]
+    asked_again = admit(db, user, p_chat_id="talk", p_question_id="q1")["history"]
+    assert [message["content"] for message in asked_again] == ["Question q0", "Answer"]
+
+
+def test_a_question_asked_again_replaces_what_followed_it(db: Db) -> None:
+    user = new_user(db, "pro")
+    for question in ("q1", "q2", "q1"):
+        settle(db, admit(db, user)["hold_id"], turn=turn("talk", question))
+    rows = db.execute("select position, role, external_id from public.messages order by position").fetchall()
+    assert [(row["position"], row["role"], row["external_id"]) for row in rows] == [
+        (1, "user", "q1"),
+        (2, "assistant", None),
+    ]
+    assert [row["message_id"] is not None for row in ledger(db, user)] == [False, False, True]
+
+
+@pytest.mark.parametrize("tier", ["free", "usage_only"])
+def test_a_plan_without_history_keeps_nothing_even_if_asked_to(db: Db, tier: str) -> None:
+    user = new_user(db, tier, stripe_subscription_id="sub_1")
+    assert settle(db, admit(db, user)["hold_id"], turn=turn("talk", "q1"))["persisted"] is False
+    assert value(db, "select count(*) from public.conversations") == 0
+
+
+def test_a_uuid_that_somebody_else_used_first_is_charged_and_not_kept(db: Db) -> None:
+    chat_id = str(uuid.uuid4())
+    slow, fast = new_user(db, "basic"), new_user(db, "basic")
+    query = admit(db, slow, p_chat_id=chat_id)
+    settle(db, admit(db, fast, p_chat_id=chat_id)["hold_id"], turn=turn(chat_id, "q1"))
+    assert settle(db, query["hold_id"], turn=turn(chat_id, "q2"))["persisted"] is False
+    assert [row["outcome"] for row in ledger(db, slow)] == ["answered"]
+    assert value(db, "select count(*) from public.messages") == 2
+    with pytest.raises(psycopg.Error) as caught:
+        admit(db, slow, p_chat_id=chat_id)
+    assert caught.value.sqlstate == "NTFND"
