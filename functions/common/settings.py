@@ -1,9 +1,13 @@
 """Settings from the environment: a small frozen class a function, checked once at start.
 
+On AWS, SECRETS_ID names a Secrets Manager secret, a JSON object that fills the variables it names. What the environment
+itself says comes first.
+
 Every missing or malformed variable is named in one sentence; no value is ever printed. Secrets are `SecretStr`, whose
 repr and JSON show stars.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
@@ -54,8 +58,11 @@ def load(kind: type[S], environ: Mapping[str, str] = os.environ) -> S:
 
     Raises SettingsError naming every variable that is missing or malformed.
     """
+    known = {name: value for name, value in environ.items() if value}
+    if "SECRETS_ID" in known:
+        known = {**_secrets(known["SECRETS_ID"]), **known}
     try:
-        return kind.model_validate({name: value for name, value in environ.items() if value})
+        return kind.model_validate(known)
     except ValidationError as error:
         sentences = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
@@ -63,3 +70,21 @@ def load(kind: type[S], environ: Mapping[str, str] = os.environ) -> S:
             reason = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
             sentences.append(f"{name} {reason}.")
         raise SettingsError(" ".join(sentences)) from None
+
+
+def _secrets(secret_id: str) -> dict[str, str]:
+    """The entries of a Secrets Manager secret. Raises SettingsError, without a word of what is in it."""
+    # Lambda's Python runtime brings boto3; nobody else needs it.
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        secret = boto3.client("secretsmanager").get_secret_value(SecretId=secret_id)
+        entries = json.loads(secret["SecretString"])
+    except (BotoCoreError, ClientError) as error:
+        raise SettingsError(f"SECRETS_ID names a secret that cannot be read: {type(error).__name__}.") from None
+    except (KeyError, ValueError):
+        entries = None
+    if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
+        raise SettingsError("SECRETS_ID names a secret that is not a JSON object of texts.")
+    return {name: value for name, value in entries.items() if value}

@@ -1,5 +1,11 @@
 """Settings: every missing or malformed variable is named, no value is ever shown."""
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import moto
 import pytest
 
 from functions.chat.settings import ChatSettings
@@ -60,3 +66,32 @@ def test_no_secret_is_in_what_settings_show() -> None:
     assert settings.service_role_key.get_secret_value() == CANARY
     for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
         assert CANARY not in shown
+
+
+@pytest.fixture
+def secrets_manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """AWS Secrets Manager, as moto imitates it."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ca-central-1")
+    with moto.mock_aws():
+        yield boto3.client("secretsmanager")
+
+
+def test_on_aws_a_secret_fills_what_the_environment_does_not_say(secrets_manager: Any) -> None:
+    secret = {name: GOOD[name] for name in ("SUPABASE_SERVICE_ROLE_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
+    secrets_manager.create_secret(Name="chat", SecretString=json.dumps({**secret, "SUPABASE_ANON_KEY": "other"}))
+    environment = {name: value for name, value in GOOD.items() if name not in secret}
+    settings = load(ChatSettings, {**environment, "SECRETS_ID": "chat"})
+    assert settings.openai_api_key.get_secret_value() == CANARY
+    assert settings.anon_key == "anon"
+
+
+@pytest.mark.parametrize(
+    "content", [None, "not json " + CANARY, json.dumps([CANARY]), json.dumps({"A": {"B": CANARY}})]
+)
+def test_a_secret_that_cannot_be_used_is_named_and_not_shown(secrets_manager: Any, content: str | None) -> None:
+    if content is not None:
+        secrets_manager.create_secret(Name="chat", SecretString=content)
+    with pytest.raises(SettingsError, match="SECRETS_ID names a secret") as caught:
+        load(ChatSettings, {**GOOD, "SECRETS_ID": "chat"})
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
