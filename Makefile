@@ -21,6 +21,9 @@ reset: .venv/.ready
 test: $(LOCAL) $(CLIENTS) $(OSLS)
 	@python -m pytest -n 2
 
+prove: $(LOCAL) $(CLIENTS) ## what `make test` samples, in full size
+	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600
+
 check: .venv/.ready
 	@ruff format --check .
 	@ruff check .

@@ -1,0 +1,140 @@
+"""The database's client: what is tried again, what is not, what each failure becomes."""
+
+import json
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from postgrest.exceptions import APIError
+
+from functions.common import errors
+from functions.common.database import Database, translate
+from functions.common.settings import SupabaseSettings, load
+
+
+class Gateway:
+    """A Data API that answers from a script: (status, body), or None for a connection that is torn down."""
+
+    def __init__(self) -> None:
+        self.script: list[tuple[int, Any] | None] = []
+        self.asked: list[tuple[str, dict[str, str], Any]] = []
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                gateway.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                step = gateway.script.pop(0)
+                if step is None:
+                    self.close_connection = True
+                    return
+                status, answer = step
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    """A Data API with a script."""
+    gateway = Gateway()
+    thread = threading.Thread(target=gateway.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield gateway
+    gateway.server.shutdown()
+    thread.join()
+    gateway.server.server_close()
+
+
+def database(url: str) -> Database:
+    names = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "the-anon-key", "SUPABASE_SERVICE_ROLE_KEY": "the-service-key"}
+    return Database(load(SupabaseSettings, names))
+
+
+DOWN = (503, {"code": "PGRST001", "message": "no connection"})
+
+
+async def test_a_call_is_the_services_own_or_a_users_and_money_comes_back_exact(gateway: Gateway) -> None:
+    gateway.script = [(200, {"cost_usd": "0.100000"}), (200, True)]
+    db = database(gateway.url)
+    assert await db.call("settle_query", {"p_a": 1}) == {"cost_usd": Decimal("0.100000")}
+    assert await db.call("usage_summary", user_token="the-users-token") is True
+    await db.close()
+    (path, service, body), (_, user, _) = gateway.asked
+    assert (path, body) == ("/rest/v1/rpc/settle_query", {"p_a": 1})
+    assert (service["apikey"], service["authorization"]) == ("the-service-key", "Bearer the-service-key")
+    assert (user["apikey"], user["authorization"]) == ("the-anon-key", "Bearer the-users-token")
+
+
+async def test_what_is_safe_to_repeat_is_repeated(gateway: Gateway) -> None:
+    gateway.script = [DOWN, None, (200, "done")]
+    db = database(gateway.url)
+    assert await db.call("settle_query", repeatable=True) == "done"
+    await db.close()
+    assert len(gateway.asked) == 3
+
+
+@pytest.mark.parametrize("step", [DOWN, None])
+async def test_what_may_have_been_carried_out_is_not_repeated(gateway: Gateway, step: tuple[int, Any] | None) -> None:
+    gateway.script = [step]
+    db = database(gateway.url)
+    with pytest.raises(errors.Unavailable):
+        await db.call("track_query_usage")
+    await db.close()
+    assert len(gateway.asked) == 1
+
+
+async def test_an_error_that_the_database_spoke_is_not_repeated(gateway: Gateway) -> None:
+    gateway.script = [(400, {"code": "NTFND", "message": "There is no such conversation."})]
+    db = database(gateway.url)
+    with pytest.raises(errors.NotFound, match="no such conversation"):
+        await db.call("admit_query", repeatable=True)
+    await db.close()
+
+
+async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> None:
+    db = database("http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(errors.Unavailable):
+        await db.call("admit_query", repeatable=True, within=0.25)
+    await db.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("NTFND", errors.NotFound),
+        ("NOMDL", errors.ModelNotAvailable),
+        ("42501", errors.Forbidden),
+        ("PGRST301", errors.Unauthenticated),
+        ("PGRST303", errors.Unauthenticated),
+        ("PGRST000", errors.Unavailable),
+        ("PGRST003", errors.Unavailable),
+        ("08006", errors.Unavailable),
+        ("53300", errors.Unavailable),
+        ("57014", errors.Unavailable),
+        ("57P01", errors.Unavailable),
+        ("503", errors.Unavailable),
+        ("NOHLD", errors.Internal),
+        ("23505", errors.Internal),
+        ("P0001", errors.Internal),
+        ("PGRST202", errors.Internal),
+        (None, errors.Internal),
+    ],
+)
+def test_each_code_becomes_one_error(code: str | None, kind: type[errors.AppError]) -> None:
+    failure = translate(APIError({"code": code, "message": "canary: what the database says to us"}))
+    assert type(failure) is kind
+    shown = "canary" in failure.sentence
+    assert shown is (code in ("NTFND", "NOMDL"))
