@@ -242,11 +242,12 @@ begin
   end if;
 
   -- A cancelled plan runs to the end of its period; a failed invoice leaves seven days of what is already paid.
-  if not (
+  -- `is not true`: a period that is not known (null) refuses.
+  if (
     p_subscription.status = 'active'
     or p_subscription.status = 'canceled' and p_subscription.current_period_end > p_at
     or p_subscription.status = 'past_due' and p_subscription.past_due_since + interval '7 days' > p_at
-  ) then
+  ) is not true then
     reason := 'Subscription not active: ' || p_subscription.status;
     requires_payment := true;
     return;

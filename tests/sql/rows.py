@@ -1,0 +1,61 @@
+"""A user with at least one row in every table that has users' rows."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from tests.conftest import new_user
+
+
+@dataclass(frozen=True, slots=True)
+class Somebody:
+    """Who they are and what is theirs."""
+
+    id: str
+    conversation_id: str
+    credit_pack_id: str
+
+
+def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
+    """Signs up, buys credits, brings a key, has asked a question that is kept and asks another now."""
+    user_id = new_user(db, "pro")
+    pack_id, conversation_id, message_id = (str(uuid.uuid4()) for _ in range(3))
+    db.execute(
+        "insert into public.credit_packs (id, user_id, credits_purchased, credits_remaining, credits_used, price_paid) "
+        "values (%s, %s, 7, 5, 2, 1)",
+        (pack_id, user_id),
+    )
+    db.execute(
+        "insert into public.user_api_keys "
+        "(user_id, provider, encrypted_key, encryption_iv, encryption_tag, encryption_key_id, hint) "
+        "values (%s, 'openai', %s, %s, %s, 'k1', '…1234')",
+        (user_id, b"ciphertext", bytes(12), bytes(16)),
+    )
+    db.execute(
+        "insert into public.conversations (id, user_id, title, message_count, expires_at) "
+        "values (%s, %s, 'Hansard', 2, now() + interval '90 days')",
+        (conversation_id, user_id),
+    )
+    db.execute(
+        "insert into public.messages (id, conversation_id, position, role, content) "
+        "values (gen_random_uuid(), %(conversation)s, 1, 'user', 'Who?'), "
+        "(%(id)s, %(conversation)s, 2, 'assistant', 'She.')",
+        {"conversation": conversation_id, "id": message_id},
+    )
+    db.execute(
+        "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome, "
+        "query_date, query_timestamp, period_start, credit_pack_id, tokens_output, provider, model) "
+        "values (gen_random_uuid(), %s, 'first', %s, %s, 'pro', 'credit', 'answered', "
+        "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 7, 'openai', 'm')",
+        (user_id, conversation_id, message_id, pack_id),
+    )
+    db.execute(
+        "insert into public.query_holds (id, user_id, request_id, tier, funding, query_date, credit_pack_id, "
+        "period_start, provider, model, expires_at) values (gen_random_uuid(), %s, 'second', 'pro', 'credit', "
+        "(now() at time zone 'UTC')::date, %s, date_trunc('month', now(), 'UTC'), 'openai', 'm', "
+        "now() + interval '5 minutes')",
+        (user_id, pack_id),
+    )
+    return Somebody(user_id, conversation_id, pack_id)
