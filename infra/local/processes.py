@@ -1,5 +1,11 @@
-"""Child processes that never outlive the launcher. See reaper.py for how."""
+"""Child processes that never outlive the launcher. See reaper.py for how.
 
+Where the reaper is killed too, the next launcher ends what is left: every child holds a lock, from before it becomes
+what it is to be until its end, on the byte of its own process id in a file that lists them. The kernel says by it that
+the process of that number is still that child.
+"""
+
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from infra.local.reaper import end
+
 REAPER = Path(__file__).with_name("reaper.py")
 READY_S = 60.0
 STOP_S = 10.0
@@ -17,6 +25,20 @@ STOP_S = 10.0
 
 class StackError(Exception):
     """One sentence on what is missing or in the way, and what to do."""
+
+
+def end_leftovers(logs: Path) -> frozenset[int]:
+    """End the children of launchers before this one. Returns the process ids that were theirs."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / "processes").open("a+b") as listed:
+        listed.seek(0)
+        pids = [int(line) for line in listed]
+        for pid in reversed(pids):
+            try:
+                fcntl.lockf(listed, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, pid)
+            except (BlockingIOError, PermissionError):
+                end(pid)
+    return frozenset(pids)
 
 
 class Child:
@@ -49,6 +71,8 @@ class Processes:
     def __init__(self, logs: Path, lock_fd: int) -> None:
         self._logs = logs
         self._children: list[Child] = []
+        self.before = end_leftovers(logs)
+        self._list = os.open(logs / "processes", os.O_WRONLY | os.O_APPEND)
         read_end, self._pipe = os.pipe()
         self._reaper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(REAPER)], stdin=read_end, start_new_session=True, pass_fds=[lock_fd]
@@ -73,6 +97,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=self._register,
+                pass_fds=[self._list],
             )
         child = Child(name, process, log)
         self._children.append(child)
@@ -98,19 +123,23 @@ class Processes:
         self._forget(child)
 
     def stop(self) -> None:
-        """Stop everything, last started first."""
+        """Stop everything, last started first. The reaper stops a child whose start was interrupted."""
         while self._children:
             self.stop_one(self._children[-1])
-        os.write(self._pipe, b"done\n")
         os.close(self._pipe)
         self._reaper.wait()
+        os.ftruncate(self._list, 0)
+        os.close(self._list)
 
     def ended(self) -> Child | None:
         """A process that ended though nobody stopped it."""
         return next((child for child in self._children if child.process.poll() is not None), None)
 
     def _register(self) -> None:
-        os.write(self._pipe, b"%d\n" % os.getpid())
+        pid = os.getpid()
+        fcntl.lockf(self._list, fcntl.LOCK_EX, 1, pid)
+        os.write(self._list, b"%d\n" % pid)
+        os.write(self._pipe, b"%d\n" % pid)
 
     def _forget(self, child: Child) -> None:
         self._children.remove(child)

