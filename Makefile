@@ -13,7 +13,7 @@ OSLS    := infra/package/node_modules/.ready
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
-	@exec python -m infra.local run
+	@MAKE_PID=$$PPID exec python -m infra.local run
 
 reset: .venv/.ready
 	@python -m infra.local reset

@@ -320,6 +320,10 @@ CREATE TABLE public.query_holds (
     credit_pack_id uuid,
     overage_charge numeric(14,6) DEFAULT 0 NOT NULL,
     period_start timestamp with time zone NOT NULL,
+    quota_used integer NOT NULL,
+    quota_limit integer NOT NULL,
+    overage_used numeric(14,6) NOT NULL,
+    overage_limit numeric(14,6),
     provider text NOT NULL,
     model text NOT NULL,
     expires_at timestamp with time zone NOT NULL,
@@ -354,6 +358,14 @@ COMMENT ON COLUMN public.query_holds.overage_charge IS 'US dollars held against 
 
 COMMENT ON COLUMN public.query_holds.period_start IS 'The overage period of admission.';
 
+COMMENT ON COLUMN public.query_holds.quota_used IS 'Included queries used just before this one, of the day or ever.';
+
+COMMENT ON COLUMN public.query_holds.quota_limit IS 'Included queries that the plan had then, a day or ever.';
+
+COMMENT ON COLUMN public.query_holds.overage_used IS 'US dollars of overage in the period just before this query.';
+
+COMMENT ON COLUMN public.query_holds.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
+
 COMMENT ON COLUMN public.query_holds.provider IS 'Who is to answer.';
 
 COMMENT ON COLUMN public.query_holds.model IS 'The model that is to answer.';
@@ -374,6 +386,10 @@ CREATE TABLE public.usage_logs (
     query_timestamp timestamp with time zone NOT NULL,
     period_start timestamp with time zone NOT NULL,
     credit_pack_id uuid,
+    quota_used integer NOT NULL,
+    quota_limit integer NOT NULL,
+    overage_used numeric(14,6) NOT NULL,
+    overage_limit numeric(14,6),
     tokens_input integer DEFAULT 0 NOT NULL,
     tokens_output integer DEFAULT 0 NOT NULL,
     tokens_total integer GENERATED ALWAYS AS ((tokens_input + tokens_output)) STORED NOT NULL,
@@ -427,6 +443,14 @@ COMMENT ON COLUMN public.usage_logs.period_start IS 'The overage period of admis
 
 COMMENT ON COLUMN public.usage_logs.credit_pack_id IS 'The pack that paid, or got its credit back.';
 
+COMMENT ON COLUMN public.usage_logs.quota_used IS 'Included queries used just before this one was admitted, of the day or ever.';
+
+COMMENT ON COLUMN public.usage_logs.quota_limit IS 'Included queries that the plan had then, a day or ever.';
+
+COMMENT ON COLUMN public.usage_logs.overage_used IS 'US dollars of overage in the period just before this query was admitted.';
+
+COMMENT ON COLUMN public.usage_logs.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
+
 COMMENT ON COLUMN public.usage_logs.tokens_input IS 'Tokens the model read, cached ones included.';
 
 COMMENT ON COLUMN public.usage_logs.tokens_output IS 'Tokens the model wrote.';
@@ -460,11 +484,12 @@ declare
 begin
   insert into public.usage_logs (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, tokens_input, tokens_output, cache_read_tokens,
+    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input, tokens_output, cache_read_tokens,
     cache_write_tokens, cost_usd, provider, model, overage_charge)
   values (
     p_hold.id, private.clock(), p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
     p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
+    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
@@ -646,6 +671,85 @@ $$;
 
 COMMENT ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) IS 'The monthly period that holds a time, counted from an anchor; without one, the calendar month, UTC.';
 
+CREATE FUNCTION private.reason_of(p_funding text, p_tier text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select case p_funding
+    when 'byok' then 'Unlimited (BYOK)'
+    when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
+    when 'credit' then 'Credits available'
+    when 'overage' then 'Overage allowed'
+  end
+$$;
+
+COMMENT ON FUNCTION private.reason_of(p_funding text, p_tier text) IS 'The reason that admission gave for a funding, in its own words.';
+
+CREATE TABLE public.query_refusals (
+    id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    user_id uuid NOT NULL,
+    request_id text NOT NULL,
+    reason text NOT NULL,
+    requires_payment boolean NOT NULL,
+    resets_at timestamp with time zone,
+    tier text NOT NULL,
+    quota_used integer NOT NULL,
+    quota_limit integer NOT NULL,
+    overage_used numeric(14,6) NOT NULL,
+    overage_limit numeric(14,6),
+    CONSTRAINT query_refusals_request_id_is_bounded CHECK (((char_length(request_id) >= 1) AND (char_length(request_id) <= 200)))
+);
+
+ALTER TABLE ONLY public.query_refusals FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.query_refusals IS 'Queries that were refused, the newest fifty of each user: why, and from which state. Nothing was taken for them.';
+
+COMMENT ON COLUMN public.query_refusals.id IS 'Identifies the attempt.';
+
+COMMENT ON COLUMN public.query_refusals.created_at IS 'When it was last refused.';
+
+COMMENT ON COLUMN public.query_refusals.user_id IS 'Who asked.';
+
+COMMENT ON COLUMN public.query_refusals.request_id IS 'The idempotency key of the request.';
+
+COMMENT ON COLUMN public.query_refusals.reason IS 'Why, in the words of can_user_query.';
+
+COMMENT ON COLUMN public.query_refusals.requires_payment IS 'Whether paying would have helped.';
+
+COMMENT ON COLUMN public.query_refusals.resets_at IS 'When it would be admitted without anyone''s doing; null: never.';
+
+COMMENT ON COLUMN public.query_refusals.tier IS 'The user''s tier then.';
+
+COMMENT ON COLUMN public.query_refusals.quota_used IS 'Included queries used then, of the day or ever.';
+
+COMMENT ON COLUMN public.query_refusals.quota_limit IS 'Included queries that the plan had then, a day or ever.';
+
+COMMENT ON COLUMN public.query_refusals.overage_used IS 'US dollars of overage in the period then.';
+
+COMMENT ON COLUMN public.query_refusals.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
+
+CREATE FUNCTION private.record_refusal(p_refusal public.query_refusals) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  -- Nobody waits for the disk to hear no. What a crash could forget here is only the record.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into public.query_refusals values (p_refusal.*)
+  on conflict (user_id, request_id) do update set
+    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
+    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
+    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit;
+  delete from public.query_refusals r
+  where r.id in (
+    select oldest.id from public.query_refusals oldest where oldest.user_id = p_refusal.user_id
+    order by oldest.created_at desc, oldest.id offset 50);
+end
+$$;
+
+COMMENT ON FUNCTION private.record_refusal(p_refusal public.query_refusals) IS 'Records why a query was refused, the newest fifty of a user. The user''s subscription row is locked.';
+
 CREATE FUNCTION private.start_subscription() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -670,6 +774,9 @@ declare
   v_pack_id uuid;
   v_funding text;
   v_lost public.query_holds;
+  v_quota_used integer;
+  v_quota_limit integer;
+  v_overage_limit numeric;
 begin
   v_subscription := private.lock_subscription(p_user_id);
   v_at := private.clock();
@@ -715,12 +822,27 @@ begin
       v_subscription := private.as_of(v_subscription, v_at);
     end if;
 
+    if plan.lifetime_quota is not null then
+      v_quota_used := v_subscription.lifetime_used;
+      v_quota_limit := coalesce(v_subscription.lifetime_quota, plan.lifetime_quota);
+    else
+      v_quota_used := v_subscription.quota_used;
+      v_quota_limit := coalesce(v_subscription.daily_quota, plan.daily_quota);
+    end if;
+    if plan.overage_price_usd is not null then
+      v_overage_limit := coalesce(v_subscription.overage_limit, plan.overage_limit_usd);
+    end if;
     v_pack_id := private.next_credit_pack(p_user_id, v_at);
     select d.funding, d.reason, d.requires_payment, d.resets_at
     into v_funding, reason, requires_payment, resets_at
     from private.decide(v_subscription, plan, v_key_provider is not null, v_pack_id is not null, v_at) d;
     if v_funding is null then
       decision := 'refused';
+      if v_subscription.id is not null then
+        perform private.record_refusal(row(
+          p_hold_id, v_at, p_user_id, p_request_id, reason, requires_payment, resets_at, plan.tier, v_quota_used,
+          v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
+      end if;
       return;
     end if;
 
@@ -729,7 +851,8 @@ begin
       p_hold_id, v_at, p_user_id, p_request_id, plan.tier, v_funding, v_subscription.quota_date,
       case when v_funding = 'credit' then v_pack_id end,
       case when v_funding = 'overage' then plan.overage_price_usd else 0 end,
-      v_subscription.overage_period_start, v_provider, coalesce(p_model, plan.models -> v_provider ->> 0),
+      v_subscription.overage_period_start, v_quota_used, v_quota_limit, v_subscription.current_overage_amount,
+      v_overage_limit, v_provider, coalesce(p_model, plan.models -> v_provider ->> 0),
       v_at + p_hold_seconds * interval '1 second');
     if not p_any_model and not plan.models -> hold.provider ? hold.model then
       raise exception using errcode = 'NOMDL', message = format(
@@ -907,6 +1030,108 @@ end
 $$;
 
 COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, at most 1,000 a call; returns how many. Pinned ones stay while the plan keeps history. Call it until 0.';
+
+CREATE FUNCTION public.explain_query(p_request_id text) RETURNS TABLE(query_id uuid, user_id uuid, request_id text, decided_at timestamp with time zone, decision text, reason text, funding text, tier text, quota_used integer, quota_limit integer, overage_used numeric, overage_limit numeric, credit_pack_id uuid, outcome text, charged_usd numeric, cost_usd numeric, tokens_total integer, provider text, model text)
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select u.id, u.user_id, u.request_id, u.query_timestamp, 'admitted', private.reason_of(u.funding, u.tier), u.funding,
+         u.tier, u.quota_used, u.quota_limit, u.overage_used, u.overage_limit, u.credit_pack_id, u.outcome,
+         u.overage_charge, u.cost_usd, u.tokens_total, u.provider, u.model
+  from public.usage_logs u where u.request_id = p_request_id
+  union all
+  select h.id, h.user_id, h.request_id, h.created_at, 'admitted', private.reason_of(h.funding, h.tier), h.funding,
+         h.tier, h.quota_used, h.quota_limit, h.overage_used, h.overage_limit, h.credit_pack_id, null,
+         null, null, null, h.provider, h.model
+  from public.query_holds h where h.request_id = p_request_id
+  union all
+  select r.id, r.user_id, r.request_id, r.created_at, 'refused', r.reason, null,
+         r.tier, r.quota_used, r.quota_limit, r.overage_used, r.overage_limit, null, null,
+         null, null, null, null, null
+  from public.query_refusals r where r.request_id = p_request_id
+  order by 4
+$$;
+
+COMMENT ON FUNCTION public.explain_query(p_request_id text) IS 'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while it runs. A signed-in user is shown their own.';
+
+CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, subject text, expected text, found text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  with
+  -- Every query that holds or has taken its funding.
+  taken as (
+    select u.user_id, u.funding, u.tier, u.query_date, u.period_start, u.credit_pack_id, u.overage_charge,
+           u.quota_limit, u.overage_limit
+    from public.usage_logs u where u.outcome in ('answered', 'stopped')
+    union all
+    select h.user_id, h.funding, h.tier, h.query_date, h.period_start, h.credit_pack_id, h.overage_charge,
+           h.quota_limit, h.overage_limit
+    from public.query_holds h
+  ),
+  included as (
+    select t.user_id, p.lifetime_quota is not null as for_life, case when p.lifetime_quota is null then t.query_date end as day,
+           count(*) as used, max(t.quota_limit) as quota
+    from taken t join public.plans p on p.tier = t.tier
+    where t.funding = 'included' group by 1, 2, 3
+  ),
+  overage as (
+    select t.user_id, t.period_start, sum(t.overage_charge) as used, max(t.overage_limit) as allowed
+    from taken t where t.funding = 'overage' group by 1, 2
+  ),
+  credits as (
+    select t.credit_pack_id, count(*) as used from taken t where t.credit_pack_id is not null group by 1
+  )
+  -- Limits are those in force when each query was admitted: a downgrade takes nothing back.
+  select 'I1', i.user_id, coalesce(i.day::text, 'for life'), '<= ' || i.quota, i.used::text
+  from included i where i.used > i.quota
+  union all
+  select 'I2', o.user_id, o.period_start::text, '<= ' || o.allowed, o.used::text
+  from overage o where o.used > o.allowed
+  union all
+  select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
+         c.credits_used || ' used, ' || c.credits_remaining || ' left, ' || c.credits_revoked || ' revoked'
+  from public.credit_packs c left join credits t on t.credit_pack_id = c.id
+  where c.credits_used <> coalesce(t.used, 0)
+     or c.credits_remaining + c.credits_used + c.credits_revoked <> c.credits_purchased
+  union all
+  select 'I4', s.user_id, 'quota_used of ' || s.quota_date, coalesce(i.used, 0)::text, s.quota_used::text
+  from public.user_subscriptions s
+  left join included i on i.user_id = s.user_id and not i.for_life and i.day = s.quota_date
+  where s.quota_used <> coalesce(i.used, 0)
+  union all
+  select 'I4', s.user_id, 'lifetime_used', coalesce(i.used, 0)::text, s.lifetime_used::text
+  from public.user_subscriptions s
+  left join included i on i.user_id = s.user_id and i.for_life
+  where s.lifetime_used <> coalesce(i.used, 0)
+  union all
+  select 'I4', s.user_id, 'current_overage_amount of ' || s.overage_period_start, coalesce(o.used, 0)::text,
+         s.current_overage_amount::text
+  from public.user_subscriptions s
+  left join overage o on o.user_id = s.user_id and o.period_start = s.overage_period_start
+  where s.current_overage_amount <> coalesce(o.used, 0)
+  union all
+  select 'I4', c.user_id, 'message_count of ' || c.id, count(m.id)::text, c.message_count::text
+  from public.conversations c left join public.messages m on m.conversation_id = c.id
+  group by c.id having count(m.id) <> c.message_count
+  union all
+  select 'I5', h.user_id, h.id::text, 'ended by ' || h.expires_at, 'held'
+  from public.query_holds h where h.expires_at < private.clock() - interval '1 hour'
+  union all
+  select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
+  from public.query_holds h join public.usage_logs u on u.id = h.id
+  union all
+  select 'I6', u.user_id, u.request_id, '1', count(*)::text
+  from public.usage_logs u where u.outcome in ('answered', 'stopped')
+  group by u.user_id, u.request_id having count(*) > 1
+  union all
+  select 'I6', h.user_id, h.request_id, 'charged or held', 'charged and held'
+  from public.query_holds h
+  join public.usage_logs u on u.user_id = h.user_id and u.request_id = h.request_id
+                          and u.outcome in ('answered', 'stopped')
+$$;
+
+COMMENT ON FUNCTION public.reconcile() IS 'Rows that break an invariant of metering: which, whose, where, what the ledger says and what was found. None is right.';
 
 CREATE FUNCTION public.release_query(p_hold_id uuid, p_outcome text DEFAULT 'failed'::text, p_usage jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1441,6 +1666,12 @@ ALTER TABLE ONLY public.query_holds
 ALTER TABLE ONLY public.query_holds
     ADD CONSTRAINT query_holds_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.query_refusals
+    ADD CONSTRAINT query_refusals_one_a_request UNIQUE (user_id, request_id);
+
+ALTER TABLE ONLY public.query_refusals
+    ADD CONSTRAINT query_refusals_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.usage_logs
     ADD CONSTRAINT usage_logs_pkey PRIMARY KEY (id);
 
@@ -1471,6 +1702,8 @@ CREATE INDEX credit_packs_spending_order_idx ON public.credit_packs USING btree 
 CREATE INDEX query_holds_credit_pack_id_idx ON public.query_holds USING btree (credit_pack_id);
 
 CREATE INDEX query_holds_expires_at_idx ON public.query_holds USING btree (expires_at);
+
+CREATE INDEX query_refusals_newest_first_idx ON public.query_refusals USING btree (user_id, created_at DESC);
 
 CREATE UNIQUE INDEX usage_logs_a_request_is_charged_once ON public.usage_logs USING btree (user_id, request_id) WHERE (outcome = ANY (ARRAY['answered'::text, 'stopped'::text]));
 
@@ -1506,6 +1739,9 @@ ALTER TABLE ONLY public.query_holds
 
 ALTER TABLE ONLY public.query_holds
     ADD CONSTRAINT query_holds_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.query_refusals
+    ADD CONSTRAINT query_refusals_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.usage_logs
     ADD CONSTRAINT usage_logs_conversation_id_fkey FOREIGN KEY (conversation_id) REFERENCES public.conversations(id) ON DELETE SET NULL;
@@ -1544,6 +1780,8 @@ CREATE POLICY "Users read their own credit packs" ON public.credit_packs FOR SEL
 
 CREATE POLICY "Users read their own holds" ON public.query_holds FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
 
+CREATE POLICY "Users read their own refusals" ON public.query_refusals FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
+
 CREATE POLICY "Users read their own subscription" ON public.user_subscriptions FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
 
 CREATE POLICY "Users read their own usage" ON public.usage_logs FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
@@ -1559,6 +1797,8 @@ ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.plans ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.query_holds ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.query_refusals ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.usage_logs ENABLE ROW LEVEL SECURITY;
 
@@ -1622,6 +1862,15 @@ REVOKE ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at
 GRANT ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO authenticated;
 GRANT ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO service_role;
 
+REVOKE ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO authenticated;
+GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO service_role;
+
+GRANT SELECT ON TABLE public.query_refusals TO authenticated;
+GRANT SELECT ON TABLE public.query_refusals TO service_role;
+
+REVOKE ALL ON FUNCTION private.record_refusal(p_refusal public.query_refusals) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.start_subscription() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer, OUT decision text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone, OUT remaining integer, OUT plan public.plans, OUT hold public.query_holds, OUT ended public.usage_logs) FROM PUBLIC;
@@ -1637,6 +1886,13 @@ GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.cleanup_expired_conversations() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.cleanup_expired_conversations() TO service_role;
+
+REVOKE ALL ON FUNCTION public.explain_query(p_request_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO authenticated;
+GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.reconcile() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.reconcile() TO service_role;
 
 REVOKE ALL ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb) TO service_role;

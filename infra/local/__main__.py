@@ -24,7 +24,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def run(config: Config) -> None:
     """Start, say what runs where, wait. Raises StackError."""
     started = time.monotonic()
-    parent = os.getppid()
+    # From the Makefile where that started us: make may be gone before this line.
+    parent = int(os.environ.get("MAKE_PID") or os.getppid())
     print("starting the local stack ...", flush=True)
     with running(config) as stack:
         for note in stack.notes:

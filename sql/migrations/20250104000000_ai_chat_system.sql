@@ -444,6 +444,10 @@ create table if not exists public.query_holds (
   overage_charge numeric(14,6) not null default 0
     constraint query_holds_overage_charge_is_not_negative check (overage_charge >= 0),
   period_start timestamptz not null,
+  quota_used integer not null,
+  quota_limit integer not null,
+  overage_used numeric(14,6) not null,
+  overage_limit numeric(14,6),
   provider text not null,
   model text not null,
   expires_at timestamptz not null,
@@ -466,6 +470,10 @@ comment on column public.query_holds.query_date is 'The UTC day of admission, wh
 comment on column public.query_holds.credit_pack_id is 'The pack that pays.';
 comment on column public.query_holds.overage_charge is 'US dollars held against the overage limit.';
 comment on column public.query_holds.period_start is 'The overage period of admission.';
+comment on column public.query_holds.quota_used is 'Included queries used just before this one, of the day or ever.';
+comment on column public.query_holds.quota_limit is 'Included queries that the plan had then, a day or ever.';
+comment on column public.query_holds.overage_used is 'US dollars of overage in the period just before this query.';
+comment on column public.query_holds.overage_limit is 'US dollars of overage that were allowed then; null: none by the plan.';
 comment on column public.query_holds.provider is 'Who is to answer.';
 comment on column public.query_holds.model is 'The model that is to answer.';
 comment on column public.query_holds.expires_at is 'After this the query is lost and its funding goes back.';
@@ -498,6 +506,10 @@ create table if not exists public.usage_logs (
   query_timestamp timestamptz not null,
   period_start timestamptz not null,
   credit_pack_id uuid references public.credit_packs (id) on delete set null,
+  quota_used integer not null,
+  quota_limit integer not null,
+  overage_used numeric(14,6) not null,
+  overage_limit numeric(14,6),
   tokens_input integer not null default 0
     constraint usage_logs_tokens_input_are_not_negative check (tokens_input >= 0),
   tokens_output integer not null default 0
@@ -544,6 +556,10 @@ comment on column public.usage_logs.query_date is 'The UTC day of admission.';
 comment on column public.usage_logs.query_timestamp is 'When it was admitted.';
 comment on column public.usage_logs.period_start is 'The overage period of admission.';
 comment on column public.usage_logs.credit_pack_id is 'The pack that paid, or got its credit back.';
+comment on column public.usage_logs.quota_used is 'Included queries used just before this one was admitted, of the day or ever.';
+comment on column public.usage_logs.quota_limit is 'Included queries that the plan had then, a day or ever.';
+comment on column public.usage_logs.overage_used is 'US dollars of overage in the period just before this query was admitted.';
+comment on column public.usage_logs.overage_limit is 'US dollars of overage that were allowed then; null: none by the plan.';
 comment on column public.usage_logs.tokens_input is 'Tokens the model read, cached ones included.';
 comment on column public.usage_logs.tokens_output is 'Tokens the model wrote.';
 comment on column public.usage_logs.tokens_total is 'Both.';
@@ -564,6 +580,50 @@ create policy "Users read their own usage" on public.usage_logs
   for select to authenticated using (user_id = (select auth.uid()));
 revoke all on public.usage_logs from public, anon, authenticated, service_role;
 grant select on public.usage_logs to authenticated, service_role;
+
+
+-- query_refusals ------------------------------------------------------------------------------------------------
+
+create table if not exists public.query_refusals (
+  id uuid primary key,
+  created_at timestamptz not null,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  request_id text not null
+    constraint query_refusals_request_id_is_bounded check (char_length(request_id) between 1 and 200),
+  reason text not null,
+  requires_payment boolean not null,
+  resets_at timestamptz,
+  tier text not null,
+  quota_used integer not null,
+  quota_limit integer not null,
+  overage_used numeric(14,6) not null,
+  overage_limit numeric(14,6),
+  constraint query_refusals_one_a_request unique (user_id, request_id)
+);
+create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
+
+comment on table public.query_refusals is
+  'Queries that were refused, the newest fifty of each user: why, and from which state. Nothing was taken for them.';
+comment on column public.query_refusals.id is 'Identifies the attempt.';
+comment on column public.query_refusals.created_at is 'When it was last refused.';
+comment on column public.query_refusals.user_id is 'Who asked.';
+comment on column public.query_refusals.request_id is 'The idempotency key of the request.';
+comment on column public.query_refusals.reason is 'Why, in the words of can_user_query.';
+comment on column public.query_refusals.requires_payment is 'Whether paying would have helped.';
+comment on column public.query_refusals.resets_at is 'When it would be admitted without anyone''s doing; null: never.';
+comment on column public.query_refusals.tier is 'The user''s tier then.';
+comment on column public.query_refusals.quota_used is 'Included queries used then, of the day or ever.';
+comment on column public.query_refusals.quota_limit is 'Included queries that the plan had then, a day or ever.';
+comment on column public.query_refusals.overage_used is 'US dollars of overage in the period then.';
+comment on column public.query_refusals.overage_limit is 'US dollars of overage that were allowed then; null: none by the plan.';
+
+alter table public.query_refusals enable row level security;
+alter table public.query_refusals force row level security;
+drop policy if exists "Users read their own refusals" on public.query_refusals;
+create policy "Users read their own refusals" on public.query_refusals
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.query_refusals from public, anon, authenticated, service_role;
+grant select on public.query_refusals to authenticated, service_role;
 
 
 -- daily_quota_usage ---------------------------------------------------------------------------------------------

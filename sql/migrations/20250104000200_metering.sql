@@ -241,11 +241,12 @@ declare
 begin
   insert into public.usage_logs (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, tokens_input, tokens_output, cache_read_tokens,
+    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input, tokens_output, cache_read_tokens,
     cache_write_tokens, cost_usd, provider, model, overage_charge)
   values (
     p_hold.id, private.clock(), p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
     p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
+    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
@@ -309,6 +310,28 @@ comment on function private.lock_subscription(uuid) is
 revoke all on function private.lock_subscription(uuid) from public, anon, authenticated, service_role;
 
 
+create or replace function private.record_refusal(p_refusal public.query_refusals) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  -- Nobody waits for the disk to hear no. What a crash could forget here is only the record.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into public.query_refusals values (p_refusal.*)
+  on conflict (user_id, request_id) do update set
+    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
+    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
+    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit;
+  delete from public.query_refusals r
+  where r.id in (
+    select oldest.id from public.query_refusals oldest where oldest.user_id = p_refusal.user_id
+    order by oldest.created_at desc, oldest.id offset 50);
+end
+$$;
+comment on function private.record_refusal(public.query_refusals) is
+  'Records why a query was refused, the newest fifty of a user. The user''s subscription row is locked.';
+revoke all on function private.record_refusal(public.query_refusals) from public, anon, authenticated, service_role;
+
+
 create or replace function private.take(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean,
   p_any_model boolean, p_hold_seconds integer,
@@ -324,6 +347,9 @@ declare
   v_pack_id uuid;
   v_funding text;
   v_lost public.query_holds;
+  v_quota_used integer;
+  v_quota_limit integer;
+  v_overage_limit numeric;
 begin
   v_subscription := private.lock_subscription(p_user_id);
   v_at := private.clock();
@@ -369,12 +395,27 @@ begin
       v_subscription := private.as_of(v_subscription, v_at);
     end if;
 
+    if plan.lifetime_quota is not null then
+      v_quota_used := v_subscription.lifetime_used;
+      v_quota_limit := coalesce(v_subscription.lifetime_quota, plan.lifetime_quota);
+    else
+      v_quota_used := v_subscription.quota_used;
+      v_quota_limit := coalesce(v_subscription.daily_quota, plan.daily_quota);
+    end if;
+    if plan.overage_price_usd is not null then
+      v_overage_limit := coalesce(v_subscription.overage_limit, plan.overage_limit_usd);
+    end if;
     v_pack_id := private.next_credit_pack(p_user_id, v_at);
     select d.funding, d.reason, d.requires_payment, d.resets_at
     into v_funding, reason, requires_payment, resets_at
     from private.decide(v_subscription, plan, v_key_provider is not null, v_pack_id is not null, v_at) d;
     if v_funding is null then
       decision := 'refused';
+      if v_subscription.id is not null then
+        perform private.record_refusal(row(
+          p_hold_id, v_at, p_user_id, p_request_id, reason, requires_payment, resets_at, plan.tier, v_quota_used,
+          v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
+      end if;
       return;
     end if;
 
@@ -383,7 +424,8 @@ begin
       p_hold_id, v_at, p_user_id, p_request_id, plan.tier, v_funding, v_subscription.quota_date,
       case when v_funding = 'credit' then v_pack_id end,
       case when v_funding = 'overage' then plan.overage_price_usd else 0 end,
-      v_subscription.overage_period_start, v_provider, coalesce(p_model, plan.models -> v_provider ->> 0),
+      v_subscription.overage_period_start, v_quota_used, v_quota_limit, v_subscription.current_overage_amount,
+      v_overage_limit, v_provider, coalesce(p_model, plan.models -> v_provider ->> 0),
       v_at + p_hold_seconds * interval '1 second');
     if not p_any_model and not plan.models -> hold.provider ? hold.model then
       raise exception using errcode = 'NOMDL', message = format(

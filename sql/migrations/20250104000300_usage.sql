@@ -91,3 +91,49 @@ comment on function public.usage_summary() is
   'The signed-in user''s plan, quotas, overage, credits and use today and in this period: the answer of GET /usage.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
+
+
+create or replace function private.reason_of(p_funding text, p_tier text) returns text
+language sql immutable set search_path = ''
+as $$
+  select case p_funding
+    when 'byok' then 'Unlimited (BYOK)'
+    when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
+    when 'credit' then 'Credits available'
+    when 'overage' then 'Overage allowed'
+  end
+$$;
+comment on function private.reason_of(text, text) is 'The reason that admission gave for a funding, in its own words.';
+revoke all on function private.reason_of(text, text) from public, anon, authenticated, service_role;
+grant execute on function private.reason_of(text, text) to authenticated, service_role;
+
+
+create or replace function public.explain_query(p_request_id text)
+returns table (
+  query_id uuid, user_id uuid, request_id text, decided_at timestamptz, decision text, reason text, funding text,
+  tier text, quota_used integer, quota_limit integer, overage_used numeric, overage_limit numeric,
+  credit_pack_id uuid, outcome text, charged_usd numeric, cost_usd numeric, tokens_total integer, provider text,
+  model text)
+language sql stable security invoker set search_path = ''
+as $$
+  select u.id, u.user_id, u.request_id, u.query_timestamp, 'admitted', private.reason_of(u.funding, u.tier), u.funding,
+         u.tier, u.quota_used, u.quota_limit, u.overage_used, u.overage_limit, u.credit_pack_id, u.outcome,
+         u.overage_charge, u.cost_usd, u.tokens_total, u.provider, u.model
+  from public.usage_logs u where u.request_id = p_request_id
+  union all
+  select h.id, h.user_id, h.request_id, h.created_at, 'admitted', private.reason_of(h.funding, h.tier), h.funding,
+         h.tier, h.quota_used, h.quota_limit, h.overage_used, h.overage_limit, h.credit_pack_id, null,
+         null, null, null, h.provider, h.model
+  from public.query_holds h where h.request_id = p_request_id
+  union all
+  select r.id, r.user_id, r.request_id, r.created_at, 'refused', r.reason, null,
+         r.tier, r.quota_used, r.quota_limit, r.overage_used, r.overage_limit, null, null,
+         null, null, null, null, null
+  from public.query_refusals r where r.request_id = p_request_id
+  order by 4
+$$;
+comment on function public.explain_query(text) is
+  'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while '
+  'it runs. A signed-in user is shown their own.';
+revoke all on function public.explain_query(text) from public, anon, authenticated, service_role;
+grant execute on function public.explain_query(text) to authenticated, service_role;

@@ -46,16 +46,23 @@ def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
     )
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome, "
-        "query_date, query_timestamp, period_start, credit_pack_id, tokens_output, provider, model) "
+        "query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, "
+        "tokens_output, provider, model) "
         "values (gen_random_uuid(), %s, 'first', %s, %s, 'pro', 'credit', 'answered', "
-        "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 7, 'openai', 'm')",
+        "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 40, 40, 0, 7, 'openai', 'm')",
         (user_id, conversation_id, message_id, pack_id),
     )
     db.execute(
         "insert into public.query_holds (id, user_id, request_id, tier, funding, query_date, credit_pack_id, "
-        "period_start, provider, model, expires_at) values (gen_random_uuid(), %s, 'second', 'pro', 'credit', "
-        "(now() at time zone 'UTC')::date, %s, date_trunc('month', now(), 'UTC'), 'openai', 'm', "
-        "now() + interval '5 minutes')",
+        "period_start, quota_used, quota_limit, overage_used, provider, model, expires_at) "
+        "values (gen_random_uuid(), %s, 'second', 'pro', 'credit', (now() at time zone 'UTC')::date, %s, "
+        "date_trunc('month', now(), 'UTC'), 40, 40, 0, 'openai', 'm', now() + interval '5 minutes')",
         (user_id, pack_id),
+    )
+    db.execute(
+        "insert into public.query_refusals (id, created_at, user_id, request_id, reason, requires_payment, tier, "
+        "quota_used, quota_limit, overage_used) "
+        "values (gen_random_uuid(), now(), %s, 'third', 'Daily quota exceeded', false, 'pro', 40, 40, 0)",
+        (user_id,),
     )
     return Somebody(user_id, conversation_id, pack_id)

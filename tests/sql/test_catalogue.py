@@ -25,6 +25,8 @@ private.key_provider                   stable     invoker  authenticated service
 private.lock_subscription              volatile   invoker  nobody
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
+private.reason_of                      immutable  invoker  authenticated service_role
+private.record_refusal                 volatile   invoker  nobody
 private.start_subscription             volatile   definer  nobody
 private.take                           volatile   invoker  nobody
 private.time_ordered_id                volatile   invoker  nobody
@@ -32,6 +34,8 @@ private.touch                          volatile   invoker  nobody
 public.admit_query                     volatile   definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
+public.explain_query                   stable     invoker  authenticated service_role
+public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
 public.reset_monthly_overages          volatile   definer  service_role

@@ -37,6 +37,9 @@ public.plans                service_role   select
 public.query_holds          anon           nothing
 public.query_holds          authenticated  select
 public.query_holds          service_role   select
+public.query_refusals       anon           nothing
+public.query_refusals       authenticated  select
+public.query_refusals       service_role   select
 public.usage_logs           anon           nothing
 public.usage_logs           authenticated  select
 public.usage_logs           service_role   select

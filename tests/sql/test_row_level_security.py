@@ -17,6 +17,7 @@ THEIRS = {
     "daily_quota_usage": "user_id = %s",
     "messages": "conversation_id in (select id from public.conversations where user_id = %s)",
     "query_holds": "user_id = %s",
+    "query_refusals": "user_id = %s",
     "usage_logs": "user_id = %s",
     "user_api_keys": "user_id = %s",
     "user_subscriptions": "user_id = %s",
@@ -225,12 +226,13 @@ def test_the_service_role_asks_can_user_query_about_anyone(connect: Connect, me:
 
 
 @pytest.mark.parametrize(
-    ("role", "callable_functions"), [("anon", []), ("authenticated", ["can_user_query", "usage_summary"])]
+    ("role", "callable_functions"),
+    [("anon", []), ("authenticated", ["can_user_query", "explain_query", "usage_summary"])],
 )
 def test_the_service_roles_functions_are_refused_to_users(
     db: Db, connect: Connect, me: Somebody, role: str, callable_functions: list[str]
 ) -> None:
-    """Called in earnest, every function of public but two."""
+    """Called in earnest, every function of public but those that read for the caller."""
     connection = connect(role, me.id)
     called = []
     functions = db.execute(

@@ -1,0 +1,170 @@
+"""What metering costs Postgres, durable commits included: admit + settle against a plain baseline, in one run.
+
+(a) the baseline: one plpgsql call that inserts a usage row (four indexes) and bumps a counter, twice, two commits.
+(b) the limit: two commits of one small insert each, as pgbench sends them.
+Rounds are interleaved, because a disk's mood changes by the minute; the medians are compared.
+"""
+
+import statistics
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from infra.local.postgres import Postgres
+from infra.local.processes import Processes
+from infra.local.stack import POSTGRES, free_offset, locked
+
+USERS = 10_000
+ROUNDS = 5
+SECONDS = 4
+
+SETUP = """
+create table public.baseline_usage (
+  id uuid primary key, user_id uuid not null, request_id text not null, conversation_id uuid, day date not null,
+  tokens integer not null, cost numeric(14,6) not null, created_at timestamptz not null default now());
+create index on public.baseline_usage (user_id, day);
+create index on public.baseline_usage (user_id, request_id);
+create index on public.baseline_usage (conversation_id);
+create table public.baseline_counter (user_id uuid primary key, used integer not null);
+create function public.baseline(p_user_id uuid, p_id uuid) returns void language plpgsql as $$
+begin
+  insert into public.baseline_usage (id, user_id, request_id, day, tokens, cost)
+  values (p_id, p_user_id, p_id::text, current_date, 120, 0.000123);
+  update public.baseline_counter set used = used + 1 where user_id = p_user_id;
+end $$;
+create table public.raw (id bigint generated always as identity primary key, value integer);
+"""
+# Ids grow with time, as the chat's do: a sequence number, then the client.
+ID = "(lpad(to_hex(:seq * 2 + {half}), 16, '0') || lpad(to_hex(:client_id), 16, '0'))::uuid"
+USER = "lpad(to_hex(:u), 32, '0')::uuid"
+USAGE = (
+    """'{"provider": "anthropic", "model": "claude-haiku-5-5", "tokens_input": 100, "tokens_output": 20, """
+    """"cost_usd": "0.000123"}'"""
+)
+PREFIX = "\\set seq :seq + 1\n\\set u random(1, :users)\n"
+SCRIPTS = {
+    "ours": PREFIX
+    + f"select public.admit_query({USER}, :seq || '-' || :client_id || '-' || :run, {ID.format(half=0)});\n"
+    + f"select public.settle_query({ID.format(half=0)}, 'answered', {USAGE});\n",
+    "baseline": PREFIX + "".join(f"select public.baseline({USER}, {ID.format(half=half)});\n" for half in (0, 1)),
+    "raw": PREFIX + "insert into public.raw (value) values (1);\n" * 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How it is asked: by how many clients, over how many users."""
+
+    name: str
+    clients: int
+    users: int
+
+
+MANY = Load("many users, 16 clients", 16, USERS)
+HOT = Load("one hot user, 16 clients", 16, 1)
+HOT_64 = Load("one hot user, 64 clients", 64, 1)
+
+
+@contextmanager
+def cluster() -> Iterator[Postgres]:
+    """A durable cluster of its own, with every migration and the baseline."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        locked(Path(folder)) as lock,
+        Processes(Path(folder), lock) as processes,
+    ):
+        postgres = Postgres(Path(folder) / "postgres", POSTGRES + free_offset())
+        postgres.start(processes)
+        postgres.migrate()
+        yield postgres
+
+
+def prepare(postgres: Postgres) -> None:
+    """Users with a quota that no benchmark reaches."""
+    with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:
+        db.execute(SETUP)
+        db.execute(
+            f"insert into auth.users (id) select lpad(to_hex(u), 32, '0')::uuid from generate_series(1, {USERS}) u"
+        )
+        db.execute("update public.user_subscriptions set tier = 'pro', daily_quota = 1000000000")
+        db.execute("insert into public.baseline_counter select user_id, 0 from public.user_subscriptions")
+        db.execute("vacuum analyze")
+
+
+class Bench:
+    """Runs pgbench; keeps sequence numbers apart from run to run."""
+
+    def __init__(self, postgres: Postgres, folder: Path) -> None:
+        self._postgres = postgres
+        self._folder = folder
+        self._run = 0
+
+    def measure(self, script: str, load: Load) -> tuple[float, float]:
+        """Pairs of commits a second, and the 99th percentile of a pair in milliseconds."""
+        self._run += 1
+        path = self._folder / f"{script}.sql"
+        path.write_text(SCRIPTS[script])
+        log = self._folder / f"log{self._run}"
+        command = self._postgres.command(
+            "pgbench",
+            *("-n", "-M", "prepared", "-f", str(path), "-T", str(SECONDS), "-c", str(load.clients), "-j", "1"),
+            *("-D", f"users={load.users}", "-D", f"seq={self._run * 10_000_000}", "-D", f"run={self._run}"),
+            *("-l", "--log-prefix", str(log)),
+            self._postgres.url("supabase_admin"),
+        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
+        rate = next(float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("tps ="))
+        times = sorted(
+            int(line.split()[2])
+            for part in self._folder.glob(f"{log.name}.*")
+            for line in part.read_text().splitlines()
+        )
+        return rate, times[int(len(times) * 0.99)] / 1000
+
+
+def run() -> list[dict[str, Any]]:
+    """All figures: medians of interleaved rounds."""
+    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tails: dict[tuple[str, str], list[float]] = defaultdict(list)
+    plan = [(script, load) for load in (MANY, HOT, HOT_64) for script in ("baseline", "ours")] + [("raw", MANY)]
+    with cluster() as postgres, tempfile.TemporaryDirectory() as folder:
+        prepare(postgres)
+        bench = Bench(postgres, Path(folder))
+        for number in range(ROUNDS):
+            for script, load in plan:
+                rate, tail = bench.measure(script, load)
+                rates[script, load.name].append(rate)
+                tails[script, load.name].append(tail)
+            print(f"metering: round {number + 1} of {ROUNDS}", flush=True)
+    results = []
+    for load in (MANY, HOT, HOT_64):
+        ours, baseline = (statistics.median(rates[script, load.name]) for script in ("ours", "baseline"))
+        slowest, usual = (statistics.median(tails[script, load.name]) for script in ("ours", "baseline"))
+        results += [
+            {
+                "what": f"admit + settle a second, {load.name}",
+                "ratio": ours / baseline,
+                "ours": ours,
+                "baseline": baseline,
+            },
+            {"what": f"p99 of a pair in ms, {load.name}", "ratio": slowest / usual, "ours": slowest, "baseline": usual},
+        ]
+    ours, raw = statistics.median(rates["ours", MANY.name]), statistics.median(rates["raw", MANY.name])
+    results.append(
+        {
+            "what": f"admit + settle against two raw commits, {MANY.name}",
+            "ratio": ours / raw,
+            "ours": ours,
+            "baseline": raw,
+        }
+    )
+    return results
