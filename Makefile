@@ -18,8 +18,8 @@ run: $(LOCAL)
 reset: .venv/.ready
 	@python -m infra.local reset
 
-test: $(LOCAL) $(CLIENTS) $(OSLS)
-	@python -m pytest -n 2
+test: $(LOCAL) $(CLIENTS) $(OSLS) ## ONLY='tests/sql -k free' runs some
+	@python -m pytest -n 2 $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## what `make test` samples, in full size
 	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600
@@ -31,6 +31,9 @@ check: .venv/.ready
 	@lint-imports --no-logo
 	@squawk sql/migrations/*.sql
 	@echo "checked: format, lint, types, import contracts, SQL"
+
+bench: .venv/.ready
+	@python -m bench
 
 package: .venv/.ready $(OSLS)
 	@python -m infra.package

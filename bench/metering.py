@@ -42,8 +42,8 @@ end $$;
 create table public.raw (id bigint generated always as identity primary key, value integer);
 """
 # Ids grow with time, as the chat's do: a sequence number, then the client.
-ID = "(lpad(to_hex(:seq * 2 + {half}), 16, '0') || lpad(to_hex(:client_id), 16, '0'))::uuid"
-USER = "lpad(to_hex(:u), 32, '0')::uuid"
+ID = "(lpad(to_hex(:seq::bigint * 2 + {half}), 16, '0') || lpad(to_hex(:client_id::bigint), 16, '0'))::uuid"
+USER = "lpad(to_hex(:u::bigint), 32, '0')::uuid"
 USAGE = (
     """'{"provider": "anthropic", "model": "claude-haiku-5-5", "tokens_input": 100, "tokens_output": 20, """
     """"cost_usd": "0.000123"}'"""
@@ -51,7 +51,7 @@ USAGE = (
 PREFIX = "\\set seq :seq + 1\n\\set u random(1, :users)\n"
 SCRIPTS = {
     "ours": PREFIX
-    + f"select public.admit_query({USER}, :seq || '-' || :client_id || '-' || :run, {ID.format(half=0)});\n"
+    + f"select public.admit_query({USER}, :seq::text || '-' || :client_id::text, {ID.format(half=0)});\n"
     + f"select public.settle_query({ID.format(half=0)}, 'answered', {USAGE});\n",
     "baseline": PREFIX + "".join(f"select public.baseline({USER}, {ID.format(half=half)});\n" for half in (0, 1)),
     "raw": PREFIX + "insert into public.raw (value) values (1);\n" * 2,
@@ -115,7 +115,7 @@ class Bench:
         command = self._postgres.command(
             "pgbench",
             *("-n", "-M", "prepared", "-f", str(path), "-T", str(SECONDS), "-c", str(load.clients), "-j", "1"),
-            *("-D", f"users={load.users}", "-D", f"seq={self._run * 10_000_000}", "-D", f"run={self._run}"),
+            *("-D", f"users={load.users}", "-D", f"seq={self._run * 10_000_000}"),
             *("-l", "--log-prefix", str(log)),
             self._postgres.url("supabase_admin"),
         )

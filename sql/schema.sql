@@ -21,152 +21,6 @@ $$;
 
 COMMENT ON FUNCTION private.time_ordered_id() IS 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
 
-CREATE TABLE public.user_subscriptions (
-    id uuid DEFAULT private.time_ordered_id() NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    user_id uuid NOT NULL,
-    tier text DEFAULT 'free'::text NOT NULL,
-    status text DEFAULT 'active'::text NOT NULL,
-    stripe_customer_id text,
-    stripe_subscription_id text,
-    daily_quota integer,
-    lifetime_quota integer,
-    allow_overages boolean DEFAULT true NOT NULL,
-    overage_limit numeric(14,6),
-    current_overage_amount numeric(14,6) DEFAULT 0 NOT NULL,
-    uses_byo_key boolean DEFAULT false NOT NULL,
-    current_period_start timestamp with time zone,
-    current_period_end timestamp with time zone,
-    canceled_at timestamp with time zone,
-    past_due_since timestamp with time zone,
-    quota_date date DEFAULT ((now() AT TIME ZONE 'UTC'::text))::date NOT NULL,
-    quota_used integer DEFAULT 0 NOT NULL,
-    lifetime_used integer DEFAULT 0 NOT NULL,
-    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, now(), 'UTC'::text) NOT NULL,
-    CONSTRAINT user_subscriptions_daily_quota_is_not_negative CHECK ((daily_quota >= 0)),
-    CONSTRAINT user_subscriptions_lifetime_quota_is_not_negative CHECK ((lifetime_quota >= 0)),
-    CONSTRAINT user_subscriptions_lifetime_used_is_not_negative CHECK ((lifetime_used >= 0)),
-    CONSTRAINT user_subscriptions_overage_is_not_negative CHECK ((current_overage_amount >= (0)::numeric)),
-    CONSTRAINT user_subscriptions_overage_limit_is_not_negative CHECK ((overage_limit >= (0)::numeric)),
-    CONSTRAINT user_subscriptions_past_due_has_a_start CHECK (((status = 'past_due'::text) = (past_due_since IS NOT NULL))),
-    CONSTRAINT user_subscriptions_period_ends_after_it_starts CHECK ((current_period_end > current_period_start)),
-    CONSTRAINT user_subscriptions_period_has_both_ends CHECK (((current_period_start IS NULL) = (current_period_end IS NULL))),
-    CONSTRAINT user_subscriptions_quota_used_is_not_negative CHECK ((quota_used >= 0)),
-    CONSTRAINT user_subscriptions_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'canceled'::text, 'suspended'::text, 'past_due'::text])))
-);
-
-ALTER TABLE ONLY public.user_subscriptions FORCE ROW LEVEL SECURITY;
-
-COMMENT ON TABLE public.user_subscriptions IS 'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
-
-COMMENT ON COLUMN public.user_subscriptions.id IS 'Identifies the row.';
-
-COMMENT ON COLUMN public.user_subscriptions.created_at IS 'When the user signed up.';
-
-COMMENT ON COLUMN public.user_subscriptions.updated_at IS 'When the row last changed.';
-
-COMMENT ON COLUMN public.user_subscriptions.user_id IS 'Whose subscription it is.';
-
-COMMENT ON COLUMN public.user_subscriptions.tier IS 'The plan.';
-
-COMMENT ON COLUMN public.user_subscriptions.status IS 'active, canceled, suspended or past_due.';
-
-COMMENT ON COLUMN public.user_subscriptions.stripe_customer_id IS 'The customer at Stripe.';
-
-COMMENT ON COLUMN public.user_subscriptions.stripe_subscription_id IS 'The live subscription at Stripe; overage needs one to be invoiced on.';
-
-COMMENT ON COLUMN public.user_subscriptions.daily_quota IS 'A daily quota of this user''s own; null: the plan''s.';
-
-COMMENT ON COLUMN public.user_subscriptions.lifetime_quota IS 'A lifetime quota of this user''s own; null: the plan''s.';
-
-COMMENT ON COLUMN public.user_subscriptions.allow_overages IS 'Whether the user allows overage, where the plan does.';
-
-COMMENT ON COLUMN public.user_subscriptions.overage_limit IS 'US dollars of overage a period that the user allows; null: the plan''s.';
-
-COMMENT ON COLUMN public.user_subscriptions.current_overage_amount IS 'US dollars of overage in the period of overage_period_start, holds included.';
-
-COMMENT ON COLUMN public.user_subscriptions.uses_byo_key IS 'Whether the user has an active key of their own.';
-
-COMMENT ON COLUMN public.user_subscriptions.current_period_start IS 'Start of the billing period; null: calendar months, UTC.';
-
-COMMENT ON COLUMN public.user_subscriptions.current_period_end IS 'End of the billing period.';
-
-COMMENT ON COLUMN public.user_subscriptions.canceled_at IS 'When the user cancelled.';
-
-COMMENT ON COLUMN public.user_subscriptions.past_due_since IS 'When the invoice failed that made the subscription past due.';
-
-COMMENT ON COLUMN public.user_subscriptions.quota_date IS 'The UTC day that quota_used counts.';
-
-COMMENT ON COLUMN public.user_subscriptions.quota_used IS 'Included queries admitted on quota_date, holds included.';
-
-COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries admitted on a lifetime quota, holds included.';
-
-COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
-
-CREATE FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) RETURNS public.user_subscriptions
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO ''
-    AS $$
-declare
-  v_day date := (p_at at time zone 'UTC')::date;
-  v_period_start timestamptz;
-begin
-  if p_subscription.status = 'canceled' and p_subscription.current_period_end <= p_at then
-    p_subscription.tier := 'free';
-    p_subscription.status := 'active';
-    p_subscription.stripe_subscription_id := null;
-    p_subscription.current_period_start := null;
-    p_subscription.current_period_end := null;
-  end if;
-  -- Only ever forward: two transactions that straddle midnight must not reset each other's count.
-  if v_day > p_subscription.quota_date then
-    p_subscription.quota_date := v_day;
-    p_subscription.quota_used := 0;
-  end if;
-  v_period_start := (private.period_at(p_subscription.current_period_start, p_at)).period_start;
-  if v_period_start > p_subscription.overage_period_start then
-    p_subscription.overage_period_start := v_period_start;
-    p_subscription.current_overage_amount := 0;
-  end if;
-  return p_subscription;
-end
-$$;
-
-COMMENT ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) IS 'A subscription as it is at a time: a cancelled plan whose period is over is free, a new day or period counts from 0.';
-
-CREATE FUNCTION private.clock() RETURNS timestamp with time zone
-    LANGUAGE sql
-    SET search_path TO ''
-    AS $$
-  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
-  select coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp())
-$$;
-
-COMMENT ON FUNCTION private.clock() IS 'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
-
-CREATE FUNCTION private.conversation_key(p_chat_id text) RETURNS uuid
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO ''
-    AS $_$
-  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
-$_$;
-
-COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
-
-CREATE FUNCTION private.date_past_due() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  -- The grace of seven days is counted from here, whoever changes the status.
-  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
-  return new;
-end
-$$;
-
-COMMENT ON FUNCTION private.date_past_due() IS 'Trigger: notes since when a subscription is past due.';
-
 CREATE TABLE public.plans (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -222,6 +76,255 @@ COMMENT ON COLUMN public.plans.allows_byok IS 'Whether users may bring their own
 COMMENT ON COLUMN public.plans.history_days IS 'Days a conversation is kept after its last message; 0: nothing is kept.';
 
 COMMENT ON COLUMN public.plans.models IS 'Models by provider that the tier may use; the first of each is the default.';
+
+CREATE TABLE public.query_holds (
+    id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    user_id uuid NOT NULL,
+    request_id text NOT NULL,
+    tier text NOT NULL,
+    funding text NOT NULL,
+    query_date date NOT NULL,
+    credit_pack_id uuid,
+    overage_charge numeric(14,6) DEFAULT 0 NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    quota_used integer NOT NULL,
+    quota_limit integer NOT NULL,
+    overage_used numeric(14,6) NOT NULL,
+    overage_limit numeric(14,6),
+    provider text NOT NULL,
+    model text NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT query_holds_funding_says_what_is_held CHECK (
+CASE funding
+    WHEN 'byok'::text THEN ((credit_pack_id IS NULL) AND (overage_charge = (0)::numeric))
+    WHEN 'included'::text THEN ((credit_pack_id IS NULL) AND (overage_charge = (0)::numeric))
+    WHEN 'credit'::text THEN ((credit_pack_id IS NOT NULL) AND (overage_charge = (0)::numeric))
+    WHEN 'overage'::text THEN ((credit_pack_id IS NULL) AND (overage_charge > (0)::numeric))
+    ELSE false
+END),
+    CONSTRAINT query_holds_request_id_is_bounded CHECK (((octet_length(request_id) >= 1) AND (octet_length(request_id) <= 800)))
+);
+
+ALTER TABLE ONLY public.query_holds FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.query_holds IS 'Queries that were admitted and have not ended. Each has taken its funding, and remembers where from.';
+
+COMMENT ON COLUMN public.query_holds.id IS 'Identifies the query; its usage_logs row will have the same id.';
+
+COMMENT ON COLUMN public.query_holds.created_at IS 'When it was admitted.';
+
+COMMENT ON COLUMN public.query_holds.user_id IS 'Who asked.';
+
+COMMENT ON COLUMN public.query_holds.request_id IS 'The idempotency key: the same request is never charged twice.';
+
+COMMENT ON COLUMN public.query_holds.tier IS 'The user''s tier at admission.';
+
+COMMENT ON COLUMN public.query_holds.funding IS 'What pays: byok, included, credit or overage.';
+
+COMMENT ON COLUMN public.query_holds.query_date IS 'The UTC day of admission, whose quota it counts against.';
+
+COMMENT ON COLUMN public.query_holds.credit_pack_id IS 'The pack that pays.';
+
+COMMENT ON COLUMN public.query_holds.overage_charge IS 'US dollars held against the overage limit.';
+
+COMMENT ON COLUMN public.query_holds.period_start IS 'The overage period of admission.';
+
+COMMENT ON COLUMN public.query_holds.quota_used IS 'Included queries used just before this one, of the day or ever.';
+
+COMMENT ON COLUMN public.query_holds.quota_limit IS 'Included queries that the plan had then, a day or ever.';
+
+COMMENT ON COLUMN public.query_holds.overage_used IS 'US dollars of overage in the period just before this query.';
+
+COMMENT ON COLUMN public.query_holds.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
+
+COMMENT ON COLUMN public.query_holds.provider IS 'Who is to answer.';
+
+COMMENT ON COLUMN public.query_holds.model IS 'The model that is to answer.';
+
+COMMENT ON COLUMN public.query_holds.expires_at IS 'After this the query is lost and its funding goes back.';
+
+CREATE TABLE public.user_subscriptions (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    user_id uuid NOT NULL,
+    tier text DEFAULT 'free'::text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    stripe_customer_id text,
+    stripe_subscription_id text,
+    daily_quota integer,
+    lifetime_quota integer,
+    allow_overages boolean DEFAULT true NOT NULL,
+    overage_limit numeric(14,6),
+    current_overage_amount numeric(14,6) DEFAULT 0 NOT NULL,
+    uses_byo_key boolean DEFAULT false NOT NULL,
+    current_period_start timestamp with time zone,
+    current_period_end timestamp with time zone,
+    canceled_at timestamp with time zone,
+    past_due_since timestamp with time zone,
+    quota_date date DEFAULT ((now() AT TIME ZONE 'UTC'::text))::date NOT NULL,
+    quota_used integer DEFAULT 0 NOT NULL,
+    lifetime_used integer DEFAULT 0 NOT NULL,
+    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, now(), 'UTC'::text) NOT NULL,
+    CONSTRAINT user_subscriptions_limits_and_counters_are_not_negative CHECK (((LEAST(daily_quota, lifetime_quota, quota_used, lifetime_used) >= 0) AND (LEAST(overage_limit, current_overage_amount) >= (0)::numeric))),
+    CONSTRAINT user_subscriptions_period_ends_after_it_starts CHECK ((((current_period_start IS NULL) = (current_period_end IS NULL)) AND (current_period_end > current_period_start))),
+    CONSTRAINT user_subscriptions_status_is_known_and_past_due_has_a_start CHECK (((status = ANY (ARRAY['active'::text, 'canceled'::text, 'suspended'::text, 'past_due'::text])) AND ((status = 'past_due'::text) = (past_due_since IS NOT NULL))))
+);
+
+ALTER TABLE ONLY public.user_subscriptions FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.user_subscriptions IS 'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
+
+COMMENT ON COLUMN public.user_subscriptions.id IS 'Identifies the row.';
+
+COMMENT ON COLUMN public.user_subscriptions.created_at IS 'When the user signed up.';
+
+COMMENT ON COLUMN public.user_subscriptions.updated_at IS 'When it last changed, counters aside.';
+
+COMMENT ON COLUMN public.user_subscriptions.user_id IS 'Whose subscription it is.';
+
+COMMENT ON COLUMN public.user_subscriptions.tier IS 'The plan.';
+
+COMMENT ON COLUMN public.user_subscriptions.status IS 'active, canceled, suspended or past_due.';
+
+COMMENT ON COLUMN public.user_subscriptions.stripe_customer_id IS 'The customer at Stripe.';
+
+COMMENT ON COLUMN public.user_subscriptions.stripe_subscription_id IS 'The live subscription at Stripe; overage needs one to be invoiced on.';
+
+COMMENT ON COLUMN public.user_subscriptions.daily_quota IS 'A daily quota of this user''s own; null: the plan''s.';
+
+COMMENT ON COLUMN public.user_subscriptions.lifetime_quota IS 'A lifetime quota of this user''s own; null: the plan''s.';
+
+COMMENT ON COLUMN public.user_subscriptions.allow_overages IS 'Whether the user allows overage, where the plan does.';
+
+COMMENT ON COLUMN public.user_subscriptions.overage_limit IS 'US dollars of overage a period that the user allows; null: the plan''s.';
+
+COMMENT ON COLUMN public.user_subscriptions.current_overage_amount IS 'US dollars of overage in the period of overage_period_start, holds included.';
+
+COMMENT ON COLUMN public.user_subscriptions.uses_byo_key IS 'Whether the user has an active key of their own.';
+
+COMMENT ON COLUMN public.user_subscriptions.current_period_start IS 'Start of the billing period; null: calendar months, UTC.';
+
+COMMENT ON COLUMN public.user_subscriptions.current_period_end IS 'End of the billing period.';
+
+COMMENT ON COLUMN public.user_subscriptions.canceled_at IS 'When the user cancelled.';
+
+COMMENT ON COLUMN public.user_subscriptions.past_due_since IS 'When the invoice failed that made the subscription past due.';
+
+COMMENT ON COLUMN public.user_subscriptions.quota_date IS 'The UTC day that quota_used counts.';
+
+COMMENT ON COLUMN public.user_subscriptions.quota_used IS 'Included queries admitted on quota_date, holds included.';
+
+COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries admitted on a lifetime quota, holds included.';
+
+COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
+
+CREATE FUNCTION private.admission(p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+  v_remaining integer;
+  v_resets_at timestamptz;
+begin
+  if p_hold.funding = 'included' then
+    v_remaining := greatest(0, case
+      when p_plan.lifetime_quota is not null
+        then coalesce(p_subscription.lifetime_quota, p_plan.lifetime_quota) - p_subscription.lifetime_used
+      else coalesce(p_subscription.daily_quota, p_plan.daily_quota) - p_subscription.quota_used end);
+    if p_plan.lifetime_quota is null then
+      v_resets_at := (p_hold.query_date + 1)::timestamp at time zone 'UTC';
+    end if;
+  elsif p_hold.funding = 'credit' then
+    v_remaining := (
+      select sum(c.credits_remaining) from public.credit_packs c
+      where c.user_id = p_hold.user_id and (c.expires_at > p_at or c.expires_at is null));
+  elsif p_hold.funding = 'overage' then
+    v_remaining := floor(
+      (coalesce(p_subscription.overage_limit, p_plan.overage_limit_usd) - p_subscription.current_overage_amount)
+      / p_plan.overage_price_usd);
+    v_resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
+  end if;
+  return jsonb_build_object(
+    'decision', 'admitted', 'reason', private.reason_of(p_hold.funding, p_hold.tier), 'funding', p_hold.funding,
+    'tier', p_hold.tier, 'provider', p_hold.provider, 'model', p_hold.model,
+    'keeps_history', p_plan.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at);
+end
+$$;
+
+COMMENT ON FUNCTION private.admission(p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamp with time zone) IS 'What an admitted query is told: what pays, who answers, how many more the same funding has, and when it starts anew.';
+
+CREATE FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) RETURNS public.user_subscriptions
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+declare
+  v_day date := (p_at at time zone 'UTC')::date;
+  v_period_start timestamptz;
+begin
+  if p_subscription.status = 'canceled' and p_subscription.current_period_end <= p_at then
+    p_subscription.tier := 'free';
+    p_subscription.status := 'active';
+    p_subscription.stripe_subscription_id := null;
+    p_subscription.current_period_start := null;
+    p_subscription.current_period_end := null;
+  end if;
+  -- Only ever forward: two transactions that straddle midnight must not reset each other's count.
+  if v_day > p_subscription.quota_date then
+    p_subscription.quota_date := v_day;
+    p_subscription.quota_used := 0;
+  end if;
+  if p_subscription.current_period_start is null then
+    v_period_start := date_trunc('month', p_at, 'UTC');
+  elsif p_at >= p_subscription.current_period_start and p_at < p_subscription.current_period_end then
+    v_period_start := p_subscription.current_period_start;
+  else
+    v_period_start := (private.period_at(p_subscription.current_period_start, p_at)).period_start;
+  end if;
+  if v_period_start > p_subscription.overage_period_start then
+    p_subscription.overage_period_start := v_period_start;
+    p_subscription.current_overage_amount := 0;
+  end if;
+  return p_subscription;
+end
+$$;
+
+COMMENT ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) IS 'A subscription as it is at a time: a cancelled plan whose period is over is free, a new day or period counts from 0.';
+
+CREATE FUNCTION private.clock() RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
+  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
+end
+$$;
+
+COMMENT ON FUNCTION private.clock() IS 'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
+
+CREATE FUNCTION private.conversation_key(p_chat_id text) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
+$_$;
+
+COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
+
+CREATE FUNCTION private.date_past_due() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  -- The grace of seven days is counted from here, whoever changes the status.
+  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
+  return new;
+end
+$$;
+
+COMMENT ON FUNCTION private.date_past_due() IS 'Trigger: notes since when a subscription is past due.';
 
 CREATE FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
@@ -309,69 +412,6 @@ $$;
 
 COMMENT ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) IS 'What pays for the next query of a subscription (as_of the same time), or why nothing does: the one place that says so.';
 
-CREATE TABLE public.query_holds (
-    id uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    user_id uuid NOT NULL,
-    request_id text NOT NULL,
-    tier text NOT NULL,
-    funding text NOT NULL,
-    query_date date NOT NULL,
-    credit_pack_id uuid,
-    overage_charge numeric(14,6) DEFAULT 0 NOT NULL,
-    period_start timestamp with time zone NOT NULL,
-    quota_used integer NOT NULL,
-    quota_limit integer NOT NULL,
-    overage_used numeric(14,6) NOT NULL,
-    overage_limit numeric(14,6),
-    provider text NOT NULL,
-    model text NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT query_holds_funding_is_known CHECK ((funding = ANY (ARRAY['byok'::text, 'included'::text, 'credit'::text, 'overage'::text]))),
-    CONSTRAINT query_holds_only_credit_has_a_pack CHECK (((funding = 'credit'::text) = (credit_pack_id IS NOT NULL))),
-    CONSTRAINT query_holds_only_overage_is_charged CHECK (((funding = 'overage'::text) = (overage_charge > (0)::numeric))),
-    CONSTRAINT query_holds_overage_charge_is_not_negative CHECK ((overage_charge >= (0)::numeric)),
-    CONSTRAINT query_holds_request_id_is_bounded CHECK (((char_length(request_id) >= 1) AND (char_length(request_id) <= 200)))
-);
-
-ALTER TABLE ONLY public.query_holds FORCE ROW LEVEL SECURITY;
-
-COMMENT ON TABLE public.query_holds IS 'Queries that were admitted and have not ended. Each has taken its funding, and remembers where from.';
-
-COMMENT ON COLUMN public.query_holds.id IS 'Identifies the query; its usage_logs row will have the same id.';
-
-COMMENT ON COLUMN public.query_holds.created_at IS 'When it was admitted.';
-
-COMMENT ON COLUMN public.query_holds.user_id IS 'Who asked.';
-
-COMMENT ON COLUMN public.query_holds.request_id IS 'The idempotency key: the same request is never charged twice.';
-
-COMMENT ON COLUMN public.query_holds.tier IS 'The user''s tier at admission.';
-
-COMMENT ON COLUMN public.query_holds.funding IS 'What pays: byok, included, credit or overage.';
-
-COMMENT ON COLUMN public.query_holds.query_date IS 'The UTC day of admission, whose quota it counts against.';
-
-COMMENT ON COLUMN public.query_holds.credit_pack_id IS 'The pack that pays.';
-
-COMMENT ON COLUMN public.query_holds.overage_charge IS 'US dollars held against the overage limit.';
-
-COMMENT ON COLUMN public.query_holds.period_start IS 'The overage period of admission.';
-
-COMMENT ON COLUMN public.query_holds.quota_used IS 'Included queries used just before this one, of the day or ever.';
-
-COMMENT ON COLUMN public.query_holds.quota_limit IS 'Included queries that the plan had then, a day or ever.';
-
-COMMENT ON COLUMN public.query_holds.overage_used IS 'US dollars of overage in the period just before this query.';
-
-COMMENT ON COLUMN public.query_holds.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
-
-COMMENT ON COLUMN public.query_holds.provider IS 'Who is to answer.';
-
-COMMENT ON COLUMN public.query_holds.model IS 'The model that is to answer.';
-
-COMMENT ON COLUMN public.query_holds.expires_at IS 'After this the query is lost and its funding goes back.';
-
 CREATE TABLE public.usage_logs (
     id uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -398,19 +438,12 @@ CREATE TABLE public.usage_logs (
     cost_usd numeric(14,6) DEFAULT 0 NOT NULL,
     provider text NOT NULL,
     model text NOT NULL,
-    used_byo_key boolean GENERATED ALWAYS AS ((funding = 'byok'::text)) STORED NOT NULL,
-    counted_against_quota boolean GENERATED ALWAYS AS (((funding = 'included'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) STORED NOT NULL,
-    was_overage boolean GENERATED ALWAYS AS (((funding = 'overage'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) STORED NOT NULL,
+    used_byo_key boolean NOT NULL,
+    counted_against_quota boolean NOT NULL,
+    was_overage boolean NOT NULL,
     overage_charge numeric(14,6) DEFAULT 0 NOT NULL,
-    CONSTRAINT usage_logs_cache_read_tokens_are_not_negative CHECK ((cache_read_tokens >= 0)),
-    CONSTRAINT usage_logs_cache_write_tokens_are_not_negative CHECK ((cache_write_tokens >= 0)),
-    CONSTRAINT usage_logs_cost_is_not_negative CHECK ((cost_usd >= (0)::numeric)),
-    CONSTRAINT usage_logs_funding_is_known CHECK ((funding = ANY (ARRAY['byok'::text, 'included'::text, 'credit'::text, 'overage'::text]))),
-    CONSTRAINT usage_logs_only_overage_is_charged CHECK ((((overage_charge > (0)::numeric) = ((funding = 'overage'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) AND (overage_charge >= (0)::numeric))),
-    CONSTRAINT usage_logs_outcome_is_known CHECK ((outcome = ANY (ARRAY['answered'::text, 'stopped'::text, 'failed'::text, 'lost'::text]))),
-    CONSTRAINT usage_logs_request_id_is_bounded CHECK (((char_length(request_id) >= 1) AND (char_length(request_id) <= 200))),
-    CONSTRAINT usage_logs_tokens_input_are_not_negative CHECK ((tokens_input >= 0)),
-    CONSTRAINT usage_logs_tokens_output_are_not_negative CHECK ((tokens_output >= 0))
+    CONSTRAINT usage_logs_amounts_are_not_negative CHECK (((LEAST(tokens_input, tokens_output, cache_read_tokens, cache_write_tokens) >= 0) AND (LEAST(cost_usd, overage_charge) >= (0)::numeric))),
+    CONSTRAINT usage_logs_funding_and_outcome_say_what_is_charged CHECK (((funding = ANY (ARRAY['byok'::text, 'included'::text, 'credit'::text, 'overage'::text])) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text, 'failed'::text, 'lost'::text])) AND (used_byo_key = (funding = 'byok'::text)) AND (counted_against_quota = ((funding = 'included'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) AND (was_overage = ((funding = 'overage'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) AND (was_overage = (overage_charge > (0)::numeric))))
 );
 
 ALTER TABLE ONLY public.usage_logs FORCE ROW LEVEL SECURITY;
@@ -480,12 +513,14 @@ CREATE FUNCTION private.end_query(p_hold public.query_holds, p_outcome text, p_u
     SET search_path TO ''
     AS $$
 declare
+  v_charged constant boolean := p_outcome in ('answered', 'stopped');
   v_ended public.usage_logs;
 begin
   insert into public.usage_logs (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input, tokens_output, cache_read_tokens,
-    cache_write_tokens, cost_usd, provider, model, overage_charge)
+    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
+    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
+    counted_against_quota, was_overage, overage_charge)
   values (
     p_hold.id, private.clock(), p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
     p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
@@ -493,8 +528,8 @@ begin
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
-    coalesce(p_usage ->> 'model', p_hold.model),
-    case when p_outcome in ('answered', 'stopped') then p_hold.overage_charge else 0 end)
+    coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok', v_charged and p_hold.funding = 'included',
+    v_charged and p_hold.funding = 'overage', case when v_charged then p_hold.overage_charge else 0 end)
   returning * into v_ended;
   delete from public.query_holds where id = p_hold.id;
   return v_ended;
@@ -550,7 +585,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.give_back(p_hold public.query_holds, p_outcome text, p_usage jsonb) IS 'Ends a hold without a charge: the same day''s count, the same pack or the same period''s overage gets it back. The user''s subscription row and the hold are locked.';
+COMMENT ON FUNCTION private.give_back(p_hold public.query_holds, p_outcome text, p_usage jsonb) IS 'Ends a hold without a charge: the same day''s count, the same pack or the same period''s overage gets it back. The user and the hold are locked.';
 
 CREATE FUNCTION private.keep_turn(p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, OUT conversation_id uuid) RETURNS uuid
     LANGUAGE plpgsql
@@ -608,40 +643,43 @@ $$;
 COMMENT ON FUNCTION private.keep_turn(p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, OUT conversation_id uuid) IS 'Stores a question and its answer in the conversation of the chat''s id, which the first turn creates.';
 
 CREATE FUNCTION private.key_provider(p_user_id uuid, p_provider text) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+begin
   -- 'anthropic' sorts before 'openai', which is the order of preference.
-  select k.provider from public.user_api_keys k
-  where k.user_id = p_user_id and k.is_active and k.provider = coalesce(p_provider, k.provider)
-  order by k.provider limit 1
+  return (
+    select min(k.provider) from public.user_api_keys k
+    where k.user_id = p_user_id and k.is_active and (p_provider is null or k.provider = p_provider));
+end
 $$;
 
 COMMENT ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) IS 'The provider whose active key of the user''s own would be used; null where there is none.';
 
-CREATE FUNCTION private.lock_subscription(p_user_id uuid) RETURNS public.user_subscriptions
+CREATE FUNCTION private.lock_user(p_user_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
-declare
-  v_subscription public.user_subscriptions;
 begin
+  -- A queue of its own, not the row's: waiting for a row that changes is slower, and its longest waits ten times longer.
+  perform pg_advisory_xact_lock(hashtextextended(p_user_id::text, 0));
   -- What every foreign key to auth.users would lock later: taken first, a user's deletion cannot cross us.
   perform from auth.users where id = p_user_id for key share;
-  select * into v_subscription from public.user_subscriptions where user_id = p_user_id for update;
-  return v_subscription;
 end
 $$;
 
-COMMENT ON FUNCTION private.lock_subscription(p_user_id uuid) IS 'Locks what all metering of a user goes by. All nulls for an unknown user.';
+COMMENT ON FUNCTION private.lock_user(p_user_id uuid) IS 'Waits for, and until the transaction''s end keeps, the right to change a user''s counters, holds and credit packs.';
 
 CREATE FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) RETURNS uuid
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
-  select c.id from public.credit_packs c
-  where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
-  order by c.expires_at nulls last, c.created_at, c.id limit 1
+begin
+  return (
+    select c.id from public.credit_packs c
+    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+    order by c.expires_at nulls last, c.created_at, c.id limit 1);
+end
 $$;
 
 COMMENT ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) IS 'The pack that pays next: the soonest to expire, the oldest among equals; null where there is none.';
@@ -672,15 +710,17 @@ $$;
 COMMENT ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) IS 'The monthly period that holds a time, counted from an anchor; without one, the calendar month, UTC.';
 
 CREATE FUNCTION private.reason_of(p_funding text, p_tier text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
     AS $$
-  select case p_funding
+begin
+  return case p_funding
     when 'byok' then 'Unlimited (BYOK)'
     when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
     when 'credit' then 'Credits available'
     when 'overage' then 'Overage allowed'
-  end
+  end;
+end
 $$;
 
 COMMENT ON FUNCTION private.reason_of(p_funding text, p_tier text) IS 'The reason that admission gave for a funding, in its own words.';
@@ -748,7 +788,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.record_refusal(p_refusal public.query_refusals) IS 'Records why a query was refused, the newest fifty of a user. The user''s subscription row is locked.';
+COMMENT ON FUNCTION private.record_refusal(p_refusal public.query_refusals) IS 'Records why a query was refused, the newest fifty of a user. The user is locked.';
 
 CREATE FUNCTION private.start_subscription() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -762,148 +802,158 @@ $$;
 
 COMMENT ON FUNCTION private.start_subscription() IS 'Trigger on auth.users: starts a subscription to free. Runs as its owner, because Auth may not write to public.';
 
-CREATE FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer, OUT decision text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone, OUT remaining integer, OUT plan public.plans, OUT hold public.query_holds, OUT ended public.usage_logs) RETURNS record
+CREATE FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
-  v_subscription public.user_subscriptions;
   v_at timestamptz;
-  v_provider text := p_provider;
+  v_seen record;
+  v_subscription public.user_subscriptions;
+  v_was public.user_subscriptions;
+  v_plan public.plans;
   v_key_provider text;
   v_pack_id uuid;
-  v_funding text;
-  v_lost public.query_holds;
+  v_decision record;
+  v_hold public.query_holds;
   v_quota_used integer;
   v_quota_limit integer;
   v_overage_limit numeric;
 begin
-  v_subscription := private.lock_subscription(p_user_id);
+  perform private.lock_user(p_user_id);
   v_at := private.clock();
 
-  select * into hold from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id for update;
-  if hold.id is not null and hold.expires_at <= v_at and hold.id <> p_hold_id then
-    perform private.give_back(hold, 'lost', '{}');
-    hold := null;
-    select * into v_subscription from public.user_subscriptions s where s.user_id = p_user_id;
+  select
+    (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as hold_id,
+    (select u.id from public.usage_logs u
+     where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped')) as ended_id,
+    exists (select from public.query_holds h
+            where h.user_id = p_user_id and h.expires_at <= v_at and h.id <> p_hold_id) as has_lost
+  into v_seen;
+  if v_seen.ended_id is not null then
+    return jsonb_build_object('decision', 'ended', 'query_id', v_seen.ended_id);
   end if;
-  select * into ended from public.usage_logs u
-  where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped');
-
-  if v_subscription.id is not null then
-    v_subscription := private.as_of(v_subscription, v_at);
+  if v_seen.has_lost then
+    -- Lost queries that the sweep has not met yet give back before anything is refused.
+    for v_hold in
+      select * from public.query_holds h
+      where h.user_id = p_user_id and h.expires_at <= v_at and h.id <> p_hold_id for update
+    loop
+      perform private.give_back(v_hold, 'lost', '{}');
+      if v_hold.id = v_seen.hold_id then
+        v_seen.hold_id := null;
+      end if;
+    end loop;
   end if;
-  select * into plan from public.plans p where p.tier = v_subscription.tier;
-
-  if ended.id is not null then
-    decision := 'ended';
-    return;
-  elsif hold.id is not null and hold.id <> p_hold_id then
-    decision := 'in_progress';
-    return;
+  if v_seen.hold_id <> p_hold_id then
+    return jsonb_build_object('decision', 'in_progress');
   end if;
 
-  if p_byok is distinct from false and plan.allows_byok then
+  select * into v_was from public.user_subscriptions s where s.user_id = p_user_id;
+  if v_was.id is null then
+    select * into v_decision from private.decide(v_was, null, false, false, v_at);
+    return jsonb_build_object(
+      'decision', 'refused', 'reason', v_decision.reason, 'requires_payment', v_decision.requires_payment,
+      'resets_at', v_decision.resets_at);
+  end if;
+  v_subscription := private.as_of(v_was, v_at);
+  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
+
+  if v_seen.hold_id is not null then
+    select * into v_hold from public.query_holds h where h.id = p_hold_id;
+    return private.admission(v_subscription, v_plan, v_hold, v_at);
+  end if;
+
+  if v_plan.allows_byok and p_byok is distinct from false then
     v_key_provider := private.key_provider(p_user_id, p_provider);
   end if;
-  if p_byok and v_key_provider is null and hold.id is null then
+  if p_byok and v_key_provider is null then
     raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
   end if;
-
-  if hold.id is null then
-    -- Lost queries of this user that the sweep has not met yet give back before anything is refused.
-    for v_lost in
-      select * from public.query_holds h where h.user_id = p_user_id and h.expires_at <= v_at for update
-    loop
-      perform private.give_back(v_lost, 'lost', '{}');
-    end loop;
-    if found then
-      select * into v_subscription from public.user_subscriptions s where s.user_id = p_user_id;
-      v_subscription := private.as_of(v_subscription, v_at);
-    end if;
-
-    if plan.lifetime_quota is not null then
-      v_quota_used := v_subscription.lifetime_used;
-      v_quota_limit := coalesce(v_subscription.lifetime_quota, plan.lifetime_quota);
-    else
-      v_quota_used := v_subscription.quota_used;
-      v_quota_limit := coalesce(v_subscription.daily_quota, plan.daily_quota);
-    end if;
-    if plan.overage_price_usd is not null then
-      v_overage_limit := coalesce(v_subscription.overage_limit, plan.overage_limit_usd);
-    end if;
+  select * into v_decision
+  from private.decide(v_subscription, v_plan, v_key_provider is not null, false, v_at);
+  if v_plan.allows_credits and (v_decision.funding is null or v_decision.funding = 'overage') then
+    -- Packs are only looked for where nothing else pays for the query.
     v_pack_id := private.next_credit_pack(p_user_id, v_at);
-    select d.funding, d.reason, d.requires_payment, d.resets_at
-    into v_funding, reason, requires_payment, resets_at
-    from private.decide(v_subscription, plan, v_key_provider is not null, v_pack_id is not null, v_at) d;
-    if v_funding is null then
-      decision := 'refused';
-      if v_subscription.id is not null then
-        perform private.record_refusal(row(
-          p_hold_id, v_at, p_user_id, p_request_id, reason, requires_payment, resets_at, plan.tier, v_quota_used,
-          v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
-      end if;
-      return;
+    if v_pack_id is not null then
+      select * into v_decision from private.decide(v_subscription, v_plan, false, true, v_at);
     end if;
-
-    v_provider := coalesce(p_provider, v_key_provider, 'anthropic');
-    hold := row(
-      p_hold_id, v_at, p_user_id, p_request_id, plan.tier, v_funding, v_subscription.quota_date,
-      case when v_funding = 'credit' then v_pack_id end,
-      case when v_funding = 'overage' then plan.overage_price_usd else 0 end,
-      v_subscription.overage_period_start, v_quota_used, v_quota_limit, v_subscription.current_overage_amount,
-      v_overage_limit, v_provider, coalesce(p_model, plan.models -> v_provider ->> 0),
-      v_at + p_hold_seconds * interval '1 second');
-    if not p_any_model and not plan.models -> hold.provider ? hold.model then
-      raise exception using errcode = 'NOMDL', message = format(
-        'The %s plan answers with these models of %s: %s.', plan.name, hold.provider,
-        (select string_agg(m, ', ') from jsonb_array_elements_text(plan.models -> hold.provider) m));
-    end if;
-    insert into public.query_holds values (hold.*);
-
-    if v_funding = 'included' then
-      if plan.lifetime_quota is not null then
-        v_subscription.lifetime_used := v_subscription.lifetime_used + 1;
-      else
-        v_subscription.quota_used := v_subscription.quota_used + 1;
-      end if;
-    elsif v_funding = 'credit' then
-      update public.credit_packs c set
-        credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
-        depleted_at = case when c.credits_remaining = 1 then v_at end
-      where c.id = v_pack_id;
-    elsif v_funding = 'overage' then
-      v_subscription.current_overage_amount := v_subscription.current_overage_amount + hold.overage_charge;
-    end if;
-    update public.user_subscriptions s set
-      tier = v_subscription.tier, status = v_subscription.status,
-      stripe_subscription_id = v_subscription.stripe_subscription_id,
-      current_period_start = v_subscription.current_period_start,
-      current_period_end = v_subscription.current_period_end,
-      quota_date = v_subscription.quota_date, quota_used = v_subscription.quota_used,
-      lifetime_used = v_subscription.lifetime_used,
-      overage_period_start = v_subscription.overage_period_start,
-      current_overage_amount = v_subscription.current_overage_amount
-    where s.id = v_subscription.id;
   end if;
 
-  decision := 'admitted';
-  remaining := case hold.funding
-    when 'included' then greatest(0, case
-      when plan.lifetime_quota is not null
-        then coalesce(v_subscription.lifetime_quota, plan.lifetime_quota) - v_subscription.lifetime_used
-      else coalesce(v_subscription.daily_quota, plan.daily_quota) - v_subscription.quota_used end)
-    when 'credit' then (
-      select sum(c.credits_remaining) from public.credit_packs c
-      where c.user_id = p_user_id and (c.expires_at > v_at or c.expires_at is null))
-    when 'overage' then floor(
-      (coalesce(v_subscription.overage_limit, plan.overage_limit_usd) - v_subscription.current_overage_amount)
-      / plan.overage_price_usd)
-  end;
+  if v_plan.lifetime_quota is not null then
+    v_quota_used := v_subscription.lifetime_used;
+    v_quota_limit := coalesce(v_subscription.lifetime_quota, v_plan.lifetime_quota);
+  else
+    v_quota_used := v_subscription.quota_used;
+    v_quota_limit := coalesce(v_subscription.daily_quota, v_plan.daily_quota);
+  end if;
+  if v_plan.overage_price_usd is not null then
+    v_overage_limit := coalesce(v_subscription.overage_limit, v_plan.overage_limit_usd);
+  end if;
+  if v_decision.funding is null then
+    perform private.record_refusal(row(
+      p_hold_id, v_at, p_user_id, p_request_id, v_decision.reason, v_decision.requires_payment, v_decision.resets_at,
+      v_plan.tier, v_quota_used, v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
+    return jsonb_build_object(
+      'decision', 'refused', 'reason', v_decision.reason, 'requires_payment', v_decision.requires_payment,
+      'resets_at', v_decision.resets_at);
+  end if;
+
+  v_hold.id := p_hold_id;
+  v_hold.created_at := v_at;
+  v_hold.user_id := p_user_id;
+  v_hold.request_id := p_request_id;
+  v_hold.tier := v_plan.tier;
+  v_hold.funding := v_decision.funding;
+  v_hold.query_date := v_subscription.quota_date;
+  v_hold.credit_pack_id := case when v_decision.funding = 'credit' then v_pack_id end;
+  v_hold.overage_charge := case when v_decision.funding = 'overage' then v_plan.overage_price_usd else 0 end;
+  v_hold.period_start := v_subscription.overage_period_start;
+  v_hold.quota_used := v_quota_used;
+  v_hold.quota_limit := v_quota_limit;
+  v_hold.overage_used := v_subscription.current_overage_amount;
+  v_hold.overage_limit := v_overage_limit;
+  v_hold.provider := coalesce(p_provider, v_key_provider, 'anthropic');
+  v_hold.model := coalesce(p_model, v_plan.models -> v_hold.provider ->> 0);
+  v_hold.expires_at := v_at + make_interval(secs => p_hold_seconds);
+  if not p_any_model and not v_plan.models -> v_hold.provider ? v_hold.model then
+    raise exception using errcode = 'NOMDL', message = format(
+      'The %s plan answers with these models of %s: %s.', v_plan.name, v_hold.provider,
+      (select string_agg(m, ', ') from jsonb_array_elements_text(v_plan.models -> v_hold.provider) m));
+  end if;
+  insert into public.query_holds values (v_hold.*);
+
+  if v_hold.funding = 'included' then
+    if v_plan.lifetime_quota is not null then
+      v_subscription.lifetime_used := v_subscription.lifetime_used + 1;
+    else
+      v_subscription.quota_used := v_subscription.quota_used + 1;
+    end if;
+  elsif v_hold.funding = 'credit' then
+    update public.credit_packs c set
+      credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+      depleted_at = case when c.credits_remaining = 1 then v_at end
+    where c.id = v_pack_id;
+  elsif v_hold.funding = 'overage' then
+    v_subscription.current_overage_amount := v_subscription.current_overage_amount + v_hold.overage_charge;
+  end if;
+  if v_subscription.tier <> v_was.tier then
+    -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+    update public.user_subscriptions s set
+      tier = v_subscription.tier, status = v_subscription.status, stripe_subscription_id = null,
+      current_period_start = null, current_period_end = null
+    where s.id = v_subscription.id and s.status = v_was.status and s.current_period_end = v_was.current_period_end;
+  end if;
+  update public.user_subscriptions s set
+    quota_date = v_subscription.quota_date, quota_used = v_subscription.quota_used,
+    lifetime_used = v_subscription.lifetime_used, overage_period_start = v_subscription.overage_period_start,
+    current_overage_amount = v_subscription.current_overage_amount
+  where s.id = v_subscription.id;
+  return private.admission(v_subscription, v_plan, v_hold, v_at);
 end
 $$;
 
-COMMENT ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer, OUT decision text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone, OUT remaining integer, OUT plan public.plans, OUT hold public.query_holds, OUT ended public.usage_logs) IS 'Admits one query: decides under the user''s lock, takes the funding and leaves the hold. decision is admitted, refused, in_progress (another attempt at the same request runs) or ended (the request was charged already).';
+COMMENT ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer) IS 'Admits one query: decides under the user''s lock, takes the funding and leaves the hold. decision is admitted, refused, in_progress (another attempt at the same request runs) or ended (the request was charged already).';
 
 CREATE FUNCTION private.touch() RETURNS trigger
     LANGUAGE plpgsql
@@ -925,8 +975,7 @@ declare
   v_conversation_id uuid;
   v_before integer;
   v_history jsonb;
-  v_answer jsonb;
-  v_taken record;
+  v_taken jsonb;
 begin
   if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
@@ -935,44 +984,36 @@ begin
     v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
   end if;
 
-  select * into v_taken from private.take(
-    p_user_id, p_request_id, p_hold_id, p_provider, p_model, null, false, p_hold_seconds);
+  v_taken := private.take(p_user_id, p_request_id, p_hold_id, p_provider, p_model, null, false, p_hold_seconds);
 
-  if v_taken.decision = 'ended' then
-    select jsonb_build_object('id', m.id, 'content', m.content) into v_answer
-    from public.messages m where m.id = (v_taken.ended).message_id;
-    return jsonb_build_object(
-      'decision', 'ended', 'answer', v_answer, 'provider', (v_taken.ended).provider,
-      'model', (v_taken.ended).model, 'funding', (v_taken.ended).funding,
-      'tokens_input', (v_taken.ended).tokens_input, 'tokens_output', (v_taken.ended).tokens_output,
-      'cache_read_tokens', (v_taken.ended).cache_read_tokens,
-      'cache_write_tokens', (v_taken.ended).cache_write_tokens,
-      'cost_usd', (v_taken.ended).cost_usd::text, 'charged_usd', (v_taken.ended).overage_charge::text);
-  elsif v_taken.decision <> 'admitted' then
-    return jsonb_build_object(
-      'decision', v_taken.decision, 'reason', v_taken.reason, 'requires_payment', v_taken.requires_payment,
-      'resets_at', v_taken.resets_at);
+  if v_taken ->> 'decision' = 'ended' then
+    return (
+      select jsonb_build_object(
+        'decision', 'ended',
+        'answer', case when m.id is not null then jsonb_build_object('id', m.id, 'content', m.content) end,
+        'provider', u.provider, 'model', u.model, 'funding', u.funding,
+        'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
+        'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
+        'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
+      from public.usage_logs u left join public.messages m on m.id = u.message_id
+      where u.id = (v_taken ->> 'query_id')::uuid);
+  end if;
+  if v_conversation_id is null or not coalesce((v_taken -> 'keeps_history')::boolean, false) then
+    return v_taken || '{"history": []}';
   end if;
 
-  if (v_taken.plan).history_days > 0 and v_conversation_id is not null then
-    -- Asked again, a question is answered from what came before it.
-    select m.position into v_before from public.messages m
-    where m.conversation_id = v_conversation_id and m.role = 'user' and m.external_id = p_question_id
-    order by m.position desc limit 1;
-    select jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position)
-    into v_history
-    from (
-      select m.role, m.content, m.position from public.messages m
-      where m.conversation_id = v_conversation_id and (v_before is null or m.position < v_before)
-      order by m.position desc limit p_history_messages
-    ) newest;
-  end if;
-
-  return jsonb_build_object(
-    'decision', 'admitted', 'reason', v_taken.reason, 'funding', (v_taken.hold).funding,
-    'tier', (v_taken.hold).tier, 'provider', (v_taken.hold).provider, 'model', (v_taken.hold).model,
-    'keeps_history', (v_taken.plan).history_days > 0, 'history', coalesce(v_history, '[]'),
-    'remaining', v_taken.remaining, 'resets_at', v_taken.resets_at);
+  -- Asked again, a question is answered from what came before it.
+  select m.position into v_before from public.messages m
+  where m.conversation_id = v_conversation_id and m.role = 'user' and m.external_id = p_question_id
+  order by m.position desc limit 1;
+  select jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position)
+  into v_history
+  from (
+    select m.role, m.content, m.position from public.messages m
+    where m.conversation_id = v_conversation_id and (v_before is null or m.position < v_before)
+    order by m.position desc limit p_history_messages
+  ) newest;
+  return v_taken || jsonb_build_object('history', coalesce(v_history, '[]'));
 end
 $$;
 
@@ -1144,7 +1185,7 @@ begin
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'A released query failed or was lost.';
   end if;
-  perform private.lock_subscription((select h.user_id from public.query_holds h where h.id = p_hold_id));
+  perform private.lock_user((select h.user_id from public.query_holds h where h.id = p_hold_id));
   select * into v_hold from public.query_holds where id = p_hold_id for update;
   if v_hold.id is null then
     select * into v_ended from public.usage_logs where id = p_hold_id;
@@ -1177,7 +1218,7 @@ begin
           order by h.expires_at limit 100) oldest
     order by oldest.user_id, oldest.id
   loop
-    perform private.lock_subscription(v_stale.user_id);
+    perform private.lock_user(v_stale.user_id);
     select * into v_hold from public.query_holds h where h.id = v_stale.id for update;
     if v_hold.id is not null then
       perform private.give_back(v_hold, 'lost', '{}');
@@ -1206,6 +1247,7 @@ begin
       and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start
     order by s.user_id
   loop
+    perform private.lock_user(v_user_id);
     update public.user_subscriptions s set
       current_overage_amount = 0,
       overage_period_start = (private.period_at(s.current_period_start, v_at)).period_start
@@ -1232,6 +1274,7 @@ begin
   if p_outcome not in ('answered', 'stopped') then
     raise invalid_parameter_value using message = 'A settled query was answered or stopped.';
   end if;
+  -- auth.users first: see the order of locks above.
   perform from auth.users u where u.id = (select h.user_id from public.query_holds h where h.id = p_hold_id)
   for key share;
   select * into v_hold from public.query_holds where id = p_hold_id for update;
@@ -1241,10 +1284,12 @@ begin
       raise exception using errcode = 'NOHLD', message = 'There is no such query.';
     end if;
   else
-    select p.history_days into v_history_days
-    from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
-    if v_history_days > 0 and p_turn is not null then
-      v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
+    if p_turn is not null then
+      select p.history_days into v_history_days
+      from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
+      if v_history_days > 0 then
+        v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
+      end if;
     end if;
     v_ended := private.end_query(
       v_hold, p_outcome, p_usage, v_conversation_id,
@@ -1264,7 +1309,8 @@ CREATE FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid,
     AS $$
 declare
   v_id constant uuid := private.time_ordered_id();
-  v_taken record;
+  v_taken jsonb;
+  v_hold public.query_holds;
 begin
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
@@ -1272,15 +1318,16 @@ begin
      and p_message_id is not null then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
   end if;
-  select * into v_taken from private.take(
+  v_taken := private.take(
     p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_provider, p_model, p_used_byo_key, true, 60);
-  if v_taken.decision = 'ended' then
+  if v_taken ->> 'decision' = 'ended' then
     return;
-  elsif v_taken.decision <> 'admitted' then
-    raise exception using errcode = 'QUOTA', message = v_taken.reason;
+  elsif v_taken ->> 'decision' <> 'admitted' then
+    raise exception using errcode = 'QUOTA', message = v_taken ->> 'reason';
   end if;
+  select * into v_hold from public.query_holds where id = v_id;
   perform private.end_query(
-    v_taken.hold, 'answered',
+    v_hold, 'answered',
     jsonb_build_object('tokens_input', p_tokens_input, 'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
     p_conversation_id, p_message_id);
 end
@@ -1460,7 +1507,7 @@ CREATE TABLE public.credit_packs (
 
 ALTER TABLE ONLY public.credit_packs FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE public.credit_packs IS 'Prepaid queries. Changed only under the lock of the owner''s subscription row.';
+COMMENT ON TABLE public.credit_packs IS 'Prepaid queries. Changed only under the owner''s lock, private.lock_user.';
 
 COMMENT ON COLUMN public.credit_packs.id IS 'Identifies the pack.';
 
@@ -1699,7 +1746,7 @@ CREATE INDEX conversations_newest_first_idx ON public.conversations USING btree 
 
 CREATE INDEX credit_packs_spending_order_idx ON public.credit_packs USING btree (user_id, expires_at, created_at);
 
-CREATE INDEX query_holds_credit_pack_id_idx ON public.query_holds USING btree (credit_pack_id);
+CREATE INDEX query_holds_credit_pack_id_idx ON public.query_holds USING btree (credit_pack_id) WHERE (credit_pack_id IS NOT NULL);
 
 CREATE INDEX query_holds_expires_at_idx ON public.query_holds USING btree (expires_at);
 
@@ -1723,7 +1770,7 @@ CREATE TRIGGER user_api_keys_touch BEFORE UPDATE ON public.user_api_keys FOR EAC
 
 CREATE TRIGGER user_subscriptions_date_past_due BEFORE INSERT OR UPDATE OF status ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.date_past_due();
 
-CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
+CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
 
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
@@ -1811,8 +1858,17 @@ GRANT USAGE ON SCHEMA private TO service_role;
 
 REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
 
+GRANT SELECT ON TABLE public.plans TO anon;
+GRANT SELECT ON TABLE public.plans TO authenticated;
+GRANT SELECT ON TABLE public.plans TO service_role;
+
+GRANT SELECT ON TABLE public.query_holds TO authenticated;
+GRANT SELECT ON TABLE public.query_holds TO service_role;
+
 GRANT SELECT ON TABLE public.user_subscriptions TO authenticated;
 GRANT SELECT ON TABLE public.user_subscriptions TO service_role;
+
+REVOKE ALL ON FUNCTION private.admission(p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) TO authenticated;
@@ -1826,16 +1882,9 @@ REVOKE ALL ON FUNCTION private.conversation_key(p_chat_id text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.date_past_due() FROM PUBLIC;
 
-GRANT SELECT ON TABLE public.plans TO anon;
-GRANT SELECT ON TABLE public.plans TO authenticated;
-GRANT SELECT ON TABLE public.plans TO service_role;
-
 REVOKE ALL ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) TO authenticated;
 GRANT ALL ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) TO service_role;
-
-GRANT SELECT ON TABLE public.query_holds TO authenticated;
-GRANT SELECT ON TABLE public.query_holds TO service_role;
 
 GRANT SELECT ON TABLE public.usage_logs TO authenticated;
 GRANT SELECT ON TABLE public.usage_logs TO service_role;
@@ -1852,7 +1901,7 @@ REVOKE ALL ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) FRO
 GRANT ALL ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) TO authenticated;
 GRANT ALL ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) TO service_role;
 
-REVOKE ALL ON FUNCTION private.lock_subscription(p_user_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.lock_user(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) TO authenticated;
@@ -1873,7 +1922,7 @@ REVOKE ALL ON FUNCTION private.record_refusal(p_refusal public.query_refusals) F
 
 REVOKE ALL ON FUNCTION private.start_subscription() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer, OUT decision text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone, OUT remaining integer, OUT plan public.plans, OUT hold public.query_holds, OUT ended public.usage_logs) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.touch() FROM PUBLIC;
 

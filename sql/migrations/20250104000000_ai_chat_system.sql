@@ -117,36 +117,33 @@ create table if not exists public.user_subscriptions (
     constraint user_subscriptions_one_a_user unique
     references auth.users (id) on delete cascade,
   tier text not null default 'free' references public.plans (tier),
-  status text not null default 'active'
-    constraint user_subscriptions_status_is_known check (status in ('active', 'canceled', 'suspended', 'past_due')),
+  status text not null default 'active',
   stripe_customer_id text
     constraint user_subscriptions_stripe_customer_is_unique unique,
   stripe_subscription_id text
     constraint user_subscriptions_stripe_subscription_is_unique unique,
-  daily_quota integer
-    constraint user_subscriptions_daily_quota_is_not_negative check (daily_quota >= 0),
-  lifetime_quota integer
-    constraint user_subscriptions_lifetime_quota_is_not_negative check (lifetime_quota >= 0),
+  daily_quota integer,
+  lifetime_quota integer,
   allow_overages boolean not null default true,
-  overage_limit numeric(14,6)
-    constraint user_subscriptions_overage_limit_is_not_negative check (overage_limit >= 0),
-  current_overage_amount numeric(14,6) not null default 0
-    constraint user_subscriptions_overage_is_not_negative check (current_overage_amount >= 0),
+  overage_limit numeric(14,6),
+  current_overage_amount numeric(14,6) not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
   quota_date date not null default (now() at time zone 'UTC')::date,
-  quota_used integer not null default 0
-    constraint user_subscriptions_quota_used_is_not_negative check (quota_used >= 0),
-  lifetime_used integer not null default 0
-    constraint user_subscriptions_lifetime_used_is_not_negative check (lifetime_used >= 0),
+  quota_used integer not null default 0,
+  lifetime_used integer not null default 0,
   overage_period_start timestamptz not null default date_trunc('month', now(), 'UTC'),
-  constraint user_subscriptions_period_has_both_ends check (
-    (current_period_start is null) = (current_period_end is null)),
-  constraint user_subscriptions_period_ends_after_it_starts check (current_period_end > current_period_start),
-  constraint user_subscriptions_past_due_has_a_start check ((status = 'past_due') = (past_due_since is not null))
+  -- Few constraints of several clauses each: Postgres prepares every one anew for every statement.
+  constraint user_subscriptions_status_is_known_and_past_due_has_a_start check (
+    status in ('active', 'canceled', 'suspended', 'past_due') and (status = 'past_due') = (past_due_since is not null)),
+  constraint user_subscriptions_limits_and_counters_are_not_negative check (
+    least(daily_quota, lifetime_quota, quota_used, lifetime_used) >= 0
+    and least(overage_limit, current_overage_amount) >= 0),
+  constraint user_subscriptions_period_ends_after_it_starts check (
+    (current_period_start is null) = (current_period_end is null) and current_period_end > current_period_start)
 );
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 
@@ -154,7 +151,7 @@ comment on table public.user_subscriptions is
   'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
 comment on column public.user_subscriptions.id is 'Identifies the row.';
 comment on column public.user_subscriptions.created_at is 'When the user signed up.';
-comment on column public.user_subscriptions.updated_at is 'When the row last changed.';
+comment on column public.user_subscriptions.updated_at is 'When it last changed, counters aside.';
 comment on column public.user_subscriptions.user_id is 'Whose subscription it is.';
 comment on column public.user_subscriptions.tier is 'The plan.';
 comment on column public.user_subscriptions.status is 'active, canceled, suspended or past_due.';
@@ -187,8 +184,11 @@ $$;
 comment on function private.date_past_due() is 'Trigger: notes since when a subscription is past due.';
 revoke all on function private.date_past_due() from public, anon, authenticated, service_role;
 
-create or replace trigger user_subscriptions_touch before update on public.user_subscriptions
-  for each row execute function private.touch();
+-- Not for the counters, which change with every query.
+create or replace trigger user_subscriptions_touch
+  before update of tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
+                   allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at
+  on public.user_subscriptions for each row execute function private.touch();
 create or replace trigger user_subscriptions_date_past_due before insert or update of status on public.user_subscriptions
   for each row execute function private.date_past_due();
 
@@ -405,7 +405,7 @@ create table if not exists public.credit_packs (
 create index if not exists credit_packs_spending_order_idx
   on public.credit_packs (user_id, expires_at, created_at);
 
-comment on table public.credit_packs is 'Prepaid queries. Changed only under the lock of the owner''s subscription row.';
+comment on table public.credit_packs is 'Prepaid queries. Changed only under the owner''s lock, private.lock_user.';
 comment on column public.credit_packs.id is 'Identifies the pack.';
 comment on column public.credit_packs.created_at is 'When it was bought.';
 comment on column public.credit_packs.user_id is 'Who bought it.';
@@ -435,14 +435,12 @@ create table if not exists public.query_holds (
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id text not null
-    constraint query_holds_request_id_is_bounded check (char_length(request_id) between 1 and 200),
+    constraint query_holds_request_id_is_bounded check (octet_length(request_id) between 1 and 800),
   tier text not null,
-  funding text not null
-    constraint query_holds_funding_is_known check (funding in ('byok', 'included', 'credit', 'overage')),
+  funding text not null,
   query_date date not null,
   credit_pack_id uuid references public.credit_packs (id) on delete cascade,
-  overage_charge numeric(14,6) not null default 0
-    constraint query_holds_overage_charge_is_not_negative check (overage_charge >= 0),
+  overage_charge numeric(14,6) not null default 0,
   period_start timestamptz not null,
   quota_used integer not null,
   quota_limit integer not null,
@@ -452,11 +450,18 @@ create table if not exists public.query_holds (
   model text not null,
   expires_at timestamptz not null,
   constraint query_holds_one_a_request unique (user_id, request_id),
-  constraint query_holds_only_credit_has_a_pack check ((funding = 'credit') = (credit_pack_id is not null)),
-  constraint query_holds_only_overage_is_charged check ((funding = 'overage') = (overage_charge > 0))
+  constraint query_holds_funding_says_what_is_held check (
+    case funding
+      when 'byok' then credit_pack_id is null and overage_charge = 0
+      when 'included' then credit_pack_id is null and overage_charge = 0
+      when 'credit' then credit_pack_id is not null and overage_charge = 0
+      when 'overage' then credit_pack_id is null and overage_charge > 0
+      else false
+    end)
 );
 create index if not exists query_holds_expires_at_idx on public.query_holds (expires_at);
-create index if not exists query_holds_credit_pack_id_idx on public.query_holds (credit_pack_id);
+create index if not exists query_holds_credit_pack_id_idx on public.query_holds (credit_pack_id)
+  where credit_pack_id is not null;
 
 comment on table public.query_holds is
   'Queries that were admitted and have not ended. Each has taken its funding, and remembers where from.';
@@ -493,15 +498,12 @@ create table if not exists public.usage_logs (
   id uuid primary key,
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
-  request_id text not null
-    constraint usage_logs_request_id_is_bounded check (char_length(request_id) between 1 and 200),
+  request_id text not null,
   conversation_id uuid references public.conversations (id) on delete set null,
   message_id uuid references public.messages (id) on delete set null,
   tier text not null,
-  funding text not null
-    constraint usage_logs_funding_is_known check (funding in ('byok', 'included', 'credit', 'overage')),
-  outcome text not null
-    constraint usage_logs_outcome_is_known check (outcome in ('answered', 'stopped', 'failed', 'lost')),
+  funding text not null,
+  outcome text not null,
   query_date date not null,
   query_timestamp timestamptz not null,
   period_start timestamptz not null,
@@ -510,27 +512,28 @@ create table if not exists public.usage_logs (
   quota_limit integer not null,
   overage_used numeric(14,6) not null,
   overage_limit numeric(14,6),
-  tokens_input integer not null default 0
-    constraint usage_logs_tokens_input_are_not_negative check (tokens_input >= 0),
-  tokens_output integer not null default 0
-    constraint usage_logs_tokens_output_are_not_negative check (tokens_output >= 0),
+  tokens_input integer not null default 0,
+  tokens_output integer not null default 0,
   tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
-  cache_read_tokens integer not null default 0
-    constraint usage_logs_cache_read_tokens_are_not_negative check (cache_read_tokens >= 0),
-  cache_write_tokens integer not null default 0
-    constraint usage_logs_cache_write_tokens_are_not_negative check (cache_write_tokens >= 0),
-  cost_usd numeric(14,6) not null default 0
-    constraint usage_logs_cost_is_not_negative check (cost_usd >= 0),
+  cache_read_tokens integer not null default 0,
+  cache_write_tokens integer not null default 0,
+  cost_usd numeric(14,6) not null default 0,
   provider text not null,
   model text not null,
-  used_byo_key boolean not null generated always as (funding = 'byok') stored,
-  counted_against_quota boolean not null
-    generated always as (funding = 'included' and outcome in ('answered', 'stopped')) stored,
-  was_overage boolean not null
-    generated always as (funding = 'overage' and outcome in ('answered', 'stopped')) stored,
+  used_byo_key boolean not null,
+  counted_against_quota boolean not null,
+  was_overage boolean not null,
   overage_charge numeric(14,6) not null default 0,
-  constraint usage_logs_only_overage_is_charged check (
-    (overage_charge > 0) = (funding = 'overage' and outcome in ('answered', 'stopped')) and overage_charge >= 0)
+  -- Few constraints of several clauses each: Postgres prepares every one anew for every statement.
+  constraint usage_logs_funding_and_outcome_say_what_is_charged check (
+    funding in ('byok', 'included', 'credit', 'overage') and outcome in ('answered', 'stopped', 'failed', 'lost')
+    and used_byo_key = (funding = 'byok')
+    and counted_against_quota = (funding = 'included' and outcome in ('answered', 'stopped'))
+    and was_overage = (funding = 'overage' and outcome in ('answered', 'stopped'))
+    and was_overage = (overage_charge > 0)),
+  constraint usage_logs_amounts_are_not_negative check (
+    least(tokens_input, tokens_output, cache_read_tokens, cache_write_tokens) >= 0
+    and least(cost_usd, overage_charge) >= 0)
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once

@@ -3,16 +3,19 @@
 -- admit_query takes the funding and leaves a hold; settle_query (answered, stopped) or release_query (failed, lost)
 -- ends the hold with exactly one usage_logs row, whose id is the hold's. A failed or lost query gives its funding
 -- back where it came from.
--- Locks are taken in one order, so no two functions can wait for each other:
--- auth.users (key share), user_subscriptions, query_holds, conversations. A user's counters and credit packs are only
--- changed under the lock of their user_subscriptions row.
+-- A user's metering is one queue, private.lock_user: counters and credit packs are only changed by who holds that lock.
+-- Locks are taken in one order, so no two functions can wait for each other: the user's queue, auth.users (key share),
+-- query_holds, user_subscriptions, credit_packs, conversations.
+-- What runs for every query is written in few statements and calls few functions: each costs as much as the disk.
 
 
 create or replace function private.clock() returns timestamptz
-language sql volatile set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
+begin
   -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
-  select coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp())
+  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
+end
 $$;
 comment on function private.clock() is
   'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
@@ -68,7 +71,13 @@ begin
     p_subscription.quota_date := v_day;
     p_subscription.quota_used := 0;
   end if;
-  v_period_start := (private.period_at(p_subscription.current_period_start, p_at)).period_start;
+  if p_subscription.current_period_start is null then
+    v_period_start := date_trunc('month', p_at, 'UTC');
+  elsif p_at >= p_subscription.current_period_start and p_at < p_subscription.current_period_end then
+    v_period_start := p_subscription.current_period_start;
+  else
+    v_period_start := (private.period_at(p_subscription.current_period_start, p_at)).period_start;
+  end if;
   if v_period_start > p_subscription.overage_period_start then
     p_subscription.overage_period_start := v_period_start;
     p_subscription.current_overage_amount := 0;
@@ -175,12 +184,14 @@ grant execute on function private.decide(public.user_subscriptions, public.plans
 
 
 create or replace function private.key_provider(p_user_id uuid, p_provider text) returns text
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
+begin
   -- 'anthropic' sorts before 'openai', which is the order of preference.
-  select k.provider from public.user_api_keys k
-  where k.user_id = p_user_id and k.is_active and k.provider = coalesce(p_provider, k.provider)
-  order by k.provider limit 1
+  return (
+    select min(k.provider) from public.user_api_keys k
+    where k.user_id = p_user_id and k.is_active and (p_provider is null or k.provider = p_provider));
+end
 $$;
 comment on function private.key_provider(uuid, text) is
   'The provider whose active key of the user''s own would be used; null where there is none.';
@@ -189,11 +200,14 @@ grant execute on function private.key_provider(uuid, text) to authenticated, ser
 
 
 create or replace function private.next_credit_pack(p_user_id uuid, p_at timestamptz) returns uuid
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select c.id from public.credit_packs c
-  where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
-  order by c.expires_at nulls last, c.created_at, c.id limit 1
+begin
+  return (
+    select c.id from public.credit_packs c
+    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+    order by c.expires_at nulls last, c.created_at, c.id limit 1);
+end
 $$;
 comment on function private.next_credit_pack(uuid, timestamptz) is
   'The pack that pays next: the soonest to expire, the oldest among equals; null where there is none.';
@@ -237,12 +251,14 @@ returns public.usage_logs
 language plpgsql volatile set search_path = ''
 as $$
 declare
+  v_charged constant boolean := p_outcome in ('answered', 'stopped');
   v_ended public.usage_logs;
 begin
   insert into public.usage_logs (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input, tokens_output, cache_read_tokens,
-    cache_write_tokens, cost_usd, provider, model, overage_charge)
+    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
+    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
+    counted_against_quota, was_overage, overage_charge)
   values (
     p_hold.id, private.clock(), p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
     p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
@@ -250,8 +266,8 @@ begin
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
-    coalesce(p_usage ->> 'model', p_hold.model),
-    case when p_outcome in ('answered', 'stopped') then p_hold.overage_charge else 0 end)
+    coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok', v_charged and p_hold.funding = 'included',
+    v_charged and p_hold.funding = 'overage', case when v_charged then p_hold.overage_charge else 0 end)
   returning * into v_ended;
   delete from public.query_holds where id = p_hold.id;
   return v_ended;
@@ -288,26 +304,24 @@ end
 $$;
 comment on function private.give_back(public.query_holds, text, jsonb) is
   'Ends a hold without a charge: the same day''s count, the same pack or the same period''s overage gets it back. '
-  'The user''s subscription row and the hold are locked.';
+  'The user and the hold are locked.';
 revoke all on function private.give_back(public.query_holds, text, jsonb)
   from public, anon, authenticated, service_role;
 
 
-create or replace function private.lock_subscription(p_user_id uuid) returns public.user_subscriptions
+create or replace function private.lock_user(p_user_id uuid) returns void
 language plpgsql volatile set search_path = ''
 as $$
-declare
-  v_subscription public.user_subscriptions;
 begin
+  -- A queue of its own, not the row's: waiting for a row that changes is slower, and its longest waits ten times longer.
+  perform pg_advisory_xact_lock(hashtextextended(p_user_id::text, 0));
   -- What every foreign key to auth.users would lock later: taken first, a user's deletion cannot cross us.
   perform from auth.users where id = p_user_id for key share;
-  select * into v_subscription from public.user_subscriptions where user_id = p_user_id for update;
-  return v_subscription;
 end
 $$;
-comment on function private.lock_subscription(uuid) is
-  'Locks what all metering of a user goes by. All nulls for an unknown user.';
-revoke all on function private.lock_subscription(uuid) from public, anon, authenticated, service_role;
+comment on function private.lock_user(uuid) is
+  'Waits for, and until the transaction''s end keeps, the right to change a user''s counters, holds and credit packs.';
+revoke all on function private.lock_user(uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.record_refusal(p_refusal public.query_refusals) returns void
@@ -328,151 +342,216 @@ begin
 end
 $$;
 comment on function private.record_refusal(public.query_refusals) is
-  'Records why a query was refused, the newest fifty of a user. The user''s subscription row is locked.';
+  'Records why a query was refused, the newest fifty of a user. The user is locked.';
 revoke all on function private.record_refusal(public.query_refusals) from public, anon, authenticated, service_role;
+
+
+create or replace function private.reason_of(p_funding text, p_tier text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case p_funding
+    when 'byok' then 'Unlimited (BYOK)'
+    when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
+    when 'credit' then 'Credits available'
+    when 'overage' then 'Overage allowed'
+  end;
+end
+$$;
+comment on function private.reason_of(text, text) is 'The reason that admission gave for a funding, in its own words.';
+revoke all on function private.reason_of(text, text) from public, anon, authenticated, service_role;
+grant execute on function private.reason_of(text, text) to authenticated, service_role;
+
+
+create or replace function private.admission(
+  p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamptz)
+returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_remaining integer;
+  v_resets_at timestamptz;
+begin
+  if p_hold.funding = 'included' then
+    v_remaining := greatest(0, case
+      when p_plan.lifetime_quota is not null
+        then coalesce(p_subscription.lifetime_quota, p_plan.lifetime_quota) - p_subscription.lifetime_used
+      else coalesce(p_subscription.daily_quota, p_plan.daily_quota) - p_subscription.quota_used end);
+    if p_plan.lifetime_quota is null then
+      v_resets_at := (p_hold.query_date + 1)::timestamp at time zone 'UTC';
+    end if;
+  elsif p_hold.funding = 'credit' then
+    v_remaining := (
+      select sum(c.credits_remaining) from public.credit_packs c
+      where c.user_id = p_hold.user_id and (c.expires_at > p_at or c.expires_at is null));
+  elsif p_hold.funding = 'overage' then
+    v_remaining := floor(
+      (coalesce(p_subscription.overage_limit, p_plan.overage_limit_usd) - p_subscription.current_overage_amount)
+      / p_plan.overage_price_usd);
+    v_resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
+  end if;
+  return jsonb_build_object(
+    'decision', 'admitted', 'reason', private.reason_of(p_hold.funding, p_hold.tier), 'funding', p_hold.funding,
+    'tier', p_hold.tier, 'provider', p_hold.provider, 'model', p_hold.model,
+    'keeps_history', p_plan.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at);
+end
+$$;
+comment on function private.admission(public.user_subscriptions, public.plans, public.query_holds, timestamptz) is
+  'What an admitted query is told: what pays, who answers, how many more the same funding has, and when it starts anew.';
+revoke all on function private.admission(public.user_subscriptions, public.plans, public.query_holds, timestamptz)
+  from public, anon, authenticated, service_role;
 
 
 create or replace function private.take(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean,
-  p_any_model boolean, p_hold_seconds integer,
-  out decision text, out reason text, out requires_payment boolean, out resets_at timestamptz,
-  out remaining integer, out plan public.plans, out hold public.query_holds, out ended public.usage_logs)
+  p_any_model boolean, p_hold_seconds integer)
+returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_subscription public.user_subscriptions;
   v_at timestamptz;
-  v_provider text := p_provider;
+  v_seen record;
+  v_subscription public.user_subscriptions;
+  v_was public.user_subscriptions;
+  v_plan public.plans;
   v_key_provider text;
   v_pack_id uuid;
-  v_funding text;
-  v_lost public.query_holds;
+  v_decision record;
+  v_hold public.query_holds;
   v_quota_used integer;
   v_quota_limit integer;
   v_overage_limit numeric;
 begin
-  v_subscription := private.lock_subscription(p_user_id);
+  perform private.lock_user(p_user_id);
   v_at := private.clock();
 
-  select * into hold from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id for update;
-  if hold.id is not null and hold.expires_at <= v_at and hold.id <> p_hold_id then
-    perform private.give_back(hold, 'lost', '{}');
-    hold := null;
-    select * into v_subscription from public.user_subscriptions s where s.user_id = p_user_id;
+  select
+    (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as hold_id,
+    (select u.id from public.usage_logs u
+     where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped')) as ended_id,
+    exists (select from public.query_holds h
+            where h.user_id = p_user_id and h.expires_at <= v_at and h.id <> p_hold_id) as has_lost
+  into v_seen;
+  if v_seen.ended_id is not null then
+    return jsonb_build_object('decision', 'ended', 'query_id', v_seen.ended_id);
   end if;
-  select * into ended from public.usage_logs u
-  where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped');
-
-  if v_subscription.id is not null then
-    v_subscription := private.as_of(v_subscription, v_at);
+  if v_seen.has_lost then
+    -- Lost queries that the sweep has not met yet give back before anything is refused.
+    for v_hold in
+      select * from public.query_holds h
+      where h.user_id = p_user_id and h.expires_at <= v_at and h.id <> p_hold_id for update
+    loop
+      perform private.give_back(v_hold, 'lost', '{}');
+      if v_hold.id = v_seen.hold_id then
+        v_seen.hold_id := null;
+      end if;
+    end loop;
   end if;
-  select * into plan from public.plans p where p.tier = v_subscription.tier;
-
-  if ended.id is not null then
-    decision := 'ended';
-    return;
-  elsif hold.id is not null and hold.id <> p_hold_id then
-    decision := 'in_progress';
-    return;
+  if v_seen.hold_id <> p_hold_id then
+    return jsonb_build_object('decision', 'in_progress');
   end if;
 
-  if p_byok is distinct from false and plan.allows_byok then
+  select * into v_was from public.user_subscriptions s where s.user_id = p_user_id;
+  if v_was.id is null then
+    select * into v_decision from private.decide(v_was, null, false, false, v_at);
+    return jsonb_build_object(
+      'decision', 'refused', 'reason', v_decision.reason, 'requires_payment', v_decision.requires_payment,
+      'resets_at', v_decision.resets_at);
+  end if;
+  v_subscription := private.as_of(v_was, v_at);
+  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
+
+  if v_seen.hold_id is not null then
+    select * into v_hold from public.query_holds h where h.id = p_hold_id;
+    return private.admission(v_subscription, v_plan, v_hold, v_at);
+  end if;
+
+  if v_plan.allows_byok and p_byok is distinct from false then
     v_key_provider := private.key_provider(p_user_id, p_provider);
   end if;
-  if p_byok and v_key_provider is null and hold.id is null then
+  if p_byok and v_key_provider is null then
     raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
   end if;
-
-  if hold.id is null then
-    -- Lost queries of this user that the sweep has not met yet give back before anything is refused.
-    for v_lost in
-      select * from public.query_holds h where h.user_id = p_user_id and h.expires_at <= v_at for update
-    loop
-      perform private.give_back(v_lost, 'lost', '{}');
-    end loop;
-    if found then
-      select * into v_subscription from public.user_subscriptions s where s.user_id = p_user_id;
-      v_subscription := private.as_of(v_subscription, v_at);
-    end if;
-
-    if plan.lifetime_quota is not null then
-      v_quota_used := v_subscription.lifetime_used;
-      v_quota_limit := coalesce(v_subscription.lifetime_quota, plan.lifetime_quota);
-    else
-      v_quota_used := v_subscription.quota_used;
-      v_quota_limit := coalesce(v_subscription.daily_quota, plan.daily_quota);
-    end if;
-    if plan.overage_price_usd is not null then
-      v_overage_limit := coalesce(v_subscription.overage_limit, plan.overage_limit_usd);
-    end if;
+  select * into v_decision
+  from private.decide(v_subscription, v_plan, v_key_provider is not null, false, v_at);
+  if v_plan.allows_credits and (v_decision.funding is null or v_decision.funding = 'overage') then
+    -- Packs are only looked for where nothing else pays for the query.
     v_pack_id := private.next_credit_pack(p_user_id, v_at);
-    select d.funding, d.reason, d.requires_payment, d.resets_at
-    into v_funding, reason, requires_payment, resets_at
-    from private.decide(v_subscription, plan, v_key_provider is not null, v_pack_id is not null, v_at) d;
-    if v_funding is null then
-      decision := 'refused';
-      if v_subscription.id is not null then
-        perform private.record_refusal(row(
-          p_hold_id, v_at, p_user_id, p_request_id, reason, requires_payment, resets_at, plan.tier, v_quota_used,
-          v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
-      end if;
-      return;
+    if v_pack_id is not null then
+      select * into v_decision from private.decide(v_subscription, v_plan, false, true, v_at);
     end if;
-
-    v_provider := coalesce(p_provider, v_key_provider, 'anthropic');
-    hold := row(
-      p_hold_id, v_at, p_user_id, p_request_id, plan.tier, v_funding, v_subscription.quota_date,
-      case when v_funding = 'credit' then v_pack_id end,
-      case when v_funding = 'overage' then plan.overage_price_usd else 0 end,
-      v_subscription.overage_period_start, v_quota_used, v_quota_limit, v_subscription.current_overage_amount,
-      v_overage_limit, v_provider, coalesce(p_model, plan.models -> v_provider ->> 0),
-      v_at + p_hold_seconds * interval '1 second');
-    if not p_any_model and not plan.models -> hold.provider ? hold.model then
-      raise exception using errcode = 'NOMDL', message = format(
-        'The %s plan answers with these models of %s: %s.', plan.name, hold.provider,
-        (select string_agg(m, ', ') from jsonb_array_elements_text(plan.models -> hold.provider) m));
-    end if;
-    insert into public.query_holds values (hold.*);
-
-    if v_funding = 'included' then
-      if plan.lifetime_quota is not null then
-        v_subscription.lifetime_used := v_subscription.lifetime_used + 1;
-      else
-        v_subscription.quota_used := v_subscription.quota_used + 1;
-      end if;
-    elsif v_funding = 'credit' then
-      update public.credit_packs c set
-        credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
-        depleted_at = case when c.credits_remaining = 1 then v_at end
-      where c.id = v_pack_id;
-    elsif v_funding = 'overage' then
-      v_subscription.current_overage_amount := v_subscription.current_overage_amount + hold.overage_charge;
-    end if;
-    update public.user_subscriptions s set
-      tier = v_subscription.tier, status = v_subscription.status,
-      stripe_subscription_id = v_subscription.stripe_subscription_id,
-      current_period_start = v_subscription.current_period_start,
-      current_period_end = v_subscription.current_period_end,
-      quota_date = v_subscription.quota_date, quota_used = v_subscription.quota_used,
-      lifetime_used = v_subscription.lifetime_used,
-      overage_period_start = v_subscription.overage_period_start,
-      current_overage_amount = v_subscription.current_overage_amount
-    where s.id = v_subscription.id;
   end if;
 
-  decision := 'admitted';
-  remaining := case hold.funding
-    when 'included' then greatest(0, case
-      when plan.lifetime_quota is not null
-        then coalesce(v_subscription.lifetime_quota, plan.lifetime_quota) - v_subscription.lifetime_used
-      else coalesce(v_subscription.daily_quota, plan.daily_quota) - v_subscription.quota_used end)
-    when 'credit' then (
-      select sum(c.credits_remaining) from public.credit_packs c
-      where c.user_id = p_user_id and (c.expires_at > v_at or c.expires_at is null))
-    when 'overage' then floor(
-      (coalesce(v_subscription.overage_limit, plan.overage_limit_usd) - v_subscription.current_overage_amount)
-      / plan.overage_price_usd)
-  end;
+  if v_plan.lifetime_quota is not null then
+    v_quota_used := v_subscription.lifetime_used;
+    v_quota_limit := coalesce(v_subscription.lifetime_quota, v_plan.lifetime_quota);
+  else
+    v_quota_used := v_subscription.quota_used;
+    v_quota_limit := coalesce(v_subscription.daily_quota, v_plan.daily_quota);
+  end if;
+  if v_plan.overage_price_usd is not null then
+    v_overage_limit := coalesce(v_subscription.overage_limit, v_plan.overage_limit_usd);
+  end if;
+  if v_decision.funding is null then
+    perform private.record_refusal(row(
+      p_hold_id, v_at, p_user_id, p_request_id, v_decision.reason, v_decision.requires_payment, v_decision.resets_at,
+      v_plan.tier, v_quota_used, v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
+    return jsonb_build_object(
+      'decision', 'refused', 'reason', v_decision.reason, 'requires_payment', v_decision.requires_payment,
+      'resets_at', v_decision.resets_at);
+  end if;
+
+  v_hold.id := p_hold_id;
+  v_hold.created_at := v_at;
+  v_hold.user_id := p_user_id;
+  v_hold.request_id := p_request_id;
+  v_hold.tier := v_plan.tier;
+  v_hold.funding := v_decision.funding;
+  v_hold.query_date := v_subscription.quota_date;
+  v_hold.credit_pack_id := case when v_decision.funding = 'credit' then v_pack_id end;
+  v_hold.overage_charge := case when v_decision.funding = 'overage' then v_plan.overage_price_usd else 0 end;
+  v_hold.period_start := v_subscription.overage_period_start;
+  v_hold.quota_used := v_quota_used;
+  v_hold.quota_limit := v_quota_limit;
+  v_hold.overage_used := v_subscription.current_overage_amount;
+  v_hold.overage_limit := v_overage_limit;
+  v_hold.provider := coalesce(p_provider, v_key_provider, 'anthropic');
+  v_hold.model := coalesce(p_model, v_plan.models -> v_hold.provider ->> 0);
+  v_hold.expires_at := v_at + make_interval(secs => p_hold_seconds);
+  if not p_any_model and not v_plan.models -> v_hold.provider ? v_hold.model then
+    raise exception using errcode = 'NOMDL', message = format(
+      'The %s plan answers with these models of %s: %s.', v_plan.name, v_hold.provider,
+      (select string_agg(m, ', ') from jsonb_array_elements_text(v_plan.models -> v_hold.provider) m));
+  end if;
+  insert into public.query_holds values (v_hold.*);
+
+  if v_hold.funding = 'included' then
+    if v_plan.lifetime_quota is not null then
+      v_subscription.lifetime_used := v_subscription.lifetime_used + 1;
+    else
+      v_subscription.quota_used := v_subscription.quota_used + 1;
+    end if;
+  elsif v_hold.funding = 'credit' then
+    update public.credit_packs c set
+      credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+      depleted_at = case when c.credits_remaining = 1 then v_at end
+    where c.id = v_pack_id;
+  elsif v_hold.funding = 'overage' then
+    v_subscription.current_overage_amount := v_subscription.current_overage_amount + v_hold.overage_charge;
+  end if;
+  if v_subscription.tier <> v_was.tier then
+    -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+    update public.user_subscriptions s set
+      tier = v_subscription.tier, status = v_subscription.status, stripe_subscription_id = null,
+      current_period_start = null, current_period_end = null
+    where s.id = v_subscription.id and s.status = v_was.status and s.current_period_end = v_was.current_period_end;
+  end if;
+  update public.user_subscriptions s set
+    quota_date = v_subscription.quota_date, quota_used = v_subscription.quota_used,
+    lifetime_used = v_subscription.lifetime_used, overage_period_start = v_subscription.overage_period_start,
+    current_overage_amount = v_subscription.current_overage_amount
+  where s.id = v_subscription.id;
+  return private.admission(v_subscription, v_plan, v_hold, v_at);
 end
 $$;
 comment on function private.take(uuid, text, uuid, text, text, boolean, boolean, integer) is
@@ -527,8 +606,7 @@ declare
   v_conversation_id uuid;
   v_before integer;
   v_history jsonb;
-  v_answer jsonb;
-  v_taken record;
+  v_taken jsonb;
 begin
   if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
@@ -537,44 +615,36 @@ begin
     v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
   end if;
 
-  select * into v_taken from private.take(
-    p_user_id, p_request_id, p_hold_id, p_provider, p_model, null, false, p_hold_seconds);
+  v_taken := private.take(p_user_id, p_request_id, p_hold_id, p_provider, p_model, null, false, p_hold_seconds);
 
-  if v_taken.decision = 'ended' then
-    select jsonb_build_object('id', m.id, 'content', m.content) into v_answer
-    from public.messages m where m.id = (v_taken.ended).message_id;
-    return jsonb_build_object(
-      'decision', 'ended', 'answer', v_answer, 'provider', (v_taken.ended).provider,
-      'model', (v_taken.ended).model, 'funding', (v_taken.ended).funding,
-      'tokens_input', (v_taken.ended).tokens_input, 'tokens_output', (v_taken.ended).tokens_output,
-      'cache_read_tokens', (v_taken.ended).cache_read_tokens,
-      'cache_write_tokens', (v_taken.ended).cache_write_tokens,
-      'cost_usd', (v_taken.ended).cost_usd::text, 'charged_usd', (v_taken.ended).overage_charge::text);
-  elsif v_taken.decision <> 'admitted' then
-    return jsonb_build_object(
-      'decision', v_taken.decision, 'reason', v_taken.reason, 'requires_payment', v_taken.requires_payment,
-      'resets_at', v_taken.resets_at);
+  if v_taken ->> 'decision' = 'ended' then
+    return (
+      select jsonb_build_object(
+        'decision', 'ended',
+        'answer', case when m.id is not null then jsonb_build_object('id', m.id, 'content', m.content) end,
+        'provider', u.provider, 'model', u.model, 'funding', u.funding,
+        'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
+        'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
+        'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
+      from public.usage_logs u left join public.messages m on m.id = u.message_id
+      where u.id = (v_taken ->> 'query_id')::uuid);
+  end if;
+  if v_conversation_id is null or not coalesce((v_taken -> 'keeps_history')::boolean, false) then
+    return v_taken || '{"history": []}';
   end if;
 
-  if (v_taken.plan).history_days > 0 and v_conversation_id is not null then
-    -- Asked again, a question is answered from what came before it.
-    select m.position into v_before from public.messages m
-    where m.conversation_id = v_conversation_id and m.role = 'user' and m.external_id = p_question_id
-    order by m.position desc limit 1;
-    select jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position)
-    into v_history
-    from (
-      select m.role, m.content, m.position from public.messages m
-      where m.conversation_id = v_conversation_id and (v_before is null or m.position < v_before)
-      order by m.position desc limit p_history_messages
-    ) newest;
-  end if;
-
-  return jsonb_build_object(
-    'decision', 'admitted', 'reason', v_taken.reason, 'funding', (v_taken.hold).funding,
-    'tier', (v_taken.hold).tier, 'provider', (v_taken.hold).provider, 'model', (v_taken.hold).model,
-    'keeps_history', (v_taken.plan).history_days > 0, 'history', coalesce(v_history, '[]'),
-    'remaining', v_taken.remaining, 'resets_at', v_taken.resets_at);
+  -- Asked again, a question is answered from what came before it.
+  select m.position into v_before from public.messages m
+  where m.conversation_id = v_conversation_id and m.role = 'user' and m.external_id = p_question_id
+  order by m.position desc limit 1;
+  select jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position)
+  into v_history
+  from (
+    select m.role, m.content, m.position from public.messages m
+    where m.conversation_id = v_conversation_id and (v_before is null or m.position < v_before)
+    order by m.position desc limit p_history_messages
+  ) newest;
+  return v_taken || jsonb_build_object('history', coalesce(v_history, '[]'));
 end
 $$;
 comment on function public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer) is
@@ -658,6 +728,7 @@ begin
   if p_outcome not in ('answered', 'stopped') then
     raise invalid_parameter_value using message = 'A settled query was answered or stopped.';
   end if;
+  -- auth.users first: see the order of locks above.
   perform from auth.users u where u.id = (select h.user_id from public.query_holds h where h.id = p_hold_id)
   for key share;
   select * into v_hold from public.query_holds where id = p_hold_id for update;
@@ -667,10 +738,12 @@ begin
       raise exception using errcode = 'NOHLD', message = 'There is no such query.';
     end if;
   else
-    select p.history_days into v_history_days
-    from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
-    if v_history_days > 0 and p_turn is not null then
-      v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
+    if p_turn is not null then
+      select p.history_days into v_history_days
+      from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
+      if v_history_days > 0 then
+        v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
+      end if;
     end if;
     v_ended := private.end_query(
       v_hold, p_outcome, p_usage, v_conversation_id,
@@ -701,7 +774,7 @@ begin
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'A released query failed or was lost.';
   end if;
-  perform private.lock_subscription((select h.user_id from public.query_holds h where h.id = p_hold_id));
+  perform private.lock_user((select h.user_id from public.query_holds h where h.id = p_hold_id));
   select * into v_hold from public.query_holds where id = p_hold_id for update;
   if v_hold.id is null then
     select * into v_ended from public.usage_logs where id = p_hold_id;
@@ -737,7 +810,7 @@ begin
           order by h.expires_at limit 100) oldest
     order by oldest.user_id, oldest.id
   loop
-    perform private.lock_subscription(v_stale.user_id);
+    perform private.lock_user(v_stale.user_id);
     select * into v_hold from public.query_holds h where h.id = v_stale.id for update;
     if v_hold.id is not null then
       perform private.give_back(v_hold, 'lost', '{}');
@@ -761,7 +834,8 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_id constant uuid := private.time_ordered_id();
-  v_taken record;
+  v_taken jsonb;
+  v_hold public.query_holds;
 begin
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
@@ -769,15 +843,16 @@ begin
      and p_message_id is not null then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
   end if;
-  select * into v_taken from private.take(
+  v_taken := private.take(
     p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_provider, p_model, p_used_byo_key, true, 60);
-  if v_taken.decision = 'ended' then
+  if v_taken ->> 'decision' = 'ended' then
     return;
-  elsif v_taken.decision <> 'admitted' then
-    raise exception using errcode = 'QUOTA', message = v_taken.reason;
+  elsif v_taken ->> 'decision' <> 'admitted' then
+    raise exception using errcode = 'QUOTA', message = v_taken ->> 'reason';
   end if;
+  select * into v_hold from public.query_holds where id = v_id;
   perform private.end_query(
-    v_taken.hold, 'answered',
+    v_hold, 'answered',
     jsonb_build_object('tokens_input', p_tokens_input, 'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
     p_conversation_id, p_message_id);
 end

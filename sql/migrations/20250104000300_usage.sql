@@ -93,21 +93,6 @@ revoke all on function public.usage_summary() from public, anon, authenticated, 
 grant execute on function public.usage_summary() to authenticated;
 
 
-create or replace function private.reason_of(p_funding text, p_tier text) returns text
-language sql immutable set search_path = ''
-as $$
-  select case p_funding
-    when 'byok' then 'Unlimited (BYOK)'
-    when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
-    when 'credit' then 'Credits available'
-    when 'overage' then 'Overage allowed'
-  end
-$$;
-comment on function private.reason_of(text, text) is 'The reason that admission gave for a funding, in its own words.';
-revoke all on function private.reason_of(text, text) from public, anon, authenticated, service_role;
-grant execute on function private.reason_of(text, text) to authenticated, service_role;
-
-
 create or replace function public.explain_query(p_request_id text)
 returns table (
   query_id uuid, user_id uuid, request_id text, decided_at timestamptz, decision text, reason text, funding text,

@@ -47,9 +47,10 @@ def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome, "
         "query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, "
-        "tokens_output, provider, model) "
+        "tokens_output, provider, model, used_byo_key, counted_against_quota, was_overage) "
         "values (gen_random_uuid(), %s, 'first', %s, %s, 'pro', 'credit', 'answered', "
-        "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 40, 40, 0, 7, 'openai', 'm')",
+        "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 40, 40, 0, 7, 'openai', 'm', "
+        "false, false, false)",
         (user_id, conversation_id, message_id, pack_id),
     )
     db.execute(

@@ -12,6 +12,7 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 
 # A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them.
 FUNCTIONS = """
+private.admission                      stable     invoker  nobody
 private.as_of                          immutable  invoker  authenticated service_role
 private.clock                          volatile   invoker  authenticated service_role
 private.conversation_key               immutable  invoker  nobody
@@ -22,7 +23,7 @@ private.find_conversation              stable     invoker  nobody
 private.give_back                      volatile   invoker  nobody
 private.keep_turn                      volatile   invoker  nobody
 private.key_provider                   stable     invoker  authenticated service_role
-private.lock_subscription              volatile   invoker  nobody
+private.lock_user                      volatile   invoker  nobody
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
 private.reason_of                      immutable  invoker  authenticated service_role
