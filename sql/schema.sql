@@ -1057,11 +1057,15 @@ begin
   with expired as (
     select c.id
     from public.conversations c
+    -- Clearing two columns of a usage_logs row makes Postgres look at its user again: whoever is being deleted is
+    -- left to that, and who is not can wait for us.
+    join auth.users u on u.id = c.user_id
     join public.user_subscriptions s on s.user_id = c.user_id
     join public.plans p on p.tier = s.tier
     where c.expires_at <= v_at and not (c.is_pinned and p.history_days > 0)
     order by c.expires_at
     limit 1000
+    for key share of u skip locked
     for update of c skip locked
   )
   delete from public.conversations c using expired e where c.id = e.id;

@@ -1,0 +1,98 @@
+"""A process killed with SIGKILL between any two steps of a turn: nothing is charged that was not answered, nothing
+stays taken, and the same message sent again is answered and charged once."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.local.postgres import ROOT
+from infra.local.stack import Stack
+from tests.api import Api, Left, question
+from tests.conftest import Person
+
+# before and after admit_query; start, words and end of the answer; before and after settle_query; the last words.
+STEPS = 40
+
+
+def die_at(stack: Stack, person: Person, body: dict[str, Any], step: int) -> bool:
+    """Run one turn that kills itself at a step; False if it ended before."""
+    given = {
+        "environment": {
+            "SUPABASE_URL": stack.info["supabase_url"],
+            "SUPABASE_ANON_KEY": stack.info["anon_key"],
+            "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+            "ANTHROPIC_API_KEY": "stand-in",
+            "ANTHROPIC_BASE_URL": stack.info["model_url"],
+            "OPENAI_API_KEY": "stand-in",
+        },
+        "user_id": person.id,
+        "body": body,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.journeys.kill_me", str(step)],
+        cwd=ROOT,
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def later(stack: Stack) -> None:
+    """Holds' time is over, and the sweep has run."""
+    with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
+        db.execute("update public.query_holds set expires_at = created_at")
+        db.execute("select public.release_stale_holds()")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("funding", ["included", "overage"])
+def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settled(
+    stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], funding: str
+) -> None:
+    charged_from = None
+    text = "Briefly [fault:long 3]"
+    for step in range(STEPS):
+        user = (
+            person("basic")
+            if funding == "included"
+            else person("usage_only", stripe_subscription_id=f"sub_{funding}_{step}")
+        )
+        body = question(text)
+        died = die_at(stack, user, body, step)
+        later(stack)
+        after = left(user)
+        assert after.holds == 0
+        assert len(after.outcomes) <= 1
+        charged = after.outcomes == ["answered"]
+        if charged and charged_from is None:
+            charged_from = step
+        assert charged == (charged_from is not None), "once settled, always settled"
+        taken = (after.quota_used, after.overage)
+        assert taken == (
+            (int(charged), "0.000000") if funding == "included" else (0, "0.025000" if charged else "0.000000")
+        )
+        assert bool(after.messages) == (charged and funding == "included")
+
+        again = api.chat(user, body)
+        assert again.status_code == (409 if charged and funding == "overage" else 200)
+        final = left(user)
+        assert final.outcomes.count("answered") == 1
+        assert (final.quota_used, final.overage) == ((1, "0.000000") if funding == "included" else (0, "0.025000"))
+        if not died:
+            break
+    else:
+        pytest.fail("the turn has more steps than this test thought")
+    assert charged_from is not None
+    assert 5 < charged_from <= step
+    with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
+        assert db.execute("select * from public.reconcile()").fetchall() == []

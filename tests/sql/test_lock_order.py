@@ -1,0 +1,173 @@
+"""No functions can wait for each other: what each holds while it waits for what is read off, and has no circle.
+
+One thing after another is locked by somebody else; a function is called, and waits for it. What the function holds by
+then is tried, lock by lock. A deadlock would be a circle of such states, each waiting for what the next one holds, that
+can be at the same time: two that hold the same user's queue cannot, nor can a user's deletion, which has auth.users for
+itself, beside one that shares auth.users.
+"""
+
+import itertools
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import psycopg
+import pytest
+
+from tests.conftest import new_user
+from tests.sql.metering import Db, admit, pack, settle
+from tests.sql.test_settle_query import turn
+
+Connect = Callable[..., Db]
+CHAT = "5f0c9a52-4b2c-4d40-9a34-3f6d7a3f2c11"
+
+# What can be waited for, and how somebody else would hold it.
+THINGS = {
+    "queue": "select pg_advisory_xact_lock(hashtextextended(%(user)s::text, 0))",
+    "auth.users": "select from auth.users where id = %(user)s for update",
+    "query_holds": "select from public.query_holds where user_id = %(user)s for update",
+    "user_subscriptions": "select from public.user_subscriptions where user_id = %(user)s for update",
+    "credit_packs": "select from public.credit_packs where user_id = %(user)s for update",
+    "conversations": "select from public.conversations where user_id = %(user)s for update",
+}
+# Whether a thing is held: the same lock again, without waiting.
+PROBES = {
+    thing: "select 1 / pg_try_advisory_xact_lock(hashtextextended(%(user)s::text, 0))::integer"
+    if thing == "queue"
+    else f"{lock} nowait"
+    for thing, lock in THINGS.items()
+}
+SETTLE = "select public.settle_query(%(hold)s, 'answered', '{}', %(turn)s::jsonb)"
+CALLS = {
+    "admit_query": "select public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid(), %(chat)s)",
+    "admit_query, with a lost hold": "select set_config('metering.now', '2100-01-01Z', true), "
+    "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid())",
+    "settle_query": SETTLE,
+    "release_query": "select public.release_query(%(hold)s)",
+    "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
+    "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
+    "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",
+    "cleanup_expired_conversations": "select set_config('metering.now', '2100-01-01Z', true), "
+    "public.cleanup_expired_conversations()",
+    "the user's deletion": "delete from auth.users where id = %(user)s",
+}
+
+
+@pytest.fixture
+def someone(db: Db) -> dict[str, str]:
+    """A user who has used everything, with a query that runs on a credit."""
+    user = new_user(db, "basic", stripe_subscription_id="sub_1", daily_quota=1, current_overage_amount=0)
+    settle(db, admit(db, user)["hold_id"], turn=turn(CHAT, "q1"))
+    pack(db, user, 5)
+    hold = admit(db, user)
+    assert hold["funding"] == "credit"
+    db.execute("update public.user_subscriptions set current_overage_amount = 1 where user_id = %s", (user,))
+    return {"user": user, "hold": hold["hold_id"], "chat": CHAT, "turn": turn(CHAT, "q2")}
+
+
+def waits(db: Db, pid: int, done: threading.Event) -> bool:
+    """Whether that session comes to wait for a lock; False if its call is done first."""
+    while not done.is_set():
+        row = db.execute("select wait_event_type from pg_stat_activity where pid = %s", (pid,)).fetchone()
+        if row is not None and row["wait_event_type"] == "Lock":
+            return True
+    return False
+
+
+def edges(connect: Connect, db: Db, someone: dict[str, str], call: str) -> Iterator[tuple[frozenset[str], str]]:
+    """What one function holds when it waits for each thing it waits for. Everything is rolled back."""
+    for thing, lock in THINGS.items():
+        holder, caller, prober = connect(), connect(), connect()
+        done = threading.Event()
+
+        def run(caller: Db = caller, done: threading.Event = done) -> None:
+            try:
+                with suppress(psycopg.Error), caller.transaction(force_rollback=True):
+                    caller.execute(CALLS[call].encode(), someone)
+            finally:
+                done.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            with holder.transaction(force_rollback=True):
+                holder.execute(lock.encode(), someone)
+                running = pool.submit(run)
+                if waits(db, caller.info.backend_pid, done):
+                    held = set()
+                    for other in THINGS.keys() - {thing}:
+                        try:
+                            with prober.transaction(force_rollback=True):
+                                prober.execute(PROBES[other].encode(), someone)
+                        except (psycopg.errors.LockNotAvailable, psycopg.errors.DivisionByZero):
+                            held.add(other)
+                    yield frozenset(held), thing
+            running.result()
+        for connection in (holder, caller, prober):
+            connection.close()
+
+
+DELETION = "the user's deletion"
+State = tuple[str, frozenset[str], str]  # the function, what it holds, what it waits for
+
+
+def together(one: State, other: State) -> bool:
+    """Whether both can be at the same time."""
+    held = one[1] & other[1]
+    alone = "auth.users" in held and DELETION in (one[0], other[0])
+    return "queue" not in held and not alone
+
+
+def waits_for(one: State, other: State) -> bool:
+    """Whether one waits for what the other holds. auth.users is shared by all but the deletion."""
+    return one[2] in other[1] and (one[2] != "auth.users" or DELETION in (one[0], other[0]))
+
+
+def circles(states: Iterable[State]) -> list[tuple[State, ...]]:
+    """Two or three states that wait for each other."""
+    return [
+        ring
+        for length in (2, 3)
+        for ring in itertools.permutations(states, length)
+        if all(waits_for(one, other) for one, other in zip(ring, ring[1:] + ring[:1], strict=True))
+        and all(together(one, other) for one, other in itertools.combinations(ring, 2))
+    ]
+
+
+def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dict[str, str]) -> None:
+    states = [(call, held, thing) for call in CALLS for held, thing in edges(connect, db, someone, call)]
+    assert circles(states) == []
+    # The probes see what is there, or this test would prove nothing.
+    held = {(call, thing): held for call, held, thing in states}
+    assert held["admit_query", "auth.users"] == {"queue"}
+    assert held["admit_query", "credit_packs"] >= {"queue", "auth.users"}
+    assert held["settle_query", "conversations"] >= {"auth.users", "query_holds"}
+    assert held["release_query", "credit_packs"] >= {"queue", "auth.users", "query_holds"}
+    assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
+
+
+def test_a_circle_would_be_found(connect: Connect, db: Db, someone: dict[str, str]) -> None:
+    """Against the order: a conversation first, then the user's queue."""
+    # (settle_query holds auth.users while it waits for a conversation; here auth.users comes after that.)
+    db.execute(
+        "create function public.against_the_order() returns void language plpgsql as $$ begin"
+        f" perform from public.conversations where id = '{CHAT}' for update;"
+        f" perform private.lock_user('{someone['user']}'); end $$"
+    )
+    CALLS["against_the_order"] = "select public.against_the_order()"
+    try:
+        calls = ("against_the_order", "release_query", "settle_query")
+        states = [(call, held, thing) for call in calls for held, thing in edges(connect, db, someone, call)]
+        assert {state[0] for ring in circles(states) for state in ring} >= {"against_the_order", "settle_query"}
+        assert circles(state for state in states if state[0] != "against_the_order") == []
+    finally:
+        del CALLS["against_the_order"]
+
+
+def test_a_deletion_in_the_middle_of_a_query_leaves_nothing(connect: Connect, db: Db, someone: dict[str, str]) -> None:
+    """The user goes while a query runs: settling finds no query, and no row of theirs stays."""
+    connect().execute("delete from auth.users where id = %s", (someone["user"],))
+    with pytest.raises(psycopg.Error) as caught:
+        settle(db, someone["hold"])
+    assert caught.value.sqlstate == "NOHLD"
+    assert admit(db, someone["user"], str(uuid.uuid4()))["reason"] == "No subscription found"
