@@ -1,0 +1,123 @@
+"""What others' linters say of the migrated database: the Supabase linter at its finest level, and plpgsql_check."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.local.postgres import ROOT, Postgres
+from infra.local.processes import Processes
+from infra.local.stack import POSTGRES, free_offset, locked
+from tests.sql.metering import Db
+
+CLI = ROOT / "tests/clients/node_modules/.bin/supabase"
+DEBIAN_15 = Path("/usr/lib/postgresql/15")
+
+# Each index, and a query of ours that it is there for: the linter reports one that was never used.
+USES = {
+    "user_subscriptions_tier_idx": "select from public.user_subscriptions where tier = 'pro'",
+    "conversations_newest_first_idx": "select from public.conversations where user_id = gen_random_uuid() "
+    "order by last_message_at desc limit 20",
+    "conversations_expires_at_idx": "select from public.conversations where expires_at <= now() "
+    "order by expires_at limit 9",
+    "credit_packs_spending_order_idx": "select from public.credit_packs where user_id = gen_random_uuid() "
+    "order by expires_at, created_at limit 1",
+    "query_holds_expires_at_idx": "select from public.query_holds where expires_at <= now() "
+    "order by expires_at limit 9",
+    "query_holds_credit_pack_id_idx": "select from public.query_holds where credit_pack_id = gen_random_uuid()",
+    "query_refusals_newest_first_idx": "select from public.query_refusals where user_id = gen_random_uuid() "
+    "order by created_at desc limit 50",
+    "usage_logs_user_day_idx": "select from public.usage_logs where user_id = gen_random_uuid() "
+    "and query_date = current_date",
+    "usage_logs_conversation_id_idx": "select from public.usage_logs where conversation_id = gen_random_uuid()",
+    "usage_logs_message_id_idx": "select from public.usage_logs where message_id = gen_random_uuid()",
+    "usage_logs_credit_pack_id_idx": "select from public.usage_logs where credit_pack_id = gen_random_uuid()",
+}
+
+
+def use_every_index(db: Db) -> None:
+    """Run the queries above; each uses its index, or this fails."""
+    db.execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off")
+    for index, query in USES.items():
+        plan = "\n".join(row["QUERY PLAN"] for row in db.execute(f"explain (analyze, costs off) {query}".encode()))
+        assert index in plan, plan
+    db.execute("select pg_stat_force_next_flush()")
+
+
+def advice(url: str, home: Path) -> list[dict[str, Any]]:
+    """What `supabase db advisors` reports, everything included."""
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "DO_NOT_TRACK": "1",
+    }
+    done = subprocess.run(
+        [
+            str(CLI),
+            "db",
+            "advisors",
+            "--db-url",
+            f"{url}?sslmode=disable",
+            "--level",
+            "info",
+            "--output-format",
+            "json",
+        ],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results: list[dict[str, Any]] = json.loads(done.stdout)["results"]
+    return results
+
+
+def test_the_supabase_linter_reports_nothing(db: Db, database_url: str, tmp_path: Path) -> None:
+    use_every_index(db)
+    assert [issue["detail"] for issue in advice(database_url, tmp_path)] == []
+
+
+def test_the_linter_sees_what_there_is_to_see(db: Db, database_url: str, tmp_path: Path) -> None:
+    """Its most important lints vanish silently where a setting is missing: here they do not."""
+    use_every_index(db)
+    db.execute("create table public.open_to_all (id integer)")
+    db.execute("grant select on public.open_to_all to anon")
+    assert "rls_disabled_in_public" in {issue["name"] for issue in advice(database_url, tmp_path)}
+
+
+@pytest.mark.skipif(
+    not (DEBIAN_15 / "lib/plpgsql_check.so").exists(),
+    reason="plpgsql_check is a Debian package (postgresql-15-plpgsql-check), which make does not install",
+)
+def test_plpgsql_check_finds_nothing_in_any_function(tmp_path: Path) -> None:
+    with locked(tmp_path) as lock, Processes(tmp_path, lock) as processes:
+        postgres = Postgres(tmp_path / "postgres", POSTGRES + free_offset(), durable=False, bin=DEBIAN_15 / "bin")
+        postgres.start(processes)
+        postgres.migrate()
+        with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:
+            db.execute("create extension plpgsql_check")
+            functions = db.execute(
+                "select p.oid, p.oid::regprocedure::text, coalesce(t.tgrelid, 0) from pg_proc p"
+                " join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'"
+                " left join pg_trigger t on t.tgfoid = p.oid"
+                " where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)"
+            ).fetchall()
+            assert len(functions) > 15
+            found = [
+                (name, *problem)
+                for oid, name, relation in functions
+                for problem in db.execute(
+                    "select lineno, level, message from plpgsql_check_function_tb(%s::oid, relid => %s::oid,"
+                    " performance_warnings => false, security_warnings => true)",
+                    (oid, relation),
+                )
+            ]
+    assert found == []
