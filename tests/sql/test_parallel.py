@@ -1,0 +1,71 @@
+"""Many real connections at once, over few users and many: every limit holds, every counter agrees with the ledger."""
+
+import os
+import random
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import new_user
+from tests.sql.metering import Db, admit, pack, release, settle, value
+
+Connect = Callable[..., Db]
+FULL = bool(os.environ.get("PROVE"))
+CLIENTS = 64
+QUERIES = 200 if FULL else 12  # a client
+
+
+def make_users(db: Db, count: int) -> list[str]:
+    """Of every plan, with packs, subscriptions and small limits, so that every funding runs out."""
+    users = []
+    for number in range(count):
+        tier = ("pro", "basic", "usage_only", "free")[number % 4]
+        columns = {"stripe_subscription_id": f"sub_{number}", "overage_limit": "0.25"} if number % 3 else {}
+        user = new_user(db, tier, **columns)
+        if tier != "free" and number % 5 == 0:
+            pack(db, user, 3)
+        users.append(user)
+    return users
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800 if FULL else 120)
+@pytest.mark.parametrize("count", [1, 4, 1000])
+def test_whatever_runs_at_once_nothing_breaks(connect: Connect, db: Db, count: int) -> None:
+    """Each client admits, repeats, settles, releases, forgets and sweeps, at random; then everything is reconciled."""
+    seed = int(os.environ.get("SEED") or secrets.randbelow(2**32))
+    users = make_users(db, count)
+    connections = [connect() for _ in range(CLIENTS)]
+
+    def live(number: int) -> None:
+        chance, connection = random.Random(seed + number), connections[number]  # noqa: S311 -- to be repeated
+        for _ in range(QUERIES):
+            user = chance.choice(users)
+            request = f"request-{chance.randrange(QUERIES * 8)}"
+            query = admit(connection, user, request, p_hold_seconds=chance.choice([1, 300]))
+            if query["decision"] != "admitted":
+                continue
+            end = chance.random()
+            if end < 0.5:
+                settle(connection, query["hold_id"], chance.choice(["answered", "stopped"]))
+            elif end < 0.8:
+                release(connection, query["hold_id"])
+            if end < 0.1:
+                settle(connection, query["hold_id"])
+            elif end > 0.95:
+                connection.execute("select public.release_stale_holds()")
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for future in [pool.submit(live, number) for number in range(CLIENTS)]:
+            future.result()
+    broken = db.execute("select * from public.reconcile()").fetchall()
+    assert broken == [], f"replay: SEED={seed} make test ONLY='tests/sql/test_parallel.py'"
+    assert value(db, "select count(*) from public.usage_logs") > 40
+    # Time passes: what was forgotten is given back, and then the ledger alone accounts for everything.
+    db.execute("update public.query_holds set expires_at = created_at")
+    while value(db, "select public.release_stale_holds()"):
+        pass
+    assert db.execute("select * from public.reconcile()").fetchall() == []
+    assert value(db, "select count(*) from public.query_holds") == 0
