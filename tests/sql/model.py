@@ -83,7 +83,7 @@ class User:
     keys: set[str] = field(default_factory=set)
     packs: dict[str, Pack] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
-    # What is counted. Only an admission moves them, and only forward: until then they are what as_of says.
+    # What is counted. Only an admission or the monthly sweep moves them, and only forward.
     day: date = date(2020, 1, 1)
     period: datetime = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -175,6 +175,12 @@ class User:
             at + timedelta(seconds=seconds),
         )  # fmt: skip
         return "admitted", funding
+
+    def reset(self, at: datetime) -> None:
+        """Start the overage of a period that has ended anew, as the monthly sweep does for who owes something."""
+        start = period_start(self.period_anchor, at)
+        if start > self.period and self.overage() > 0:
+            self.period = start
 
     def end(self, query_id: str, outcome: str) -> str:
         """End a query, unless it has ended. Returns how it did end."""

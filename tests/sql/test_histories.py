@@ -173,6 +173,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def overages_are_reset(self) -> None:
         value(self.db, "select public.reset_monthly_overages()")
+        self.model.reset(self.now)
 
     # What webhooks, checkout and people change.
 
