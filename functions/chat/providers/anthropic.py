@@ -6,15 +6,17 @@ https://docs.claude.com/en/api/messages-streaming
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+import anthropic
 import httpx2
-from anthropic import APIConnectionError, APIStatusError, APITimeoutError, AsyncAnthropic, DefaultAioHttpClient
+from anthropic import AsyncAnthropic, DefaultAioHttpClient
 from anthropic.types import MessageParam
 
 from functions.chat import limits
 from functions.chat.providers import Event, Finished, FinishReason, Opened, Prompt, Text, Usage
-from functions.chat.providers.faults import broken_off, in_band, unreachable, with_status
+from functions.chat.providers.faults import in_band, named
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
+from functions.common.errors import ProviderError
 
 REASONS: Mapping[str, FinishReason] = {
     "end_turn": "stop",
@@ -38,7 +40,7 @@ class Anthropic:
             ({"role": "assistant", "content": text} if role == "assistant" else {"role": "user", "content": text})
             for role, text in prompt.messages
         ]
-        try:
+        with named(anthropic):
             async with self._client.messages.with_streaming_response.create(
                 model=prompt.model,
                 max_tokens=prompt.max_output_tokens,
@@ -66,14 +68,8 @@ class Anthropic:
                         case "error":
                             raise in_band(event["error"].get("type"))
                 if reason is None:
-                    raise broken_off()
+                    raise ProviderError  # it ended without saying that it was complete
                 yield Finished(REASONS.get(reason, "other"))
-        except APIStatusError as error:
-            raise with_status(error.status_code, error.response.headers) from error
-        except (APITimeoutError, httpx2.TimeoutException) as error:
-            raise unreachable(timed_out=True) from error
-        except (APIConnectionError, httpx2.TransportError) as error:
-            raise unreachable(timed_out=False) from error
 
     async def close(self) -> None:
         """Close the connections."""

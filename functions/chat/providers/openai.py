@@ -7,14 +7,16 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAioHttpClient
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai.types.responses import EasyInputMessageParam, ResponseInputParam
 
 from functions.chat import limits
 from functions.chat.providers import Event, Finished, Opened, Prompt, Text, Usage
-from functions.chat.providers.faults import broken_off, in_band, unreachable, with_status
+from functions.chat.providers.faults import in_band, named
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
+from functions.common.errors import ProviderError
 
 
 class OpenAI:
@@ -29,7 +31,7 @@ class OpenAI:
             EasyInputMessageParam(role="assistant" if role == "assistant" else "user", content=text)
             for role, text in prompt.messages
         ]
-        try:
+        with named(openai):
             async with self._client.responses.with_streaming_response.create(
                 model=prompt.model,
                 max_output_tokens=prompt.max_output_tokens,
@@ -58,13 +60,7 @@ class OpenAI:
                         case "error":
                             # Documented flat, sent nested.
                             raise in_band((event.get("error") or event).get("code"))
-                raise broken_off()
-        except APIStatusError as error:
-            raise with_status(error.status_code, error.response.headers) from error
-        except (APITimeoutError, httpx2.TimeoutException) as error:
-            raise unreachable(timed_out=True) from error
-        except (APIConnectionError, httpx2.TransportError) as error:
-            raise unreachable(timed_out=False) from error
+                raise ProviderError  # it ended without saying that it was complete
 
     async def close(self) -> None:
         """Close the connections."""
