@@ -6,6 +6,18 @@ CREATE SCHEMA private;
 
 COMMENT ON SCHEMA private IS 'What the functions of public share. Never exposed over the API.';
 
+CREATE FUNCTION private.clock() RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
+  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
+end
+$$;
+
+COMMENT ON FUNCTION private.clock() IS 'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
+
 CREATE FUNCTION private.time_ordered_id() RETURNS uuid
     LANGUAGE sql
     SET search_path TO ''
@@ -163,10 +175,10 @@ CREATE TABLE public.user_subscriptions (
     current_period_end timestamp with time zone,
     canceled_at timestamp with time zone,
     past_due_since timestamp with time zone,
-    quota_date date DEFAULT ((now() AT TIME ZONE 'UTC'::text))::date NOT NULL,
+    quota_date date DEFAULT ((private.clock() AT TIME ZONE 'UTC'::text))::date NOT NULL,
     quota_used integer DEFAULT 0 NOT NULL,
     lifetime_used integer DEFAULT 0 NOT NULL,
-    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, now(), 'UTC'::text) NOT NULL,
+    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL,
     CONSTRAINT user_subscriptions_limits_and_counters_are_not_negative CHECK (((LEAST(daily_quota, lifetime_quota, quota_used, lifetime_used) >= 0) AND (LEAST(overage_limit, current_overage_amount) >= (0)::numeric))),
     CONSTRAINT user_subscriptions_period_ends_after_it_starts CHECK ((((current_period_start IS NULL) = (current_period_end IS NULL)) AND (current_period_end > current_period_start))),
     CONSTRAINT user_subscriptions_status_is_known_and_past_due_has_a_start CHECK (((status = ANY (ARRAY['active'::text, 'canceled'::text, 'suspended'::text, 'past_due'::text])) AND ((status = 'past_due'::text) = (past_due_since IS NOT NULL))))
@@ -291,18 +303,6 @@ end
 $$;
 
 COMMENT ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) IS 'A subscription as it is at a time: a cancelled plan whose period is over is free, a new day or period counts from 0.';
-
-CREATE FUNCTION private.clock() RETURNS timestamp with time zone
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
-  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
-end
-$$;
-
-COMMENT ON FUNCTION private.clock() IS 'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
 
 CREATE FUNCTION private.conversation_key(p_chat_id text) RETURNS uuid
     LANGUAGE sql IMMUTABLE
@@ -1860,6 +1860,10 @@ ALTER TABLE public.user_subscriptions ENABLE ROW LEVEL SECURITY;
 GRANT USAGE ON SCHEMA private TO authenticated;
 GRANT USAGE ON SCHEMA private TO service_role;
 
+REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.clock() TO authenticated;
+GRANT ALL ON FUNCTION private.clock() TO service_role;
+
 REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.plans TO anon;
@@ -1877,10 +1881,6 @@ REVOKE ALL ON FUNCTION private.admission(p_subscription public.user_subscription
 REVOKE ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) TO authenticated;
 GRANT ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) TO service_role;
-
-REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
-GRANT ALL ON FUNCTION private.clock() TO authenticated;
-GRANT ALL ON FUNCTION private.clock() TO service_role;
 
 REVOKE ALL ON FUNCTION private.conversation_key(p_chat_id text) FROM PUBLIC;
 

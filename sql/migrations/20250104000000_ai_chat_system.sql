@@ -30,6 +30,20 @@ comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of U
 revoke all on function private.time_ordered_id() from public, anon, authenticated, service_role;
 
 
+create or replace function private.clock() returns timestamptz
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
+  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
+end
+$$;
+comment on function private.clock() is
+  'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
+revoke all on function private.clock() from public, anon, authenticated, service_role;
+grant execute on function private.clock() to authenticated, service_role;
+
+
 create or replace function private.touch() returns trigger
 language plpgsql set search_path = ''
 as $$
@@ -132,10 +146,10 @@ create table if not exists public.user_subscriptions (
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
-  quota_date date not null default (now() at time zone 'UTC')::date,
+  quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used integer not null default 0,
   lifetime_used integer not null default 0,
-  overage_period_start timestamptz not null default date_trunc('month', now(), 'UTC'),
+  overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
   -- Few constraints of several clauses each: Postgres prepares every one anew for every statement.
   constraint user_subscriptions_status_is_known_and_past_due_has_a_start check (
     status in ('active', 'canceled', 'suspended', 'past_due') and (status = 'past_due') = (past_due_since is not null)),

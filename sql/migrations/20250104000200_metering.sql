@@ -9,20 +9,6 @@
 -- What runs for every query is written in few statements and calls few functions: each costs as much as the disk.
 
 
-create or replace function private.clock() returns timestamptz
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
-  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
-end
-$$;
-comment on function private.clock() is
-  'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
-revoke all on function private.clock() from public, anon, authenticated, service_role;
-grant execute on function private.clock() to authenticated, service_role;
-
-
 create or replace function private.period_at(
   p_anchor timestamptz, p_at timestamptz, out period_start timestamptz, out period_end timestamptz)
 language plpgsql immutable set search_path = ''
