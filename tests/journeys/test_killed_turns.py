@@ -60,6 +60,7 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
     stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], funding: str
 ) -> None:
     charged_from = None
+    users = []
     text = "Briefly [fault:long 3]"
     for step in range(STEPS):
         user = (
@@ -67,6 +68,7 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
             if funding == "included"
             else person("usage_only", stripe_subscription_id=f"sub_{funding}_{step}")
         )
+        users.append(user.id)
         body = question(text)
         died = die_at(stack, user, body, step)
         later(stack)
@@ -95,4 +97,6 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
     assert charged_from is not None
     assert 5 < charged_from <= step
     with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
-        assert db.execute("select * from public.reconcile()").fetchall() == []
+        # Of these users: other tests of this stack start theirs with counters of their own choosing.
+        broken = db.execute("select * from public.reconcile() where user_id = any(%s::uuid[])", (users,)).fetchall()
+    assert broken == []
