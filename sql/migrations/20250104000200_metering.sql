@@ -4,9 +4,9 @@
 -- ends the hold with exactly one usage_logs row, whose id is the hold's. A failed or lost query gives its funding
 -- back where it came from.
 -- A user's metering is one queue, private.lock_user: counters and credit packs are only changed by who holds that lock.
--- Locks are taken in one order, so no two functions can wait for each other: the user's queue, auth.users (key share),
--- query_holds, user_subscriptions, credit_packs, conversations.
--- What runs for every query is written in few statements and calls few functions: each costs as much as the disk.
+-- Locks: the user's queue, then auth.users (key share), then what the queue guards, in any order, for only one holds
+-- it. Settling stays out of the queue: auth.users, the hold, the conversation. tests/sql/test_lock_order.py reads it off.
+-- What runs for every query is written in few statements and calls few functions: Postgres prepares each anew.
 
 
 create or replace function private.period_at(
