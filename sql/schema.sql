@@ -6,6 +6,53 @@ CREATE SCHEMA private;
 
 COMMENT ON SCHEMA private IS 'What the functions of public share. Never exposed over the API.';
 
+CREATE DOMAIN public.quantity AS integer
+	CONSTRAINT quantity_is_not_negative CHECK ((VALUE >= 0));
+
+COMMENT ON DOMAIN public.quantity IS 'How many: never negative.';
+
+CREATE DOMAIN public.query_funding AS text
+	CONSTRAINT query_funding_is_known CHECK ((VALUE = ANY (ARRAY['byok'::text, 'included'::text, 'credit'::text, 'overage'::text])));
+
+COMMENT ON DOMAIN public.query_funding IS 'What pays for a query.';
+
+CREATE DOMAIN public.query_outcome AS text
+	CONSTRAINT query_outcome_is_known CHECK ((VALUE = ANY (ARRAY['answered'::text, 'stopped'::text, 'failed'::text, 'lost'::text])));
+
+COMMENT ON DOMAIN public.query_outcome IS 'How a query ended: answered and stopped are charged, failed and lost are not.';
+
+CREATE DOMAIN public.request_key AS text
+	CONSTRAINT request_key_is_bounded CHECK (((octet_length(VALUE) >= 1) AND (octet_length(VALUE) <= 800)));
+
+COMMENT ON DOMAIN public.request_key IS 'The idempotency key of a request.';
+
+CREATE DOMAIN public.subscription_status AS text
+	CONSTRAINT subscription_status_is_known CHECK ((VALUE = ANY (ARRAY['active'::text, 'canceled'::text, 'suspended'::text, 'past_due'::text])));
+
+COMMENT ON DOMAIN public.subscription_status IS 'How a subscription stands at Stripe.';
+
+CREATE DOMAIN public.usd AS numeric(14,6)
+	CONSTRAINT usd_is_not_negative CHECK ((VALUE >= (0)::numeric));
+
+COMMENT ON DOMAIN public.usd IS 'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+
+CREATE FUNCTION private.check_subscription() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  -- The grace of seven days is counted from here, whoever changes the status.
+  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
+  if (new.current_period_start is null) <> (new.current_period_end is null)
+     or new.current_period_end <= new.current_period_start then
+    raise check_violation using message = 'A billing period ends after it starts.';
+  end if;
+  return new;
+end
+$$;
+
+COMMENT ON FUNCTION private.check_subscription() IS 'Trigger: notes since when a subscription is past due, and refuses a period that does not end after it starts.';
+
 CREATE FUNCTION private.clock() RETURNS timestamp with time zone
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -18,104 +65,153 @@ $$;
 
 COMMENT ON FUNCTION private.clock() IS 'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
 
-CREATE FUNCTION private.time_ordered_id() RETURNS uuid
-    LANGUAGE sql
+CREATE FUNCTION private.conversation_key(p_chat_id text) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
+$_$;
+
+COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
+
+CREATE FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) RETURNS record
+    LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
-  select encode(
-    set_bit(set_bit(
-      overlay(uuid_send(gen_random_uuid())
-              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-              from 1 for 6),
-      52, 1), 53, 1),
-    'hex')::uuid
+declare
+  v_charged constant boolean := p_outcome in ('answered', 'stopped');
+begin
+  insert into public.usage_logs as u (
+    id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
+    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
+    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
+    counted_against_quota, was_overage, overage_charge)
+  select
+    h.id, private.clock(), h.user_id, h.request_id, p_conversation_id, p_message_id, h.tier, h.funding, p_outcome,
+    h.query_date, h.created_at, h.period_start, h.credit_pack_id, h.quota_used, h.quota_limit, h.overage_used,
+    h.overage_limit, coalesce((p_usage ->> 'tokens_input')::integer, 0),
+    coalesce((p_usage ->> 'tokens_output')::integer, 0), coalesce((p_usage ->> 'cache_read_tokens')::integer, 0),
+    coalesce((p_usage ->> 'cache_write_tokens')::integer, 0), coalesce((p_usage ->> 'cost_usd')::numeric, 0),
+    coalesce(p_usage ->> 'provider', h.provider), coalesce(p_usage ->> 'model', h.model), h.funding = 'byok',
+    v_charged and h.funding = 'included', v_charged and h.funding = 'overage',
+    case when v_charged then h.overage_charge else 0 end
+  from public.query_holds h where h.id = p_hold_id
+  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
+  into id, outcome, charged_usd, cost_usd, message_id;
+  delete from public.query_holds h where h.id = p_hold_id;
+end
 $$;
 
-COMMENT ON FUNCTION private.time_ordered_id() IS 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
+COMMENT ON FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) IS 'Turns a hold into its one usage_logs row, and returns of that what matters; id is null where there is no hold. The hold is locked.';
 
-CREATE TABLE public.plans (
-    id uuid DEFAULT private.time_ordered_id() NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    tier text NOT NULL,
-    name text NOT NULL,
-    price_usd numeric(14,6) NOT NULL,
-    daily_quota integer,
-    lifetime_quota integer,
-    overage_price_usd numeric(14,6),
-    overage_limit_usd numeric(14,6),
-    allows_credits boolean NOT NULL,
-    allows_byok boolean NOT NULL,
-    history_days integer NOT NULL,
-    models jsonb NOT NULL,
-    CONSTRAINT plans_daily_quota_is_not_negative CHECK ((daily_quota >= 0)),
-    CONSTRAINT plans_has_one_kind_of_quota CHECK ((num_nonnulls(daily_quota, lifetime_quota) = 1)),
-    CONSTRAINT plans_history_days_are_not_negative CHECK ((history_days >= 0)),
-    CONSTRAINT plans_lifetime_quota_is_not_negative CHECK ((lifetime_quota >= 0)),
-    CONSTRAINT plans_models_are_lists_by_provider CHECK (((jsonb_typeof((models -> 'anthropic'::text)) = 'array'::text) AND (jsonb_typeof((models -> 'openai'::text)) = 'array'::text))),
-    CONSTRAINT plans_overage_has_price_and_limit CHECK (((overage_price_usd IS NULL) = (overage_limit_usd IS NULL))),
-    CONSTRAINT plans_overage_limit_is_not_negative CHECK ((overage_limit_usd >= (0)::numeric)),
-    CONSTRAINT plans_overage_price_is_positive CHECK ((overage_price_usd > (0)::numeric)),
-    CONSTRAINT plans_price_is_not_negative CHECK ((price_usd >= (0)::numeric)),
-    CONSTRAINT plans_tier_is_known CHECK ((tier = ANY (ARRAY['free'::text, 'basic'::text, 'pro'::text, 'usage_only'::text])))
-);
+CREATE FUNCTION private.ended(p_query_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+  return (
+    select jsonb_build_object(
+      'decision', 'ended',
+      'answer', case when m.id is not null then jsonb_build_object('id', m.id, 'content', m.content) end,
+      'provider', u.provider, 'model', u.model, 'funding', u.funding,
+      'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
+      'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
+      'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
+    from public.usage_logs u left join public.messages m on m.id = u.message_id
+    where u.id = p_query_id);
+end
+$$;
 
-ALTER TABLE ONLY public.plans FORCE ROW LEVEL SECURITY;
+COMMENT ON FUNCTION private.ended(p_query_id uuid) IS 'What a request is told that was charged already: its answer, where it is kept.';
 
-COMMENT ON TABLE public.plans IS 'One row a tier: the single source of quotas, prices, retention and models.';
+CREATE FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+  v_key constant uuid := private.conversation_key(p_chat_id);
+  v_owner uuid;
+  v_id uuid;
+begin
+  if v_key is null then
+    select id into v_id from public.conversations where user_id = p_user_id and external_id = p_chat_id;
+    return v_id;
+  end if;
+  select id, user_id into v_id, v_owner from public.conversations where id = v_key;
+  if v_owner <> p_user_id then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  end if;
+  return v_id;
+end
+$$;
 
-COMMENT ON COLUMN public.plans.id IS 'Identifies the row.';
+COMMENT ON FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) IS 'A user''s conversation by the chat''s id, null where it is new. NTFND where it is somebody else''s.';
 
-COMMENT ON COLUMN public.plans.created_at IS 'When the plan was added.';
+CREATE FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  v_hold public.query_holds;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+  select * into v_hold from public.query_holds h where h.id = p_hold_id;
+  select e.* into id, outcome, charged_usd, cost_usd, message_id
+  from private.end_query(p_hold_id, p_outcome, p_usage, null, null) e;
+  if v_hold.funding = 'included' then
+    update public.user_subscriptions s set
+      lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
+      quota_used = s.quota_used
+                 - case when p.daily_quota is not null and s.quota_date = v_hold.query_date then 1 else 0 end
+    from public.plans p
+    where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
+  elsif v_hold.funding = 'credit' then
+    update public.credit_packs c set
+      credits_remaining = c.credits_remaining + 1, credits_used = c.credits_used - 1, depleted_at = null
+    where c.id = v_hold.credit_pack_id;
+  elsif v_hold.funding = 'overage' then
+    update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
+    where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
+  end if;
+end
+$$;
 
-COMMENT ON COLUMN public.plans.tier IS 'free, basic, pro or usage_only; what subscriptions refer to.';
+COMMENT ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) IS 'Ends a query without a charge: the same day''s count, the same pack or the same period''s overage gets it back. Returns what end_query returns. The user is locked.';
 
-COMMENT ON COLUMN public.plans.name IS 'What people are shown.';
+CREATE FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
+  into id, outcome, charged_usd, cost_usd, message_id
+  from public.usage_logs u where u.id = p_hold_id;
+  if id is null then
+    raise exception using errcode = 'NOHLD', message = 'There is no such query.';
+  end if;
+end
+$$;
 
-COMMENT ON COLUMN public.plans.price_usd IS 'US dollars a month.';
-
-COMMENT ON COLUMN public.plans.daily_quota IS 'Included queries a UTC day; null where the quota is for life.';
-
-COMMENT ON COLUMN public.plans.lifetime_quota IS 'Included queries ever; null where the quota is by the day.';
-
-COMMENT ON COLUMN public.plans.overage_price_usd IS 'US dollars a query beyond the quota; null: no overage.';
-
-COMMENT ON COLUMN public.plans.overage_limit_usd IS 'The overage limit of a period until the user sets another, US dollars.';
-
-COMMENT ON COLUMN public.plans.allows_credits IS 'Whether prepaid credit packs pay for queries.';
-
-COMMENT ON COLUMN public.plans.allows_byok IS 'Whether users may bring their own provider key.';
-
-COMMENT ON COLUMN public.plans.history_days IS 'Days a conversation is kept after its last message; 0: nothing is kept.';
-
-COMMENT ON COLUMN public.plans.models IS 'Models by provider that the tier may use; the first of each is the default.';
+COMMENT ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) IS 'How a query ended, as end_query says it. NOHLD: never admitted.';
 
 CREATE TABLE public.query_holds (
     id uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     user_id uuid NOT NULL,
-    request_id text NOT NULL,
+    request_id public.request_key NOT NULL,
     tier text NOT NULL,
-    funding text NOT NULL,
+    funding public.query_funding NOT NULL,
     query_date date NOT NULL,
     credit_pack_id uuid,
-    overage_charge numeric(14,6) DEFAULT 0 NOT NULL,
+    overage_charge public.usd DEFAULT 0 NOT NULL,
     period_start timestamp with time zone NOT NULL,
-    quota_used integer NOT NULL,
-    quota_limit integer NOT NULL,
-    overage_used numeric(14,6) NOT NULL,
-    overage_limit numeric(14,6),
+    quota_used public.quantity NOT NULL,
+    quota_limit public.quantity NOT NULL,
+    overage_used public.usd NOT NULL,
+    overage_limit public.usd,
     provider text NOT NULL,
     model text NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT query_holds_funding_says_what_is_held CHECK (
-CASE funding
-    WHEN 'byok'::text THEN ((credit_pack_id IS NULL) AND (overage_charge = (0)::numeric))
-    WHEN 'included'::text THEN ((credit_pack_id IS NULL) AND (overage_charge = (0)::numeric))
-    WHEN 'credit'::text THEN ((credit_pack_id IS NOT NULL) AND (overage_charge = (0)::numeric))
-    WHEN 'overage'::text THEN ((credit_pack_id IS NULL) AND (overage_charge > (0)::numeric))
-    ELSE false
-END),
-    CONSTRAINT query_holds_request_id_is_bounded CHECK (((octet_length(request_id) >= 1) AND (octet_length(request_id) <= 800)))
+    expires_at timestamp with time zone NOT NULL
 );
 
 ALTER TABLE ONLY public.query_holds FORCE ROW LEVEL SECURITY;
@@ -155,437 +251,6 @@ COMMENT ON COLUMN public.query_holds.provider IS 'Who is to answer.';
 COMMENT ON COLUMN public.query_holds.model IS 'The model that is to answer.';
 
 COMMENT ON COLUMN public.query_holds.expires_at IS 'After this the query is lost and its funding goes back.';
-
-CREATE TABLE public.user_subscriptions (
-    id uuid DEFAULT private.time_ordered_id() NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    user_id uuid NOT NULL,
-    tier text DEFAULT 'free'::text NOT NULL,
-    status text DEFAULT 'active'::text NOT NULL,
-    stripe_customer_id text,
-    stripe_subscription_id text,
-    daily_quota integer,
-    lifetime_quota integer,
-    allow_overages boolean DEFAULT true NOT NULL,
-    overage_limit numeric(14,6),
-    current_overage_amount numeric(14,6) DEFAULT 0 NOT NULL,
-    uses_byo_key boolean DEFAULT false NOT NULL,
-    current_period_start timestamp with time zone,
-    current_period_end timestamp with time zone,
-    canceled_at timestamp with time zone,
-    past_due_since timestamp with time zone,
-    quota_date date DEFAULT ((private.clock() AT TIME ZONE 'UTC'::text))::date NOT NULL,
-    quota_used integer DEFAULT 0 NOT NULL,
-    lifetime_used integer DEFAULT 0 NOT NULL,
-    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL,
-    CONSTRAINT user_subscriptions_limits_and_counters_are_not_negative CHECK (((LEAST(daily_quota, lifetime_quota, quota_used, lifetime_used) >= 0) AND (LEAST(overage_limit, current_overage_amount) >= (0)::numeric))),
-    CONSTRAINT user_subscriptions_period_ends_after_it_starts CHECK ((((current_period_start IS NULL) = (current_period_end IS NULL)) AND (current_period_end > current_period_start))),
-    CONSTRAINT user_subscriptions_status_is_known_and_past_due_has_a_start CHECK (((status = ANY (ARRAY['active'::text, 'canceled'::text, 'suspended'::text, 'past_due'::text])) AND ((status = 'past_due'::text) = (past_due_since IS NOT NULL))))
-);
-
-ALTER TABLE ONLY public.user_subscriptions FORCE ROW LEVEL SECURITY;
-
-COMMENT ON TABLE public.user_subscriptions IS 'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
-
-COMMENT ON COLUMN public.user_subscriptions.id IS 'Identifies the row.';
-
-COMMENT ON COLUMN public.user_subscriptions.created_at IS 'When the user signed up.';
-
-COMMENT ON COLUMN public.user_subscriptions.updated_at IS 'When it last changed, counters aside.';
-
-COMMENT ON COLUMN public.user_subscriptions.user_id IS 'Whose subscription it is.';
-
-COMMENT ON COLUMN public.user_subscriptions.tier IS 'The plan.';
-
-COMMENT ON COLUMN public.user_subscriptions.status IS 'active, canceled, suspended or past_due.';
-
-COMMENT ON COLUMN public.user_subscriptions.stripe_customer_id IS 'The customer at Stripe.';
-
-COMMENT ON COLUMN public.user_subscriptions.stripe_subscription_id IS 'The live subscription at Stripe; overage needs one to be invoiced on.';
-
-COMMENT ON COLUMN public.user_subscriptions.daily_quota IS 'A daily quota of this user''s own; null: the plan''s.';
-
-COMMENT ON COLUMN public.user_subscriptions.lifetime_quota IS 'A lifetime quota of this user''s own; null: the plan''s.';
-
-COMMENT ON COLUMN public.user_subscriptions.allow_overages IS 'Whether the user allows overage, where the plan does.';
-
-COMMENT ON COLUMN public.user_subscriptions.overage_limit IS 'US dollars of overage a period that the user allows; null: the plan''s.';
-
-COMMENT ON COLUMN public.user_subscriptions.current_overage_amount IS 'US dollars of overage in the period of overage_period_start, holds included.';
-
-COMMENT ON COLUMN public.user_subscriptions.uses_byo_key IS 'Whether the user has an active key of their own.';
-
-COMMENT ON COLUMN public.user_subscriptions.current_period_start IS 'Start of the billing period; null: calendar months, UTC.';
-
-COMMENT ON COLUMN public.user_subscriptions.current_period_end IS 'End of the billing period.';
-
-COMMENT ON COLUMN public.user_subscriptions.canceled_at IS 'When the user cancelled.';
-
-COMMENT ON COLUMN public.user_subscriptions.past_due_since IS 'When the invoice failed that made the subscription past due.';
-
-COMMENT ON COLUMN public.user_subscriptions.quota_date IS 'The UTC day that quota_used counts.';
-
-COMMENT ON COLUMN public.user_subscriptions.quota_used IS 'Included queries admitted on quota_date, holds included.';
-
-COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries admitted on a lifetime quota, holds included.';
-
-COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
-
-CREATE FUNCTION private.admission(p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamp with time zone) RETURNS jsonb
-    LANGUAGE plpgsql STABLE
-    SET search_path TO ''
-    AS $$
-declare
-  v_remaining integer;
-  v_resets_at timestamptz;
-begin
-  if p_hold.funding = 'included' then
-    v_remaining := greatest(0, case
-      when p_plan.lifetime_quota is not null
-        then coalesce(p_subscription.lifetime_quota, p_plan.lifetime_quota) - p_subscription.lifetime_used
-      else coalesce(p_subscription.daily_quota, p_plan.daily_quota) - p_subscription.quota_used end);
-    if p_plan.lifetime_quota is null then
-      v_resets_at := (p_hold.query_date + 1)::timestamp at time zone 'UTC';
-    end if;
-  elsif p_hold.funding = 'credit' then
-    v_remaining := (
-      select sum(c.credits_remaining) from public.credit_packs c
-      where c.user_id = p_hold.user_id and (c.expires_at > p_at or c.expires_at is null));
-  elsif p_hold.funding = 'overage' then
-    v_remaining := floor(
-      (coalesce(p_subscription.overage_limit, p_plan.overage_limit_usd) - p_subscription.current_overage_amount)
-      / p_plan.overage_price_usd);
-    v_resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
-  end if;
-  return jsonb_build_object(
-    'decision', 'admitted', 'reason', private.reason_of(p_hold.funding, p_hold.tier), 'funding', p_hold.funding,
-    'tier', p_hold.tier, 'provider', p_hold.provider, 'model', p_hold.model,
-    'keeps_history', p_plan.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at);
-end
-$$;
-
-COMMENT ON FUNCTION private.admission(p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamp with time zone) IS 'What an admitted query is told: what pays, who answers, how many more the same funding has, and when it starts anew.';
-
-CREATE FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) RETURNS public.user_subscriptions
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO ''
-    AS $$
-declare
-  v_day date := (p_at at time zone 'UTC')::date;
-  v_period_start timestamptz;
-begin
-  if p_subscription.status = 'canceled' and p_subscription.current_period_end <= p_at then
-    p_subscription.tier := 'free';
-    p_subscription.status := 'active';
-    p_subscription.stripe_subscription_id := null;
-    p_subscription.current_period_start := null;
-    p_subscription.current_period_end := null;
-  end if;
-  -- Only ever forward: two transactions that straddle midnight must not reset each other's count.
-  if v_day > p_subscription.quota_date then
-    p_subscription.quota_date := v_day;
-    p_subscription.quota_used := 0;
-  end if;
-  if p_subscription.current_period_start is null then
-    v_period_start := date_trunc('month', p_at, 'UTC');
-  elsif p_at >= p_subscription.current_period_start and p_at < p_subscription.current_period_end then
-    v_period_start := p_subscription.current_period_start;
-  else
-    v_period_start := (private.period_at(p_subscription.current_period_start, p_at)).period_start;
-  end if;
-  if v_period_start > p_subscription.overage_period_start then
-    p_subscription.overage_period_start := v_period_start;
-    p_subscription.current_overage_amount := 0;
-  end if;
-  return p_subscription;
-end
-$$;
-
-COMMENT ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) IS 'A subscription as it is at a time: a cancelled plan whose period is over is free, a new day or period counts from 0.';
-
-CREATE FUNCTION private.conversation_key(p_chat_id text) RETURNS uuid
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO ''
-    AS $_$
-  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
-$_$;
-
-COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
-
-CREATE FUNCTION private.date_past_due() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  -- The grace of seven days is counted from here, whoever changes the status.
-  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
-  return new;
-end
-$$;
-
-COMMENT ON FUNCTION private.date_past_due() IS 'Trigger: notes since when a subscription is past due.';
-
-CREATE FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) RETURNS record
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO ''
-    AS $$
-declare
-  v_midnight constant timestamptz :=
-    (((p_at at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC';
-  v_overage_limit constant numeric := coalesce(p_subscription.overage_limit, p_plan.overage_limit_usd);
-  v_daily_quota constant integer := coalesce(p_subscription.daily_quota, p_plan.daily_quota);
-begin
-  requires_payment := false;
-
-  if p_subscription.id is null then
-    reason := 'No subscription found';
-    requires_payment := true;
-    return;
-  end if;
-
-  -- A cancelled plan runs to the end of its period; a failed invoice leaves seven days of what is already paid.
-  -- `is not true`: a period that is not known (null) refuses.
-  if (
-    p_subscription.status = 'active'
-    or p_subscription.status = 'canceled' and p_subscription.current_period_end > p_at
-    or p_subscription.status = 'past_due' and p_subscription.past_due_since + interval '7 days' > p_at
-  ) is not true then
-    reason := 'Subscription not active: ' || p_subscription.status;
-    requires_payment := true;
-    return;
-  end if;
-
-  if p_plan.allows_byok and p_has_key then
-    funding := 'byok';
-    reason := 'Unlimited (BYOK)';
-    return;
-  end if;
-
-  if p_plan.lifetime_quota is not null then
-    if p_subscription.lifetime_used < coalesce(p_subscription.lifetime_quota, p_plan.lifetime_quota) then
-      funding := 'included';
-      reason := 'Within free tier quota';
-      return;
-    end if;
-  elsif p_subscription.quota_used < v_daily_quota then
-    funding := 'included';
-    reason := 'Within daily quota';
-    resets_at := v_midnight;
-    return;
-  end if;
-
-  if p_plan.allows_credits and p_has_credit then
-    funding := 'credit';
-    reason := 'Credits available';
-    return;
-  end if;
-
-  if p_plan.lifetime_quota is not null then
-    reason := 'Free tier quota exhausted';
-    requires_payment := true;
-    return;
-  end if;
-
-  resets_at := v_midnight;
-  -- Overage is only sold where there is a live subscription to invoice it on.
-  if p_plan.overage_price_usd is not null and p_subscription.allow_overages
-     and p_subscription.stripe_subscription_id is not null and p_subscription.status = 'active' then
-    if p_subscription.current_overage_amount + p_plan.overage_price_usd <= v_overage_limit then
-      funding := 'overage';
-      reason := 'Overage allowed';
-      requires_payment := true;
-      resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
-      return;
-    end if;
-    reason := 'Overage limit reached';
-    resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
-    if v_daily_quota > 0 then
-      resets_at := least(resets_at, v_midnight);
-    end if;
-    return;
-  end if;
-
-  reason := 'Daily quota exceeded';
-end
-$$;
-
-COMMENT ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) IS 'What pays for the next query of a subscription (as_of the same time), or why nothing does: the one place that says so.';
-
-CREATE TABLE public.usage_logs (
-    id uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    user_id uuid NOT NULL,
-    request_id text NOT NULL,
-    conversation_id uuid,
-    message_id uuid,
-    tier text NOT NULL,
-    funding text NOT NULL,
-    outcome text NOT NULL,
-    query_date date NOT NULL,
-    query_timestamp timestamp with time zone NOT NULL,
-    period_start timestamp with time zone NOT NULL,
-    credit_pack_id uuid,
-    quota_used integer NOT NULL,
-    quota_limit integer NOT NULL,
-    overage_used numeric(14,6) NOT NULL,
-    overage_limit numeric(14,6),
-    tokens_input integer DEFAULT 0 NOT NULL,
-    tokens_output integer DEFAULT 0 NOT NULL,
-    tokens_total integer GENERATED ALWAYS AS ((tokens_input + tokens_output)) STORED NOT NULL,
-    cache_read_tokens integer DEFAULT 0 NOT NULL,
-    cache_write_tokens integer DEFAULT 0 NOT NULL,
-    cost_usd numeric(14,6) DEFAULT 0 NOT NULL,
-    provider text NOT NULL,
-    model text NOT NULL,
-    used_byo_key boolean NOT NULL,
-    counted_against_quota boolean NOT NULL,
-    was_overage boolean NOT NULL,
-    overage_charge numeric(14,6) DEFAULT 0 NOT NULL,
-    CONSTRAINT usage_logs_amounts_are_not_negative CHECK (((LEAST(tokens_input, tokens_output, cache_read_tokens, cache_write_tokens) >= 0) AND (LEAST(cost_usd, overage_charge) >= (0)::numeric))),
-    CONSTRAINT usage_logs_funding_and_outcome_say_what_is_charged CHECK (((funding = ANY (ARRAY['byok'::text, 'included'::text, 'credit'::text, 'overage'::text])) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text, 'failed'::text, 'lost'::text])) AND (used_byo_key = (funding = 'byok'::text)) AND (counted_against_quota = ((funding = 'included'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) AND (was_overage = ((funding = 'overage'::text) AND (outcome = ANY (ARRAY['answered'::text, 'stopped'::text])))) AND (was_overage = (overage_charge > (0)::numeric))))
-);
-
-ALTER TABLE ONLY public.usage_logs FORCE ROW LEVEL SECURITY;
-
-COMMENT ON TABLE public.usage_logs IS 'The ledger: one row for every admitted query that ended, however it ended.';
-
-COMMENT ON COLUMN public.usage_logs.id IS 'Identifies the query; its hold had the same id, so it can only end once.';
-
-COMMENT ON COLUMN public.usage_logs.created_at IS 'When it ended.';
-
-COMMENT ON COLUMN public.usage_logs.user_id IS 'Who asked.';
-
-COMMENT ON COLUMN public.usage_logs.request_id IS 'The idempotency key.';
-
-COMMENT ON COLUMN public.usage_logs.conversation_id IS 'The conversation, while it is kept.';
-
-COMMENT ON COLUMN public.usage_logs.message_id IS 'The answer, while it is kept.';
-
-COMMENT ON COLUMN public.usage_logs.tier IS 'The user''s tier at admission.';
-
-COMMENT ON COLUMN public.usage_logs.funding IS 'What paid: byok, included, credit or overage.';
-
-COMMENT ON COLUMN public.usage_logs.outcome IS 'answered, stopped (both charged), failed or lost (both not charged).';
-
-COMMENT ON COLUMN public.usage_logs.query_date IS 'The UTC day of admission.';
-
-COMMENT ON COLUMN public.usage_logs.query_timestamp IS 'When it was admitted.';
-
-COMMENT ON COLUMN public.usage_logs.period_start IS 'The overage period of admission.';
-
-COMMENT ON COLUMN public.usage_logs.credit_pack_id IS 'The pack that paid, or got its credit back.';
-
-COMMENT ON COLUMN public.usage_logs.quota_used IS 'Included queries used just before this one was admitted, of the day or ever.';
-
-COMMENT ON COLUMN public.usage_logs.quota_limit IS 'Included queries that the plan had then, a day or ever.';
-
-COMMENT ON COLUMN public.usage_logs.overage_used IS 'US dollars of overage in the period just before this query was admitted.';
-
-COMMENT ON COLUMN public.usage_logs.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
-
-COMMENT ON COLUMN public.usage_logs.tokens_input IS 'Tokens the model read, cached ones included.';
-
-COMMENT ON COLUMN public.usage_logs.tokens_output IS 'Tokens the model wrote.';
-
-COMMENT ON COLUMN public.usage_logs.tokens_total IS 'Both.';
-
-COMMENT ON COLUMN public.usage_logs.cache_read_tokens IS 'Of tokens_input, those read from the provider''s cache.';
-
-COMMENT ON COLUMN public.usage_logs.cache_write_tokens IS 'Of tokens_input, those written to the provider''s cache.';
-
-COMMENT ON COLUMN public.usage_logs.cost_usd IS 'What the provider charges for the query, US dollars.';
-
-COMMENT ON COLUMN public.usage_logs.provider IS 'Who answered.';
-
-COMMENT ON COLUMN public.usage_logs.model IS 'The model that answered.';
-
-COMMENT ON COLUMN public.usage_logs.used_byo_key IS 'Whether the user''s own key paid the provider.';
-
-COMMENT ON COLUMN public.usage_logs.counted_against_quota IS 'Whether it used up one included query.';
-
-COMMENT ON COLUMN public.usage_logs.was_overage IS 'Whether the user is charged for it beyond the plan.';
-
-COMMENT ON COLUMN public.usage_logs.overage_charge IS 'What the user is charged for it, US dollars.';
-
-CREATE FUNCTION private.end_query(p_hold public.query_holds, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid) RETURNS public.usage_logs
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-declare
-  v_charged constant boolean := p_outcome in ('answered', 'stopped');
-  v_ended public.usage_logs;
-begin
-  insert into public.usage_logs (
-    id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
-    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
-    counted_against_quota, was_overage, overage_charge)
-  values (
-    p_hold.id, private.clock(), p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
-    p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
-    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
-    coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
-    coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
-    coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
-    coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok', v_charged and p_hold.funding = 'included',
-    v_charged and p_hold.funding = 'overage', case when v_charged then p_hold.overage_charge else 0 end)
-  returning * into v_ended;
-  delete from public.query_holds where id = p_hold.id;
-  return v_ended;
-end
-$$;
-
-COMMENT ON FUNCTION private.end_query(p_hold public.query_holds, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid) IS 'Turns a locked hold into its one usage_logs row.';
-
-CREATE FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) RETURNS uuid
-    LANGUAGE plpgsql STABLE
-    SET search_path TO ''
-    AS $$
-declare
-  v_key constant uuid := private.conversation_key(p_chat_id);
-  v_owner uuid;
-  v_id uuid;
-begin
-  if v_key is null then
-    select id into v_id from public.conversations where user_id = p_user_id and external_id = p_chat_id;
-    return v_id;
-  end if;
-  select id, user_id into v_id, v_owner from public.conversations where id = v_key;
-  if v_owner <> p_user_id then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
-  end if;
-  return v_id;
-end
-$$;
-
-COMMENT ON FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) IS 'A user''s conversation by the chat''s id, null where it is new. NTFND where it is somebody else''s.';
-
-CREATE FUNCTION private.give_back(p_hold public.query_holds, p_outcome text, p_usage jsonb) RETURNS public.usage_logs
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  if p_hold.funding = 'included' then
-    update public.user_subscriptions s set
-      lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
-      quota_used = s.quota_used
-                 - case when p.daily_quota is not null and s.quota_date = p_hold.query_date then 1 else 0 end
-    from public.plans p
-    where s.user_id = p_hold.user_id and p.tier = p_hold.tier;
-  elsif p_hold.funding = 'credit' then
-    update public.credit_packs set
-      credits_remaining = credits_remaining + 1, credits_used = credits_used - 1, depleted_at = null
-    where id = p_hold.credit_pack_id;
-  elsif p_hold.funding = 'overage' then
-    update public.user_subscriptions set current_overage_amount = current_overage_amount - p_hold.overage_charge
-    where user_id = p_hold.user_id and overage_period_start = p_hold.period_start;
-  end if;
-  return private.end_query(p_hold, p_outcome, p_usage, null, null);
-end
-$$;
-
-COMMENT ON FUNCTION private.give_back(p_hold public.query_holds, p_outcome text, p_usage jsonb) IS 'Ends a hold without a charge: the same day''s count, the same pack or the same period''s overage gets it back. The user and the hold are locked.';
 
 CREATE FUNCTION private.keep_turn(p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, OUT conversation_id uuid) RETURNS uuid
     LANGUAGE plpgsql
@@ -656,19 +321,25 @@ $$;
 
 COMMENT ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) IS 'The provider whose active key of the user''s own would be used; null where there is none.';
 
-CREATE FUNCTION private.lock_user(p_user_id uuid) RETURNS void
+CREATE FUNCTION private.look_back(p_user_id uuid, p_request_id text, p_hold_id uuid, p_at timestamp with time zone) RETURNS public.query_holds
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
+declare
+  v_lost uuid;
+  v_earlier public.query_holds;
 begin
-  -- A queue of its own, not the row's: waiting for a row that changes is slower, and its longest waits ten times longer.
-  perform pg_advisory_xact_lock(hashtextextended(p_user_id::text, 0));
-  -- What every foreign key to auth.users would lock later: taken first, a user's deletion cannot cross us.
-  perform from auth.users where id = p_user_id for key share;
+  for v_lost in
+    select h.id from public.query_holds h where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_hold_id
+  loop
+    perform private.give_back(v_lost, 'lost', '{}');
+  end loop;
+  select * into v_earlier from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id;
+  return v_earlier;
 end
 $$;
 
-COMMENT ON FUNCTION private.lock_user(p_user_id uuid) IS 'Waits for, and until the transaction''s end keeps, the right to change a user''s counters, holds and credit packs.';
+COMMENT ON FUNCTION private.look_back(p_user_id uuid, p_request_id text, p_hold_id uuid, p_at timestamp with time zone) IS 'Gives back what a user''s lost queries hold, those that the sweep has not met yet, and returns the hold that a request has already, if any. The user is locked.';
 
 CREATE FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) RETURNS uuid
     LANGUAGE plpgsql STABLE
@@ -683,6 +354,24 @@ end
 $$;
 
 COMMENT ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) IS 'The pack that pays next: the soonest to expire, the oldest among equals; null where there is none.';
+
+CREATE FUNCTION private.note_own_key() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_user_id constant uuid := case when tg_op = 'DELETE' then old.user_id else new.user_id end;
+begin
+  -- Locked before it is counted: of two changes at once the second sees the first.
+  perform from public.user_subscriptions where user_id = v_user_id for update;
+  update public.user_subscriptions s set
+    uses_byo_key = exists (select from public.user_api_keys k where k.user_id = v_user_id and k.is_active)
+  where s.user_id = v_user_id;
+  return null;
+end
+$$;
+
+COMMENT ON FUNCTION private.note_own_key() IS 'Trigger: uses_byo_key says whether the user has an active key, at once. Runs as its owner: Auth deletes users.';
 
 CREATE FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
@@ -723,72 +412,63 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.reason_of(p_funding text, p_tier text) IS 'The reason that admission gave for a funding, in its own words.';
+COMMENT ON FUNCTION private.reason_of(p_funding text, p_tier text) IS 'The reason that admission has for a funding, in words.';
 
-CREATE TABLE public.query_refusals (
-    id uuid NOT NULL,
-    created_at timestamp with time zone NOT NULL,
-    user_id uuid NOT NULL,
-    request_id text NOT NULL,
-    reason text NOT NULL,
-    requires_payment boolean NOT NULL,
-    resets_at timestamp with time zone,
-    tier text NOT NULL,
-    quota_used integer NOT NULL,
-    quota_limit integer NOT NULL,
-    overage_used numeric(14,6) NOT NULL,
-    overage_limit numeric(14,6),
-    CONSTRAINT query_refusals_request_id_is_bounded CHECK (((char_length(request_id) >= 1) AND (char_length(request_id) <= 200)))
-);
-
-ALTER TABLE ONLY public.query_refusals FORCE ROW LEVEL SECURITY;
-
-COMMENT ON TABLE public.query_refusals IS 'Queries that were refused, the newest fifty of each user: why, and from which state. Nothing was taken for them.';
-
-COMMENT ON COLUMN public.query_refusals.id IS 'Identifies the attempt.';
-
-COMMENT ON COLUMN public.query_refusals.created_at IS 'When it was last refused.';
-
-COMMENT ON COLUMN public.query_refusals.user_id IS 'Who asked.';
-
-COMMENT ON COLUMN public.query_refusals.request_id IS 'The idempotency key of the request.';
-
-COMMENT ON COLUMN public.query_refusals.reason IS 'Why, in the words of can_user_query.';
-
-COMMENT ON COLUMN public.query_refusals.requires_payment IS 'Whether paying would have helped.';
-
-COMMENT ON COLUMN public.query_refusals.resets_at IS 'When it would be admitted without anyone''s doing; null: never.';
-
-COMMENT ON COLUMN public.query_refusals.tier IS 'The user''s tier then.';
-
-COMMENT ON COLUMN public.query_refusals.quota_used IS 'Included queries used then, of the day or ever.';
-
-COMMENT ON COLUMN public.query_refusals.quota_limit IS 'Included queries that the plan had then, a day or ever.';
-
-COMMENT ON COLUMN public.query_refusals.overage_used IS 'US dollars of overage in the period then.';
-
-COMMENT ON COLUMN public.query_refusals.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
-
-CREATE FUNCTION private.record_refusal(p_refusal public.query_refusals) RETURNS void
-    LANGUAGE plpgsql
+CREATE FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+  v_before integer;
 begin
-  -- Nobody waits for the disk to hear no. What a crash could forget here is only the record.
-  perform set_config('synchronous_commit', 'off', true);
-  insert into public.query_refusals values (p_refusal.*)
-  on conflict (user_id, request_id) do update set
-    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
-    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
-    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit;
-  delete from public.query_refusals r
-  where r.id in (
-    select oldest.id from public.query_refusals oldest where oldest.user_id = p_refusal.user_id
-    order by oldest.created_at desc, oldest.id offset 50);
+  -- Asked again, a question is answered from what came before it.
+  select m.position into v_before from public.messages m
+  where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+  order by m.position desc limit 1;
+  return (
+    select coalesce(
+      jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position), '[]')
+    from (
+      select m.role, m.content, m.position from public.messages m
+      where m.conversation_id = p_conversation_id and (v_before is null or m.position < v_before)
+      order by m.position desc limit p_count
+    ) newest);
 end
 $$;
 
-COMMENT ON FUNCTION private.record_refusal(p_refusal public.query_refusals) IS 'Records why a query was refused, the newest fifty of a user. The user is locked.';
+COMMENT ON FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer) IS 'The newest messages of a conversation, oldest first: [{role, content}]; those before the question, if it is in it.';
+
+CREATE FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  v_refusal public.query_refusals;
+begin
+  -- Nobody waits for the disk to hear no. What a crash could forget here is only the record.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into public.query_refusals as r (
+    id, created_at, user_id, request_id, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
+    overage_used, overage_limit)
+  select p_hold_id, s.now, s.user_id, p_request_id, s.reason, s.requires_payment, s.resets_at, s.tier, s.used,
+         s.quota_limit, s.overage_used, s.overage_limit
+  from private.standing s where s.user_id = p_user_id
+  on conflict (user_id, request_id) do update set
+    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
+    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
+    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
+  returning r.* into v_refusal;
+  delete from public.query_refusals r
+  where r.id in (
+    select oldest.id from public.query_refusals oldest where oldest.user_id = p_user_id
+    order by oldest.created_at desc, oldest.id offset 50);
+  return jsonb_build_object(
+    'decision', 'refused', 'reason', v_refusal.reason, 'requires_payment', v_refusal.requires_payment,
+    'resets_at', v_refusal.resets_at);
+end
+$$;
+
+COMMENT ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) IS 'Says why nothing but an own key would pay for a user''s query now, and records it: the newest fifty of a user. The user is locked.';
 
 CREATE FUNCTION private.start_subscription() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -802,158 +482,20 @@ $$;
 
 COMMENT ON FUNCTION private.start_subscription() IS 'Trigger on auth.users: starts a subscription to free. Runs as its owner, because Auth may not write to public.';
 
-CREATE FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer) RETURNS jsonb
-    LANGUAGE plpgsql
+CREATE FUNCTION private.time_ordered_id() RETURNS uuid
+    LANGUAGE sql
     SET search_path TO ''
     AS $$
-declare
-  v_at timestamptz;
-  v_seen record;
-  v_subscription public.user_subscriptions;
-  v_was public.user_subscriptions;
-  v_plan public.plans;
-  v_key_provider text;
-  v_pack_id uuid;
-  v_decision record;
-  v_hold public.query_holds;
-  v_quota_used integer;
-  v_quota_limit integer;
-  v_overage_limit numeric;
-begin
-  perform private.lock_user(p_user_id);
-  v_at := private.clock();
-
-  select
-    (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as hold_id,
-    (select u.id from public.usage_logs u
-     where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped')) as ended_id,
-    exists (select from public.query_holds h
-            where h.user_id = p_user_id and h.expires_at <= v_at and h.id <> p_hold_id) as has_lost
-  into v_seen;
-  if v_seen.ended_id is not null then
-    return jsonb_build_object('decision', 'ended', 'query_id', v_seen.ended_id);
-  end if;
-  if v_seen.has_lost then
-    -- Lost queries that the sweep has not met yet give back before anything is refused.
-    for v_hold in
-      select * from public.query_holds h
-      where h.user_id = p_user_id and h.expires_at <= v_at and h.id <> p_hold_id for update
-    loop
-      perform private.give_back(v_hold, 'lost', '{}');
-      if v_hold.id = v_seen.hold_id then
-        v_seen.hold_id := null;
-      end if;
-    end loop;
-  end if;
-  if v_seen.hold_id <> p_hold_id then
-    return jsonb_build_object('decision', 'in_progress');
-  end if;
-
-  select * into v_was from public.user_subscriptions s where s.user_id = p_user_id;
-  if v_was.id is null then
-    select * into v_decision from private.decide(v_was, null, false, false, v_at);
-    return jsonb_build_object(
-      'decision', 'refused', 'reason', v_decision.reason, 'requires_payment', v_decision.requires_payment,
-      'resets_at', v_decision.resets_at);
-  end if;
-  v_subscription := private.as_of(v_was, v_at);
-  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
-
-  if v_seen.hold_id is not null then
-    select * into v_hold from public.query_holds h where h.id = p_hold_id;
-    return private.admission(v_subscription, v_plan, v_hold, v_at);
-  end if;
-
-  if v_plan.allows_byok and p_byok is distinct from false then
-    v_key_provider := private.key_provider(p_user_id, p_provider);
-  end if;
-  if p_byok and v_key_provider is null then
-    raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
-  end if;
-  select * into v_decision
-  from private.decide(v_subscription, v_plan, v_key_provider is not null, false, v_at);
-  if v_plan.allows_credits and (v_decision.funding is null or v_decision.funding = 'overage') then
-    -- Packs are only looked for where nothing else pays for the query.
-    v_pack_id := private.next_credit_pack(p_user_id, v_at);
-    if v_pack_id is not null then
-      select * into v_decision from private.decide(v_subscription, v_plan, false, true, v_at);
-    end if;
-  end if;
-
-  if v_plan.lifetime_quota is not null then
-    v_quota_used := v_subscription.lifetime_used;
-    v_quota_limit := coalesce(v_subscription.lifetime_quota, v_plan.lifetime_quota);
-  else
-    v_quota_used := v_subscription.quota_used;
-    v_quota_limit := coalesce(v_subscription.daily_quota, v_plan.daily_quota);
-  end if;
-  if v_plan.overage_price_usd is not null then
-    v_overage_limit := coalesce(v_subscription.overage_limit, v_plan.overage_limit_usd);
-  end if;
-  if v_decision.funding is null then
-    perform private.record_refusal(row(
-      p_hold_id, v_at, p_user_id, p_request_id, v_decision.reason, v_decision.requires_payment, v_decision.resets_at,
-      v_plan.tier, v_quota_used, v_quota_limit, v_subscription.current_overage_amount, v_overage_limit));
-    return jsonb_build_object(
-      'decision', 'refused', 'reason', v_decision.reason, 'requires_payment', v_decision.requires_payment,
-      'resets_at', v_decision.resets_at);
-  end if;
-
-  v_hold.id := p_hold_id;
-  v_hold.created_at := v_at;
-  v_hold.user_id := p_user_id;
-  v_hold.request_id := p_request_id;
-  v_hold.tier := v_plan.tier;
-  v_hold.funding := v_decision.funding;
-  v_hold.query_date := v_subscription.quota_date;
-  v_hold.credit_pack_id := case when v_decision.funding = 'credit' then v_pack_id end;
-  v_hold.overage_charge := case when v_decision.funding = 'overage' then v_plan.overage_price_usd else 0 end;
-  v_hold.period_start := v_subscription.overage_period_start;
-  v_hold.quota_used := v_quota_used;
-  v_hold.quota_limit := v_quota_limit;
-  v_hold.overage_used := v_subscription.current_overage_amount;
-  v_hold.overage_limit := v_overage_limit;
-  v_hold.provider := coalesce(p_provider, v_key_provider, 'anthropic');
-  v_hold.model := coalesce(p_model, v_plan.models -> v_hold.provider ->> 0);
-  v_hold.expires_at := v_at + make_interval(secs => p_hold_seconds);
-  if not p_any_model and not v_plan.models -> v_hold.provider ? v_hold.model then
-    raise exception using errcode = 'NOMDL', message = format(
-      'The %s plan answers with these models of %s: %s.', v_plan.name, v_hold.provider,
-      (select string_agg(m, ', ') from jsonb_array_elements_text(v_plan.models -> v_hold.provider) m));
-  end if;
-  insert into public.query_holds values (v_hold.*);
-
-  if v_hold.funding = 'included' then
-    if v_plan.lifetime_quota is not null then
-      v_subscription.lifetime_used := v_subscription.lifetime_used + 1;
-    else
-      v_subscription.quota_used := v_subscription.quota_used + 1;
-    end if;
-  elsif v_hold.funding = 'credit' then
-    update public.credit_packs c set
-      credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
-      depleted_at = case when c.credits_remaining = 1 then v_at end
-    where c.id = v_pack_id;
-  elsif v_hold.funding = 'overage' then
-    v_subscription.current_overage_amount := v_subscription.current_overage_amount + v_hold.overage_charge;
-  end if;
-  if v_subscription.tier <> v_was.tier then
-    -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
-    update public.user_subscriptions s set
-      tier = v_subscription.tier, status = v_subscription.status, stripe_subscription_id = null,
-      current_period_start = null, current_period_end = null
-    where s.id = v_subscription.id and s.status = v_was.status and s.current_period_end = v_was.current_period_end;
-  end if;
-  update public.user_subscriptions s set
-    quota_date = v_subscription.quota_date, quota_used = v_subscription.quota_used,
-    lifetime_used = v_subscription.lifetime_used, overage_period_start = v_subscription.overage_period_start,
-    current_overage_amount = v_subscription.current_overage_amount
-  where s.id = v_subscription.id;
-  return private.admission(v_subscription, v_plan, v_hold, v_at);
-end
+  select encode(
+    set_bit(set_bit(
+      overlay(uuid_send(gen_random_uuid())
+              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+              from 1 for 6),
+      52, 1), 53, 1),
+    'hex')::uuid
 $$;
 
-COMMENT ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer) IS 'Admits one query: decides under the user''s lock, takes the funding and leaves the hold. decision is admitted, refused, in_progress (another attempt at the same request runs) or ended (the request was charged already).';
+COMMENT ON FUNCTION private.time_ordered_id() IS 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
 
 CREATE FUNCTION private.touch() RETURNS trigger
     LANGUAGE plpgsql
@@ -967,15 +509,25 @@ $$;
 
 COMMENT ON FUNCTION private.touch() IS 'Trigger: notes when a row last changed.';
 
-CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text DEFAULT NULL::text, p_question_id text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_model text DEFAULT NULL::text, p_hold_seconds integer DEFAULT 300, p_history_messages integer DEFAULT 40) RETURNS jsonb
+CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text DEFAULT NULL::text, p_question_id text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_model text DEFAULT NULL::text, p_hold_seconds integer DEFAULT 300, p_history_messages integer DEFAULT 40, p_own_key boolean DEFAULT NULL::boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
 declare
+  v record;
+  v_looked_back boolean := false;
+  v_hold public.query_holds;
+  v_key_provider text;
+  v_provider text;
+  v_model text;
+  v_pack_id uuid;
+  v_charge numeric := 0.0;
+  v_taken integer := 0;
   v_conversation_id uuid;
-  v_before integer;
-  v_history jsonb;
-  v_taken jsonb;
+  v_history jsonb := '[]'::jsonb;
+  v_remaining integer;
+  v_resets_at timestamptz;
 begin
   if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
@@ -983,64 +535,123 @@ begin
   if p_chat_id is not null then
     v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
   end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
 
-  v_taken := private.take(p_user_id, p_request_id, p_hold_id, p_provider, p_model, null, false, p_hold_seconds);
+  -- Mostly one look is enough: a new request that is included. Else lost queries give back first, and we look again.
+  loop
+    select
+      s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.for_life, s.quota_limit, s.used, s.quota_date,
+      s.quota_used, s.lifetime_used, s.current_period_start, s.overage_period_start, s.overage_used, s.overage_limit,
+      s.overage_price_usd, s.own_key, s.funding,
+      (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
+      (select u.id from public.usage_logs u
+       where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped')) as ended_id
+    into v from private.standing s where s.user_id = p_user_id;
+    if not found then
+      return jsonb_build_object(
+        'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+    elsif v.ended_id is not null then
+      return private.ended(v.ended_id);
+    end if;
+    exit when v_looked_back or v.funding = 'included' and v.held_id is null;
+    v_hold := private.look_back(p_user_id, p_request_id, p_hold_id, v.now);
+    v_looked_back := true;
+  end loop;
+  if v_hold.id <> p_hold_id then
+    return jsonb_build_object('decision', 'in_progress');
+  elsif v_hold.id is not null then
+    v.funding := v_hold.funding;
+    v.tier := v_hold.tier;
+    v_provider := v_hold.provider;
+    v_model := v_hold.model;
+  else
+    if v.own_key and p_own_key is distinct from false then
+      v_key_provider := private.key_provider(p_user_id, p_provider);
+    end if;
+    if v_key_provider is not null then
+      v.funding := 'byok';
+    elsif p_own_key then
+      raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
+    elsif v.funding is null then
+      return private.refuse(p_user_id, p_request_id, p_hold_id);
+    elsif v.funding = 'credit' then
+      v_pack_id := private.next_credit_pack(p_user_id, v.now);
+    elsif v.funding = 'overage' then
+      v_charge := v.overage_price_usd;
+    end if;
+    v_provider := coalesce(p_provider, v_key_provider, 'anthropic');
+    v_model := coalesce(p_model, v.models -> v_provider ->> 0);
+    if (v.models -> v_provider ? v_model) is not true then
+      raise exception using errcode = 'NOMDL', message = format(
+        'The %s plan answers with these models of %s: %s.', v.name, v_provider,
+        (select string_agg(m, ', ') from jsonb_array_elements_text(v.models -> v_provider) m));
+    end if;
 
-  if v_taken ->> 'decision' = 'ended' then
-    return (
-      select jsonb_build_object(
-        'decision', 'ended',
-        'answer', case when m.id is not null then jsonb_build_object('id', m.id, 'content', m.content) end,
-        'provider', u.provider, 'model', u.model, 'funding', u.funding,
-        'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
-        'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
-        'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
-      from public.usage_logs u left join public.messages m on m.id = u.message_id
-      where u.id = (v_taken ->> 'query_id')::uuid);
+    insert into public.query_holds values (
+      p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
+      v.overage_period_start, v.used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
+      v.now + make_interval(secs => p_hold_seconds));
+    if v.lapsed then
+      -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+      update public.user_subscriptions s set
+        tier = 'free', status = 'active', stripe_subscription_id = null, current_period_start = null,
+        current_period_end = null
+      where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
+    end if;
+    update public.user_subscriptions s set
+      quota_date = v.quota_date,
+      quota_used = v.quota_used + case when v.funding = 'included' and not v.for_life then 1 else 0 end,
+      lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.for_life then 1 else 0 end,
+      overage_period_start = v.overage_period_start,
+      current_overage_amount = v.overage_used + v_charge
+    where s.user_id = p_user_id;
+    if v_pack_id is not null then
+      update public.credit_packs c set
+        credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+        depleted_at = case when c.credits_remaining = 1 then v.now end
+      where c.id = v_pack_id;
+    end if;
+    v_taken := 1;
   end if;
-  if v_conversation_id is null or not coalesce((v_taken -> 'keeps_history')::boolean, false) then
-    return v_taken || '{"history": []}';
-  end if;
 
-  -- Asked again, a question is answered from what came before it.
-  select m.position into v_before from public.messages m
-  where m.conversation_id = v_conversation_id and m.role = 'user' and m.external_id = p_question_id
-  order by m.position desc limit 1;
-  select jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position)
-  into v_history
-  from (
-    select m.role, m.content, m.position from public.messages m
-    where m.conversation_id = v_conversation_id and (v_before is null or m.position < v_before)
-    order by m.position desc limit p_history_messages
-  ) newest;
-  return v_taken || jsonb_build_object('history', coalesce(v_history, '[]'));
+  if v.funding = 'included' then
+    v_remaining := greatest(0, v.quota_limit - v.used - v_taken);
+    v_resets_at := case when not v.for_life then (v.quota_date + 1)::timestamp at time zone 'UTC' end;
+  elsif v.funding = 'credit' then
+    v_remaining := (
+      select sum(c.credits_remaining) from public.credit_packs c
+      where c.user_id = p_user_id and (c.expires_at > v.now or c.expires_at is null));
+  elsif v.funding = 'overage' then
+    v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
+    v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;
+  end if;
+  if v_conversation_id is not null and v.history_days > 0 then
+    v_history := private.recent_messages(v_conversation_id, p_question_id, p_history_messages);
+  end if;
+  return jsonb_build_object(
+    'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
+    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history);
 end
 $$;
 
-COMMENT ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer) IS 'Admits one query and returns all that the turn needs: decision, funding, model, recent history. Sent again with the same hold id it returns the same hold, so a lost response can be asked for again. NTFND: somebody else''s conversation; NOMDL: a model the plan does not have.';
+COMMENT ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) IS 'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is left, recent history. Sent again with the same hold id it returns the same hold, so a lost response can be asked for again. p_own_key: whether a key of the user''s own pays; null: if there is one. NTFND: somebody else''s conversation; NOMDL: a model the plan does not have.';
 
 CREATE FUNCTION public.can_user_query(p_user_id uuid) RETURNS TABLE(can_query boolean, reason text, requires_payment boolean)
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
-declare
-  v_at constant timestamptz := private.clock();
-  v_subscription public.user_subscriptions;
-  v_plan public.plans;
-  v_decision record;
 begin
   if current_user = 'authenticated' and p_user_id is distinct from (select auth.uid()) then
     raise insufficient_privilege using message = 'You may only ask about yourself.';
   end if;
-  select * into v_subscription from public.user_subscriptions s where s.user_id = p_user_id;
-  if v_subscription.id is not null then
-    v_subscription := private.as_of(v_subscription, v_at);
+  return query
+    select s.own_key or s.funding is not null,
+           case when s.own_key then private.reason_of('byok', s.tier) else s.reason end,
+           s.requires_payment and not s.own_key
+    from private.standing s where s.user_id = p_user_id;
+  if not found then
+    return query select false, 'No subscription found', true;
   end if;
-  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
-  select * into v_decision from private.decide(
-    v_subscription, v_plan, private.key_provider(p_user_id, null) is not null,
-    private.next_credit_pack(p_user_id, v_at) is not null, v_at);
-  return query select v_decision.funding is not null, v_decision.reason, v_decision.requires_payment;
 end
 $$;
 
@@ -1166,6 +777,18 @@ CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, s
   select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
   from public.query_holds h join public.usage_logs u on u.id = h.id
   union all
+  select 'I5', u.user_id, u.id::text, 'charged as its funding and outcome say',
+         concat_ws(' ', u.funding, u.outcome, u.overage_charge)
+  from public.usage_logs u
+  where u.used_byo_key <> (u.funding = 'byok')
+     or u.counted_against_quota <> (u.funding = 'included' and u.outcome in ('answered', 'stopped'))
+     or u.was_overage <> (u.funding = 'overage' and u.outcome in ('answered', 'stopped'))
+     or u.was_overage <> (u.overage_charge > 0)
+  union all
+  select 'I4', s.user_id, 'uses_byo_key', (not s.uses_byo_key)::text, s.uses_byo_key::text
+  from public.user_subscriptions s
+  where s.uses_byo_key <> exists (select from public.user_api_keys k where k.user_id = s.user_id and k.is_active)
+  union all
   select 'I6', u.user_id, u.request_id, '1', count(*)::text
   from public.usage_logs u where u.outcome in ('answered', 'stopped')
   group by u.user_id, u.request_id having count(*) > 1
@@ -1181,25 +804,20 @@ COMMENT ON FUNCTION public.reconcile() IS 'Rows that break an invariant of meter
 CREATE FUNCTION public.release_query(p_hold_id uuid, p_outcome text DEFAULT 'failed'::text, p_usage jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
 declare
-  v_hold public.query_holds;
-  v_ended public.usage_logs;
+  v_ended record;
 begin
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'A released query failed or was lost.';
   end if;
-  perform private.lock_user((select h.user_id from public.query_holds h where h.id = p_hold_id));
-  select * into v_hold from public.query_holds where id = p_hold_id for update;
-  if v_hold.id is null then
-    select * into v_ended from public.usage_logs where id = p_hold_id;
-    if v_ended.id is null then
-      raise exception using errcode = 'NOHLD', message = 'There is no such query.';
-    end if;
-  else
-    v_ended := private.give_back(v_hold, p_outcome, p_usage);
+  perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
+  v_ended := private.give_back(p_hold_id, p_outcome, p_usage);
+  if v_ended.id is null then
+    v_ended := private.how_it_ended(p_hold_id);
   end if;
-  return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.overage_charge::text);
+  return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
 end
 $$;
 
@@ -1208,11 +826,12 @@ COMMENT ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage
 CREATE FUNCTION public.release_stale_holds() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_at constant timestamptz := private.clock();
   v_stale record;
-  v_hold public.query_holds;
+  v_ended record;
   v_released integer := 0;
 begin
   -- At most 100 a call, so that no user waits long for a lock; users in order, so that two sweeps cannot cross.
@@ -1222,12 +841,9 @@ begin
           order by h.expires_at limit 100) oldest
     order by oldest.user_id, oldest.id
   loop
-    perform private.lock_user(v_stale.user_id);
-    select * into v_hold from public.query_holds h where h.id = v_stale.id for update;
-    if v_hold.id is not null then
-      perform private.give_back(v_hold, 'lost', '{}');
-      v_released := v_released + 1;
-    end if;
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
+    v_ended := private.give_back(v_stale.id, 'lost', '{}');
+    v_released := v_released + case when v_ended.id is not null then 1 else 0 end;
   end loop;
   return v_released;
 end
@@ -1251,7 +867,7 @@ begin
       and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start
     order by s.user_id
   loop
-    perform private.lock_user(v_user_id);
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
     update public.user_subscriptions s set
       current_overage_amount = 0,
       overage_period_start = (private.period_at(s.current_period_start, v_at)).period_start
@@ -1268,39 +884,36 @@ COMMENT ON FUNCTION public.reset_monthly_overages() IS 'Starts the overage count
 CREATE FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb DEFAULT '{}'::jsonb, p_turn jsonb DEFAULT NULL::jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_hold public.query_holds;
-  v_ended public.usage_logs;
+  v_ended record;
   v_history_days integer;
   v_conversation_id uuid;
 begin
   if p_outcome not in ('answered', 'stopped') then
     raise invalid_parameter_value using message = 'A settled query was answered or stopped.';
   end if;
-  -- auth.users first: see the order of locks above.
-  perform from auth.users u where u.id = (select h.user_id from public.query_holds h where h.id = p_hold_id)
-  for key share;
-  select * into v_hold from public.query_holds where id = p_hold_id for update;
-  if v_hold.id is null then
-    select * into v_ended from public.usage_logs where id = p_hold_id;
-    if v_ended.id is null then
-      raise exception using errcode = 'NOHLD', message = 'There is no such query.';
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+  if p_turn is not null then
+    select * into v_hold from public.query_holds where id = p_hold_id;
+    select p.history_days into v_history_days
+    from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
+    if v_history_days > 0 then
+      -- Before the conversation, so that a user's deletion cannot cross us.
+      perform from auth.users where id = v_hold.user_id for key share;
+      v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
     end if;
-  else
-    if p_turn is not null then
-      select p.history_days into v_history_days
-      from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
-      if v_history_days > 0 then
-        v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
-      end if;
-    end if;
-    v_ended := private.end_query(
-      v_hold, p_outcome, p_usage, v_conversation_id,
-      case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+  end if;
+  v_ended := private.end_query(
+    p_hold_id, p_outcome, p_usage, v_conversation_id,
+    case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+  if v_ended.id is null then
+    v_ended := private.how_it_ended(p_hold_id);
   end if;
   return jsonb_build_object(
-    'outcome', v_ended.outcome, 'charged_usd', v_ended.overage_charge::text, 'cost_usd', v_ended.cost_usd::text,
+    'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
     'persisted', v_ended.message_id is not null);
 end
 $$;
@@ -1313,8 +926,7 @@ CREATE FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid,
     AS $$
 declare
   v_id constant uuid := private.time_ordered_id();
-  v_taken jsonb;
-  v_hold public.query_holds;
+  v_admission jsonb;
 begin
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
@@ -1322,17 +934,18 @@ begin
      and p_message_id is not null then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
   end if;
-  v_taken := private.take(
-    p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_provider, p_model, p_used_byo_key, true, 60);
-  if v_taken ->> 'decision' = 'ended' then
+  v_admission := public.admit_query(
+    p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_own_key => coalesce(p_used_byo_key, false),
+    p_provider => case when p_used_byo_key then p_provider end);
+  if v_admission ->> 'decision' = 'ended' then
     return;
-  elsif v_taken ->> 'decision' <> 'admitted' then
-    raise exception using errcode = 'QUOTA', message = v_taken ->> 'reason';
+  elsif v_admission ->> 'decision' <> 'admitted' then
+    raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
-  select * into v_hold from public.query_holds where id = v_id;
   perform private.end_query(
-    v_hold, 'answered',
-    jsonb_build_object('tokens_input', p_tokens_input, 'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
+    v_id, 'answered',
+    jsonb_build_object('provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input,
+                       'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
     p_conversation_id, p_message_id);
 end
 $$;
@@ -1344,14 +957,10 @@ CREATE FUNCTION public.usage_summary() RETURNS jsonb
     SET search_path TO ''
     AS $$
 declare
-  v_at constant timestamptz := private.clock();
   v_user_id constant uuid := (select auth.uid());
-  v_subscription public.user_subscriptions;
-  v_plan public.plans;
-  v_decision record;
+  v record;
+  v_can record;
   v_period record;
-  v_limit integer;
-  v_used integer;
   v_packs jsonb;
   v_providers jsonb;
   v_today record;
@@ -1360,31 +969,19 @@ begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Only a signed-in user has usage.';
   end if;
-  select * into v_subscription from public.user_subscriptions s where s.user_id = v_user_id;
-  if v_subscription.id is null then
+  select * into v from private.standing s where s.user_id = v_user_id;
+  if not found then
     raise exception using errcode = 'NTFND', message = 'There is no subscription.';
   end if;
-  v_subscription := private.as_of(v_subscription, v_at);
-  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
-  select * into v_decision from private.decide(
-    v_subscription, v_plan, private.key_provider(v_user_id, null) is not null,
-    private.next_credit_pack(v_user_id, v_at) is not null, v_at);
-  select * into v_period from private.period_at(v_subscription.current_period_start, v_at);
-
-  if v_plan.lifetime_quota is not null then
-    v_limit := coalesce(v_subscription.lifetime_quota, v_plan.lifetime_quota);
-    v_used := v_subscription.lifetime_used;
-  else
-    v_limit := coalesce(v_subscription.daily_quota, v_plan.daily_quota);
-    v_used := v_subscription.quota_used;
-  end if;
+  select * into v_can from public.can_user_query(v_user_id);
+  select * into v_period from private.period_at(v.current_period_start, v.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
            'expires_at', c.expires_at) order by c.expires_at nulls last, c.created_at), '[]')
   into v_packs
   from public.credit_packs c
-  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v_at or c.expires_at is null);
+  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -1392,7 +989,7 @@ begin
   select count(*) filter (where u.outcome in ('answered', 'stopped')) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_today
-  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v_at at time zone 'UTC')::date;
+  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v.now at time zone 'UTC')::date;
   select count(*) filter (where u.outcome in ('answered', 'stopped')) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_month
@@ -1402,25 +999,23 @@ begin
 
   -- Money travels as text under names that end in _usd, so that no JSON parser makes it a float.
   return jsonb_build_object(
-    'tier', v_subscription.tier,
-    'status', v_subscription.status,
+    'tier', v.tier,
+    'status', v.status,
     'period', jsonb_build_object('start', v_period.period_start, 'end', v_period.period_end),
     'included', jsonb_build_object(
-      'limit', v_limit, 'used', v_used, 'remaining', greatest(0, v_limit - v_used),
-      'resets_at', case when v_plan.lifetime_quota is null
-                        then (((v_at at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
+      'limit', v.quota_limit, 'used', v.used, 'remaining', greatest(0, v.quota_limit - v.used),
+      'resets_at', case when not v.for_life
+                        then (((v.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
     'overage', jsonb_build_object(
-      'allowed', v_plan.overage_price_usd is not null and v_subscription.allow_overages,
-      'price_usd', v_plan.overage_price_usd::text,
-      'limit_usd', coalesce(v_subscription.overage_limit, v_plan.overage_limit_usd)::text,
-      'used_usd', v_subscription.current_overage_amount::text),
+      'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
+      'used_usd', v.overage_used::text),
     'credits', jsonb_build_object(
       'remaining', (select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack),
       'packs', v_packs),
-    'byok', jsonb_build_object('allowed', v_plan.allows_byok, 'providers', v_providers),
-    'can_query', v_decision.funding is not null,
-    'reason', v_decision.reason,
-    'requires_payment', v_decision.requires_payment,
+    'byok', jsonb_build_object('allowed', v.allows_byok, 'providers', v_providers),
+    'can_query', v_can.can_query,
+    'reason', v_can.reason,
+    'requires_payment', v_can.requires_payment,
     'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
                                 'cost_usd', v_today.cost_usd::text),
     'month', jsonb_build_object('queries', v_month.queries, 'tokens', v_month.tokens,
@@ -1429,6 +1024,294 @@ end
 $$;
 
 COMMENT ON FUNCTION public.usage_summary() IS 'The signed-in user''s plan, quotas, overage, credits and use today and in this period: the answer of GET /usage.';
+
+CREATE TABLE public.plans (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    tier text NOT NULL,
+    name text NOT NULL,
+    price_usd public.usd NOT NULL,
+    daily_quota public.quantity,
+    lifetime_quota public.quantity,
+    overage_price_usd public.usd,
+    overage_limit_usd public.usd,
+    allows_credits boolean NOT NULL,
+    allows_byok boolean NOT NULL,
+    history_days public.quantity NOT NULL,
+    models jsonb NOT NULL,
+    CONSTRAINT plans_has_one_kind_of_quota CHECK ((num_nonnulls(daily_quota, lifetime_quota) = 1)),
+    CONSTRAINT plans_models_are_lists_by_provider CHECK (((jsonb_typeof((models -> 'anthropic'::text)) = 'array'::text) AND (jsonb_typeof((models -> 'openai'::text)) = 'array'::text))),
+    CONSTRAINT plans_overage_has_price_and_limit CHECK (((overage_price_usd IS NULL) = (overage_limit_usd IS NULL))),
+    CONSTRAINT plans_overage_price_is_positive CHECK (((overage_price_usd)::numeric > (0)::numeric)),
+    CONSTRAINT plans_tier_is_known CHECK ((tier = ANY (ARRAY['free'::text, 'basic'::text, 'pro'::text, 'usage_only'::text])))
+);
+
+ALTER TABLE ONLY public.plans FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.plans IS 'One row a tier: the single source of quotas, prices, retention and models.';
+
+COMMENT ON COLUMN public.plans.id IS 'Identifies the row.';
+
+COMMENT ON COLUMN public.plans.created_at IS 'When the plan was added.';
+
+COMMENT ON COLUMN public.plans.tier IS 'free, basic, pro or usage_only; what subscriptions refer to.';
+
+COMMENT ON COLUMN public.plans.name IS 'What people are shown.';
+
+COMMENT ON COLUMN public.plans.price_usd IS 'US dollars a month.';
+
+COMMENT ON COLUMN public.plans.daily_quota IS 'Included queries a UTC day; null where the quota is for life.';
+
+COMMENT ON COLUMN public.plans.lifetime_quota IS 'Included queries ever; null where the quota is by the day.';
+
+COMMENT ON COLUMN public.plans.overage_price_usd IS 'US dollars a query beyond the quota; null: no overage.';
+
+COMMENT ON COLUMN public.plans.overage_limit_usd IS 'The overage limit of a period until the user sets another, US dollars.';
+
+COMMENT ON COLUMN public.plans.allows_credits IS 'Whether prepaid credit packs pay for queries.';
+
+COMMENT ON COLUMN public.plans.allows_byok IS 'Whether users may bring their own provider key.';
+
+COMMENT ON COLUMN public.plans.history_days IS 'Days a conversation is kept after its last message; 0: nothing is kept.';
+
+COMMENT ON COLUMN public.plans.models IS 'Models by provider that the tier may use; the first of each is the default.';
+
+CREATE TABLE public.user_subscriptions (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    user_id uuid NOT NULL,
+    tier text DEFAULT 'free'::text NOT NULL,
+    status public.subscription_status DEFAULT 'active'::text NOT NULL,
+    stripe_customer_id text,
+    stripe_subscription_id text,
+    daily_quota public.quantity,
+    lifetime_quota public.quantity,
+    allow_overages boolean DEFAULT true NOT NULL,
+    overage_limit public.usd,
+    current_overage_amount public.usd DEFAULT 0 NOT NULL,
+    uses_byo_key boolean DEFAULT false NOT NULL,
+    current_period_start timestamp with time zone,
+    current_period_end timestamp with time zone,
+    canceled_at timestamp with time zone,
+    past_due_since timestamp with time zone,
+    quota_date date DEFAULT ((private.clock() AT TIME ZONE 'UTC'::text))::date NOT NULL,
+    quota_used public.quantity DEFAULT 0 NOT NULL,
+    lifetime_used public.quantity DEFAULT 0 NOT NULL,
+    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL
+);
+
+ALTER TABLE ONLY public.user_subscriptions FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.user_subscriptions IS 'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
+
+COMMENT ON COLUMN public.user_subscriptions.id IS 'Identifies the row.';
+
+COMMENT ON COLUMN public.user_subscriptions.created_at IS 'When the user signed up.';
+
+COMMENT ON COLUMN public.user_subscriptions.updated_at IS 'When it last changed, counters aside.';
+
+COMMENT ON COLUMN public.user_subscriptions.user_id IS 'Whose subscription it is.';
+
+COMMENT ON COLUMN public.user_subscriptions.tier IS 'The plan.';
+
+COMMENT ON COLUMN public.user_subscriptions.status IS 'active, canceled, suspended or past_due.';
+
+COMMENT ON COLUMN public.user_subscriptions.stripe_customer_id IS 'The customer at Stripe.';
+
+COMMENT ON COLUMN public.user_subscriptions.stripe_subscription_id IS 'The live subscription at Stripe; overage needs one to be invoiced on.';
+
+COMMENT ON COLUMN public.user_subscriptions.daily_quota IS 'A daily quota of this user''s own; null: the plan''s.';
+
+COMMENT ON COLUMN public.user_subscriptions.lifetime_quota IS 'A lifetime quota of this user''s own; null: the plan''s.';
+
+COMMENT ON COLUMN public.user_subscriptions.allow_overages IS 'Whether the user allows overage, where the plan does.';
+
+COMMENT ON COLUMN public.user_subscriptions.overage_limit IS 'US dollars of overage a period that the user allows; null: the plan''s.';
+
+COMMENT ON COLUMN public.user_subscriptions.current_overage_amount IS 'US dollars of overage in the period of overage_period_start, holds included.';
+
+COMMENT ON COLUMN public.user_subscriptions.uses_byo_key IS 'Whether the user has an active key of their own.';
+
+COMMENT ON COLUMN public.user_subscriptions.current_period_start IS 'Start of the billing period; null: calendar months, UTC.';
+
+COMMENT ON COLUMN public.user_subscriptions.current_period_end IS 'End of the billing period.';
+
+COMMENT ON COLUMN public.user_subscriptions.canceled_at IS 'When the user cancelled.';
+
+COMMENT ON COLUMN public.user_subscriptions.past_due_since IS 'When the invoice failed that made the subscription past due.';
+
+COMMENT ON COLUMN public.user_subscriptions.quota_date IS 'The UTC day that quota_used counts.';
+
+COMMENT ON COLUMN public.user_subscriptions.quota_used IS 'Included queries admitted on quota_date, holds included.';
+
+COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries admitted on a lifetime quota, holds included.';
+
+COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
+
+CREATE VIEW private.standing WITH (security_invoker='true') AS
+ SELECT s.user_id,
+    clock.now,
+    rolled.tier,
+    p.name,
+    rolled.status,
+    rolled.lapsed,
+    p.models,
+    p.history_days,
+    p.allows_byok,
+    terms.for_life,
+    terms.quota_limit,
+    terms.used,
+    rolled.quota_date,
+    rolled.quota_used,
+    (s.lifetime_used)::integer AS lifetime_used,
+    rolled.current_period_start,
+    rolled.overage_period_start,
+    rolled.overage_used,
+    terms.overage_limit,
+    (p.overage_price_usd)::numeric AS overage_price_usd,
+    ((p.overage_price_usd IS NOT NULL) AND s.allow_overages) AS allows_overage,
+    (terms.runs AND p.allows_byok AND s.uses_byo_key) AS own_key,
+    decision.funding,
+        CASE
+            WHEN (decision.funding IS NOT NULL) THEN private.reason_of(decision.funding, p.tier)
+            WHEN (NOT terms.runs) THEN ('Subscription not active: '::text || rolled.status)
+            WHEN terms.for_life THEN 'Free tier quota exhausted'::text
+            WHEN terms.sells_overage THEN 'Overage limit reached'::text
+            ELSE 'Daily quota exceeded'::text
+        END AS reason,
+        CASE
+            WHEN (decision.funding IS NULL) THEN ((NOT terms.runs) OR terms.for_life)
+            ELSE (decision.funding = 'overage'::text)
+        END AS requires_payment,
+        CASE
+            WHEN ((NOT terms.runs) OR terms.for_life OR (decision.funding = 'credit'::text)) THEN NULL::timestamp with time zone
+            WHEN ((decision.funding = 'included'::text) OR (NOT terms.sells_overage)) THEN clock.midnight
+            ELSE LEAST((private.period_at(rolled.current_period_start, clock.now)).period_end,
+            CASE
+                WHEN ((decision.funding IS NULL) AND (terms.quota_limit > 0)) THEN clock.midnight
+                ELSE NULL::timestamp with time zone
+            END)
+        END AS resets_at
+   FROM (((((( SELECT c.now,
+            ((c.now AT TIME ZONE 'UTC'::text))::date AS today,
+            (((((c.now AT TIME ZONE 'UTC'::text))::date + 1))::timestamp without time zone AT TIME ZONE 'UTC'::text) AS midnight
+           FROM ( SELECT private.clock() AS now
+                 OFFSET 0) c) clock
+     CROSS JOIN public.user_subscriptions s)
+     CROSS JOIN LATERAL ( SELECT began.lapsed,
+                CASE
+                    WHEN began.lapsed THEN 'free'::text
+                    ELSE s.tier
+                END AS tier,
+                CASE
+                    WHEN began.lapsed THEN 'active'::text
+                    ELSE (s.status)::text
+                END AS status,
+                CASE
+                    WHEN (NOT began.lapsed) THEN s.current_period_start
+                    ELSE NULL::timestamp with time zone
+                END AS current_period_start,
+            GREATEST(s.quota_date, clock.today) AS quota_date,
+                CASE
+                    WHEN (clock.today > s.quota_date) THEN 0
+                    ELSE (s.quota_used)::integer
+                END AS quota_used,
+            GREATEST(s.overage_period_start, began.period) AS overage_period_start,
+                CASE
+                    WHEN (began.period > s.overage_period_start) THEN (0)::numeric
+                    ELSE (s.current_overage_amount)::numeric
+                END AS overage_used
+           FROM ( SELECT ended.lapsed,
+                        CASE
+                            WHEN (ended.lapsed OR (s.current_period_start IS NULL)) THEN date_trunc('month'::text, clock.now, 'UTC'::text)
+                            WHEN ((clock.now >= s.current_period_start) AND (clock.now < s.current_period_end)) THEN s.current_period_start
+                            ELSE (private.period_at(s.current_period_start, clock.now)).period_start
+                        END AS period
+                   FROM ( SELECT ((((s.status)::text = 'canceled'::text) AND (s.current_period_end <= clock.now)) IS TRUE) AS lapsed) ended
+                 OFFSET 0) began
+         OFFSET 0) rolled)
+     JOIN public.plans p ON ((p.tier = rolled.tier)))
+     CROSS JOIN LATERAL ( SELECT (p.lifetime_quota IS NOT NULL) AS for_life,
+                CASE
+                    WHEN (p.lifetime_quota IS NOT NULL) THEN (s.lifetime_used)::integer
+                    ELSE rolled.quota_used
+                END AS used,
+            (
+                CASE
+                    WHEN (p.lifetime_quota IS NOT NULL) THEN COALESCE(s.lifetime_quota, p.lifetime_quota)
+                    ELSE COALESCE(s.daily_quota, p.daily_quota)
+                END)::integer AS quota_limit,
+                CASE
+                    WHEN (p.overage_price_usd IS NOT NULL) THEN (COALESCE(s.overage_limit, p.overage_limit_usd))::numeric
+                    ELSE NULL::numeric
+                END AS overage_limit,
+            (((rolled.status = 'active'::text) OR ((rolled.status = 'canceled'::text) AND (s.current_period_end > clock.now)) OR ((rolled.status = 'past_due'::text) AND ((s.past_due_since + '7 days'::interval) > clock.now))) IS TRUE) AS runs,
+            ((p.overage_price_usd IS NOT NULL) AND (p.lifetime_quota IS NULL) AND s.allow_overages AND (s.stripe_subscription_id IS NOT NULL) AND (rolled.status = 'active'::text)) AS sells_overage
+         OFFSET 0) terms)
+     CROSS JOIN LATERAL ( SELECT
+                CASE
+                    WHEN (NOT terms.runs) THEN NULL::text
+                    WHEN (terms.used < terms.quota_limit) THEN 'included'::text
+                    WHEN (p.allows_credits AND (private.next_credit_pack(s.user_id, clock.now) IS NOT NULL)) THEN 'credit'::text
+                    WHEN (terms.sells_overage AND ((rolled.overage_used + (p.overage_price_usd)::numeric) <= terms.overage_limit)) THEN 'overage'::text
+                    ELSE NULL::text
+                END AS funding
+         OFFSET 0) decision);
+
+COMMENT ON VIEW private.standing IS 'Where each user stands now, counters rolled to today and to this period, and the one place that decides: what pays for the next query (null: nothing), why, whether it costs money or paying would help, and when that starts anew. own_key: a key of the user''s own pays before that, whatever the rest says.';
+
+COMMENT ON COLUMN private.standing.user_id IS 'Whose it is.';
+
+COMMENT ON COLUMN private.standing.now IS 'The time that all of this is as of.';
+
+COMMENT ON COLUMN private.standing.tier IS 'The plan.';
+
+COMMENT ON COLUMN private.standing.name IS 'The plan''s name.';
+
+COMMENT ON COLUMN private.standing.status IS 'active, canceled, suspended or past_due.';
+
+COMMENT ON COLUMN private.standing.lapsed IS 'Whether a cancelled plan is over, which the row does not say yet.';
+
+COMMENT ON COLUMN private.standing.models IS 'Models by provider that the plan has.';
+
+COMMENT ON COLUMN private.standing.history_days IS 'Days that the plan keeps conversations.';
+
+COMMENT ON COLUMN private.standing.allows_byok IS 'Whether the plan allows own keys.';
+
+COMMENT ON COLUMN private.standing.for_life IS 'Whether the quota is for life, not by the day.';
+
+COMMENT ON COLUMN private.standing.quota_limit IS 'Included queries, a day or ever.';
+
+COMMENT ON COLUMN private.standing.used IS 'Of those, how many are used, holds included.';
+
+COMMENT ON COLUMN private.standing.quota_date IS 'The UTC day that quota_used counts.';
+
+COMMENT ON COLUMN private.standing.quota_used IS 'Included queries used that day.';
+
+COMMENT ON COLUMN private.standing.lifetime_used IS 'Included queries used on a lifetime quota.';
+
+COMMENT ON COLUMN private.standing.current_period_start IS 'Start of the billing period; null: calendar months, UTC.';
+
+COMMENT ON COLUMN private.standing.overage_period_start IS 'Start of the period that overage_used counts.';
+
+COMMENT ON COLUMN private.standing.overage_used IS 'US dollars of overage in that period, holds included.';
+
+COMMENT ON COLUMN private.standing.overage_limit IS 'US dollars of overage that are allowed a period; null: none by the plan.';
+
+COMMENT ON COLUMN private.standing.overage_price_usd IS 'US dollars a query; null: none by the plan.';
+
+COMMENT ON COLUMN private.standing.allows_overage IS 'Whether plan and user allow overage.';
+
+COMMENT ON COLUMN private.standing.own_key IS 'Whether a key of the user''s own pays.';
+
+COMMENT ON COLUMN private.standing.funding IS 'What pays for the next query, if no own key does; null: nothing.';
+
+COMMENT ON COLUMN private.standing.reason IS 'Why, in words.';
+
+COMMENT ON COLUMN private.standing.requires_payment IS 'Whether it costs money, or paying would help.';
+
+COMMENT ON COLUMN private.standing.resets_at IS 'When what pays, or what is used up, starts anew.';
 
 CREATE TABLE public.conversations (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
@@ -1440,7 +1323,7 @@ CREATE TABLE public.conversations (
     context_type text DEFAULT 'general'::text NOT NULL,
     context_id text,
     context_data jsonb,
-    message_count integer DEFAULT 0 NOT NULL,
+    message_count public.quantity DEFAULT 0 NOT NULL,
     total_tokens bigint DEFAULT 0 NOT NULL,
     is_pinned boolean DEFAULT false NOT NULL,
     is_archived boolean DEFAULT false NOT NULL,
@@ -1449,7 +1332,6 @@ CREATE TABLE public.conversations (
     CONSTRAINT conversations_context_id_is_bounded CHECK ((char_length(context_id) <= 200)),
     CONSTRAINT conversations_context_type_is_known CHECK ((context_type = ANY (ARRAY['general'::text, 'mp'::text, 'bill'::text, 'dashboard'::text, 'lobbying'::text, 'spending'::text]))),
     CONSTRAINT conversations_external_id_is_bounded CHECK (((char_length(external_id) >= 1) AND (char_length(external_id) <= 128))),
-    CONSTRAINT conversations_message_count_is_not_negative CHECK ((message_count >= 0)),
     CONSTRAINT conversations_title_is_bounded CHECK ((char_length(title) <= 200)),
     CONSTRAINT conversations_total_tokens_are_not_negative CHECK ((total_tokens >= 0))
 );
@@ -1493,20 +1375,16 @@ CREATE TABLE public.credit_packs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     user_id uuid NOT NULL,
     credits_purchased integer NOT NULL,
-    credits_remaining integer NOT NULL,
-    credits_used integer DEFAULT 0 NOT NULL,
-    credits_revoked integer DEFAULT 0 NOT NULL,
-    price_paid numeric(14,6) NOT NULL,
-    price_per_credit numeric(14,6) GENERATED ALWAYS AS (round((price_paid / (credits_purchased)::numeric), 6)) STORED NOT NULL,
+    credits_remaining public.quantity NOT NULL,
+    credits_used public.quantity DEFAULT 0 NOT NULL,
+    credits_revoked public.quantity DEFAULT 0 NOT NULL,
+    price_paid public.usd NOT NULL,
+    price_per_credit public.usd GENERATED ALWAYS AS (round(((price_paid)::numeric / (credits_purchased)::numeric), 6)) STORED NOT NULL,
     stripe_payment_intent_id text,
     expires_at timestamp with time zone,
     depleted_at timestamp with time zone,
     CONSTRAINT credit_packs_credits_purchased_are_positive CHECK ((credits_purchased > 0)),
-    CONSTRAINT credit_packs_credits_remaining_are_not_negative CHECK ((credits_remaining >= 0)),
-    CONSTRAINT credit_packs_credits_revoked_are_not_negative CHECK ((credits_revoked >= 0)),
-    CONSTRAINT credit_packs_credits_used_are_not_negative CHECK ((credits_used >= 0)),
-    CONSTRAINT credit_packs_no_credit_is_lost CHECK ((((credits_remaining + credits_used) + credits_revoked) = credits_purchased)),
-    CONSTRAINT credit_packs_price_paid_is_not_negative CHECK ((price_paid >= (0)::numeric))
+    CONSTRAINT credit_packs_no_credit_is_lost CHECK (((((credits_remaining)::integer + (credits_used)::integer) + (credits_revoked)::integer) = credits_purchased))
 );
 
 ALTER TABLE ONLY public.credit_packs FORCE ROW LEVEL SECURITY;
@@ -1537,14 +1415,108 @@ COMMENT ON COLUMN public.credit_packs.expires_at IS 'When its remaining credits 
 
 COMMENT ON COLUMN public.credit_packs.depleted_at IS 'When its last credit was taken.';
 
+CREATE TABLE public.usage_logs (
+    id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    user_id uuid NOT NULL,
+    request_id public.request_key NOT NULL,
+    conversation_id uuid,
+    message_id uuid,
+    tier text NOT NULL,
+    funding public.query_funding NOT NULL,
+    outcome public.query_outcome NOT NULL,
+    query_date date NOT NULL,
+    query_timestamp timestamp with time zone NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    credit_pack_id uuid,
+    quota_used public.quantity NOT NULL,
+    quota_limit public.quantity NOT NULL,
+    overage_used public.usd NOT NULL,
+    overage_limit public.usd,
+    tokens_input public.quantity DEFAULT 0 NOT NULL,
+    tokens_output public.quantity DEFAULT 0 NOT NULL,
+    tokens_total integer GENERATED ALWAYS AS (((tokens_input)::integer + (tokens_output)::integer)) STORED NOT NULL,
+    cache_read_tokens public.quantity DEFAULT 0 NOT NULL,
+    cache_write_tokens public.quantity DEFAULT 0 NOT NULL,
+    cost_usd public.usd DEFAULT 0 NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    used_byo_key boolean NOT NULL,
+    counted_against_quota boolean NOT NULL,
+    was_overage boolean NOT NULL,
+    overage_charge public.usd DEFAULT 0 NOT NULL
+);
+
+ALTER TABLE ONLY public.usage_logs FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.usage_logs IS 'The ledger: one row for every admitted query that ended, however it ended.';
+
+COMMENT ON COLUMN public.usage_logs.id IS 'Identifies the query; its hold had the same id, so it can only end once.';
+
+COMMENT ON COLUMN public.usage_logs.created_at IS 'When it ended.';
+
+COMMENT ON COLUMN public.usage_logs.user_id IS 'Who asked.';
+
+COMMENT ON COLUMN public.usage_logs.request_id IS 'The idempotency key.';
+
+COMMENT ON COLUMN public.usage_logs.conversation_id IS 'The conversation, while it is kept.';
+
+COMMENT ON COLUMN public.usage_logs.message_id IS 'The answer, while it is kept.';
+
+COMMENT ON COLUMN public.usage_logs.tier IS 'The user''s tier at admission.';
+
+COMMENT ON COLUMN public.usage_logs.funding IS 'What paid: byok, included, credit or overage.';
+
+COMMENT ON COLUMN public.usage_logs.outcome IS 'answered, stopped (both charged), failed or lost (both not charged).';
+
+COMMENT ON COLUMN public.usage_logs.query_date IS 'The UTC day of admission.';
+
+COMMENT ON COLUMN public.usage_logs.query_timestamp IS 'When it was admitted.';
+
+COMMENT ON COLUMN public.usage_logs.period_start IS 'The overage period of admission.';
+
+COMMENT ON COLUMN public.usage_logs.credit_pack_id IS 'The pack that paid, or got its credit back.';
+
+COMMENT ON COLUMN public.usage_logs.quota_used IS 'Included queries used just before this one was admitted, of the day or ever.';
+
+COMMENT ON COLUMN public.usage_logs.quota_limit IS 'Included queries that the plan had then, a day or ever.';
+
+COMMENT ON COLUMN public.usage_logs.overage_used IS 'US dollars of overage in the period just before this query was admitted.';
+
+COMMENT ON COLUMN public.usage_logs.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
+
+COMMENT ON COLUMN public.usage_logs.tokens_input IS 'Tokens the model read, cached ones included.';
+
+COMMENT ON COLUMN public.usage_logs.tokens_output IS 'Tokens the model wrote.';
+
+COMMENT ON COLUMN public.usage_logs.tokens_total IS 'Both.';
+
+COMMENT ON COLUMN public.usage_logs.cache_read_tokens IS 'Of tokens_input, those read from the provider''s cache.';
+
+COMMENT ON COLUMN public.usage_logs.cache_write_tokens IS 'Of tokens_input, those written to the provider''s cache.';
+
+COMMENT ON COLUMN public.usage_logs.cost_usd IS 'What the provider charges for the query, US dollars.';
+
+COMMENT ON COLUMN public.usage_logs.provider IS 'Who answered.';
+
+COMMENT ON COLUMN public.usage_logs.model IS 'The model that answered.';
+
+COMMENT ON COLUMN public.usage_logs.used_byo_key IS 'Whether the user''s own key paid the provider.';
+
+COMMENT ON COLUMN public.usage_logs.counted_against_quota IS 'Whether it used up one included query.';
+
+COMMENT ON COLUMN public.usage_logs.was_overage IS 'Whether the user is charged for it beyond the plan.';
+
+COMMENT ON COLUMN public.usage_logs.overage_charge IS 'What the user is charged for it, US dollars.';
+
 CREATE VIEW public.daily_quota_usage WITH (security_invoker='true') AS
  SELECT u.user_id,
     u.query_date,
     (count(*) FILTER (WHERE u.counted_against_quota))::integer AS queries_today,
     sum(u.tokens_total) AS tokens_today,
-    sum(u.cost_usd) AS cost_today,
+    sum((u.cost_usd)::numeric) AS cost_today,
     (count(*) FILTER (WHERE u.was_overage))::integer AS overage_queries,
-    sum(u.overage_charge) AS overage_charges,
+    sum((u.overage_charge)::numeric) AS overage_charges,
     s.tier,
     COALESCE(s.daily_quota, p.daily_quota) AS daily_quota,
     s.uses_byo_key
@@ -1583,21 +1555,18 @@ CREATE TABLE public.messages (
     role text NOT NULL,
     external_id text,
     content text NOT NULL,
-    tokens_input integer DEFAULT 0 NOT NULL,
-    tokens_output integer DEFAULT 0 NOT NULL,
-    tokens_total integer GENERATED ALWAYS AS ((tokens_input + tokens_output)) STORED NOT NULL,
+    tokens_input public.quantity DEFAULT 0 NOT NULL,
+    tokens_output public.quantity DEFAULT 0 NOT NULL,
+    tokens_total integer GENERATED ALWAYS AS (((tokens_input)::integer + (tokens_output)::integer)) STORED NOT NULL,
     provider text,
     model text,
     used_byo_key boolean DEFAULT false NOT NULL,
     function_calls jsonb,
     function_results jsonb,
-    cost_usd numeric(14,6) DEFAULT 0 NOT NULL,
-    CONSTRAINT messages_cost_is_not_negative CHECK ((cost_usd >= (0)::numeric)),
+    cost_usd public.usd DEFAULT 0 NOT NULL,
     CONSTRAINT messages_external_id_is_bounded CHECK (((char_length(external_id) >= 1) AND (char_length(external_id) <= 128))),
     CONSTRAINT messages_position_is_positive CHECK (("position" > 0)),
-    CONSTRAINT messages_role_is_known CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text, 'system'::text]))),
-    CONSTRAINT messages_tokens_input_are_not_negative CHECK ((tokens_input >= 0)),
-    CONSTRAINT messages_tokens_output_are_not_negative CHECK ((tokens_output >= 0))
+    CONSTRAINT messages_role_is_known CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text, 'system'::text])))
 );
 
 ALTER TABLE ONLY public.messages FORCE ROW LEVEL SECURITY;
@@ -1635,6 +1604,49 @@ COMMENT ON COLUMN public.messages.function_calls IS 'Tools the model called.';
 COMMENT ON COLUMN public.messages.function_results IS 'What they gave back.';
 
 COMMENT ON COLUMN public.messages.cost_usd IS 'What the provider charges for it, US dollars.';
+
+CREATE TABLE public.query_refusals (
+    id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    user_id uuid NOT NULL,
+    request_id public.request_key NOT NULL,
+    reason text NOT NULL,
+    requires_payment boolean NOT NULL,
+    resets_at timestamp with time zone,
+    tier text NOT NULL,
+    quota_used public.quantity NOT NULL,
+    quota_limit public.quantity NOT NULL,
+    overage_used public.usd NOT NULL,
+    overage_limit public.usd
+);
+
+ALTER TABLE ONLY public.query_refusals FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.query_refusals IS 'Queries that were refused, the newest fifty of each user: why, and from which state. Nothing was taken for them.';
+
+COMMENT ON COLUMN public.query_refusals.id IS 'Identifies the attempt.';
+
+COMMENT ON COLUMN public.query_refusals.created_at IS 'When it was last refused.';
+
+COMMENT ON COLUMN public.query_refusals.user_id IS 'Who asked.';
+
+COMMENT ON COLUMN public.query_refusals.request_id IS 'The idempotency key of the request.';
+
+COMMENT ON COLUMN public.query_refusals.reason IS 'Why, in the words of can_user_query.';
+
+COMMENT ON COLUMN public.query_refusals.requires_payment IS 'Whether paying would have helped.';
+
+COMMENT ON COLUMN public.query_refusals.resets_at IS 'When it would be admitted without anyone''s doing; null: never.';
+
+COMMENT ON COLUMN public.query_refusals.tier IS 'The user''s tier then.';
+
+COMMENT ON COLUMN public.query_refusals.quota_used IS 'Included queries used then, of the day or ever.';
+
+COMMENT ON COLUMN public.query_refusals.quota_limit IS 'Included queries that the plan had then, a day or ever.';
+
+COMMENT ON COLUMN public.query_refusals.overage_used IS 'US dollars of overage in the period then.';
+
+COMMENT ON COLUMN public.query_refusals.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
 
 CREATE TABLE public.user_api_keys (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
@@ -1756,7 +1768,7 @@ CREATE INDEX query_holds_expires_at_idx ON public.query_holds USING btree (expir
 
 CREATE INDEX query_refusals_newest_first_idx ON public.query_refusals USING btree (user_id, created_at DESC);
 
-CREATE UNIQUE INDEX usage_logs_a_request_is_charged_once ON public.usage_logs USING btree (user_id, request_id) WHERE (outcome = ANY (ARRAY['answered'::text, 'stopped'::text]));
+CREATE UNIQUE INDEX usage_logs_a_request_is_charged_once ON public.usage_logs USING btree (user_id, request_id) WHERE ((outcome)::text = ANY (ARRAY['answered'::text, 'stopped'::text]));
 
 CREATE INDEX usage_logs_conversation_id_idx ON public.usage_logs USING btree (conversation_id) WHERE (conversation_id IS NOT NULL);
 
@@ -1770,9 +1782,11 @@ CREATE INDEX user_subscriptions_tier_idx ON public.user_subscriptions USING btre
 
 CREATE TRIGGER conversations_touch BEFORE UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION private.touch();
 
+CREATE TRIGGER user_api_keys_note_own_key AFTER INSERT OR DELETE OR UPDATE OF is_active ON public.user_api_keys FOR EACH ROW EXECUTE FUNCTION private.note_own_key();
+
 CREATE TRIGGER user_api_keys_touch BEFORE UPDATE ON public.user_api_keys FOR EACH ROW EXECUTE FUNCTION private.touch();
 
-CREATE TRIGGER user_subscriptions_date_past_due BEFORE INSERT OR UPDATE OF status ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.date_past_due();
+CREATE TRIGGER user_subscriptions_check BEFORE INSERT OR UPDATE OF status, past_due_since, current_period_start, current_period_end ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.check_subscription();
 
 CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
 
@@ -1860,44 +1874,26 @@ ALTER TABLE public.user_subscriptions ENABLE ROW LEVEL SECURITY;
 GRANT USAGE ON SCHEMA private TO authenticated;
 GRANT USAGE ON SCHEMA private TO service_role;
 
+REVOKE ALL ON FUNCTION private.check_subscription() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.clock() TO authenticated;
 GRANT ALL ON FUNCTION private.clock() TO service_role;
 
-REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
-
-GRANT SELECT ON TABLE public.plans TO anon;
-GRANT SELECT ON TABLE public.plans TO authenticated;
-GRANT SELECT ON TABLE public.plans TO service_role;
-
-GRANT SELECT ON TABLE public.query_holds TO authenticated;
-GRANT SELECT ON TABLE public.query_holds TO service_role;
-
-GRANT SELECT ON TABLE public.user_subscriptions TO authenticated;
-GRANT SELECT ON TABLE public.user_subscriptions TO service_role;
-
-REVOKE ALL ON FUNCTION private.admission(p_subscription public.user_subscriptions, p_plan public.plans, p_hold public.query_holds, p_at timestamp with time zone) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) TO authenticated;
-GRANT ALL ON FUNCTION private.as_of(p_subscription public.user_subscriptions, p_at timestamp with time zone) TO service_role;
-
 REVOKE ALL ON FUNCTION private.conversation_key(p_chat_id text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.date_past_due() FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) TO authenticated;
-GRANT ALL ON FUNCTION private.decide(p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean, p_at timestamp with time zone, OUT funding text, OUT reason text, OUT requires_payment boolean, OUT resets_at timestamp with time zone) TO service_role;
-
-GRANT SELECT ON TABLE public.usage_logs TO authenticated;
-GRANT SELECT ON TABLE public.usage_logs TO service_role;
-
-REVOKE ALL ON FUNCTION private.end_query(p_hold public.query_holds, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.ended(p_query_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.give_back(p_hold public.query_holds, p_outcome text, p_usage jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.query_holds TO authenticated;
+GRANT SELECT ON TABLE public.query_holds TO service_role;
 
 REVOKE ALL ON FUNCTION private.keep_turn(p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, OUT conversation_id uuid) FROM PUBLIC;
 
@@ -1905,11 +1901,13 @@ REVOKE ALL ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) FRO
 GRANT ALL ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) TO authenticated;
 GRANT ALL ON FUNCTION private.key_provider(p_user_id uuid, p_provider text) TO service_role;
 
-REVOKE ALL ON FUNCTION private.lock_user(p_user_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.look_back(p_user_id uuid, p_request_id text, p_hold_id uuid, p_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) TO authenticated;
 GRANT ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) TO service_role;
+
+REVOKE ALL ON FUNCTION private.note_own_key() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO authenticated;
@@ -1919,19 +1917,18 @@ REVOKE ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) FROM PUBLI
 GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO authenticated;
 GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO service_role;
 
-GRANT SELECT ON TABLE public.query_refusals TO authenticated;
-GRANT SELECT ON TABLE public.query_refusals TO service_role;
+REVOKE ALL ON FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.record_refusal(p_refusal public.query_refusals) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.start_subscription() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.take(p_user_id uuid, p_request_id text, p_hold_id uuid, p_provider text, p_model text, p_byok boolean, p_any_model boolean, p_hold_seconds integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.touch() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer) TO service_role;
+REVOKE ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) TO service_role;
 
 REVOKE ALL ON FUNCTION public.can_user_query(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO authenticated;
@@ -1965,6 +1962,16 @@ GRANT ALL ON FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id
 REVOKE ALL ON FUNCTION public.usage_summary() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.usage_summary() TO authenticated;
 
+GRANT SELECT ON TABLE public.plans TO anon;
+GRANT SELECT ON TABLE public.plans TO authenticated;
+GRANT SELECT ON TABLE public.plans TO service_role;
+
+GRANT SELECT ON TABLE public.user_subscriptions TO authenticated;
+GRANT SELECT ON TABLE public.user_subscriptions TO service_role;
+
+GRANT SELECT ON TABLE private.standing TO authenticated;
+GRANT SELECT ON TABLE private.standing TO service_role;
+
 GRANT SELECT,DELETE ON TABLE public.conversations TO authenticated;
 GRANT SELECT ON TABLE public.conversations TO service_role;
 
@@ -1977,11 +1984,17 @@ GRANT UPDATE(is_archived) ON TABLE public.conversations TO authenticated;
 GRANT SELECT ON TABLE public.credit_packs TO authenticated;
 GRANT SELECT ON TABLE public.credit_packs TO service_role;
 
+GRANT SELECT ON TABLE public.usage_logs TO authenticated;
+GRANT SELECT ON TABLE public.usage_logs TO service_role;
+
 GRANT SELECT ON TABLE public.daily_quota_usage TO authenticated;
 GRANT SELECT ON TABLE public.daily_quota_usage TO service_role;
 
 GRANT SELECT ON TABLE public.messages TO authenticated;
 GRANT SELECT ON TABLE public.messages TO service_role;
+
+GRANT SELECT ON TABLE public.query_refusals TO authenticated;
+GRANT SELECT ON TABLE public.query_refusals TO service_role;
 
 GRANT SELECT(id) ON TABLE public.user_api_keys TO authenticated;
 GRANT SELECT(id) ON TABLE public.user_api_keys TO service_role;

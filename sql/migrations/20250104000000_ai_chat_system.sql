@@ -3,7 +3,8 @@
 -- Every change of state is a function (the migrations that follow), so nobody is granted insert, update or delete
 -- here, except that users change three columns of their own conversations and delete them. Row-level security is forced: it holds for the
 -- owner of the tables too, unless that role bypasses it by name, as `postgres` does on Supabase.
--- Money is numeric(14,6), in US dollars: six decimals hold a tenth of a thousandth of a cent, so sums are exact.
+-- What a value may be is its type's (the domains below): every check constraint of a table is prepared anew for every
+-- statement that writes to it, which costs more than the write; a type's is prepared once a connection.
 -- Running this file again changes nothing.
 
 create schema if not exists private;
@@ -44,6 +45,33 @@ revoke all on function private.clock() from public, anon, authenticated, service
 grant execute on function private.clock() to authenticated, service_role;
 
 
+-- What values may be --------------------------------------------------------------------------------------------
+
+do $$
+begin
+  create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0);
+  create domain public.quantity as integer constraint quantity_is_not_negative check (value >= 0);
+  create domain public.request_key as text
+    constraint request_key_is_bounded check (octet_length(value) between 1 and 800);
+  create domain public.subscription_status as text
+    constraint subscription_status_is_known check (value in ('active', 'canceled', 'suspended', 'past_due'));
+  create domain public.query_funding as text
+    constraint query_funding_is_known check (value in ('byok', 'included', 'credit', 'overage'));
+  create domain public.query_outcome as text
+    constraint query_outcome_is_known check (value in ('answered', 'stopped', 'failed', 'lost'));
+exception when duplicate_object then
+  null; -- This file has run before.
+end
+$$;
+comment on domain public.usd is
+  'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+comment on domain public.quantity is 'How many: never negative.';
+comment on domain public.request_key is 'The idempotency key of a request.';
+comment on domain public.subscription_status is 'How a subscription stands at Stripe.';
+comment on domain public.query_funding is 'What pays for a query.';
+comment on domain public.query_outcome is 'How a query ended: answered and stopped are charged, failed and lost are not.';
+
+
 create or replace function private.touch() returns trigger
 language plpgsql set search_path = ''
 as $$
@@ -65,20 +93,15 @@ create table if not exists public.plans (
     constraint plans_tier_is_unique unique
     constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
   name text not null,
-  price_usd numeric(14,6) not null
-    constraint plans_price_is_not_negative check (price_usd >= 0),
-  daily_quota integer
-    constraint plans_daily_quota_is_not_negative check (daily_quota >= 0),
-  lifetime_quota integer
-    constraint plans_lifetime_quota_is_not_negative check (lifetime_quota >= 0),
-  overage_price_usd numeric(14,6)
+  price_usd public.usd not null,
+  daily_quota public.quantity,
+  lifetime_quota public.quantity,
+  overage_price_usd public.usd
     constraint plans_overage_price_is_positive check (overage_price_usd > 0),
-  overage_limit_usd numeric(14,6)
-    constraint plans_overage_limit_is_not_negative check (overage_limit_usd >= 0),
+  overage_limit_usd public.usd,
   allows_credits boolean not null,
   allows_byok boolean not null,
-  history_days integer not null
-    constraint plans_history_days_are_not_negative check (history_days >= 0),
+  history_days public.quantity not null,
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
       jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
@@ -131,33 +154,25 @@ create table if not exists public.user_subscriptions (
     constraint user_subscriptions_one_a_user unique
     references auth.users (id) on delete cascade,
   tier text not null default 'free' references public.plans (tier),
-  status text not null default 'active',
+  status public.subscription_status not null default 'active',
   stripe_customer_id text
     constraint user_subscriptions_stripe_customer_is_unique unique,
   stripe_subscription_id text
     constraint user_subscriptions_stripe_subscription_is_unique unique,
-  daily_quota integer,
-  lifetime_quota integer,
+  daily_quota public.quantity,
+  lifetime_quota public.quantity,
   allow_overages boolean not null default true,
-  overage_limit numeric(14,6),
-  current_overage_amount numeric(14,6) not null default 0,
+  overage_limit public.usd,
+  current_overage_amount public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
-  quota_used integer not null default 0,
-  lifetime_used integer not null default 0,
-  overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
-  -- Few constraints of several clauses each: Postgres prepares every one anew for every statement.
-  constraint user_subscriptions_status_is_known_and_past_due_has_a_start check (
-    status in ('active', 'canceled', 'suspended', 'past_due') and (status = 'past_due') = (past_due_since is not null)),
-  constraint user_subscriptions_limits_and_counters_are_not_negative check (
-    least(daily_quota, lifetime_quota, quota_used, lifetime_used) >= 0
-    and least(overage_limit, current_overage_amount) >= 0),
-  constraint user_subscriptions_period_ends_after_it_starts check (
-    (current_period_start is null) = (current_period_end is null) and current_period_end > current_period_start)
+  quota_used public.quantity not null default 0,
+  lifetime_used public.quantity not null default 0,
+  overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC')
 );
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 
@@ -186,25 +201,31 @@ comment on column public.user_subscriptions.quota_used is 'Included queries admi
 comment on column public.user_subscriptions.lifetime_used is 'Included queries admitted on a lifetime quota, holds included.';
 comment on column public.user_subscriptions.overage_period_start is 'Start of the period that current_overage_amount belongs to.';
 
-create or replace function private.date_past_due() returns trigger
+create or replace function private.check_subscription() returns trigger
 language plpgsql set search_path = ''
 as $$
 begin
   -- The grace of seven days is counted from here, whoever changes the status.
   new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
+  if (new.current_period_start is null) <> (new.current_period_end is null)
+     or new.current_period_end <= new.current_period_start then
+    raise check_violation using message = 'A billing period ends after it starts.';
+  end if;
   return new;
 end
 $$;
-comment on function private.date_past_due() is 'Trigger: notes since when a subscription is past due.';
-revoke all on function private.date_past_due() from public, anon, authenticated, service_role;
+comment on function private.check_subscription() is
+  'Trigger: notes since when a subscription is past due, and refuses a period that does not end after it starts.';
+revoke all on function private.check_subscription() from public, anon, authenticated, service_role;
 
 -- Not for the counters, which change with every query.
 create or replace trigger user_subscriptions_touch
   before update of tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at
   on public.user_subscriptions for each row execute function private.touch();
-create or replace trigger user_subscriptions_date_past_due before insert or update of status on public.user_subscriptions
-  for each row execute function private.date_past_due();
+create or replace trigger user_subscriptions_check
+  before insert or update of status, past_due_since, current_period_start, current_period_end
+  on public.user_subscriptions for each row execute function private.check_subscription();
 
 alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
@@ -256,6 +277,27 @@ comment on column public.user_api_keys.validation_error is 'Why the provider rej
 create or replace trigger user_api_keys_touch before update on public.user_api_keys
   for each row execute function private.touch();
 
+create or replace function private.note_own_key() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := case when tg_op = 'DELETE' then old.user_id else new.user_id end;
+begin
+  -- Locked before it is counted: of two changes at once the second sees the first.
+  perform from public.user_subscriptions where user_id = v_user_id for update;
+  update public.user_subscriptions s set
+    uses_byo_key = exists (select from public.user_api_keys k where k.user_id = v_user_id and k.is_active)
+  where s.user_id = v_user_id;
+  return null;
+end
+$$;
+comment on function private.note_own_key() is 'Trigger: uses_byo_key says whether the user has an active key, at once. Runs as its owner: Auth deletes users.';
+revoke all on function private.note_own_key() from public, anon, authenticated, service_role;
+
+create or replace trigger user_api_keys_note_own_key
+  after insert or delete or update of is_active on public.user_api_keys
+  for each row execute function private.note_own_key();
+
 alter table public.user_api_keys enable row level security;
 alter table public.user_api_keys force row level security;
 drop policy if exists "Users read about their own keys" on public.user_api_keys;
@@ -285,8 +327,7 @@ create table if not exists public.conversations (
   context_id text
     constraint conversations_context_id_is_bounded check (char_length(context_id) <= 200),
   context_data jsonb,
-  message_count integer not null default 0
-    constraint conversations_message_count_is_not_negative check (message_count >= 0),
+  message_count public.quantity not null default 0,
   total_tokens bigint not null default 0
     constraint conversations_total_tokens_are_not_negative check (total_tokens >= 0),
   is_pinned boolean not null default false,
@@ -349,18 +390,15 @@ create table if not exists public.messages (
   external_id text
     constraint messages_external_id_is_bounded check (char_length(external_id) between 1 and 128),
   content text not null,
-  tokens_input integer not null default 0
-    constraint messages_tokens_input_are_not_negative check (tokens_input >= 0),
-  tokens_output integer not null default 0
-    constraint messages_tokens_output_are_not_negative check (tokens_output >= 0),
+  tokens_input public.quantity not null default 0,
+  tokens_output public.quantity not null default 0,
   tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
   provider text,
   model text,
   used_byo_key boolean not null default false,
   function_calls jsonb,
   function_results jsonb,
-  cost_usd numeric(14,6) not null default 0
-    constraint messages_cost_is_not_negative check (cost_usd >= 0),
+  cost_usd public.usd not null default 0,
   constraint messages_position_is_taken_once unique (conversation_id, position)
 );
 comment on table public.messages is 'The questions and answers of a conversation, in order of position.';
@@ -400,15 +438,11 @@ create table if not exists public.credit_packs (
   user_id uuid not null references auth.users (id) on delete cascade,
   credits_purchased integer not null
     constraint credit_packs_credits_purchased_are_positive check (credits_purchased > 0),
-  credits_remaining integer not null
-    constraint credit_packs_credits_remaining_are_not_negative check (credits_remaining >= 0),
-  credits_used integer not null default 0
-    constraint credit_packs_credits_used_are_not_negative check (credits_used >= 0),
-  credits_revoked integer not null default 0
-    constraint credit_packs_credits_revoked_are_not_negative check (credits_revoked >= 0),
-  price_paid numeric(14,6) not null
-    constraint credit_packs_price_paid_is_not_negative check (price_paid >= 0),
-  price_per_credit numeric(14,6) not null generated always as (round(price_paid / credits_purchased, 6)) stored,
+  credits_remaining public.quantity not null,
+  credits_used public.quantity not null default 0,
+  credits_revoked public.quantity not null default 0,
+  price_paid public.usd not null,
+  price_per_credit public.usd not null generated always as (round(price_paid / credits_purchased, 6)) stored,
   stripe_payment_intent_id text
     constraint credit_packs_stripe_payment_intent_is_unique unique,
   expires_at timestamptz,
@@ -448,30 +482,21 @@ create table if not exists public.query_holds (
   id uuid primary key,
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
-  request_id text not null
-    constraint query_holds_request_id_is_bounded check (octet_length(request_id) between 1 and 800),
+  request_id public.request_key not null,
   tier text not null,
-  funding text not null,
+  funding public.query_funding not null,
   query_date date not null,
   credit_pack_id uuid references public.credit_packs (id) on delete cascade,
-  overage_charge numeric(14,6) not null default 0,
+  overage_charge public.usd not null default 0,
   period_start timestamptz not null,
-  quota_used integer not null,
-  quota_limit integer not null,
-  overage_used numeric(14,6) not null,
-  overage_limit numeric(14,6),
+  quota_used public.quantity not null,
+  quota_limit public.quantity not null,
+  overage_used public.usd not null,
+  overage_limit public.usd,
   provider text not null,
   model text not null,
   expires_at timestamptz not null,
-  constraint query_holds_one_a_request unique (user_id, request_id),
-  constraint query_holds_funding_says_what_is_held check (
-    case funding
-      when 'byok' then credit_pack_id is null and overage_charge = 0
-      when 'included' then credit_pack_id is null and overage_charge = 0
-      when 'credit' then credit_pack_id is not null and overage_charge = 0
-      when 'overage' then credit_pack_id is null and overage_charge > 0
-      else false
-    end)
+  constraint query_holds_one_a_request unique (user_id, request_id)
 );
 create index if not exists query_holds_expires_at_idx on public.query_holds (expires_at);
 create index if not exists query_holds_credit_pack_id_idx on public.query_holds (credit_pack_id)
@@ -512,42 +537,32 @@ create table if not exists public.usage_logs (
   id uuid primary key,
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
-  request_id text not null,
+  request_id public.request_key not null,
   conversation_id uuid references public.conversations (id) on delete set null,
   message_id uuid references public.messages (id) on delete set null,
   tier text not null,
-  funding text not null,
-  outcome text not null,
+  funding public.query_funding not null,
+  outcome public.query_outcome not null,
   query_date date not null,
   query_timestamp timestamptz not null,
   period_start timestamptz not null,
   credit_pack_id uuid references public.credit_packs (id) on delete set null,
-  quota_used integer not null,
-  quota_limit integer not null,
-  overage_used numeric(14,6) not null,
-  overage_limit numeric(14,6),
-  tokens_input integer not null default 0,
-  tokens_output integer not null default 0,
+  quota_used public.quantity not null,
+  quota_limit public.quantity not null,
+  overage_used public.usd not null,
+  overage_limit public.usd,
+  tokens_input public.quantity not null default 0,
+  tokens_output public.quantity not null default 0,
   tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
-  cache_read_tokens integer not null default 0,
-  cache_write_tokens integer not null default 0,
-  cost_usd numeric(14,6) not null default 0,
+  cache_read_tokens public.quantity not null default 0,
+  cache_write_tokens public.quantity not null default 0,
+  cost_usd public.usd not null default 0,
   provider text not null,
   model text not null,
   used_byo_key boolean not null,
   counted_against_quota boolean not null,
   was_overage boolean not null,
-  overage_charge numeric(14,6) not null default 0,
-  -- Few constraints of several clauses each: Postgres prepares every one anew for every statement.
-  constraint usage_logs_funding_and_outcome_say_what_is_charged check (
-    funding in ('byok', 'included', 'credit', 'overage') and outcome in ('answered', 'stopped', 'failed', 'lost')
-    and used_byo_key = (funding = 'byok')
-    and counted_against_quota = (funding = 'included' and outcome in ('answered', 'stopped'))
-    and was_overage = (funding = 'overage' and outcome in ('answered', 'stopped'))
-    and was_overage = (overage_charge > 0)),
-  constraint usage_logs_amounts_are_not_negative check (
-    least(tokens_input, tokens_output, cache_read_tokens, cache_write_tokens) >= 0
-    and least(cost_usd, overage_charge) >= 0)
+  overage_charge public.usd not null default 0
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
@@ -605,16 +620,15 @@ create table if not exists public.query_refusals (
   id uuid primary key,
   created_at timestamptz not null,
   user_id uuid not null references auth.users (id) on delete cascade,
-  request_id text not null
-    constraint query_refusals_request_id_is_bounded check (char_length(request_id) between 1 and 200),
+  request_id public.request_key not null,
   reason text not null,
   requires_payment boolean not null,
   resets_at timestamptz,
   tier text not null,
-  quota_used integer not null,
-  quota_limit integer not null,
-  overage_used numeric(14,6) not null,
-  overage_limit numeric(14,6),
+  quota_used public.quantity not null,
+  quota_limit public.quantity not null,
+  overage_used public.usd not null,
+  overage_limit public.usd,
   constraint query_refusals_one_a_request unique (user_id, request_id)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);

@@ -3,9 +3,11 @@
 -- admit_query takes the funding and leaves a hold; settle_query (answered, stopped) or release_query (failed, lost)
 -- ends the hold with exactly one usage_logs row, whose id is the hold's. A failed or lost query gives its funding
 -- back where it came from.
--- A user's metering is one queue, private.lock_user: counters and credit packs are only changed by who holds that lock.
--- Locks: the user's queue, then auth.users (key share), then what the queue guards, in any order, for only one holds
--- it. Settling stays out of the queue: auth.users, the hold, the conversation. tests/sql/test_lock_order.py reads it off.
+-- There are two queues, advisory locks that are kept to the transaction's end: a user's, uuid_hash_extended(id, 0),
+-- without which no counter or credit pack changes, and a hold's, uuid_hash_extended(id, 1), without which it does not
+-- end. (Not row locks: waiting for a row that changes is slower, and its longest waits are ten times longer.)
+-- Locks: the user's queue, the hold's queue, auth.users (key share, which the foreign key of the first row that is
+-- written takes), then the rest. Settling stays out of the user's queue. tests/sql/test_lock_order.py reads it off.
 -- What runs for every query is written in few statements and calls few functions: Postgres prepares each anew.
 
 
@@ -37,136 +39,21 @@ revoke all on function private.period_at(timestamptz, timestamptz) from public, 
 grant execute on function private.period_at(timestamptz, timestamptz) to authenticated, service_role;
 
 
-create or replace function private.as_of(p_subscription public.user_subscriptions, p_at timestamptz)
-returns public.user_subscriptions
+create or replace function private.reason_of(p_funding text, p_tier text) returns text
 language plpgsql immutable set search_path = ''
 as $$
-declare
-  v_day date := (p_at at time zone 'UTC')::date;
-  v_period_start timestamptz;
 begin
-  if p_subscription.status = 'canceled' and p_subscription.current_period_end <= p_at then
-    p_subscription.tier := 'free';
-    p_subscription.status := 'active';
-    p_subscription.stripe_subscription_id := null;
-    p_subscription.current_period_start := null;
-    p_subscription.current_period_end := null;
-  end if;
-  -- Only ever forward: two transactions that straddle midnight must not reset each other's count.
-  if v_day > p_subscription.quota_date then
-    p_subscription.quota_date := v_day;
-    p_subscription.quota_used := 0;
-  end if;
-  if p_subscription.current_period_start is null then
-    v_period_start := date_trunc('month', p_at, 'UTC');
-  elsif p_at >= p_subscription.current_period_start and p_at < p_subscription.current_period_end then
-    v_period_start := p_subscription.current_period_start;
-  else
-    v_period_start := (private.period_at(p_subscription.current_period_start, p_at)).period_start;
-  end if;
-  if v_period_start > p_subscription.overage_period_start then
-    p_subscription.overage_period_start := v_period_start;
-    p_subscription.current_overage_amount := 0;
-  end if;
-  return p_subscription;
+  return case p_funding
+    when 'byok' then 'Unlimited (BYOK)'
+    when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
+    when 'credit' then 'Credits available'
+    when 'overage' then 'Overage allowed'
+  end;
 end
 $$;
-comment on function private.as_of(public.user_subscriptions, timestamptz) is
-  'A subscription as it is at a time: a cancelled plan whose period is over is free, a new day or period counts from 0.';
-revoke all on function private.as_of(public.user_subscriptions, timestamptz) from public, anon, authenticated, service_role;
-grant execute on function private.as_of(public.user_subscriptions, timestamptz) to authenticated, service_role;
-
-
-create or replace function private.decide(
-  p_subscription public.user_subscriptions, p_plan public.plans, p_has_key boolean, p_has_credit boolean,
-  p_at timestamptz, out funding text, out reason text, out requires_payment boolean, out resets_at timestamptz)
-language plpgsql immutable set search_path = ''
-as $$
-declare
-  v_midnight constant timestamptz :=
-    (((p_at at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC';
-  v_overage_limit constant numeric := coalesce(p_subscription.overage_limit, p_plan.overage_limit_usd);
-  v_daily_quota constant integer := coalesce(p_subscription.daily_quota, p_plan.daily_quota);
-begin
-  requires_payment := false;
-
-  if p_subscription.id is null then
-    reason := 'No subscription found';
-    requires_payment := true;
-    return;
-  end if;
-
-  -- A cancelled plan runs to the end of its period; a failed invoice leaves seven days of what is already paid.
-  -- `is not true`: a period that is not known (null) refuses.
-  if (
-    p_subscription.status = 'active'
-    or p_subscription.status = 'canceled' and p_subscription.current_period_end > p_at
-    or p_subscription.status = 'past_due' and p_subscription.past_due_since + interval '7 days' > p_at
-  ) is not true then
-    reason := 'Subscription not active: ' || p_subscription.status;
-    requires_payment := true;
-    return;
-  end if;
-
-  if p_plan.allows_byok and p_has_key then
-    funding := 'byok';
-    reason := 'Unlimited (BYOK)';
-    return;
-  end if;
-
-  if p_plan.lifetime_quota is not null then
-    if p_subscription.lifetime_used < coalesce(p_subscription.lifetime_quota, p_plan.lifetime_quota) then
-      funding := 'included';
-      reason := 'Within free tier quota';
-      return;
-    end if;
-  elsif p_subscription.quota_used < v_daily_quota then
-    funding := 'included';
-    reason := 'Within daily quota';
-    resets_at := v_midnight;
-    return;
-  end if;
-
-  if p_plan.allows_credits and p_has_credit then
-    funding := 'credit';
-    reason := 'Credits available';
-    return;
-  end if;
-
-  if p_plan.lifetime_quota is not null then
-    reason := 'Free tier quota exhausted';
-    requires_payment := true;
-    return;
-  end if;
-
-  resets_at := v_midnight;
-  -- Overage is only sold where there is a live subscription to invoice it on.
-  if p_plan.overage_price_usd is not null and p_subscription.allow_overages
-     and p_subscription.stripe_subscription_id is not null and p_subscription.status = 'active' then
-    if p_subscription.current_overage_amount + p_plan.overage_price_usd <= v_overage_limit then
-      funding := 'overage';
-      reason := 'Overage allowed';
-      requires_payment := true;
-      resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
-      return;
-    end if;
-    reason := 'Overage limit reached';
-    resets_at := (private.period_at(p_subscription.current_period_start, p_at)).period_end;
-    if v_daily_quota > 0 then
-      resets_at := least(resets_at, v_midnight);
-    end if;
-    return;
-  end if;
-
-  reason := 'Daily quota exceeded';
-end
-$$;
-comment on function private.decide(public.user_subscriptions, public.plans, boolean, boolean, timestamptz) is
-  'What pays for the next query of a subscription (as_of the same time), or why nothing does: the one place that says so.';
-revoke all on function private.decide(public.user_subscriptions, public.plans, boolean, boolean, timestamptz)
-  from public, anon, authenticated, service_role;
-grant execute on function private.decide(public.user_subscriptions, public.plans, boolean, boolean, timestamptz)
-  to authenticated, service_role;
+comment on function private.reason_of(text, text) is 'The reason that admission has for a funding, in words.';
+revoke all on function private.reason_of(text, text) from public, anon, authenticated, service_role;
+grant execute on function private.reason_of(text, text) to authenticated, service_role;
 
 
 create or replace function private.key_provider(p_user_id uuid, p_provider text) returns text
@@ -201,46 +88,142 @@ revoke all on function private.next_credit_pack(uuid, timestamptz) from public, 
 grant execute on function private.next_credit_pack(uuid, timestamptz) to authenticated, service_role;
 
 
+-- A lateral with `offset 0` is worked out once; without it the planner writes its expressions out wherever they are used.
+create or replace view private.standing with (security_invoker = true) as
+select
+  s.user_id, clock.now, rolled.tier, p.name, rolled.status, rolled.lapsed, p.models, p.history_days, p.allows_byok,
+  terms.for_life, terms.quota_limit, terms.used, rolled.quota_date, rolled.quota_used,
+  s.lifetime_used::integer as lifetime_used, rolled.current_period_start, rolled.overage_period_start,
+  rolled.overage_used, terms.overage_limit, p.overage_price_usd::numeric as overage_price_usd,
+  p.overage_price_usd is not null and s.allow_overages as allows_overage,
+  terms.runs and p.allows_byok and s.uses_byo_key as own_key,
+  decision.funding,
+  case
+    when decision.funding is not null then private.reason_of(decision.funding, p.tier)
+    when not terms.runs then 'Subscription not active: ' || rolled.status
+    when terms.for_life then 'Free tier quota exhausted'
+    when terms.sells_overage then 'Overage limit reached'
+    else 'Daily quota exceeded'
+  end as reason,
+  case when decision.funding is null then not terms.runs or terms.for_life else decision.funding = 'overage' end
+    as requires_payment,
+  case
+    when not terms.runs or terms.for_life or decision.funding = 'credit' then null
+    when decision.funding = 'included' or not terms.sells_overage then clock.midnight
+    else least(
+      (private.period_at(rolled.current_period_start, clock.now)).period_end,
+      case when decision.funding is null and terms.quota_limit > 0 then clock.midnight end)
+  end as resets_at
+from (
+  select c.now, (c.now at time zone 'UTC')::date as today,
+         ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
+  from (select private.clock() as now offset 0) c
+) clock
+cross join public.user_subscriptions s
+-- The row as it is now: a cancelled plan whose period is over is free, a new day or period counts from 0. Only ever
+-- forward: two transactions that straddle midnight must not reset each other's count.
+cross join lateral (
+  select
+    began.lapsed,
+    case when began.lapsed then 'free' else s.tier end as tier,
+    case when began.lapsed then 'active' else s.status end as status,
+    case when not began.lapsed then s.current_period_start end as current_period_start,
+    greatest(s.quota_date, clock.today) as quota_date,
+    case when clock.today > s.quota_date then 0 else s.quota_used end as quota_used,
+    greatest(s.overage_period_start, began.period) as overage_period_start,
+    case when began.period > s.overage_period_start then 0 else s.current_overage_amount end as overage_used
+  from (
+    select ended.lapsed, case
+        when ended.lapsed or s.current_period_start is null then date_trunc('month', clock.now, 'UTC')
+        when clock.now >= s.current_period_start and clock.now < s.current_period_end then s.current_period_start
+        else (private.period_at(s.current_period_start, clock.now)).period_start
+      end as period
+    from (select (s.status = 'canceled' and s.current_period_end <= clock.now) is true as lapsed) ended
+    offset 0
+  ) began
+  offset 0
+) rolled
+join public.plans p on p.tier = rolled.tier
+cross join lateral (
+  select
+    p.lifetime_quota is not null as for_life,
+    case when p.lifetime_quota is not null then s.lifetime_used else rolled.quota_used end as used,
+    case when p.lifetime_quota is not null then coalesce(s.lifetime_quota, p.lifetime_quota)
+         else coalesce(s.daily_quota, p.daily_quota) end::integer as quota_limit,
+    case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end::numeric
+      as overage_limit,
+    -- A cancelled plan runs to the end of its period; a failed invoice leaves seven days of what is already paid.
+    -- `is true`: a period that is not known (null) refuses.
+    (rolled.status = 'active'
+     or rolled.status = 'canceled' and s.current_period_end > clock.now
+     or rolled.status = 'past_due' and s.past_due_since + interval '7 days' > clock.now) is true as runs,
+    -- Overage is only sold where there is a live subscription to invoice it on.
+    p.overage_price_usd is not null and p.lifetime_quota is null and s.allow_overages
+      and s.stripe_subscription_id is not null and rolled.status = 'active' as sells_overage
+  offset 0
+) terms
+cross join lateral (
+  select case
+      when not terms.runs then null
+      when terms.used < terms.quota_limit then 'included'
+      when p.allows_credits and private.next_credit_pack(s.user_id, clock.now) is not null then 'credit'
+      when terms.sells_overage and rolled.overage_used + p.overage_price_usd <= terms.overage_limit then 'overage'
+    end as funding
+  offset 0
+) decision;
+comment on view private.standing is
+  'Where each user stands now, counters rolled to today and to this period, and the one place that decides: what pays '
+  'for the next query (null: nothing), why, whether it costs money or paying would help, and when that starts anew. '
+  'own_key: a key of the user''s own pays before that, whatever the rest says.';
+comment on column private.standing.user_id is 'Whose it is.';
+comment on column private.standing.now is 'The time that all of this is as of.';
+comment on column private.standing.tier is 'The plan.';
+comment on column private.standing.name is 'The plan''s name.';
+comment on column private.standing.status is 'active, canceled, suspended or past_due.';
+comment on column private.standing.lapsed is 'Whether a cancelled plan is over, which the row does not say yet.';
+comment on column private.standing.models is 'Models by provider that the plan has.';
+comment on column private.standing.history_days is 'Days that the plan keeps conversations.';
+comment on column private.standing.allows_byok is 'Whether the plan allows own keys.';
+comment on column private.standing.for_life is 'Whether the quota is for life, not by the day.';
+comment on column private.standing.quota_limit is 'Included queries, a day or ever.';
+comment on column private.standing.used is 'Of those, how many are used, holds included.';
+comment on column private.standing.quota_date is 'The UTC day that quota_used counts.';
+comment on column private.standing.quota_used is 'Included queries used that day.';
+comment on column private.standing.lifetime_used is 'Included queries used on a lifetime quota.';
+comment on column private.standing.current_period_start is 'Start of the billing period; null: calendar months, UTC.';
+comment on column private.standing.overage_period_start is 'Start of the period that overage_used counts.';
+comment on column private.standing.overage_used is 'US dollars of overage in that period, holds included.';
+comment on column private.standing.overage_limit is 'US dollars of overage that are allowed a period; null: none by the plan.';
+comment on column private.standing.overage_price_usd is 'US dollars a query; null: none by the plan.';
+comment on column private.standing.allows_overage is 'Whether plan and user allow overage.';
+comment on column private.standing.own_key is 'Whether a key of the user''s own pays.';
+comment on column private.standing.funding is 'What pays for the next query, if no own key does; null: nothing.';
+comment on column private.standing.reason is 'Why, in words.';
+comment on column private.standing.requires_payment is 'Whether it costs money, or paying would help.';
+comment on column private.standing.resets_at is 'When what pays, or what is used up, starts anew.';
+revoke all on private.standing from public, anon, authenticated, service_role;
+grant select on private.standing to authenticated, service_role;
+
+
 create or replace function public.can_user_query(p_user_id uuid)
 returns table (can_query boolean, reason text, requires_payment boolean)
 language plpgsql stable security invoker set search_path = ''
 as $$
-declare
-  v_at constant timestamptz := private.clock();
-  v_subscription public.user_subscriptions;
-  v_plan public.plans;
-  v_decision record;
 begin
   if current_user = 'authenticated' and p_user_id is distinct from (select auth.uid()) then
     raise insufficient_privilege using message = 'You may only ask about yourself.';
   end if;
-  select * into v_subscription from public.user_subscriptions s where s.user_id = p_user_id;
-  if v_subscription.id is not null then
-    v_subscription := private.as_of(v_subscription, v_at);
+  return query
+    select s.own_key or s.funding is not null,
+           case when s.own_key then private.reason_of('byok', s.tier) else s.reason end,
+           s.requires_payment and not s.own_key
+    from private.standing s where s.user_id = p_user_id;
+  if not found then
+    return query select false, 'No subscription found', true;
   end if;
-  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
-  select * into v_decision from private.decide(
-    v_subscription, v_plan, private.key_provider(p_user_id, null) is not null,
-    private.next_credit_pack(p_user_id, v_at) is not null, v_at);
-  return query select v_decision.funding is not null, v_decision.reason, v_decision.requires_payment;
 end
 $$;
 comment on function public.can_user_query(uuid) is
   'Whether a user''s next query would be admitted now, why, and whether it costs money or paying would help. Changes nothing.';
 revoke all on function public.can_user_query(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.can_user_query(uuid) to authenticated, service_role;
-
-
-create or replace function private.lock_user(p_user_id uuid) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  -- A queue of its own, not the row's: waiting for a row that changes is slower, and its longest waits ten times longer.
-  perform pg_advisory_xact_lock(hashtextextended(p_user_id::text, 0));
-  -- What every foreign key to auth.users would lock later: taken first, a user's deletion cannot cross us.
-  perform from auth.users where id = p_user_id for key share;
-end
-$$;
-comment on function private.lock_user(uuid) is
-  'Waits for, and until the transaction''s end keeps, the right to change a user''s counters, holds and credit packs.';
-revoke all on function private.lock_user(uuid) from public, anon, authenticated, service_role;

@@ -2,67 +2,90 @@
 
 
 create or replace function private.end_query(
-  p_hold public.query_holds, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid)
-returns public.usage_logs
+  p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid,
+  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid)
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_charged constant boolean := p_outcome in ('answered', 'stopped');
-  v_ended public.usage_logs;
 begin
-  insert into public.usage_logs (
+  insert into public.usage_logs as u (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
     query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
     tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
     counted_against_quota, was_overage, overage_charge)
-  values (
-    p_hold.id, private.clock(), p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
-    p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
-    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
-    coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
-    coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
-    coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
-    coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok', v_charged and p_hold.funding = 'included',
-    v_charged and p_hold.funding = 'overage', case when v_charged then p_hold.overage_charge else 0 end)
-  returning * into v_ended;
-  delete from public.query_holds where id = p_hold.id;
-  return v_ended;
+  select
+    h.id, private.clock(), h.user_id, h.request_id, p_conversation_id, p_message_id, h.tier, h.funding, p_outcome,
+    h.query_date, h.created_at, h.period_start, h.credit_pack_id, h.quota_used, h.quota_limit, h.overage_used,
+    h.overage_limit, coalesce((p_usage ->> 'tokens_input')::integer, 0),
+    coalesce((p_usage ->> 'tokens_output')::integer, 0), coalesce((p_usage ->> 'cache_read_tokens')::integer, 0),
+    coalesce((p_usage ->> 'cache_write_tokens')::integer, 0), coalesce((p_usage ->> 'cost_usd')::numeric, 0),
+    coalesce(p_usage ->> 'provider', h.provider), coalesce(p_usage ->> 'model', h.model), h.funding = 'byok',
+    v_charged and h.funding = 'included', v_charged and h.funding = 'overage',
+    case when v_charged then h.overage_charge else 0 end
+  from public.query_holds h where h.id = p_hold_id
+  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
+  into id, outcome, charged_usd, cost_usd, message_id;
+  delete from public.query_holds h where h.id = p_hold_id;
 end
 $$;
-comment on function private.end_query(public.query_holds, text, jsonb, uuid, uuid) is
-  'Turns a locked hold into its one usage_logs row.';
-revoke all on function private.end_query(public.query_holds, text, jsonb, uuid, uuid)
+comment on function private.end_query(uuid, text, jsonb, uuid, uuid) is
+  'Turns a hold into its one usage_logs row, and returns of that what matters; id is null where there is no hold. The '
+  'hold is locked.';
+revoke all on function private.end_query(uuid, text, jsonb, uuid, uuid)
   from public, anon, authenticated, service_role;
 
 
-create or replace function private.give_back(p_hold public.query_holds, p_outcome text, p_usage jsonb)
-returns public.usage_logs
-language plpgsql volatile set search_path = ''
+create or replace function private.how_it_ended(
+  p_hold_id uuid, out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid)
+language plpgsql stable set search_path = ''
 as $$
 begin
-  if p_hold.funding = 'included' then
+  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
+  into id, outcome, charged_usd, cost_usd, message_id
+  from public.usage_logs u where u.id = p_hold_id;
+  if id is null then
+    raise exception using errcode = 'NOHLD', message = 'There is no such query.';
+  end if;
+end
+$$;
+comment on function private.how_it_ended(uuid) is 'How a query ended, as end_query says it. NOHLD: never admitted.';
+revoke all on function private.how_it_ended(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.give_back(
+  p_hold_id uuid, p_outcome text, p_usage jsonb,
+  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_hold public.query_holds;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+  select * into v_hold from public.query_holds h where h.id = p_hold_id;
+  select e.* into id, outcome, charged_usd, cost_usd, message_id
+  from private.end_query(p_hold_id, p_outcome, p_usage, null, null) e;
+  if v_hold.funding = 'included' then
     update public.user_subscriptions s set
       lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
       quota_used = s.quota_used
-                 - case when p.daily_quota is not null and s.quota_date = p_hold.query_date then 1 else 0 end
+                 - case when p.daily_quota is not null and s.quota_date = v_hold.query_date then 1 else 0 end
     from public.plans p
-    where s.user_id = p_hold.user_id and p.tier = p_hold.tier;
-  elsif p_hold.funding = 'credit' then
-    update public.credit_packs set
-      credits_remaining = credits_remaining + 1, credits_used = credits_used - 1, depleted_at = null
-    where id = p_hold.credit_pack_id;
-  elsif p_hold.funding = 'overage' then
-    update public.user_subscriptions set current_overage_amount = current_overage_amount - p_hold.overage_charge
-    where user_id = p_hold.user_id and overage_period_start = p_hold.period_start;
+    where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
+  elsif v_hold.funding = 'credit' then
+    update public.credit_packs c set
+      credits_remaining = c.credits_remaining + 1, credits_used = c.credits_used - 1, depleted_at = null
+    where c.id = v_hold.credit_pack_id;
+  elsif v_hold.funding = 'overage' then
+    update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
+    where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
   end if;
-  return private.end_query(p_hold, p_outcome, p_usage, null, null);
 end
 $$;
-comment on function private.give_back(public.query_holds, text, jsonb) is
-  'Ends a hold without a charge: the same day''s count, the same pack or the same period''s overage gets it back. '
-  'The user and the hold are locked.';
-revoke all on function private.give_back(public.query_holds, text, jsonb)
-  from public, anon, authenticated, service_role;
+comment on function private.give_back(uuid, text, jsonb) is
+  'Ends a query without a charge: the same day''s count, the same pack or the same period''s overage gets it back. '
+  'Returns what end_query returns. The user is locked.';
+revoke all on function private.give_back(uuid, text, jsonb) from public, anon, authenticated, service_role;
 
 
 create or replace function private.keep_turn(
@@ -126,40 +149,36 @@ revoke all on function private.keep_turn(public.query_holds, integer, jsonb, jso
 create or replace function public.settle_query(
   p_hold_id uuid, p_outcome text, p_usage jsonb default '{}', p_turn jsonb default null)
 returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_hold public.query_holds;
-  v_ended public.usage_logs;
+  v_ended record;
   v_history_days integer;
   v_conversation_id uuid;
 begin
   if p_outcome not in ('answered', 'stopped') then
     raise invalid_parameter_value using message = 'A settled query was answered or stopped.';
   end if;
-  -- auth.users first: see the order of locks above.
-  perform from auth.users u where u.id = (select h.user_id from public.query_holds h where h.id = p_hold_id)
-  for key share;
-  select * into v_hold from public.query_holds where id = p_hold_id for update;
-  if v_hold.id is null then
-    select * into v_ended from public.usage_logs where id = p_hold_id;
-    if v_ended.id is null then
-      raise exception using errcode = 'NOHLD', message = 'There is no such query.';
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+  if p_turn is not null then
+    select * into v_hold from public.query_holds where id = p_hold_id;
+    select p.history_days into v_history_days
+    from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
+    if v_history_days > 0 then
+      -- Before the conversation, so that a user's deletion cannot cross us.
+      perform from auth.users where id = v_hold.user_id for key share;
+      v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
     end if;
-  else
-    if p_turn is not null then
-      select p.history_days into v_history_days
-      from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
-      if v_history_days > 0 then
-        v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
-      end if;
-    end if;
-    v_ended := private.end_query(
-      v_hold, p_outcome, p_usage, v_conversation_id,
-      case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+  end if;
+  v_ended := private.end_query(
+    p_hold_id, p_outcome, p_usage, v_conversation_id,
+    case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+  if v_ended.id is null then
+    v_ended := private.how_it_ended(p_hold_id);
   end if;
   return jsonb_build_object(
-    'outcome', v_ended.outcome, 'charged_usd', v_ended.overage_charge::text, 'cost_usd', v_ended.cost_usd::text,
+    'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
     'persisted', v_ended.message_id is not null);
 end
 $$;
@@ -174,26 +193,20 @@ grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to servi
 create or replace function public.release_query(
   p_hold_id uuid, p_outcome text default 'failed', p_usage jsonb default '{}')
 returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
-  v_hold public.query_holds;
-  v_ended public.usage_logs;
+  v_ended record;
 begin
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'A released query failed or was lost.';
   end if;
-  perform private.lock_user((select h.user_id from public.query_holds h where h.id = p_hold_id));
-  select * into v_hold from public.query_holds where id = p_hold_id for update;
-  if v_hold.id is null then
-    select * into v_ended from public.usage_logs where id = p_hold_id;
-    if v_ended.id is null then
-      raise exception using errcode = 'NOHLD', message = 'There is no such query.';
-    end if;
-  else
-    v_ended := private.give_back(v_hold, p_outcome, p_usage);
+  perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
+  v_ended := private.give_back(p_hold_id, p_outcome, p_usage);
+  if v_ended.id is null then
+    v_ended := private.how_it_ended(p_hold_id);
   end if;
-  return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.overage_charge::text);
+  return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
 end
 $$;
 comment on function public.release_query(uuid, text, jsonb) is
@@ -204,12 +217,12 @@ grant execute on function public.release_query(uuid, text, jsonb) to service_rol
 
 
 create or replace function public.release_stale_holds() returns integer
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_at constant timestamptz := private.clock();
   v_stale record;
-  v_hold public.query_holds;
+  v_ended record;
   v_released integer := 0;
 begin
   -- At most 100 a call, so that no user waits long for a lock; users in order, so that two sweeps cannot cross.
@@ -219,12 +232,9 @@ begin
           order by h.expires_at limit 100) oldest
     order by oldest.user_id, oldest.id
   loop
-    perform private.lock_user(v_stale.user_id);
-    select * into v_hold from public.query_holds h where h.id = v_stale.id for update;
-    if v_hold.id is not null then
-      perform private.give_back(v_hold, 'lost', '{}');
-      v_released := v_released + 1;
-    end if;
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
+    v_ended := private.give_back(v_stale.id, 'lost', '{}');
+    v_released := v_released + case when v_ended.id is not null then 1 else 0 end;
   end loop;
   return v_released;
 end
@@ -243,8 +253,7 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_id constant uuid := private.time_ordered_id();
-  v_taken jsonb;
-  v_hold public.query_holds;
+  v_admission jsonb;
 begin
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
@@ -252,17 +261,18 @@ begin
      and p_message_id is not null then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
   end if;
-  v_taken := private.take(
-    p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_provider, p_model, p_used_byo_key, true, 60);
-  if v_taken ->> 'decision' = 'ended' then
+  v_admission := public.admit_query(
+    p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_own_key => coalesce(p_used_byo_key, false),
+    p_provider => case when p_used_byo_key then p_provider end);
+  if v_admission ->> 'decision' = 'ended' then
     return;
-  elsif v_taken ->> 'decision' <> 'admitted' then
-    raise exception using errcode = 'QUOTA', message = v_taken ->> 'reason';
+  elsif v_admission ->> 'decision' <> 'admitted' then
+    raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
-  select * into v_hold from public.query_holds where id = v_id;
   perform private.end_query(
-    v_hold, 'answered',
-    jsonb_build_object('tokens_input', p_tokens_input, 'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
+    v_id, 'answered',
+    jsonb_build_object('provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input,
+                       'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
     p_conversation_id, p_message_id);
 end
 $$;

@@ -4,14 +4,10 @@ create or replace function public.usage_summary() returns jsonb
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
-  v_at constant timestamptz := private.clock();
   v_user_id constant uuid := (select auth.uid());
-  v_subscription public.user_subscriptions;
-  v_plan public.plans;
-  v_decision record;
+  v record;
+  v_can record;
   v_period record;
-  v_limit integer;
-  v_used integer;
   v_packs jsonb;
   v_providers jsonb;
   v_today record;
@@ -20,31 +16,19 @@ begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Only a signed-in user has usage.';
   end if;
-  select * into v_subscription from public.user_subscriptions s where s.user_id = v_user_id;
-  if v_subscription.id is null then
+  select * into v from private.standing s where s.user_id = v_user_id;
+  if not found then
     raise exception using errcode = 'NTFND', message = 'There is no subscription.';
   end if;
-  v_subscription := private.as_of(v_subscription, v_at);
-  select * into v_plan from public.plans p where p.tier = v_subscription.tier;
-  select * into v_decision from private.decide(
-    v_subscription, v_plan, private.key_provider(v_user_id, null) is not null,
-    private.next_credit_pack(v_user_id, v_at) is not null, v_at);
-  select * into v_period from private.period_at(v_subscription.current_period_start, v_at);
-
-  if v_plan.lifetime_quota is not null then
-    v_limit := coalesce(v_subscription.lifetime_quota, v_plan.lifetime_quota);
-    v_used := v_subscription.lifetime_used;
-  else
-    v_limit := coalesce(v_subscription.daily_quota, v_plan.daily_quota);
-    v_used := v_subscription.quota_used;
-  end if;
+  select * into v_can from public.can_user_query(v_user_id);
+  select * into v_period from private.period_at(v.current_period_start, v.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
            'expires_at', c.expires_at) order by c.expires_at nulls last, c.created_at), '[]')
   into v_packs
   from public.credit_packs c
-  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v_at or c.expires_at is null);
+  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -52,7 +36,7 @@ begin
   select count(*) filter (where u.outcome in ('answered', 'stopped')) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_today
-  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v_at at time zone 'UTC')::date;
+  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v.now at time zone 'UTC')::date;
   select count(*) filter (where u.outcome in ('answered', 'stopped')) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_month
@@ -62,25 +46,23 @@ begin
 
   -- Money travels as text under names that end in _usd, so that no JSON parser makes it a float.
   return jsonb_build_object(
-    'tier', v_subscription.tier,
-    'status', v_subscription.status,
+    'tier', v.tier,
+    'status', v.status,
     'period', jsonb_build_object('start', v_period.period_start, 'end', v_period.period_end),
     'included', jsonb_build_object(
-      'limit', v_limit, 'used', v_used, 'remaining', greatest(0, v_limit - v_used),
-      'resets_at', case when v_plan.lifetime_quota is null
-                        then (((v_at at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
+      'limit', v.quota_limit, 'used', v.used, 'remaining', greatest(0, v.quota_limit - v.used),
+      'resets_at', case when not v.for_life
+                        then (((v.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
     'overage', jsonb_build_object(
-      'allowed', v_plan.overage_price_usd is not null and v_subscription.allow_overages,
-      'price_usd', v_plan.overage_price_usd::text,
-      'limit_usd', coalesce(v_subscription.overage_limit, v_plan.overage_limit_usd)::text,
-      'used_usd', v_subscription.current_overage_amount::text),
+      'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
+      'used_usd', v.overage_used::text),
     'credits', jsonb_build_object(
       'remaining', (select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack),
       'packs', v_packs),
-    'byok', jsonb_build_object('allowed', v_plan.allows_byok, 'providers', v_providers),
-    'can_query', v_decision.funding is not null,
-    'reason', v_decision.reason,
-    'requires_payment', v_decision.requires_payment,
+    'byok', jsonb_build_object('allowed', v.allows_byok, 'providers', v_providers),
+    'can_query', v_can.can_query,
+    'reason', v_can.reason,
+    'requires_payment', v_can.requires_payment,
     'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
                                 'cost_usd', v_today.cost_usd::text),
     'month', jsonb_build_object('queries', v_month.queries, 'tokens', v_month.tokens,

@@ -15,7 +15,7 @@ begin
       and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start
     order by s.user_id
   loop
-    perform private.lock_user(v_user_id);
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
     update public.user_subscriptions s set
       current_overage_amount = 0,
       overage_period_start = (private.period_at(s.current_period_start, v_at)).period_start

@@ -67,6 +67,18 @@ as $$
   select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
   from public.query_holds h join public.usage_logs u on u.id = h.id
   union all
+  select 'I5', u.user_id, u.id::text, 'charged as its funding and outcome say',
+         concat_ws(' ', u.funding, u.outcome, u.overage_charge)
+  from public.usage_logs u
+  where u.used_byo_key <> (u.funding = 'byok')
+     or u.counted_against_quota <> (u.funding = 'included' and u.outcome in ('answered', 'stopped'))
+     or u.was_overage <> (u.funding = 'overage' and u.outcome in ('answered', 'stopped'))
+     or u.was_overage <> (u.overage_charge > 0)
+  union all
+  select 'I4', s.user_id, 'uses_byo_key', (not s.uses_byo_key)::text, s.uses_byo_key::text
+  from public.user_subscriptions s
+  where s.uses_byo_key <> exists (select from public.user_api_keys k where k.user_id = s.user_id and k.is_active)
+  union all
   select 'I6', u.user_id, u.request_id, '1', count(*)::text
   from public.usage_logs u where u.outcome in ('answered', 'stopped')
   group by u.user_id, u.request_id having count(*) > 1

@@ -148,15 +148,15 @@ def test_a_turn_that_cannot_be_stored_is_charged_all_the_same(
     """Whatever the reason: text that the database refuses must not be a way to free answers."""
     user = person("basic")
     stack_db.execute(
-        "create function private.refuse() returns trigger language plpgsql as"
+        "create function private.refuse_messages() returns trigger language plpgsql as"
         " $$ begin raise exception 'no such text here'; end $$;"
         "create trigger refuse before insert on public.messages for each row"
-        " when (new.content like '%unstorable%') execute function private.refuse()"
+        " when (new.content like '%unstorable%') execute function private.refuse_messages()"
     )
     try:
         metadata = api.chat(user, question("An unstorable question")).json()["metadata"]
     finally:
-        stack_db.execute("drop function private.refuse cascade")
+        stack_db.execute("drop function private.refuse_messages cascade")
     assert (metadata["persisted"], metadata["funding"]) == (False, "included")
     after = left(user)
     assert (after.outcomes, after.holds, after.quota_used, after.messages) == (["answered"], 0, 1, [])

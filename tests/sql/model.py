@@ -129,7 +129,7 @@ class User:
         last = datetime.max.replace(tzinfo=UTC)
         return min(usable, key=lambda pack: (pack.expires_at or last, pack.order, pack.id), default=None)
 
-    def decide(self, at: datetime, provider: str | None = None) -> tuple[str | None, str]:
+    def decide(self, at: datetime, provider: str | None = None, *, own_key: bool = True) -> tuple[str | None, str]:
         """What would pay for a query now, and the reason. Asked of a user as_of that time."""
         runs_on = (
             self.status == "active"
@@ -138,7 +138,7 @@ class User:
         )
         if not runs_on:
             return None, f"Subscription not active: {self.status}"
-        if self.tier != "free" and (self.keys if provider is None else provider in self.keys):
+        if own_key and self.tier != "free" and (self.keys if provider is None else provider in self.keys):
             return "byok", "Unlimited (BYOK)"
         if self.tier == "free":
             if self.used_ever() < LIFETIME:
@@ -163,7 +163,9 @@ class User:
             return "ended", None
         if any(q.outcome is None and q.expires_at > at for q in same):
             return "in_progress", None
-        self.lose(at)
+        # Lost queries give back before anything is taken that is not included, and before the same is asked again.
+        if self.as_of(at).decide(at, own_key=False)[0] != "included" or any(q.outcome is None for q in same):
+            self.lose(at)
         now = self.as_of(at)
         funding, _ = now.decide(at, provider)
         if funding is None:

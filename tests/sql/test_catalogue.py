@@ -12,24 +12,24 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 
 # A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them.
 FUNCTIONS = """
-private.admission                      stable     invoker  nobody
-private.as_of                          immutable  invoker  authenticated service_role
+private.check_subscription             volatile   invoker  nobody
 private.clock                          volatile   invoker  authenticated service_role
 private.conversation_key               immutable  invoker  nobody
-private.date_past_due                  volatile   invoker  nobody
-private.decide                         immutable  invoker  authenticated service_role
 private.end_query                      volatile   invoker  nobody
+private.ended                          stable     invoker  nobody
 private.find_conversation              stable     invoker  nobody
 private.give_back                      volatile   invoker  nobody
+private.how_it_ended                   stable     invoker  nobody
 private.keep_turn                      volatile   invoker  nobody
 private.key_provider                   stable     invoker  authenticated service_role
-private.lock_user                      volatile   invoker  nobody
+private.look_back                      volatile   invoker  nobody
 private.next_credit_pack               stable     invoker  authenticated service_role
+private.note_own_key                   volatile   definer  nobody
 private.period_at                      immutable  invoker  authenticated service_role
 private.reason_of                      immutable  invoker  authenticated service_role
-private.record_refusal                 volatile   invoker  nobody
+private.recent_messages                stable     invoker  nobody
+private.refuse                         volatile   invoker  nobody
 private.start_subscription             volatile   definer  nobody
-private.take                           volatile   invoker  nobody
 private.time_ordered_id                volatile   invoker  nobody
 private.touch                          volatile   invoker  nobody
 public.admit_query                     volatile   definer  service_role
@@ -90,7 +90,7 @@ def test_every_function_has_an_empty_search_path(db: Db) -> None:
 
 
 def test_everything_has_a_comment(db: Db) -> None:
-    """Schemas of ours, tables, views, each of their columns, functions."""
+    """Schemas of ours, tables, views, each of their columns, functions, types."""
     found = values(
         db,
         f"""
@@ -104,6 +104,9 @@ def test_everything_has_a_comment(db: Db) -> None:
         union all
         select p.oid::regprocedure::text from pg_proc p
         where p.pronamespace in {OURS} and coalesce(obj_description(p.oid, 'pg_proc'), '') = ''
+        union all
+        select t.oid::regtype::text from pg_type t
+        where t.typnamespace in {OURS} and t.typtype = 'd' and coalesce(obj_description(t.oid, 'pg_type'), '') = ''
         union all
         select 'private' where coalesce(obj_description('private'::regnamespace, 'pg_namespace'), '') = ''
         """,
@@ -232,10 +235,11 @@ def test_every_foreign_key_has_an_index(db: Db) -> None:
 
 
 def test_every_rule_has_a_name_that_says_it(db: Db) -> None:
-    """Checks and uniques are named for what they promise of their table, not `<table>_<column>_check`."""
+    """Checks and uniques are named for what they promise of their table or type, not `<table>_<column>_check`."""
     names = db.execute(
         f"""
-        select k.conname, k.conrelid::regclass::text as table_name from pg_constraint k
+        select k.conname, coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) as table_name
+        from pg_constraint k
         where k.contype in ('c', 'u', 'x') and k.connamespace in {OURS}
         """.encode()
     ).fetchall()
@@ -249,7 +253,7 @@ def test_every_rule_has_a_name_that_says_it(db: Db) -> None:
 
 
 def test_money_is_exact(db: Db) -> None:
-    """Columns of money are numeric(14,6) in tables and numeric in views; nothing anywhere is a float."""
+    """Columns of money are usd, numeric(14,6), in tables and numeric in views; nothing anywhere is a float."""
     money = db.execute(
         f"""
         select format('%s.%s', c.oid::regclass, a.attname) as name, c.relkind::text as kind,
@@ -260,7 +264,10 @@ def test_money_is_exact(db: Db) -> None:
         """.encode()
     ).fetchall()
     assert len(money) >= 10
-    assert [m for m in money if m["type"] != ("numeric" if m["kind"] == "v" else "numeric(14,6)")] == []
+    assert [m for m in money if m["type"] != ("numeric" if m["kind"] == "v" else "usd")] == []
+    assert values(db, "select format_type(typbasetype, typtypmod) from pg_type where oid = 'usd'::regtype") == [
+        "numeric(14,6)"
+    ]
 
     inexact = "array['float4', 'float8', 'money', '_float4', '_float8']::regtype[]::oid[]"
     found = values(

@@ -19,6 +19,9 @@ schema private              service_role   usage
 schema public               anon           usage
 schema public               authenticated  usage
 schema public               service_role   usage
+private.standing            anon           nothing
+private.standing            authenticated  select
+private.standing            service_role   select
 public.conversations        anon           nothing
 public.conversations        authenticated  select, delete, update(is_archived, is_pinned, title)
 public.conversations        service_role   select

@@ -253,13 +253,10 @@ class Histories(RuleBasedStateMachine):
         said = self.db.execute("select * from public.can_user_query(%s)", (self.user_id,)).fetchone()
         assert said is not None
         assert (said["can_query"], said["reason"]) == (predicted[0] is not None, predicted[1])
-        rolled = self.db.execute(
-            "select (private.as_of(s, private.clock())).* from public.user_subscriptions s where user_id = %s",
-            (self.user_id,),
-        ).fetchone()
+        rolled = self.db.execute("select * from private.standing where user_id = %s", (self.user_id,)).fetchone()
         assert rolled is not None
         assert (rolled["quota_used"], rolled["lifetime_used"]) == (user.used_today(), user.used_ever())
-        assert rolled["current_overage_amount"] == user.overage()
+        assert rolled["overage_used"] == user.overage()
         assert (rolled["tier"], rolled["status"], rolled["quota_date"]) == (user.tier, user.status, user.day)
         assert rolled["overage_period_start"] == user.period
         assert row["lifetime_used"] <= model.LIFETIME

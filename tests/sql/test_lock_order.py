@@ -25,7 +25,8 @@ CHAT = "5f0c9a52-4b2c-4d40-9a34-3f6d7a3f2c11"
 
 # What can be waited for, and how somebody else would hold it.
 THINGS = {
-    "queue": "select pg_advisory_xact_lock(hashtextextended(%(user)s::text, 0))",
+    "the user's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(user)s, 0))",
+    "the hold's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(hold)s, 1))",
     "auth.users": "select from auth.users where id = %(user)s for update",
     "query_holds": "select from public.query_holds where user_id = %(user)s for update",
     "user_subscriptions": "select from public.user_subscriptions where user_id = %(user)s for update",
@@ -34,9 +35,7 @@ THINGS = {
 }
 # Whether a thing is held: the same lock again, without waiting.
 PROBES = {
-    thing: "select 1 / pg_try_advisory_xact_lock(hashtextextended(%(user)s::text, 0))::integer"
-    if thing == "queue"
-    else f"{lock} nowait"
+    thing: lock.replace("select pg_", "select 1 / pg_try_") + "::integer" if "queue" in thing else f"{lock} nowait"
     for thing, lock in THINGS.items()
 }
 SETTLE = "select public.settle_query(%(hold)s, 'answered', '{}', %(turn)s::jsonb)"
@@ -115,7 +114,7 @@ def together(one: State, other: State) -> bool:
     """Whether both can be at the same time."""
     held = one[1] & other[1]
     alone = "auth.users" in held and DELETION in (one[0], other[0])
-    return "queue" not in held and not alone
+    return not held & {"the user's queue", "the hold's queue"} and not alone
 
 
 def waits_for(one: State, other: State) -> bool:
@@ -139,20 +138,19 @@ def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dic
     assert circles(states) == []
     # The probes see what is there, or this test would prove nothing.
     held = {(call, thing): held for call, held, thing in states}
-    assert held["admit_query", "auth.users"] == {"queue"}
-    assert held["admit_query", "credit_packs"] >= {"queue", "auth.users"}
-    assert held["settle_query", "conversations"] >= {"auth.users", "query_holds"}
-    assert held["release_query", "credit_packs"] >= {"queue", "auth.users", "query_holds"}
+    assert held["admit_query", "auth.users"] == {"the user's queue"}
+    assert held["admit_query", "credit_packs"] >= {"the user's queue", "auth.users"}
+    assert held["settle_query", "conversations"] == {"the hold's queue", "auth.users"}
+    assert held["release_query", "credit_packs"] >= {"the user's queue", "the hold's queue", "auth.users"}
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
 
 
 def test_a_circle_would_be_found(connect: Connect, db: Db, someone: dict[str, str]) -> None:
-    """Against the order: a conversation first, then the user's queue."""
-    # (settle_query holds auth.users while it waits for a conversation; here auth.users comes after that.)
+    """Against the order: a conversation first, then the hold's queue, which settle_query has while it waits for one."""
     db.execute(
         "create function public.against_the_order() returns void language plpgsql as $$ begin"
         f" perform from public.conversations where id = '{CHAT}' for update;"
-        f" perform private.lock_user('{someone['user']}'); end $$"
+        f" perform pg_advisory_xact_lock(uuid_hash_extended('{someone['hold']}', 1)); end $$"
     )
     CALLS["against_the_order"] = "select public.against_the_order()"
     try:

@@ -31,6 +31,11 @@ DAMAGE: list[tuple[str, set[str]]] = [
     ("update public.query_holds set id = (select id from public.usage_logs limit 1) where funding = 'overage'", {"I5"}),
     ("update public.query_holds set request_id = 'charged' where funding = 'overage'", {"I6"}),
     ("delete from public.messages where role = 'user'", {"I4"}),
+    ("update public.user_subscriptions set uses_byo_key = true where tier = 'free'", {"I4"}),
+    ("update public.usage_logs set used_byo_key = true where tier = 'free'", {"I5"}),
+    ("update public.usage_logs set counted_against_quota = false where tier = 'free'", {"I5"}),
+    ("update public.usage_logs set was_overage = true where tier = 'free'", {"I5"}),
+    ("update public.usage_logs set overage_charge = 0.025 where tier = 'free'", {"I5"}),
 ]
 
 
