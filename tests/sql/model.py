@@ -80,6 +80,8 @@ class User:
     subscribed: bool = False
     allow_overages: bool = True
     limit: Decimal = Decimal(10)
+    daily_quota: int | None = None  # of the user's own
+    lifetime_quota: int | None = None
     keys: set[str] = field(default_factory=set)
     packs: dict[str, Pack] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
@@ -141,10 +143,10 @@ class User:
         if own_key and self.tier != "free" and (self.keys if provider is None else provider in self.keys):
             return "byok", "Unlimited (BYOK)"
         if self.tier == "free":
-            if self.used_ever() < LIFETIME:
+            if self.used_ever() < (LIFETIME if self.lifetime_quota is None else self.lifetime_quota):
                 return "included", "Within free tier quota"
             return None, "Free tier quota exhausted"
-        if self.used_today() < DAILY[self.tier]:
+        if self.used_today() < (DAILY[self.tier] if self.daily_quota is None else self.daily_quota):
             return "included", "Within daily quota"
         if self.next_pack(at) is not None:
             return "credit", "Credits available"
@@ -161,11 +163,11 @@ class User:
         same = [q for q in self.queries.values() if q.request == request]
         if any(q.outcome in CHARGED for q in same):
             return "ended", None
-        if any(q.outcome is None and q.expires_at > at for q in same):
-            return "in_progress", None
         # Lost queries give back before anything is taken that is not included, and before the same is asked again.
         if self.as_of(at).decide(at, own_key=False)[0] != "included" or any(q.outcome is None for q in same):
             self.lose(at)
+        if any(q.outcome is None for q in same):
+            return "in_progress", None
         now = self.as_of(at)
         funding, _ = now.decide(at, provider)
         if funding is None:

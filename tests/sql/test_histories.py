@@ -162,6 +162,7 @@ class Histories(RuleBasedStateMachine):
         live = [q for q in self.model.queries.values() if q.outcome is None and q.expires_at > self.now]
         query = data.draw(st.sampled_from(live))
         again = admit(self.db, self.user_id, query.request, query.id)
+        self.model.lose(self.now)
         assert (again["decision"], again["funding"]) == ("admitted", query.funding)
 
     @rule()
@@ -200,6 +201,12 @@ class Histories(RuleBasedStateMachine):
     def the_overage_limit_changes(self, allow: bool, limit: str) -> None:
         self.model.allow_overages, self.model.limit = allow, Decimal(limit)
         self.change(allow_overages=allow, overage_limit=limit)
+
+    @rule(daily=st.sampled_from([None, 0, 3, 20]), lifetime=st.sampled_from([None, 0, 5, 12]))
+    def the_users_own_quotas_change(self, daily: int | None, lifetime: int | None) -> None:
+        """Support grants somebody more, or less; null is the plan's."""
+        self.model.daily_quota, self.model.lifetime_quota = daily, lifetime
+        self.change(daily_quota=daily, lifetime_quota=lifetime)
 
     @rule(
         credit_count=st.sampled_from([1, 2, 5]), lasts=st.sampled_from([None, timedelta(hours=1), timedelta(days=40)])
@@ -259,7 +266,7 @@ class Histories(RuleBasedStateMachine):
         assert rolled["overage_used"] == user.overage()
         assert (rolled["tier"], rolled["status"], rolled["quota_date"]) == (user.tier, user.status, user.day)
         assert rolled["overage_period_start"] == user.period
-        assert row["lifetime_used"] <= model.LIFETIME
+        assert row["lifetime_used"] <= 12
         for pack in self.db.execute("select * from public.credit_packs where user_id = %s", (self.user_id,)):
             bought = user.packs[str(pack["id"])]
             assert (pack["credits_remaining"], pack["credits_revoked"]) == (user.remaining(bought), bought.revoked)
