@@ -74,7 +74,21 @@ $_$;
 
 COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
 
-CREATE FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) RETURNS record
+CREATE FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+  return jsonb_build_object(
+    'provider', p_provider, 'hint', p_hint,
+    'status', case when not p_is_active then 'invalid' when p_last_validated_at is null then 'unchecked' else 'valid' end,
+    'last_validated_at', p_last_validated_at, 'validation_error', p_validation_error, 'created_at', p_created_at);
+end
+$$;
+
+COMMENT ON FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) IS 'A stored key as its owner is shown it.';
+
+CREATE FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -96,13 +110,13 @@ begin
     v_charged and h.funding = 'included', v_charged and h.funding = 'overage',
     case when v_charged then h.overage_charge else 0 end
   from public.query_holds h where h.id = p_hold_id
-  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
-  into id, outcome, charged_usd, cost_usd, message_id;
+  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key;
   delete from public.query_holds h where h.id = p_hold_id;
 end
 $$;
 
-COMMENT ON FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) IS 'Turns a hold into its one usage_logs row, and returns of that what matters; id is null where there is no hold. The hold is locked.';
+COMMENT ON FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) IS 'Turns a hold into its one usage_logs row, and returns of that what matters; id is null where there is no hold. The hold is locked.';
 
 CREATE FUNCTION private.ended(p_query_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -147,7 +161,7 @@ $$;
 
 COMMENT ON FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) IS 'A user''s conversation by the chat''s id, null where it is new. NTFND where it is somebody else''s.';
 
-CREATE FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) RETURNS record
+CREATE FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -156,7 +170,7 @@ declare
 begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
   select * into v_hold from public.query_holds h where h.id = p_hold_id;
-  select e.* into id, outcome, charged_usd, cost_usd, message_id
+  select e.* into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
   from private.end_query(p_hold_id, p_outcome, p_usage, null, null) e;
   if v_hold.funding = 'included' then
     update public.user_subscriptions s set
@@ -176,15 +190,15 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) IS 'Ends a query without a charge: the same day''s count, the same pack or the same period''s overage gets it back. Returns what end_query returns. The user is locked.';
+COMMENT ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) IS 'Ends a query without a charge: the same day''s count, the same pack or the same period''s overage gets it back. Returns what end_query returns. The user is locked.';
 
-CREATE FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) RETURNS record
+CREATE FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 begin
-  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
-  into id, outcome, charged_usd, cost_usd, message_id
+  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
   from public.usage_logs u where u.id = p_hold_id;
   if id is null then
     raise exception using errcode = 'NOHLD', message = 'There is no such query.';
@@ -192,7 +206,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) IS 'How a query ended, as end_query says it. NOHLD: never admitted.';
+COMMENT ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) IS 'How a query ended, as end_query says it. NOHLD: never admitted.';
 
 CREATE TABLE public.query_holds (
     id uuid NOT NULL,
@@ -470,6 +484,21 @@ $$;
 
 COMMENT ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) IS 'Says why nothing but an own key would pay for a user''s query now, and records it: the newest fifty of a user. The user is locked.';
 
+CREATE FUNCTION private.sealed_key(p_user_id uuid, p_provider text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', k.id, 'encrypted_key', encode(k.encrypted_key, 'base64'), 'encryption_iv', encode(k.encryption_iv, 'base64'),
+      'encryption_tag', encode(k.encryption_tag, 'base64'), 'encryption_key_id', k.encryption_key_id)
+    from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider);
+end
+$$;
+
+COMMENT ON FUNCTION private.sealed_key(p_user_id uuid, p_provider text) IS 'A user''s sealed key for a provider, bytes in base64; null where there is none.';
+
 CREATE FUNCTION private.start_subscription() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -525,6 +554,7 @@ declare
   v_charge numeric := 0.0;
   v_taken integer := 0;
   v_conversation_id uuid;
+  v_key jsonb;
   v_history jsonb := '[]'::jsonb;
   v_remaining integer;
   v_resets_at timestamptz;
@@ -614,7 +644,9 @@ begin
     v_taken := 1;
   end if;
 
-  if v.funding = 'included' then
+  if v.funding = 'byok' then
+    v_key := private.sealed_key(p_user_id, v_provider);
+  elsif v.funding = 'included' then
     v_remaining := greatest(0, v.quota_limit - v.used - v_taken);
     v_resets_at := case when not v.for_life then (v.quota_date + 1)::timestamp at time zone 'UTC' end;
   elsif v.funding = 'credit' then
@@ -630,11 +662,33 @@ begin
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
-    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history);
+    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
+    'key', v_key);
 end
 $$;
 
-COMMENT ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) IS 'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is left, recent history. Sent again with the same hold id it returns the same hold, so a lost response can be asked for again. p_own_key: whether a key of the user''s own pays; null: if there is one. NTFND: somebody else''s conversation; NOMDL: a model the plan does not have.';
+COMMENT ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) IS 'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is left, recent history, the sealed key if an own one pays. Sent again with the same hold id it returns the same hold, so a lost response can be asked for again. p_own_key: whether a key of the user''s own pays; null: if there is one. NTFND: somebody else''s conversation; NOMDL: a model the plan does not have.';
+
+CREATE FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', old.id, 'user_id', old.user_id, 'provider', old.provider,
+      'encrypted_key', encode(old.encrypted_key, 'base64'), 'encryption_iv', encode(old.encryption_iv, 'base64'),
+      'encryption_tag', encode(old.encryption_tag, 'base64'), 'encryption_key_id', old.encryption_key_id)
+      order by old.id), '[]')
+    from (
+      select * from public.user_api_keys k
+      where k.encryption_key_id <> p_current and (k.id > p_after or p_after is null)
+      order by k.id limit least(p_limit, 1000)
+    ) old);
+end
+$$;
+
+COMMENT ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) IS 'Sealed keys that another than the current key of the ring sealed, by id from p_after on, at most 1,000.';
 
 CREATE FUNCTION public.can_user_query(p_user_id uuid) RETURNS TABLE(can_query boolean, reason text, requires_payment boolean)
     LANGUAGE plpgsql STABLE
@@ -687,6 +741,19 @@ $$;
 
 COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, at most 1,000 a call; returns how many. Pinned ones stay while the plan keeps history. Call it until 0.';
 
+CREATE FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform from auth.users where id = p_user_id for key share;
+  delete from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider;
+  return found;
+end
+$$;
+
+COMMENT ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) IS 'Deletes a user''s key for a provider; returns whether there was one.';
+
 CREATE FUNCTION public.explain_query(p_request_id text) RETURNS TABLE(query_id uuid, user_id uuid, request_id text, decided_at timestamp with time zone, decision text, reason text, funding text, tier text, quota_used integer, quota_limit integer, overage_used numeric, overage_limit numeric, credit_pack_id uuid, outcome text, charged_usd numeric, cost_usd numeric, tokens_total integer, provider text, model text)
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -709,6 +776,94 @@ CREATE FUNCTION public.explain_query(p_request_id text) RETURNS TABLE(query_id u
 $$;
 
 COMMENT ON FUNCTION public.explain_query(p_request_id text) IS 'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while it runs. A signed-in user is shown their own.';
+
+CREATE FUNCTION public.get_api_key(p_user_id uuid, p_provider text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  return private.sealed_key(p_user_id, p_provider);
+end
+$$;
+
+COMMENT ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) IS 'A user''s sealed key for a provider, active or not; null where there is none.';
+
+CREATE FUNCTION public.list_api_keys() RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Only a signed-in user has keys.';
+  end if;
+  return jsonb_build_object(
+    'allowed', coalesce((select s.allows_byok from private.standing s where s.user_id = v_user_id), false),
+    'keys', coalesce((
+      select jsonb_agg(
+        private.describe_key(k.provider, k.hint, k.is_active, k.last_validated_at, k.validation_error, k.created_at)
+        order by k.provider)
+      from public.user_api_keys k where k.user_id = v_user_id), '[]'));
+end
+$$;
+
+COMMENT ON FUNCTION public.list_api_keys() IS 'The signed-in user''s stored keys without anything of what is in them, and whether the plan allows any.';
+
+CREATE FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v public.user_api_keys;
+begin
+  perform from auth.users where id = p_user_id for key share;
+  update public.user_api_keys k set
+    is_active = p_is_valid, last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
+    validation_error = case when not p_is_valid then p_error end
+  where k.id = p_id and k.user_id = p_user_id
+  returning k.* into v;
+  if not found then
+    return null;
+  end if;
+  return private.describe_key(
+    v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
+end
+$$;
+
+COMMENT ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) IS 'Notes what the provider said of a key. Null where the key has been replaced or deleted since.';
+
+CREATE FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v public.user_api_keys;
+begin
+  perform from auth.users where id = p_user_id for key share;
+  if not coalesce((select s.allows_byok from private.standing s where s.user_id = p_user_id), false) then
+    raise exception using errcode = 'NBYOK', message = 'The plan does not allow keys of the user''s own.';
+  end if;
+  -- A replaced key gets a new id, so that what is learnt about the old one is not said of it.
+  insert into public.user_api_keys as k (
+    id, created_at, user_id, provider, encrypted_key, encryption_iv, encryption_tag, encryption_key_id, hint,
+    is_active, last_validated_at)
+  values (
+    p_id, private.clock(), p_user_id, p_provider, decode(p_encrypted_key, 'base64'),
+    decode(p_encryption_iv, 'base64'), decode(p_encryption_tag, 'base64'), p_encryption_key_id, p_hint, true,
+    case when p_is_valid then private.clock() end)
+  on conflict (user_id, provider) do update set
+    id = excluded.id, created_at = excluded.created_at, encrypted_key = excluded.encrypted_key,
+    encryption_iv = excluded.encryption_iv, encryption_tag = excluded.encryption_tag,
+    encryption_key_id = excluded.encryption_key_id, hint = excluded.hint, is_active = true,
+    last_validated_at = excluded.last_validated_at, validation_error = null
+  returning k.* into v;
+  return private.describe_key(
+    v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
+end
+$$;
+
+COMMENT ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) IS 'Stores a sealed key, in place of the one that the user had for the provider. Bytes are base64. p_is_valid: the provider has just accepted it. NBYOK: the plan does not allow it.';
 
 CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, subject text, expected text, found text)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -881,6 +1036,33 @@ $$;
 
 COMMENT ON FUNCTION public.reset_monthly_overages() IS 'Starts the overage counter of every period that has ended anew; returns how many. Forgets no money.';
 
+CREATE FUNCTION public.rotate_api_keys(p_rows jsonb) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_rotated integer;
+begin
+  -- What has been replaced or rotated since it was read has another nonce, and is left alone.
+  with resealed as (
+    select k.id, r.encrypted_key, r.encryption_iv, r.encryption_tag, r.encryption_key_id
+    from jsonb_to_recordset(p_rows) r (
+      id uuid, old_iv text, encrypted_key text, encryption_iv text, encryption_tag text, encryption_key_id text)
+    join public.user_api_keys k on k.id = r.id and k.encryption_iv = decode(r.old_iv, 'base64')
+    order by k.id
+    for no key update of k skip locked
+  )
+  update public.user_api_keys k set
+    encrypted_key = decode(r.encrypted_key, 'base64'), encryption_iv = decode(r.encryption_iv, 'base64'),
+    encryption_tag = decode(r.encryption_tag, 'base64'), encryption_key_id = r.encryption_key_id
+  from resealed r where k.id = r.id;
+  get diagnostics v_rotated = row_count;
+  return v_rotated;
+end
+$$;
+
+COMMENT ON FUNCTION public.rotate_api_keys(p_rows jsonb) IS 'Replaces seals: [{id, old_iv, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}]. Returns how many; rows that changed since they were read, or are being changed, stay as they are.';
+
 CREATE FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb DEFAULT '{}'::jsonb, p_turn jsonb DEFAULT NULL::jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -911,6 +1093,12 @@ begin
     case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
     v_ended := private.how_it_ended(p_hold_id);
+  elsif v_ended.used_byo_key then
+    -- The provider has answered to it, so a key that could not be checked when it was stored is valid.
+    update public.user_api_keys k set last_validated_at = u.created_at, validation_error = null
+    from public.usage_logs u
+    where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
+      and k.last_validated_at is null and k.created_at <= u.query_timestamp;
   end if;
   return jsonb_build_object(
     'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
@@ -1882,15 +2070,19 @@ GRANT ALL ON FUNCTION private.clock() TO service_role;
 
 REVOKE ALL ON FUNCTION private.conversation_key(p_chat_id text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) TO authenticated;
+GRANT ALL ON FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) TO service_role;
+
+REVOKE ALL ON FUNCTION private.end_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.ended(p_query_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.query_holds TO authenticated;
 GRANT SELECT ON TABLE public.query_holds TO service_role;
@@ -1921,6 +2113,8 @@ REVOKE ALL ON FUNCTION private.recent_messages(p_conversation_id uuid, p_questio
 
 REVOKE ALL ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.sealed_key(p_user_id uuid, p_provider text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.start_subscription() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
@@ -1930,6 +2124,9 @@ REVOKE ALL ON FUNCTION private.touch() FROM PUBLIC;
 REVOKE ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) TO service_role;
 
+REVOKE ALL ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.can_user_query(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO authenticated;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO service_role;
@@ -1937,9 +2134,24 @@ GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO service_role;
 REVOKE ALL ON FUNCTION public.cleanup_expired_conversations() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.cleanup_expired_conversations() TO service_role;
 
+REVOKE ALL ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) TO service_role;
+
 REVOKE ALL ON FUNCTION public.explain_query(p_request_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO authenticated;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.list_api_keys() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_api_keys() TO authenticated;
+
+REVOKE ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) TO service_role;
 
 REVOKE ALL ON FUNCTION public.reconcile() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.reconcile() TO service_role;
@@ -1952,6 +2164,9 @@ GRANT ALL ON FUNCTION public.release_stale_holds() TO service_role;
 
 REVOKE ALL ON FUNCTION public.reset_monthly_overages() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.reset_monthly_overages() TO service_role;
+
+REVOKE ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) TO service_role;

@@ -18,7 +18,7 @@ from functions.chat.turn import Chat
 from functions.common.auth import CurrentUser, Verifier
 from functions.common.database import Database
 from functions.common.observe import Observer
-from functions.common.settings import load
+from functions.common.settings import load, load_vault, variables
 from functions.common.web import create_app, json_body, json_response
 
 ChatBody = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
@@ -55,13 +55,14 @@ async def get_health() -> Response:
 
 def create() -> FastAPI:
     """The function's app, from the environment. Raises SettingsError."""
-    settings = load(ChatSettings)
+    known = variables()
+    settings, vault = load(ChatSettings, known), load_vault(known)
     observer = Observer("chat")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.verifier = Verifier(settings)
-        app.state.chat = Chat(Database(settings), Providers(settings), observer)
+        app.state.chat = Chat(Database(settings), Providers(settings), vault, observer)
         yield
         await app.state.chat.close()
 

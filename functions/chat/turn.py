@@ -25,6 +25,7 @@ from functions.common.database import Database
 from functions.common.errors import (
     AlreadyAnswered,
     AppError,
+    ByokKeyRejected,
     Internal,
     OverageLimitReached,
     PaymentRequired,
@@ -36,14 +37,16 @@ from functions.common.errors import (
 )
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
+from functions.common.vault import CannotOpen, PlainKey, Vault, unpack
 
 
 class Chat:
     """Runs turns. Holds what they share and keeps their tasks alive."""
 
-    def __init__(self, database: Database, providers: Providers, observer: Observer) -> None:
+    def __init__(self, database: Database, providers: Providers, vault: Vault, observer: Observer) -> None:
         self.database = database
         self.providers = providers
+        self.vault = vault
         self.observer = observer
         self._running: set[asyncio.Task[None]] = set()
 
@@ -146,12 +149,10 @@ class Turn:
 
     async def _stream(self, stream: MessageStream) -> FinishReason:
         """Say what the model says, to its end. Raises what the provider did wrong."""
-        if self.admission["funding"] == "byok":
-            # Keys cannot be stored yet. A query that one would pay for never moves to the platform's account.
-            raise Internal("an own key pays for this query, and there is no way to use one")
+        own_key = await self._own_key()
         reason: FinishReason | None = None
         try:
-            async with asyncio.timeout(limits.TURN_S), aclosing(await self._ask()) as events:
+            async with asyncio.timeout(limits.TURN_S), aclosing(await self._ask(own_key)) as events:
                 async for event in events:
                     match event:
                         case Opened():
@@ -165,11 +166,35 @@ class Turn:
                             reason = event.reason
         except TimeoutError as error:
             raise ProviderTimeout from error
+        except ByokKeyRejected as error:
+            await self._reject_own_key(error)
+            raise
         if reason is None or not any(self.texts):
             raise ProviderError  # nobody is charged for an answer without a word
         return reason
 
-    async def _ask(self) -> AsyncGenerator[Event, None]:
+    async def _own_key(self) -> PlainKey | None:
+        """The user's own key where it pays: never the platform's account instead. Raises ByokKeyRejected."""
+        if self.admission["funding"] != "byok":
+            return None
+        provider = self.admission["provider"]
+        try:
+            sealed = unpack(self.admission["key"])
+            return await self.chat.vault.open(sealed, self.user_id, provider)
+        except CannotOpen as error:
+            self.chat.observer.failure("own key not opened", error, **self._identity(), provider=provider)
+            raise ByokKeyRejected("Your own key can no longer be read. Store it again, or delete it.") from None
+
+    async def _reject_own_key(self, error: ByokKeyRejected) -> None:
+        """Note that the provider does not accept the key, so that the next query does not try it."""
+        key = self.admission["key"]
+        params = {"p_id": key["id"], "p_user_id": self.user_id, "p_is_valid": False, "p_error": error.sentence}
+        try:
+            await self.chat.database.call("note_api_key", params, repeatable=True)
+        except AppError as failure:
+            self.chat.observer.failure("rejected key not noted", failure, **self._identity())
+
+    async def _ask(self, own_key: PlainKey | None) -> AsyncGenerator[Event, None]:
         provider = await self.chat.providers.get(self.admission["provider"])
         return provider.stream(
             Prompt(
@@ -177,7 +202,8 @@ class Turn:
                 system=system_prompt(self.request.language, datetime.now(UTC)),
                 messages=[*self._history(), ("user", self.request.question.text)],
                 max_output_tokens=limits.OUTPUT_TOKENS,
-            )
+            ),
+            own_key,
         )
 
     def _history(self) -> list[tuple[str, str]]:
@@ -214,7 +240,7 @@ class Turn:
 
     async def _end_hold(self, function: str, outcome: str, params: Mapping[str, Any]) -> dict[str, Any]:
         observer = self.chat.observer
-        identity = {"request_id": self.request_id, "hold_id": self.hold_id, "user_id": self.user_id}
+        identity = self._identity()
         # In a thread, because the price list takes a moment to load.
         self.cost_usd = await asyncio.to_thread(
             cost_usd, self.admission["provider"], self.admission["model"], self.usage
@@ -249,6 +275,10 @@ class Turn:
             charged_usd=str(ended.get("charged_usd")),
         )
         return ended
+
+    def _identity(self) -> dict[str, str]:
+        """What a log line names a turn by."""
+        return {"request_id": self.request_id, "hold_id": self.hold_id, "user_id": self.user_id}
 
     async def _call(self, function: str, params: Mapping[str, Any]) -> dict[str, Any]:
         ended: dict[str, Any] = await self.chat.database.call(function, params, within=limits.SETTLE_S, repeatable=True)

@@ -15,6 +15,7 @@ from postgrest.exceptions import APIError
 from functions.common import money
 from functions.common.errors import (
     AppError,
+    ByokNotAllowed,
     Forbidden,
     Internal,
     ModelNotAvailable,
@@ -28,6 +29,7 @@ from functions.common.settings import SupabaseSettings
 ERRORS: Mapping[str, type[AppError]] = {
     "NTFND": NotFound,
     "NOMDL": ModelNotAvailable,
+    "NBYOK": ByokNotAllowed,
     "42501": Forbidden,  # insufficient_privilege
     "PGRST301": Unauthenticated,  # the user's token expired since we checked it
     "PGRST303": Unauthenticated,

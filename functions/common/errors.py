@@ -55,10 +55,22 @@ class PaymentRequired(AppError):
     message = "Your plan has no queries left. Upgrade or buy a credit pack to go on."
 
 
+class ByokBalanceExhausted(AppError):
+    status = 402
+    code = "byok_balance_exhausted"
+    message = "Your own account at the model provider has no credit left."
+
+
 class Forbidden(AppError):
     status = 403
     code = "forbidden"
     message = "You are not allowed to do this."
+
+
+class ByokNotAllowed(AppError):
+    status = 403
+    code = "byok_not_allowed"
+    message = "Your plan does not include keys of your own. Upgrade to use one."
 
 
 class NotFound(AppError):
@@ -101,6 +113,18 @@ class ModelNotAvailable(AppError):
     status = 422
     code = "model_not_available"
     message = "Your plan does not have this model."
+
+
+class ByokKeyRejected(AppError):
+    status = 422
+    code = "byok_key_rejected"
+    message = "The model provider does not accept your own key."
+
+
+class TooManyRequests(AppError):
+    status = 429
+    code = "too_many_requests"
+    message = "Too many requests; please try again in a moment."
 
 
 class QuotaExhausted(AppError):

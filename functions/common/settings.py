@@ -10,9 +10,12 @@ repr and JSON show stars.
 import json
 import os
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+if TYPE_CHECKING:
+    from functions.common.vault import Vault
 
 S = TypeVar("S", bound="Settings")
 
@@ -42,6 +45,13 @@ def _long_enough(value: SecretStr) -> SecretStr:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
+class ProviderAddresses(Settings):
+    """Where the model providers are, if not where their SDKs know: stand-ins and gateways."""
+
+    anthropic_base_url: BaseUrl | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    openai_base_url: BaseUrl | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+
+
 class SupabaseSettings(Settings):
     """The project the function belongs to. `url` has no trailing slash."""
 
@@ -53,14 +63,19 @@ class SupabaseSettings(Settings):
     )
 
 
-def load(kind: type[S], environ: Mapping[str, str] = os.environ) -> S:
-    """Read `kind` from the environment. An empty variable counts as missing.
+def variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment's variables that are not empty, and those of the secret that it names. Raises SettingsError."""
+    known = {name: value for name, value in environ.items() if value}
+    secret_id = known.pop("SECRETS_ID", None)
+    return {**_secrets(secret_id), **known} if secret_id else known
+
+
+def load(kind: type[S], known: Mapping[str, str] | None = None) -> S:
+    """Read `kind` from `variables()`. An empty variable counts as missing.
 
     Raises SettingsError naming every variable that is missing or malformed.
     """
-    known = {name: value for name, value in environ.items() if value}
-    if "SECRETS_ID" in known:
-        known = {**_secrets(known["SECRETS_ID"]), **known}
+    known = variables() if known is None else variables(known)
     try:
         return kind.model_validate(known)
     except ValidationError as error:
@@ -70,6 +85,16 @@ def load(kind: type[S], environ: Mapping[str, str] = os.environ) -> S:
             reason = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
             sentences.append(f"{name} {reason}.")
         raise SettingsError(" ".join(sentences)) from None
+
+
+def load_vault(known: Mapping[str, str]) -> "Vault":
+    """The vault of ENCRYPTION_KEYS; it reads `variables()` again by itself. Raises SettingsError."""
+    from functions.common.vault import RingError, Vault  # only two of the functions have it
+
+    try:
+        return Vault(known, variables)
+    except RingError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _secrets(secret_id: str) -> dict[str, str]:

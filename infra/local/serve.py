@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from functions.common.settings import SettingsError
 
 # The deployed functions: what makes each one's app.
-FUNCTIONS = ("functions.chat.handler",)
+FUNCTIONS = ("functions.chat.handler", "functions.keys.handler")
 # What a function imports when it first needs it. Here nobody's first answer waits for that.
 ON_DEMAND = ("functions.chat.providers.anthropic", "functions.chat.providers.openai", "genai_prices.data_snapshot")
 

@@ -131,6 +131,8 @@ class Stack:
             users = self._users(key)
             variables |= {"TRIAL_USER_ID": users["basic"]["id"], "TRIAL_USER_EMAIL": users["basic"]["email"]}
             servers.append((self._start_postgrest(key), f"{config.url(POSTGREST)}/"))
+        if not environ.get("ENCRYPTION_KEYS") and not environ.get("ENCRYPTION_KEY"):
+            variables["ENCRYPTION_KEY"] = self._encryption_key()
         if model_url and not real_anthropic:
             variables |= {"ANTHROPIC_API_KEY": "stand-in", "ANTHROPIC_BASE_URL": model_url}
         if model_url and not real_openai:
@@ -182,6 +184,14 @@ class Stack:
             self.notes.append(
                 f"{', '.join(changed)} changed since this database applied it: `make reset` starts from the new one."
             )
+
+    def _encryption_key(self) -> str:
+        """What seals the keys that are stored here: made on the first start, as lasting as the data."""
+        path = self.config.folder / "encryption-key"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32))
+        return path.read_text()
 
     def _users(self, key: SigningKey) -> dict[str, dict[str, str]]:
         """One user a tier, made on the first start: all of them or none."""
@@ -306,7 +316,7 @@ def reset(folder: Path) -> None:
             (folder / "postgres").rename(folder / "postgres.new")  # a start after a kill here sees no half a cluster
         for name in ("postgres.new", "logs"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("signing-key.pem", "jwks.json", "stack.json"):
+        for name in ("signing-key.pem", "encryption-key", "jwks.json", "stack.json"):
             (folder / name).unlink(missing_ok=True)
 
 

@@ -51,7 +51,9 @@ class Function:
     sources: tuple[str, ...]
 
 
-FUNCTIONS = (Function("chat", "requirements/chat.txt", ("functions/common", "functions/chat")),)
+FUNCTIONS = tuple(
+    Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}")) for name in ("chat", "keys")
+)
 
 # Of what the wheels bring: never imported on Lambda. Licences and METADATA stay, the first because they must
 # accompany the code, the second (with entry_points.txt) for importlib.metadata.

@@ -114,6 +114,22 @@ comment on function private.find_conversation(uuid, text) is
 revoke all on function private.find_conversation(uuid, text) from public, anon, authenticated, service_role;
 
 
+create or replace function private.sealed_key(p_user_id uuid, p_provider text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', k.id, 'encrypted_key', encode(k.encrypted_key, 'base64'), 'encryption_iv', encode(k.encryption_iv, 'base64'),
+      'encryption_tag', encode(k.encryption_tag, 'base64'), 'encryption_key_id', k.encryption_key_id)
+    from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider);
+end
+$$;
+comment on function private.sealed_key(uuid, text) is
+  'A user''s sealed key for a provider, bytes in base64; null where there is none.';
+revoke all on function private.sealed_key(uuid, text) from public, anon, authenticated, service_role;
+
+
 create or replace function private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer)
 returns jsonb
 language plpgsql stable set search_path = ''
@@ -158,6 +174,7 @@ declare
   v_charge numeric := 0.0;
   v_taken integer := 0;
   v_conversation_id uuid;
+  v_key jsonb;
   v_history jsonb := '[]'::jsonb;
   v_remaining integer;
   v_resets_at timestamptz;
@@ -247,7 +264,9 @@ begin
     v_taken := 1;
   end if;
 
-  if v.funding = 'included' then
+  if v.funding = 'byok' then
+    v_key := private.sealed_key(p_user_id, v_provider);
+  elsif v.funding = 'included' then
     v_remaining := greatest(0, v.quota_limit - v.used - v_taken);
     v_resets_at := case when not v.for_life then (v.quota_date + 1)::timestamp at time zone 'UTC' end;
   elsif v.funding = 'credit' then
@@ -263,14 +282,15 @@ begin
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
-    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history);
+    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
+    'key', v_key);
 end
 $$;
 comment on function
   public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, boolean) is
   'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, '
   'in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is '
-  'left, recent history. Sent again with the same hold id it returns the same hold, so a lost response can be asked '
+  'left, recent history, the sealed key if an own one pays. Sent again with the same hold id it returns the same hold, so a lost response can be asked '
   'for again. p_own_key: whether a key of the user''s own pays; null: if there is one. NTFND: somebody else''s '
   'conversation; NOMDL: a model the plan does not have.';
 revoke all on function

@@ -3,7 +3,8 @@
 
 create or replace function private.end_query(
   p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid,
-  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid)
+  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
+  out used_byo_key boolean)
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -24,8 +25,8 @@ begin
     v_charged and h.funding = 'included', v_charged and h.funding = 'overage',
     case when v_charged then h.overage_charge else 0 end
   from public.query_holds h where h.id = p_hold_id
-  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
-  into id, outcome, charged_usd, cost_usd, message_id;
+  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key;
   delete from public.query_holds h where h.id = p_hold_id;
 end
 $$;
@@ -37,12 +38,13 @@ revoke all on function private.end_query(uuid, text, jsonb, uuid, uuid)
 
 
 create or replace function private.how_it_ended(
-  p_hold_id uuid, out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid)
+  p_hold_id uuid, out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
+  out used_byo_key boolean)
 language plpgsql stable set search_path = ''
 as $$
 begin
-  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id
-  into id, outcome, charged_usd, cost_usd, message_id
+  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
   from public.usage_logs u where u.id = p_hold_id;
   if id is null then
     raise exception using errcode = 'NOHLD', message = 'There is no such query.';
@@ -55,7 +57,8 @@ revoke all on function private.how_it_ended(uuid) from public, anon, authenticat
 
 create or replace function private.give_back(
   p_hold_id uuid, p_outcome text, p_usage jsonb,
-  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid)
+  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
+  out used_byo_key boolean)
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -63,7 +66,7 @@ declare
 begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
   select * into v_hold from public.query_holds h where h.id = p_hold_id;
-  select e.* into id, outcome, charged_usd, cost_usd, message_id
+  select e.* into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
   from private.end_query(p_hold_id, p_outcome, p_usage, null, null) e;
   if v_hold.funding = 'included' then
     update public.user_subscriptions s set
@@ -176,6 +179,12 @@ begin
     case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
     v_ended := private.how_it_ended(p_hold_id);
+  elsif v_ended.used_byo_key then
+    -- The provider has answered to it, so a key that could not be checked when it was stored is valid.
+    update public.user_api_keys k set last_validated_at = u.created_at, validation_error = null
+    from public.usage_logs u
+    where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
+      and k.last_validated_at is null and k.created_at <= u.query_timestamp;
   end if;
   return jsonb_build_object(
     'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from functions.chat.settings import ChatSettings
+from functions.common.vault import PlainKey
 
 FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "other"]
 
@@ -61,10 +62,11 @@ Event = Opened | Text | Usage | Finished
 class Provider(Protocol):
     """One model provider."""
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
-        """Ask. The first event is Opened, the last is Finished.
+    def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
+        """Ask, on the user's own account where there is a key, else on the platform's.
 
-        Raises ProviderError, ProviderOverloaded or ProviderTimeout, at any point.
+        The first event is Opened, the last is Finished. Raises ProviderError, ProviderOverloaded or ProviderTimeout, at
+        any point; with an own key ByokKeyRejected, ByokBalanceExhausted and TooManyRequests too.
         """
         ...
 

@@ -13,10 +13,11 @@ from anthropic.types import MessageParam
 
 from functions.chat import limits
 from functions.chat.providers import Event, Finished, FinishReason, Opened, Prompt, Text, Usage
-from functions.chat.providers.faults import in_band, named
+from functions.chat.providers.faults import Faults
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
 from functions.common.errors import ProviderError
+from functions.common.vault import PlainKey
 
 REASONS: Mapping[str, FinishReason] = {
     "end_turn": "stop",
@@ -34,14 +35,17 @@ class Anthropic:
     def __init__(self, client: AsyncAnthropic) -> None:
         self._client = client
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
         messages: list[MessageParam] = [
             ({"role": "assistant", "content": text} if role == "assistant" else {"role": "user", "content": text})
             for role, text in prompt.messages
         ]
-        with named(anthropic):
-            async with self._client.messages.with_streaming_response.create(
+        # Another key on the same connections.
+        client = self._client if own_key is None else self._client.with_options(api_key=own_key.reveal())
+        faults = Faults(anthropic, "Anthropic", own_account=own_key is not None)
+        with faults.named():
+            async with client.messages.with_streaming_response.create(
                 model=prompt.model,
                 max_tokens=prompt.max_output_tokens,
                 # The prompt's beginning is the same for everyone: its cache is read at a tenth of the price.
@@ -66,7 +70,7 @@ class Anthropic:
                         case "message_stop":
                             break
                         case "error":
-                            raise in_band(event["error"].get("type"))
+                            raise faults.in_band(event["error"].get("type"))
                 if reason is None:
                     raise ProviderError  # it ended without saying that it was complete
                 yield Finished(REASONS.get(reason, "other"))

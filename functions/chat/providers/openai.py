@@ -13,10 +13,11 @@ from openai.types.responses import EasyInputMessageParam, ResponseInputParam
 
 from functions.chat import limits
 from functions.chat.providers import Event, Finished, Opened, Prompt, Text, Usage
-from functions.chat.providers.faults import in_band, named
+from functions.chat.providers.faults import Faults
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
 from functions.common.errors import ProviderError
+from functions.common.vault import PlainKey
 
 
 class OpenAI:
@@ -25,14 +26,17 @@ class OpenAI:
     def __init__(self, client: AsyncOpenAI) -> None:
         self._client = client
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
         messages: ResponseInputParam = [
             EasyInputMessageParam(role="assistant" if role == "assistant" else "user", content=text)
             for role, text in prompt.messages
         ]
-        with named(openai):
-            async with self._client.responses.with_streaming_response.create(
+        # Another key on the same connections.
+        client = self._client if own_key is None else self._client.with_options(api_key=own_key.reveal())
+        faults = Faults(openai, "OpenAI", own_account=own_key is not None)
+        with faults.named():
+            async with client.responses.with_streaming_response.create(
                 model=prompt.model,
                 max_output_tokens=prompt.max_output_tokens,
                 instructions=prompt.system,
@@ -56,10 +60,10 @@ class OpenAI:
                             return
                         case "response.failed":
                             yield tokens(event["response"])
-                            raise in_band((event["response"].get("error") or {}).get("code"))
+                            raise faults.in_band((event["response"].get("error") or {}).get("code"))
                         case "error":
                             # Documented flat, sent nested.
-                            raise in_band((event.get("error") or event).get("code"))
+                            raise faults.in_band((event.get("error") or event).get("code"))
                 raise ProviderError  # it ended without saying that it was complete
 
     async def close(self) -> None:

@@ -1,0 +1,1 @@
+"""Scheduled jobs. No web framework in here."""

@@ -1,0 +1,45 @@
+"""The jobs by name, for Lambda's events and for the command line: `python -m functions.maintenance <job>`."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from functions.common.database import Database
+from functions.common.observe import Observer
+from functions.common.settings import SupabaseSettings, load, load_vault, variables
+from functions.maintenance.rotate_keys import rotate_keys
+
+Progress = Callable[[str], None]
+Job = Callable[[Database, Mapping[str, str], Progress], Awaitable[dict[str, Any]]]
+
+
+async def _rotate_keys(database: Database, known: Mapping[str, str], progress: Progress) -> dict[str, Any]:
+    return await rotate_keys(database, load_vault(known), progress)
+
+
+JOBS: Mapping[str, Job] = {"rotate-keys": _rotate_keys}
+
+
+async def run(name: str, progress: Progress) -> dict[str, Any]:
+    """Run a job; returns its counts. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
+    job = JOBS[name]
+    known = variables()
+    database = Database(load(SupabaseSettings, known))
+    observer = Observer("maintenance")
+    started = time.monotonic()
+    try:
+        counts = await job(database, known, progress)
+    except Exception as error:
+        observer.failure("job failed", error, job=name)
+        raise
+    finally:
+        await database.close()
+    duration_ms = round((time.monotonic() - started) * 1000, 1)
+    observer.info("job", job=name, duration_ms=duration_ms, counts={k: v for k, v in counts.items() if type(v) is int})
+    return counts
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """What Lambda calls, with `{"job": "<name>"}`."""
+    return asyncio.run(run(event["job"], lambda _: None))
