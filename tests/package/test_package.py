@@ -28,6 +28,7 @@ from infra.package import __main__ as package
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "never-to-be-written-down"
+NAMES = ("chat", "keys")
 SECRETS = ("SUPABASE_SERVICE_ROLE_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "ENCRYPTION_KEY", "STRIPE_SECRET_KEY")
 ORIGINS = "https://app.example,https://www.example"
 TRAPS = (
@@ -47,9 +48,8 @@ class Packaged:
     second: Path
     output: str
 
-    @property
-    def artifact(self) -> Path:
-        return self.first / ".build" / "chat.zip"
+    def artifact(self, name: str = "chat") -> Path:
+        return self.first / ".build" / f"{name}.zip"
 
     @property
     def template(self) -> dict[str, Any]:
@@ -60,13 +60,15 @@ class Packaged:
         """The properties of every resource of one type."""
         return [r["Properties"] for r in self.template["Resources"].values() if r["Type"] == kind]
 
-    @property
-    def function(self) -> dict[str, Any]:
-        return self.template["Resources"]["ChatLambdaFunction"]["Properties"]  # type: ignore[no-any-return]
+    def resource(self, logical_id: str) -> dict[str, Any]:
+        """The properties of one resource."""
+        return self.template["Resources"][logical_id]["Properties"]  # type: ignore[no-any-return]
 
-    @property
-    def environment(self) -> dict[str, Any]:
-        return self.function["Environment"]["Variables"]  # type: ignore[no-any-return]
+    def function(self, name: str = "chat") -> dict[str, Any]:
+        return self.resource(f"{name.capitalize()}LambdaFunction")
+
+    def environment(self, name: str = "chat") -> dict[str, Any]:
+        return self.function(name)["Environment"]["Variables"]  # type: ignore[no-any-return]
 
 
 def plant(tree: Path) -> Path:
@@ -122,63 +124,76 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 # The template
 
 
-def test_the_url_streams_and_leaves_authentication_to_the_app(packaged: Packaged) -> None:
+@pytest.mark.parametrize(("name", "mode"), [("chat", "RESPONSE_STREAM"), ("keys", None)])
+def test_the_url_leaves_authentication_to_the_app_and_the_chats_streams(
+    packaged: Packaged, name: str, mode: str | None
+) -> None:
     """AuthType NONE needs both permissions: without the second, every request is answered 403."""
-    (url,) = packaged.properties("AWS::Lambda::Url")
-    assert url["InvokeMode"] == "RESPONSE_STREAM"
+    logical_id = f"{name.capitalize()}LambdaFunctionUrl"
+    url = packaged.resource(logical_id)
+    assert url.get("InvokeMode") == mode
     assert url["AuthType"] == "NONE"
-    permissions = packaged.properties("AWS::Lambda::Permission")
+    permissions = [
+        p for p in packaged.properties("AWS::Lambda::Permission") if p["FunctionName"] == url["TargetFunctionArn"]
+    ]
     assert {
         (p["Action"], p["Principal"], p.get("FunctionUrlAuthType"), p.get("InvokedViaFunctionUrl")) for p in permissions
     } == {
         ("lambda:InvokeFunctionUrl", "*", "NONE", None),
         ("lambda:InvokeFunction", "*", None, True),
     }
-    assert {json.dumps(p["FunctionName"]) for p in permissions} == {json.dumps(url["TargetFunctionArn"])}
-    assert packaged.template["Outputs"]["ChatLambdaFunctionUrl"]["Value"] == {
-        "Fn::GetAtt": ["ChatLambdaFunctionUrl", "FunctionUrl"]
-    }
+    assert packaged.template["Outputs"][logical_id]["Value"] == {"Fn::GetAtt": [logical_id, "FunctionUrl"]}
 
 
-def test_the_url_answers_preflights_for_the_allowed_origins_only(packaged: Packaged) -> None:
-    (url,) = packaged.properties("AWS::Lambda::Url")
-    cors = url["Cors"]
+def test_every_function_has_a_url_of_its_own(packaged: Packaged) -> None:
+    for kind in ("AWS::Lambda::Function", "AWS::Lambda::Url", "AWS::IAM::Role", "AWS::SecretsManager::Secret"):
+        assert len(packaged.properties(kind)) == len(NAMES), kind
+
+
+@pytest.mark.parametrize(("name", "methods"), [("chat", {"GET", "POST"}), ("keys", {"GET", "POST", "PUT", "DELETE"})])
+def test_the_url_answers_preflights_for_the_allowed_origins_only(
+    packaged: Packaged, name: str, methods: set[str]
+) -> None:
+    cors = packaged.resource(f"{name.capitalize()}LambdaFunctionUrl")["Cors"]
     assert cors["AllowOrigins"] == {"Fn::Split": [",", ORIGINS]}
-    assert set(cors["AllowMethods"]) == {"GET", "POST"}
+    assert set(cors["AllowMethods"]) == methods
     assert set(cors["AllowHeaders"]) == {"authorization", "content-type", "accept", "x-client-info"}
     assert set(cors["ExposeHeaders"]) == {"x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"}
     assert 0 < cors["MaxAge"] <= 86_400
     assert "AllowCredentials" not in cors
-    assert packaged.environment["ALLOWED_ORIGINS"] == ORIGINS
+    assert packaged.environment(name)["ALLOWED_ORIGINS"] == ORIGINS
 
 
 def test_the_function_runs_under_the_web_adapter(packaged: Packaged) -> None:
-    assert packaged.function["Layers"] == [
+    assert packaged.function()["Layers"] == [
         "arn:aws:lambda:ca-central-1:753240598075:layer:LambdaAdapterLayerArm64:27",
     ]
-    assert packaged.function["Handler"] == "functions/chat/run.sh"
+    assert packaged.function()["Handler"] == "functions/chat/run.sh"
     expected = {
         "AWS_LAMBDA_EXEC_WRAPPER": "/opt/bootstrap",
         "AWS_LWA_INVOKE_MODE": "response_stream",
         "AWS_LWA_READINESS_CHECK_PATH": "/health",
     }
-    assert expected.items() <= packaged.environment.items()
-    assert packaged.environment["AWS_LWA_PORT"].isdecimal()
+    assert expected.items() <= packaged.environment().items()
+    assert packaged.environment()["AWS_LWA_PORT"].isdecimal()
 
 
-def test_what_one_turn_and_all_turns_together_can_cost_is_bounded(packaged: Packaged) -> None:
-    assert packaged.function["Timeout"] == 180
-    assert 0 < packaged.function["ReservedConcurrentExecutions"] <= 1000
-    assert packaged.function["MemorySize"] <= 2048
-    (log,) = packaged.properties("AWS::Logs::LogGroup")
-    assert log["LogGroupName"] == f"/aws/lambda/{packaged.function['FunctionName']}"
+@pytest.mark.parametrize(("name", "seconds"), [("chat", 180), ("keys", 15)])
+def test_what_one_request_and_all_together_can_cost_is_bounded(packaged: Packaged, name: str, seconds: int) -> None:
+    function = packaged.function(name)
+    assert function["Timeout"] == seconds
+    assert 0 < function["ReservedConcurrentExecutions"] <= 1000
+    assert function["MemorySize"] <= 2048
+    log = packaged.resource(f"{name.capitalize()}LogGroup")
+    assert log["LogGroupName"] == f"/aws/lambda/{function['FunctionName']}"
     assert log["RetentionInDays"] > 0
 
 
-def test_the_role_writes_its_own_log_and_reads_one_secret(packaged: Packaged) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_role_writes_its_own_log_and_reads_its_own_secret(packaged: Packaged, name: str) -> None:
     """No `*` anywhere, no managed policy, and no second role that osls made up."""
-    (role,) = packaged.properties("AWS::IAM::Role")
-    assert packaged.function["Role"] == {"Fn::GetAtt": ["ChatRole", "Arn"]}
+    role = packaged.resource(f"{name.capitalize()}Role")
+    assert packaged.function(name)["Role"] == {"Fn::GetAtt": [f"{name.capitalize()}Role", "Arn"]}
     assert "ManagedPolicyArns" not in role
     (policy,) = role["Policies"]
     allowed: dict[str, list[str]] = {}
@@ -190,57 +205,74 @@ def test_the_role_writes_its_own_log_and_reads_one_secret(packaged: Packaged) ->
             allowed.setdefault(json.dumps(statement["Resource"]), []).append(action)
     assert "*" not in json.dumps(allowed)
     assert {resource: sorted(actions) for resource, actions in allowed.items()} == {
-        json.dumps({"Fn::GetAtt": ["ChatLogGroup", "Arn"]}): ["logs:CreateLogStream", "logs:PutLogEvents"],
-        json.dumps(packaged.environment["SECRETS_ID"]): ["secretsmanager:GetSecretValue"],
+        json.dumps({"Fn::GetAtt": [f"{name.capitalize()}LogGroup", "Arn"]}): [
+            "logs:CreateLogStream",
+            "logs:PutLogEvents",
+        ],
+        json.dumps(packaged.environment(name)["SECRETS_ID"]): ["secretsmanager:GetSecretValue"],
     }
+    assert packaged.environment(name)["SECRETS_ID"] == {"Ref": f"{name.capitalize()}Secrets"}
 
 
-def test_only_lambda_can_take_the_role(packaged: Packaged) -> None:
-    (role,) = packaged.properties("AWS::IAM::Role")
-    (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
-    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
-    assert statement["Action"] == "sts:AssumeRole"
+def test_only_lambda_can_take_a_role(packaged: Packaged) -> None:
+    for role in packaged.properties("AWS::IAM::Role"):
+        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+        assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+        assert statement["Action"] == "sts:AssumeRole"
 
 
-def test_no_secret_is_written_down(packaged: Packaged) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_no_secret_is_written_down(packaged: Packaged, name: str) -> None:
     """Neither a variable that would hold one, nor, though the build saw them all, one's value in any output."""
-    suspicious = {name for name in packaged.environment if "KEY" in name or "SECRET" in name or "TOKEN" in name}
+    suspicious = {v for v in packaged.environment(name) if "KEY" in v or "SECRET" in v or "TOKEN" in v}
     assert suspicious == {"SECRETS_ID", "SUPABASE_ANON_KEY"}
     for path in packaged.first.joinpath(".serverless").iterdir():
         assert MARKER not in path.read_text(), path.name
-    with zipfile.ZipFile(packaged.artifact) as archive:
-        ours = [name for name in archive.namelist() if name.startswith("functions/")]
-        assert not [name for name in ours if MARKER.encode() in archive.read(name)]
+    with zipfile.ZipFile(packaged.artifact(name)) as archive:
+        ours = [entry for entry in archive.namelist() if entry.startswith("functions/")]
+        assert not [entry for entry in ours if MARKER.encode() in archive.read(entry)]
     assert MARKER not in packaged.output
 
 
 def test_the_secrets_outlive_the_stack_and_are_created_empty(packaged: Packaged) -> None:
     """Without the encryption key, the keys that users stored could never be opened again."""
-    (secret,) = (r for r in packaged.template["Resources"].values() if r["Type"] == "AWS::SecretsManager::Secret")
-    assert secret["DeletionPolicy"] == secret["UpdateReplacePolicy"] == "Retain"
-    assert "SecretString" not in secret["Properties"]
+    for name in NAMES:
+        secret = packaged.template["Resources"][f"{name.capitalize()}Secrets"]
+        assert secret["DeletionPolicy"] == secret["UpdateReplacePolicy"] == "Retain"
+        assert "SecretString" not in secret["Properties"]
 
 
 # The artifact
 
 
-def test_the_artifact_holds_the_function_and_common_and_no_more_of_this_project(packaged: Packaged) -> None:
-    with zipfile.ZipFile(packaged.artifact) as archive:
+@pytest.mark.parametrize(
+    ("function", "own"),
+    [
+        ("chat", {"functions/chat/run.sh", "uvicorn/main.py"}),
+        ("keys", {"functions/keys/handler.py", "mangum/adapter.py"}),
+    ],
+)
+def test_the_artifact_holds_the_function_and_common_and_no_more_of_this_project(
+    packaged: Packaged, function: str, own: set[str]
+) -> None:
+    with zipfile.ZipFile(packaged.artifact(function)) as archive:
         names = {name for name in archive.namelist() if "__pycache__" not in name}
         assert not [name for name in archive.namelist() if "trap" in name]
-    assert {"functions/chat/run.sh", "functions/common/planted.py", "uvicorn/main.py"} <= names
-    assert {name.split("/")[1] for name in names if name.startswith("functions/")} <= {"chat", "common", "__init__.py"}
+    assert own | {"functions/common/planted.py"} <= names
+    folders = {name.split("/")[1] for name in names if name.startswith("functions/")}
+    assert folders <= {function, "common", "__init__.py"}
     assert not [name for name in names if name.startswith(("tests/", "infra/", "sql/", "bench/", "bin/", "boto"))]
 
 
-def test_the_artifact_carries_every_locked_package(packaged: Packaged) -> None:
+@pytest.mark.parametrize("function", NAMES)
+def test_the_artifact_carries_every_locked_package(packaged: Packaged, function: str) -> None:
     """As many as the lock names for Lambda: those that are marked as another platform's stay out."""
     locked = {
         line.split("==")[0].replace("-", "_").lower()
-        for line in (ROOT / "requirements/chat.txt").read_text().splitlines()
+        for line in (ROOT / f"requirements/{function}.txt").read_text().splitlines()
         if "==" in line and "sys_platform == 'emscripten'" not in line
     }
-    with zipfile.ZipFile(packaged.artifact) as archive:
+    with zipfile.ZipFile(packaged.artifact(function)) as archive:
         carried = {
             name.split("-")[0].replace(".", "_").lower()
             for name in archive.namelist()
@@ -250,13 +282,13 @@ def test_the_artifact_carries_every_locked_package(packaged: Packaged) -> None:
 
 
 def test_the_script_that_lambda_starts_is_executable(packaged: Packaged) -> None:
-    with zipfile.ZipFile(packaged.artifact) as archive:
+    with zipfile.ZipFile(packaged.artifact()) as archive:
         assert archive.getinfo("functions/chat/run.sh").external_attr >> 16 == stat.S_IFREG | 0o755
         assert archive.getinfo("functions/common/planted.py").external_attr >> 16 == stat.S_IFREG | 0o644
 
 
 def test_every_native_library_is_for_lambdas_processor(packaged: Packaged) -> None:
-    with zipfile.ZipFile(packaged.artifact) as archive:
+    with zipfile.ZipFile(packaged.artifact()) as archive:
         libraries = [name for name in archive.namelist() if name.endswith(".so")]
         headers = [archive.read(name)[:20] for name in libraries]
     assert len(libraries) > 5  # pydantic-core, cryptography, aiohttp, ...
@@ -265,7 +297,7 @@ def test_every_native_library_is_for_lambdas_processor(packaged: Packaged) -> No
 
 def test_bytecode_is_for_lambdas_python_and_never_checked_against_dates(packaged: Packaged) -> None:
     """Where this machine has no such Python there is none, and the build says so."""
-    with zipfile.ZipFile(packaged.artifact) as archive:
+    with zipfile.ZipFile(packaged.artifact()) as archive:
         compiled = {name: archive.read(name)[:8] for name in archive.namelist() if name.endswith(".pyc")}
     if "bytecode is left out" in packaged.output:
         assert compiled == {}
@@ -276,14 +308,16 @@ def test_bytecode_is_for_lambdas_python_and_never_checked_against_dates(packaged
     assert set(compiled.values()) == {magic + unchecked}
 
 
-def test_two_builds_are_the_same_bytes(packaged: Packaged) -> None:
-    assert packaged.artifact.read_bytes() == (packaged.second / ".build" / "chat.zip").read_bytes()
+@pytest.mark.parametrize("name", NAMES)
+def test_two_builds_are_the_same_bytes(packaged: Packaged, name: str) -> None:
+    assert packaged.artifact(name).read_bytes() == (packaged.second / ".build" / f"{name}.zip").read_bytes()
 
 
-def test_the_artifact_fits(packaged: Packaged) -> None:
-    with zipfile.ZipFile(packaged.artifact) as archive:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_artifact_fits(packaged: Packaged, name: str) -> None:
+    with zipfile.ZipFile(packaged.artifact(name)) as archive:
         assert sum(entry.file_size for entry in archive.infolist()) < 250_000_000
-    assert packaged.artifact.stat().st_size < 50_000_000
+    assert packaged.artifact(name).stat().st_size < 50_000_000
 
 
 # What makes a build fail
@@ -352,12 +386,12 @@ def test_a_function_in_one_list_only_stops_the_build(
     template = tmp_path / "template.json"
     template.write_text(json.dumps(packaged.template))
     monkeypatch.setattr(package, "TEMPLATE", template)
-    built = package.Artifact("chat", 1, 1, packaged.artifact)
-    package.check_template([built])
+    built = [package.Artifact(name, 1, 1, packaged.artifact(name)) for name in NAMES]
+    package.check_template(built)
     with pytest.raises(package.PackageError, match=r"chat is in serverless\.yml but not in FUNCTIONS"):
-        package.check_template([])
-    with pytest.raises(package.PackageError, match=r"keys is in FUNCTIONS but not in serverless\.yml"):
-        package.check_template([built, package.Artifact("keys", 1, 1, packaged.artifact)])
+        package.check_template(built[1:])
+    with pytest.raises(package.PackageError, match=r"trap is in FUNCTIONS but not in serverless\.yml"):
+        package.check_template([*built, package.Artifact("trap", 1, 1, packaged.artifact())])
 
 
 def test_another_runtime_than_the_one_built_for_stops_the_build(
@@ -369,7 +403,7 @@ def test_another_runtime_than_the_one_built_for_stops_the_build(
     template.write_text(json.dumps(changed))
     monkeypatch.setattr(package, "TEMPLATE", template)
     with pytest.raises(package.PackageError, match="another runtime"):
-        package.check_template([package.Artifact("chat", 1, 1, packaged.artifact)])
+        package.check_template([package.Artifact(name, 1, 1, packaged.artifact(name)) for name in NAMES])
 
 
 def test_a_warning_of_cfn_lint_stops_the_build(
