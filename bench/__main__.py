@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from bench import growth, metering
+from bench import growth, imports, metering
 
 
 def main() -> None:
     """Every benchmark, with progress."""
-    results = metering.run() + growth.run()
+    results = metering.run() + growth.run() + imports.run()
     print(f"\n{'what':<62} {'ours':>10} {'baseline':>10} {'ratio':>7}")
     for row in results:
         print(f"{row['what']:<62} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")

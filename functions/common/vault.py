@@ -13,7 +13,7 @@ import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,8 +22,8 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 PLAIN_LIMIT = 512  # characters of a provider's key
 ONLY_KEY_ID = "1"
-# How old a ring may be when something is sealed with it, and how often it is read again for a key it does not have:
-# a row can name any.
+# How old a ring may be when something is sealed with it, and how often it is read again for a key that it does not
+# have, or when it could not be read.
 REFRESH_S = 300.0
 COOLDOWN_S = 10.0
 
@@ -124,9 +124,10 @@ def read_ring(variables: Mapping[str, str]) -> dict[str, bytes]:
 def _key(digits: str) -> bytes | None:
     """32 bytes from 64 hex digits, or None."""
     try:
-        return bytes.fromhex(digits) if len(digits) == 64 else None
+        key = bytes.fromhex(digits)
     except ValueError:
         return None
+    return key if len(digits) == 64 and len(key) == 32 else None  # fromhex skips blanks
 
 
 class Vault:
@@ -144,13 +145,13 @@ class Vault:
     ) -> None:
         self._again = again
         self._now = now
+        self._missed: dict[str, float] = {}
+        self._reading: Any = None  # an asyncio.Lock, made where there is a loop
         self._set(read_ring(variables))
-        self._tried_at = -COOLDOWN_S
 
     def _set(self, ring: Mapping[str, bytes]) -> None:
         self._ring = {key_id: AESGCM(key) for key_id, key in ring.items()}
-        self._current = next(iter(ring))
-        self._read_at = self._tried_at = self._now()
+        self._read_at = self._now()
 
     def __repr__(self) -> str:
         return f"Vault({', '.join(self._ring)})"
@@ -158,38 +159,49 @@ class Vault:
     @property
     def current(self) -> str:
         """The id of the key that seals."""
-        return self._current
+        return next(iter(self._ring))
 
-    async def refresh(self, older_than: float = COOLDOWN_S) -> None:
-        """Read the ring again if it is older than so many seconds. A ring that cannot be read leaves this one."""
+    async def refresh(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Read the ring again, unless it is `enough` when our turn comes. What cannot be read changes nothing."""
         import asyncio  # where there is something to await, it is there already
 
-        if self._now() - max(self._read_at, self._tried_at) < older_than:
-            return
-        self._tried_at = self._now()
-        try:
-            self._set(read_ring(await asyncio.to_thread(self._again)))
-        except Exception:  # noqa: BLE001 -- whatever it is, it is worse to stop than to go on with what we have
-            self._tried_at = self._now()
+        if self._reading is None:
+            self._reading = asyncio.Lock()
+        async with self._reading:
+            if enough():
+                return
+            try:
+                self._set(read_ring(await asyncio.to_thread(self._again)))
+            except Exception:  # noqa: BLE001 -- whatever it is, it is worse to stop than to go on with what we have
+                self._read_at = self._now() - REFRESH_S + COOLDOWN_S  # old again in a moment
 
     async def seal(self, plain: PlainKey, user_id: str, provider: str) -> Sealed:
         """Seal a key for a user and a provider, with the newest key of the ring."""
-        await self.refresh(REFRESH_S)
+        if not self._is_young():
+            await self.refresh(self._is_young)
         return self.seal_now(plain, user_id, provider)
 
     def seal_now(self, plain: PlainKey, user_id: str, provider: str) -> Sealed:
         """Seal with the ring as it is."""
+        key_id, cipher = next(iter(self._ring.items()))
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ring[self._current].encrypt(
-            nonce, plain.reveal().encode(), _bound_to(user_id, provider, self._current)
-        )
-        return Sealed(self._current, nonce, sealed[:-TAG_BYTES], sealed[-TAG_BYTES:])
+        sealed = cipher.encrypt(nonce, plain.reveal().encode(), _bound_to(user_id, provider, key_id))
+        return Sealed(key_id, nonce, sealed[:-TAG_BYTES], sealed[-TAG_BYTES:])
 
     async def open(self, sealed: Sealed, user_id: str, provider: str) -> PlainKey:
         """The key of a user for a provider. Raises CannotOpen."""
-        if sealed.key_id not in self._ring:
-            await self.refresh()
+        if not self._knows(sealed.key_id):
+            await self.refresh(lambda: self._knows(sealed.key_id))
+            if sealed.key_id not in self._ring:
+                self._missed[sealed.key_id] = self._now()
         return self.open_now(sealed, user_id, provider)
+
+    def _is_young(self) -> bool:
+        return self._now() - self._read_at < REFRESH_S
+
+    def _knows(self, key_id: str) -> bool:
+        """Whether the ring has that key, or had not a moment ago."""
+        return key_id in self._ring or self._now() - self._missed.get(key_id, float("-inf")) < COOLDOWN_S
 
     def open_now(self, sealed: Sealed, user_id: str, provider: str) -> PlainKey:
         """Open with the ring as it is. Raises CannotOpen."""
@@ -202,9 +214,9 @@ class Vault:
             plain = cipher.decrypt(
                 sealed.nonce, sealed.ciphertext + sealed.tag, _bound_to(user_id, provider, sealed.key_id)
             )
-        except InvalidTag:
+            return PlainKey(plain.decode())
+        except (InvalidTag, UnicodeDecodeError):  # without its cause: the second has the plain text in it
             raise CannotOpen from None
-        return PlainKey(plain.decode())
 
 
 def _bound_to(user_id: str, provider: str, key_id: str) -> bytes:
