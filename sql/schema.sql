@@ -75,7 +75,7 @@ $_$;
 COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
 
 CREATE FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 begin
@@ -740,6 +740,17 @@ end
 $$;
 
 COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, at most 1,000 a call; returns how many. Pinned ones stay while the plan keeps history. Call it until 0.';
+
+CREATE FUNCTION public.count_keys_to_rotate(p_current text) RETURNS integer
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  return (select count(*) from public.user_api_keys k where k.encryption_key_id <> p_current);
+end
+$$;
+
+COMMENT ON FUNCTION public.count_keys_to_rotate(p_current text) IS 'How many sealed keys another than the current key of the ring sealed.';
 
 CREATE FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2133,6 +2144,9 @@ GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.cleanup_expired_conversations() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.cleanup_expired_conversations() TO service_role;
+
+REVOKE ALL ON FUNCTION public.count_keys_to_rotate(p_current text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.count_keys_to_rotate(p_current text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) TO service_role;

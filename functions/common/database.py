@@ -107,7 +107,8 @@ class Database:
 def translate(error: APIError) -> AppError:
     """The error of `common.errors` that a Data API error stands for."""
     code = str(error.code or "")
-    if code.startswith(OUT_OF_REACH):
+    # Empty: what PostgREST makes of a connection that ends between two statements.
+    if error.code == "" or code.startswith(OUT_OF_REACH):
         return Unavailable()
     kind = ERRORS.get(code, Internal)
     return kind(error.message if code in SPEAKS else None)

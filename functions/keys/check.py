@@ -37,6 +37,7 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> Verdict
             await connection.models.list(**query)
     except (sdk.AuthenticationError, sdk.PermissionDeniedError):
         return Verdict.REJECTED
-    except (sdk.APIError, TimeoutError):
+    except (sdk.APIError, TimeoutError, ValueError, AttributeError):
+        # The last two are the SDKs' own of a success that is no list of models: a proxy's page, say, or half an answer.
         return Verdict.UNREACHABLE
     return Verdict.VALID

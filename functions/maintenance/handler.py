@@ -26,20 +26,22 @@ async def run(name: str, progress: Progress) -> dict[str, Any]:
     job = JOBS[name]
     known = variables()
     database = Database(load(SupabaseSettings, known))
-    observer = Observer("maintenance")
-    started = time.monotonic()
     try:
-        counts = await job(database, known, progress)
-    except Exception as error:
-        observer.failure("job failed", error, job=name)
-        raise
+        return await job(database, known, progress)
     finally:
         await database.close()
-    duration_ms = round((time.monotonic() - started) * 1000, 1)
-    observer.info("job", job=name, duration_ms=duration_ms, counts={k: v for k, v in counts.items() if type(v) is int})
-    return counts
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """What Lambda calls, with `{"job": "<name>"}`."""
-    return asyncio.run(run(event["job"], lambda _: None))
+    observer = Observer("maintenance")
+    name = event["job"]
+    started = time.monotonic()
+    try:
+        counts = asyncio.run(run(name, lambda _: None))
+    except Exception as error:
+        observer.failure("job failed", error, job=name)
+        raise
+    duration_ms = round((time.monotonic() - started) * 1000, 1)
+    observer.info("job", job=name, duration_ms=duration_ms, counts={k: v for k, v in counts.items() if type(v) is int})
+    return counts

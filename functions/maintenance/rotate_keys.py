@@ -2,7 +2,7 @@
 
 In batches by id; each batch is one call, and replaces only what has not changed since it was read. Killed anywhere and
 started again it goes on with what is left, for a sealed key says which key of the ring sealed it. A row that does not
-open is left alone and reported by its id.
+open is left alone and reported by its id. The old key may go once nothing is left.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,9 @@ REPORTED = 100
 
 
 async def rotate_keys(database: Database, vault: Vault, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Returns `{"rotated", "unreadable", "unreadable_ids"}`: how many, and the first hundred ids that do not open.
+    """Returns `{"rotated", "left", "unreadable", "unreadable_ids"}`: how many, and the first hundred that do not open.
+
+    `left` are keys that were being changed each time we came, and are still under an older key of the ring.
 
     Raises Unavailable where the database is out of reach; what was rotated stays so.
     """
@@ -52,4 +54,10 @@ async def rotate_keys(database: Database, vault: Vault, progress: Callable[[str]
                 progress(f"rotate-keys: {rotated:,} keys sealed with {vault.current}")
         if not met:
             break
-    return {"rotated": rotated, "unreadable": len(unreadable), "unreadable_ids": list(unreadable)[:REPORTED]}
+    others = await database.call("count_keys_to_rotate", {"p_current": vault.current}, within=BATCH_S, repeatable=True)
+    return {
+        "rotated": rotated,
+        "left": max(0, others - len(unreadable)),
+        "unreadable": len(unreadable),
+        "unreadable_ids": list(unreadable)[:REPORTED],
+    }

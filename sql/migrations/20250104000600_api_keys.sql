@@ -8,7 +8,7 @@ create or replace function private.describe_key(
   p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamptz, p_validation_error text,
   p_created_at timestamptz)
 returns jsonb
-language plpgsql immutable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return jsonb_build_object(
@@ -162,6 +162,18 @@ comment on function public.api_keys_to_rotate(text, uuid, integer) is
   'Sealed keys that another than the current key of the ring sealed, by id from p_after on, at most 1,000.';
 revoke all on function public.api_keys_to_rotate(text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.api_keys_to_rotate(text, uuid, integer) to service_role;
+
+
+create or replace function public.count_keys_to_rotate(p_current text) returns integer
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (select count(*) from public.user_api_keys k where k.encryption_key_id <> p_current);
+end
+$$;
+comment on function public.count_keys_to_rotate(text) is 'How many sealed keys another than the current key of the ring sealed.';
+revoke all on function public.count_keys_to_rotate(text) from public, anon, authenticated, service_role;
+grant execute on function public.count_keys_to_rotate(text) to service_role;
 
 
 create or replace function public.rotate_api_keys(p_rows jsonb) returns integer

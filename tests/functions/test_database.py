@@ -131,6 +131,7 @@ async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> No
         ("P0001", errors.Internal),
         ("PGRST202", errors.Internal),
         (None, errors.Internal),
+        ("", errors.Unavailable),
     ],
 )
 def test_each_code_becomes_one_error(code: str | None, kind: type[errors.AppError]) -> None:

@@ -15,6 +15,7 @@ FUNCTIONS = """
 private.check_subscription             volatile   invoker  nobody
 private.clock                          volatile   invoker  authenticated service_role
 private.conversation_key               immutable  invoker  nobody
+private.describe_key                   stable     invoker  authenticated service_role
 private.end_query                      volatile   invoker  nobody
 private.ended                          stable     invoker  nobody
 private.find_conversation              stable     invoker  nobody
@@ -29,17 +30,26 @@ private.period_at                      immutable  invoker  authenticated service
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                stable     invoker  nobody
 private.refuse                         volatile   invoker  nobody
+private.sealed_key                     stable     invoker  nobody
 private.start_subscription             volatile   definer  nobody
 private.time_ordered_id                volatile   invoker  nobody
 private.touch                          volatile   invoker  nobody
 public.admit_query                     volatile   definer  service_role
+public.api_keys_to_rotate              stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
+public.count_keys_to_rotate            stable     definer  service_role
+public.delete_api_key                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
+public.get_api_key                     stable     definer  service_role
+public.list_api_keys                   stable     invoker  authenticated
+public.note_api_key                    volatile   definer  service_role
+public.put_api_key                     volatile   definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
 public.reset_monthly_overages          volatile   definer  service_role
+public.rotate_api_keys                 volatile   definer  service_role
 public.settle_query                    volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.usage_summary                   stable     invoker  authenticated

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from tests.conftest import new_user
-from tests.sql.metering import Db, admit, pack, settle
+from tests.sql.metering import Db, admit, key, pack, settle, value
 from tests.sql.test_settle_query import turn
 
 Connect = Callable[..., Db]
@@ -27,9 +27,12 @@ CHAT = "5f0c9a52-4b2c-4d40-9a34-3f6d7a3f2c11"
 THINGS = {
     "the user's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(user)s, 0))",
     "the hold's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(hold)s, 1))",
+    "the other hold's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(own_hold)s, 1))",
     "auth.users": "select from auth.users where id = %(user)s for update",
-    "query_holds": "select from public.query_holds where user_id = %(user)s for update",
+    "the hold": "select from public.query_holds where id = %(hold)s for update",
+    "the other hold": "select from public.query_holds where id = %(own_hold)s for update",
     "user_subscriptions": "select from public.user_subscriptions where user_id = %(user)s for update",
+    "user_api_keys": "select from public.user_api_keys where user_id = %(user)s for update",
     "credit_packs": "select from public.credit_packs where user_id = %(user)s for update",
     "conversations": "select from public.conversations where user_id = %(user)s for update",
 }
@@ -38,32 +41,58 @@ PROBES = {
     thing: lock.replace("select pg_", "select 1 / pg_try_") + "::integer" if "queue" in thing else f"{lock} nowait"
     for thing, lock in THINGS.items()
 }
+QUEUES = {thing for thing in THINGS if "queue" in thing}
 SETTLE = "select public.settle_query(%(hold)s, 'answered', '{}', %(turn)s::jsonb)"
+ADMIT = "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid(), %(chat)s"
+SEALED = (
+    "'AA==', encode(repeat('0', 12)::bytea, 'base64'), encode(repeat('0', 16)::bytea, 'base64'), '2', '…5678', true"
+)
 CALLS = {
-    "admit_query": "select public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid(), %(chat)s)",
-    "admit_query, with a lost hold": "select set_config('metering.now', '2100-01-01Z', true), "
-    "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid())",
+    "admit_query": f"select {ADMIT}, p_own_key => false)",
+    "admit_query, with an own key": f"select {ADMIT})",
+    "admit_query, with a lost hold": f"select set_config('metering.now', '2100-01-01Z', true), {ADMIT}, "
+    "p_own_key => false)",
     "settle_query": SETTLE,
+    "settle_query, with an own key": SETTLE.replace("hold", "own_hold"),
     "release_query": "select public.release_query(%(hold)s)",
+    "release_query, with an own key": "select public.release_query(%(own_hold)s)",
     "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
     "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
     "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",
     "cleanup_expired_conversations": "select set_config('metering.now', '2100-01-01Z', true), "
     "public.cleanup_expired_conversations()",
+    "put_api_key": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'openai', {SEALED})",
+    "put_api_key, a first one": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'anthropic', {SEALED})",
+    "note_api_key": "select public.note_api_key(%(key)s, %(user)s, false, 'Rejected')",
+    "delete_api_key": "select public.delete_api_key(%(user)s, 'openai')",
+    "rotate_api_keys": "select public.rotate_api_keys(jsonb_build_array(jsonb_build_object("
+    "'id', k.id, 'old_iv', encode(k.encryption_iv, 'base64'), 'encrypted_key', 'AA==',"
+    " 'encryption_iv', encode(k.encryption_iv, 'base64'), 'encryption_tag', encode(k.encryption_tag, 'base64'),"
+    " 'encryption_key_id', '2'))) from public.user_api_keys k where k.id = %(key)s",
     "the user's deletion": "delete from auth.users where id = %(user)s",
 }
 
 
 @pytest.fixture
 def someone(db: Db) -> dict[str, str]:
-    """A user who has used everything, with a query that runs on a credit."""
+    """A user who has used everything, with a query that runs on a credit and one on a key of their own."""
     user = new_user(db, "basic", stripe_subscription_id="sub_1", daily_quota=1, current_overage_amount=0)
     settle(db, admit(db, user)["hold_id"], turn=turn(CHAT, "q1"))
     pack(db, user, 5)
     hold = admit(db, user)
     assert hold["funding"] == "credit"
+    key(db, user, "openai")
+    own_hold = admit(db, user)
+    assert own_hold["funding"] == "byok"
     db.execute("update public.user_subscriptions set current_overage_amount = 1 where user_id = %s", (user,))
-    return {"user": user, "hold": hold["hold_id"], "chat": CHAT, "turn": turn(CHAT, "q2")}
+    return {
+        "user": user,
+        "hold": hold["hold_id"],
+        "own_hold": own_hold["hold_id"],
+        "key": value(db, "select id::text from public.user_api_keys"),
+        "chat": CHAT,
+        "turn": turn(CHAT, "q2"),
+    }
 
 
 def waits(db: Db, pid: int, done: threading.Event) -> bool:
@@ -114,7 +143,7 @@ def together(one: State, other: State) -> bool:
     """Whether both can be at the same time."""
     held = one[1] & other[1]
     alone = "auth.users" in held and DELETION in (one[0], other[0])
-    return not held & {"the user's queue", "the hold's queue"} and not alone
+    return not held & QUEUES and not alone
 
 
 def waits_for(one: State, other: State) -> bool:
@@ -142,6 +171,11 @@ def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dic
     assert held["admit_query", "credit_packs"] >= {"the user's queue", "auth.users"}
     assert held["settle_query", "conversations"] == {"the hold's queue", "auth.users"}
     assert held["release_query", "credit_packs"] >= {"the user's queue", "the hold's queue", "auth.users"}
+    assert held["settle_query, with an own key", "user_api_keys"] >= {"the other hold's queue", "conversations"}
+    assert held["put_api_key", "user_api_keys"] == {"auth.users"}
+    for change in ("put_api_key", "note_api_key", "delete_api_key"):
+        assert held[change, "user_subscriptions"] == {"auth.users", "user_api_keys"}
+    assert not {thing for call, thing in held if call == "rotate_api_keys"}  # it takes what it can get
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
 
 

@@ -227,7 +227,7 @@ def test_the_service_role_asks_can_user_query_about_anyone(connect: Connect, me:
 
 @pytest.mark.parametrize(
     ("role", "callable_functions"),
-    [("anon", []), ("authenticated", ["can_user_query", "explain_query", "usage_summary"])],
+    [("anon", []), ("authenticated", ["can_user_query", "explain_query", "list_api_keys", "usage_summary"])],
 )
 def test_the_service_roles_functions_are_refused_to_users(
     db: Db, connect: Connect, me: Somebody, role: str, callable_functions: list[str]
