@@ -56,6 +56,8 @@ class Chat:
         task = asyncio.create_task(turn.run())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        # Its failure has been told; asyncio would tell what it says, too.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return turn.feed
 
     async def close(self) -> None:

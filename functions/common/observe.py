@@ -4,6 +4,7 @@ Fields pass by allow-list, so a key, a token or a person's words cannot reach a 
 type and the place are told, never its text, which may quote what it was given.
 """
 
+import logging
 import traceback
 from typing import Any
 
@@ -28,6 +29,11 @@ ALLOWED = frozenset(
         "job", "counts",
     }
 )  # fmt: skip
+
+
+# A line that cannot be written is lost. Python would say why on the standard error, and quote the exception that was
+# being handled meanwhile.
+logging.raiseExceptions = False
 
 
 class AllowListFormatter(LambdaPowertoolsFormatter):
