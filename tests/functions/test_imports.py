@@ -20,6 +20,17 @@ HEAVY = {
         "aiohttp",
         "httpx2",
     },
+    "functions.keys.handler": {
+        "anthropic",
+        "openai",
+        "genai_prices",
+        "supabase",
+        "stripe",
+        "boto3",
+        "aiohttp",
+        "httpx2",
+    },
+    "functions.maintenance.handler": {"fastapi", "starlette", "uvicorn", "mangum", "anthropic", "openai", "boto3"},
     "functions.common.database": {"fastapi", "starlette"},
     "functions.common.settings": {"fastapi", "starlette", "httpx", "jwt"},
 }
