@@ -34,6 +34,10 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> Verdict
             asyncio.timeout(TIMEOUT_S),
             client(api_key=key.reveal(), base_url=base_url, timeout=TIMEOUT_S, max_retries=0) as connection,
         ):
+            # The SDKs read these from the environment: of another account than the key's.
+            for name in ("auth_token", "organization", "project"):
+                if hasattr(connection, name):
+                    setattr(connection, name, None)
             await connection.models.list(**query)
     except (sdk.AuthenticationError, sdk.PermissionDeniedError):
         return Verdict.REJECTED

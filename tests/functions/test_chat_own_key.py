@@ -541,7 +541,9 @@ async def test_a_provider_that_falls_silent_is_a_timeout_and_nothing_is_charged(
 async def test_own_keys_share_the_platforms_connections_and_nothing_else(
     settings: ChatSettings, api: Api, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """One HTTP client for all; each request carries one key, its owner's."""
+    """One HTTP client for all; each request carries one key, its owner's, and no account that the environment names."""
+    for variable in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.setenv(variable, "theirs")
     sent: list[tuple[httpx2.AsyncClient, httpx2.Headers]] = []
     really_send = httpx2.AsyncClient.send
 
@@ -567,3 +569,4 @@ async def test_own_keys_share_the_platforms_connections_and_nothing_else(
     for (_, headers), text in zip(sent, texts, strict=True):
         carried = [value.removeprefix("Bearer ") for value in headers.values() if "of-" in value]
         assert carried == [text]
+        assert text == "of-the-platform" or not [value for value in headers.values() if "theirs" in value]

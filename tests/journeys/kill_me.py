@@ -21,7 +21,7 @@ from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.observe import Observer
-from functions.common.settings import load
+from functions.common.settings import load, load_vault
 
 
 class Steps:
@@ -63,7 +63,9 @@ async def main() -> None:
         steps.step()
 
     Feed.write = write  # type: ignore[method-assign]
-    chat = Chat(MortalDatabase(settings, steps), Providers(settings), Observer("kill-me"))
+    chat = Chat(
+        MortalDatabase(settings, steps), Providers(settings), load_vault(given["environment"]), Observer("kill-me")
+    )
     answering = chat.start(given["user_id"], ChatRequest.model_validate(given["body"]), "request")
     with suppress(AppError):
         await answering.answer()

@@ -27,6 +27,7 @@ def die_at(stack: Stack, person: Person, body: dict[str, Any], step: int) -> boo
             "SUPABASE_URL": stack.info["supabase_url"],
             "SUPABASE_ANON_KEY": stack.info["anon_key"],
             "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+            "ENCRYPTION_KEY": "0" * 64,
             "ANTHROPIC_API_KEY": "stand-in",
             "ANTHROPIC_BASE_URL": stack.info["model_url"],
             "OPENAI_API_KEY": "stand-in",

@@ -41,8 +41,11 @@ class Anthropic:
             ({"role": "assistant", "content": text} if role == "assistant" else {"role": "user", "content": text})
             for role, text in prompt.messages
         ]
-        # Another key on the same connections.
-        client = self._client if own_key is None else self._client.with_options(api_key=own_key.reveal())
+        client = self._client
+        if own_key is not None:
+            # Another key on the same connections, and nothing that the environment says of the platform's account.
+            client = client.with_options(api_key=own_key.reveal())
+            client.auth_token = None
         faults = Faults(anthropic, "Anthropic", own_account=own_key is not None)
         with faults.named():
             async with client.messages.with_streaming_response.create(

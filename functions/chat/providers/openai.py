@@ -32,8 +32,11 @@ class OpenAI:
             EasyInputMessageParam(role="assistant" if role == "assistant" else "user", content=text)
             for role, text in prompt.messages
         ]
-        # Another key on the same connections.
-        client = self._client if own_key is None else self._client.with_options(api_key=own_key.reveal())
+        client = self._client
+        if own_key is not None:
+            # Another key on the same connections, and nothing that the environment says of the platform's account.
+            client = client.with_options(api_key=own_key.reveal())
+            client.organization = client.project = None
         faults = Faults(openai, "OpenAI", own_account=own_key is not None)
         with faults.named():
             async with client.responses.with_streaming_response.create(
