@@ -126,7 +126,9 @@ begin
   return (
     select jsonb_build_object(
       'decision', 'ended',
-      'answer', case when m.id is not null then jsonb_build_object('id', m.id, 'content', m.content) end,
+      'answer', case when m.id is not null then jsonb_build_object(
+        'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
+        'function_results', m.function_results) end,
       'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
       'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
@@ -225,7 +227,12 @@ CREATE TABLE public.query_holds (
     overage_limit public.usd,
     provider text NOT NULL,
     model text NOT NULL,
-    expires_at timestamp with time zone NOT NULL
+    expires_at timestamp with time zone NOT NULL,
+    chat_id text,
+    progress text DEFAULT ''::text NOT NULL,
+    followed_to public.quantity,
+    is_closing boolean DEFAULT false NOT NULL,
+    stop_requested boolean DEFAULT false NOT NULL
 );
 
 ALTER TABLE ONLY public.query_holds FORCE ROW LEVEL SECURITY;
@@ -265,6 +272,16 @@ COMMENT ON COLUMN public.query_holds.provider IS 'Who is to answer.';
 COMMENT ON COLUMN public.query_holds.model IS 'The model that is to answer.';
 
 COMMENT ON COLUMN public.query_holds.expires_at IS 'After this the query is lost and its funding goes back.';
+
+COMMENT ON COLUMN public.query_holds.chat_id IS 'The chat that it belongs to, as the client names it.';
+
+COMMENT ON COLUMN public.query_holds.progress IS 'What has been said so far, for who resumes the answer in another process. Gone with the hold.';
+
+COMMENT ON COLUMN public.query_holds.followed_to IS 'How far another process has read that; null: none does.';
+
+COMMENT ON COLUMN public.query_holds.is_closing IS 'Whether the answer is about to be settled, when nobody may begin to follow it.';
+
+COMMENT ON COLUMN public.query_holds.stop_requested IS 'Whether the user wants it to end.';
 
 CREATE FUNCTION private.keep_turn(p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, OUT conversation_id uuid) RETURNS uuid
     LANGUAGE plpgsql
@@ -306,10 +323,11 @@ begin
   else
     delete from public.messages m where m.conversation_id = keep_turn.conversation_id and m.position > v_position;
   end if;
-  insert into public.messages (id, created_at, conversation_id, position, role, content, tokens_input, tokens_output,
-                               provider, model, used_byo_key, cost_usd)
+  insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,
+                               function_results, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
   values ((p_turn -> 'answer' ->> 'id')::uuid, v_at, conversation_id, v_position + 1, 'assistant',
-          p_turn -> 'answer' ->> 'content', v_tokens_input, v_tokens_output,
+          p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
+          nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
           coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
           p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
   update public.conversations c set
@@ -428,7 +446,7 @@ $$;
 
 COMMENT ON FUNCTION private.reason_of(p_funding text, p_tier text) IS 'The reason that admission has for a funding, in words.';
 
-CREATE FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer) RETURNS jsonb
+CREATE FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
@@ -441,16 +459,25 @@ begin
   order by m.position desc limit 1;
   return (
     select coalesce(
-      jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position), '[]')
+      jsonb_agg(
+        jsonb_build_object('role', fitting.role, 'content', fitting.content, 'function_calls', fitting.function_calls,
+                           'function_results', fitting.function_results)
+        order by fitting.position),
+      '[]')
     from (
-      select m.role, m.content, m.position from public.messages m
-      where m.conversation_id = p_conversation_id and (v_before is null or m.position < v_before)
-      order by m.position desc limit p_count
-    ) newest);
+      select newest.*, sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
+                         over (order by newest.position desc) as characters
+      from (
+        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        where m.conversation_id = p_conversation_id and (v_before is null or m.position < v_before)
+        order by m.position desc limit p_count
+      ) newest
+    ) fitting
+    where fitting.characters <= p_characters);
 end
 $$;
 
-COMMENT ON FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer) IS 'The newest messages of a conversation, oldest first: [{role, content}]; those before the question, if it is in it.';
+COMMENT ON FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer) IS 'The newest messages of a conversation that fit into so many characters, tool results included, oldest first: [{role, content, function_calls, function_results}]; those before the question, if it is in it.';
 
 CREATE FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) RETURNS jsonb
     LANGUAGE plpgsql
@@ -483,6 +510,21 @@ end
 $$;
 
 COMMENT ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) IS 'Says why nothing but an own key would pay for a user''s query now, and records it: the newest fifty of a user. The user is locked.';
+
+CREATE FUNCTION private.running_query(p_user_id uuid, p_chat_id text) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+  return (
+    select h.id from public.query_holds h
+    where h.user_id = p_user_id and h.expires_at > private.clock() and not h.is_closing
+      and (h.chat_id = p_chat_id or private.conversation_key(h.chat_id) = private.conversation_key(p_chat_id))
+    order by h.created_at desc, h.id desc limit 1);
+end
+$$;
+
+COMMENT ON FUNCTION private.running_query(p_user_id uuid, p_chat_id text) IS 'The newest query of a user''s chat that runs; null where none does, or its end has begun.';
 
 CREATE FUNCTION private.sealed_key(p_user_id uuid, p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -538,7 +580,7 @@ $$;
 
 COMMENT ON FUNCTION private.touch() IS 'Trigger: notes when a row last changed.';
 
-CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text DEFAULT NULL::text, p_question_id text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_model text DEFAULT NULL::text, p_hold_seconds integer DEFAULT 300, p_history_messages integer DEFAULT 40, p_own_key boolean DEFAULT NULL::boolean) RETURNS jsonb
+CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text DEFAULT NULL::text, p_question_id text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_model text DEFAULT NULL::text, p_hold_seconds integer DEFAULT 300, p_history_messages integer DEFAULT 40, p_history_characters integer DEFAULT 48000, p_own_key boolean DEFAULT NULL::boolean, p_providers text[] DEFAULT '{anthropic,openai}'::text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
@@ -570,7 +612,7 @@ begin
   -- Mostly one look is enough: a new request that is included. Else lost queries give back first, and we look again.
   loop
     select
-      s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.for_life, s.quota_limit, s.used, s.quota_date,
+      s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd, s.for_life, s.quota_limit, s.used, s.quota_date,
       s.quota_used, s.lifetime_used, s.current_period_start, s.overage_period_start, s.overage_used, s.overage_limit,
       s.overage_price_usd, s.own_key, s.funding,
       (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
@@ -609,9 +651,11 @@ begin
     elsif v.funding = 'overage' then
       v_charge := v.overage_price_usd;
     end if;
-    v_provider := coalesce(p_provider, v_key_provider, 'anthropic');
+    v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
     v_model := coalesce(p_model, v.models -> v_provider ->> 0);
-    if (v.models -> v_provider ? v_model) is not true then
+    if v_key_provider is null and (v_provider = any (p_providers)) is not true then
+      raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
+    elsif (v.models -> v_provider ? v_model) is not true then
       raise exception using errcode = 'NOMDL', message = format(
         'The %s plan answers with these models of %s: %s.', v.name, v_provider,
         (select string_agg(m, ', ') from jsonb_array_elements_text(v.models -> v_provider) m));
@@ -620,7 +664,7 @@ begin
     insert into public.query_holds values (
       p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
       v.overage_period_start, v.used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
-      v.now + make_interval(secs => p_hold_seconds));
+      v.now + make_interval(secs => p_hold_seconds), p_chat_id);
     if v.lapsed then
       -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
       update public.user_subscriptions s set
@@ -658,16 +702,17 @@ begin
     v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;
   end if;
   if v_conversation_id is not null and v.history_days > 0 then
-    v_history := private.recent_messages(v_conversation_id, p_question_id, p_history_messages);
+    v_history := private.recent_messages(
+      v_conversation_id, p_question_id, p_history_messages, p_history_characters);
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
     'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
-    'key', v_key);
+    'key', v_key, 'models', v.models, 'cost_limit_usd', v.query_cost_limit_usd::text);
 end
 $$;
 
-COMMENT ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) IS 'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is left, recent history, the sealed key if an own one pays. Sent again with the same hold id it returns the same hold, so a lost response can be asked for again. p_own_key: whether a key of the user''s own pays; null: if there is one. NTFND: somebody else''s conversation; NOMDL: a model the plan does not have.';
+COMMENT ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_history_characters integer, p_own_key boolean, p_providers text[]) IS 'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is left, recent history, the sealed key if an own one pays, the plan''s models and cost limit. Sent again with the same hold id it returns the same hold, so a lost response can be asked for again. p_own_key: whether a key of the user''s own pays; null: if there is one. p_providers: those that the platform has an account with, the default first. NTFND: somebody else''s conversation; NOMDL: a model the plan does not have.';
 
 CREATE FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -788,6 +833,34 @@ $$;
 
 COMMENT ON FUNCTION public.explain_query(p_request_id text) IS 'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while it runs. A signed-in user is shown their own.';
 
+CREATE FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid DEFAULT NULL::uuid, p_from integer DEFAULT 0) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_followed jsonb;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update public.query_holds h set followed_to = p_from
+  where h.id = coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id)) and h.user_id = p_user_id
+    and h.expires_at > private.clock() and not h.is_closing
+  returning jsonb_build_object('hold_id', h.id, 'progress', substr(h.progress, p_from + 1)) into v_followed;
+  if v_followed is null and p_hold_id is not null then
+    select jsonb_build_object(
+      'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
+      'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,
+      'cache_write_tokens', u.cache_write_tokens, 'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text,
+      'persisted', u.message_id is not null)
+    into v_followed
+    from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
+  end if;
+  return v_followed;
+end
+$$;
+
+COMMENT ON FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid, p_from integer) IS 'What the running query of a user''s chat has said from a character on; call it again with its hold_id and the characters that are known. Once it has ended, how: outcome, usage and charge. Null where nothing runs, or where the query was lost.';
+
 CREATE FUNCTION public.get_api_key(p_user_id uuid, p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -843,6 +916,28 @@ end
 $$;
 
 COMMENT ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) IS 'Notes what the provider said of a key. Null where the key has been replaced or deleted since.';
+
+CREATE FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean DEFAULT false) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_noted jsonb;
+begin
+  -- Nobody is charged by it, and what a crash could forget ends with the crash.
+  perform set_config('synchronous_commit', 'off', true);
+  update public.query_holds h set
+    -- From a position, so that a call that is sent twice is noted once.
+    progress = case when p_progress <> '' then left(h.progress, p_from) || p_progress else h.progress end,
+    is_closing = h.is_closing or p_is_closing and h.followed_to is null
+  where h.id = p_hold_id
+  returning jsonb_build_object('stop_requested', h.stop_requested, 'followed_to', h.followed_to) into v_noted;
+  return v_noted;
+end
+$$;
+
+COMMENT ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean) IS 'Notes what a running query has said from a character on, and tells whether it is to stop and how far another process has read (null: none does; with p_is_closing none can begin to). Null where there is no such hold.';
 
 CREATE FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1117,7 +1212,20 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) IS 'Ends a query that is charged, once however often it is called. p_usage: provider, model, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd. p_turn: chat_id, title, context {type, id, data}, question {id, content}, answer {id, content}; kept only where the plan keeps history. NOHLD: never admitted.';
+COMMENT ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) IS 'Ends a query that is charged, once however often it is called. p_usage: provider, model, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd. p_turn: chat_id, title, context {type, id, data}, question {id, content}, answer {id, content, function_calls, function_results}; kept only where the plan keeps history. NOHLD: never admitted.';
+
+CREATE FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+  update public.query_holds h set stop_requested = true where h.id = private.running_query(p_user_id, p_chat_id);
+  return found;
+end
+$$;
+
+COMMENT ON FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) IS 'Asks the running query of a user''s chat to stop; whether there was one.';
 
 CREATE FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer, p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1237,6 +1345,7 @@ CREATE TABLE public.plans (
     allows_credits boolean NOT NULL,
     allows_byok boolean NOT NULL,
     history_days public.quantity NOT NULL,
+    query_cost_limit_usd public.usd NOT NULL,
     models jsonb NOT NULL,
     CONSTRAINT plans_has_one_kind_of_quota CHECK ((num_nonnulls(daily_quota, lifetime_quota) = 1)),
     CONSTRAINT plans_models_are_lists_by_provider CHECK (((jsonb_typeof((models -> 'anthropic'::text)) = 'array'::text) AND (jsonb_typeof((models -> 'openai'::text)) = 'array'::text))),
@@ -1272,6 +1381,8 @@ COMMENT ON COLUMN public.plans.allows_credits IS 'Whether prepaid credit packs p
 COMMENT ON COLUMN public.plans.allows_byok IS 'Whether users may bring their own provider key.';
 
 COMMENT ON COLUMN public.plans.history_days IS 'Days a conversation is kept after its last message; 0: nothing is kept.';
+
+COMMENT ON COLUMN public.plans.query_cost_limit_usd IS 'What one query may cost us at the provider, US dollars, before it is brought to an end.';
 
 COMMENT ON COLUMN public.plans.models IS 'Models by provider that the tier may use; the first of each is the default.';
 
@@ -1357,6 +1468,7 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
     rolled.lapsed,
     p.models,
     p.history_days,
+    (p.query_cost_limit_usd)::numeric AS query_cost_limit_usd,
     p.allows_byok,
     terms.for_life,
     terms.quota_limit,
@@ -1475,6 +1587,8 @@ COMMENT ON COLUMN private.standing.lapsed IS 'Whether a cancelled plan is over, 
 COMMENT ON COLUMN private.standing.models IS 'Models by provider that the plan has.';
 
 COMMENT ON COLUMN private.standing.history_days IS 'Days that the plan keeps conversations.';
+
+COMMENT ON COLUMN private.standing.query_cost_limit_usd IS 'What one query may cost at the provider, US dollars.';
 
 COMMENT ON COLUMN private.standing.allows_byok IS 'Whether the plan allows own keys.';
 
@@ -1798,9 +1912,9 @@ COMMENT ON COLUMN public.messages.model IS 'The model that answered.';
 
 COMMENT ON COLUMN public.messages.used_byo_key IS 'Whether the user''s own key paid the provider.';
 
-COMMENT ON COLUMN public.messages.function_calls IS 'Tools the model called.';
+COMMENT ON COLUMN public.messages.function_calls IS 'Tools the model called: [{id, name, input, step, at}]; at: how many characters of the text came before.';
 
-COMMENT ON COLUMN public.messages.function_results IS 'What they gave back.';
+COMMENT ON COLUMN public.messages.function_results IS 'What they gave back, in the same order: [{id, output or error, sources: [{url, title}]}].';
 
 COMMENT ON COLUMN public.messages.cost_usd IS 'What the provider charges for it, US dollars.';
 
@@ -2120,9 +2234,11 @@ REVOKE ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) FROM PUBLI
 GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO authenticated;
 GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO service_role;
 
-REVOKE ALL ON FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.running_query(p_user_id uuid, p_chat_id text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.sealed_key(p_user_id uuid, p_provider text) FROM PUBLIC;
 
@@ -2132,8 +2248,8 @@ REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.touch() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_own_key boolean) TO service_role;
+REVOKE ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_history_characters integer, p_own_key boolean, p_providers text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_history_characters integer, p_own_key boolean, p_providers text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) TO service_role;
@@ -2155,6 +2271,9 @@ REVOKE ALL ON FUNCTION public.explain_query(p_request_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO authenticated;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO service_role;
 
+REVOKE ALL ON FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid, p_from integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid, p_from integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) TO service_role;
 
@@ -2163,6 +2282,9 @@ GRANT ALL ON FUNCTION public.list_api_keys() TO authenticated;
 
 REVOKE ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean) TO service_role;
 
 REVOKE ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) TO service_role;
@@ -2184,6 +2306,9 @@ GRANT ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer, p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer, p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric) TO service_role;

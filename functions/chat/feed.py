@@ -48,6 +48,10 @@ class Feed:
         """Whether anything has been said."""
         return bool(self._chunks)
 
+    def said_since(self, chunk: int) -> tuple[str, int]:
+        """What has been said from a chunk on, and how many chunks there are by now."""
+        return b"".join(self._chunks[chunk:]).decode(), len(self._chunks)
+
     async def opened(self) -> None:
         """Wait for the first word. Raises the turn's error if there never is one."""
         await asyncio.shield(self._opened)

@@ -3,10 +3,12 @@
 On Lambda that is what run.sh does, under the AWS Lambda Web Adapter, which streams the response.
 """
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
+import orjson
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -14,9 +16,11 @@ from functions.chat import limits, wire
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
+from functions.chat.tools.parliament import Parliament
 from functions.chat.turn import Chat
 from functions.common.auth import CurrentUser, Verifier
 from functions.common.database import Database
+from functions.common.errors import NotFound
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault, variables
 from functions.common.web import create_app, json_body, json_response
@@ -33,14 +37,47 @@ def get_chat(request: Request) -> Chat:
 CurrentChat = Annotated[Chat, Depends(get_chat)]
 
 
+def chat_id_of(chat_id: str) -> str:
+    """The chat's id from the path. Raises NotFound for one that no chat can have."""
+    if not 1 <= len(chat_id) <= 128 or "\x00" in chat_id:
+        raise NotFound
+    return chat_id
+
+
+ChatId = Annotated[str, Depends(chat_id_of)]
+
+
+def seconds_left(request: Request) -> float:
+    """What a turn may take: on Lambda, what the Web Adapter says is left of the invocation, less time to end it well.
+
+    https://github.com/awslabs/aws-lambda-web-adapter#lambda-context
+    """
+    try:
+        deadline_ms = int(orjson.loads(request.headers["x-amzn-lambda-context"])["deadline"])
+    except (KeyError, TypeError, ValueError):
+        return limits.TURN_S
+    return min(limits.TURN_S, deadline_ms / 1000 - time.time() - limits.DEADLINE_MARGIN_S)
+
+
 async def post_chat(user: CurrentUser, body: ChatBody, chat: CurrentChat, request: Request) -> Response:
     """Answer the last message: streamed, or whole for `Accept: application/json`."""
-    feed = chat.start(user.id, body, request.state.request_id)
+    feed = chat.start(user.id, body, request.state.request_id, seconds_left(request))
     accept = request.headers.get("accept", "")
     if "application/json" in accept and "text/event-stream" not in accept:
         return json_response(await feed.answer())
     await feed.opened()
     return StreamingResponse(feed.read(limits.KEEP_ALIVE_S), headers=wire.HEADERS)
+
+
+async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Response:
+    """Stop the running answer. Accepted whether or not there is one, for it may just have ended."""
+    return json_response({"stopping": await chat.stop(user.id, chat_id)}, status=202)
+
+
+async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, request: Request) -> Response:
+    """The running answer from its start, then live; 204 where there is none."""
+    said = await chat.resume(user.id, chat_id, request.state.request_id)
+    return StreamingResponse(said, headers=wire.HEADERS) if said else Response(status_code=204)
 
 
 async def get_usage(user: CurrentUser, chat: CurrentChat) -> Response:
@@ -62,12 +99,15 @@ def create() -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.verifier = Verifier(settings)
-        app.state.chat = Chat(Database(settings), Providers(settings), vault, observer)
+        parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+        app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, observer)
         yield
         await app.state.chat.close()
 
     app = create_app(observer, lifespan)
     app.add_api_route("/chat", post_chat, methods=["POST"])
+    app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"])
+    app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"])
     app.add_api_route("/usage", get_usage, methods=["GET"])
     app.add_api_route("/health", get_health, methods=["GET"])
     return app

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from functions.chat import limits
 
+TITLE_WORDS = 3
+UUID_TEXT = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ContextType = Literal["general", "mp", "bill", "dashboard", "lobbying", "spending"]
 
@@ -90,10 +92,17 @@ class ChatRequest(BaseModel):
             return self.question.id
         return f"regenerate:{self.message_id or uuid4().hex}"
 
-    @property
-    def title(self) -> str:
-        """A conversation's first title: the beginning of its first question."""
+    def is_of(self, chat_id: str) -> bool:
+        """Whether it is of the chat of that id; a UUID may be written with capitals."""
+        return self.id == chat_id or (UUID_TEXT.fullmatch(chat_id) is not None and self.id.lower() == chat_id.lower())
+
+    def title(self, answer: str) -> str:
+        """A conversation's first title, from its first exchange: the question's beginning, and where that is hardly
+        more than a greeting, the answer's.
+        """
         line = re.sub(r"\s+", " ", self.question.text).strip()
+        if len(line.split()) < TITLE_WORDS:
+            line = re.sub(r"\s+", " ", f"{line} – {answer}").strip(" –")
         if len(line) <= limits.TITLE_CHARACTERS:
             return line
         return line[: limits.TITLE_CHARACTERS].rsplit(" ", 1)[0] + "…"

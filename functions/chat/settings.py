@@ -1,12 +1,39 @@
 """The chat's settings."""
 
-from pydantic import Field, SecretStr
+from typing import Literal, Self
 
-from functions.common.settings import ProviderAddresses, SupabaseSettings
+from pydantic import Field, SecretStr, model_validator
+
+from functions.common.settings import BaseUrl, ProviderAddresses, SupabaseSettings
+
+ProviderName = Literal["anthropic", "openai"]
 
 
 class ChatSettings(SupabaseSettings, ProviderAddresses):
-    """The platform's own provider accounts."""
+    """The platform's own provider accounts, one or both, and where Parliament's data is."""
 
-    anthropic_api_key: SecretStr = Field(validation_alias="ANTHROPIC_API_KEY")
-    openai_api_key: SecretStr = Field(validation_alias="OPENAI_API_KEY")
+    anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    parliament_api_url: BaseUrl = Field(default="https://api.openparliament.ca", validation_alias="PARLIAMENT_API_URL")
+    represent_api_url: BaseUrl = Field(default="https://represent.opennorth.ca", validation_alias="REPRESENT_API_URL")
+    contact: str = Field(default="", validation_alias="PARLIAMENT_CONTACT")
+
+    @model_validator(mode="after")
+    def _has_an_account(self) -> Self:
+        if not self.platform_providers:
+            raise ValueError("ANTHROPIC_API_KEY or OPENAI_API_KEY is missing")
+        return self
+
+    @property
+    def platform_providers(self) -> list[ProviderName]:
+        """The providers that the platform has an account with, the default first."""
+        keys: dict[ProviderName, SecretStr | None] = {
+            "anthropic": self.anthropic_api_key,
+            "openai": self.openai_api_key,
+        }
+        return [name for name, key in keys.items() if key is not None]
+
+    def platform_key(self, provider: ProviderName) -> str:
+        """The platform's key; without an account something that every provider rejects."""
+        key = self.anthropic_api_key if provider == "anthropic" else self.openai_api_key
+        return key.get_secret_value() if key else "own-keys-only"

@@ -1,26 +1,44 @@
-"""One chat turn, from top to bottom: admit, ask the model, stream, settle.
+"""One chat turn, from top to bottom: admit, ask the model, run the tools it calls, stream, settle.
 
 The turn runs in a task of its own and speaks into a Feed; whoever asked only listens. However it ends, its hold ends
-with it: settled when the model finished its answer, released when anything failed. A hold that even this cannot end
-(the process died, the database is gone) expires, and its funding goes back.
+with it: settled when the model finished its answer or the user stopped it, released when anything failed. A hold that
+even this cannot end (the process died, the database is gone) expires, and its funding goes back.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from functions.chat import limits
+import orjson
+
+from functions.chat import limits, progress, wire
+from functions.chat.answer import Answer, Call, Step, fitting, told, weight
 from functions.chat.feed import Feed
-from functions.chat.providers import Event, Finished, FinishReason, Opened, Prompt, Providers, Text, Usage
+from functions.chat.progress import Progress
+from functions.chat.providers import (
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    Opened,
+    Prompt,
+    Providers,
+    Text,
+    ToolCall,
+    ToolCalling,
+    Usage,
+    arguments_of,
+)
 from functions.chat.providers.prices import cost_usd
 from functions.chat.request import ChatRequest
-from functions.chat.system_prompt import system_prompt
-from functions.chat.wire import MessageStream
+from functions.chat.system_prompt import cut_short, situation, system_prompt
+from functions.chat.tools import Outcome, Tools
+from functions.chat.tools.parliament import Parliament
 from functions.common.database import Database
 from functions.common.errors import (
     AlreadyAnswered,
@@ -29,7 +47,9 @@ from functions.common.errors import (
     Internal,
     OverageLimitReached,
     PaymentRequired,
+    ProviderDown,
     ProviderError,
+    ProviderOverloaded,
     ProviderTimeout,
     QuotaExhausted,
     RequestInProgress,
@@ -43,22 +63,52 @@ from functions.common.vault import CannotOpen, PlainKey, Vault, unpack
 class Chat:
     """Runs turns. Holds what they share and keeps their tasks alive."""
 
-    def __init__(self, database: Database, providers: Providers, vault: Vault, observer: Observer) -> None:
+    def __init__(
+        self, database: Database, providers: Providers, parliament: Parliament, vault: Vault, observer: Observer
+    ) -> None:
         self.database = database
         self.providers = providers
+        self.parliament = parliament
+        self.tools = Tools(parliament, lambda name, error: observer.failure("tool failed", error, tool=name))
         self.vault = vault
         self.observer = observer
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Turn] = {}
 
-    def start(self, user_id: str, request: ChatRequest, request_id: str) -> Feed:
-        """Begin to answer. The feed opens, or fails, once it is known whether there will be an answer."""
-        turn = Turn(self, user_id, request, request_id)
+    def start(self, user_id: str, request: ChatRequest, request_id: str, seconds: float = limits.TURN_S) -> Feed:
+        """Begin to answer, and be done in so many seconds. The feed opens, or fails, once it is known whether there
+        will be an answer.
+        """
+        turn = Turn(self, user_id, request, request_id, asyncio.get_running_loop().time() + seconds)
         task = asyncio.create_task(turn.run())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = turn
+        task.add_done_callback(self._running.pop)
         # Its failure has been told; asyncio would tell what it says, too.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return turn.feed
+
+    async def stop(self, user_id: str, chat_id: str) -> bool:
+        """End the running answers of a user's chat, wherever they run; whether there was one."""
+        here = self._here(user_id, chat_id)
+        for turn in here:
+            turn.stop()
+        elsewhere: bool = not here and await self.database.call(
+            "stop_query", {"p_user_id": user_id, "p_chat_id": chat_id}, repeatable=True
+        )
+        return bool(here) or elsewhere
+
+    async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
+        """The running answer of a user's chat from its start, wherever it runs; None where there is none."""
+        if here := self._here(user_id, chat_id):
+            try:
+                await here[-1].feed.opened()
+            except AppError:
+                return None  # whoever asked has been told why
+            return here[-1].feed.read(limits.KEEP_ALIVE_S)
+        return await progress.follow(self.database, user_id, chat_id, request_id)
+
+    def _here(self, user_id: str, chat_id: str) -> list["Turn"]:
+        """The turns of a user's chat that run in this process, oldest first."""
+        return [turn for turn in self._running.values() if turn.user_id == user_id and turn.request.is_of(chat_id)]
 
     async def close(self) -> None:
         """Let running turns end by themselves for a moment, then end them: not charged."""
@@ -68,24 +118,35 @@ class Chat:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self.providers.close()
+        await self.tools.close()
         await self.database.close()
 
 
 @dataclass(slots=True)
 class Turn:
-    """One question and its answer."""
+    """One question and its answer. `ends_at` is the event loop's time by which the model must have finished."""
 
     chat: Chat
     user_id: str
     request: ChatRequest
     request_id: str
+    ends_at: float
     feed: Feed = field(default_factory=Feed)
     hold_id: str = field(default_factory=time_ordered_id)
-    answer_id: str = field(default_factory=time_ordered_id)
+    answer: Answer = field(default_factory=lambda: Answer(time_ordered_id()))
     admission: dict[str, Any] = field(default_factory=dict)
+    provider: str = ""
+    model: str = ""
+    own_key: PlainKey | None = None
     usage: Usage = field(default_factory=Usage)
-    cost_usd: Decimal | None = None
-    texts: list[str] = field(default_factory=list)
+    cost_usd: Decimal | None = Decimal(0)
+    stopped: bool = False
+    _stream: wire.MessageStream = field(init=False)
+    _unpriced: list[tuple[str, str, Usage]] = field(default_factory=list)
+    _scope: asyncio.Timeout | None = None
+
+    def __post_init__(self) -> None:
+        self._stream = wire.MessageStream(self.answer.id)
 
     async def run(self) -> None:
         """The whole story. What goes wrong is told in the feed."""
@@ -103,6 +164,12 @@ class Turn:
             if not isinstance(error, Exception):
                 raise
 
+    def stop(self) -> None:
+        """The user wants it to end: what has been said is the answer."""
+        self.stopped = True
+        if self._scope is not None:
+            self._scope.reschedule(0)
+
     async def _admit(self) -> dict[str, Any]:
         """Take the funding, or raise the refusal."""
         admission: dict[str, Any] = await self.chat.database.call(
@@ -117,6 +184,8 @@ class Turn:
                 "p_model": self.request.model,
                 "p_hold_seconds": limits.HOLD_S,
                 "p_history_messages": limits.HISTORY_MESSAGES,
+                "p_history_characters": limits.HISTORY_CHARACTERS,
+                "p_providers": self.chat.providers.platform,
             },
             within=limits.ADMIT_S,
             repeatable=True,
@@ -128,63 +197,185 @@ class Turn:
                 raise RequestInProgress
             case "ended" if admission["answer"] is None:
                 raise AlreadyAnswered
+        self.provider, self.model = admission["provider"], admission["model"]
         return admission
 
     async def _answer(self) -> None:
-        """Ask the model and say what it says; then settle, or release if it did not finish."""
-        stream = MessageStream(self.answer_id)
+        """Say what the model says; then settle, or release if it did not finish."""
+        progress = Progress(self.chat.database, self.chat.observer, self.hold_id, self.feed, self.stop)
         try:
-            reason = await self._stream(stream)
+            reason = await self._converse_in_time()
         except BaseException as error:
             failure = error if isinstance(error, AppError) else Internal()
+            if self.feed.is_open:
+                self.feed.write(self._stream.finish_step())
+            await (progress.close() if isinstance(error, Exception) else progress.cancel())
             await self._end("release_query", "failed", {})
             if self.feed.is_open:
-                metadata = self._metadata(charged=Decimal(0), persisted=False)
-                self.feed.write(stream.error(failure.sentence, metadata))
+                self.feed.write(wire.error(failure.sentence, self._metadata(charged=Decimal(0), persisted=False)))
             raise
-        text = "".join(self.texts)
-        settled = await self._end("settle_query", "answered", {"p_turn": self._keepsake(text)})
+        self.feed.write(self._stream.start_step() + self._stream.finish_step())
+        await progress.close()
+        outcome = "stopped" if reason is None else "answered"
+        settled = await self._end("settle_query", outcome, {"p_turn": self._keepsake()})
         # A settlement that did not get through is not known to be charged, and most likely never will be.
         metadata = self._metadata(charged=settled.get("charged_usd"), persisted=settled.get("persisted", False))
-        self.feed.write(stream.finish(reason, metadata))
-        self.feed.close(message(self.answer_id, text, metadata))
+        self.feed.write(wire.abort(metadata) if reason is None else wire.finish(reason, metadata))
+        self.feed.close(self._whole(metadata))
 
-    async def _stream(self, stream: MessageStream) -> FinishReason:
-        """Say what the model says, to its end. Raises what the provider did wrong."""
-        own_key = await self._own_key()
-        reason: FinishReason | None = None
+    async def _converse_in_time(self) -> FinishReason | None:
+        """The answer, to its end or to where the user stops it (None). Raises what the provider did wrong."""
+        self.own_key = await self._own_key()
         try:
-            async with asyncio.timeout(limits.TURN_S), aclosing(await self._ask(own_key)) as events:
-                async for event in events:
-                    match event:
-                        case Opened():
-                            self.feed.write(stream.start())
-                        case Text(delta):
-                            self.texts.append(delta)
-                            self.feed.write(stream.text(delta))
-                        case Usage():
-                            self.usage = event
-                        case Finished():
-                            reason = event.reason
+            async with asyncio.timeout_at(0 if self.stopped else self.ends_at) as self._scope:
+                reason = await self._converse()
         except TimeoutError as error:
+            if self.stopped:
+                return None
             raise ProviderTimeout from error
         except ByokKeyRejected as error:
             await self._reject_own_key(error)
             raise
-        if reason is None or not any(self.texts):
+        finally:
+            self._scope = None
+        if not self.answer.text.strip():
             raise ProviderError  # nobody is charged for an answer without a word
         return reason
+
+    async def _converse(self) -> FinishReason:
+        """Step after step: the model speaks and calls tools, until it calls none or the query has cost enough."""
+        request = self.request
+        prompt = Prompt(
+            model=self.model,
+            system=system_prompt(),
+            situation=await situation(request.context, request.language, datetime.now(UTC), self.chat.parliament),
+            messages=[*self._history(), Message("user", request.question.text)],
+            tools=self.chat.tools.definitions,
+            may_call=True,
+            max_output_tokens=limits.OUTPUT_TOKENS,
+        )
+        for number in range(1, limits.STEPS + 1):
+            before = self.cost_usd
+            step = replace(
+                prompt,
+                messages=[*prompt.messages, *self.answer.messages()],
+                may_call=prompt.may_call and number < limits.STEPS,
+            )
+            reason = await self._step(step)
+            if reason != "tool-calls":
+                return reason
+            await self._price()
+            if self.cost_usd is not None and before is not None:
+                room = self.admission["cost_limit_usd"] - self.cost_usd
+                if room <= 0:
+                    break
+                # The next step reads more than this one did. If it may be the last one, it is to say what is known.
+                prompt = replace(prompt, may_call=2 * (self.cost_usd - before) <= room)
+            await self._use_tools()
+        last_words = Step(cut_short(request.language))
+        self.answer.steps.append(last_words)
+        stream = self._stream
+        self.feed.write(stream.finish_step() + stream.start_step() + stream.text(last_words.text))
+        return "length"
+
+    async def _step(self, prompt: Prompt) -> FinishReason:
+        """Say what the model says next, and note what it calls."""
+        step = Step()
+        usage: Usage | None = None
+        reason: FinishReason | None = None
+        try:
+            async with aclosing(self._ask(prompt)) as events:
+                async for event in events:
+                    match event:
+                        case Opened():
+                            usage = Usage()
+                            self.answer.steps.append(step)
+                            self.feed.write(self._stream.finish_step() + self._stream.start_step())
+                        case Text(delta):
+                            step.text += delta
+                            self.feed.write(self._stream.text(delta))
+                        case ToolCalling(id, name):
+                            self.feed.write(self._stream.tool_calling(id, name))
+                        case ToolCall():
+                            self._called(step, event)
+                        case Usage():
+                            usage = event
+                        case Finished():
+                            reason = event.reason
+        finally:
+            if usage is not None:
+                usage = usage if reason else estimated(prompt, step, usage)
+                self._unpriced.append((self.provider, self.model, usage))
+        if reason is None:
+            raise ProviderError
+        return reason
+
+    async def _ask(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        """Ask the provider; once more, or another one, where it failed by itself before it began to answer."""
+        opened = False
+        try:
+            async with aclosing(await self._attempt(prompt)) as events:
+                async for event in events:
+                    opened = True
+                    yield event
+            return
+        except (ProviderDown, ProviderOverloaded) as error:
+            if opened:
+                raise
+            pause = self._second_attempt(error)
+        await asyncio.sleep(pause)
+        async with aclosing(await self._attempt(prompt)) as events:
+            async for event in events:
+                yield event
+
+    def _second_attempt(self, error: ProviderDown | ProviderOverloaded) -> float:
+        """Where the platform's provider has no capacity, turn to the other one. Returns how many seconds to wait.
+
+        Never with an own key, which pays for the provider that it belongs to. Raises the error where waiting would
+        have to be long.
+        """
+        if isinstance(error, ProviderOverloaded) and self.own_key is None:
+            for other in self.chat.providers.platform:
+                if other != self.provider and (models := self.admission["models"].get(other)):
+                    self.provider, self.model = other, models[0]
+                    return 0
+        pause = error.retry_after or limits.RETRY_PAUSE_S
+        if pause > limits.RETRY_PAUSE_LIMIT_S:
+            raise error
+        return pause
+
+    async def _attempt(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        provider = await self.chat.providers.get(self.provider)
+        return provider.stream(replace(prompt, model=self.model), self.own_key)
+
+    def _called(self, step: Step, wanted: ToolCall) -> None:
+        """Note a call, and tell what it is called with."""
+        given = arguments_of(wanted)
+        call = Call(wanted.id, wanted.name, given or {})
+        step.calls.append(call)
+        if given is not None:
+            self.feed.write(self._stream.tool_called(call.id, call.name, given))
+        if given is None:
+            call.outcome = Outcome(None, "The arguments are not a JSON object.", [])
+        elif len(step.calls) > limits.CALLS_A_STEP:
+            call.outcome = Outcome(None, f"At most {limits.CALLS_A_STEP} tools are run at once. Call it again.", [])
+
+    async def _use_tools(self) -> None:
+        """Run what the last step calls, one after the other, as the public record wants to be asked."""
+        for call in self.answer.steps[-1].calls:
+            if call.outcome is None:
+                call.outcome = await self.chat.tools.run(call.name, call.input, self.request.language)
+            self.feed.write(told(self._stream, call))
 
     async def _own_key(self) -> PlainKey | None:
         """The user's own key where it pays: never the platform's account instead. Raises ByokKeyRejected."""
         if self.admission["funding"] != "byok":
             return None
-        provider = self.admission["provider"]
         try:
             sealed = unpack(self.admission["key"])
-            return await self.chat.vault.open(sealed, self.user_id, provider)
+            return await self.chat.vault.open(sealed, self.user_id, self.provider)
         except CannotOpen as error:
-            self.chat.observer.failure("own key not opened", error, **self._identity(), provider=provider)
+            self.chat.observer.failure("own key not opened", error, **self._identity(), provider=self.provider)
             raise ByokKeyRejected("Your own key can no longer be read. Store it again, or delete it.") from None
 
     async def _reject_own_key(self, error: ByokKeyRejected) -> None:
@@ -196,45 +387,42 @@ class Turn:
         except AppError as failure:
             self.chat.observer.failure("rejected key not noted", failure, **self._identity())
 
-    async def _ask(self, own_key: PlainKey | None) -> AsyncGenerator[Event, None]:
-        provider = await self.chat.providers.get(self.admission["provider"])
-        return provider.stream(
-            Prompt(
-                model=self.admission["model"],
-                system=system_prompt(self.request.language, datetime.now(UTC)),
-                messages=[*self._history(), ("user", self.request.question.text)],
-                max_output_tokens=limits.OUTPUT_TOKENS,
-            ),
-            own_key,
-        )
-
-    def _history(self) -> list[tuple[str, str]]:
-        """The newest messages that fit: from storage where the plan keeps them, else what the client remembers."""
+    def _history(self) -> list[Message]:
+        """The newest turns that fit: from storage where the plan keeps them, else what the client remembers."""
+        turns: list[list[Message]] = []
         if self.admission["keeps_history"]:
-            earlier = [(message["role"], message["content"]) for message in self.admission["history"]]
+            for row in self.admission["history"]:
+                if row["role"] == "user":
+                    turns.append([Message("user", row["content"])])
+                elif turns:  # a history that is cut is cut before a question
+                    turns[-1].extend(Answer.from_row(row).messages())
         else:
-            earlier = [(message.role, message.text) for message in self.request.messages[:-1] if message.text.strip()]
-        kept: list[tuple[str, str]] = []
-        room = limits.HISTORY_CHARACTERS
-        for role, text in reversed(earlier[-limits.HISTORY_MESSAGES :]):
-            room -= len(text)
-            if room < 0:
-                break
-            kept.append((role, text))
-        # A conversation that is cut is cut before a question.
-        while kept and kept[-1][0] != "user":
-            kept.pop()
-        return kept[::-1]
+            for message in self.request.messages[-limits.HISTORY_MESSAGES - 1 : -1]:
+                if message.role == "user":
+                    turns.append([])
+                if turns and message.text.strip():
+                    turns[-1].append(Message(message.role, message.text))
+        return fitting(turns, limits.HISTORY_CHARACTERS)
 
     def _repeat(self) -> None:
         """The request was answered and charged before: say the kept answer again."""
-        kept = self.admission["answer"]
-        stream = MessageStream(kept["id"])
+        self.answer = Answer.from_row(self.admission["answer"])
         self.usage = Usage(**{name: self.admission[name] for name in asdict(Usage())})
         self.cost_usd = self.admission["cost_usd"]
         metadata = self._metadata(charged=self.admission["charged_usd"], persisted=True)
-        self.feed.write(stream.start() + stream.text(kept["content"]) + stream.finish("stop", metadata))
-        self.feed.close(message(kept["id"], kept["content"], metadata))
+        stream = wire.MessageStream(self.answer.id)
+        self.feed.write(self.answer.said_again(stream) + wire.finish("stop", metadata))
+        self.feed.close(self._whole(metadata))
+
+    async def _price(self) -> None:
+        """Add up what the steps so far have cost."""
+        while self._unpriced:
+            provider, model, usage = self._unpriced[0]
+            # In a thread, because the price list takes a moment to load.
+            cost = await asyncio.to_thread(cost_usd, provider, model, usage)
+            del self._unpriced[0]
+            self.usage += usage
+            self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
 
     async def _end(self, function: str, outcome: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """End the hold. What cannot be ended is logged, and expires. Not interrupted when the turn is cancelled."""
@@ -243,13 +431,10 @@ class Turn:
     async def _end_hold(self, function: str, outcome: str, params: Mapping[str, Any]) -> dict[str, Any]:
         observer = self.chat.observer
         identity = self._identity()
-        # In a thread, because the price list takes a moment to load.
-        self.cost_usd = await asyncio.to_thread(
-            cost_usd, self.admission["provider"], self.admission["model"], self.usage
-        )
+        await self._price()
         usage = {
-            "provider": self.admission["provider"],
-            "model": self.admission["model"],
+            "provider": self.provider,
+            "model": self.model,
             **asdict(self.usage),
             "cost_usd": None if self.cost_usd is None else str(self.cost_usd),
         }
@@ -286,46 +471,48 @@ class Turn:
         ended: dict[str, Any] = await self.chat.database.call(function, params, within=limits.SETTLE_S, repeatable=True)
         return ended
 
-    def _keepsake(self, text: str) -> dict[str, Any] | None:
+    def _keepsake(self) -> dict[str, Any] | None:
         """What is stored of the turn: nothing at all where the plan keeps no history."""
         if not self.admission["keeps_history"]:
             return None
         request = self.request
         return {
             "chat_id": request.id,
-            "title": request.title,
+            "title": request.title(self.answer.text),
             "context": request.context.model_dump(),
             "question": {"id": request.question.id, "content": request.question.text},
-            "answer": {"id": self.answer_id, "content": text.replace("\x00", "")},
+            "answer": self.answer.row(),
         }
 
     def _metadata(self, *, charged: Decimal | None, persisted: bool) -> dict[str, Any]:
-        """What the client is told about the turn at its end."""
-        return {
-            "request_id": self.request_id,
-            "provider": self.admission["provider"],
-            "model": self.admission["model"],
-            "funding": self.admission["funding"],
-            "usage": {
-                "input_tokens": self.usage.tokens_input,
-                "output_tokens": self.usage.tokens_output,
-                "cache_read_tokens": self.usage.cache_read_tokens,
-                "cache_write_tokens": self.usage.cache_write_tokens,
-            },
-            "cost_usd": self.cost_usd,
-            "charged_usd": charged,
-            "remaining": self.admission.get("remaining"),
-            "resets_at": self.admission.get("resets_at"),
-            "persisted": persisted,
-        }
+        return wire.metadata(
+            request_id=self.request_id,
+            provider=self.provider,
+            model=self.model,
+            funding=self.admission["funding"],
+            **asdict(self.usage),
+            cost_usd=self.cost_usd,
+            charged_usd=charged,
+            remaining=self.admission.get("remaining"),
+            resets_at=self.admission.get("resets_at"),
+            persisted=persisted,
+        )
+
+    def _whole(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """The answer as POST /chat gives it in JSON: the AI SDK's UIMessage, and the metadata beside it."""
+        message = {"id": self.answer.id, "role": "assistant", "parts": self.answer.parts()}
+        return {"message": message, "metadata": metadata}
 
 
-def message(message_id: str, text: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The answer as POST /chat gives it in JSON: the AI SDK's UIMessage, and the metadata beside it."""
-    return {
-        "message": {"id": message_id, "role": "assistant", "parts": [{"type": "text", "text": text}]},
-        "metadata": metadata,
-    }
+def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
+    """What a step that broke off will have cost: what the provider counted until then, and at least what was said."""
+    read = len(prompt.system) + len(prompt.situation) + sum(weight(message) for message in prompt.messages)
+    read += sum(len(tool.description) + len(orjson.dumps(tool.parameters)) for tool in prompt.tools)
+    return replace(
+        usage,
+        tokens_input=usage.tokens_input or read // limits.CHARACTERS_A_TOKEN,
+        tokens_output=max(usage.tokens_output, len(step.text) // limits.CHARACTERS_A_TOKEN),
+    )
 
 
 def refusal(admission: Mapping[str, Any], now: datetime) -> AppError:

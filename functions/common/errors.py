@@ -145,6 +145,10 @@ class ProviderError(AppError):
     message = "The model provider failed to answer. Nothing was charged; please try again."
 
 
+class ProviderDown(ProviderError):
+    """Failed by itself or out of reach, so that another attempt may do. The client is told the same."""
+
+
 class ProviderOverloaded(AppError):
     status = 503
     code = "provider_overloaded"

@@ -24,7 +24,7 @@ ALLOWED = frozenset(
         "hold_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
         "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd",
         # of a failure
-        "error_type", "error_place", "upstream_status", "upstream_request_id", "attempt", "function",
+        "error_type", "error_place", "upstream_status", "upstream_request_id", "attempt", "function", "tool",
         # of a job
         "job", "counts",
     }

@@ -81,9 +81,8 @@ def load(kind: type[S], known: Mapping[str, str] | None = None) -> S:
     except ValidationError as error:
         sentences = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            name = str(problem["loc"][0])
             reason = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
-            sentences.append(f"{name} {reason}.")
+            sentences.append(" ".join([*map(str, problem["loc"][:1]), reason]) + ".")
         raise SettingsError(" ".join(sentences)) from None
 
 

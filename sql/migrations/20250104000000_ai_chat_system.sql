@@ -102,6 +102,7 @@ create table if not exists public.plans (
   allows_credits boolean not null,
   allows_byok boolean not null,
   history_days public.quantity not null,
+  query_cost_limit_usd public.usd not null,
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
       jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
@@ -121,18 +122,19 @@ comment on column public.plans.overage_limit_usd is 'The overage limit of a peri
 comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
 comment on column public.plans.allows_byok is 'Whether users may bring their own provider key.';
 comment on column public.plans.history_days is 'Days a conversation is kept after its last message; 0: nothing is kept.';
+comment on column public.plans.query_cost_limit_usd is 'What one query may cost us at the provider, US dollars, before it is brought to an end.';
 comment on column public.plans.models is 'Models by provider that the tier may use; the first of each is the default.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
-                          allows_credits, allows_byok, history_days, models)
+                          allows_credits, allows_byok, history_days, query_cost_limit_usd, models)
 values
-  ('free', 'Free', 0, null, 10, null, null, false, false, 0,
+  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05,
    '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}'),
-  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30,
+  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
-  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90,
+  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5,
    '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"], "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
-  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0,
+  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
 on conflict (tier) do nothing;
 
@@ -415,8 +417,8 @@ comment on column public.messages.tokens_total is 'Both.';
 comment on column public.messages.provider is 'Who answered: anthropic or openai.';
 comment on column public.messages.model is 'The model that answered.';
 comment on column public.messages.used_byo_key is 'Whether the user''s own key paid the provider.';
-comment on column public.messages.function_calls is 'Tools the model called.';
-comment on column public.messages.function_results is 'What they gave back.';
+comment on column public.messages.function_calls is 'Tools the model called: [{id, name, input, step, at}]; at: how many characters of the text came before.';
+comment on column public.messages.function_results is 'What they gave back, in the same order: [{id, output or error, sources: [{url, title}]}].';
 comment on column public.messages.cost_usd is 'What the provider charges for it, US dollars.';
 
 alter table public.messages enable row level security;
@@ -496,6 +498,11 @@ create table if not exists public.query_holds (
   provider text not null,
   model text not null,
   expires_at timestamptz not null,
+  chat_id text,
+  progress text not null default '',
+  followed_to public.quantity,
+  is_closing boolean not null default false,
+  stop_requested boolean not null default false,
   constraint query_holds_one_a_request unique (user_id, request_id)
 );
 create index if not exists query_holds_expires_at_idx on public.query_holds (expires_at);
@@ -521,6 +528,11 @@ comment on column public.query_holds.overage_limit is 'US dollars of overage tha
 comment on column public.query_holds.provider is 'Who is to answer.';
 comment on column public.query_holds.model is 'The model that is to answer.';
 comment on column public.query_holds.expires_at is 'After this the query is lost and its funding goes back.';
+comment on column public.query_holds.chat_id is 'The chat that it belongs to, as the client names it.';
+comment on column public.query_holds.progress is 'What has been said so far, for who resumes the answer in another process. Gone with the hold.';
+comment on column public.query_holds.followed_to is 'How far another process has read that; null: none does.';
+comment on column public.query_holds.is_closing is 'Whether the answer is about to be settled, when nobody may begin to follow it.';
+comment on column public.query_holds.stop_requested is 'Whether the user wants it to end.';
 
 alter table public.query_holds enable row level security;
 alter table public.query_holds force row level security;

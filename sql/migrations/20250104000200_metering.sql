@@ -91,7 +91,9 @@ grant execute on function private.next_credit_pack(uuid, timestamptz) to authent
 -- A lateral with `offset 0` is worked out once; without it the planner writes its expressions out wherever they are used.
 create or replace view private.standing with (security_invoker = true) as
 select
-  s.user_id, clock.now, rolled.tier, p.name, rolled.status, rolled.lapsed, p.models, p.history_days, p.allows_byok,
+  s.user_id, clock.now, rolled.tier, p.name, rolled.status, rolled.lapsed, p.models, p.history_days,
+  p.query_cost_limit_usd::numeric as query_cost_limit_usd,
+  p.allows_byok,
   terms.for_life, terms.quota_limit, terms.used, rolled.quota_date, rolled.quota_used,
   s.lifetime_used::integer as lifetime_used, rolled.current_period_start, rolled.overage_period_start,
   rolled.overage_used, terms.overage_limit, p.overage_price_usd::numeric as overage_price_usd,
@@ -183,6 +185,7 @@ comment on column private.standing.status is 'active, canceled, suspended or pas
 comment on column private.standing.lapsed is 'Whether a cancelled plan is over, which the row does not say yet.';
 comment on column private.standing.models is 'Models by provider that the plan has.';
 comment on column private.standing.history_days is 'Days that the plan keeps conversations.';
+comment on column private.standing.query_cost_limit_usd is 'What one query may cost at the provider, US dollars.';
 comment on column private.standing.allows_byok is 'Whether the plan allows own keys.';
 comment on column private.standing.for_life is 'Whether the quota is for life, not by the day.';
 comment on column private.standing.quota_limit is 'Included queries, a day or ever.';

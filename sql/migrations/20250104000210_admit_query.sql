@@ -66,7 +66,9 @@ begin
   return (
     select jsonb_build_object(
       'decision', 'ended',
-      'answer', case when m.id is not null then jsonb_build_object('id', m.id, 'content', m.content) end,
+      'answer', case when m.id is not null then jsonb_build_object(
+        'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
+        'function_results', m.function_results) end,
       'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
       'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
@@ -130,7 +132,8 @@ comment on function private.sealed_key(uuid, text) is
 revoke all on function private.sealed_key(uuid, text) from public, anon, authenticated, service_role;
 
 
-create or replace function private.recent_messages(p_conversation_id uuid, p_question_id text, p_count integer)
+create or replace function private.recent_messages(
+  p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer)
 returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -143,23 +146,35 @@ begin
   order by m.position desc limit 1;
   return (
     select coalesce(
-      jsonb_agg(jsonb_build_object('role', newest.role, 'content', newest.content) order by newest.position), '[]')
+      jsonb_agg(
+        jsonb_build_object('role', fitting.role, 'content', fitting.content, 'function_calls', fitting.function_calls,
+                           'function_results', fitting.function_results)
+        order by fitting.position),
+      '[]')
     from (
-      select m.role, m.content, m.position from public.messages m
-      where m.conversation_id = p_conversation_id and (v_before is null or m.position < v_before)
-      order by m.position desc limit p_count
-    ) newest);
+      select newest.*, sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
+                         over (order by newest.position desc) as characters
+      from (
+        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        where m.conversation_id = p_conversation_id and (v_before is null or m.position < v_before)
+        order by m.position desc limit p_count
+      ) newest
+    ) fitting
+    where fitting.characters <= p_characters);
 end
 $$;
-comment on function private.recent_messages(uuid, text, integer) is
-  'The newest messages of a conversation, oldest first: [{role, content}]; those before the question, if it is in it.';
-revoke all on function private.recent_messages(uuid, text, integer) from public, anon, authenticated, service_role;
+comment on function private.recent_messages(uuid, text, integer, integer) is
+  'The newest messages of a conversation that fit into so many characters, tool results included, oldest first: [{role, '
+  'content, function_calls, function_results}]; those before the question, if it is in it.';
+revoke all on function private.recent_messages(uuid, text, integer, integer)
+  from public, anon, authenticated, service_role;
 
 
 create or replace function public.admit_query(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
-  p_history_messages integer default 40, p_own_key boolean default null)
+  p_history_messages integer default 40, p_history_characters integer default 48000, p_own_key boolean default null,
+  p_providers text[] default '{anthropic,openai}')
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -190,7 +205,7 @@ begin
   -- Mostly one look is enough: a new request that is included. Else lost queries give back first, and we look again.
   loop
     select
-      s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.for_life, s.quota_limit, s.used, s.quota_date,
+      s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd, s.for_life, s.quota_limit, s.used, s.quota_date,
       s.quota_used, s.lifetime_used, s.current_period_start, s.overage_period_start, s.overage_used, s.overage_limit,
       s.overage_price_usd, s.own_key, s.funding,
       (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
@@ -229,9 +244,11 @@ begin
     elsif v.funding = 'overage' then
       v_charge := v.overage_price_usd;
     end if;
-    v_provider := coalesce(p_provider, v_key_provider, 'anthropic');
+    v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
     v_model := coalesce(p_model, v.models -> v_provider ->> 0);
-    if (v.models -> v_provider ? v_model) is not true then
+    if v_key_provider is null and (v_provider = any (p_providers)) is not true then
+      raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
+    elsif (v.models -> v_provider ? v_model) is not true then
       raise exception using errcode = 'NOMDL', message = format(
         'The %s plan answers with these models of %s: %s.', v.name, v_provider,
         (select string_agg(m, ', ') from jsonb_array_elements_text(v.models -> v_provider) m));
@@ -240,7 +257,7 @@ begin
     insert into public.query_holds values (
       p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
       v.overage_period_start, v.used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
-      v.now + make_interval(secs => p_hold_seconds));
+      v.now + make_interval(secs => p_hold_seconds), p_chat_id);
     if v.lapsed then
       -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
       update public.user_subscriptions s set
@@ -278,23 +295,25 @@ begin
     v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;
   end if;
   if v_conversation_id is not null and v.history_days > 0 then
-    v_history := private.recent_messages(v_conversation_id, p_question_id, p_history_messages);
+    v_history := private.recent_messages(
+      v_conversation_id, p_question_id, p_history_messages, p_history_characters);
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
     'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
-    'key', v_key);
+    'key', v_key, 'models', v.models, 'cost_limit_usd', v.query_cost_limit_usd::text);
 end
 $$;
 comment on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, boolean) is
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[]) is
   'Admits one query under the user''s lock and returns all that the turn needs: decision (admitted, refused, '
   'in_progress: another attempt at the same request runs, ended: it was charged already), funding, model, what is '
-  'left, recent history, the sealed key if an own one pays. Sent again with the same hold id it returns the same hold, so a lost response can be asked '
-  'for again. p_own_key: whether a key of the user''s own pays; null: if there is one. NTFND: somebody else''s '
+  'left, recent history, the sealed key if an own one pays, the plan''s models and cost limit. Sent again with the same hold id it returns the same hold, so a lost response can be asked '
+  'for again. p_own_key: whether a key of the user''s own pays; null: if there is one. p_providers: those that the '
+  'platform has an account with, the default first. NTFND: somebody else''s '
   'conversation; NOMDL: a model the plan does not have.';
 revoke all on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, boolean)
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
   from public, anon, authenticated, service_role;
 grant execute on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, boolean) to service_role;
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[]) to service_role;

@@ -131,10 +131,11 @@ begin
   else
     delete from public.messages m where m.conversation_id = keep_turn.conversation_id and m.position > v_position;
   end if;
-  insert into public.messages (id, created_at, conversation_id, position, role, content, tokens_input, tokens_output,
-                               provider, model, used_byo_key, cost_usd)
+  insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,
+                               function_results, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
   values ((p_turn -> 'answer' ->> 'id')::uuid, v_at, conversation_id, v_position + 1, 'assistant',
-          p_turn -> 'answer' ->> 'content', v_tokens_input, v_tokens_output,
+          p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
+          nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
           coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
           p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
   update public.conversations c set
@@ -194,7 +195,7 @@ $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
   'Ends a query that is charged, once however often it is called. p_usage: provider, model, tokens_input, '
   'tokens_output, cache_read_tokens, cache_write_tokens, cost_usd. p_turn: chat_id, title, context {type, id, data}, '
-  'question {id, content}, answer {id, content}; kept only where the plan keeps history. NOHLD: never admitted.';
+  'question {id, content}, answer {id, content, function_calls, function_results}; kept only where the plan keeps history. NOHLD: never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 

@@ -35,10 +35,14 @@ def test_a_whole_environment_is_read_with_the_frontends_names_too() -> None:
 def test_every_missing_variable_is_named_and_an_empty_one_is_missing() -> None:
     with pytest.raises(SettingsError) as caught:
         load(ChatSettings, {**dict.fromkeys(GOOD, ""), "SUPABASE_ANON_KEY": "anon"})
-    assert str(caught.value) == (
-        "SUPABASE_URL is missing. SUPABASE_SERVICE_ROLE_KEY is missing. "
-        "ANTHROPIC_API_KEY is missing. OPENAI_API_KEY is missing."
-    )
+    assert str(caught.value) == "SUPABASE_URL is missing. SUPABASE_SERVICE_ROLE_KEY is missing."
+
+
+def test_one_provider_account_is_enough_and_none_is_not() -> None:
+    both, one = load(ChatSettings, GOOD), load(ChatSettings, {**GOOD, "ANTHROPIC_API_KEY": ""})
+    assert (both.platform_providers, one.platform_providers) == (["anthropic", "openai"], ["openai"])
+    with pytest.raises(SettingsError, match=r"^ANTHROPIC_API_KEY or OPENAI_API_KEY is missing\.$"):
+        load(ChatSettings, {**GOOD, "ANTHROPIC_API_KEY": "", "OPENAI_API_KEY": ""})
 
 
 @pytest.mark.parametrize(

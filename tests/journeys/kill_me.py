@@ -17,6 +17,7 @@ from functions.chat.feed import Feed
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
+from functions.chat.tools.parliament import Parliament
 from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import AppError
@@ -63,9 +64,9 @@ async def main() -> None:
         steps.step()
 
     Feed.write = write  # type: ignore[method-assign]
-    chat = Chat(
-        MortalDatabase(settings, steps), Providers(settings), load_vault(given["environment"]), Observer("kill-me")
-    )
+    database, vault = MortalDatabase(settings, steps), load_vault(given["environment"])
+    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    chat = Chat(database, Providers(settings), parliament, vault, Observer("kill-me"))
     answering = chat.start(given["user_id"], ChatRequest.model_validate(given["body"]), "request")
     with suppress(AppError):
         await answering.answer()

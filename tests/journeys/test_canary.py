@@ -35,6 +35,7 @@ from functions.chat import limits
 from functions.chat.providers import Event, Opened, Prompt, Provider, Providers, Text
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
+from functions.chat.tools.parliament import Parliament
 from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import AppError, Internal, ProviderTimeout
@@ -641,7 +642,8 @@ async def chatting(environ: Mapping[str, str]) -> AsyncIterator[Chat]:
     settings = load(ChatSettings, environ)
     # Of a name of its own, because powertools keeps a logger with its stream.
     observer = Observer(f"canary-{uuid.uuid4()}")
-    chat = Chat(Database(settings), Providers(settings), load_vault(environ), observer)
+    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    chat = Chat(Database(settings), Providers(settings), parliament, load_vault(environ), observer)
     yield chat
     await chat.close()
 

@@ -30,6 +30,7 @@ private.period_at                      immutable  invoker  authenticated service
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                stable     invoker  nobody
 private.refuse                         volatile   invoker  nobody
+private.running_query                  stable     invoker  nobody
 private.sealed_key                     stable     invoker  nobody
 private.start_subscription             volatile   definer  nobody
 private.time_ordered_id                volatile   invoker  nobody
@@ -41,9 +42,11 @@ public.cleanup_expired_conversations   volatile   definer  service_role
 public.count_keys_to_rotate            stable     definer  service_role
 public.delete_api_key                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
+public.follow_query                    volatile   definer  service_role
 public.get_api_key                     stable     definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
 public.note_api_key                    volatile   definer  service_role
+public.note_progress                   volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
@@ -51,6 +54,7 @@ public.release_stale_holds             volatile   definer  service_role
 public.reset_monthly_overages          volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role
 public.settle_query                    volatile   definer  service_role
+public.stop_query                      volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.usage_summary                   stable     invoker  authenticated
 """

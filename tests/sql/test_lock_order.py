@@ -58,6 +58,9 @@ CALLS = {
     "release_query, with an own key": "select public.release_query(%(own_hold)s)",
     "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
     "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
+    "note_progress": "select public.note_progress(%(hold)s, 0, 'Said')",
+    "stop_query": "select public.stop_query(%(user)s, %(chat)s)",
+    "follow_query": "select public.follow_query(%(user)s, %(chat)s, %(hold)s, 0)",
     "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",
     "cleanup_expired_conversations": "select set_config('metering.now', '2100-01-01Z', true), "
     "public.cleanup_expired_conversations()",
@@ -84,6 +87,7 @@ def someone(db: Db) -> dict[str, str]:
     key(db, user, "openai")
     own_hold = admit(db, user)
     assert own_hold["funding"] == "byok"
+    db.execute("update public.query_holds set chat_id = %s where id = %s", (CHAT, hold["hold_id"]))
     db.execute("update public.user_subscriptions set current_overage_amount = 1 where user_id = %s", (user,))
     return {
         "user": user,

@@ -7,23 +7,66 @@ anthropic alone takes a second.
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
 
 from functions.chat.settings import ChatSettings
+from functions.chat.tools import Definition
 from functions.common.vault import PlainKey
 
 FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "other"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model wants a tool to be run. `arguments` is what it wrote, which should be a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+def arguments_of(call: ToolCall) -> dict[str, Any] | None:
+    """What a call wants, as a JSON object; None where the model wrote anything else."""
+    try:
+        arguments = orjson.loads(call.arguments or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    return arguments if isinstance(arguments, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the call of that id gave, as text."""
+
+    id: str
+    text: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A part of the conversation: what a person asks, what the assistant says and calls, or what its calls gave."""
+
+    role: Literal["user", "assistant", "tool"]
+    text: str = ""
+    calls: Sequence[ToolCall] = ()
+    results: Sequence[ToolResult] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked. `messages` are (role, text), oldest first, the question last."""
+    """What a model is asked: `messages` oldest first. `system` is the same for everyone, `situation` is not."""
 
     model: str
     system: str
-    messages: list[tuple[str, str]]
+    situation: str
+    messages: Sequence[Message]
+    tools: Sequence[Definition]
+    may_call: bool
     max_output_tokens: int
 
 
@@ -40,6 +83,14 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCalling:
+    """The model has begun to write a call."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens so far; a later one replaces it. `tokens_input` includes what was read from and written to the cache."""
 
@@ -47,6 +98,9 @@ class Usage:
     tokens_output: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +110,7 @@ class Finished:
     reason: FinishReason
 
 
-Event = Opened | Text | Usage | Finished
+Event = Opened | Text | ToolCalling | ToolCall | Usage | Finished
 
 
 class Provider(Protocol):
@@ -80,6 +134,7 @@ class Providers:
 
     def __init__(self, settings: ChatSettings) -> None:
         self._settings = settings
+        self.platform = settings.platform_providers
         self._made: dict[str, Provider] = {}
         self._making = asyncio.Lock()
 

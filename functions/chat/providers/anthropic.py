@@ -3,16 +3,34 @@
 https://docs.claude.com/en/api/messages-streaming
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import anthropic
 import httpx2
 from anthropic import AsyncAnthropic, DefaultAioHttpClient
-from anthropic.types import MessageParam
+from anthropic.types import (
+    MessageParam,
+    TextBlockParam,
+    ToolParam,
+    ToolResultBlockParam,
+    ToolUseBlockParam,
+)
 
 from functions.chat import limits
-from functions.chat.providers import Event, Finished, FinishReason, Opened, Prompt, Text, Usage
+from functions.chat.providers import (
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    Opened,
+    Prompt,
+    Text,
+    ToolCall,
+    ToolCalling,
+    Usage,
+    arguments_of,
+)
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
@@ -37,35 +55,50 @@ class Anthropic:
 
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
-        messages: list[MessageParam] = [
-            ({"role": "assistant", "content": text} if role == "assistant" else {"role": "user", "content": text})
-            for role, text in prompt.messages
-        ]
         client = self._client
         if own_key is not None:
             # Another key on the same connections, and nothing that the environment says of the platform's account.
             client = client.with_options(api_key=own_key.reveal())
             client.auth_token = None
+        # Tools and the system prompt are the same for everyone, so that their cache is read at a tenth of the price.
+        system: list[TextBlockParam] = [
+            {"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}},
+            {"type": "text", "text": prompt.situation},
+        ]
+        tools: list[ToolParam] = [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+            for tool in prompt.tools
+        ]
         faults = Faults(anthropic, "Anthropic", own_account=own_key is not None)
         with faults.named():
             async with client.messages.with_streaming_response.create(
                 model=prompt.model,
                 max_tokens=prompt.max_output_tokens,
-                # The prompt's beginning is the same for everyone: its cache is read at a tenth of the price.
-                system=[{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}],
-                messages=messages,
+                system=system,
+                messages=[written(message) for message in prompt.messages],
+                tools=tools,
+                tool_choice={"type": "auto"} if prompt.may_call else {"type": "none"},
                 stream=True,
             ) as response:
                 yield Opened()
                 usage: dict[str, Any] = {}
                 reason: str | None = None
+                calls: dict[int, dict[str, Any]] = {}
                 async for event in events(response.iter_bytes()):
                     match event.get("type"):
                         case "message_start":
                             usage = event["message"]["usage"]
                             yield tokens(usage)
+                        case "content_block_start" if event["content_block"]["type"] == "tool_use":
+                            call = calls[event["index"]] = {**event["content_block"], "arguments": ""}
+                            yield ToolCalling(call["id"], call["name"])
                         case "content_block_delta" if event["delta"]["type"] == "text_delta":
                             yield Text(event["delta"]["text"])
+                        case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
+                            calls[event["index"]]["arguments"] += event["delta"]["partial_json"]
+                        case "content_block_stop" if event["index"] in calls:
+                            call = calls[event["index"]]
+                            yield ToolCall(call["id"], call["name"], call["arguments"])
                         case "message_delta":
                             reason = event["delta"].get("stop_reason") or reason
                             usage |= {name: count for name, count in event["usage"].items() if count is not None}
@@ -81,6 +114,26 @@ class Anthropic:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def written(message: Message) -> MessageParam:
+    """A message as Anthropic writes it: results of tools are the user's. It refuses texts that are empty."""
+    if message.role == "assistant":
+        return {"role": "assistant", "content": list(_said(message))}
+    if message.role == "user":
+        return {"role": "user", "content": message.text}
+    results: list[ToolResultBlockParam] = [
+        {"type": "tool_result", "tool_use_id": result.id, "content": result.text, "is_error": result.is_error}
+        for result in message.results
+    ]
+    return {"role": "user", "content": results}
+
+
+def _said(message: Message) -> Iterator[TextBlockParam | ToolUseBlockParam]:
+    if message.text.strip():
+        yield {"type": "text", "text": message.text}
+    for call in message.calls:
+        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_of(call) or {}}
 
 
 def tokens(usage: Mapping[str, Any]) -> Usage:
@@ -100,7 +153,7 @@ def connect(settings: ChatSettings) -> Anthropic:
     timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
     return Anthropic(
         AsyncAnthropic(
-            api_key=settings.anthropic_api_key.get_secret_value(),
+            api_key=settings.platform_key("anthropic"),
             base_url=settings.anthropic_base_url,
             timeout=timeout,
             max_retries=0,

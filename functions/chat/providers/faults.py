@@ -16,6 +16,7 @@ from functions.common.errors import (
     AppError,
     ByokBalanceExhausted,
     ByokKeyRejected,
+    ProviderDown,
     ProviderError,
     ProviderOverloaded,
     ProviderTimeout,
@@ -52,7 +53,9 @@ class Faults:
         except (self.sdk.APITimeoutError, httpx2.TimeoutException):
             raise ProviderTimeout from None
         except (self.sdk.APIConnectionError, httpx2.TransportError):
-            raise ProviderError from None
+            raise ProviderDown from None
+        except (KeyError, TypeError, AttributeError):
+            raise ProviderError from None  # an event that is not as it is documented
 
     def with_status(self, status: int, headers: Mapping[str, str], code: str, text: str) -> AppError:
         """An HTTP error, before the answer. `code` and `text` are what the provider said."""
@@ -69,7 +72,7 @@ class Faults:
             return ProviderTimeout()
         if status in (429, 503, 529):
             return ProviderOverloaded(retry_after=seconds)
-        return ProviderError()
+        return ProviderDown() if status >= 500 else ProviderError()
 
     def in_band(self, code: str | None) -> AppError:
         """An error event in the middle of an answer."""

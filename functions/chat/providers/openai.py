@@ -3,16 +3,29 @@
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import httpx2
 import openai
+import orjson
 from openai import AsyncOpenAI, DefaultAioHttpClient
-from openai.types.responses import EasyInputMessageParam, ResponseInputParam
+from openai.types.responses import EasyInputMessageParam, FunctionToolParam, ResponseInputItemParam
+from openai.types.responses.response_input_item_param import FunctionCallOutput
 
 from functions.chat import limits
-from functions.chat.providers import Event, Finished, Opened, Prompt, Text, Usage
+from functions.chat.providers import (
+    Event,
+    Finished,
+    Message,
+    Opened,
+    Prompt,
+    Text,
+    ToolCall,
+    ToolCalling,
+    Usage,
+    arguments_of,
+)
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
@@ -28,33 +41,49 @@ class OpenAI:
 
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
-        messages: ResponseInputParam = [
-            EasyInputMessageParam(role="assistant" if role == "assistant" else "user", content=text)
-            for role, text in prompt.messages
-        ]
         client = self._client
         if own_key is not None:
             # Another key on the same connections, and nothing that the environment says of the platform's account.
             client = client.with_options(api_key=own_key.reveal())
             client.organization = client.project = None
+        tools: list[FunctionToolParam] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+                "strict": False,
+            }
+            for tool in prompt.tools
+        ]
         faults = Faults(openai, "OpenAI", own_account=own_key is not None)
         with faults.named():
             async with client.responses.with_streaming_response.create(
                 model=prompt.model,
                 max_output_tokens=prompt.max_output_tokens,
-                instructions=prompt.system,
-                input=messages,
+                # What is the same for everyone comes first: OpenAI caches beginnings by itself.
+                instructions=f"{prompt.system}\n\n{prompt.situation}",
+                input=[item for message in prompt.messages for item in written(message)],
+                tools=tools,
+                tool_choice="auto" if prompt.may_call else "none",
                 store=False,
                 stream=True,
             ) as response:
                 yield Opened()
+                has_called = False
                 async for event in events(response.iter_bytes()):
                     match event.get("type"):
                         case "response.output_text.delta" | "response.refusal.delta":
                             yield Text(event["delta"])
+                        case "response.output_item.added" if event["item"]["type"] == "function_call":
+                            yield ToolCalling(event["item"]["call_id"], event["item"]["name"])
+                        case "response.output_item.done" if event["item"]["type"] == "function_call":
+                            has_called = True
+                            call = event["item"]
+                            yield ToolCall(call["call_id"], call["name"], call["arguments"])
                         case "response.completed":
                             yield tokens(event["response"])
-                            yield Finished("stop")
+                            yield Finished("tool-calls" if has_called else "stop")
                             return
                         case "response.incomplete":
                             yield tokens(event["response"])
@@ -74,6 +103,18 @@ class OpenAI:
         await self._client.close()
 
 
+def written(message: Message) -> Iterator[ResponseInputItemParam]:
+    """A message as items of OpenAI's input. Calls go without OpenAI's own ids: it stores nothing to find by them."""
+    if message.role != "tool" and message.text:
+        yield EasyInputMessageParam(role=message.role, content=message.text)
+    for call in message.calls:
+        arguments = orjson.dumps(arguments_of(call) or {}).decode()
+        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments}
+    for result in message.results:
+        output = orjson.dumps({"error": result.text}).decode() if result.is_error else result.text
+        yield FunctionCallOutput(type="function_call_output", call_id=result.id, output=output)
+
+
 def tokens(response: Mapping[str, Any]) -> Usage:
     """OpenAI counts cached tokens within the input, as we do."""
     usage = response.get("usage") or {}
@@ -91,7 +132,7 @@ def connect(settings: ChatSettings) -> OpenAI:
     timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
     return OpenAI(
         AsyncOpenAI(
-            api_key=settings.openai_api_key.get_secret_value(),
+            api_key=settings.platform_key("openai"),
             base_url=settings.openai_base_url,
             timeout=timeout,
             max_retries=0,
