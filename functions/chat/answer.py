@@ -156,13 +156,18 @@ def told(stream: MessageStream, call: Call) -> bytes:
 
 
 def fitting(turns: Sequence[Sequence[Message]], characters: int) -> list[Message]:
-    """The newest turns that fit into so many characters, oldest first. No turn is cut."""
+    """The newest turns that fit into so many characters, oldest first. A turn is never cut, but goes without its
+    tools' calls and results where it would not fit with them.
+    """
     kept: list[Message] = []
     for turn in reversed(turns):
-        characters -= sum(weight(message) for message in turn)
-        if characters < 0:
+        for form in (turn, [Message(message.role, message.text) for message in turn if message.text]):
+            if (size := sum(weight(message) for message in form)) <= characters:
+                break
+        else:
             break
-        kept[:0] = turn
+        characters -= size
+        kept[:0] = form
     return kept
 
 

@@ -334,6 +334,10 @@ def address(day: date) -> str:
     return f"/debates/{day.year}/{day.month}/{day.day}/"
 
 
+def speeches_of(document: str) -> str:
+    return f"/speeches/?{urlencode({'document': document})}"
+
+
 class House:
     """Everything invented, made anew the same way every time. `tables` is for lists, `at` for addresses."""
 
@@ -454,7 +458,7 @@ class House:
                 "source_url": f"https://commons.example/{SESSION}/sitting-{number}/hansard",
                 "session": SESSION,
                 "document_type": "Debate",
-                "related": {"speeches_url": f"/speeches/?document={address(day)}", "debates_url": "/debates/"},
+                "related": {"speeches_url": speeches_of(address(day)), "debates_url": "/debates/"},
             }
             by = {"session": SESSION, "date": day, "number": str(number)}
             self.tables["debates"].append(Record(address(day), listed, more, by))
@@ -511,7 +515,7 @@ class House:
             "webcast_url": None,
         }
         if open_to_all:
-            more["related"] = {"speeches_url": f"/speeches/?document={at}"}
+            more["related"] = {"speeches_url": speeches_of(at)}
         by = {"session": SESSION, "date": day, "number": number, "in_camera": not open_to_all, "committee": slug}
         self.tables["meetings"].append(Record(at, listed, more, by))
 
@@ -559,8 +563,12 @@ class House:
             "paired_total": count["Paired"],
         }
         by = {**listed, "date": day, "kind": kind, "bill": f"{SESSION}/{about}" if bill else None}
-        speeches = [speech for speech in self.tables["speeches"] if speech.by["document"] == address(day)]
-        debate = [speech.url for speech in speeches if bill and speech.by["bill_debated"] == by["bill"]]
+        at, key = address(day), by["bill"] or "none"
+        debate = [
+            speech.url
+            for speech in self.tables["speeches"]
+            if speech.by["document"] == at and speech.by["bill_debated"] == key
+        ]
         more = {
             "context_statement": debate[-1] if debate else None,
             "party_votes": [
@@ -727,7 +735,7 @@ class Sitting:
             **self._heads,
             "document_url": self._url,
         }
-        more = {"related": {"document_speeches_url": f"/speeches/?{urlencode({'document': self._url})}"}}
+        more = {"related": {"document_speeches_url": speeches_of(self._url)}}
         bill = f"{SESSION}/{self._bill}" if self._bill else None
         by = {"time": self._time, "procedural": procedural, "document": self._url, **self._by}
         by |= {"politician": who, "politician_membership": str(term.number) if term else None, "bill_debated": bill}
@@ -936,7 +944,6 @@ def found(query: str) -> list[Record]:
 def _vocabulary(url: str) -> frozenset[str]:
     listed = house().at[url].listed
     texts = [*listed["content"].values(), *listed["attribution"].values()]
-    texts += [head for name in ("h1", "h2", "h3") for head in listed.get(name, {}).values()]
     return frozenset(re.findall(r"\w+", plain(html.unescape(re.sub(r"<[^>]+>", " ", " ".join(texts))))))
 
 
@@ -964,12 +971,13 @@ def feed(query: str) -> bytes:
 
 def _excerpt(content: Json, query: str) -> str:
     """300 characters around the first word that is said, as HTML with the words in <em>."""
-    words = re.compile("|".join(map(re.escape, re.findall(r"\w+", query))), re.IGNORECASE)
-    texts = [html.unescape(re.sub(r"<[^>]+>", "", content[language])) for language in ("en", "fr")]
+    words = re.compile("(" + "|".join(map(re.escape, re.findall(r"\w+", query))) + ")", re.IGNORECASE)
+    texts = [html.unescape(re.sub(r"<[^>]+>", "", content[language])).replace("\n", " ") for language in ("en", "fr")]
     hits = [(text, hit.start()) for text in texts if (hit := words.search(text))]
     text, start = hits[0] if hits else (texts[0], 0)
     begin = max(start - 60, 0)
-    return words.sub(lambda hit: f"<em>{hit[0]}</em>", html.escape(text[begin : begin + 300], quote=False))
+    pieces = enumerate(map(html.escape, words.split(text[begin : begin + 300])))
+    return "".join(f"<em>{piece}</em>" if at % 2 else piece for at, piece in pieces)
 
 
 def postal(code: str) -> Json | None:

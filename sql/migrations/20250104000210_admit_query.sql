@@ -147,25 +147,30 @@ begin
   return (
     select coalesce(
       jsonb_agg(
-        jsonb_build_object('role', fitting.role, 'content', fitting.content, 'function_calls', fitting.function_calls,
-                           'function_results', fitting.function_results)
-        order by fitting.position),
+        jsonb_build_object('role', sized.role, 'content', sized.content)
+          || case when sized.with_results <= p_characters
+                  then jsonb_build_object('function_calls', sized.function_calls,
+                                          'function_results', sized.function_results)
+                  else '{}' end
+        order by sized.position),
       '[]')
     from (
-      select newest.*, sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
-                         over (order by newest.position desc) as characters
+      select newest.*, sum(char_length(newest.content)) over newest_first as characters,
+             sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
+               over newest_first as with_results
       from (
         select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
         where m.conversation_id = p_conversation_id and (v_before is null or m.position < v_before)
         order by m.position desc limit p_count
       ) newest
-    ) fitting
-    where fitting.characters <= p_characters);
+      window newest_first as (order by newest.position desc)
+    ) sized
+    where sized.characters <= p_characters);
 end
 $$;
 comment on function private.recent_messages(uuid, text, integer, integer) is
-  'The newest messages of a conversation that fit into so many characters, tool results included, oldest first: [{role, '
-  'content, function_calls, function_results}]; those before the question, if it is in it.';
+  'The newest messages of a conversation that fit into so many characters, oldest first: [{role, content, '
+  'function_calls, function_results}], the latter two as long as they fit too; those before the question, if it is in it.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
   from public, anon, authenticated, service_role;
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +26,7 @@ CONTACT = "clerk@example.test"
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 # Every tool, asked for something that there is.
 CALLS: dict[str, dict[str, Any]] = {
-    "find_bills": {"words": "act loi", "limit": 20},
+    "find_bills": {"words": "act", "limit": 20},
     "find_committees": {},
     "find_mps": {"party": "Heron", "limit": 20},
     "get_bill": {"number": "C-5"},
@@ -64,7 +64,6 @@ class Desk:
     tools: Tools
     parliament: Parliament
     http: httpx.AsyncClient
-    failures: list[tuple[str, BaseException]] = field(default_factory=list)
 
     async def ask(self, name: str, language: Language = "en", /, **arguments: Any) -> dict[str, Any]:
         """What a tool finds."""
@@ -82,7 +81,7 @@ class Desk:
 
     async def raw(self, address: str) -> Any:
         """What the stand-in itself says."""
-        return (await self.http.get(address)).json()
+        return (await self.http.get(address, headers={"accept": "application/json"})).json()
 
     async def journal(self) -> list[dict[str, Any]]:
         """What the stand-in was asked."""
@@ -97,16 +96,21 @@ class Desk:
         return f"{self.origin}{path}"
 
 
+@pytest.fixture(scope="module")
+async def plain(origin: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=origin) as client:
+        yield client
+
+
 @pytest.fixture
-async def desk(origin: str) -> AsyncIterator[Desk]:
+async def desk(origin: str, plain: httpx.AsyncClient) -> AsyncIterator[Desk]:
     """Tools that have read nothing yet. Fails if something went wrong that nobody expected."""
     failures: list[tuple[str, BaseException]] = []
     parliament = Parliament(origin, origin, CONTACT)
     made = Tools(parliament, lambda name, error: failures.append((name, error)))
-    async with httpx.AsyncClient(base_url=origin) as http:
-        await http.delete("/_requests")
-        yield Desk(origin, made, parliament, http, failures)
-        await http.delete("/_fail")
+    await plain.delete("/_requests")
+    yield Desk(origin, made, parliament, plain)
+    await plain.delete("/_fail")
     await made.close()
     assert failures == []
 
@@ -371,10 +375,10 @@ async def test_a_vote_has_its_parties_and_who_went_against_theirs(desk: Desk) ->
     assert {line["party"]: line["vote"] for line in vote["parties"]["items"]} == lines
     # One of them sits no more, and is known by the slug.
     assert vote["dissenting_mps"]["items"] == [
-        {"mp": "gaspard-belletremplin", "name": "Gaspard Belletremplin", "ballot": "Yes"},
         {"mp": "ottoline-greyfeather", "name": None, "ballot": "Yes"},
+        {"mp": "gaspard-belletremplin", "name": "Gaspard Belletremplin", "ballot": "Yes"},
     ]
-    assert [source.title for source in outcome.sources[1:]] == ["Gaspard Belletremplin", "ottoline-greyfeather"]
+    assert [source.title for source in outcome.sources[1:]] == ["ottoline-greyfeather", "Gaspard Belletremplin"]
     assert (await desk.ask("get_vote", number=21))["on_bill"] == {"bill": "C-9", "session": "45-1"}
 
 
@@ -418,6 +422,7 @@ async def test_the_page_that_somebody_is_on_is_described(desk: Desk) -> None:
         "riding": "Sampleton—Fogwood",
         "province": "ON",
         "sits_now": True,
+        "url": source.url,
     }
     assert source == Source(desk.page("/politicians/fern-quillwater/"), "Fern Quillwater")
     bill, source = await desk.parliament.describe_bill(None, "C-5", "fr")
@@ -504,13 +509,12 @@ async def test_nothing_hostile_gets_into_an_address(desk: Desk, hostile: str) ->
     for name, arguments in calls:
         outcome = await desk.tools.run(name, arguments, "en")
         # A blank at the end is nobody's harm: it is taken off.
-        if hostile.strip() != hostile and name.startswith("get_mp"):
-            assert outcome.error is None
-        else:
-            assert outcome.error is not None
-            assert outcome.error.startswith("Wrong arguments: ")
-    harmless = {"/politicians/fern-quillwater/", "/speeches/", "/votes/ballots/"}
-    assert {entry["path"] for entry in await desk.journal() if not entry["path"].startswith("/votes/45-1/")} <= harmless
+        if hostile.strip() != hostile and {"slug", "sponsor"} & {*arguments}:
+            continue
+        assert outcome.error is not None
+        assert outcome.error.startswith("Wrong arguments: ")
+    plain = re.compile(r"/(politicians|committees)/fern-quillwater/|/(speeches|bills|votes/ballots|votes/45-1/[0-9]+)/")
+    assert all(plain.fullmatch(entry["path"]) for entry in await desk.journal())
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -546,8 +550,8 @@ async def test_nothing_hostile_gets_there_from_a_page_either(desk: Desk, hostile
         (
             "find_mps",
             {"province": "XX", "limit": 0},
-            "Wrong arguments: province: Input should be 'AB', 'BC', 'MB', 'NB', 'NL', 'NS', 'NT', 'NU', 'ON', 'PE', 'QC', "
-            "'SK' or 'YT'; limit: Input should be greater than or equal to 1.",
+            "Wrong arguments: province: Input should be 'AB', 'BC', 'MB', 'NB', 'NL', 'NS', 'NT', 'NU', 'ON', 'PE', "
+            "'QC', 'SK' or 'YT'; limit: Input should be greater than or equal to 1.",
         ),
         (
             "find_committees",
@@ -638,12 +642,10 @@ async def test_what_is_old_is_asked_for_again(desk: Desk, monkeypatch: pytest.Mo
 
 async def test_a_call_that_is_cancelled_ends_and_leaves_the_line(desk: Desk) -> None:
     await desk.spoil(path_prefix="/politicians/fern-quillwater/", slow=30)
-    running = asyncio.create_task(desk.tools.run("get_mp", {"slug": "fern-quillwater"}, "en"))
-    while not any(entry["path"].startswith("/politicians/") for entry in await desk.journal()):
-        await asyncio.sleep(0.005)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    # A tool that swallowed its cancellation would not let the time run out.
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await desk.tools.run("get_mp", {"slug": "fern-quillwater"}, "en")
     assert (await desk.ask("get_mp", slug="corin-ashpetal"))["name"] == "Corin Ashpetal"
 
 
@@ -845,7 +847,8 @@ def test_pages_of_what_is_left_out_are_left_out_too() -> None:
     [
         ("one two", 7, "one two"),
         ("one two three", 9, "one two…"),
-        ("one two three", 8, "one…"),
+        ("one two three", 8, "one two…"),
+        ("one two three", 7, "one…"),
         ("unbreakable", 5, "unbr…"),
         (None, 5, None),
     ],

@@ -1,5 +1,6 @@
 """admit_query: who may ask, what pays, and that a request is one request however it is sent."""
 
+import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -232,3 +233,47 @@ def test_ten_dollars_admit_four_hundred_overage_queries_and_forty_cost_one_dolla
         if admitted == 40:
             assert str(counters(db, user)["current_overage_amount"]) == "1.000000"
     assert (admitted, str(counters(db, user)["current_overage_amount"])) == (400, "10.000000")
+
+
+def test_history_carries_what_tools_gave_as_long_as_it_fits(db: Db) -> None:
+    """The newest messages within the characters that are asked for; older results are left out before older texts."""
+    user = new_user(db, "pro")
+    for number in range(3):
+        kept = {
+            "chat_id": "chat", "title": "t", "context": {},
+            "question": {"id": f"q{number}", "content": "?" * 10},
+            "answer": {
+                "id": str(uuid.uuid4()), "content": "!" * 10,
+                "function_calls": [{"id": "c", "name": "get_bill", "input": {}, "step": 0, "at": 0}],
+                "function_results": [{"id": "c", "output": {"bill": "x" * 1000}, "sources": []}],
+            },
+        }  # fmt: skip
+        settle(db, admit(db, user, p_chat_id="chat")["hold_id"], turn=json.dumps(kept))
+
+    def history(characters: int) -> list[tuple[str, bool]]:
+        admitted = admit(db, user, p_chat_id="chat", p_history_characters=characters)
+        release(db, admitted["hold_id"])
+        return [(row["role"], row.get("function_results") is not None) for row in admitted["history"]]
+
+    assert history(100_000) == [("user", False), ("assistant", True)] * 3
+    assert history(1_500) == [("user", False), ("assistant", False)] * 2 + [("user", False), ("assistant", True)]
+    assert history(45) == [("user", False), ("assistant", False)] * 2
+    assert history(5) == []
+
+
+def test_a_provider_that_the_platform_has_no_account_with_takes_own_keys_only(db: Db) -> None:
+    user = new_user(db, "basic")
+    only_openai: Any = {"p_providers": ["openai"]}
+    assert admit(db, user, **only_openai)["provider"] == "openai"
+    with pytest.raises(psycopg.DatabaseError, match="anthropic are not available") as caught:
+        admit(db, user, p_provider="anthropic", **only_openai)
+    assert caught.value.sqlstate == "NOMDL"
+    key(db, user, "anthropic")
+    assert admit(db, user, p_provider="anthropic", **only_openai)["funding"] == "byok"
+
+
+def test_admission_tells_what_a_query_may_cost_and_which_models_may_answer(db: Db) -> None:
+    admitted = admit(db, new_user(db, "pro"))
+    (plan,) = db.execute("select * from public.plans where tier = 'pro'").fetchall()
+    assert admitted["cost_limit_usd"] == str(plan["query_cost_limit_usd"])
+    assert admitted["models"] == plan["models"]

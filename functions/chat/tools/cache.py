@@ -31,8 +31,10 @@ class Cache:
         return body
 
     def put(self, key: str, body: bytes) -> None:
-        """Keep a body, and drop what there is no room for any more: the body itself, if it is larger than all room."""
+        """Keep a body, and drop what there is no room for any more. One that is larger than all room is not kept."""
         self._drop(key)
+        if len(key) + len(body) > self._size:
+            return
         self._kept[key] = (self._now() + self._seconds, body)
         self.size += len(key) + len(body)
         while len(self._kept) > self._entries or self.size > self._size:

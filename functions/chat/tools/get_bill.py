@@ -27,7 +27,6 @@ async def get_bill(wanted: GetBill, parliament: Parliament, language: Language) 
         "sponsor": sponsor,
         "recorded_votes": len(votes),
         "text": in_language(bill.get("text_url"), language),
-        "url": source.url,
     }
     return Found(data, [source, *pages])
 

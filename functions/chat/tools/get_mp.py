@@ -28,7 +28,6 @@ async def get_mp(wanted: GetMp, parliament: Parliament, language: Language) -> F
         "links": fit(links, LINKS_CHARACTERS)["items"],
         "email": shorten(said(member.get("email"), language), 100),
         "telephone": shorten(said(member.get("voice"), language), 50),
-        "url": source.url,
     }
     return Found(data, [source])
 

@@ -40,17 +40,17 @@ def shorten(text: str | None, characters: int) -> str | None:
     """The text cut at a word, with … where something is missing."""
     if text is None or len(text) <= characters:
         return text
-    cut = text[: characters - 1]
+    words = re.match(r"(.*\S)\s", text[:characters], flags=re.DOTALL)
     # A word that fills the whole room is cut anywhere.
-    return f"{cut.rsplit(None, 1)[0] if ' ' in cut else cut}…"
+    return f"{words[1] if words else text[: characters - 1]}…"
 
 
 def plain(html: Any) -> str:
     """The text of a little HTML, paragraphs on lines of their own."""
-    text = re.sub(r"<br\s*/?>|</p\s*>", "\n", html if isinstance(html, str) else "", flags=re.IGNORECASE)
+    text = re.sub(r"\s+", " ", html if isinstance(html, str) else "")
+    text = re.sub(r"<br ?/?>|</p ?>", "\n", text, flags=re.IGNORECASE)
     text = unescape(re.sub(r"<[^<>]*>", "", text))
-    lines = (re.sub(r"\s+", " ", line).strip() for line in text.split("\n"))
-    return "\n".join(filter(None, lines))
+    return "\n".join(filter(None, (line.strip() for line in text.split("\n"))))
 
 
 def folded(text: Any) -> str:
@@ -159,6 +159,7 @@ def member_in_short(parliament: "Parliament", member: Record, language: Language
     seats = member.get("memberships") or []
     seat = next((seat for seat in seats if not seat.get("end_date")), seats[0] if seats else {})
     riding = seat.get("riding") or {}
+    source = member_source(parliament, member)
     short = {
         "mp": slug_of(member.get("url")),
         "name": member.get("name"),
@@ -166,12 +167,14 @@ def member_in_short(parliament: "Parliament", member: Record, language: Language
         "riding": said(riding.get("name"), language),
         "province": riding.get("province"),
         "sits_now": bool(seat) and not seat.get("end_date"),
+        "url": source.url,
     }
-    return short, member_source(parliament, member)
+    return short, source
 
 
 def bill_in_short(parliament: "Parliament", bill: Record, language: Language) -> tuple[Record, Source]:
     """Which bill a result is about."""
+    source = bill_source(parliament, bill, language)
     short = {
         "bill": bill.get("number"),
         "session": bill.get("session"),
@@ -179,8 +182,9 @@ def bill_in_short(parliament: "Parliament", bill: Record, language: Language) ->
         "status": said(bill.get("status"), language),
         "introduced": bill.get("introduced"),
         "legisinfo": in_language(bill.get("legisinfo_url"), language),
+        "url": source.url,
     }
-    return short, bill_source(parliament, bill, language)
+    return short, source
 
 
 def committee_source(parliament: "Parliament", committee: Record, language: Language) -> Source:

@@ -1,0 +1,338 @@
+"""Between the question and the answer: tools, what is remembered of them, the page's context, another provider."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import httpx
+import psycopg
+import pytest
+
+from functions.chat import limits
+from functions.chat.answer import Answer, Call, Step, fitting
+from functions.chat.providers import Message, Prompt, ToolCall, ToolResult, Usage
+from functions.chat.request import Context, ContextType
+from functions.chat.system_prompt import cut_short, situation
+from functions.chat.tools import Language, Outcome, Source
+from functions.chat.tools.parliament import Parliament
+from functions.chat.turn import estimated
+from functions.chat.wire import MessageStream
+from infra.local.stack import Stack
+from tests.api import Api, Left, Streamed, question
+from tests.conftest import Person
+
+People = Callable[..., Person]
+Look = Callable[[Person], Left]
+Db = psycopg.Connection[dict[str, Any]]
+PROVIDERS = ["anthropic", "openai"]
+BILL = '[tool:get_bill {"number": "C-5"}]'
+
+
+def of_kind(streamed: Streamed, kind: str) -> list[dict[str, Any]]:
+    return [part for part in streamed.parts if part["type"] == kind]
+
+
+@pytest.fixture
+def parliament(stack: Stack) -> Iterator[httpx.Client]:
+    """The sample data's own address. What it was told to do wrong is forgotten afterwards."""
+    with httpx.Client(base_url=stack.info["parliament_url"], headers={"accept": "application/json"}) as http:
+        http.delete("/_requests")
+        yield http
+
+
+def fail(parliament: httpx.Client, **how: Any) -> None:
+    """Make the sample data's next answers go wrong."""
+    assert parliament.post("/_fail", json=how).is_success
+
+
+# Tools ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_what_a_tool_gives_is_what_the_model_reads_and_the_client_sees(api: Api, person: People, provider: str) -> None:
+    text = f"{BILL} {uuid.uuid4()}"
+    streamed = api.stream(person("pro"), question(text, provider=provider))
+    (output,) = of_kind(streamed, "tool-output-available")
+    assert output["output"]["bill"] == "C-5"
+    first, second = api.asked(text)
+    assert [message["role"] for message in first["messages"]] == ["user"]
+    assert [message["role"] for message in second["messages"]] == ["user", "tool"]
+    assert json.loads(second["messages"][1]["text"]) == output["output"]
+    assert output["output"]["url"] in [source["url"] for source in of_kind(streamed, "source-url")]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_both_steps_are_counted_and_paid_as_one_query(
+    api: Api, person: People, left: Look, stack_db: Db, provider: str
+) -> None:
+    user = person("pro")
+    one = api.stream(user, question("Hello there friend", provider=provider)).metadata["usage"]
+    two = api.stream(user, question(BILL, provider=provider)).metadata
+    assert two["usage"]["input_tokens"] > 1.9 * one["input_tokens"]
+    assert left(user).quota_used == 2
+    logged = stack_db.execute(
+        "select tokens_input, cost_usd from public.usage_logs where user_id = %s order by query_timestamp", (user.id,)
+    ).fetchall()
+    assert logged[1]["tokens_input"] == two["usage"]["input_tokens"]
+    assert float(logged[1]["cost_usd"]) == pytest.approx(two["cost_usd"])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_later_turn_reads_what_the_tools_of_an_earlier_one_gave(api: Api, person: People, provider: str) -> None:
+    user, chat_id = person("pro"), str(uuid.uuid4())
+    text = f"And the sponsor? {uuid.uuid4()}"
+    given = of_kind(
+        api.stream(user, question(f"Look it up {BILL}", chat_id=chat_id, provider=provider)), "tool-output-available"
+    )[0]["output"]
+    other = "openai" if provider == "anthropic" else "anthropic"
+    assert api.stream(user, question(text, chat_id=chat_id, provider=other)).done
+    (asked,) = api.asked(text)
+    assert [message["role"] for message in asked["messages"]] == ["user", "tool", "assistant", "user"]
+    assert json.loads(asked["messages"][1]["text"]) == given
+
+
+def test_an_answer_with_tools_is_repeated_from_storage_part_by_part(api: Api, person: People) -> None:
+    user = person("basic")
+    body = question(f"{BILL} [tool:no_such_tool {{}}] {uuid.uuid4()}")
+    first, second = api.stream(user, body), api.stream(user, body)
+    assert second.text == first.text
+    for kind in ("tool-input-available", "tool-output-available", "tool-output-error", "source-url"):
+        assert of_kind(second, kind) == of_kind(first, kind) != []
+    whole = api.chat(user, body).json()["message"]["parts"]
+    states = [part["state"] for part in whole if part["type"].startswith("tool-")]
+    assert states == ["output-available", "output-error"]
+
+
+def test_a_source_is_named_once_however_many_tools_come_to_it(api: Api, person: People) -> None:
+    streamed = api.stream(person("basic"), question(f"{BILL} {BILL}"))
+    urls = [source["url"] for source in of_kind(streamed, "source-url")]
+    assert len(of_kind(streamed, "tool-output-available")) == 2
+    assert len(urls) == len(set(urls)) > 0
+
+
+def test_a_tool_that_fails_says_so_and_the_answer_goes_on(
+    api: Api, person: People, left: Look, parliament: httpx.Client
+) -> None:
+    user = person("basic")
+    fail(parliament, path_prefix="/committees/", status=500, times=2)
+    streamed = api.stream(user, question("[tool:find_committees {}] Well?"))
+    (failed,) = of_kind(streamed, "tool-output-error")
+    assert failed["errorText"] in streamed.text  # the model was told, too
+    assert left(user).outcomes == ["answered"]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_tools_are_called_for_seven_steps_and_the_eighth_is_the_answer(
+    api: Api, person: People, provider: str, stack_db: Db
+) -> None:
+    text = f'[tool-loop:get_bill {{"number": "C-5"}}] {uuid.uuid4()}'
+    streamed = api.stream(person("pro"), question(text, provider=provider, model=None))
+    assert len(api.asked(text)) == limits.STEPS
+    assert streamed.kinds.count("start-step") == limits.STEPS
+    assert len(of_kind(streamed, "tool-output-available")) == limits.STEPS - 1
+    assert streamed.text
+    assert streamed.parts[-1]["finishReason"] == "stop"
+
+
+@pytest.mark.parametrize(("limit", "steps", "reason"), [("0.000001", 1, "length"), ("0.0004", 2, "stop")])
+def test_a_query_that_costs_enough_is_brought_to_an_end(
+    api: Api, person: People, left: Look, stack_db: Db, limit: str, steps: int, reason: str
+) -> None:
+    """Over the ceiling: the last words are ours. Near it: the model's next step is its last. Charged as an answer."""
+    user = person("free")
+    stack_db.execute("update public.plans set query_cost_limit_usd = %s where tier = 'free'", (limit,))
+    try:
+        text = f'[tool-loop:get_bill {{"number": "C-5"}}] {uuid.uuid4()}'
+        streamed = api.stream(user, question(text, provider="anthropic", language="fr"))
+    finally:
+        stack_db.execute("update public.plans set query_cost_limit_usd = 0.05 where tier = 'free'")
+    assert len(api.asked(text)) == steps
+    assert streamed.parts[-1]["finishReason"] == reason
+    assert streamed.text.endswith(cut_short("fr")) == (reason == "length")
+    assert (left(user).outcomes, left(user).lifetime_used) == (["answered"], 1)
+    given = len(of_kind(streamed, "tool-output-available")), len(of_kind(streamed, "tool-output-error"))
+    assert given == ((0, 1) if steps == 1 else (1, 0))  # what was called is closed either way
+
+
+# Another attempt, another provider -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), [("anthropic", "openai"), ("openai", "anthropic")])
+def test_where_one_provider_has_no_capacity_the_other_answers_and_the_metadata_say_so(
+    api: Api, person: People, stack_db: Db, first: str, second: str
+) -> None:
+    user = person("basic")
+    text = f"Who answers? {uuid.uuid4()} [fault:{first} overloaded]"
+    streamed = api.stream(user, question(text, provider=first))
+    assert [entry["provider"] for entry in api.asked(text)] == [first, second]
+    models = stack_db.execute("select models from public.plans where tier = 'basic'").fetchone()
+    assert models is not None
+    assert (streamed.metadata["provider"], streamed.metadata["model"]) == (second, models["models"][second][0])
+    (logged,) = stack_db.execute("select * from public.usage_logs where user_id = %s", (user.id,)).fetchall()
+    assert (logged["provider"], logged["model"]) == (second, streamed.metadata["model"])
+    assert logged["cost_usd"] > 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_provider_that_fails_before_it_begins_is_asked_once_more(api: Api, person: People, provider: str) -> None:
+    text = f"Again? {uuid.uuid4()} [fault:first-only status 500]"
+    assert api.stream(person("basic"), question(text, provider=provider)).done
+    assert [entry["provider"] for entry in api.asked(text)] == [provider, provider]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("fault", ["drop", "error-event", "early-end"])
+def test_after_the_first_byte_nothing_is_tried_again(api: Api, person: People, provider: str, fault: str) -> None:
+    text = f"No {uuid.uuid4()} [fault:{fault}]"
+    assert api.stream(person("basic"), question(text, provider=provider)).parts[-1]["finishReason"] == "error"
+    assert len(api.asked(text)) == 1
+
+
+# What the model is told of the page ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def record(stack: Stack) -> AsyncIterator[Parliament]:
+    """The public record, as the chat asks it."""
+    url = stack.info["parliament_url"]
+    record = Parliament(url, url, "tests")
+    yield record
+    await record.close()
+
+
+def some_member(parliament: httpx.Client) -> tuple[str, str]:
+    """The slug and the name of a member."""
+    member = parliament.get("/politicians/?limit=1").json()["objects"][0]
+    return member["url"].split("/")[2], member["name"]
+
+
+def bill_names(parliament: httpx.Client) -> dict[str, str]:
+    """What bill C-5 is called, by language."""
+    names: dict[str, str] = parliament.get("/bills/45-1/C-5/").json()["name"]
+    return names
+
+
+NOW = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)  # still the day before in Toronto
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+async def test_the_model_is_told_the_day_in_toronto_and_the_users_language(
+    record: Parliament, language: Language
+) -> None:
+    told = await situation(Context(), language, NOW, record)
+    assert "2026-11-21" in told
+    assert {"en": "English", "fr": "French"}[language] in told
+
+
+async def test_a_page_is_told_from_the_public_record_and_its_own_words_are_marked(
+    record: Parliament, parliament: httpx.Client
+) -> None:
+    slug, name = some_member(parliament)
+    told = await situation(Context(type="mp", id=slug, data={"name": "Somebody Else"}), "en", NOW, record)
+    before, after = told.split("Nobody has checked it")
+    assert name in before
+    assert "Somebody Else" not in before
+    assert "Somebody Else" in after
+
+
+@pytest.mark.parametrize("bill", ["C-5", "c-5", "45-1/C-5"])
+async def test_a_bill_is_found_by_its_number_in_the_language_asked_for(
+    record: Parliament, parliament: httpx.Client, bill: str
+) -> None:
+    names = bill_names(parliament)
+    for language in get_args(Language):
+        assert names[language] in await situation(Context(type="bill", id=bill), language, NOW, record)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        Context(type="mp", id="../bills/45-1/C-5"),
+        Context(type="mp", id="nobody-of-that-name"),
+        Context(type="bill", id="45-1/C-5/../../politicians"),
+        Context(type="bill", id="C-999"),
+        Context(type="bill"),
+        Context(type="dashboard", id="C-5"),
+    ],
+)
+async def test_a_page_that_the_record_does_not_know_is_told_as_a_hint_only(
+    record: Parliament, context: Context
+) -> None:
+    told = await situation(context, "en", NOW, record)
+    assert "public record says" not in told
+    assert ("Nobody has checked it" in told) == (context.id is not None)
+
+
+async def test_a_record_that_is_slow_or_broken_does_not_hold_up_the_answer(
+    record: Parliament, parliament: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONTEXT_S", 0.05)
+    fail(parliament, path_prefix="/bills/45-1/C-6/", times=1, slow=1)
+    assert "public record says" not in await situation(Context(type="bill", id="45-1/C-6"), "en", NOW, record)
+
+
+@pytest.mark.parametrize("kind", get_args(ContextType))
+async def test_every_kind_of_page_has_its_words(record: Parliament, kind: ContextType) -> None:
+    plain = await situation(Context(), "en", NOW, record)
+    assert (await situation(Context(type=kind), "en", NOW, record) == plain) == (kind == "general")
+
+
+# What is kept and remembered, in plain Python ------------------------------------------------------------------------
+
+
+ANSWER = Answer(
+    "the-id",
+    [
+        Step("Let me see. ", [Call("1", "get_bill", {"number": "C-5"}, Outcome({"b": 1}, None, [Source("u", "t")]))]),
+        Step("", [Call("2", "get_mp", {"slug": "x"}, Outcome(None, "No such member.", []))]),
+        Step("« Voilà. »"),
+    ],
+)
+
+
+def test_an_answer_is_the_same_after_it_was_kept() -> None:
+    row = json.loads(json.dumps(ANSWER.row()))
+    kept = Answer.from_row(row)
+    assert kept == ANSWER
+    assert kept.text == "Let me see. « Voilà. »"
+    assert kept.said_again(MessageStream("the-id")) == ANSWER.said_again(MessageStream("the-id"))
+
+
+def test_what_broke_off_is_told_the_model_as_an_error() -> None:
+    cut = Answer("", [Step("", [Call("1", "get_bill", {})])])
+    *_, results = cut.messages()
+    assert [(result.id, result.is_error) for result in results.results] == [("1", True)]
+    assert Answer.from_row(json.loads(json.dumps(cut.row()))).text == ""
+
+
+def test_null_characters_and_the_place_of_calls_agree() -> None:
+    answer = Answer("", [Step("a\x00b", [Call("1", "t", {}, Outcome({}, None, []))]), Step("c\x00")])
+    assert [step.text for step in Answer.from_row(answer.row()).steps] == ["ab", "c"]
+
+
+def _turn(question: str, answer: str, result: str = "") -> list[Message]:
+    said = [Message("user", question)]
+    if result:
+        said += [
+            Message("assistant", calls=[ToolCall("1", "t", "{}")]),
+            Message("tool", results=[ToolResult("1", result, False)]),
+        ]
+    return [*said, Message("assistant", answer)]
+
+
+def test_history_is_cut_at_a_turn_and_goes_without_results_before_it_goes_without_words() -> None:
+    old, new = _turn("Old?", "Old."), _turn("New?", "New.", "x" * 100)
+    assert fitting([old, new], 1_000) == [*old, *new]
+    assert fitting([old, new], 20) == [*old, Message("user", "New?"), Message("assistant", "New.")]
+    assert fitting([old, new], 12) == [Message("user", "New?"), Message("assistant", "New.")]
+    assert fitting([old, new], 7) == []
+
+
+def test_a_step_that_broke_off_counts_at_least_what_was_said() -> None:
+    prompt = Prompt("m", "s" * 300, "t" * 300, [Message("user", "q" * 300)], [], True, 100)
+    nothing = estimated(prompt, Step("a" * 300), Usage())
+    assert (nothing.tokens_input, nothing.tokens_output) == (300, 100)
+    counted = estimated(prompt, Step("a" * 300), Usage(tokens_input=77, tokens_output=1, cache_read_tokens=7))
+    assert counted == Usage(77, 100, 7, 0)
