@@ -201,7 +201,8 @@ async def test_a_torn_connection_is_tried_once_more(server: Server, parliament: 
     assert len(server.asked) == 2
 
 
-async def test_nobody_at_the_address_is_a_sentence(server: Server) -> None:
+async def test_nobody_at_the_address_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("functions.chat.tools.upstream.RETRY_PAUSE_S", 0.01)
     parliament = Parliament("http://127.0.0.1:9", "http://127.0.0.1:9", "x")
     with pytest.raises(ToolError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
         await parliament.one("votes", "1")
