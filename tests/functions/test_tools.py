@@ -223,6 +223,13 @@ async def test_each_ballot_is_told_with_what_its_vote_was_about(
 ) -> None:
     arguments = {"slug": "fern-quillwater", "only_dissent": only_dissent, "limit": 6}
     found = await desk.ask("get_mp_votes", language, **arguments)
+    # The newest votes come in one list.
+    joins = 2 if only_dissent else 1
+    assert [entry["path"].split("/")[1] for entry in await desk.journal()] == [
+        "politicians",
+        "votes",
+        *["votes"] * joins,
+    ]
     assert found["votes_of"]["name"] == "Fern Quillwater"
     dissent = "&dissent=True" if only_dissent else ""
     ballots = (await desk.raw(f"/votes/ballots/?politician=fern-quillwater&limit=6{dissent}"))["objects"]
@@ -240,6 +247,12 @@ async def test_each_ballot_is_told_with_what_its_vote_was_about(
         assert vote["bill_url"] == (f"/bills/{bill['session']}/{bill['bill']}/" if bill else None)
         assert item["url"] == desk.page(ballot["vote_url"])
     assert found.get("more", False) is (not only_dissent)
+
+
+async def test_the_votes_of_who_has_left_are_joined_too(desk: Desk) -> None:
+    found = await desk.ask("get_mp_votes", slug="ottoline-greyfeather", limit=3)
+    assert [item["vote"] for item in found["items"]] == [17, 16, 15]
+    assert all(item["about"] and item["date"] < "2026-05-15" for item in found["items"])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,6 +1,7 @@
 """get_mp_votes: how an MP voted, and what each vote was about.
 
-A ballot knows only the address of its vote, so each is joined: one call a vote, in a line, and kept for a while.
+A ballot knows only the address of its vote, so each is joined. The newest votes come in one list, and who sits has a
+ballot in every one of them; the others are asked for one by one.
 """
 
 from typing import Annotated
@@ -32,15 +33,17 @@ async def get_mp_votes(wanted: GetMpVotes, parliament: Parliament, language: Lan
         politician=wanted.slug,
         dissent="True" if wanted.only_dissent else None,
     )
-    entries = [await _entry(ballot, parliament, language) for ballot in ballots]
+    newest, _ = ([], False) if wanted.only_dissent else await parliament.many("votes", limit=wanted.limit)
+    known = {str(vote.get("url")): vote for vote in newest}
+    entries = [await _entry(ballot, known, parliament, language) for ballot in ballots]
     about = {"votes_of": described, "only_dissent": wanted.only_dissent}
     return listed(about, [source], entries, wanted.limit, more=more)
 
 
-async def _entry(ballot: Record, parliament: Parliament, language: Language) -> Entry:
+async def _entry(ballot: Record, known: dict[str, Record], parliament: Parliament, language: Language) -> Entry:
     address = str(ballot.get("vote_url") or "")
     try:
-        vote = await parliament.at(address)
+        vote = known.get(address) or await parliament.at(address)
     except NotThere:
         vote = {"url": address}
     source = vote_source(parliament, vote, language)
