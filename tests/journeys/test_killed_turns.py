@@ -1,5 +1,8 @@
 """A process killed with SIGKILL between any two steps of a turn: nothing is charged that was not answered, nothing
-stays taken, and the same message sent again is answered and charged once. `PROVE=1` takes every step, not every third."""
+stays taken, and the same message sent again is answered and charged once.
+
+`PROVE=1` takes every step, not every third.
+"""
 
 import json
 import os
@@ -87,7 +90,7 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
     users = []
     text = 'Briefly [tool:get_bill {"number": "C-5"}] [fault:long 3]'
     stride = 1 if os.environ.get("PROVE") else 3
-    for step in range(random.randrange(stride), STEPS, stride):
+    for step in range(random.randrange(stride), STEPS, stride):  # noqa: S311 -- any of them
         user = person(**TIERS[funding], stripe_subscription_id=f"sub_{funding}_{step}")
         if funding == "credit":
             with psycopg.connect(stack.postgres.url(), autocommit=True, row_factory=dict_row) as db:
