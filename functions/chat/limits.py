@@ -3,7 +3,7 @@
 # What a person may send. A question of 16,000 characters is about 4,000 tokens, a long bill's section.
 QUESTION_CHARACTERS = 16_000
 MESSAGES = 200
-PARTS = 100
+PARTS = 1_000  # tools and their sources make many; the body bounds what they weigh
 CONTEXT_BYTES = 16_384
 
 # No tokenizer fits two providers' models. English takes about four characters a token, French and JSON fewer.

@@ -32,7 +32,7 @@ import pytest
 from infra.local import stack as launcher
 from infra.local.postgres import NAMESPACE, Postgres, unprivileged
 from infra.local.processes import Processes, StackError
-from infra.local.stack import FUNCTIONS, GATEWAY, MODEL, POSTGRES, POSTGREST, free_offset, locked
+from infra.local.stack import FUNCTIONS, GATEWAY, MODEL, PARLIAMENT, POSTGRES, POSTGREST, free_offset, locked
 
 ROOT = Path(__file__).parents[2]
 RUN = (sys.executable, "-m", "infra.local", "run")
@@ -165,14 +165,15 @@ def test_a_start_says_what_to_open_and_writes_stack_json(live: Launcher) -> None
     assert list(info) == [*KEYS.split(), "stripe_webhook_secret", "users"]
     assert all(set(user) == {"id", "email", "password", "access_token"} for user in info["users"].values())
     assert tiers(info) == FOUR
-    assert all(info[place] in live.said for place in ("supabase_url", "db_url", "functions_url", "model_url"))
+    places = ("supabase_url", "db_url", "functions_url", "model_url", "parliament_url")
+    assert all(info[place] in live.said for place in places)
     assert f"open {info['functions_url']}; Ctrl-C stops it" in live.said
     assert not list(live.folder.glob("*.new"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets in /proc")
 def test_everything_listens_on_loopback_only(live: Launcher) -> None:
-    """The listening sockets of the stack's processes are its five ports on 127.0.0.1."""
+    """The listening sockets of the stack's processes are its six ports on 127.0.0.1."""
     offset = int(live.ready()["functions_url"].rpartition(":")[2]) - FUNCTIONS
     sockets = set()
     for process in processes_of(live.folder):
@@ -189,7 +190,7 @@ def test_everything_listens_on_loopback_only(live: Launcher) -> None:
                 address, _, port = local.partition(":")
                 listening.add((address, int(port, 16) - offset))
     loopback = socket.inet_aton("127.0.0.1")[:: -1 if sys.byteorder == "little" else 1].hex().upper()
-    assert listening == {(loopback, port) for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL)}
+    assert listening == {(loopback, port) for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL, PARLIAMENT)}
 
 
 def test_the_page_has_a_line_that_chats(live: Launcher) -> None:
@@ -202,6 +203,17 @@ def test_the_page_has_a_line_that_chats(live: Launcher) -> None:
     answer = httpx.post(url, headers=headers, content=body, timeout=DEADLINE_S)
     assert answer.status_code == 200
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the environment in /proc")
+def test_the_functions_get_the_sample_data(live: Launcher) -> None:
+    """Its address is theirs for the parliamentary data and for postal codes, and it answers there."""
+    url = live.ready()["parliament_url"]
+    (functions,) = (pid for pid, line in processes_of(live.folder).items() if "serve functions" in line)
+    environ = dict(line.split("=", 1) for line in Path(f"/proc/{functions}/environ").read_text().split("\0") if line)
+    assert (environ["PARLIAMENT_API_URL"], environ["REPRESENT_API_URL"]) == (url, url)
+    assert httpx.get(f"{url}/votes/", headers={"accept": "application/json"}).json()["objects"]
+    assert httpx.get(f"{url}/postcodes/K1A0A6/").status_code == 200
 
 
 @pytest.mark.parametrize("command", ["run", "reset"])
@@ -222,7 +234,8 @@ def test_a_taken_port_is_named(live: Launcher, tmp_path: Path) -> None:
 
 
 def test_a_real_project_and_real_providers_replace_the_stand_ins(live: Launcher, tmp_path: Path) -> None:
-    """With SUPABASE_URL and both providers configured only the functions run, and chat with the project's tokens."""
+    """With SUPABASE_URL, both providers and the parliamentary data configured only the functions run, and chat with
+    the project's tokens."""
     there = live.ready()
     environ = {
         "NEXT_PUBLIC_SUPABASE_URL": there["supabase_url"],
@@ -232,11 +245,14 @@ def test_a_real_project_and_real_providers_replace_the_stand_ins(live: Launcher,
         "ANTHROPIC_BASE_URL": there["model_url"],
         "OPENAI_API_KEY": "a-key",
         "OPENAI_BASE_URL": f"{there['model_url']}/v1",
+        "PARLIAMENT_API_URL": there["parliament_url"],
     }
     with launched(tmp_path / "stack", free_offset(), environ) as running:
         info = running.ready()
         assert (info["supabase_url"], info["db_url"], info["model_url"]) == (there["supabase_url"], None, None)
+        assert info["parliament_url"] == there["parliament_url"]
         assert there["supabase_url"] in running.said
+        assert there["parliament_url"] in running.said
         commands = " ".join(processes_of(running.folder).values())
         assert "serve functions" in commands
         assert not re.search("postgres|postgrest|serve standins", commands)
