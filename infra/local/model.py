@@ -3,7 +3,8 @@
 Point the SDKs at it: `base_url` is http://host:port for anthropic, http://host:port/v1 for openai. Every key is good
 unless it contains `invalid` or `exhausted`; every answer quotes its question and says that it is invented. The last
 user message may steer it: `[tool:NAME {"json": "arguments"}]` calls a tool, `[tool-loop:NAME {}]` calls it again after
-every result, `[fault:NAME]` makes the reply fail as FAULTS says. `GET /_requests` tells what was asked.
+every result, `[fault:NAME]` makes the reply fail as FAULTS says. Without a directive, a postal code or a bill's number
+calls the parliamentary tool that `pick` finds, where it is offered. `GET /_requests` tells what was asked.
 """
 
 import asyncio
@@ -42,7 +43,8 @@ FAULTS = {
     "failed": "openai: response.failed in the middle; anthropic: as error-event",
 }
 """`[fault:NAME …]`; several may stand in one text. Before NAME may stand `first-only` (only the first request with this
-very text suffers) and `after-tools` (only a request that carries tool results does)."""
+very text suffers), `after-tools` (only a request that carries tool results does), and `anthropic` or `openai` (only
+where that provider is asked)."""
 
 # HTTP status: message, Anthropic's error type, OpenAI's error type and code.
 ERRORS: dict[int, tuple[str, str, str, str | None]] = {
@@ -62,6 +64,8 @@ MAX_DELTAS = 100_000  # of `long`: a mistyped number must not hang the stack
 FRENCH = re.compile(
     r"\b(?:aux?|ce|ces|combien|dans|de|des|du|elle|est|et|il|l|la|les?|où|par|pourquoi|qui?|quelle|une?)\b"
 )
+POSTAL_CODE = re.compile(r"\b([A-Z]\d[A-Z])[ -]?(\d[A-Z]\d)\b", re.ASCII | re.IGNORECASE)
+BILL = re.compile(r"\b[CS]-[1-9]\d{0,3}\b", re.ASCII | re.IGNORECASE)
 ENGLISH = re.compile(r"\b(?:about|an?|and|are|did|do|does|for|has|have|how|in|is|of|on|the|to|was|what|when|who|why)\b")
 
 Json = dict[str, Any]
@@ -88,6 +92,19 @@ def answer(question: str, results: Sequence[str] = ()) -> str:
         f"This is a stand-in answer, no model was asked. You wrote: “{question[:400]}”. In an invented sitting of the "
         "House of Commons, three members spoke to it and the matter was referred to a committee."
     )
+
+
+def pick(question: str) -> tuple[str, Json] | None:
+    """The tool for a question without a directive, so that a demonstration needs none: of a postal code the members,
+    of a bill its votes or its debate where a word in English or French is about those, else the bill."""
+    if code := POSTAL_CODE.search(question):
+        return "find_mps", {"postal_code": f"{code[1]} {code[2]}".upper()}
+    if bill := BILL.search(question):
+        votes, debate = (
+            re.search(words, question, re.IGNORECASE) for words in (r"\bvot", r"\b(d[ée]bat|said\b|dit\b)")
+        )
+        return f"get_bill{'_votes' if votes else '_debate' if debate else ''}", {"number": bill[0].upper()}
+    return None
 
 
 def _text(content: Any) -> str:
@@ -178,7 +195,7 @@ class Prompt:
         return '"cache_control": {' in json.dumps(self.body) or "prompt_cache_key" in self.body
 
     def calls(self) -> list[tuple[str, Json]]:
-        """The tools that the question asks to call now, with their arguments."""
+        """The tools that the question asks to call now, with their arguments; without a directive the one it is for."""
         if not self.body.get("tools") or self.body.get("tool_choice") in ("none", {"type": "none"}):
             return []
         calls = []
@@ -186,6 +203,9 @@ class Prompt:
             rest = self.question[found.end() :]
             if found[1] or not self.results:
                 calls.append((found[2], json.JSONDecoder().raw_decode(rest)[0] if rest.startswith("{") else {}))
+        if not self.results and not re.search(r"\[(tool|tool-loop|fault):", self.question):
+            picked, offered = pick(self.question), [tool.get("name") for tool in self.body["tools"]]
+            calls += [picked] if picked and picked[0] in offered else []
         return calls
 
 
@@ -193,13 +213,15 @@ class Faults(dict[str, list[str]]):
     """The faults that are due, with their parameters."""
 
     @classmethod
-    def read(cls, prompt: Prompt, first: bool) -> "Faults":
+    def read(cls, prompt: Prompt, first: bool, provider: str) -> "Faults":
         faults = cls()
         for directive in re.findall(r"\[fault:([^\]]+)\]", prompt.question):
             name, *parameters = directive.split()
             due = True
-            while name in ("first-only", "after-tools"):
-                due &= first if name == "first-only" else bool(prompt.results)
+            only = {"first-only": first, "after-tools": bool(prompt.results)}
+            only |= {"anthropic": provider == "anthropic", "openai": provider == "openai"}
+            while name in only:
+                due &= only[name]
                 name, *parameters = parameters
             if name not in FAULTS:
                 raise ValueError(f"unknown fault {name!r}, known: {', '.join(FAULTS)}")
@@ -547,7 +569,8 @@ async def generate(request: Request) -> Playback:
     streams = bool(prompt.body.get("stream"))
     earlier = (past for past in request.app.state.exchanges if past is not exchange and past.path == exchange.path)
     try:
-        faults = Faults.read(prompt, first=all(past.prompt.question != prompt.question for past in earlier))
+        first = all(past.prompt.question != prompt.question for past in earlier)
+        faults = Faults.read(prompt, first, provider.name)
         message = provider.message(prompt, Reply.compose(prompt, faults))
         faults.refuse(streams, provider.overloaded)
         steps = script(provider, message, faults, streams, request.app.state.delay)

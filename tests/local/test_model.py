@@ -325,6 +325,76 @@ async def test_no_tool_is_called_where_none_is_offered_or_allowed(
     assert said(await ask_gpt(gpt, CALLS, tools=[GPT_TOOL], tool_choice="none")) == answer(CALLS)
 
 
+NAMES = ("find_mps", "get_bill", "get_bill_votes", "get_bill_debate", "search")
+CLAUDE_TOOLS: Any = [{**CLAUDE_TOOL, "name": name} for name in NAMES]
+GPT_TOOLS: Any = [{**GPT_TOOL, "name": name} for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "arguments"),
+    [
+        ("Who is my MP? I live at K1A 0A6.", "find_mps", {"postal_code": "K1A 0A6"}),
+        ("Qui représente h2x1y4 ?", "find_mps", {"postal_code": "H2X 1Y4"}),
+        ("How did V6B-1A1 vote on C-5?", "find_mps", {"postal_code": "V6B 1A1"}),
+        ("What is Bill C-5 about?", "get_bill", {"number": "C-5"}),
+        ("De quoi parle le projet de loi c-12 ?", "get_bill", {"number": "C-12"}),
+        ("Who voted for C-5?", "get_bill_votes", {"number": "C-5"}),
+        ("Qui a voté contre S-2 après le débat ?", "get_bill_votes", {"number": "S-2"}),
+        ("Show me the votes on c-201", "get_bill_votes", {"number": "C-201"}),
+        ("What was said about C-5?", "get_bill_debate", {"number": "C-5"}),
+        ("Résume les débats sur C-5", "get_bill_debate", {"number": "C-5"}),
+        ("Qu’a-t-on dit du projet de loi C-5 ?", "get_bill_debate", {"number": "C-5"}),
+        ("Was the credit in C-5 devoted to ditches?", "get_bill", {"number": "C-5"}),
+    ],
+)
+async def test_without_a_directive_the_tool_that_a_question_seems_to_be_for_is_called_once(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI, question: str, name: str, arguments: dict[str, str]
+) -> None:
+    messages: Any = [{"role": "user", "content": question}]
+    message = await claude.messages.create(model=CLAUDE, max_tokens=500, messages=messages, tools=CLAUDE_TOOLS)
+    (use,) = message.content
+    assert use.type == "tool_use"
+    assert (use.name, use.input) == (name, arguments)
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": "it found 7"}
+    messages += [{"role": "assistant", "content": message.content}, {"role": "user", "content": [result]}]
+    assert said(await ask_claude(claude, messages, tools=CLAUDE_TOOLS)) == answer(question, ["it found 7"])
+    (called,) = (await gpt.responses.create(model=GPT, input=question, tools=GPT_TOOLS)).output
+    assert called.type == "function_call"
+    assert (called.name, json.loads(called.arguments)) == (name, arguments)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who is the Speaker?",
+        "What is C-0, AC-5, C5 or C-5x?",
+        "My parcel is K1A 0A66.",
+        "[fault:long 9] What is C-5 about?",
+        "[fault:openai drop] What is C-5 about?",
+    ],
+)
+async def test_no_tool_is_picked_for_other_questions_nor_beside_a_directive(
+    claude: anthropic.AsyncAnthropic, question: str
+) -> None:
+    messages: Any = [{"role": "user", "content": question}]
+    message = await claude.messages.create(model=CLAUDE, max_tokens=500, messages=messages, tools=CLAUDE_TOOLS)
+    assert [block.type for block in message.content] == ["text"]
+
+
+async def test_a_directive_is_all_that_is_called_and_a_tool_that_is_not_offered_is_not(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
+) -> None:
+    question = "Who voted for C-5?"
+    others: Any = [tool for tool in CLAUDE_TOOLS if tool["name"] != "get_bill_votes"]
+    assert said(await ask_claude(claude, question, tools=others)) == answer(question)
+    assert said(await ask_claude(claude, question, tools=CLAUDE_TOOLS, tool_choice={"type": "none"})) == answer(
+        question
+    )
+    output = (await gpt.responses.create(model=GPT, input=f"[tool:search] {question}", tools=GPT_TOOLS)).output
+    assert [item.name for item in output if item.type == "function_call"] == ["search"]
+    assert len(output) == 1
+
+
 async def test_a_tool_loop_calls_again_after_every_result(claude: anthropic.AsyncAnthropic) -> None:
     messages: Any = [{"role": "user", "content": '[tool-loop:search {"q": 1}]'}]
     for _ in range(3):
@@ -747,6 +817,25 @@ async def test_after_tools_strikes_the_step_that_carries_the_results(gpt: openai
     result = {"type": "function_call_output", "call_id": use.call_id, "output": "7"}
     events = await ask_gpt(gpt, [{"role": "user", "content": question}, use.to_dict(), result], tools=[GPT_TOOL])
     assert events[-1].type == "response.failed"
+
+
+async def test_a_fault_of_one_provider_spares_the_other(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
+) -> None:
+    """Alone, and beside another condition in either order."""
+    question = "[fault:anthropic overloaded] Hello"
+    assert said(await ask_gpt(gpt, question)) == answer(question)
+    with pytest.raises(anthropic.InternalServerError):
+        await ask_claude(claude, question)
+    question = "[fault:openai status 429] Hello"
+    assert said(await ask_claude(claude, question)) == answer(question)
+    with pytest.raises(openai.RateLimitError):
+        await ask_gpt(gpt, question)
+    for question in ("[fault:openai first-only status 500] Hello", "[fault:first-only openai status 500] Hello"):
+        assert said(await ask_claude(claude, question)) == answer(question)
+        with pytest.raises(openai.InternalServerError):
+            await ask_gpt(gpt, question)
+        assert said(await ask_gpt(gpt, question)) == answer(question)
 
 
 async def test_the_last_user_text_decides_not_an_earlier_one(claude: anthropic.AsyncAnthropic) -> None:
