@@ -34,7 +34,7 @@ CURL = """curl -N {url}/chat \\
   -H 'content-type: application/json' \\
   -H 'authorization: Bearer {token}' \\
   -d '{{"id":"first-chat","messages":[{{"id":"question-'$RANDOM'","role":"user",\
-"parts":[{{"type":"text","text":"What is second reading?"}}]}}]}}'"""
+"parts":[{{"type":"text","text":"How did members vote on C-5?"}}]}}]}}'"""
 
 
 def create_app() -> Starlette:

@@ -496,6 +496,8 @@ HOSTILE = (
     "a b",
     "fern-quillwater\n",
     "fern-quillwater/",
+    "45-1/../../votes",
+    "C-5/x",
     "http://evil.example",
     "é",
     "-a",

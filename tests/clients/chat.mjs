@@ -1,0 +1,147 @@
+// A browser, as far as the chat needs one: the AI SDK's client. Standard input: one job a line, as JSON. Standard
+// output: one answer a line, in the same order. Jobs that take a while get a name, run beside the others, and are
+// asked for with `end`.
+//   ask    {name, api, token, body}      POST; `body` as the client makes it: {id, messages, trigger, messageId, …}
+//   resume {name, api, token, chat}      reconnectToStream
+//   stop   {name, api, token, chat, when?: {name, type, parts}}   ... once that stream has so many parts of the type
+//   until  {name, type, parts}           waits until a stream has them, or has ended
+//   leave  {name}                        the client goes
+//   end    {name}                        waits for the end; gives what there was, for the test to judge
+//   check  {parts, body?}                what is wrong with them
+import { DefaultChatTransport, readUIMessageStream } from "ai";
+import { EventEmitter, once } from "node:events";
+import { createInterface } from "node:readline";
+import { bodyThatIsWrong, eventsOf, partsThatAreWrong } from "./stream_rules.mjs";
+
+const DEADLINE_MS = 100_000;
+const jobs = new Map();
+
+class Stream {
+  news = new EventEmitter();
+  leaving = new AbortController();
+  signal = AbortSignal.any([this.leaving.signal, AbortSignal.timeout(DEADLINE_MS)]);
+  parts = [];
+  errors = []; // what readUIMessageStream reports
+  body = "";
+  wire = Promise.resolve();
+
+  transport({ api, token }) {
+    return new DefaultChatTransport({ api, headers: { authorization: `Bearer ${token}` }, fetch: this.fetch });
+  }
+
+  // The platform's, with an ear on the wire.
+  fetch = async (url, init) => {
+    const response = await fetch(url, init);
+    this.status = response.status;
+    this.headers = Object.fromEntries(response.headers);
+    if (!response.ok || !response.body) return response;
+    const [heard, read] = response.body.tee();
+    this.wire = this.tap(heard);
+    return new Response(read, { status: response.status, headers: response.headers });
+  };
+
+  async tap(heard) {
+    try {
+      for await (const piece of heard.pipeThrough(new TextDecoderStream())) this.body += piece;
+    } catch (error) {
+      this.broke_off = error.name;
+    }
+  }
+
+  async listen(opening) {
+    try {
+      const stream = await opening;
+      this.nothing = stream === null;
+      if (stream) await Promise.all(stream.tee().map((branch, at) => (at ? this.build(branch) : this.hear(branch))));
+    } catch (error) {
+      this.thrown = { name: error.name, status: error.statusCode, body: error.responseBody };
+    }
+    await this.wire;
+    this.ended_at = performance.now();
+    this.news.emit("part");
+  }
+
+  async hear(stream) {
+    for await (const part of stream) {
+      this.parts.push(part);
+      this.news.emit("part");
+    }
+  }
+
+  async build(stream) {
+    const onError = (error) => this.errors.push(error.message);
+    for await (this.message of readUIMessageStream({ stream, onError }));
+  }
+
+  async until({ type, parts }) {
+    const enough = () => this.parts.filter((part) => part.type === type).length >= parts;
+    while (!enough() && this.ended_at === undefined) await once(this.news, "part");
+  }
+
+  async told() {
+    const { status, headers, nothing, parts, message, errors, thrown, ended_at } = this;
+    const wrong = parts.length && !thrown ? await bodyThatIsWrong(this.body, parts) : [];
+    const { comments } = eventsOf(this.body);
+    return { status, headers, nothing, parts, comments, wrong, message, errors, thrown, ended_at };
+  }
+}
+
+// Runs beside the others until `end` asks for it.
+function begin(name, job, run) {
+  const running = run();
+  running.catch(() => {}); // told by `end`
+  jobs.set(name, { ...job, running });
+  return {};
+}
+
+const does = {
+  ask({ name, body: { id, messages, trigger, messageId, ...body }, ...where }) {
+    const stream = new Stream();
+    const send = { chatId: id, messages, trigger, messageId, body, abortSignal: stream.signal };
+    return begin(name, { stream }, async () => {
+      await stream.listen(stream.transport(where).sendMessages(send));
+      return stream.told();
+    });
+  },
+  resume({ name, chat, ...where }) {
+    const stream = new Stream();
+    return begin(name, { stream }, async () => {
+      await stream.listen(stream.transport(where).reconnectToStream({ chatId: chat, abortSignal: stream.signal }));
+      return stream.told();
+    });
+  },
+  stop({ name, api, token, chat, when }) {
+    return begin(name, {}, async () => {
+      if (when) await jobs.get(when.name).stream.until(when);
+      const sent_at = performance.now();
+      const headers = { authorization: `Bearer ${token}` };
+      const response = await fetch(`${api}/${encodeURIComponent(chat)}/stop`, { method: "POST", headers });
+      return { sent_at, status: response.status, body: await response.json() };
+    });
+  },
+  async until({ name, ...what }) {
+    const { stream } = jobs.get(name);
+    await stream.until(what);
+    return { parts: stream.parts };
+  },
+  leave({ name }) {
+    jobs.get(name).stream.leaving.abort();
+    return {};
+  },
+  end: ({ name }) => jobs.get(name).running,
+  check: async ({ parts, body }) => ({
+    wrong: body === undefined ? await partsThatAreWrong(parts) : await bodyThatIsWrong(body, parts),
+  }),
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { do: what, ...job } = JSON.parse(line);
+  let told;
+  try {
+    told = await does[what](job);
+  } catch (error) {
+    told = { failed: error.stack };
+  }
+  process.stdout.write(`${JSON.stringify(told)}\n`);
+}
+process.exit(); // whatever still runs

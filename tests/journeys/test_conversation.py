@@ -1,0 +1,90 @@
+"""A conversation about one bill, five turns in English and in French, as docs/transcript.md shows it.
+
+The model is the stand-in, which picks tools by plain rules and quotes what they gave; everything else is real.
+`WRITE=1` writes the transcript anew, to be read by eye before it is committed.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from infra.local.postgres import ROOT
+from infra.local.stack import Stack
+from tests.api import Api, Left, Streamed, question
+from tests.conftest import Person
+
+TRANSCRIPT = ROOT / "docs" / "transcript.md"
+QUESTIONS = [
+    ("en", "What is bill C-5 about?"),
+    ("en", "How did members vote on C-5?"),
+    ("fr", "Qu’est-ce qui a été dit au débat sur C-5 ?"),
+    ("fr", "Qui est la députée ou le député de K1A 0A6 ?"),
+    ("en", "Is it law yet, this C-5?"),
+]
+HEADER = """# A conversation
+
+Five turns about one bill, as the local stack gives them: `make run`, then these questions in one chat. The data are
+invented and the model is a stand-in, which picks one tool by plain rules and quotes the beginning of what it gave; the
+tools, their sources, the metering and the stream are the real ones. `tests/journeys/test_conversation.py` compares
+this page with what comes out today.
+"""
+
+
+def shown(value: Any, width: int = 400) -> str:
+    """JSON on one line, cut where a reader has seen enough."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else f"{text[:width]}…"
+
+
+def turn(said: str, language: str, streamed: Streamed) -> str:
+    """One turn for people to read."""
+    lines = [f"\n## {said}\n\n*{language}*\n"]
+    for part in streamed.parts:
+        match part["type"]:
+            case "tool-input-available":
+                lines.append(f"- calls `{part['toolName']}` with `{shown(part['input'])}`")
+            case "tool-output-available":
+                lines.append(f"- which gives `{shown(part['output'])}`")
+            case "source-url":
+                lines.append(f"- source: [{part['title']}]({part['url']})")
+    metadata = streamed.metadata
+    lines.append(f"\n> {streamed.text}\n")
+    lines.append(
+        f"{metadata['provider']} {metadata['model']}, {metadata['funding']}, {metadata['remaining']} left today, "
+        f"charged ${metadata['charged_usd']}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
+def test_five_turns_about_one_bill_are_as_the_transcript_shows_them(
+    stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], provider: str
+) -> None:
+    user, chat_id = person("pro"), str(uuid.uuid4())
+    page, tools = HEADER, set[str]()
+    for number, (language, said) in enumerate(QUESTIONS, 1):
+        streamed = api.stream(
+            user,
+            question(
+                said, chat_id=chat_id, language=language, provider=provider, context={"type": "bill", "id": "45-1/C-5"}
+            ),
+        )
+        assert streamed.parts[-1]["finishReason"] == "stop"
+        assert [part for part in streamed.parts if part["type"] == "source-url"]
+        tools |= {part["toolName"] for part in streamed.parts if part["type"] == "tool-input-available"}
+        asked = api.asked(said)[-1]["messages"]
+        assert [message["text"] for message in asked if message["role"] == "user"] == [
+            earlier for _, earlier in QUESTIONS[:number]
+        ]
+        page += turn(said, language, streamed)
+    assert len(tools) >= 3
+    assert left(user).quota_used == len(QUESTIONS)
+    page = page.replace(stack.info["parliament_url"], "http://127.0.0.1:8790")
+    if provider == "anthropic":
+        if os.environ.get("WRITE"):
+            TRANSCRIPT.write_text(page, encoding="utf-8")
+        assert page == TRANSCRIPT.read_text(encoding="utf-8"), "WRITE=1 writes it anew"
