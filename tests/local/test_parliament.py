@@ -20,7 +20,8 @@ import httpx
 import pytest
 import uvicorn
 
-from infra.local.parliament import House, create_app
+from infra.local.parliament import create_app
+from infra.local.parliament.house import House
 
 LISTS = (
     "/politicians/?include=all",
