@@ -1,11 +1,13 @@
 """The client behind the tools, against a server that answers from a script: pages, redirects, failures, its cache."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -301,6 +303,32 @@ async def test_links_and_the_feed_are_the_public_sites() -> None:
     assert parliament.page("/bills/45-1/C-5/") == "https://openparliament.ca/bills/45-1/C-5/"
     for hostile in ("//evil.example/x", "https://evil.example/x", "javascript:x", None, ""):
         assert parliament.page(hostile).startswith("https://openparliament.ca/")
+
+
+@pytest.mark.parametrize("part", ["a/b", "a?limit=500", "a#b", "a%2Fb", "../a", "é", "a b", "a\n"])
+async def test_a_part_of_a_path_is_escaped_whatever_it_is(server: Server, parliament: Parliament, part: str) -> None:
+    for call in (
+        parliament.one("votes", part),
+        parliament.vote(part, 1),
+        parliament.committee(part),
+        parliament.representatives(part),
+    ):
+        with contextlib.suppress(NotThere):
+            await call
+    escaped = quote(part, safe="")
+    assert server.asked == [
+        f"/votes/{escaped}/",
+        f"/votes/{escaped}/1/",
+        f"/committees/{escaped}/",
+        f"/postcodes/{escaped}/",
+    ]
+
+
+@pytest.mark.parametrize("part", ["", ".", ".."])
+async def test_a_path_leads_nowhere_else(server: Server, parliament: Parliament, part: str) -> None:
+    with pytest.raises(AssertionError):
+        await parliament.one("votes", part)
+    assert server.asked == []
 
 
 # --- records with gaps -----------------------------------------------------------------------------------------------
