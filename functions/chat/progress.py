@@ -35,7 +35,8 @@ class Progress:
 
     async def close(self) -> None:
         """Note the rest, and wait a moment for who reads it. Nothing may be said after this but the ending."""
-        await self.cancel()
+        self._telling.cancel()
+        await asyncio.gather(self._telling, return_exceptions=True)
         if not self._has_begun:
             return  # there was nothing to read
         with suppress(TimeoutError):
@@ -44,11 +45,6 @@ class Progress:
                 while followed_to is not None and followed_to < self._noted:
                     await asyncio.sleep(limits.FOLLOW_S / 2)
                     followed_to = await self._note(is_closing=True)
-
-    async def cancel(self) -> None:
-        """Tell no more."""
-        self._telling.cancel()
-        await asyncio.gather(self._telling, return_exceptions=True)
 
     async def _tell(self) -> None:
         while True:

@@ -72,6 +72,7 @@ class Chat:
         self.tools = Tools(parliament, lambda name, error: observer.failure("tool failed", error, tool=name))
         self.vault = vault
         self.observer = observer
+        self.endings: set[asyncio.Task[dict[str, Any]]] = set()
         self._running: dict[asyncio.Task[None], Turn] = {}
 
     def start(self, user_id: str, request: ChatRequest, request_id: str, seconds: float = limits.TURN_S) -> Feed:
@@ -117,6 +118,7 @@ class Chat:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*self.endings, return_exceptions=True)
         await self.providers.close()
         await self.tools.close()
         await self.database.close()
@@ -144,6 +146,7 @@ class Turn:
     _stream: wire.MessageStream = field(init=False)
     _unpriced: list[tuple[str, str, Usage]] = field(default_factory=list)
     _scope: asyncio.Timeout | None = None
+    _progress: Progress | None = None
 
     def __post_init__(self) -> None:
         self._stream = wire.MessageStream(self.answer.id)
@@ -202,20 +205,18 @@ class Turn:
 
     async def _answer(self) -> None:
         """Say what the model says; then settle, or release if it did not finish."""
-        progress = Progress(self.chat.database, self.chat.observer, self.hold_id, self.feed, self.stop)
+        self._progress = Progress(self.chat.database, self.chat.observer, self.hold_id, self.feed, self.stop)
         try:
             reason = await self._converse_in_time()
         except BaseException as error:
             failure = error if isinstance(error, AppError) else Internal()
             if self.feed.is_open:
                 self.feed.write(self._stream.finish_step())
-            await (progress.close() if isinstance(error, Exception) else progress.cancel())
             await self._end("release_query", "failed", {})
             if self.feed.is_open:
                 self.feed.write(wire.error(failure.sentence, self._metadata(charged=Decimal(0), persisted=False)))
             raise
         self.feed.write(self._stream.start_step() + self._stream.finish_step())
-        await progress.close()
         outcome = "stopped" if reason is None else "answered"
         settled = await self._end("settle_query", outcome, {"p_turn": self._keepsake()})
         # A settlement that did not get through is not known to be charged, and most likely never will be.
@@ -426,11 +427,16 @@ class Turn:
 
     async def _end(self, function: str, outcome: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """End the hold. What cannot be ended is logged, and expires. Not interrupted when the turn is cancelled."""
-        return await asyncio.shield(asyncio.create_task(self._end_hold(function, outcome, params)))
+        ending = asyncio.create_task(self._end_hold(function, outcome, params))
+        self.chat.endings.add(ending)
+        ending.add_done_callback(self.chat.endings.discard)
+        return await asyncio.shield(ending)
 
     async def _end_hold(self, function: str, outcome: str, params: Mapping[str, Any]) -> dict[str, Any]:
         observer = self.chat.observer
         identity = self._identity()
+        if self._progress is not None:
+            await self._progress.close()
         await self._price()
         usage = {
             "provider": self.provider,

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -126,6 +127,14 @@ class Browser:
         """Send a message and wait for the end of its answer."""
         self.ask(name, person, body)
         return self.end(name)
+
+    def talk(self, person: Person, chat_id: str, *acts: Json, **body: Any) -> list[list[Json]]:
+        """What a page does, one after the other; the messages that it shows after each."""
+        name = f"talk-{uuid.uuid4()}"
+        self._do("talk", name=name, chat=chat_id, acts=acts, body=body, **self._where(person, None))
+        seen = self._do("end", name=name)["seen"]
+        assert [(after["status"], after.get("error")) for after in seen] == [("ready", None)] * len(acts)
+        return [after["messages"] for after in seen]
 
     def wrong(self, parts: Sequence[Json], body: str | None = None) -> list[str]:
         """What stream_rules.mjs finds in the parts of a message, or in a body that the parts were read from."""

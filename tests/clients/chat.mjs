@@ -6,9 +6,12 @@
 //   stop   {name, api, token, chat, when?: {name, type, parts}}   ... once that stream has so many parts of the type
 //   until  {name, type, parts}           waits until a stream has them, or has ended
 //   leave  {name}                        the client goes
+//   talk   {name, api, token, chat, acts, body}   what a page does, one after the other: {send: text}, {regenerate:
+//                                        {messageId?}}, {edit: text, messageId}, {resume: {}}; "question" is the
+//                                        first message's id
 //   end    {name}                        waits for the end; gives what there was, for the test to judge
 //   check  {parts, body?}                what is wrong with them
-import { DefaultChatTransport, readUIMessageStream } from "ai";
+import { AbstractChat, DefaultChatTransport, readUIMessageStream } from "ai";
 import { EventEmitter, once } from "node:events";
 import { createInterface } from "node:readline";
 import { bodyThatIsWrong, eventsOf, partsThatAreWrong } from "./stream_rules.mjs";
@@ -86,6 +89,27 @@ class Stream {
   }
 }
 
+// What a frontend's framework keeps of a chat, without a framework.
+class State {
+  status = "ready";
+  error = undefined;
+  messages = [];
+  pushMessage = (message) => (this.messages = [...this.messages, message]);
+  popMessage = () => (this.messages = this.messages.slice(0, -1));
+  replaceMessage = (at, message) => (this.messages = this.messages.with(at, message));
+  snapshot = structuredClone;
+}
+
+class Page extends AbstractChat {
+  act({ send, regenerate, edit, messageId, resume }, body) {
+    const id = (named) => (named === "question" ? this.messages[0].id : named);
+    if (send) return this.sendMessage({ text: send }, { body });
+    if (edit) return this.sendMessage({ text: edit, messageId: id(messageId) }, { body });
+    if (resume) return this.resumeStream();
+    return this.regenerate({ messageId: id(regenerate.messageId), body });
+  }
+}
+
 // Runs beside the others until `end` asks for it.
 function begin(name, job, run) {
   const running = run();
@@ -117,6 +141,17 @@ const does = {
       const headers = { authorization: `Bearer ${token}` };
       const response = await fetch(`${api}/${encodeURIComponent(chat)}/stop`, { method: "POST", headers });
       return { sent_at, status: response.status, body: await response.json() };
+    });
+  },
+  talk({ name, chat, acts, body, ...where }) {
+    const page = new Page({ id: chat, transport: new Stream().transport(where), state: new State() });
+    return begin(name, {}, async () => {
+      const seen = [];
+      for (const act of acts) {
+        await page.act(act, body);
+        seen.push({ messages: page.messages, status: page.status, error: page.error?.message });
+      }
+      return { seen };
     });
   },
   async until({ name, ...what }) {

@@ -1,5 +1,6 @@
 """How a turn ends: on the wire, in the ledger, in the counters. Failing is never charged, and holds never stay."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import Callable
@@ -8,6 +9,17 @@ from typing import Any
 import psycopg
 import pytest
 
+from functions.chat import limits
+from functions.chat.progress import Progress
+from functions.chat.providers import Providers
+from functions.chat.request import ChatRequest
+from functions.chat.settings import ChatSettings
+from functions.chat.tools.parliament import Parliament
+from functions.chat.turn import Chat
+from functions.common.database import Database
+from functions.common.observe import Observer
+from functions.common.settings import load, load_vault
+from infra.local.stack import Stack
 from tests.api import Api, Left, question
 from tests.conftest import Person
 
@@ -169,3 +181,35 @@ def test_keep_alive_comments_fill_a_silence(api: Api, person: People) -> None:
         lines = list(response.iter_lines())
     assert ": keep-alive" in lines
     assert lines[-2:] == ["data: [DONE]", ""]
+
+
+async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
+    stack: Stack, person: People, left: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model has finished: what is cancelled then is the turn, not its end."""
+    monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
+    known = {
+        "SUPABASE_URL": stack.info["supabase_url"],
+        "SUPABASE_ANON_KEY": stack.info["anon_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "ANTHROPIC_API_KEY": "stand-in",
+        "ANTHROPIC_BASE_URL": stack.info["model_url"],
+        "ENCRYPTION_KEY": "0" * 64,
+    }
+    settings = load(ChatSettings, known)
+    parliament = Parliament(stack.info["parliament_url"], stack.info["parliament_url"], "")
+    chat = Chat(Database(settings), Providers(settings), parliament, load_vault(known), Observer("endings"))
+    closing, really_close = asyncio.Event(), Progress.close
+
+    async def close(progress: Progress) -> None:
+        closing.set()
+        await asyncio.sleep(0.05)  # the moment in which the server stops
+        await really_close(progress)
+
+    monkeypatch.setattr(Progress, "close", close)
+    user = person("basic")
+    chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")
+    await closing.wait()
+    await chat.close()
+    assert left(user).outcomes == ["answered"]
+    assert left(user).holds == 0

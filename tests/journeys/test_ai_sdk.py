@@ -86,10 +86,21 @@ def text_part(text: str) -> Json:
     return {"type": "text", "text": text, "state": "done"}
 
 
+def said(message: Json) -> str:
+    """The text of a message as the client keeps it."""
+    return "".join(part["text"] for part in message["parts"] if part["type"] == "text")
+
+
 def without_metadata(heard: Heard) -> Json:
     """The message that the client built."""
     assert heard.message is not None
     return {name: value for name, value in heard.message.items() if name != "metadata"}
+
+
+def unordered(heard: Heard) -> list[str]:
+    """The id and the parts of that message, wherever they stand."""
+    assert heard.message is not None
+    return [heard.message["id"], *sorted(json.dumps(part, sort_keys=True) for part in heard.message["parts"])]
 
 
 # The rules themselves -------------------------------------------------------------------------------------------------
@@ -417,18 +428,44 @@ def test_tools_that_are_called_on_and_on_end_in_words(browser: Browser, person: 
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_client_sends_its_messages_back_as_it_built_them(
-    browser: Browser, person: People, left: Look, provider: str
+def test_a_page_asks_asks_on_and_asks_again(
+    browser: Browser, person: People, left: Look, api: Api, provider: str
 ) -> None:
-    """Tool calls, sources, steps and metadata among them: the next question is answered all the same."""
+    """With every question it sends its messages as it built them: tools, sources, steps and metadata among them."""
+    user, again = person("basic"), f"And then? {uuid.uuid4()}"
+    acts = ({"send": f"First {calls(('get_bill', {'number': 'C-5'}))}"}, {"send": again}, {"regenerate": {}})
+    asked, asked_on, regenerated = browser.talk(user, str(uuid.uuid4()), *acts, provider=provider)
+    assert [len(messages) for messages in (asked, asked_on, regenerated)] == [2, 4, 4]
+    assert asked_on[:2] == asked
+    assert regenerated[:3] == asked_on[:3]
+    assert regenerated[3]["id"] != asked_on[3]["id"]
+    assert left(user).messages == [(message["role"], said(message)) for message in regenerated]
+    assert (left(user).outcomes, left(user).quota_used) == (["answered"] * 3, 3)
+    # The model knew the first question, its answer and its tools, both times.
+    assert len({len(entry["messages"]) for entry in api.asked(again)}) == 1
+    assert len(api.asked(again)[0]["messages"]) > 3
+
+
+@pytest.mark.parametrize("tier", ["pro", "free"])
+def test_a_question_that_is_edited_is_another_question(browser: Browser, person: People, left: Look, tier: str) -> None:
+    """The client keeps the message's id, and says in messageId that it is to replace what was there."""
+    user = person(tier)
+    acts = ({"send": "What is a quorum?"}, {"edit": "What is prorogation?", "messageId": "question"})
+    _, edited = browser.talk(user, str(uuid.uuid4()), *acts)
+    assert "What is prorogation?" in said(edited[1])  # the stand-in quotes the question
+    if tier == "pro":
+        assert left(user).messages == [(message["role"], said(message)) for message in edited]
+
+
+def test_regenerating_from_the_question_gives_another_answer_each_time(
+    browser: Browser, person: People, left: Look
+) -> None:
+    """The client takes the id of a question too: what follows it is asked for anew."""
     user = person("basic")
-    first = question(calls(("get_bill", {"number": "C-5"})), provider=provider)
-    answer = well_told(browser.hear(f"first-{provider}", user, first)).message
-    next_one = question("And then?", chat_id=first["id"], provider=provider)
-    next_one["messages"] = [*first["messages"], answer, *next_one["messages"]]
-    heard = well_told(browser.hear(f"second-{provider}", user, next_one))
-    assert heard.kinds == [*OPENING, *TEXT, "finish-step", "finish"]
-    assert [role for role, _ in left(user).messages] == ["user", "assistant"] * 2
+    anew = {"regenerate": {"messageId": "question"}}
+    first, second, third = browser.talk(user, str(uuid.uuid4()), {"send": "What is a quorum?"}, anew, anew)
+    assert len({messages[1]["id"] for messages in (first, second, third)}) == 3
+    assert left(user).quota_used == 3
 
 
 def test_the_richest_answer_is_no_end_of_a_conversation(browser: Browser, person: People) -> None:
@@ -474,9 +511,8 @@ def test_regenerating_gives_another_message_that_replaces_the_first(
 def test_the_same_message_gets_the_same_answer_from_storage_with_its_tools_and_sources(
     api: Api, browser: Browser, person: People, left: Look, provider: str
 ) -> None:
-    user = person("pro")
-    marker = str(uuid.uuid4())
-    wanted = calls(("get_bill", {"number": "C-5"}), ("rm_rf", {}), ("get_mp", {"slug": "fern-quillwater"}))
+    user, marker = person("pro"), str(uuid.uuid4())
+    wanted = calls(("rm_rf", {}), ("get_bill", {"number": "C-5"}))
     body = question(f"{marker} {wanted}", provider=provider)
     first = well_told(browser.hear(f"once-{provider}", user, body))
     requests = len(api.asked(marker))
@@ -488,6 +524,14 @@ def test_the_same_message_gets_the_same_answer_from_storage_with_its_tools_and_s
     again = {"request_id": second.headers["x-request-id"], "remaining": None, "resets_at": None}
     assert second.metadata == {**first.metadata, **again}
     assert (left(user).outcomes, left(user).quota_used) == (["answered"], 1)
+
+
+def test_what_is_told_again_from_storage_stands_where_it_stood(browser: Browser, person: People) -> None:
+    """The sources of the first of two calls too."""
+    user = person("pro")
+    body = question(calls(("get_bill", {"number": "C-5"}), ("rm_rf", {})))
+    first, second = (well_told(browser.hear(name, user, body)) for name in ("stands", "stood"))
+    assert without_metadata(second) == without_metadata(first)
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -645,8 +689,15 @@ def test_a_stop_while_a_tool_runs_closes_the_call(
     ]
     assert heard.all_of("tool-output-error")[0]["errorText"] == UNHEARD
     assert left(user).outcomes == ["stopped"]
+    (row,) = stack_db.execute(
+        "select m.function_calls, m.function_results from public.messages m join public.conversations c"
+        " on c.id = m.conversation_id where c.user_id = %s and m.role = 'assistant'",
+        (user.id,),
+    ).fetchall()
+    assert [call["name"] for call in row["function_calls"]] == ["get_bill", "get_mp"]
+    assert [result.get("error") for result in row["function_results"]] == [None, UNHEARD]
     again = well_told(browser.hear(f"again-{name}", user, body))
-    assert without_metadata(again) == without_metadata(heard)
+    assert unordered(again) == unordered(heard)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -668,7 +719,7 @@ def test_a_stop_before_the_first_word_is_a_message_without_words(
 
 def test_stopping_again_and_again_is_stopping_once(browser: Browser, person: People, left: Look) -> None:
     """Somebody who clicks the button twice, and more."""
-    for turn in range(5):
+    for turn in range(2):
         user, name = person("basic"), f"clicked-{turn}"
         body = question(f"{calls(('get_bill', {'number': 'C-5'}))} At length {SLOWLY}")
         browser.ask(name, user, body)
@@ -705,7 +756,7 @@ def test_resuming_tells_the_whole_answer_from_its_start(
     browser: Browser, person: People, left: Look, provider: str, chat_id: str
 ) -> None:
     user, name = person("basic"), f"{uuid.uuid4()}"
-    text = f"At length {calls(('get_bill', {'number': 'C-5'}))} [fault:slow 0.1]"
+    text = f"At length {calls(('get_bill', {'number': 'C-5'}))} [fault:slow 0.07]"
     body = question(text, chat_id=chat_id or None, provider=provider)
     browser.ask(name, user, body)
     has = browser.until(name, parts=2)
@@ -713,7 +764,9 @@ def test_resuming_tells_the_whole_answer_from_its_start(
     assert found(has, "finish") == []
     browser.until(name, parts=10)
     browser.resume(f"late-{name}", user, body["id"].upper() if not chat_id else body["id"])
+    (page,) = browser.talk(user, body["id"], {"resume": {}})
     first = well_told(browser.end(name))
+    assert page == [first.message]
     for late in (f"early-{name}", f"late-{name}"):
         heard = well_told(browser.end(late))
         assert heard.parts == first.parts
@@ -721,6 +774,7 @@ def test_resuming_tells_the_whole_answer_from_its_start(
     browser.resume(f"over-{name}", user, body["id"])
     over = browser.end(f"over-{name}")
     assert (over.status, over.nothing, over.thrown) == (204, True, None)
+    assert browser.talk(user, body["id"], {"resume": {}}) == [[]]
     assert (left(user).outcomes, left(user).quota_used) == (["answered"], 1)
 
 

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from itertools import repeat
+from typing import Any, TypeVar
 
 import httpx
 import psycopg
@@ -35,43 +36,44 @@ from tests.conftest import Person
 Db = psycopg.Connection[dict[str, Any]]
 Wait = Callable[[Callable[[], bool]], None]
 Part = dict[str, Any]
+T = TypeVar("T")
 
 # on the wire  the last parts of the stream, or the status and the code of an error; `gone`: the client hung up
 # said         of the provider's answer: the whole, the first half, a part, none; limit: the sentence about the limit
 # tools        a sign for each call that the client was told of: + found, ! failed, ? the answer ended before it was run
 # ask          how often the provider was asked
 # kept         both: the question and what was said, where the plan keeps history (PAYERS)
-# cost         whether the ledger has tokens and their cost: some of each, or none
+# cost         for how many steps' tokens, and what they cost, the ledger has
 # incl … byok  the funding and its counters: paid, given back, or the same whatever happens; -: does not occur
 ENDINGS = """
 ending                        on the wire              said   tools    ask  kept  outcome   cost  incl  cred  over  byok
-finished                      finish stop              whole  -        1    both  answered  some  paid  paid  paid  same
-finished after tools          finish stop              whole  +        2    both  answered  some  paid  paid  paid  same
-a tool failed                 finish stop              whole  !        2    both  answered  some  paid  paid  paid  same
-over the steps limit          finish stop              whole  +++++++  8    both  answered  some  paid  paid  paid  same
-over the cost ceiling         finish length            limit  ?        1    both  answered  some  paid  paid  paid  same
-cut short by output limit     finish length            half   -        1    both  answered  some  paid  paid  paid  same
-refused by the filter         finish content-filter    half   -        1    both  answered  some  paid  paid  paid  same
-failed once, asked again      finish stop              whole  -        2    both  answered  some  paid  paid  paid  same
-client gone before a byte     gone                     whole  -        1    both  answered  some  paid  paid  paid  same
-client gone in the text       gone                     whole  -        1    both  answered  some  paid  paid  paid  same
-sent twice at once            finish stop, 409         whole  -        1    both  answered  some  paid  paid  paid  same
-sent a day later, kept        finish stop              whole  +        2    both  answered  some  paid  paid  paid  same
-sent a day later, not kept    409 already_answered     none   -        2    none  answered  some  paid  -     paid  -
-stopped before a byte         metadata, abort          none   -        1    both  stopped   none  paid  paid  paid  same
-stopped in the text           metadata, abort          part   -        1    both  stopped   some  paid  paid  paid  same
-stopped by another process    metadata, abort          part   -        1    both  stopped   some  paid  paid  paid  same
-stopped while a tool runs     metadata, abort          none   +?       1    both  stopped   some  paid  paid  paid  same
-finished without a word       error, finish error      none   -        1    none  failed    some  back  back  back  same
-failed before a byte          502 provider_error       none   -        2    none  failed    none  back  back  back  same
-failed in the text            error, finish error      part   -        1    none  failed    some  back  back  back  same
-failed while it calls one     error, finish error      none   ?        1    none  failed    some  back  back  back  same
-failed after tools, mute      error, finish error      none   +        3    none  failed    some  back  back  back  same
-failed after tools, talking   error, finish error      part   +        2    none  failed    some  back  back  back  same
-out of time before a byte     504 provider_timeout     none   -        1    none  failed    none  back  back  back  same
-out of time in the text       error, finish error      part   -        1    none  failed    some  back  back  back  same
-out of time as a tool runs    error, finish error      none   +?       1    none  failed    some  back  back  back  same
-its hold lost meanwhile       finish stop              whole  -        1    none  lost      none  back  back  back  same
+finished                      finish stop              whole  -        1    both  answered  1     paid  paid  paid  same
+finished after tools          finish stop              whole  +        2    both  answered  2     paid  paid  paid  same
+a tool failed                 finish stop              whole  !        2    both  answered  2     paid  paid  paid  same
+over the steps limit          finish stop              whole  +++++++  8    both  answered  8     paid  paid  paid  same
+over the cost ceiling         finish length            limit  ?        1    both  answered  1     paid  paid  paid  same
+cut short by output limit     finish length            half   -        1    both  answered  1     paid  paid  paid  same
+refused by the filter         finish content-filter    half   -        1    both  answered  1     paid  paid  paid  same
+failed once, asked again      finish stop              whole  -        2    both  answered  1     paid  paid  paid  same
+client gone before a byte     gone                     whole  -        1    both  answered  1     paid  paid  paid  same
+client gone in the text       gone                     whole  -        1    both  answered  1     paid  paid  paid  same
+sent twice at once            finish stop, 409         whole  -        1    both  answered  1     paid  paid  paid  same
+sent a day later, kept        finish stop              whole  +        2    both  answered  2     paid  paid  paid  same
+sent a day later, not kept    409 already_answered     none   -        2    none  answered  2     paid  -     paid  -
+stopped before a byte         metadata, abort          none   -        1    both  stopped   0     paid  paid  paid  same
+stopped in the text           metadata, abort          part   -        1    both  stopped   1     paid  paid  paid  same
+stopped by another process    metadata, abort          part   -        1    both  stopped   1     paid  paid  paid  same
+stopped while a tool runs     metadata, abort          none   +?       1    both  stopped   1     paid  paid  paid  same
+finished without a word       error, finish error      none   -        1    none  failed    1     back  back  back  same
+failed before a byte          502 provider_error       none   -        2    none  failed    0     back  back  back  same
+failed in the text            error, finish error      part   -        1    none  failed    1     back  back  back  same
+failed while it calls one     error, finish error      none   ?        1    none  failed    1     back  back  back  same
+failed after tools, mute      error, finish error      none   +        3    none  failed    1     back  back  back  same
+failed after tools, talking   error, finish error      part   +        2    none  failed    2     back  back  back  same
+out of time before a byte     504 provider_timeout     none   -        1    none  failed    0     back  back  back  same
+out of time in the text       error, finish error      part   -        1    none  failed    1     back  back  back  same
+out of time as a tool runs    error, finish error      none   +?       1    none  failed    1     back  back  back  same
+its hold lost meanwhile       finish stop              whole  -        1    none  lost      0     back  back  back  same
 """
 
 # Who pays how, and what one paid query leaves: used today and for life, this period's overage, credits left and used;
@@ -550,9 +552,12 @@ def counters(cell: Cell, row: dict[str, Any]) -> str:
     return {str(paid): "paid", str({name: given_back[name] for name in found}): "back"}.get(str(found), str(found))
 
 
-def cost(row: dict[str, Any]) -> str:
+def cost(row: dict[str, Any], asked: int, a_step: int) -> str:
+    """For how many steps there are tokens in the ledger: each reads `a_step` of them at least, and little more."""
     counted = [row[name] for name in ("tokens_input", "tokens_output", "cost_usd")]
-    return "some" if all(counted) else str(counted) if any(counted) else "none"
+    if not any(counted):
+        return "0"
+    return str(min(asked, row["tokens_input"] // a_step)) if all(counted) else str(counted)
 
 
 def kept(cell: Cell, heard: Heard, row: dict[str, Any]) -> str:
@@ -641,7 +646,7 @@ def expected(cell: Cell, row: dict[str, str]) -> str:
     return line(cell, [*said.values(), row[COLUMN[cell.payer["funding"]]]])
 
 
-def found(cell: Cell, heards: list[Heard], journal: list[dict[str, Any]]) -> str:
+def found(cell: Cell, heards: list[Heard], journal: list[dict[str, Any]], a_step: int) -> str:
     """What is so, in the table's words."""
     first, *others = heards
     row = ledger(cell)
@@ -654,7 +659,7 @@ def found(cell: Cell, heards: list[Heard], journal: list[dict[str, Any]]) -> str
     assert {(entry["provider"], entry["api_key_last4"]) for entry in asked} == {(cell.provider, cell.account)}
     on_the_wire = ", ".join([first.wire, *(str(heard.status) for heard in others)])
     said = "whole" if first.gone else amount(first.text, cell.question)
-    ended = [kept(cell, first, row), row["outcome"], cost(row), counters(cell, row)]
+    ended = [kept(cell, first, row), row["outcome"], cost(row, len(asked), a_step), counters(cell, row)]
     return line(cell, [on_the_wire, said, first.tools, str(len(asked)), *ended])
 
 
@@ -701,20 +706,37 @@ def broken(db: Db, cells: list[Cell]) -> list[dict[str, Any]]:
     return db.execute("select * from public.reconcile() where user_id = any(%s::uuid[])", (people,)).fetchall()
 
 
-def go_on(cell: Cell) -> int:
-    """Ask the next question in the same chat: with a history that the provider takes, and something to pay with."""
+def go_on(cell: Cell) -> None:
+    """The next question in the same chat is answered: there is a history that the provider takes, and the funding.
+    A token costs there what it cost before.
+    """
     body = question("And then? [fault:long 1]", chat_id=cell.chat_id, provider=cell.provider)
-    return cell.api.chat(cell.person, body).status_code
+    assert cell.api.chat(cell.person, body).status_code == 200
+    before, after = (
+        row["cost_usd"] / max(1, row["tokens_input"])
+        for row in cell.all_of("select * from public.usage_logs where user_id = %s order by created_at")
+    )
+    assert before == 0 or before > after * Decimal("0.9")  # it may be more: little was said now, and all was counted
 
 
-@contextmanager
-def named(cell: Cell) -> Iterator[Cell]:
-    """What fails within says whose it is."""
-    try:
-        yield cell
-    except Exception as error:
-        error.add_note(str(cell))
-        raise
+def read_at_least(cell: Cell) -> int:
+    """How many tokens a step reads, if it is the only one of a short question."""
+    body = question("Hm [fault:long 1]", provider=cell.provider)
+    tokens: int = cell.api.chat(cell.person, body).json()["metadata"]["usage"]["input_tokens"]
+    return tokens
+
+
+def named(function: Callable[..., T]) -> Callable[..., T]:
+    """The same function of a cell; its failure says of which."""
+
+    def called(cell: Cell, *others: Any) -> T:
+        try:
+            return function(cell, *others)
+        except Exception as error:
+            error.add_note(str(cell))
+            raise
+
+    return called
 
 
 def test_the_table_has_every_ending_and_every_funding() -> None:
@@ -737,22 +759,18 @@ def test_an_ending_is_as_the_table_says_with_both_providers_and_every_funding(
     assert {PAYER[payer]["funding"] for payer, *_ in who} == {name for name in COLUMN if row[COLUMN[name]] != "-"}
     httpx.delete(f"{stack.info['model_url']}/_requests")
 
-    def talk(cell: Cell) -> list[Heard]:
-        with named(cell):
-            return how.talk(cell)
-
     with ThreadPoolExecutor(len(who)) as pool:
         cells = list(pool.map(lambda given: somebody(*given), who))
+        read = pool.map(lambda provider: read_at_least(somebody("free", provider)), PROVIDERS)
+        a_step = dict(zip(PROVIDERS, read, strict=True))
         with how.circumstances(stack, stack_db):
-            heards = list(pool.map(talk, cells))
+            heards = list(pool.map(named(how.talk), cells))
         journal = httpx.get(f"{stack.info['model_url']}/_requests").json()
-        seen = []
-        for cell, heard in zip(cells, heards, strict=True):
-            with named(cell):
-                seen.append(found(cell, heard, journal))
+        steps = [a_step[cell.provider] for cell in cells]
+        seen = list(map(named(found), cells, heards, repeat(journal), steps))
         assert seen == [expected(cell, row) for cell in cells]
         assert broken(stack_db, cells) == []
-        assert list(pool.map(go_on, cells)) == [200] * len(cells)
+        list(pool.map(named(go_on), cells))
     assert broken(stack_db, cells) == []
 
 

@@ -4,7 +4,6 @@ Two processes have the same settings and nothing in common but the database. Who
 comes back in the other process the follower.
 """
 
-import json
 import os
 import signal
 import socket
@@ -34,7 +33,7 @@ Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 TIERS = ["pro", "free"]  # one keeps conversations, one keeps nothing
 
-TOOLS = f"[tool:get_bill {json.dumps({'number': 'C-5'})}] [tool:rm_rf {{}}]"
+TOOLS = '[tool:get_bill {"number": "C-5"}] [tool:rm_rf {"path": "MARKER"}]'
 THREE_SECONDS = "[fault:slow 0.1] [fault:long 30]"
 TWELVE_SECONDS = "[fault:slow 0.2] [fault:long 60]"
 STOP_S = 2.0  # the promise
@@ -178,17 +177,24 @@ def the_same(follower: Heard, asker: Heard) -> None:
 
 
 def body_of(text: str, provider: str = "anthropic") -> tuple[Json, str]:
-    """A question, and the text that it, the answer and nothing else contain."""
+    """A question, and the text that it, the answer, the tools' arguments and nothing else contain."""
     marker = f"marker-{uuid.uuid4()}"
-    return question(f"{marker} {text}", provider=provider), marker
+    return question(f"{marker} {text.replace('MARKER', marker)}", provider=provider), marker
 
 
 # Coming back ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("tools", ["", TOOLS], ids=["text", "tools"])
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(
+    ("tier", "tools", "provider"),
+    [
+        ("pro", "", "anthropic"),
+        ("pro", TOOLS, "openai"),
+        ("free", "", "openai"),
+        ("free", TOOLS, "anthropic"),
+    ],
+    ids=["pro", "pro with tools", "free", "free with tools"],
+)
 def test_an_answer_is_resumed_in_another_process_whole(
     browser: Browser,
     other: str,
@@ -208,7 +214,7 @@ def test_an_answer_is_resumed_in_another_process_whole(
     browser.until(name, parts=16)
     browser.resume(f"late-{name}", user, body["id"].upper(), at=other)
     browser.resume(f"here-{name}", user, body["id"])
-    browser.until(f"late-{name}")
+    browser.until(f"late-{name}", parts=14)
     assert everything(marker) == ["public.query_holds"]  # the search does find it, and nowhere else
 
     asker = well_told(browser.end(name))
@@ -235,16 +241,15 @@ def test_an_answer_is_resumed_in_another_process_whole(
     )
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_an_overage_query_costs_is_told_to_the_follower(
-    browser: Browser, other: str, person: People, left: Look, provider: str
+    browser: Browser, other: str, person: People, left: Look
 ) -> None:
-    user, name = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}"), f"overage-{provider}"
-    body, _ = body_of(THREE_SECONDS, provider)
-    browser.ask(name, user, body)
-    browser.until(name)
-    browser.resume(f"again-{name}", user, body["id"], at=other)
-    asker, follower = browser.end(name), browser.end(f"again-{name}")
+    user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
+    body, _ = body_of(THREE_SECONDS)
+    browser.ask("overage", user, body)
+    browser.until("overage")
+    browser.resume("again-overage", user, body["id"], at=other)
+    asker, follower = browser.end("overage"), browser.end("again-overage")
     the_same(follower, asker)
     assert (follower.metadata["funding"], follower.metadata["charged_usd"]) == ("overage", 0.025)
     assert left(user).overage == "0.025000"
@@ -460,8 +465,9 @@ def test_a_stop_from_another_process_before_the_first_word(
 # Dying ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("is_swept", [False, True], ids=["unswept", "swept"])
+@pytest.mark.parametrize(
+    ("tier", "is_swept"), [("pro", False), ("free", False), ("free", True)], ids=["pro", "free", "free, and swept"]
+)
 def test_when_the_turns_process_is_killed_its_follower_is_told_once_the_hold_is_over(
     browser: Browser,
     mortal: Process,
