@@ -16,7 +16,7 @@ from functions.common import money
 
 @dataclass(slots=True)
 class Call:
-    """One call of a tool. `outcome` is None while it has none."""
+    """One call of a tool. `input` is None where the model wrote no JSON object; `outcome`, while there is none."""
 
     id: str
     name: str
@@ -139,8 +139,9 @@ class Answer:
         for step in self.steps:
             said += stream.start_step() + (stream.text(step.text) if step.text else b"")
             for call in step.calls:
-                said += stream.tool_calling(call.id, call.name) + stream.tool_called(call.id, call.name, call.input)
-                said += told(stream, call)
+                said += stream.tool_calling(call.id, call.name)
+                said += stream.tool_called(call.id, call.name, call.input) if call.input is not None else b""
+            said += b"".join(told(stream, call) for call in step.calls)
             said += stream.finish_step()
         return said
 

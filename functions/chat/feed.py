@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from functions.chat.wire import KEEP_ALIVE
+from functions.chat import wire
+from functions.common.errors import AppError
 
 
 class Feed:
@@ -17,6 +18,7 @@ class Feed:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._chunks: list[bytes] = []
+        self._promised = False
         self._news = asyncio.Event()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._answer: asyncio.Future[dict[str, Any]] = loop.create_future()
@@ -44,9 +46,9 @@ class Feed:
         self._tell()
 
     @property
-    def is_open(self) -> bool:
-        """Whether anything has been said."""
-        return bool(self._chunks)
+    def is_promised(self) -> bool:
+        """Whether somebody hears, or has been promised, a stream: then what goes wrong is told in it."""
+        return bool(self._chunks) or self._promised
 
     def said_since(self, chunk: int) -> tuple[str, int]:
         """What has been said from a chunk on, and how many chunks there are by now."""
@@ -56,6 +58,14 @@ class Feed:
         """Wait for the first word. Raises the turn's error if there never is one."""
         await asyncio.shield(self._opened)
 
+    async def opened_within(self, seconds: float) -> None:
+        """Wait for the first word; after so long, promise a stream in which it will come. Raises the turn's error."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.opened()
+        except TimeoutError:
+            self._promised = True
+
     async def answer(self) -> dict[str, Any]:
         """Wait for the whole answer. Raises the turn's error."""
         return await asyncio.shield(self._answer)
@@ -63,6 +73,8 @@ class Feed:
     async def read(self, keep_alive_s: float) -> AsyncIterator[bytes]:
         """Everything said so far, then what follows; a comment line after each `keep_alive_s` of silence."""
         heard = 0
+        if not self._chunks:
+            yield wire.KEEP_ALIVE  # on Lambda a response without a byte hangs
         while True:
             news = self._news
             if heard < len(self._chunks):
@@ -70,13 +82,16 @@ class Feed:
                 heard += len(chunks)
                 yield b"".join(chunks)
             elif self._answer.done():
+                error = None if heard or self._answer.cancelled() else self._answer.exception()
+                if isinstance(error, AppError):
+                    yield wire.broken_off(error.sentence)  # refused after a stream was promised
                 return
             else:
                 try:
                     async with asyncio.timeout(keep_alive_s):
                         await news.wait()
                 except TimeoutError:
-                    yield KEEP_ALIVE
+                    yield wire.KEEP_ALIVE
 
     def _tell(self) -> None:
         self._news.set()

@@ -65,7 +65,7 @@ async def post_chat(user: CurrentUser, body: ChatBody, chat: CurrentChat, reques
     accept = request.headers.get("accept", "")
     if "application/json" in accept and "text/event-stream" not in accept:
         return json_response(await feed.answer())
-    await feed.opened()
+    await feed.opened_within(limits.KEEP_ALIVE_S)
     return StreamingResponse(feed.read(limits.KEEP_ALIVE_S), headers=wire.HEADERS)
 
 

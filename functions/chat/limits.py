@@ -44,11 +44,11 @@ TURN_S = 170.0
 DEADLINE_MARGIN_S = 8.0
 HOLD_S = 240
 
-# How often a running turn tells other processes what it has said and asks whether it is to stop (promised: within 2 s),
-# how often they look, and how long it waits at its end for one that is still reading.
-PROGRESS_S = 1.0
-FOLLOW_S = 0.4
-FOLLOWER_S = 2.0
+# How often a running turn tells other processes what it has said and asks whether it is to stop, how long it waits at
+# its end for one that is still reading, and how often they look. A stop is promised within two seconds: all three.
+PROGRESS_S = 0.7
+FOLLOWER_S = 0.5
+FOLLOW_S = 0.25
 
 # The database: admission refuses rather than waits; the end of a turn is worth several attempts.
 ADMIT_S = 2.5

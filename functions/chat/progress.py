@@ -16,6 +16,8 @@ from functions.common.database import Database
 from functions.common.errors import AppError, Internal
 from functions.common.observe import Observer
 
+LAGGED = "The end of this answer was not heard here. Open the conversation again to see what is kept of it."
+
 
 class Progress:
     """What one turn tells of itself. `stop` is called when the user wants it to end."""
@@ -90,9 +92,11 @@ async def _relay(
     database: Database, user_id: str, chat_id: str, request_id: str, followed: dict[str, Any] | None
 ) -> AsyncIterator[bytes]:
     heard, silent = 0, 0.0
+    message = wire.MessageStream("")
     try:
         while followed and "progress" in followed:
             if text := followed["progress"]:
+                message.overhear(text)
                 yield text.encode()
                 heard, silent = heard + len(text), 0.0
             elif silent >= limits.KEEP_ALIVE_S:
@@ -102,23 +106,26 @@ async def _relay(
             silent += limits.FOLLOW_S
             followed = await _ask(database, user_id, chat_id, followed["hold_id"], heard)
     except AppError as error:
-        yield wire.broken_off(error.sentence)
+        yield message.finish_step() + wire.broken_off(error.sentence)
         return
-    yield _ending(followed, request_id)
+    yield _ending(message, followed, request_id)
 
 
-def _ending(ended: dict[str, Any] | None, request_id: str) -> bytes:
+def _ending(message: wire.MessageStream, ended: dict[str, Any] | None, request_id: str) -> bytes:
     """The last events of an answer whose query has ended that way."""
     if ended is None:
-        return wire.broken_off(Internal.message)
+        return message.finish_step() + wire.broken_off(Internal.message)
     known = wire.metadata(request_id=request_id, **{name: ended[name] for name in wire.KNOWN_AFTERWARDS})
     match ended["outcome"]:
+        case "answered" | "stopped" if not message.is_complete:
+            # It waited as long as it may. The whole answer is with whoever asked, and where history is kept.
+            return message.finish_step() + wire.broken_off(LAGGED)
         case "answered":
             return wire.finish("stop", known)
         case "stopped":
             return wire.abort(known)
         case _:
-            return wire.error(Internal.message, known)
+            return message.finish_step() + wire.error(Internal.message, known)
 
 
 async def _ask(

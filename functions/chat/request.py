@@ -1,5 +1,6 @@
 """What POST /chat takes: the AI SDK's request with our own optional fields, checked and bounded."""
 
+import hashlib
 import re
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -85,12 +86,16 @@ class ChatRequest(BaseModel):
     def request_id(self) -> str:
         """The idempotency key: one for each time the user asks.
 
-        A question is asked once however often it is sent. Asking for another answer is a new query, known by the
-        answer that it replaces.
+        A question is asked once however often it is sent. Asked with other words (the client names the message that it
+        replaces) it is another one. Asking for another answer is a new query, known by the answer that it replaces.
         """
-        if self.trigger == "submit-message":
-            return self.question.id
-        return f"regenerate:{self.message_id or uuid4().hex}"
+        question = self.question
+        if self.trigger == "regenerate-message":
+            replaces_answer = self.message_id not in (None, question.id)
+            return f"regenerate:{self.message_id if replaces_answer else uuid4().hex}"
+        if self.message_id is not None:
+            return f"edit:{question.id}:{hashlib.sha256(question.text.encode()).hexdigest()}"
+        return question.id
 
     def is_of(self, chat_id: str) -> bool:
         """Whether it is of the chat of that id; a UUID may be written with capitals."""

@@ -8,7 +8,7 @@ even this cannot end (the process died, the database is gone) expires, and its f
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -99,12 +99,14 @@ class Chat:
 
     async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
         """The running answer of a user's chat from its start, wherever it runs; None where there is none."""
-        if here := self._here(user_id, chat_id):
-            try:
-                await here[-1].feed.opened()
-            except AppError:
-                return None  # whoever asked has been told why
-            return here[-1].feed.read(limits.KEEP_ALIVE_S)
+        here = self._here(user_id, chat_id)
+        for turn in reversed(here):
+            # The newest may be one that is refused, because the same message is being answered.
+            with suppress(AppError):
+                await turn.feed.opened()
+                return turn.feed.read(limits.KEEP_ALIVE_S)
+        if here:
+            return None
         return await progress.follow(self.database, user_id, chat_id, request_id)
 
     def _here(self, user_id: str, chat_id: str) -> list["Turn"]:
@@ -170,7 +172,7 @@ class Turn:
     def stop(self) -> None:
         """The user wants it to end: what has been said is the answer."""
         self.stopped = True
-        if self._scope is not None:
+        if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(0)
 
     async def _admit(self) -> dict[str, Any]:
@@ -210,11 +212,13 @@ class Turn:
             reason = await self._converse_in_time()
         except BaseException as error:
             failure = error if isinstance(error, AppError) else Internal()
-            if self.feed.is_open:
-                self.feed.write(self._stream.finish_step())
+            if self.feed.is_promised:
+                self.feed.write(self._stream.start_step() + self._stream.finish_step())
             await self._end("release_query", "failed", {})
-            if self.feed.is_open:
-                self.feed.write(wire.error(failure.sentence, self._metadata(charged=Decimal(0), persisted=False)))
+            if self.feed.is_promised:
+                self.feed.write(
+                    wire.error(failure.sentence, self._metadata(charged=Decimal(0), persisted=False, given_back=1))
+                )
             raise
         self.feed.write(self._stream.start_step() + self._stream.finish_step())
         outcome = "stopped" if reason is None else "answered"
@@ -352,7 +356,7 @@ class Turn:
     def _called(self, step: Step, wanted: ToolCall) -> None:
         """Note a call, and tell what it is called with."""
         given = arguments_of(wanted)
-        call = Call(wanted.id, wanted.name, given or {})
+        call = Call(wanted.id, wanted.name, given)
         step.calls.append(call)
         if given is not None:
             self.feed.write(self._stream.tool_called(call.id, call.name, given))
@@ -490,7 +494,10 @@ class Turn:
             "answer": self.answer.row(),
         }
 
-    def _metadata(self, *, charged: Decimal | None, persisted: bool) -> dict[str, Any]:
+    def _metadata(self, *, charged: Decimal | None, persisted: bool, given_back: int = 0) -> dict[str, Any]:
+        remaining = self.admission.get("remaining")
+        if remaining is not None:
+            remaining += given_back
         return wire.metadata(
             request_id=self.request_id,
             provider=self.provider,
@@ -499,7 +506,8 @@ class Turn:
             **asdict(self.usage),
             cost_usd=self.cost_usd,
             charged_usd=charged,
-            remaining=self.admission.get("remaining"),
+            # What did not end well was given back.
+            remaining=remaining,
             resets_at=self.admission.get("resets_at"),
             persisted=persisted,
         )
@@ -517,7 +525,7 @@ def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
     return replace(
         usage,
         tokens_input=usage.tokens_input or read // limits.CHARACTERS_A_TOKEN,
-        tokens_output=max(usage.tokens_output, len(step.text) // limits.CHARACTERS_A_TOKEN),
+        tokens_output=max(usage.tokens_output, len(step.text) // limits.CHARACTERS_A_TOKEN, 1),
     )
 
 

@@ -8,6 +8,8 @@ there is only [DONE].
 from decimal import Decimal
 from typing import Any
 
+import orjson
+
 from functions.common import money
 
 HEADERS = {
@@ -44,6 +46,34 @@ class MessageStream:
         self._calls: dict[str, str] = {}  # those without an output: id and name
         self._wanted: set[str] = set()  # of those, the ones whose input is known
         self._sources: set[str] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether only the finish is missing: the last step is closed."""
+        return self._started and not self._in_step
+
+    def overhear(self, events: str) -> None:
+        """Take note of what somebody else has written of this message, in whole events."""
+        for line in events.split("\n"):
+            if not line.startswith("data: {"):
+                continue
+            event = orjson.loads(line.removeprefix("data: "))
+            match event["type"]:
+                case "start":
+                    self._started = True
+                case "start-step" | "finish-step":
+                    self._in_step = event["type"] == "start-step"
+                case "text-start":
+                    self._texts += 1
+                    self._text_open = True
+                case "text-end":
+                    self._text_open = False
+                case "tool-input-start":
+                    self._calls[event["toolCallId"]] = event["toolName"]
+                case "tool-input-available":
+                    self._wanted.add(event["toolCallId"])
+                case "tool-input-error" | "tool-output-available" | "tool-output-error":
+                    self._calls.pop(event["toolCallId"], None)
 
     def start_step(self) -> bytes:
         """Open the message, if it is not, and a step, if none is."""

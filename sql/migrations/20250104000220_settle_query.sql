@@ -118,7 +118,7 @@ begin
     return; -- Somebody else used this UUID first, since admission: their conversation is not touched.
   end if;
 
-  -- A question that is asked again keeps its place; what was answered to it before is replaced.
+  -- A question that is asked again keeps its place, in the words it has now; what was answered before is replaced.
   select m.position into v_position from public.messages m
   where m.conversation_id = keep_turn.conversation_id and m.role = 'user'
     and m.external_id = p_turn -> 'question' ->> 'id'
@@ -129,6 +129,9 @@ begin
     values (p_hold.created_at, conversation_id, v_position, 'user', p_turn -> 'question' ->> 'id',
             p_turn -> 'question' ->> 'content');
   else
+    update public.messages m set content = p_turn -> 'question' ->> 'content'
+    where m.conversation_id = keep_turn.conversation_id and m.position = v_position
+      and m.content <> p_turn -> 'question' ->> 'content';
     delete from public.messages m where m.conversation_id = keep_turn.conversation_id and m.position > v_position;
   end if;
   insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,

@@ -142,7 +142,8 @@ async def test_two_hundred_streams_at_once(
 
     for task in asking:
         *events, done, rest = task.result().decode().split("\n\n")
-        parts = [json.loads(event.removeprefix("data: ")) for event in events]
+        # The others are comments: a busy machine may make the silence long.
+        parts = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: ")]
         assert (done, rest) == ("data: [DONE]", "")
         assert [part["type"] for part in parts].count("text-delta") == DELTAS
         assert (parts[0]["type"], parts[-1]["type"], parts[-1]["finishReason"]) == ("start", "finish", "stop")

@@ -829,15 +829,26 @@ def test_a_message_sent_twice_does_not_hide_the_answer_that_runs(
 # Silence --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_silence_of_twenty_seconds_is_filled_with_comments(browser: Browser, person: People) -> None:
-    """A real wait: before the first word, and in the middle, with each provider."""
-    faults = {"before": "stall-before 21", "within": "stall 21"}
-    for kind, fault in faults.items():
+def test_a_silence_of_twenty_seconds_is_filled_with_comments(browser: Browser, person: People, left: Look) -> None:
+    """A real wait: before the first word and in the middle, with each provider; and one that ends in a refusal."""
+    answered, refused = {"before": "stall-before 21", "within": "stall 21"}, "stall-before 21] [fault:status 400"
+    people: dict[str, Person] = {}
+    for situation, fault in {**answered, "refused": refused}.items():
         for provider in PROVIDERS:
-            browser.ask(f"{kind}-{provider}", person("basic"), question(f"Hm [fault:{fault}]", provider=provider))
-    heard = {(kind, provider): browser.end(f"{kind}-{provider}") for kind in faults for provider in PROVIDERS}
-    for answer in heard.values():
-        assert well_told(answer).kinds == [*OPENING, *TEXT, "finish-step", "finish"]
-    assert {situation: answer.comments for situation, answer in heard.items()} == {
-        situation: [": keep-alive"] * 2 for situation in heard
-    }
+            people[f"{situation}-{provider}"] = user = person("basic")
+            browser.ask(f"{situation}-{provider}", user, question(f"Hm [fault:{fault}]", provider=provider))
+    heard = {name: browser.end(name) for name in people}
+    for provider in PROVIDERS:
+        for situation in answered:
+            told = well_told(heard[f"{situation}-{provider}"])
+            assert told.kinds == [*OPENING, *TEXT, "finish-step", "finish"]
+            assert left(people[f"{situation}-{provider}"]).outcomes == ["answered"]
+        told = heard[f"refused-{provider}"]
+        assert told.wrong == []
+        assert left(people[f"refused-{provider}"]) == Left(["failed"], 0, [], 0, 0, "0.000000")
+        # Before the first word there is first no stream, as long as there may be an error instead.
+        assert len(heard[f"within-{provider}"].comments) == 2
+        assert [name for name, told in heard.items() if not told.comments] == []
+        assert told.kinds == ["error"]
+        assert told.errors == [told.parts[0]["errorText"]]
+        assert "Nothing was charged" in told.errors[0]

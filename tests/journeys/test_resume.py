@@ -500,7 +500,20 @@ def test_when_the_turns_process_is_killed_its_follower_is_told_once_the_hold_is_
     stack_db.execute("select public.release_stale_holds()")
     assert left(user) == Left(["lost"], 0, [], 0, 0, "0.000000")
     assert everything(marker) == []
-    assert follower.wrong == []
+
+
+def test_what_a_killed_turn_left_open_is_closed_for_its_follower(
+    browser: Browser, mortal: Process, person: People, stack_db: Db
+) -> None:
+    user = person("pro")
+    body, _ = body_of(TWELVE_SECONDS)
+    browser.ask("broken-off", user, body, at=mortal.url)
+    browser.until("broken-off", parts=8)
+    browser.resume("witness-of-all", user, body["id"])
+    browser.until("witness-of-all")
+    mortal.kill()
+    stack_db.execute("update public.query_holds set expires_at = now() where user_id = %s", (user.id,))
+    assert browser.end("witness-of-all").wrong == []
 
 
 def test_when_the_turns_process_is_shut_down_its_follower_is_told(
