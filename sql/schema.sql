@@ -1070,7 +1070,7 @@ $$;
 
 COMMENT ON FUNCTION public.reconcile() IS 'Rows that break an invariant of metering: which, whose, where, what the ledger says and what was found. None is right.';
 
-CREATE FUNCTION public.release_query(p_hold_id uuid, p_outcome text DEFAULT 'failed'::text, p_usage jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
+CREATE FUNCTION public.release_query(p_hold_id uuid, p_outcome text DEFAULT 'failed'::text, p_usage jsonb DEFAULT '{}'::jsonb, p_user_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
@@ -1081,6 +1081,7 @@ begin
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'A released query failed or was lost.';
   end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0)) where p_user_id is not null;
   perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
   v_ended := private.give_back(p_hold_id, p_outcome, p_usage);
   if v_ended.id is null then
@@ -1090,7 +1091,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb) IS 'Ends a query that is not charged and gives its funding back, once however often it is called. p_usage as in settle_query: our cost. NOHLD: never admitted.';
+COMMENT ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_user_id uuid) IS 'Ends a query that is not charged and gives its funding back, once however often it is called. p_usage as in settle_query: our cost. p_user_id, where the query may still be waiting to be admitted: behind it in the user''s queue. NOHLD: never admitted.';
 
 CREATE FUNCTION public.release_stale_holds() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2300,8 +2301,8 @@ GRANT ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider t
 REVOKE ALL ON FUNCTION public.reconcile() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.reconcile() TO service_role;
 
-REVOKE ALL ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb) TO service_role;
+REVOKE ALL ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.release_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_user_id uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.release_stale_holds() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.release_stale_holds() TO service_role;

@@ -73,7 +73,7 @@ class Feed:
     async def read(self, keep_alive_s: float) -> AsyncIterator[bytes]:
         """Everything said so far, then what follows; a comment line after each `keep_alive_s` of silence."""
         heard = 0
-        if not self._chunks:
+        if self._promised and not self._chunks:
             yield wire.KEEP_ALIVE  # on Lambda a response without a byte hangs
         while True:
             news = self._news

@@ -3,6 +3,7 @@
 On Lambda that is what run.sh does, under the AWS Lambda Web Adapter, which streams the response.
 """
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from functions.common.web import create_app, json_body, json_response
 ChatBody = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
 
 
-def get_chat(request: Request) -> Chat:
+async def get_chat(request: Request) -> Chat:
     """The running app's chat."""
     chat: Chat = request.app.state.chat
     return chat
@@ -37,7 +38,7 @@ def get_chat(request: Request) -> Chat:
 CurrentChat = Annotated[Chat, Depends(get_chat)]
 
 
-def chat_id_of(chat_id: str) -> str:
+async def chat_id_of(chat_id: str) -> str:
     """The chat's id from the path. Raises NotFound for one that no chat can have."""
     if not 1 <= len(chat_id) <= 128 or "\x00" in chat_id:
         raise NotFound
@@ -99,6 +100,8 @@ def create() -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.verifier = Verifier(settings)
+        # Fewer and longer young generations: many streams make many objects, and hardly one lives long in a circle.
+        gc.set_threshold(10_000, 20, 50)
         parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
         app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, observer)
         yield

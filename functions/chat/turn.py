@@ -45,6 +45,7 @@ from functions.common.errors import (
     AppError,
     ByokKeyRejected,
     Internal,
+    NotFound,
     OverageLimitReached,
     PaymentRequired,
     ProviderDown,
@@ -57,6 +58,7 @@ from functions.common.errors import (
 )
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
+from functions.common.turnstile import Turnstile
 from functions.common.vault import CannotOpen, PlainKey, Vault, unpack
 
 
@@ -72,6 +74,7 @@ class Chat:
         self.tools = Tools(parliament, lambda name, error: observer.failure("tool failed", error, tool=name))
         self.vault = vault
         self.observer = observer
+        self.turnstile = Turnstile()
         self.endings: set[asyncio.Task[dict[str, Any]]] = set()
         self._running: dict[asyncio.Task[None], Turn] = {}
 
@@ -156,7 +159,11 @@ class Turn:
     async def run(self) -> None:
         """The whole story. What goes wrong is told in the feed."""
         try:
-            self.admission = await self._admit()
+            try:
+                self.admission = await self._admit()
+            except Unavailable:
+                self._forget()
+                raise
             if self.admission["decision"] == "ended":
                 self._repeat()
             else:
@@ -204,6 +211,23 @@ class Turn:
                 raise AlreadyAnswered
         self.provider, self.model = admission["provider"], admission["model"]
         return admission
+
+    def _forget(self) -> None:
+        """Admission was not heard of in time, and may have happened, or be about to: let nothing stay taken for it."""
+
+        async def release() -> dict[str, Any]:
+            params = {"p_hold_id": self.hold_id, "p_outcome": "failed", "p_user_id": self.user_id}
+            try:
+                return await self._call("release_query", params)
+            except NotFound:
+                return {}  # it never happened
+            except AppError as error:
+                self.chat.observer.failure("hold left to expire", error, **self._identity(), function="release_query")
+                return {}
+
+        forgetting = asyncio.create_task(release())
+        self.chat.endings.add(forgetting)
+        forgetting.add_done_callback(self.chat.endings.discard)
 
     async def _answer(self) -> None:
         """Say what the model says; then settle, or release if it did not finish."""
@@ -351,6 +375,7 @@ class Turn:
 
     async def _attempt(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         provider = await self.chat.providers.get(self.provider)
+        await self.chat.turnstile()
         return provider.stream(replace(prompt, model=self.model), self.own_key)
 
     def _called(self, step: Step, wanted: ToolCall) -> None:

@@ -24,10 +24,12 @@ from functions.common.errors import (
     Unavailable,
 )
 from functions.common.settings import SupabaseSettings
+from functions.common.turnstile import Turnstile
 
 # docs/error_codes.md explains each.
 ERRORS: Mapping[str, type[AppError]] = {
     "NTFND": NotFound,
+    "NOHLD": NotFound,
     "NOMDL": ModelNotAvailable,
     "NBYOK": ByokNotAllowed,
     "42501": Forbidden,  # insufficient_privilege
@@ -40,6 +42,8 @@ SPEAKS = frozenset({"NTFND", "NOMDL"})
 OUT_OF_REACH = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
 
 CONNECT_TIMEOUT_S = 1.0
+# As many calls at once as there are connections: for each that waits for one, the pool looks through all of them again.
+CONNECTIONS = 32
 RETRY_PAUSE_S = 0.1
 
 
@@ -51,8 +55,12 @@ class Database:
         self._anon_key = settings.anon_key
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # `within` bounds each call as a whole
-            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30),
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=30
+            ),
         )
+        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._turnstile = Turnstile()
         self._service = self._client(settings.service_role_key.get_secret_value())
 
     def _client(self, token: str, api_key: str | None = None) -> AsyncPostgrestClient:
@@ -88,7 +96,9 @@ class Database:
             async with asyncio.timeout(within):
                 while True:
                     try:
-                        response = await client.rpc(function, dict(params or {})).execute()
+                        async with self._free:
+                            await self._turnstile()
+                            response = await client.rpc(function, dict(params or {})).execute()
                         return money.revive(response.data)
                     except httpx.ConnectError:
                         pass

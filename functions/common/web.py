@@ -25,6 +25,7 @@ from functions.common.errors import (
     TooLarge,
 )
 from functions.common.observe import Observer
+from functions.common.turnstile import Turnstile
 
 BODY_LIMIT = 256 * 1024
 # A body over the limit is read to here and thrown away, so that its sender gets the answer instead of a reset.
@@ -119,12 +120,14 @@ class Edge:
     def __init__(self, app: ASGIApp, observer: Observer) -> None:
         self._app = app
         self._observer = observer
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        await self._turnstile()
         state = scope.setdefault("state", {})
         request_id = state["request_id"] = uuid.uuid4().hex
         status = 0

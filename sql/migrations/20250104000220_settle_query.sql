@@ -204,7 +204,7 @@ grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to servi
 
 
 create or replace function public.release_query(
-  p_hold_id uuid, p_outcome text default 'failed', p_usage jsonb default '{}')
+  p_hold_id uuid, p_outcome text default 'failed', p_usage jsonb default '{}', p_user_id uuid default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -214,6 +214,7 @@ begin
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'A released query failed or was lost.';
   end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0)) where p_user_id is not null;
   perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
   v_ended := private.give_back(p_hold_id, p_outcome, p_usage);
   if v_ended.id is null then
@@ -222,11 +223,12 @@ begin
   return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
 end
 $$;
-comment on function public.release_query(uuid, text, jsonb) is
+comment on function public.release_query(uuid, text, jsonb, uuid) is
   'Ends a query that is not charged and gives its funding back, once however often it is called. p_usage as in '
-  'settle_query: our cost. NOHLD: never admitted.';
-revoke all on function public.release_query(uuid, text, jsonb) from public, anon, authenticated, service_role;
-grant execute on function public.release_query(uuid, text, jsonb) to service_role;
+  'settle_query: our cost. p_user_id, where the query may still be waiting to be admitted: behind it in the user''s '
+  'queue. NOHLD: never admitted.';
+revoke all on function public.release_query(uuid, text, jsonb, uuid) from public, anon, authenticated, service_role;
+grant execute on function public.release_query(uuid, text, jsonb, uuid) to service_role;
 
 
 create or replace function public.release_stale_holds() returns integer

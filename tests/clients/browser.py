@@ -45,8 +45,8 @@ class Heard:
     @property
     def metadata(self) -> Json:
         (metadata,) = (part["messageMetadata"] for part in self.parts if "messageMetadata" in part)
-        assert self.message is not None
-        assert self.message["metadata"] == metadata
+        assert self.message is not None, self
+        assert self.message["metadata"] == metadata, self.message
         return metadata  # type: ignore[no-any-return]
 
     def all_of(self, kind: str) -> list[Json]:
@@ -55,8 +55,8 @@ class Heard:
 
     def refusal(self) -> tuple[int, str]:
         """The status and the code of the error that the client raised."""
-        assert self.thrown is not None
-        assert self.thrown["name"] == "AI_APICallError"
+        assert self.thrown is not None, self
+        assert self.thrown["name"] == "AI_APICallError", self.thrown
         return self.thrown["status"], json.loads(self.thrown["body"])["error"]["code"]
 
 
@@ -96,6 +96,10 @@ class Browser:
         assert sum(part["type"] == kind for part in has) >= parts, f"it ended before: {self.end(name)}"
         return has
 
+    def comments(self, name: str) -> int:
+        """How many comments a stream has brought so far."""
+        return len(self._do("peek", name=name)["comments"])
+
     def leave(self, name: str) -> None:
         """Close the page."""
         self._do("leave", name=name)
@@ -120,7 +124,7 @@ class Browser:
         """Wait for the answer to a stop: when it was sent, and whether there was something to stop."""
         told = self._do("end", name=name)
         assert told["status"] == 202, told
-        assert set(told["body"]) == {"stopping"}
+        assert set(told["body"]) == {"stopping"}, told
         return told["sent_at"] / 1000, told["body"]["stopping"]
 
     def hear(self, name: str, person: Person, body: Json) -> Heard:
@@ -133,7 +137,8 @@ class Browser:
         name = f"talk-{uuid.uuid4()}"
         self._do("talk", name=name, chat=chat_id, acts=acts, body=body, **self._where(person, None))
         seen = self._do("end", name=name)["seen"]
-        assert [(after["status"], after.get("error")) for after in seen] == [("ready", None)] * len(acts)
+        wrong = [(act, after) for act, after in zip(acts, seen, strict=True) if after["status"] != "ready"]
+        assert not wrong, wrong
         return [after["messages"] for after in seen]
 
     def wrong(self, parts: Sequence[Json], body: str | None = None) -> list[str]:

@@ -5,6 +5,7 @@
 //   resume {name, api, token, chat}      reconnectToStream
 //   stop   {name, api, token, chat, when?: {name, type, parts}}   ... once that stream has so many parts of the type
 //   until  {name, type, parts}           waits until a stream has them, or has ended
+//   peek   {name}                        what is on the wire so far
 //   leave  {name}                        the client goes
 //   talk   {name, api, token, chat, acts, body}   what a page does, one after the other: {send: text}, {regenerate:
 //                                        {messageId?}}, {edit: text, messageId}, {resume: {}}; "question" is the
@@ -16,13 +17,13 @@ import { EventEmitter, once } from "node:events";
 import { createInterface } from "node:readline";
 import { bodyThatIsWrong, eventsOf, partsThatAreWrong } from "./stream_rules.mjs";
 
-const DEADLINE_MS = 100_000;
+const DEADLINE_MS = 60_000; // no stream of the tests takes that long
 const jobs = new Map();
 
 class Stream {
   news = new EventEmitter();
   leaving = new AbortController();
-  signal = AbortSignal.any([this.leaving.signal, AbortSignal.timeout(DEADLINE_MS)]);
+  deadline = setTimeout(() => this.leaving.abort(), DEADLINE_MS).unref();
   parts = [];
   errors = []; // what readUIMessageStream reports
   body = "";
@@ -121,7 +122,7 @@ function begin(name, job, run) {
 const does = {
   ask({ name, body: { id, messages, trigger, messageId, ...body }, ...where }) {
     const stream = new Stream();
-    const send = { chatId: id, messages, trigger, messageId, body, abortSignal: stream.signal };
+    const send = { chatId: id, messages, trigger, messageId, body, abortSignal: stream.leaving.signal };
     return begin(name, { stream }, async () => {
       await stream.listen(stream.transport(where).sendMessages(send));
       return stream.told();
@@ -130,7 +131,7 @@ const does = {
   resume({ name, chat, ...where }) {
     const stream = new Stream();
     return begin(name, { stream }, async () => {
-      await stream.listen(stream.transport(where).reconnectToStream({ chatId: chat, abortSignal: stream.signal }));
+      await stream.listen(stream.transport(where).reconnectToStream({ chatId: chat, abortSignal: stream.leaving.signal }));
       return stream.told();
     });
   },
@@ -159,6 +160,7 @@ const does = {
     await stream.until(what);
     return { parts: stream.parts };
   },
+  peek: ({ name }) => eventsOf(jobs.get(name).stream.body),
   leave({ name }) {
     jobs.get(name).stream.leaving.abort();
     return {};
@@ -169,7 +171,9 @@ const does = {
   }),
 };
 
-for await (const line of createInterface({ input: process.stdin })) {
+const lines = createInterface({ input: process.stdin });
+lines.on("close", () => process.exit()); // whatever still runs
+for await (const line of lines) {
   const { do: what, ...job } = JSON.parse(line);
   let told;
   try {
@@ -179,4 +183,3 @@ for await (const line of createInterface({ input: process.stdin })) {
   }
   process.stdout.write(`${JSON.stringify(told)}\n`);
 }
-process.exit(); // whatever still runs

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
 from functions.chat.turn import Chat
 from functions.common.database import Database
+from functions.common.errors import Unavailable
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
 from infra.local.stack import Stack
@@ -183,11 +185,9 @@ def test_keep_alive_comments_fill_a_silence(api: Api, person: People) -> None:
     assert lines[-2:] == ["data: [DONE]", ""]
 
 
-async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
-    stack: Stack, person: People, left: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model has finished: what is cancelled then is the turn, not its end."""
-    monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
+@asynccontextmanager
+async def chatting(stack: Stack) -> AsyncIterator[Chat]:
+    """A chat in this process."""
     known = {
         "SUPABASE_URL": stack.info["supabase_url"],
         "SUPABASE_ANON_KEY": stack.info["anon_key"],
@@ -199,6 +199,15 @@ async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
     settings = load(ChatSettings, known)
     parliament = Parliament(stack.info["parliament_url"], stack.info["parliament_url"], "")
     chat = Chat(Database(settings), Providers(settings), parliament, load_vault(known), Observer("endings"))
+    yield chat
+    await chat.close()
+
+
+async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
+    stack: Stack, person: People, left: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model has finished: what is cancelled then is the turn, not its end."""
+    monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
     closing, really_close = asyncio.Event(), Progress.close
 
     async def close(progress: Progress) -> None:
@@ -208,8 +217,23 @@ async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
 
     monkeypatch.setattr(Progress, "close", close)
     user = person("basic")
-    chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")
-    await closing.wait()
-    await chat.close()
+    async with chatting(stack) as chat:
+        chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")
+        await closing.wait()
     assert left(user).outcomes == ["answered"]
     assert left(user).holds == 0
+
+
+async def test_an_admission_that_is_not_heard_of_in_time_takes_nothing(
+    stack: Stack, person: People, left: Look, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """It waits in the user's queue, the client has been told 503, and then it happens after all."""
+    monkeypatch.setattr(limits, "ADMIT_S", 0.2)
+    user = person("basic")
+    async with chatting(stack) as chat:
+        with psycopg.connect(stack.postgres.url()) as queue:
+            queue.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
+            with pytest.raises(Unavailable):
+                await chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request").answer()
+    eventually(lambda: left(user).outcomes == ["failed"])
+    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")

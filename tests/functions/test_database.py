@@ -126,7 +126,7 @@ async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> No
         ("57014", errors.Unavailable),
         ("57P01", errors.Unavailable),
         ("503", errors.Unavailable),
-        ("NOHLD", errors.Internal),
+        ("NOHLD", errors.NotFound),
         ("23505", errors.Internal),
         ("P0001", errors.Internal),
         ("PGRST202", errors.Internal),

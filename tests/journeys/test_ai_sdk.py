@@ -457,6 +457,20 @@ def test_a_question_that_is_edited_is_another_question(browser: Browser, person:
         assert left(user).messages == [(message["role"], said(message)) for message in edited]
 
 
+@pytest.mark.parametrize("tier", ["pro", "free"])
+def test_a_question_may_be_edited_back(browser: Browser, person: People, left: Look, tier: str) -> None:
+    """To words that were answered before, and whose answer has been replaced since."""
+    user, words = person(tier), ["What is a quorum?", "What is prorogation?", "What is a writ?", "What is prorogation?"]
+    edits = [{"edit": text, "messageId": "question"} for text in words[1:]]
+    seen = browser.talk(user, str(uuid.uuid4()), {"send": words[0]}, *edits)
+    for text, messages in zip(words, seen, strict=True):
+        assert [message["role"] for message in messages] == ["user", "assistant"]
+        assert text in said(messages[1])
+    assert left(user).outcomes == ["answered"] * 4
+    if tier == "pro":
+        assert left(user).messages == [(message["role"], said(message)) for message in seen[-1]]
+
+
 def test_regenerating_from_the_question_gives_another_answer_each_time(
     browser: Browser, person: People, left: Look
 ) -> None:
@@ -843,12 +857,26 @@ def test_a_silence_of_twenty_seconds_is_filled_with_comments(browser: Browser, p
             told = well_told(heard[f"{situation}-{provider}"])
             assert told.kinds == [*OPENING, *TEXT, "finish-step", "finish"]
             assert left(people[f"{situation}-{provider}"]).outcomes == ["answered"]
-        told = heard[f"refused-{provider}"]
-        assert told.wrong == []
+        refusal = well_told(heard[f"refused-{provider}"])
+        assert refusal.kinds == [*OPENING, *BROKEN]
+        assert "Nothing was charged" in refusal.errors[0]
+        assert (refusal.metadata["charged_usd"], refusal.metadata["persisted"]) == (0, False)
         assert left(people[f"refused-{provider}"]) == Left(["failed"], 0, [], 0, 0, "0.000000")
-        # Before the first word there is first no stream, as long as there may be an error instead.
+        # Before the first word there is no stream at first, as long as there may be an error in place of it.
         assert len(heard[f"within-{provider}"].comments) == 2
-        assert [name for name, told in heard.items() if not told.comments] == []
-        assert told.kinds == ["error"]
-        assert told.errors == [told.parts[0]["errorText"]]
-        assert "Nothing was charged" in told.errors[0]
+    assert [name for name, told in heard.items() if not told.comments] == []
+
+
+def test_a_refusal_while_the_stream_is_being_promised_is_a_whole_stream(
+    stack: Stack, browser: Browser, person: People, left: Look, eventually: Callable[..., None]
+) -> None:
+    """A real wait: the provider refuses just before the first comment, the query is given back just after it."""
+    user = person("basic")
+    browser.ask("promised", user, question("Hm [fault:stall-before 9] [fault:status 400]"))
+    eventually(lambda: left(user).holds == 1)
+    with psycopg.connect(stack.postgres.url()) as queue:
+        # The user's queue, in which the release waits.
+        queue.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
+        eventually(lambda: browser.comments("promised") > 0)
+    assert well_told(browser.end("promised")).kinds == [*OPENING, *BROKEN]
+    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")

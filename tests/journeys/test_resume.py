@@ -298,6 +298,29 @@ def test_nobody_follows_what_is_anothers_or_what_does_not_run(
     assert left(stranger) == Left([], 0, [], 0, 0, "0.000000")
 
 
+def test_a_message_sent_twice_does_not_hide_the_answer_that_runs_elsewhere(
+    browser: Browser, other: str, person: People, left: Look, stack: Stack
+) -> None:
+    """The second copy waits in the other process to be refused, when somebody comes back there and then stops it."""
+    user = person("pro")
+    body, _ = body_of(TWELVE_SECONDS)
+    browser.ask("first-copy", user, body)
+    browser.until("first-copy", parts=8)
+    with psycopg.connect(stack.postgres.url()) as queue:
+        # The user's queue, in which every admission waits.
+        queue.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
+        browser.ask("second-copy", user, body, at=other)
+        browser.until("first-copy", parts=11)
+        browser.resume("returning", user, body["id"], at=other)
+        browser.stop("stopping", user, body["id"], at=other)
+        browser.until("first-copy", parts=13)
+    assert browser.end("second-copy").refusal() == (409, "request_in_progress")
+    first, returning = well_told(browser.end("first-copy")), browser.end("returning")
+    assert first.kinds[-1] == "abort"
+    the_same(returning, first)
+    assert left(user).outcomes == ["stopped"]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_follower_hears_a_failure_to_its_end(
     browser: Browser, other: str, person: People, left: Look, provider: str

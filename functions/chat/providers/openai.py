@@ -64,8 +64,8 @@ class OpenAI:
                 # What is the same for everyone comes first: OpenAI caches beginnings by itself.
                 instructions=f"{prompt.system}\n\n{prompt.situation}",
                 input=[item for message in prompt.messages for item in written(message)],
-                tools=tools,
-                tool_choice="auto" if prompt.may_call else "none",
+                # Past the SDK's own look at every part of every schema, which takes four milliseconds each time.
+                extra_body={"tools": tools, "tool_choice": "auto" if prompt.may_call else "none"},
                 store=False,
                 stream=True,
             ) as response:

@@ -1,14 +1,25 @@
 """What a provider charges for a query, by the price list of genai-prices, offline."""
 
+import gc
+import importlib
 from decimal import Decimal
+from functools import cache
+from types import ModuleType
 
 from functions.chat.providers import Usage
 
 
+@cache
+def _prices() -> ModuleType:
+    # Imported on demand: 150 ms, and nobody waits for the price before the answer has begun.
+    module = importlib.import_module("genai_prices")
+    gc.freeze()  # it stays
+    return module
+
+
 def cost_usd(provider: str, model: str, usage: Usage) -> Decimal | None:
     """US dollars to six decimals; None where the price list does not know the model."""
-    # Imported on demand: 150 ms, and nobody waits for the price before the answer has begun.
-    import genai_prices
+    genai_prices = _prices()
 
     try:
         price = genai_prices.calc_price(
@@ -23,4 +34,5 @@ def cost_usd(provider: str, model: str, usage: Usage) -> Decimal | None:
         )
     except LookupError:
         return None
-    return price.total_price.quantize(Decimal("0.000001"))
+    total: Decimal = price.total_price
+    return total.quantize(Decimal("0.000001"))
