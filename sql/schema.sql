@@ -129,11 +129,13 @@ begin
       'answer', case when m.id is not null then jsonb_build_object(
         'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
         'function_results', m.function_results) end,
-      'provider', u.provider, 'model', u.model, 'funding', u.funding,
+      'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
       'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
       'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
-    from public.usage_logs u left join public.messages m on m.id = u.message_id
+    from public.usage_logs u
+    join public.plans p on p.tier = u.tier
+    left join public.messages m on m.id = u.message_id
     where u.id = p_query_id);
 end
 $$;

@@ -1,8 +1,8 @@
 """How a running turn is heard, and stopped, from another process: on Lambda every request may meet one of its own.
 
-The turn notes what it has said in its hold, once a second, and learns there that it is to stop. Who resumes the answer
+The turn notes what it has said in its hold, every 0.7 s, and learns there that it is to stop. Who resumes the answer
 reads it from there. Before the hold ends the turn waits a moment for who is still reading; else nobody can begin to.
-A turn that takes less than a second notes nothing.
+A turn that takes less notes nothing.
 """
 
 import asyncio

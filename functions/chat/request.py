@@ -93,9 +93,14 @@ class ChatRequest(BaseModel):
         if self.trigger == "regenerate-message":
             replaces_answer = self.message_id not in (None, question.id)
             return f"regenerate:{self.message_id if replaces_answer else uuid4().hex}"
-        if self.message_id is not None:
+        if self.is_edit:
             return f"edit:{question.id}:{hashlib.sha256(question.text.encode()).hexdigest()}"
         return question.id
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether it is an earlier question in other words."""
+        return self.trigger == "submit-message" and self.message_id is not None
 
     def is_of(self, chat_id: str) -> bool:
         """Whether it is of the chat of that id; a UUID may be written with capitals."""

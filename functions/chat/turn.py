@@ -95,21 +95,20 @@ class Chat:
         here = self._here(user_id, chat_id)
         for turn in here:
             turn.stop()
-        elsewhere: bool = not here and await self.database.call(
-            "stop_query", {"p_user_id": user_id, "p_chat_id": chat_id}, repeatable=True
-        )
-        return bool(here) or elsewhere
+        if any(turn.admission for turn in here):
+            return True
+        # What has not been admitted here may be a copy of what runs in another process.
+        params = {"p_user_id": user_id, "p_chat_id": chat_id}
+        elsewhere: bool = await self.database.call("stop_query", params, repeatable=True)
+        return elsewhere or bool(here)
 
     async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
         """The running answer of a user's chat from its start, wherever it runs; None where there is none."""
-        here = self._here(user_id, chat_id)
-        for turn in reversed(here):
+        for turn in reversed(self._here(user_id, chat_id)):
             # The newest may be one that is refused, because the same message is being answered.
             with suppress(AppError):
                 await turn.feed.opened()
                 return turn.feed.read(limits.KEEP_ALIVE_S)
-        if here:
-            return None
         return await progress.follow(self.database, user_id, chat_id, request_id)
 
     def _here(self, user_id: str, chat_id: str) -> list["Turn"]:
@@ -182,13 +181,13 @@ class Turn:
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(0)
 
-    async def _admit(self) -> dict[str, Any]:
+    async def _admit(self, request_id: str | None = None) -> dict[str, Any]:
         """Take the funding, or raise the refusal."""
         admission: dict[str, Any] = await self.chat.database.call(
             "admit_query",
             {
                 "p_user_id": self.user_id,
-                "p_request_id": self.request.request_id,
+                "p_request_id": request_id or self.request.request_id,
                 "p_hold_id": self.hold_id,
                 "p_chat_id": self.request.id,
                 "p_question_id": self.request.question.id,
@@ -208,6 +207,9 @@ class Turn:
             case "in_progress":
                 raise RequestInProgress
             case "ended" if admission["answer"] is None:
+                if request_id is None and self.request.is_edit and admission["keeps_history"]:
+                    # Its answer gave way to that of another wording, and now these words are wanted again.
+                    return await self._admit(f"{self.request.request_id}:{self.hold_id}")
                 raise AlreadyAnswered
         self.provider, self.model = admission["provider"], admission["model"]
         return admission
@@ -237,14 +239,13 @@ class Turn:
         except BaseException as error:
             failure = error if isinstance(error, AppError) else Internal()
             if self.feed.is_promised:
-                self.feed.write(self._stream.start_step() + self._stream.finish_step())
+                self.feed.write(self._stream.complete())
             await self._end("release_query", "failed", {})
             if self.feed.is_promised:
-                self.feed.write(
-                    wire.error(failure.sentence, self._metadata(charged=Decimal(0), persisted=False, given_back=1))
-                )
+                metadata = self._metadata(charged=Decimal(0), persisted=False, given_back=1)
+                self.feed.write(self._stream.complete() + wire.error(failure.sentence, metadata))
             raise
-        self.feed.write(self._stream.start_step() + self._stream.finish_step())
+        self.feed.write(self._stream.complete())
         outcome = "stopped" if reason is None else "answered"
         settled = await self._end("settle_query", outcome, {"p_turn": self._keepsake()})
         # A settlement that did not get through is not known to be charged, and most likely never will be.

@@ -52,6 +52,10 @@ class MessageStream:
         """Whether only the finish is missing: the last step is closed."""
         return self._started and not self._in_step
 
+    def complete(self) -> bytes:
+        """Whatever is missing but the finish: a start and a step where nothing was said, else the closing."""
+        return b"" if self.is_complete else self.start_step() + self.finish_step()
+
     def overhear(self, events: str) -> None:
         """Take note of what somebody else has written of this message, in whole events."""
         for line in events.split("\n"):

@@ -534,7 +534,7 @@ async def test_a_provider_that_falls_silent_is_a_timeout_and_nothing_is_charged(
     feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
     with pytest.raises(ProviderTimeout):
         await feed.answer()
-    assert feed.is_open == (fault == "stall")
+    assert feed.is_promised == (fault == "stall")
     assert accounts.asked == [(provider, last4)]
     assert left(user) == NOTHING_USED
     assert own.row(user, provider) == stored

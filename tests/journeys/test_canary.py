@@ -583,6 +583,7 @@ class Quoting:
 
     kind: type[BaseException]
     at_once: bool
+    platform = ("anthropic", "openai")
     raised: BaseException | None = None
 
     async def get(self, name: str) -> Provider:
