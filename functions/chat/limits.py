@@ -9,6 +9,9 @@ CONTEXT_BYTES = 16_384
 # No tokenizer fits two providers' models. English takes about four characters a token, French and JSON fewer.
 CHARACTERS_A_TOKEN = 3
 
+# How often one may edit a question back to words that it had before.
+EDITS_BACK = 10
+
 # What the model is sent of the past: the newest turns that fit, with what their tools found.
 HISTORY_MESSAGES = 40
 HISTORY_TOKENS = 16_000
@@ -45,9 +48,10 @@ DEADLINE_MARGIN_S = 8.0
 HOLD_S = 240
 
 # How often a running turn tells other processes what it has said and asks whether it is to stop, how long it waits at
-# its end for one that is still reading, and how often they look. A stop is promised within two seconds: all three.
+# its end for one that is still reading, and how often they look. A stop is promised within two seconds, all of it.
 PROGRESS_S = 0.7
-FOLLOWER_S = 0.5
+FOLLOWER_S = 2.0
+FOLLOWER_STOPPED_S = 0.5
 FOLLOW_S = 0.25
 
 # The database: admission refuses rather than waits; the end of a turn is worth several attempts.

@@ -35,14 +35,14 @@ class Progress:
         self._has_begun = False
         self._telling = asyncio.create_task(self._tell())
 
-    async def close(self) -> None:
+    async def close(self, patience_s: float) -> None:
         """Note the rest, and wait a moment for who reads it. Nothing may be said after this but the ending."""
         self._telling.cancel()
         await asyncio.gather(self._telling, return_exceptions=True)
         if not self._has_begun:
             return  # there was nothing to read
         with suppress(TimeoutError):
-            async with asyncio.timeout(limits.FOLLOWER_S):
+            async with asyncio.timeout(patience_s):
                 followed_to = await self._note(is_closing=True)
                 while followed_to is not None and followed_to < self._noted:
                     await asyncio.sleep(limits.FOLLOW_S / 2)

@@ -181,13 +181,14 @@ class Turn:
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(0)
 
-    async def _admit(self, request_id: str | None = None) -> dict[str, Any]:
-        """Take the funding, or raise the refusal."""
+    async def _admit(self, attempt: int = 1) -> dict[str, Any]:
+        """Take the funding, or raise the refusal. `attempt` counts the times that an edit came back to its words."""
+        request_id = self.request.request_id
         admission: dict[str, Any] = await self.chat.database.call(
             "admit_query",
             {
                 "p_user_id": self.user_id,
-                "p_request_id": request_id or self.request.request_id,
+                "p_request_id": request_id if attempt == 1 else f"{request_id}:{attempt}",
                 "p_hold_id": self.hold_id,
                 "p_chat_id": self.request.id,
                 "p_question_id": self.request.question.id,
@@ -207,9 +208,9 @@ class Turn:
             case "in_progress":
                 raise RequestInProgress
             case "ended" if admission["answer"] is None:
-                if request_id is None and self.request.is_edit and admission["keeps_history"]:
+                if self.request.is_edit and admission["keeps_history"] and attempt < limits.EDITS_BACK:
                     # Its answer gave way to that of another wording, and now these words are wanted again.
-                    return await self._admit(f"{self.request.request_id}:{self.hold_id}")
+                    return await self._admit(attempt + 1)
                 raise AlreadyAnswered
         self.provider, self.model = admission["provider"], admission["model"]
         return admission
@@ -466,7 +467,7 @@ class Turn:
         observer = self.chat.observer
         identity = self._identity()
         if self._progress is not None:
-            await self._progress.close()
+            await self._progress.close(limits.FOLLOWER_STOPPED_S if self.stopped else limits.FOLLOWER_S)
         await self._price()
         usage = {
             "provider": self.provider,

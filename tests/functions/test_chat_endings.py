@@ -210,10 +210,10 @@ async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
     monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
     closing, really_close = asyncio.Event(), Progress.close
 
-    async def close(progress: Progress) -> None:
+    async def close(progress: Progress, patience_s: float) -> None:
         closing.set()
         await asyncio.sleep(0.05)  # the moment in which the server stops
-        await really_close(progress)
+        await really_close(progress, patience_s)
 
     monkeypatch.setattr(Progress, "close", close)
     user = person("basic")

@@ -473,6 +473,24 @@ def test_a_question_may_be_edited_back(browser: Browser, person: People, left: L
     assert left(user).messages == [(message["role"], said(message)) for message in seen[-1]]
 
 
+def test_an_edit_that_is_sent_twice_is_charged_once_whatever_was_there_before(
+    browser: Browser, person: People, left: Look
+) -> None:
+    """The client sends a message again where it has lost the answer: an edit, and an edit back."""
+    user, body = person("pro"), question("What is a quorum?")
+    well_told(browser.hear("unedited", user, body))
+    edited: dict[str, list[Json]] = {}
+    for number, text in enumerate(["What is prorogation?", "What is a writ?", "What is prorogation?"]):
+        (message,) = body["messages"]
+        edit = {**message, "parts": [{"type": "text", "text": text}]}
+        for copy in ("first", "second"):
+            name = f"edit-{number}-{copy}"
+            heard = well_told(browser.hear(name, user, {**body, "messageId": message["id"], "messages": [edit]}))
+            edited.setdefault(f"edit-{number}", []).append(without_metadata(heard))
+    assert [first == second for first, second in edited.values()] == [True] * 3
+    assert (left(user).outcomes, left(user).quota_used) == (["answered"] * 4, 4)
+
+
 def test_regenerating_from_the_question_gives_another_answer_each_time(
     browser: Browser, person: People, left: Look
 ) -> None:
