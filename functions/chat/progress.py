@@ -44,9 +44,12 @@ class Progress:
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 followed_to = await self._note(is_closing=True)
+                if followed_to is None:
+                    return
                 while followed_to is not None and followed_to < self._noted:
                     await asyncio.sleep(limits.FOLLOW_S / 2)
                     followed_to = await self._note(is_closing=True)
+                await asyncio.sleep(limits.FOLLOW_S)  # one has read it; others may, and look as often
 
     async def _tell(self) -> None:
         while True:
