@@ -1,6 +1,6 @@
 """The Stripe stand-in is checked through the client that will trust it, the real StripeClient: here the API itself.
 
-Every answer that passes through that client is compared with Stripe's own description (test_stripe_kit.py).
+Every answer that passes through that client is compared with Stripe's own description (stripe_kit.py).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import stripe
 from infra.local.stripe import API_VERSION
 from infra.local.stripe.clock import add_interval, next_period_end
 from infra.local.stripe.endpoints import ENDPOINTS
-from tests.local.test_stripe_kit import DAY, HOUR, START, Checking, Fake, operation, problems_of, running
+from tests.local.stripe_kit import DAY, HOUR, START, Checking, Fake, operation, problems_of, running
 
 
 @pytest.fixture(scope="module")

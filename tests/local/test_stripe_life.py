@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import stripe
 
-from tests.local.test_stripe_kit import DAY, HOUR, START, Fake, running
+from tests.local.stripe_kit import DAY, HOUR, START, Fake, running
 
 MONTH = 31 * DAY  # January's, and START is its first second
 

@@ -12,7 +12,7 @@ import pytest
 import stripe
 
 from infra.local.stripe.deliver import sign
-from tests.local.test_stripe_kit import DAY, HOUR, SECRET, START, Fake, problems, running, strangers
+from tests.local.stripe_kit import DAY, HOUR, SECRET, START, Fake, problems, running, strangers
 
 MONTH = 31 * DAY
 
