@@ -184,8 +184,12 @@ begin
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
   elsif v_hold.funding = 'credit' then
+    -- A credit that comes back after a refund goes where the refund would have taken it.
     update public.credit_packs c set
-      credits_remaining = c.credits_remaining + 1, credits_used = c.credits_used - 1, depleted_at = null
+      credits_used = c.credits_used - 1,
+      credits_remaining = c.credits_remaining + case when c.credits_revoked < c.credits_to_revoke then 0 else 1 end,
+      credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
+      depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
     where c.id = v_hold.credit_pack_id;
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
@@ -385,7 +389,8 @@ CREATE FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with tim
 begin
   return (
     select c.id from public.credit_packs c
-    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+    where c.user_id = p_user_id and c.credits_remaining > 0 and not c.is_frozen
+      and (c.expires_at > p_at or c.expires_at is null)
     order by c.expires_at nulls last, c.created_at, c.id limit 1);
 end
 $$;
@@ -590,6 +595,20 @@ $$;
 
 COMMENT ON FUNCTION private.touch() IS 'Trigger: notes when a row last changed.';
 
+CREATE FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+  return case when exists (
+    select from public.credit_packs c
+    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+  ) then 'usage_only' else 'free' end;
+end
+$$;
+
+COMMENT ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) IS 'The plan of a user without a subscription: free, or usage_only while they have credits, which free could not spend.';
+
 CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text DEFAULT NULL::text, p_question_id text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_model text DEFAULT NULL::text, p_hold_seconds integer DEFAULT 300, p_history_messages integer DEFAULT 40, p_history_characters integer DEFAULT 48000, p_own_key boolean DEFAULT NULL::boolean, p_providers text[] DEFAULT '{anthropic,openai}'::text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -678,8 +697,8 @@ begin
     if v.lapsed then
       -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
       update public.user_subscriptions s set
-        tier = 'free', status = 'active', stripe_subscription_id = null, current_period_start = null,
-        current_period_end = null
+        tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+        current_period_start = null, current_period_end = null
       where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
     end if;
     update public.user_subscriptions s set
@@ -706,7 +725,7 @@ begin
   elsif v.funding = 'credit' then
     v_remaining := (
       select sum(c.credits_remaining) from public.credit_packs c
-      where c.user_id = p_user_id and (c.expires_at > v.now or c.expires_at is null));
+      where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
   elsif v.funding = 'overage' then
     v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
     v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;
@@ -745,6 +764,102 @@ $$;
 
 COMMENT ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) IS 'Sealed keys that another than the current key of the ring sealed, by id from p_after on, at most 1,000.';
 
+CREATE FUNCTION public.apply_customer(p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_user_id uuid;
+  v_tier text;
+begin
+  select s.user_id into v_user_id from public.user_subscriptions s where s.stripe_customer_id = p_customer_id;
+  if v_user_id is null then
+    return null;
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+  if p_subscription is null then
+    v_tier := private.unsubscribed_tier(v_user_id, private.clock());
+  else
+    select p.tier into strict v_tier from public.plans p
+    where p.tier = p_subscription ->> 'tier' or p_subscription -> 'paid_tiers' ? p.tier
+    order by p.price_usd desc limit 1;
+  end if;
+  update public.user_subscriptions s set
+    tier = v_tier,
+    next_tier = nullif(p_subscription ->> 'tier', v_tier),
+    status = coalesce(p_subscription ->> 'status', 'active'),
+    stripe_customer_id = case when not p_is_deleted then s.stripe_customer_id end,
+    stripe_subscription_id = p_subscription ->> 'id',
+    current_period_start = (p_subscription ->> 'period_start')::timestamptz,
+    current_period_end = (p_subscription ->> 'period_end')::timestamptz,
+    canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
+    past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
+    stripe_sequence = p_sequence
+  where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
+  return v_user_id;
+end
+$$;
+
+COMMENT ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb) IS 'Makes a look at a customer at Stripe the user''s plan, unless a later one is known. p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}, null where none is live. The best of tier and paid_tiers holds until the period ends, then tier does. Returns the user; null: nobody''s customer.';
+
+CREATE FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_session_id constant text := p_payment ->> 'session_id';
+  v_credits constant integer := p_payment ->> 'credits';
+  v_paid_at constant timestamptz := p_payment ->> 'paid_at';
+  v_due integer;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  if not found then
+    return null;
+  end if;
+  v_due := case
+    when (p_payment ->> 'is_lost')::boolean then v_credits
+    else floor(v_credits * (p_payment ->> 'refunded_cents')::numeric / (p_payment ->> 'paid_cents')::numeric) end;
+  if v_paid_at is not null then
+    insert into public.credit_packs (
+      created_at, user_id, credits_purchased, credits_remaining, price_paid, stripe_payment_intent_id,
+      stripe_checkout_session_id, expires_at)
+    select v_paid_at, p_user_id, v_credits, v_credits, (p_payment ->> 'paid_cents')::numeric / 100,
+           p_payment ->> 'payment_intent_id', v_session_id,
+           v_paid_at + (select k.expires_after_days * interval '1 day' from public.packs k where k.slug = p_payment ->> 'pack')
+    on conflict (stripe_checkout_session_id) do nothing;
+  end if;
+  -- Taken back is what is due of what has not been used; a query that is running and fails gives its credit to it.
+  update public.credit_packs c set
+    credits_to_revoke = v_due,
+    credits_revoked = least(v_due, c.credits_purchased - c.credits_used),
+    credits_remaining = greatest(0, c.credits_purchased - c.credits_used - v_due),
+    is_frozen = (p_payment ->> 'is_disputed')::boolean,
+    stripe_sequence = p_sequence
+  where c.stripe_checkout_session_id = v_session_id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
+  update public.user_subscriptions s set tier = private.unsubscribed_tier(p_user_id, private.clock())
+  where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
+    and s.tier in ('free', 'usage_only') and s.tier <> private.unsubscribed_tier(p_user_id, private.clock());
+  return p_user_id;
+end
+$$;
+
+COMMENT ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) IS 'Makes a look at the payment of a pack the user''s pack, unless a later one is known: granted once a session, when paid; refunds take back pro rata, rounded in the user''s favour, a lost dispute all, an open one freezes. p_payment: {session_id, payment_intent_id, pack, credits, paid_at, paid_cents, refunded_cents, is_disputed, is_lost}. Returns the user; null: deleted.';
+
+CREATE FUNCTION public.billing_profile(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  return (
+    select jsonb_build_object(
+      'email', u.email, 'stripe_customer_id', s.stripe_customer_id, 'stripe_sequence', s.stripe_sequence)
+    from public.user_subscriptions s join auth.users u on u.id = s.user_id where s.user_id = p_user_id);
+end
+$$;
+
+COMMENT ON FUNCTION public.billing_profile(p_user_id uuid) IS 'What Stripe is told of a user, the customer that they are there, and the newest look at it. Null: no such user.';
+
 CREATE FUNCTION public.can_user_query(p_user_id uuid) RETURNS TABLE(can_query boolean, reason text, requires_payment boolean)
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -765,6 +880,70 @@ end
 $$;
 
 COMMENT ON FUNCTION public.can_user_query(p_user_id uuid) IS 'Whether a user''s next query would be admitted now, why, and whether it costs money or paying would help. Changes nothing.';
+
+CREATE FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_items jsonb;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  with due as (
+    select u.period_start, u.overage_charge, count(*) as queries
+    from public.usage_logs u
+    where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
+    group by u.period_start, u.overage_charge
+  ), made as (
+    insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd)
+    select private.clock(), p_user_id, d.period_start, d.queries, d.overage_charge from due d
+    order by d.period_start, d.overage_charge
+    returning i.id, i.period_start, i.unit_price_usd
+  )
+  update public.usage_logs u set invoice_item_id = m.id
+  from made m
+  where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
+    and u.period_start = m.period_start and u.overage_charge = m.unit_price_usd;
+
+  with taken as (
+    update public.overage_invoice_items i set attempts = i.attempts + 1
+    where i.user_id = p_user_id and i.stripe_invoice_item_id is null
+    returning i.*
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'id', t.id, 'created_at', t.created_at, 'period_start', t.period_start, 'queries', t.queries,
+    'unit_price_usd', t.unit_price_usd::text, 'amount_usd', t.amount_usd::text, 'amount_cents', t.amount_cents,
+    'attempts', t.attempts) order by t.period_start, t.id), '[]')
+  into v_items from taken t;
+  return jsonb_build_object(
+    'items', v_items,
+    'placed', (
+      select coalesce(jsonb_agg(jsonb_build_object('id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id)), '[]')
+      from public.overage_invoice_items i
+      where i.user_id = p_user_id and i.stripe_invoice_item_id is not null and i.stripe_invoice_id is null));
+end
+$$;
+
+COMMENT ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) IS 'Takes a user''s settled overage of before p_until together, one item a period and price, each query once and for all. Returns {items: those that Stripe has not confirmed, placed: those that wait there for an invoice}.';
+
+CREATE FUNCTION public.claim_stripe_event(p_event_id text, p_type text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_processed_at timestamptz;
+begin
+  insert into public.stripe_events as e (created_at, event_id, type, attempts)
+  values (private.clock(), p_event_id, p_type, 1)
+  on conflict (event_id) do update set attempts = e.attempts + 1 where e.processed_at is null;
+  select e.processed_at into v_processed_at from public.stripe_events e where e.event_id = p_event_id;
+  return jsonb_build_object(
+    'processed', v_processed_at is not null, 'sequence', nextval('private.stripe_sequence'::regclass));
+end
+$$;
+
+COMMENT ON FUNCTION public.claim_stripe_event(p_event_id text, p_type text) IS 'Notes that an event is being dealt with. Returns whether it has been already, and the number of the look at Stripe that begins now. Two may deal with one event at once.';
 
 CREATE FUNCTION public.cleanup_expired_conversations() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -843,6 +1022,19 @@ $$;
 
 COMMENT ON FUNCTION public.explain_query(p_request_id text) IS 'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while it runs. A signed-in user is shown their own.';
 
+CREATE FUNCTION public.finish_stripe_event(p_event_id text, p_error text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  update public.stripe_events e set
+    last_error = p_error, processed_at = case when p_error is null then private.clock() end
+  where e.event_id = p_event_id and e.processed_at is null;
+end
+$$;
+
+COMMENT ON FUNCTION public.finish_stripe_event(p_event_id text, p_error text) IS 'Notes that an event''s effect is committed, or the kind of failure that it ended with.';
+
 CREATE FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid DEFAULT NULL::uuid, p_from integer DEFAULT 0) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -882,6 +1074,23 @@ $$;
 
 COMMENT ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) IS 'A user''s sealed key for a provider, active or not; null where there is none.';
 
+CREATE FUNCTION public.link_stripe_customer(p_user_id uuid, p_customer_id text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_customer_id text;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
+  where s.user_id = p_user_id
+  returning s.stripe_customer_id into v_customer_id;
+  return v_customer_id;
+end
+$$;
+
+COMMENT ON FUNCTION public.link_stripe_customer(p_user_id uuid, p_customer_id text) IS 'Makes a user the customer at Stripe, unless they are one already; returns whom they are. Null: no such user.';
+
 CREATE FUNCTION public.list_api_keys() RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -903,6 +1112,31 @@ end
 $$;
 
 COMMENT ON FUNCTION public.list_api_keys() IS 'The signed-in user''s stored keys without anything of what is in them, and whether the plan allows any.';
+
+CREATE FUNCTION public.list_plans() RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+  return jsonb_build_object(
+    'plans', (
+      select jsonb_agg(jsonb_build_object(
+        'tier', p.tier, 'name', p.name, 'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
+        'lifetime_quota', p.lifetime_quota, 'overage_price_usd', p.overage_price_usd::text,
+        'overage_limit_usd', p.overage_limit_usd::text, 'allows_credits', p.allows_credits,
+        'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models)
+        order by p.price_usd, p.lifetime_quota nulls last)
+      from public.plans p),
+    'packs', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'id', k.slug, 'name', k.name, 'credits', k.credits, 'price_usd', k.price_usd::text,
+        'price_per_credit_usd', round(k.price_usd / k.credits, 6)::text, 'expires_after_days', k.expires_after_days)
+        order by k.credits), '[]')
+      from public.packs k where k.is_sold));
+end
+$$;
+
+COMMENT ON FUNCTION public.list_plans() IS 'What is sold: plans and credit packs. The answer of GET /plans.';
 
 CREATE FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -948,6 +1182,19 @@ end
 $$;
 
 COMMENT ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean) IS 'Notes what a running query has said from a character on, and tells whether it is to stop and how far another process has read (null: none does; with p_is_closing none can begin to). Null where there is no such hold.';
+
+CREATE FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  update public.overage_invoice_items i set
+    stripe_invoice_item_id = p_invoice_item_id, stripe_invoice_id = coalesce(p_invoice_id, i.stripe_invoice_id)
+  where i.id = p_id;
+end
+$$;
+
+COMMENT ON FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) IS 'Notes where at Stripe an overage item stands: its invoice item, and its invoice; null: it waits for one.';
 
 CREATE FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1068,6 +1315,19 @@ CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, s
   from public.query_holds h
   join public.usage_logs u on u.user_id = h.user_id and u.request_id = h.request_id
                           and u.outcome in ('answered', 'stopped')
+  union all
+  select 'I7', i.user_id, i.id::text, concat_ws(' ', i.queries, 'queries,', i.amount_usd),
+         concat_ws(' ', count(u.id), 'queries,', coalesce(sum(u.overage_charge), 0))
+  from public.overage_invoice_items i
+  left join public.usage_logs u on u.invoice_item_id = i.id and u.user_id = i.user_id and u.was_overage
+                               and u.period_start = i.period_start and u.overage_charge = i.unit_price_usd
+  group by i.id having count(u.id) <> i.queries
+  union all
+  select 'I7', u.user_id, u.id::text, 'billed on an item of its own user, period and price', i.id::text
+  from public.usage_logs u
+  join public.overage_invoice_items i on i.id = u.invoice_item_id
+  where not u.was_overage or u.user_id <> i.user_id or u.period_start <> i.period_start
+     or u.overage_charge <> i.unit_price_usd
 $$;
 
 COMMENT ON FUNCTION public.reconcile() IS 'Rows that break an invariant of metering: which, whose, where, what the ledger says and what was found. None is right.';
@@ -1180,6 +1440,30 @@ $$;
 
 COMMENT ON FUNCTION public.rotate_api_keys(p_rows jsonb) IS 'Replaces seals: [{id, old_iv, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}]. Returns how many; rows that changed since they were read, or are being changed, stay as they are.';
 
+CREATE FUNCTION public.set_overage(p_settings jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Only a signed-in user has overage settings.';
+  elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
+    raise invalid_parameter_value using message = 'The overage limit is 0 to 10,000 US dollars.';
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+  update public.user_subscriptions s set
+    allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
+    overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
+                         else s.overage_limit end
+  where s.user_id = v_user_id;
+  return public.usage_summary() -> 'overage';
+end
+$$;
+
+COMMENT ON FUNCTION public.set_overage(p_settings jsonb) IS 'Sets the signed-in user''s {allow_overages, overage_limit_usd}, those that are given; a limit of null is the plan''s again. Returns the overage of usage_summary.';
+
 CREATE FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb DEFAULT '{}'::jsonb, p_turn jsonb DEFAULT NULL::jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1270,6 +1554,19 @@ $$;
 
 COMMENT ON FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer, p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric) IS 'Admits and settles one query in one call, by the same rules as the chat; once for each message. QUOTA: refused, the message says why. NTFND: not the user''s conversation or message.';
 
+CREATE FUNCTION public.unfinished_stripe_events(p_after uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100) RETURNS TABLE(id uuid, event_id text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select e.id, e.event_id from public.stripe_events e
+  where e.processed_at is null and (p_after is null or e.id > p_after)
+    -- Stripe keeps an event for thirty days; one that is being dealt with right now is left to that.
+    and e.created_at between private.clock() - interval '29 days' and private.clock() - interval '5 minutes'
+  order by e.id limit least(p_limit, 1000)
+$$;
+
+COMMENT ON FUNCTION public.unfinished_stripe_events(p_after uuid, p_limit integer) IS 'Events whose effect is not committed, by id from p_after on, at most 1,000.';
+
 CREATE FUNCTION public.usage_summary() RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1283,6 +1580,7 @@ declare
   v_providers jsonb;
   v_today record;
   v_month record;
+  v_billing jsonb;
 begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Only a signed-in user has usage.';
@@ -1296,7 +1594,7 @@ begin
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
-           'expires_at', c.expires_at) order by c.expires_at nulls last, c.created_at), '[]')
+           'bought_at', c.created_at, 'expires_at', c.expires_at, 'is_frozen', c.is_frozen) order by c.expires_at nulls last, c.created_at), '[]')
   into v_packs
   from public.credit_packs c
   where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
@@ -1315,6 +1613,26 @@ begin
   where u.user_id = v_user_id and u.query_date >= (v_period.period_start at time zone 'UTC')::date
     and u.query_timestamp >= v_period.period_start;
 
+  select jsonb_build_object(
+    'is_customer', s.stripe_customer_id is not null,
+    'is_subscribed', s.stripe_subscription_id is not null and not v.lapsed,
+    'ends_at', case when v.status = 'canceled' then s.current_period_end end,
+    'next_tier', case when s.current_period_end > v.now then s.next_tier end,
+    'past_due_since', s.past_due_since,
+    'to_be_billed_usd', (
+      select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
+      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null),
+    'billed', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'period_start', i.period_start, 'queries', i.queries, 'unit_price_usd', i.unit_price_usd::text,
+        'amount_usd', i.amount_usd::text, 'billed_usd', (i.amount_cents / 100.0)::numeric(14,2)::text)
+        order by i.period_start desc), '[]')
+      from (
+        select * from public.overage_invoice_items o where o.user_id = v_user_id
+        order by o.period_start desc limit 12) i))
+  into v_billing
+  from public.user_subscriptions s where s.user_id = v_user_id;
+
   -- Money travels as text under names that end in _usd, so that no JSON parser makes it a float.
   return jsonb_build_object(
     'tier', v.tier,
@@ -1328,9 +1646,12 @@ begin
       'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
       'used_usd', v.overage_used::text),
     'credits', jsonb_build_object(
-      'remaining', (select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack),
+      'remaining', (
+        select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack
+        where not (pack ->> 'is_frozen')::boolean),
       'packs', v_packs),
     'byok', jsonb_build_object('allowed', v.allows_byok, 'providers', v_providers),
+    'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
     'requires_payment', v_can.requires_payment,
@@ -1341,7 +1662,27 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION public.usage_summary() IS 'The signed-in user''s plan, quotas, overage, credits and use today and in this period: the answer of GET /usage.';
+COMMENT ON FUNCTION public.usage_summary() IS 'The signed-in user''s plan, quotas, overage, credits, bills and use today and in this period: the answer of GET /usage.';
+
+CREATE FUNCTION public.users_to_bill(p_after uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100) RETURNS TABLE(user_id uuid, stripe_customer_id text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select s.user_id, s.stripe_customer_id
+  from public.user_subscriptions s
+  where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
+    and (exists (
+           select from public.usage_logs u
+           where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+             and (s.stripe_subscription_id is null or u.query_timestamp < s.current_period_start
+                  or s.current_period_end <= private.clock()))
+         or exists (
+           select from public.overage_invoice_items i
+           where i.user_id = s.user_id and (i.stripe_invoice_item_id is null or i.stripe_invoice_id is null)))
+  order by s.user_id limit least(p_limit, 1000)
+$$;
+
+COMMENT ON FUNCTION public.users_to_bill(p_after uuid, p_limit integer) IS 'Users with overage of an ended period that is on no invoice, by id from p_after on, at most 1,000.';
 
 CREATE TABLE public.plans (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
@@ -1403,6 +1744,7 @@ CREATE TABLE public.user_subscriptions (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     user_id uuid NOT NULL,
     tier text DEFAULT 'free'::text NOT NULL,
+    next_tier text,
     status public.subscription_status DEFAULT 'active'::text NOT NULL,
     stripe_customer_id text,
     stripe_subscription_id text,
@@ -1419,7 +1761,8 @@ CREATE TABLE public.user_subscriptions (
     quota_date date DEFAULT ((private.clock() AT TIME ZONE 'UTC'::text))::date NOT NULL,
     quota_used public.quantity DEFAULT 0 NOT NULL,
     lifetime_used public.quantity DEFAULT 0 NOT NULL,
-    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL
+    overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL,
+    stripe_sequence bigint DEFAULT 0 NOT NULL
 );
 
 ALTER TABLE ONLY public.user_subscriptions FORCE ROW LEVEL SECURITY;
@@ -1436,7 +1779,9 @@ COMMENT ON COLUMN public.user_subscriptions.user_id IS 'Whose subscription it is
 
 COMMENT ON COLUMN public.user_subscriptions.tier IS 'The plan.';
 
-COMMENT ON COLUMN public.user_subscriptions.status IS 'active, canceled, suspended or past_due.';
+COMMENT ON COLUMN public.user_subscriptions.next_tier IS 'The plan from current_period_end on, after a downgrade; null: the same.';
+
+COMMENT ON COLUMN public.user_subscriptions.status IS 'active, canceled (until current_period_end), suspended or past_due.';
 
 COMMENT ON COLUMN public.user_subscriptions.stripe_customer_id IS 'The customer at Stripe.';
 
@@ -1469,6 +1814,8 @@ COMMENT ON COLUMN public.user_subscriptions.quota_used IS 'Included queries admi
 COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries admitted on a lifetime quota, holds included.';
 
 COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
+
+COMMENT ON COLUMN public.user_subscriptions.stripe_sequence IS 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
 
 CREATE VIEW private.standing WITH (security_invoker='true') AS
  SELECT s.user_id,
@@ -1503,11 +1850,11 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
             ELSE 'Daily quota exceeded'::text
         END AS reason,
         CASE
-            WHEN (decision.funding IS NULL) THEN ((NOT terms.runs) OR terms.for_life)
+            WHEN (decision.funding IS NULL) THEN ((NOT terms.runs) OR terms.for_life OR terms.is_prepaid)
             ELSE (decision.funding = 'overage'::text)
         END AS requires_payment,
         CASE
-            WHEN ((NOT terms.runs) OR terms.for_life OR (decision.funding = 'credit'::text)) THEN NULL::timestamp with time zone
+            WHEN ((NOT terms.runs) OR terms.for_life OR terms.is_prepaid OR (decision.funding = 'credit'::text)) THEN NULL::timestamp with time zone
             WHEN ((decision.funding = 'included'::text) OR (NOT terms.sells_overage)) THEN clock.midnight
             ELSE LEAST((private.period_at(rolled.current_period_start, clock.now)).period_end,
             CASE
@@ -1523,7 +1870,8 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
      CROSS JOIN public.user_subscriptions s)
      CROSS JOIN LATERAL ( SELECT began.lapsed,
                 CASE
-                    WHEN began.lapsed THEN 'free'::text
+                    WHEN began.lapsed THEN private.unsubscribed_tier(s.user_id, clock.now)
+                    WHEN ((s.next_tier IS NOT NULL) AND (s.current_period_end <= clock.now)) THEN s.next_tier
                     ELSE s.tier
                 END AS tier,
                 CASE
@@ -1569,7 +1917,8 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
                     ELSE NULL::numeric
                 END AS overage_limit,
             (((rolled.status = 'active'::text) OR ((rolled.status = 'canceled'::text) AND (s.current_period_end > clock.now)) OR ((rolled.status = 'past_due'::text) AND ((s.past_due_since + '7 days'::interval) > clock.now))) IS TRUE) AS runs,
-            ((p.overage_price_usd IS NOT NULL) AND (p.lifetime_quota IS NULL) AND s.allow_overages AND (s.stripe_subscription_id IS NOT NULL) AND (rolled.status = 'active'::text)) AS sells_overage
+            ((p.overage_price_usd IS NOT NULL) AND (p.lifetime_quota IS NULL) AND s.allow_overages AND (s.stripe_subscription_id IS NOT NULL) AND (rolled.status = 'active'::text) AND (NOT rolled.lapsed)) AS sells_overage,
+            ((rolled.tier = 'usage_only'::text) AND ((COALESCE(s.daily_quota, p.daily_quota))::integer = 0) AND ((s.stripe_subscription_id IS NULL) OR rolled.lapsed)) AS is_prepaid
          OFFSET 0) terms)
      CROSS JOIN LATERAL ( SELECT
                 CASE
@@ -1637,6 +1986,15 @@ COMMENT ON COLUMN private.standing.requires_payment IS 'Whether it costs money, 
 
 COMMENT ON COLUMN private.standing.resets_at IS 'When what pays, or what is used up, starts anew.';
 
+CREATE SEQUENCE private.stripe_sequence
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+COMMENT ON SEQUENCE private.stripe_sequence IS 'Numbers each look at Stripe before it is taken, so that of two the later one can be told.';
+
 CREATE TABLE public.conversations (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -1702,9 +2060,13 @@ CREATE TABLE public.credit_packs (
     credits_remaining public.quantity NOT NULL,
     credits_used public.quantity DEFAULT 0 NOT NULL,
     credits_revoked public.quantity DEFAULT 0 NOT NULL,
+    credits_to_revoke public.quantity DEFAULT 0 NOT NULL,
+    is_frozen boolean DEFAULT false NOT NULL,
     price_paid public.usd NOT NULL,
     price_per_credit public.usd GENERATED ALWAYS AS (round(((price_paid)::numeric / (credits_purchased)::numeric), 6)) STORED NOT NULL,
     stripe_payment_intent_id text,
+    stripe_checkout_session_id text,
+    stripe_sequence bigint DEFAULT 0 NOT NULL,
     expires_at timestamp with time zone,
     depleted_at timestamp with time zone,
     CONSTRAINT credit_packs_credits_purchased_are_positive CHECK ((credits_purchased > 0)),
@@ -1713,7 +2075,7 @@ CREATE TABLE public.credit_packs (
 
 ALTER TABLE ONLY public.credit_packs FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE public.credit_packs IS 'Prepaid queries. Changed only under the owner''s lock, private.lock_user.';
+COMMENT ON TABLE public.credit_packs IS 'Prepaid queries. Changed only in the owner''s queue.';
 
 COMMENT ON COLUMN public.credit_packs.id IS 'Identifies the pack.';
 
@@ -1727,13 +2089,21 @@ COMMENT ON COLUMN public.credit_packs.credits_remaining IS 'Queries it can still
 
 COMMENT ON COLUMN public.credit_packs.credits_used IS 'Queries it has paid, holds included.';
 
-COMMENT ON COLUMN public.credit_packs.credits_revoked IS 'Queries taken back by a refund or a lost dispute.';
+COMMENT ON COLUMN public.credit_packs.credits_revoked IS 'Queries taken back by a refund or a lost dispute: of those due, what was left.';
+
+COMMENT ON COLUMN public.credit_packs.credits_to_revoke IS 'Queries that refunds and a lost dispute are worth. What was used before stays used.';
+
+COMMENT ON COLUMN public.credit_packs.is_frozen IS 'Whether the payment is disputed: until that is settled the pack pays for nothing.';
 
 COMMENT ON COLUMN public.credit_packs.price_paid IS 'US dollars paid for the pack.';
 
 COMMENT ON COLUMN public.credit_packs.price_per_credit IS 'US dollars a query, to six decimals.';
 
 COMMENT ON COLUMN public.credit_packs.stripe_payment_intent_id IS 'The payment at Stripe.';
+
+COMMENT ON COLUMN public.credit_packs.stripe_checkout_session_id IS 'The checkout session at Stripe that it was bought in: granted once for each.';
+
+COMMENT ON COLUMN public.credit_packs.stripe_sequence IS 'The newest look at the payment at Stripe that the row tells of: an older one changes nothing.';
 
 COMMENT ON COLUMN public.credit_packs.expires_at IS 'When its remaining credits lapse; null: never.';
 
@@ -1768,7 +2138,8 @@ CREATE TABLE public.usage_logs (
     used_byo_key boolean NOT NULL,
     counted_against_quota boolean NOT NULL,
     was_overage boolean NOT NULL,
-    overage_charge public.usd DEFAULT 0 NOT NULL
+    overage_charge public.usd DEFAULT 0 NOT NULL,
+    invoice_item_id uuid
 );
 
 ALTER TABLE ONLY public.usage_logs FORCE ROW LEVEL SECURITY;
@@ -1832,6 +2203,8 @@ COMMENT ON COLUMN public.usage_logs.counted_against_quota IS 'Whether it used up
 COMMENT ON COLUMN public.usage_logs.was_overage IS 'Whether the user is charged for it beyond the plan.';
 
 COMMENT ON COLUMN public.usage_logs.overage_charge IS 'What the user is charged for it, US dollars.';
+
+COMMENT ON COLUMN public.usage_logs.invoice_item_id IS 'The invoice item that bills it; null: nothing to bill, or its period has not ended.';
 
 CREATE VIEW public.daily_quota_usage WITH (security_invoker='true') AS
  SELECT u.user_id,
@@ -1929,6 +2302,82 @@ COMMENT ON COLUMN public.messages.function_results IS 'What they gave back, in t
 
 COMMENT ON COLUMN public.messages.cost_usd IS 'What the provider charges for it, US dollars.';
 
+CREATE TABLE public.overage_invoice_items (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    user_id uuid NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    queries integer NOT NULL,
+    unit_price_usd public.usd NOT NULL,
+    amount_usd public.usd GENERATED ALWAYS AS (((queries)::numeric * (unit_price_usd)::numeric)) STORED NOT NULL,
+    amount_cents integer GENERATED ALWAYS AS (floor((((queries)::numeric * (unit_price_usd)::numeric) * (100)::numeric))) STORED NOT NULL,
+    attempts public.quantity DEFAULT 0 NOT NULL,
+    stripe_invoice_item_id text,
+    stripe_invoice_id text,
+    CONSTRAINT overage_invoice_items_queries_are_positive CHECK ((queries > 0))
+);
+
+ALTER TABLE ONLY public.overage_invoice_items FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.overage_invoice_items IS 'What users are billed beyond their plans: one row a period and price, for the usage_logs rows that refer to it.';
+
+COMMENT ON COLUMN public.overage_invoice_items.id IS 'Identifies it, also at Stripe: metadata overage_invoice_item.';
+
+COMMENT ON COLUMN public.overage_invoice_items.created_at IS 'When its queries were taken together.';
+
+COMMENT ON COLUMN public.overage_invoice_items.user_id IS 'Who is billed.';
+
+COMMENT ON COLUMN public.overage_invoice_items.period_start IS 'The overage period of its queries.';
+
+COMMENT ON COLUMN public.overage_invoice_items.queries IS 'How many queries it bills.';
+
+COMMENT ON COLUMN public.overage_invoice_items.unit_price_usd IS 'US dollars a query.';
+
+COMMENT ON COLUMN public.overage_invoice_items.amount_usd IS 'US dollars, exactly.';
+
+COMMENT ON COLUMN public.overage_invoice_items.amount_cents IS 'US cents that Stripe is told: rounded down, in the user''s favour, here and nowhere else.';
+
+COMMENT ON COLUMN public.overage_invoice_items.attempts IS 'How often it was taken to Stripe. From the second time on, what is there already is looked for.';
+
+COMMENT ON COLUMN public.overage_invoice_items.stripe_invoice_item_id IS 'The invoice item at Stripe; null: not there yet, as far as we know.';
+
+COMMENT ON COLUMN public.overage_invoice_items.stripe_invoice_id IS 'The invoice that it stands on; null: it waits for one.';
+
+CREATE TABLE public.packs (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    slug text NOT NULL,
+    name text NOT NULL,
+    credits integer NOT NULL,
+    price_usd public.usd NOT NULL,
+    expires_after_days integer,
+    is_sold boolean DEFAULT true NOT NULL,
+    CONSTRAINT packs_credits_are_positive CHECK ((credits > 0)),
+    CONSTRAINT packs_expiry_is_positive CHECK ((expires_after_days > 0)),
+    CONSTRAINT packs_price_is_one_that_stripe_charges CHECK ((((price_usd)::numeric >= 0.5) AND ((price_usd)::numeric = round((price_usd)::numeric, 2)))),
+    CONSTRAINT packs_slug_is_a_lookup_key CHECK ((slug ~ '^pack_[a-z0-9_]{1,40}$'::text))
+);
+
+ALTER TABLE ONLY public.packs FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.packs IS 'The credit packs that are sold: the single source of their sizes and prices.';
+
+COMMENT ON COLUMN public.packs.id IS 'Identifies the row.';
+
+COMMENT ON COLUMN public.packs.created_at IS 'When the pack was added.';
+
+COMMENT ON COLUMN public.packs.slug IS 'What POST /checkout calls it; its lookup key at Stripe.';
+
+COMMENT ON COLUMN public.packs.name IS 'What people are shown.';
+
+COMMENT ON COLUMN public.packs.credits IS 'Queries that it pays for.';
+
+COMMENT ON COLUMN public.packs.price_usd IS 'US dollars, whole cents.';
+
+COMMENT ON COLUMN public.packs.expires_after_days IS 'Days after which what is left of it lapses; null: never.';
+
+COMMENT ON COLUMN public.packs.is_sold IS 'False: nobody can buy it any more; what was bought stays.';
+
 CREATE TABLE public.query_refusals (
     id uuid NOT NULL,
     created_at timestamp with time zone NOT NULL,
@@ -1971,6 +2420,34 @@ COMMENT ON COLUMN public.query_refusals.quota_limit IS 'Included queries that th
 COMMENT ON COLUMN public.query_refusals.overage_used IS 'US dollars of overage in the period then.';
 
 COMMENT ON COLUMN public.query_refusals.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
+
+CREATE TABLE public.stripe_events (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    event_id text NOT NULL,
+    type text NOT NULL,
+    attempts public.quantity DEFAULT 0 NOT NULL,
+    last_error text,
+    processed_at timestamp with time zone
+);
+
+ALTER TABLE ONLY public.stripe_events FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.stripe_events IS 'Webhook events from Stripe that mean something here, and whether they have been dealt with.';
+
+COMMENT ON COLUMN public.stripe_events.id IS 'Identifies the row.';
+
+COMMENT ON COLUMN public.stripe_events.created_at IS 'When it was first delivered.';
+
+COMMENT ON COLUMN public.stripe_events.event_id IS 'The event''s id at Stripe.';
+
+COMMENT ON COLUMN public.stripe_events.type IS 'What happened, in Stripe''s words.';
+
+COMMENT ON COLUMN public.stripe_events.attempts IS 'How often dealing with it was begun.';
+
+COMMENT ON COLUMN public.stripe_events.last_error IS 'The kind of failure that the last attempt ended with; null: none, or none yet.';
+
+COMMENT ON COLUMN public.stripe_events.processed_at IS 'When its effect was committed; null: another delivery or the sweep has to.';
 
 CREATE TABLE public.user_api_keys (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
@@ -2033,6 +2510,9 @@ ALTER TABLE ONLY public.credit_packs
     ADD CONSTRAINT credit_packs_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.credit_packs
+    ADD CONSTRAINT credit_packs_stripe_checkout_session_is_unique UNIQUE (stripe_checkout_session_id);
+
+ALTER TABLE ONLY public.credit_packs
     ADD CONSTRAINT credit_packs_stripe_payment_intent_is_unique UNIQUE (stripe_payment_intent_id);
 
 ALTER TABLE ONLY public.messages
@@ -2040,6 +2520,18 @@ ALTER TABLE ONLY public.messages
 
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_position_is_taken_once UNIQUE (conversation_id, "position");
+
+ALTER TABLE ONLY public.overage_invoice_items
+    ADD CONSTRAINT overage_invoice_items_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.overage_invoice_items
+    ADD CONSTRAINT overage_invoice_items_stripe_invoice_item_is_unique UNIQUE (stripe_invoice_item_id);
+
+ALTER TABLE ONLY public.packs
+    ADD CONSTRAINT packs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.packs
+    ADD CONSTRAINT packs_slug_is_unique UNIQUE (slug);
 
 ALTER TABLE ONLY public.plans
     ADD CONSTRAINT plans_pkey PRIMARY KEY (id);
@@ -2058,6 +2550,12 @@ ALTER TABLE ONLY public.query_refusals
 
 ALTER TABLE ONLY public.query_refusals
     ADD CONSTRAINT query_refusals_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.stripe_events
+    ADD CONSTRAINT stripe_events_one_an_event UNIQUE (event_id);
+
+ALTER TABLE ONLY public.stripe_events
+    ADD CONSTRAINT stripe_events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.usage_logs
     ADD CONSTRAINT usage_logs_pkey PRIMARY KEY (id);
@@ -2086,11 +2584,17 @@ CREATE INDEX conversations_newest_first_idx ON public.conversations USING btree 
 
 CREATE INDEX credit_packs_spending_order_idx ON public.credit_packs USING btree (user_id, expires_at, created_at);
 
+CREATE INDEX overage_invoice_items_open_idx ON public.overage_invoice_items USING btree (user_id) WHERE ((stripe_invoice_item_id IS NULL) OR (stripe_invoice_id IS NULL));
+
+CREATE INDEX overage_invoice_items_user_id_idx ON public.overage_invoice_items USING btree (user_id);
+
 CREATE INDEX query_holds_credit_pack_id_idx ON public.query_holds USING btree (credit_pack_id) WHERE (credit_pack_id IS NOT NULL);
 
 CREATE INDEX query_holds_expires_at_idx ON public.query_holds USING btree (expires_at);
 
 CREATE INDEX query_refusals_newest_first_idx ON public.query_refusals USING btree (user_id, created_at DESC);
+
+CREATE INDEX stripe_events_not_processed_idx ON public.stripe_events USING btree (created_at) WHERE (processed_at IS NULL);
 
 CREATE UNIQUE INDEX usage_logs_a_request_is_charged_once ON public.usage_logs USING btree (user_id, request_id) WHERE ((outcome)::text = ANY (ARRAY['answered'::text, 'stopped'::text]));
 
@@ -2098,9 +2602,15 @@ CREATE INDEX usage_logs_conversation_id_idx ON public.usage_logs USING btree (co
 
 CREATE INDEX usage_logs_credit_pack_id_idx ON public.usage_logs USING btree (credit_pack_id) WHERE (credit_pack_id IS NOT NULL);
 
+CREATE INDEX usage_logs_invoice_item_id_idx ON public.usage_logs USING btree (invoice_item_id) WHERE (invoice_item_id IS NOT NULL);
+
 CREATE INDEX usage_logs_message_id_idx ON public.usage_logs USING btree (message_id) WHERE (message_id IS NOT NULL);
 
+CREATE INDEX usage_logs_not_billed_idx ON public.usage_logs USING btree (user_id, query_timestamp) WHERE (was_overage AND (invoice_item_id IS NULL));
+
 CREATE INDEX usage_logs_user_day_idx ON public.usage_logs USING btree (user_id, query_date);
+
+CREATE INDEX user_subscriptions_next_tier_idx ON public.user_subscriptions USING btree (next_tier) WHERE (next_tier IS NOT NULL);
 
 CREATE INDEX user_subscriptions_tier_idx ON public.user_subscriptions USING btree (tier);
 
@@ -2112,7 +2622,7 @@ CREATE TRIGGER user_api_keys_touch BEFORE UPDATE ON public.user_api_keys FOR EAC
 
 CREATE TRIGGER user_subscriptions_check BEFORE INSERT OR UPDATE OF status, past_due_since, current_period_start, current_period_end ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.check_subscription();
 
-CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
+CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
 
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
@@ -2122,6 +2632,9 @@ ALTER TABLE ONLY public.credit_packs
 
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_conversation_id_fkey FOREIGN KEY (conversation_id) REFERENCES public.conversations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.overage_invoice_items
+    ADD CONSTRAINT overage_invoice_items_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.query_holds
     ADD CONSTRAINT query_holds_credit_pack_id_fkey FOREIGN KEY (credit_pack_id) REFERENCES public.credit_packs(id) ON DELETE CASCADE;
@@ -2139,6 +2652,9 @@ ALTER TABLE ONLY public.usage_logs
     ADD CONSTRAINT usage_logs_credit_pack_id_fkey FOREIGN KEY (credit_pack_id) REFERENCES public.credit_packs(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.usage_logs
+    ADD CONSTRAINT usage_logs_invoice_item_id_fkey FOREIGN KEY (invoice_item_id) REFERENCES public.overage_invoice_items(id);
+
+ALTER TABLE ONLY public.usage_logs
     ADD CONSTRAINT usage_logs_message_id_fkey FOREIGN KEY (message_id) REFERENCES public.messages(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.usage_logs
@@ -2148,10 +2664,15 @@ ALTER TABLE ONLY public.user_api_keys
     ADD CONSTRAINT user_api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.user_subscriptions
+    ADD CONSTRAINT user_subscriptions_next_tier_fkey FOREIGN KEY (next_tier) REFERENCES public.plans(tier);
+
+ALTER TABLE ONLY public.user_subscriptions
     ADD CONSTRAINT user_subscriptions_tier_fkey FOREIGN KEY (tier) REFERENCES public.plans(tier);
 
 ALTER TABLE ONLY public.user_subscriptions
     ADD CONSTRAINT user_subscriptions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+CREATE POLICY "Anyone may read the packs" ON public.packs FOR SELECT TO anon, authenticated USING (true);
 
 CREATE POLICY "Anyone may read the plans" ON public.plans FOR SELECT TO anon, authenticated USING (true);
 
@@ -2175,6 +2696,8 @@ CREATE POLICY "Users read their own subscription" ON public.user_subscriptions F
 
 CREATE POLICY "Users read their own usage" ON public.usage_logs FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
 
+CREATE POLICY "Users read what they are billed" ON public.overage_invoice_items FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
+
 CREATE POLICY "Users update their own conversations" ON public.conversations FOR UPDATE TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid))) WITH CHECK ((user_id = ( SELECT auth.uid() AS uid)));
 
 ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
@@ -2183,11 +2706,17 @@ ALTER TABLE public.credit_packs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.overage_invoice_items ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.packs ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.plans ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.query_holds ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.query_refusals ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.stripe_events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.usage_logs ENABLE ROW LEVEL SECURITY;
 
@@ -2259,15 +2788,34 @@ REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.touch() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) TO authenticated;
+GRANT ALL ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) TO service_role;
+
 REVOKE ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_history_characters integer, p_own_key boolean, p_providers text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text, p_question_id text, p_provider text, p_model text, p_hold_seconds integer, p_history_messages integer, p_history_characters integer, p_own_key boolean, p_providers text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) TO service_role;
 
+REVOKE ALL ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.billing_profile(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.billing_profile(p_user_id uuid) TO service_role;
+
 REVOKE ALL ON FUNCTION public.can_user_query(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO authenticated;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) TO service_role;
+
+REVOKE ALL ON FUNCTION public.claim_stripe_event(p_event_id text, p_type text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_stripe_event(p_event_id text, p_type text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.cleanup_expired_conversations() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.cleanup_expired_conversations() TO service_role;
@@ -2282,20 +2830,34 @@ REVOKE ALL ON FUNCTION public.explain_query(p_request_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO authenticated;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO service_role;
 
+REVOKE ALL ON FUNCTION public.finish_stripe_event(p_event_id text, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.finish_stripe_event(p_event_id text, p_error text) TO service_role;
+
 REVOKE ALL ON FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid, p_from integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.follow_query(p_user_id uuid, p_chat_id text, p_hold_id uuid, p_from integer) TO service_role;
 
 REVOKE ALL ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_api_key(p_user_id uuid, p_provider text) TO service_role;
 
+REVOKE ALL ON FUNCTION public.link_stripe_customer(p_user_id uuid, p_customer_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.link_stripe_customer(p_user_id uuid, p_customer_id text) TO service_role;
+
 REVOKE ALL ON FUNCTION public.list_api_keys() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.list_api_keys() TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_plans() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_plans() TO anon;
+GRANT ALL ON FUNCTION public.list_plans() TO authenticated;
+GRANT ALL ON FUNCTION public.list_plans() TO service_role;
 
 REVOKE ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean) TO service_role;
+
+REVOKE ALL ON FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) TO service_role;
@@ -2315,6 +2877,9 @@ GRANT ALL ON FUNCTION public.reset_monthly_overages() TO service_role;
 REVOKE ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) TO service_role;
 
+REVOKE ALL ON FUNCTION public.set_overage(p_settings jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.set_overage(p_settings jsonb) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) TO service_role;
 
@@ -2324,8 +2889,14 @@ GRANT ALL ON FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) TO servi
 REVOKE ALL ON FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer, p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.track_query_usage(p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer, p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric) TO service_role;
 
+REVOKE ALL ON FUNCTION public.unfinished_stripe_events(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.unfinished_stripe_events(p_after uuid, p_limit integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.usage_summary() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.usage_summary() TO authenticated;
+
+REVOKE ALL ON FUNCTION public.users_to_bill(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.users_to_bill(p_after uuid, p_limit integer) TO service_role;
 
 GRANT SELECT ON TABLE public.plans TO anon;
 GRANT SELECT ON TABLE public.plans TO authenticated;
@@ -2358,8 +2929,17 @@ GRANT SELECT ON TABLE public.daily_quota_usage TO service_role;
 GRANT SELECT ON TABLE public.messages TO authenticated;
 GRANT SELECT ON TABLE public.messages TO service_role;
 
+GRANT SELECT ON TABLE public.overage_invoice_items TO authenticated;
+GRANT SELECT ON TABLE public.overage_invoice_items TO service_role;
+
+GRANT SELECT ON TABLE public.packs TO anon;
+GRANT SELECT ON TABLE public.packs TO authenticated;
+GRANT SELECT ON TABLE public.packs TO service_role;
+
 GRANT SELECT ON TABLE public.query_refusals TO authenticated;
 GRANT SELECT ON TABLE public.query_refusals TO service_role;
+
+GRANT SELECT ON TABLE public.stripe_events TO service_role;
 
 GRANT SELECT(id) ON TABLE public.user_api_keys TO authenticated;
 GRANT SELECT(id) ON TABLE public.user_api_keys TO service_role;

@@ -43,6 +43,12 @@ class InvalidJson(AppError):
     message = "The request body is not valid JSON."
 
 
+class InvalidSignature(AppError):
+    status = 400
+    code = "invalid_signature"
+    message = "The Stripe-Signature header does not sign this body, or not within the last five minutes."
+
+
 class Unauthenticated(AppError):
     status = 401
     code = "unauthenticated"
@@ -165,3 +171,9 @@ class Unavailable(AppError):
     status = 503
     code = "unavailable"
     message = "Our database is out of reach, so the request was refused and nothing was charged. Please try again."
+
+
+class PaymentUnavailable(AppError):
+    status = 503
+    code = "payment_unavailable"
+    message = "Our payment provider is out of reach, and nothing was charged. Please try again in a moment."

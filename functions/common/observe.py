@@ -25,6 +25,8 @@ ALLOWED = frozenset(
         "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd",
         # of a failure
         "error_type", "error_place", "upstream_status", "upstream_request_id", "attempt", "function", "tool",
+        # of an event from Stripe
+        "event_id", "event_type",
         # of a job
         "job", "counts",
     }

@@ -156,6 +156,7 @@ create table if not exists public.user_subscriptions (
     constraint user_subscriptions_one_a_user unique
     references auth.users (id) on delete cascade,
   tier text not null default 'free' references public.plans (tier),
+  next_tier text references public.plans (tier),
   status public.subscription_status not null default 'active',
   stripe_customer_id text
     constraint user_subscriptions_stripe_customer_is_unique unique,
@@ -174,9 +175,12 @@ create table if not exists public.user_subscriptions (
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
-  overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC')
+  overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
+  stripe_sequence bigint not null default 0
 );
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
+create index if not exists user_subscriptions_next_tier_idx on public.user_subscriptions (next_tier)
+  where next_tier is not null;
 
 comment on table public.user_subscriptions is
   'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
@@ -185,7 +189,8 @@ comment on column public.user_subscriptions.created_at is 'When the user signed 
 comment on column public.user_subscriptions.updated_at is 'When it last changed, counters aside.';
 comment on column public.user_subscriptions.user_id is 'Whose subscription it is.';
 comment on column public.user_subscriptions.tier is 'The plan.';
-comment on column public.user_subscriptions.status is 'active, canceled, suspended or past_due.';
+comment on column public.user_subscriptions.next_tier is 'The plan from current_period_end on, after a downgrade; null: the same.';
+comment on column public.user_subscriptions.status is 'active, canceled (until current_period_end), suspended or past_due.';
 comment on column public.user_subscriptions.stripe_customer_id is 'The customer at Stripe.';
 comment on column public.user_subscriptions.stripe_subscription_id is 'The live subscription at Stripe; overage needs one to be invoiced on.';
 comment on column public.user_subscriptions.daily_quota is 'A daily quota of this user''s own; null: the plan''s.';
@@ -202,6 +207,7 @@ comment on column public.user_subscriptions.quota_date is 'The UTC day that quot
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is 'Included queries admitted on a lifetime quota, holds included.';
 comment on column public.user_subscriptions.overage_period_start is 'Start of the period that current_overage_amount belongs to.';
+comment on column public.user_subscriptions.stripe_sequence is 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
 
 create or replace function private.check_subscription() returns trigger
 language plpgsql set search_path = ''
@@ -222,7 +228,7 @@ revoke all on function private.check_subscription() from public, anon, authentic
 
 -- Not for the counters, which change with every query.
 create or replace trigger user_subscriptions_touch
-  before update of tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
+  before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at
   on public.user_subscriptions for each row execute function private.touch();
 create or replace trigger user_subscriptions_check
@@ -432,6 +438,45 @@ revoke all on public.messages from public, anon, authenticated, service_role;
 grant select on public.messages to authenticated, service_role;
 
 
+-- packs ---------------------------------------------------------------------------------------------------------
+
+create table if not exists public.packs (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  slug text not null
+    constraint packs_slug_is_unique unique
+    constraint packs_slug_is_a_lookup_key check (slug ~ '^pack_[a-z0-9_]{1,40}$'),
+  name text not null,
+  credits integer not null
+    constraint packs_credits_are_positive check (credits > 0),
+  price_usd public.usd not null
+    constraint packs_price_is_one_that_stripe_charges check (price_usd >= 0.5 and price_usd = round(price_usd, 2)),
+  expires_after_days integer
+    constraint packs_expiry_is_positive check (expires_after_days > 0),
+  is_sold boolean not null default true
+);
+comment on table public.packs is 'The credit packs that are sold: the single source of their sizes and prices.';
+comment on column public.packs.id is 'Identifies the row.';
+comment on column public.packs.created_at is 'When the pack was added.';
+comment on column public.packs.slug is 'What POST /checkout calls it; its lookup key at Stripe.';
+comment on column public.packs.name is 'What people are shown.';
+comment on column public.packs.credits is 'Queries that it pays for.';
+comment on column public.packs.price_usd is 'US dollars, whole cents.';
+comment on column public.packs.expires_after_days is 'Days after which what is left of it lapses; null: never.';
+comment on column public.packs.is_sold is 'False: nobody can buy it any more; what was bought stays.';
+
+insert into public.packs (slug, name, credits, price_usd)
+values ('pack_100', '100 queries', 100, 2.25), ('pack_500', '500 queries', 500, 10)
+on conflict (slug) do nothing;
+
+alter table public.packs enable row level security;
+alter table public.packs force row level security;
+drop policy if exists "Anyone may read the packs" on public.packs;
+create policy "Anyone may read the packs" on public.packs for select to anon, authenticated using (true);
+revoke all on public.packs from public, anon, authenticated, service_role;
+grant select on public.packs to anon, authenticated, service_role;
+
+
 -- credit_packs --------------------------------------------------------------------------------------------------
 
 create table if not exists public.credit_packs (
@@ -443,10 +488,15 @@ create table if not exists public.credit_packs (
   credits_remaining public.quantity not null,
   credits_used public.quantity not null default 0,
   credits_revoked public.quantity not null default 0,
+  credits_to_revoke public.quantity not null default 0,
+  is_frozen boolean not null default false,
   price_paid public.usd not null,
   price_per_credit public.usd not null generated always as (round(price_paid / credits_purchased, 6)) stored,
   stripe_payment_intent_id text
     constraint credit_packs_stripe_payment_intent_is_unique unique,
+  stripe_checkout_session_id text
+    constraint credit_packs_stripe_checkout_session_is_unique unique,
+  stripe_sequence bigint not null default 0,
   expires_at timestamptz,
   depleted_at timestamptz,
   constraint credit_packs_no_credit_is_lost check (
@@ -455,17 +505,21 @@ create table if not exists public.credit_packs (
 create index if not exists credit_packs_spending_order_idx
   on public.credit_packs (user_id, expires_at, created_at);
 
-comment on table public.credit_packs is 'Prepaid queries. Changed only under the owner''s lock, private.lock_user.';
+comment on table public.credit_packs is 'Prepaid queries. Changed only in the owner''s queue.';
 comment on column public.credit_packs.id is 'Identifies the pack.';
 comment on column public.credit_packs.created_at is 'When it was bought.';
 comment on column public.credit_packs.user_id is 'Who bought it.';
 comment on column public.credit_packs.credits_purchased is 'Queries it was bought with.';
 comment on column public.credit_packs.credits_remaining is 'Queries it can still pay.';
 comment on column public.credit_packs.credits_used is 'Queries it has paid, holds included.';
-comment on column public.credit_packs.credits_revoked is 'Queries taken back by a refund or a lost dispute.';
+comment on column public.credit_packs.credits_revoked is 'Queries taken back by a refund or a lost dispute: of those due, what was left.';
+comment on column public.credit_packs.credits_to_revoke is 'Queries that refunds and a lost dispute are worth. What was used before stays used.';
+comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed: until that is settled the pack pays for nothing.';
 comment on column public.credit_packs.price_paid is 'US dollars paid for the pack.';
 comment on column public.credit_packs.price_per_credit is 'US dollars a query, to six decimals.';
 comment on column public.credit_packs.stripe_payment_intent_id is 'The payment at Stripe.';
+comment on column public.credit_packs.stripe_checkout_session_id is 'The checkout session at Stripe that it was bought in: granted once for each.';
+comment on column public.credit_packs.stripe_sequence is 'The newest look at the payment at Stripe that the row tells of: an older one changes nothing.';
 comment on column public.credit_packs.expires_at is 'When its remaining credits lapse; null: never.';
 comment on column public.credit_packs.depleted_at is 'When its last credit was taken.';
 
@@ -543,6 +597,54 @@ revoke all on public.query_holds from public, anon, authenticated, service_role;
 grant select on public.query_holds to authenticated, service_role;
 
 
+-- overage_invoice_items -----------------------------------------------------------------------------------------
+
+create table if not exists public.overage_invoice_items (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  period_start timestamptz not null,
+  queries integer not null
+    constraint overage_invoice_items_queries_are_positive check (queries > 0),
+  unit_price_usd public.usd not null,
+  amount_usd public.usd not null generated always as (queries * unit_price_usd) stored,
+  amount_cents integer not null generated always as (floor(queries * unit_price_usd * 100)) stored,
+  attempts public.quantity not null default 0,
+  target jsonb not null,
+  refusals public.quantity not null default 0,
+  stripe_invoice_item_id text
+    constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
+  stripe_invoice_id text
+);
+create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
+create index if not exists overage_invoice_items_open_idx on public.overage_invoice_items (user_id)
+  where stripe_invoice_item_id is null or stripe_invoice_id is null;
+
+comment on table public.overage_invoice_items is
+  'What users are billed beyond their plans: one row a period and price, for the usage_logs rows that refer to it.';
+comment on column public.overage_invoice_items.id is 'Identifies it, also at Stripe: metadata overage_invoice_item.';
+comment on column public.overage_invoice_items.created_at is 'When its queries were taken together.';
+comment on column public.overage_invoice_items.user_id is 'Who is billed.';
+comment on column public.overage_invoice_items.period_start is 'The overage period of its queries.';
+comment on column public.overage_invoice_items.queries is 'How many queries it bills.';
+comment on column public.overage_invoice_items.unit_price_usd is 'US dollars a query.';
+comment on column public.overage_invoice_items.amount_usd is 'US dollars, exactly.';
+comment on column public.overage_invoice_items.amount_cents is 'US cents that Stripe is told: rounded down, in the user''s favour, here and nowhere else.';
+comment on column public.overage_invoice_items.attempts is 'How often it was taken to Stripe. From the second time on, what is there already is looked for.';
+comment on column public.overage_invoice_items.target is 'Where Stripe is asked to put it: {"invoice"}, a draft; {"subscription"}, whose next invoice takes it; {}: the customer. Settled here, so that all who ask at once ask the same.';
+comment on column public.overage_invoice_items.refusals is 'How many targets Stripe has refused for good.';
+comment on column public.overage_invoice_items.stripe_invoice_item_id is 'The invoice item at Stripe; null: not there yet, as far as we know.';
+comment on column public.overage_invoice_items.stripe_invoice_id is 'The invoice that it stands on; null: it waits for one.';
+
+alter table public.overage_invoice_items enable row level security;
+alter table public.overage_invoice_items force row level security;
+drop policy if exists "Users read what they are billed" on public.overage_invoice_items;
+create policy "Users read what they are billed" on public.overage_invoice_items
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.overage_invoice_items from public, anon, authenticated, service_role;
+grant select on public.overage_invoice_items to authenticated, service_role;
+
+
 -- usage_logs ----------------------------------------------------------------------------------------------------
 
 create table if not exists public.usage_logs (
@@ -574,7 +676,8 @@ create table if not exists public.usage_logs (
   used_byo_key boolean not null,
   counted_against_quota boolean not null,
   was_overage boolean not null,
-  overage_charge public.usd not null default 0
+  overage_charge public.usd not null default 0,
+  invoice_item_id uuid references public.overage_invoice_items (id)
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
@@ -585,6 +688,10 @@ create index if not exists usage_logs_message_id_idx on public.usage_logs (messa
   where message_id is not null;
 create index if not exists usage_logs_credit_pack_id_idx on public.usage_logs (credit_pack_id)
   where credit_pack_id is not null;
+create index if not exists usage_logs_invoice_item_id_idx on public.usage_logs (invoice_item_id)
+  where invoice_item_id is not null;
+create index if not exists usage_logs_not_billed_idx on public.usage_logs (user_id, query_timestamp)
+  where was_overage and invoice_item_id is null;
 
 comment on table public.usage_logs is 'The ledger: one row for every admitted query that ended, however it ended.';
 comment on column public.usage_logs.id is 'Identifies the query; its hold had the same id, so it can only end once.';
@@ -616,6 +723,7 @@ comment on column public.usage_logs.used_byo_key is 'Whether the user''s own key
 comment on column public.usage_logs.counted_against_quota is 'Whether it used up one included query.';
 comment on column public.usage_logs.was_overage is 'Whether the user is charged for it beyond the plan.';
 comment on column public.usage_logs.overage_charge is 'What the user is charged for it, US dollars.';
+comment on column public.usage_logs.invoice_item_id is 'The invoice item that bills it; null: nothing to bill, or its period has not ended.';
 
 alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;
@@ -667,6 +775,40 @@ create policy "Users read their own refusals" on public.query_refusals
   for select to authenticated using (user_id = (select auth.uid()));
 revoke all on public.query_refusals from public, anon, authenticated, service_role;
 grant select on public.query_refusals to authenticated, service_role;
+
+
+-- stripe_events -------------------------------------------------------------------------------------------------
+
+create sequence if not exists private.stripe_sequence;
+comment on sequence private.stripe_sequence is
+  'Numbers each look at Stripe before it is taken, so that of two the later one can be told.';
+revoke all on sequence private.stripe_sequence from public, anon, authenticated, service_role;
+
+create table if not exists public.stripe_events (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  event_id text not null
+    constraint stripe_events_one_an_event unique,
+  type text not null,
+  attempts public.quantity not null default 0,
+  last_error text,
+  processed_at timestamptz
+);
+create index if not exists stripe_events_not_processed_idx on public.stripe_events (created_at)
+  where processed_at is null;
+comment on table public.stripe_events is 'Webhook events from Stripe that mean something here, and whether they have been dealt with.';
+comment on column public.stripe_events.id is 'Identifies the row.';
+comment on column public.stripe_events.created_at is 'When it was first delivered.';
+comment on column public.stripe_events.event_id is 'The event''s id at Stripe.';
+comment on column public.stripe_events.type is 'What happened, in Stripe''s words.';
+comment on column public.stripe_events.attempts is 'How often dealing with it was begun.';
+comment on column public.stripe_events.last_error is 'The kind of failure that the last attempt ended with; null: none, or none yet.';
+comment on column public.stripe_events.processed_at is 'When its effect was committed; null: another delivery or the sweep has to.';
+
+alter table public.stripe_events enable row level security;
+alter table public.stripe_events force row level security;
+revoke all on public.stripe_events from public, anon, authenticated, service_role;
+grant select on public.stripe_events to service_role;
 
 
 -- daily_quota_usage ---------------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ as $$
 begin
   return (
     select c.id from public.credit_packs c
-    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+    where c.user_id = p_user_id and c.credits_remaining > 0 and not c.is_frozen
+      and (c.expires_at > p_at or c.expires_at is null)
     order by c.expires_at nulls last, c.created_at, c.id limit 1);
 end
 $$;
@@ -86,6 +87,22 @@ comment on function private.next_credit_pack(uuid, timestamptz) is
   'The pack that pays next: the soonest to expire, the oldest among equals; null where there is none.';
 revoke all on function private.next_credit_pack(uuid, timestamptz) from public, anon, authenticated, service_role;
 grant execute on function private.next_credit_pack(uuid, timestamptz) to authenticated, service_role;
+
+
+create or replace function private.unsubscribed_tier(p_user_id uuid, p_at timestamptz) returns text
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return case when exists (
+    select from public.credit_packs c
+    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+  ) then 'usage_only' else 'free' end;
+end
+$$;
+comment on function private.unsubscribed_tier(uuid, timestamptz) is
+  'The plan of a user without a subscription: free, or usage_only while they have credits, which free could not spend.';
+revoke all on function private.unsubscribed_tier(uuid, timestamptz) from public, anon, authenticated, service_role;
+grant execute on function private.unsubscribed_tier(uuid, timestamptz) to authenticated, service_role;
 
 
 -- A lateral with `offset 0` is worked out once; without it the planner writes its expressions out wherever they are used.
@@ -107,10 +124,11 @@ select
     when terms.sells_overage then 'Overage limit reached'
     else 'Daily quota exceeded'
   end as reason,
-  case when decision.funding is null then not terms.runs or terms.for_life else decision.funding = 'overage' end
+  case when decision.funding is null then not terms.runs or terms.for_life or terms.is_prepaid
+       else decision.funding = 'overage' end
     as requires_payment,
   case
-    when not terms.runs or terms.for_life or decision.funding = 'credit' then null
+    when not terms.runs or terms.for_life or terms.is_prepaid or decision.funding = 'credit' then null
     when decision.funding = 'included' or not terms.sells_overage then clock.midnight
     else least(
       (private.period_at(rolled.current_period_start, clock.now)).period_end,
@@ -122,12 +140,14 @@ from (
   from (select private.clock() as now offset 0) c
 ) clock
 cross join public.user_subscriptions s
--- The row as it is now: a cancelled plan whose period is over is free, a new day or period counts from 0. Only ever
--- forward: two transactions that straddle midnight must not reset each other's count.
+-- The row as it is now: a cancelled plan whose period is over has ended, a downgrade has come into force, a new day or
+-- period counts from 0. Only ever forward: two transactions that straddle midnight must not reset each other's count.
 cross join lateral (
   select
     began.lapsed,
-    case when began.lapsed then 'free' else s.tier end as tier,
+    case when began.lapsed then private.unsubscribed_tier(s.user_id, clock.now)
+         when s.next_tier is not null and s.current_period_end <= clock.now then s.next_tier
+         else s.tier end as tier,
     case when began.lapsed then 'active' else s.status end as status,
     case when not began.lapsed then s.current_period_start end as current_period_start,
     greatest(s.quota_date, clock.today) as quota_date,
@@ -161,7 +181,10 @@ cross join lateral (
      or rolled.status = 'past_due' and s.past_due_since + interval '7 days' > clock.now) is true as runs,
     -- Overage is only sold where there is a live subscription to invoice it on.
     p.overage_price_usd is not null and p.lifetime_quota is null and s.allow_overages
-      and s.stripe_subscription_id is not null and rolled.status = 'active' as sells_overage
+      and s.stripe_subscription_id is not null and rolled.status = 'active' and not rolled.lapsed as sells_overage,
+    -- Nothing but credits can pay, and nothing starts anew by itself.
+    rolled.tier = 'usage_only' and coalesce(s.daily_quota, p.daily_quota) = 0
+      and (s.stripe_subscription_id is null or rolled.lapsed) as is_prepaid
   offset 0
 ) terms
 cross join lateral (

@@ -268,8 +268,8 @@ begin
     if v.lapsed then
       -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
       update public.user_subscriptions s set
-        tier = 'free', status = 'active', stripe_subscription_id = null, current_period_start = null,
-        current_period_end = null
+        tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+        current_period_start = null, current_period_end = null
       where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
     end if;
     update public.user_subscriptions s set
@@ -296,7 +296,7 @@ begin
   elsif v.funding = 'credit' then
     v_remaining := (
       select sum(c.credits_remaining) from public.credit_packs c
-      where c.user_id = p_user_id and (c.expires_at > v.now or c.expires_at is null));
+      where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
   elsif v.funding = 'overage' then
     v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
     v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;

@@ -76,8 +76,12 @@ begin
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
   elsif v_hold.funding = 'credit' then
+    -- A credit that comes back after a refund goes where the refund would have taken it.
     update public.credit_packs c set
-      credits_remaining = c.credits_remaining + 1, credits_used = c.credits_used - 1, depleted_at = null
+      credits_used = c.credits_used - 1,
+      credits_remaining = c.credits_remaining + case when c.credits_revoked < c.credits_to_revoke then 0 else 1 end,
+      credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
+      depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
     where c.id = v_hold.credit_pack_id;
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge

@@ -12,6 +12,7 @@ declare
   v_providers jsonb;
   v_today record;
   v_month record;
+  v_billing jsonb;
 begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Only a signed-in user has usage.';
@@ -25,7 +26,7 @@ begin
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
-           'expires_at', c.expires_at) order by c.expires_at nulls last, c.created_at), '[]')
+           'bought_at', c.created_at, 'expires_at', c.expires_at, 'is_frozen', c.is_frozen) order by c.expires_at nulls last, c.created_at), '[]')
   into v_packs
   from public.credit_packs c
   where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
@@ -44,6 +45,26 @@ begin
   where u.user_id = v_user_id and u.query_date >= (v_period.period_start at time zone 'UTC')::date
     and u.query_timestamp >= v_period.period_start;
 
+  select jsonb_build_object(
+    'is_customer', s.stripe_customer_id is not null,
+    'is_subscribed', s.stripe_subscription_id is not null and not v.lapsed,
+    'ends_at', case when v.status = 'canceled' then s.current_period_end end,
+    'next_tier', case when s.current_period_end > v.now then s.next_tier end,
+    'past_due_since', s.past_due_since,
+    'to_be_billed_usd', (
+      select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
+      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null),
+    'billed', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'period_start', i.period_start, 'queries', i.queries, 'unit_price_usd', i.unit_price_usd::text,
+        'amount_usd', i.amount_usd::text, 'billed_usd', (i.amount_cents / 100.0)::numeric(14,2)::text)
+        order by i.period_start desc), '[]')
+      from (
+        select * from public.overage_invoice_items o where o.user_id = v_user_id
+        order by o.period_start desc limit 12) i))
+  into v_billing
+  from public.user_subscriptions s where s.user_id = v_user_id;
+
   -- Money travels as text under names that end in _usd, so that no JSON parser makes it a float.
   return jsonb_build_object(
     'tier', v.tier,
@@ -57,9 +78,12 @@ begin
       'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
       'used_usd', v.overage_used::text),
     'credits', jsonb_build_object(
-      'remaining', (select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack),
+      'remaining', (
+        select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack
+        where not (pack ->> 'is_frozen')::boolean),
       'packs', v_packs),
     'byok', jsonb_build_object('allowed', v.allows_byok, 'providers', v_providers),
+    'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
     'requires_payment', v_can.requires_payment,
@@ -70,7 +94,7 @@ begin
 end
 $$;
 comment on function public.usage_summary() is
-  'The signed-in user''s plan, quotas, overage, credits and use today and in this period: the answer of GET /usage.';
+  'The signed-in user''s plan, quotas, overage, credits, bills and use today and in this period: the answer of GET /usage.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
 

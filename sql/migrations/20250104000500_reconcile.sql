@@ -87,6 +87,19 @@ as $$
   from public.query_holds h
   join public.usage_logs u on u.user_id = h.user_id and u.request_id = h.request_id
                           and u.outcome in ('answered', 'stopped')
+  union all
+  select 'I7', i.user_id, i.id::text, concat_ws(' ', i.queries, 'queries,', i.amount_usd),
+         concat_ws(' ', count(u.id), 'queries,', coalesce(sum(u.overage_charge), 0))
+  from public.overage_invoice_items i
+  left join public.usage_logs u on u.invoice_item_id = i.id and u.user_id = i.user_id and u.was_overage
+                               and u.period_start = i.period_start and u.overage_charge = i.unit_price_usd
+  group by i.id having count(u.id) <> i.queries
+  union all
+  select 'I7', u.user_id, u.id::text, 'billed on an item of its own user, period and price', i.id::text
+  from public.usage_logs u
+  join public.overage_invoice_items i on i.id = u.invoice_item_id
+  where not u.was_overage or u.user_id <> i.user_id or u.period_start <> i.period_start
+     or u.overage_charge <> i.unit_price_usd
 $$;
 comment on function public.reconcile() is
   'Rows that break an invariant of metering: which, whose, where, what the ledger says and what was found. None is right.';

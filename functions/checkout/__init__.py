@@ -1,0 +1,1 @@
+"""What people buy: plans, Stripe Checkout, the billing portal, the overage limit."""

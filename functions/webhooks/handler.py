@@ -1,0 +1,89 @@
+"""The route of the webhooks. On Lambda Mangum runs the app; `create` makes it for any other server."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from mangum import Mangum
+
+from functions.common.billing.events import USED, deal_with
+from functions.common.billing.stripe_client import connect, disconnect
+from functions.common.database import Database
+from functions.common.errors import PaymentUnavailable
+from functions.common.observe import Observer
+from functions.common.settings import load, variables
+from functions.common.web import create_app, json_response
+from functions.webhooks.settings import WebhooksSettings
+from functions.webhooks.signature import verified
+
+# Below the function's own time (serverless.yml), so that what took too long is noted as a failure.
+WITHIN_S = 24.0
+
+
+class Webhooks:
+    """Verifies events and deals with them. Holds what the route shares."""
+
+    def __init__(self, settings: WebhooksSettings, observer: Observer) -> None:
+        self._secrets = [secret.get_secret_value() for secret in settings.webhook_secrets]
+        self._database = Database(settings)
+        self._stripe = connect(settings)
+        self._observer = observer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._database.close()
+        await disconnect(self._stripe)
+
+    async def receive(self, body: bytes, signature: str | None) -> str:
+        """Deal with an event: `processed`, `repeated` or `ignored`, once that is committed.
+
+        Raises InvalidSignature, InvalidJson, and what deal_with raises.
+        """
+        event = verified(body, signature, self._secrets, time.time())
+        outcome = "ignored"
+        if event["type"] in USED:
+            try:
+                async with asyncio.timeout(WITHIN_S):
+                    outcome = "processed" if await deal_with(self._database, self._stripe, event) else "repeated"
+            except TimeoutError as error:
+                raise PaymentUnavailable from error
+        self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
+        return outcome
+
+
+async def receive_event(request: Request) -> Response:
+    """An event. Anything but 2xx makes Stripe send it again."""
+    webhooks: Webhooks = request.app.state.webhooks
+    outcome = await webhooks.receive(await request.body(), request.headers.get("stripe-signature"))
+    return json_response({"outcome": outcome})
+
+
+def create() -> FastAPI:
+    """The function's app, from the environment. Raises SettingsError."""
+    settings = load(WebhooksSettings, variables())
+    observer = Observer("webhooks")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await app.state.webhooks.close()
+
+    app = create_app(observer, lifespan)
+    # Not in the lifespan: Mangum would run one for every request.
+    app.state.webhooks = Webhooks(settings, observer)
+    app.add_api_route("/webhooks/stripe", receive_event, methods=["POST"])
+    return app
+
+
+@cache
+def _lambda() -> Mangum:
+    return Mangum(create(), lifespan="off")
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """What Lambda calls."""
+    return _lambda()(event, context)

@@ -1,0 +1,23 @@
+"""The settings of the webhooks."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from functions.common.billing.stripe_client import StripeSettings
+from functions.common.settings import SupabaseSettings
+
+
+def _secrets(value: str) -> list[str]:
+    secrets = [secret.strip() for secret in value.split(",")]
+    if not all(secret.startswith("whsec_") and len(secret) > len("whsec_") for secret in secrets):
+        raise ValueError("must be signing secrets of Stripe's, which start with whsec_, with commas between them")
+    return secrets
+
+
+class WebhooksSettings(SupabaseSettings, StripeSettings):
+    """Several signing secrets while one takes the place of another."""
+
+    webhook_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets)] = Field(
+        validation_alias="STRIPE_WEBHOOK_SECRET"
+    )
