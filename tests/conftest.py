@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import PASSWORD, Config, Stack, free_offset, running
 
-pytest_plugins = ["tests.api"]
+pytest_plugins = ["tests.api", "tests.billing_kit"]
 
 TEMPLATE = "migrated"
 

@@ -14,7 +14,7 @@ from typing import Any
 from stripe import InvalidRequestError, Price, StripeClient, StripeError
 from stripe.params import PriceCreateParams
 
-from functions.common.billing.stripe_client import PLAN, PRODUCT, StripeSettings, connect, disconnect, plan_key
+from functions.common.billing.stripe_client import PLAN, PRODUCT, Account, StripeSettings, plan_key
 from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.settings import SettingsError, SupabaseSettings, load
@@ -113,12 +113,12 @@ class CatalogSettings(SupabaseSettings, StripeSettings):
 
 async def _main() -> list[str]:
     settings = load(CatalogSettings)
-    database, stripe = Database(settings), connect(settings)
+    database, stripe = Database(settings), Account(settings)
     try:
         return await publish(stripe, await database.call("list_plans", repeatable=True))
     finally:
         await database.close()
-        await disconnect(stripe)
+        await stripe.close()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from stripe.params.checkout import SessionCreateParams
 from functions.checkout.settings import CheckoutSettings
 from functions.common.auth import User
 from functions.common.billing.look import live_subscription
-from functions.common.billing.stripe_client import connect, disconnect, plan_key
+from functions.common.billing.stripe_client import Account, plan_key
 from functions.common.database import Database
 from functions.common.errors import AppError, NotFound, PaymentUnavailable
 from functions.common.observe import Observer
@@ -30,13 +30,13 @@ class Shop:
         self.allowed_origins = settings.allowed_origins
         self._settings = settings
         self._database = Database(settings)
-        self._client = connect(settings)
+        self._client = Account(settings)
         self._observer = observer
 
     async def close(self) -> None:
         """Close the connections."""
         await self._database.close()
-        await disconnect(self._client)
+        await self._client.close()
 
     async def plans(self) -> dict[str, Any]:
         """`{"plans", "packs"}`, as anyone may read them."""

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from mangum import Mangum
 
 from functions.common.billing.events import USED, deal_with
-from functions.common.billing.stripe_client import connect, disconnect
+from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 from functions.common.observe import Observer
@@ -30,13 +30,13 @@ class Webhooks:
     def __init__(self, settings: WebhooksSettings, observer: Observer) -> None:
         self._secrets = [secret.get_secret_value() for secret in settings.webhook_secrets]
         self._database = Database(settings)
-        self._stripe = connect(settings)
+        self._stripe = Account(settings)
         self._observer = observer
 
     async def close(self) -> None:
         """Close the connections."""
         await self._database.close()
-        await disconnect(self._stripe)
+        await self._stripe.close()
 
     async def receive(self, body: bytes, signature: str | None) -> str:
         """Deal with an event: `processed`, `repeated` or `ignored`, once that is committed.

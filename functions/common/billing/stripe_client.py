@@ -3,7 +3,7 @@
 Products have ids of our own, so that a plan is told from what a price or an invoice line refers to, without a lookup.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 from stripe import HTTPXClient, StripeClient
@@ -31,20 +31,21 @@ class StripeSettings(Settings):
     api_base: BaseUrl | None = Field(default=None, validation_alias="STRIPE_API_BASE")
 
 
-def connect(settings: StripeSettings) -> StripeClient:
+class Account(StripeClient):
     """A client of the account. Share one: it holds the connection pool."""
-    return StripeClient(
-        settings.secret_key.get_secret_value(),
-        http_client=HTTPXClient(timeout=TIMEOUT_S),
-        max_network_retries=RETRIES,
-        base_addresses={"api": settings.api_base} if settings.api_base else None,
-    )
 
+    def __init__(self, settings: StripeSettings) -> None:
+        self._http = HTTPXClient(timeout=TIMEOUT_S)
+        super().__init__(
+            settings.secret_key.get_secret_value(),
+            http_client=self._http,
+            max_network_retries=RETRIES,
+            base_addresses={"api": settings.api_base} if settings.api_base else None,
+        )
 
-async def disconnect(stripe: StripeClient) -> None:
-    """Close the connections."""
-    client: Any = stripe._requestor._get_http_client()
-    await client.close_async()
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close_async()  # type: ignore[no-untyped-call]
 
 
 def plan_key(tier: str) -> str:

@@ -1,0 +1,219 @@
+"""What the tests of billing share: a Stripe stand-in whose clock stands, the webhooks on a real server, people who buy.
+
+The database is the running stack's. The stand-in keeps every event until it is told to deliver it.
+"""
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from unittest import mock
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from starlette.applications import Starlette
+
+from functions.checkout.catalog import publish
+from functions.checkout.handler import create as create_checkout
+from functions.common.billing.stripe_client import Account, StripeSettings
+from functions.common.settings import load
+from functions.webhooks.handler import create as create_webhooks
+from infra.local.auth import access_token, load_or_create_key
+from infra.local.stack import Stack
+from infra.local.stripe import Settings
+from infra.local.stripe import create_app as create_stripe
+from tests.conftest import Person, new_user
+from tests.local.stripe_kit import DAY, HOUR, KEY, SECRET, START, Fake, Shop, serve
+from tests.sql.metering import Db, value
+
+__all__ = ["DAY", "HOUR", "START"]
+
+SITE = "https://shop.example"
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Town:
+    """A Stripe of its own beside the stack's database, and the two functions that deal with it."""
+
+    stack: Stack
+    fake: Fake
+    db: Db
+    checkout: httpx.Client
+    webhooks_url: str
+
+    # --- people ---
+
+    def person(self, tier: str = "free", **columns: Any) -> Person:
+        """Somebody without a customer at Stripe yet."""
+        user_id = new_user(self.db, tier, **columns)
+        email = f"{user_id}@example.test"
+        key = load_or_create_key(self.stack.config.folder / "signing-key.pem")
+        issuer = f"{self.stack.info['supabase_url']}/auth/v1"
+        return Person(user_id, email, access_token(key, issuer=issuer, user_id=user_id, email=email))
+
+    def post(self, person: Person, path: str, **body: Any) -> httpx.Response:
+        """A call of the checkout function."""
+        return self.checkout.post(path, json=body, headers=person.headers)
+
+    def page(self, person: Person, **what: str) -> str:
+        """The page to buy a plan or a pack on."""
+        answer = self.post(person, "/checkout", success_url=f"{SITE}/done", cancel_url=f"{SITE}/left", **what)
+        assert answer.status_code == 200, answer.text
+        url: str = answer.json()["url"]
+        return url
+
+    def buy(self, person: Person, way: str = "good_card", **what: str) -> None:
+        """Buy a plan or a pack: the page, and a button on it."""
+        answer = self.fake.http.post(self.page(person, **what), data={"way": way})
+        assert answer.status_code < 400, answer.text
+
+    def customer(self, person: Person) -> str:
+        """Their customer at Stripe."""
+        customer: str | None = self.row(person)["stripe_customer_id"]
+        assert customer is not None
+        return customer
+
+    def row(self, person: Person) -> dict[str, Any]:
+        """Their subscription row."""
+        row = self.db.execute("select * from public.user_subscriptions where user_id = %s", (person.id,)).fetchone()
+        assert row is not None
+        return row
+
+    def packs(self, person: Person) -> list[dict[str, Any]]:
+        """Their packs, oldest first."""
+        return self.db.execute(
+            "select * from public.credit_packs where user_id = %s order by created_at, id", (person.id,)
+        ).fetchall()
+
+    def overage(self, person: Person, queries: int, at: int, period: int, price: str = "0.025") -> None:
+        """So many settled overage queries at a time of Stripe's clock, in the period that began then."""
+        self.db.execute(
+            "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
+            " query_timestamp, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model,"
+            " used_byo_key, counted_against_quota, was_overage, overage_charge)"
+            " select q.id, %(at)s, user_id, q.id::text, tier, 'overage', 'answered', %(at)s::date, %(at)s, %(period)s,"
+            " 0, 0, 0, 10, 'anthropic', 'm', false, false, true, %(price)s"
+            " from public.user_subscriptions"
+            " cross join lateral (select gen_random_uuid() as id from generate_series(1, %(queries)s)) q"
+            " where user_id = %(user)s",
+            {
+                "at": datetime.fromtimestamp(at, UTC),
+                "period": datetime.fromtimestamp(period, UTC),
+                "price": price,
+                "queries": queries,
+                "user": person.id,
+            },
+        )
+
+    def items(self, person: Person) -> list[dict[str, Any]]:
+        """What they have been billed, oldest period first."""
+        return self.db.execute(
+            "select * from public.overage_invoice_items where user_id = %s order by period_start, id", (person.id,)
+        ).fetchall()
+
+    # --- Stripe ---
+
+    def undelivered(self) -> list[str]:
+        """The ids of the events that the webhooks have not acknowledged, oldest first."""
+        return [
+            event["id"]
+            for event in self.fake.http.get("/_events").json()
+            if event["delivery"]["state"] in ("waiting", "held", "failed")
+        ]
+
+    def deliver(self, *ids: str, together: bool = False) -> list[int]:
+        """Deliver events, all that wait where none is named. Returns the statuses that came back."""
+        given: dict[str, Any] = {"ids": list(ids)} if ids else {}
+        return [one["status"] for one in self.fake.control("/_deliver", together=together, **given)]
+
+    def happen(self, seconds: int) -> None:
+        """Let time pass at Stripe, hour by hour, each event delivered as it comes."""
+        self.fake.control("/_webhooks/mode", hold=False)
+        self.fake.advance(seconds)
+        self.fake.control("/_webhooks/mode", hold=True)
+
+    def event(self, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
+        """An event as Stripe would send it."""
+        return {"id": f"evt_{uuid.uuid4().hex}", "object": "event", "type": kind, "data": {"object": thing}}
+
+    def reconcile(self) -> list[dict[str, Any]]:
+        """Rows that break an invariant of billing."""
+        return self.db.execute("select * from public.reconcile() where invariant in ('I3', 'I7')").fetchall()
+
+
+def environment(stack: Stack, stripe_url: str) -> dict[str, str]:
+    """What the two functions are started with."""
+    return {
+        "SUPABASE_URL": stack.info["supabase_url"],
+        "SUPABASE_ANON_KEY": stack.info["anon_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "STRIPE_SECRET_KEY": KEY,
+        "STRIPE_API_BASE": stripe_url,
+        "STRIPE_WEBHOOK_SECRET": SECRET,
+        "ALLOWED_ORIGINS": f"{SITE},http://localhost:3000",
+    }
+
+
+@contextmanager
+def running(stack: Stack, **settings: Any) -> Iterator[Town]:
+    """A town whose catalogue is published and whose events are held."""
+
+    def make(url: str) -> Starlette:
+        given = {"start": START, "seed": uuid.uuid4().hex[:8], **settings}
+        return create_stripe(Settings(public_url=url, api_key=KEY, webhook_secret=SECRET, **given))
+
+    with serve(make) as stripe_url:
+        with mock.patch.dict(os.environ, environment(stack, stripe_url)):
+            checkout, webhooks = create_checkout(), create_webhooks()
+        with (
+            serve(lambda url: checkout) as checkout_url,
+            serve(lambda url: webhooks) as webhooks_url,
+            psycopg.connect(stack.postgres.url(), autocommit=True, row_factory=dict_row) as db,
+            httpx.Client(base_url=checkout_url, timeout=60) as client,
+        ):
+            fake = Fake(stripe_url, Shop(), "")
+            try:
+                fake.control("/_webhooks", url=f"{webhooks_url}/webhooks/stripe", secret=SECRET)
+                fake.control("/_webhooks/mode", hold=True)
+                town = Town(stack, fake, db, client, webhooks_url)
+                publish_catalog(town)
+                yield town
+            finally:
+                fake.close()
+
+
+def publish_catalog(town: Town) -> list[str]:
+    """`python -m functions.checkout.catalog`, without the process. Returns its lines."""
+    plans = value(town.db, "select public.list_plans()")
+    return asyncio.run(with_account(town, lambda account: publish(account, plans)))
+
+
+async def with_account(town: Town, work: Callable[[Account], Awaitable[T]]) -> T:
+    """Something done with the functions' own client of Stripe."""
+    known = environment(town.stack, town.fake.url)
+    account = Account(load(StripeSettings, known))
+    try:
+        return await work(account)
+    finally:
+        await account.close()
+
+
+def as_json(thing: Any) -> dict[str, Any]:
+    """A stripe-python object as plain JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(thing.to_dict(), default=str))
+    return plain
+
+
+@pytest.fixture(scope="session")
+def town(stack: Stack) -> Iterator[Town]:
+    """One town for a test process: its people and customers are each test's own, its clock is everybody's."""
+    with running(stack) as town:
+        yield town
