@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from functions.common.database import Database
@@ -18,7 +19,28 @@ async def _rotate_keys(database: Database, known: Mapping[str, str], progress: P
     return await rotate_keys(database, load_vault(known), progress)
 
 
-JOBS: Mapping[str, Job] = {"rotate-keys": _rotate_keys}
+async def _bill_overages(database: Database, known: Mapping[str, str], progress: Progress) -> dict[str, Any]:
+    from functions.common.billing.stripe_client import account
+    from functions.maintenance.bill_overages import bill_overages
+
+    async with account(known) as stripe:
+        return await bill_overages(database, stripe, progress)
+
+
+async def _retry_events(database: Database, known: Mapping[str, str], progress: Progress) -> dict[str, Any]:
+    from functions.common.billing.stripe_client import account
+    from functions.maintenance.retry_events import retry_events
+
+    async with account(known) as stripe:
+        return await retry_events(database, stripe, datetime.now(UTC), progress)
+
+
+# Stripe's SDK is imported by those jobs alone that need it.
+JOBS: Mapping[str, Job] = {
+    "bill-overages": _bill_overages,
+    "retry-events": _retry_events,
+    "rotate-keys": _rotate_keys,
+}
 
 
 async def run(name: str, progress: Progress) -> dict[str, Any]:

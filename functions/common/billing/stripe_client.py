@@ -3,12 +3,14 @@
 Products have ids of our own, so that a plan is told from what a price or an invoice line refers to, without a lookup.
 """
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 from stripe import HTTPXClient, StripeClient
 
-from functions.common.settings import BaseUrl, Settings
+from functions.common.settings import BaseUrl, Settings, load
 
 # A call with its repetitions has to fit into a function's time.
 TIMEOUT_S = 6.0
@@ -46,6 +48,16 @@ class Account(StripeClient):
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]
+
+
+@asynccontextmanager
+async def account(known: Mapping[str, str]) -> AsyncIterator[Account]:
+    """A client for as long as a job takes. Raises SettingsError."""
+    stripe = Account(load(StripeSettings, known))
+    try:
+        yield stripe
+    finally:
+        await stripe.close()
 
 
 def plan_key(tier: str) -> str:
