@@ -51,6 +51,10 @@ class Webhooks:
                     outcome = "processed" if await deal_with(self._database, self._stripe, event) else "repeated"
             except TimeoutError as error:
                 raise PaymentUnavailable from error
+        if event["type"] == "invoice.finalization_failed":
+            self._observer.count(
+                InvoicesNotFinalized=1
+            )  # nothing that another attempt would mend: a person has to look
         self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
         return outcome
 
