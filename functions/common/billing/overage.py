@@ -8,6 +8,7 @@ What Stripe refuses for good (a draft that has been finalized, a subscription th
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, cast
 
 from stripe import InvalidRequestError, StripeClient, Subscription
@@ -143,7 +144,9 @@ def describe(item: dict[str, Any]) -> str:
     period = datetime.fromisoformat(item["period_start"]).astimezone(UTC)
     price, amount = (dumps(item[name]).decode() for name in ("unit_price_usd", "amount_usd"))
     queries = f"{item['queries']:,} {'query' if item['queries'] == 1 else 'queries'}"
-    return f"{queries} beyond the plan × ${price} = ${amount}, period from {period:%Y-%m-%d}"
+    charged = Decimal(item["amount_cents"]) / 100
+    rounded = f" (rounded down to ${charged:.2f})" if charged != item["amount_usd"] else ""
+    return f"{queries} beyond the plan × ${price} = ${amount}{rounded}, period from {period:%Y-%m-%d}"
 
 
 def _id(reference: Any) -> str | None:

@@ -1,0 +1,84 @@
+"""A free user in a real browser: buys a plan, comes back, asks more than it includes, and is billed exactly that."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from infra.local.postgres import ROOT
+from infra.local.stack import Stack
+from tests.api import Api, question
+from tests.conftest import Person
+
+DAY = 86400
+Visit = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Iterator[Visit]:
+    """Opens a page, presses a button of it if one is named, and returns where that led: `{"url", "text"}`."""
+    with subprocess.Popen(
+        ["node", "pages.mjs"],
+        cwd=ROOT / "tests/clients",
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # the browser is unpacked there
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as browser:
+        assert browser.stdin is not None
+        assert browser.stdout is not None
+
+        def go(url: str, press: str | None = None) -> dict[str, str]:
+            browser.stdin.write(json.dumps({"url": url, "press": press}).encode() + b"\n")
+            browser.stdin.flush()
+            seen: dict[str, str] = json.loads(browser.stdout.readline())
+            return seen
+
+        yield go
+        browser.stdin.close()
+
+
+def test_a_free_user_buys_basic_asks_sixteen_times_and_is_invoiced_one_query_beyond_the_plan(
+    stack: Stack, api: Api, sign_up: Callable[[str], Person], visit: Visit, eventually: Callable[..., None]
+) -> None:
+    user = sign_up("free")
+    site = stack.info["functions_url"]
+    wanted = {"plan": "basic", "success_url": f"{site}/?paid={{CHECKOUT_SESSION_ID}}", "cancel_url": f"{site}/"}
+    page = api.http.post("/checkout", json=wanted, headers=user.headers).json()
+    assert "$9.99 USD / month" in visit(page["url"])["text"]
+
+    back = visit(page["url"], "Pay with a good card")
+    assert back["url"] == f"{site}/?paid={page['session_id']}"
+    eventually(lambda: api.usage(user)["tier"] == "basic")
+
+    fundings = [api.chat(user, question("Briefly")).json()["metadata"]["funding"] for _ in range(16)]
+    assert fundings == ["included"] * 15 + ["overage"]
+    assert api.usage(user)["billing"]["to_be_billed_usd"] == 0.025
+
+    with httpx.Client(base_url=stack.info["stripe_url"], timeout=60) as stripe:
+        stripe.post("/_clock", json={"advance": 32 * DAY}).raise_for_status()
+        bill = api.usage(user)["billing"]
+        assert bill["to_be_billed_usd"] == 0
+        (billed,) = bill["billed"]
+        assert (billed["queries"], billed["amount_usd"], billed["billed_usd"]) == (1, 0.025, 0.02)
+        invoice = invoice_of(stripe, user)
+    assert (invoice["status"], invoice["total"]) == ("paid", 999 + 2)
+    shown = visit(invoice["hosted_invoice_url"])["text"]
+    assert "CanadaGPT Basic" in shown
+    assert "$9.99" in shown
+    assert "1 query beyond the plan × $0.025 = $0.025 (rounded down to $0.02)" in shown
+    assert "$10.01" in shown
+
+
+def invoice_of(stripe: httpx.Client, user: Person) -> dict[str, Any]:
+    """Their newest invoice."""
+    key = {"authorization": "Bearer sk_test_local"}
+    customers = stripe.get("/v1/customers", params={"email": user.email}, headers=key).json()["data"]
+    (customer,) = (one["id"] for one in customers)
+    invoices = stripe.get("/v1/invoices", params={"customer": customer}, headers=key).json()["data"]
+    newest: dict[str, Any] = invoices[0]
+    return newest
