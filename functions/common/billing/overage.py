@@ -129,6 +129,8 @@ async def _last_invoice(stripe: StripeClient, customer_id: str, first_id: str) -
         "pending_invoice_items_behavior": "include",
         "metadata": {OUR_ID: first_id},
     }
+    if ended.data and ended.data[0].automatic_tax.enabled:
+        wanted["automatic_tax"] = {"enabled": True}
     key = f"overage-invoice:{first_id}"
     if card is not None:
         try:
