@@ -22,6 +22,8 @@ from functions.common.database import Database
 from functions.common.errors import AppError, NotFound, PaymentUnavailable
 from functions.common.observe import Observer
 
+WITHIN_S = 16.0  # below the function's own time (serverless.yml)
+
 
 class Shop:
     """The account at Stripe and the tables plans and packs, as a user meets them."""
@@ -91,11 +93,12 @@ class Shop:
 
     @asynccontextmanager
     async def _stripe(self) -> AsyncIterator[StripeClient]:
-        """Stripe, whose failures are told as PaymentUnavailable."""
+        """Stripe, whose failures are told as PaymentUnavailable, and who has no more than WITHIN_S for a page."""
         try:
-            yield self._client
-        except StripeError as error:
-            self._observer.failure("stripe failed", error, upstream_status=error.http_status)
+            async with asyncio.timeout(WITHIN_S):
+                yield self._client
+        except (StripeError, TimeoutError) as error:
+            self._observer.failure("stripe failed", error, upstream_status=getattr(error, "http_status", None))
             raise PaymentUnavailable from error
 
     async def _profile(self, user: User) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class Function:
 
 
 FUNCTIONS = tuple(
-    Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}")) for name in ("chat", "keys")
+    Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}"))
+    for name in ("chat", "keys", "checkout", "webhooks")
 )
 
 # Of what the wheels bring: never imported on Lambda. Licences and METADATA stay, the first because they must

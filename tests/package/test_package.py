@@ -5,6 +5,7 @@ not be packaged, and secrets in the environment that must not be written down.
 """
 
 import fcntl
+import hmac
 import http.client
 import json
 import os
@@ -16,20 +17,33 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from functions.common.billing.events import WITHIN_S
 from infra.package import __main__ as package
+
+# Two builds of every artifact come before the first test, on processors that other tests have as well.
+pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "never-to-be-written-down"
-NAMES = ("chat", "keys")
-SECRETS = ("SUPABASE_SERVICE_ROLE_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "ENCRYPTION_KEY", "STRIPE_SECRET_KEY")
+NAMES = ("chat", "keys", "checkout", "webhooks")
+SECRETS = (
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "ENCRYPTION_KEY",
+    "STRIPE_SECRET_KEY",
+    "STRIPE_WEBHOOK_SECRET",
+)
 ORIGINS = "https://app.example,https://www.example"
 TRAPS = (
     "functions/chat/tests/test_trap.py",
@@ -100,7 +114,7 @@ def build_in(*trees: Path) -> list[str]:
         )
         for tree in trees
     ]
-    outputs = [build.communicate(timeout=110)[0] for build in builds]
+    outputs = [build.communicate(timeout=540)[0] for build in builds]
     for build, output in zip(builds, outputs, strict=True):
         assert build.returncode == 0, output
     return outputs
@@ -124,7 +138,9 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 # The template
 
 
-@pytest.mark.parametrize(("name", "mode"), [("chat", "RESPONSE_STREAM"), ("keys", None)])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("chat", "RESPONSE_STREAM"), ("keys", None), ("checkout", None), ("webhooks", None)]
+)
 def test_the_url_leaves_authentication_to_the_app_and_the_chats_streams(
     packaged: Packaged, name: str, mode: str | None
 ) -> None:
@@ -150,7 +166,14 @@ def test_every_function_has_a_url_of_its_own(packaged: Packaged) -> None:
         assert len(packaged.properties(kind)) == len(NAMES), kind
 
 
-@pytest.mark.parametrize(("name", "methods"), [("chat", {"GET", "POST"}), ("keys", {"GET", "POST", "PUT", "DELETE"})])
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("chat", {"GET", "POST"}),
+        ("keys", {"GET", "POST", "PUT", "DELETE"}),
+        ("checkout", {"GET", "POST", "PATCH"}),
+    ],
+)
 def test_the_url_answers_preflights_for_the_allowed_origins_only(
     packaged: Packaged, name: str, methods: set[str]
 ) -> None:
@@ -162,6 +185,14 @@ def test_the_url_answers_preflights_for_the_allowed_origins_only(
     assert 0 < cors["MaxAge"] <= 86_400
     assert "AllowCredentials" not in cors
     assert packaged.environment(name)["ALLOWED_ORIGINS"] == ORIGINS
+
+
+def test_no_browser_is_let_in_to_the_webhooks(packaged: Packaged) -> None:
+    assert "Cors" not in packaged.resource("WebhooksLambdaFunctionUrl")
+
+
+def test_automatic_tax_is_off_unless_it_is_asked_for(packaged: Packaged) -> None:
+    assert packaged.environment("checkout")["STRIPE_AUTOMATIC_TAX"] == ""
 
 
 def test_the_function_runs_under_the_web_adapter(packaged: Packaged) -> None:
@@ -178,7 +209,7 @@ def test_the_function_runs_under_the_web_adapter(packaged: Packaged) -> None:
     assert packaged.environment()["AWS_LWA_PORT"].isdecimal()
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("chat", 180), ("keys", 15)])
+@pytest.mark.parametrize(("name", "seconds"), [("chat", 180), ("keys", 15), ("checkout", 20), ("webhooks", 30)])
 def test_what_one_request_and_all_together_can_cost_is_bounded(packaged: Packaged, name: str, seconds: int) -> None:
     function = packaged.function(name)
     assert function["Timeout"] == seconds
@@ -250,6 +281,8 @@ def test_the_secrets_outlive_the_stack_and_are_created_empty(packaged: Packaged)
     [
         ("chat", {"functions/chat/run.sh", "uvicorn/main.py"}),
         ("keys", {"functions/keys/handler.py", "mangum/adapter.py"}),
+        ("checkout", {"functions/checkout/handler.py", "mangum/adapter.py", "stripe/__init__.py"}),
+        ("webhooks", {"functions/webhooks/handler.py", "mangum/adapter.py", "stripe/__init__.py"}),
     ],
 )
 def test_the_artifact_holds_the_function_and_common_and_no_more_of_this_project(
@@ -318,6 +351,123 @@ def test_the_artifact_fits(packaged: Packaged, name: str) -> None:
     with zipfile.ZipFile(packaged.artifact(name)) as archive:
         assert sum(entry.file_size for entry in archive.infolist()) < 250_000_000
     assert packaged.artifact(name).stat().st_size < 50_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_versions_that_are_deployed_are_those_that_are_tested(name: str) -> None:
+    tested = (ROOT / "requirements/dev.txt").read_text().splitlines()
+    deployed = (ROOT / f"requirements/{name}.txt").read_text().splitlines()
+    assert {line for line in deployed if "==" in line} <= set(tested)
+
+
+# The artifact at work: its own sources, on this machine's builds of the packages that it carries
+
+ALONE = """
+import importlib, json, pkgutil, sys
+
+given = json.load(sys.stdin)
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in given["missing"]:
+            raise ModuleNotFoundError(f"the artifact has no {name}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+own = importlib.import_module(f"functions.{given['name']}")
+for module in pkgutil.walk_packages(own.__path__, f"{own.__name__}."):
+    importlib.import_module(module.name)
+handler = getattr(sys.modules[f"{own.__name__}.handler"], "handler", None)
+print(json.dumps([handler(event, None) for event in given["events"]]))
+"""
+
+
+def run_alone(
+    packaged: Packaged, name: str, folder: Path, events: Sequence[dict[str, Any]] = (), **environment: str
+) -> list[dict[str, Any]]:
+    """Imports every module of one function from what its artifact carries; returns the handler's answers."""
+    with zipfile.ZipFile(packaged.artifact(name)) as archive:
+        missing = packages_distributions().keys() - {entry.split("/")[0].split(".")[0] for entry in archive.namelist()}
+        archive.extractall(folder, [entry for entry in archive.namelist() if entry.startswith("functions/")])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **environment},
+        input=json.dumps({"name": name, "missing": sorted(missing), "events": events}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def request_event(method: str, path: str, body: str | None = None, *, encoded: bool = False, **headers: str) -> Any:
+    """A request as a function URL hands it to Lambda, payload version 2.0."""
+    event: dict[str, Any] = {
+        "version": "2.0",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"content-type": "application/json", "host": "abc.lambda-url.ca-central-1.on.aws", **headers},
+        "requestContext": {"http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}},
+        "isBase64Encoded": encoded,
+    }
+    if body is not None:
+        event["body"] = b64encode(body.encode()).decode() if encoded else body
+    return event
+
+
+NOWHERE = {
+    "SUPABASE_URL": "http://127.0.0.1:9",
+    "SUPABASE_ANON_KEY": "anon",
+    "SUPABASE_SERVICE_ROLE_KEY": "service",
+    "STRIPE_SECRET_KEY": "sk_test_x",
+    "STRIPE_API_BASE": "http://127.0.0.1:9",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_imports_nothing_that_its_artifact_lacks(packaged: Packaged, tmp_path: Path, name: str) -> None:
+    assert run_alone(packaged, name, tmp_path) == []
+
+
+def test_checkout_answers_from_its_artifact(packaged: Packaged, tmp_path: Path) -> None:
+    asked = [("POST", "/checkout"), ("POST", "/portal"), ("PATCH", "/overage"), ("POST", "/plans"), ("GET", "/keys")]
+    events = [request_event(method, path, "{}") for method, path in asked]
+    answers = run_alone(packaged, "checkout", tmp_path, events, **NOWHERE, ALLOWED_ORIGINS="https://example.org")
+    assert [(answer["statusCode"], json.loads(answer["body"])["error"]["code"]) for answer in answers] == [
+        (401, "unauthenticated"),
+        (401, "unauthenticated"),
+        (401, "unauthenticated"),
+        (405, "method_not_allowed"),
+        (404, "not_found"),
+    ]
+
+
+def test_the_webhooks_answer_from_their_artifact(packaged: Packaged, tmp_path: Path) -> None:
+    """A function URL may hand over the body in base64; what Stripe signed is what it sent."""
+    body = json.dumps({"id": "evt_1", "type": "product.created", "data": {"object": {"name": "Café"}}})
+    now = int(time.time())
+    signed, forged = (
+        f"t={now},v1={hmac.new(secret, f'{now}.{body}'.encode(), 'sha256').hexdigest()}"
+        for secret in (b"whsec_x", b"whsec_y")
+    )
+    events = [
+        request_event("POST", "/webhooks/stripe", body, encoded=encoded, **{"stripe-signature": signature})
+        for signature in (signed, forged)
+        for encoded in (True, False)
+    ]
+    answers = run_alone(packaged, "webhooks", tmp_path, events, **NOWHERE, STRIPE_WEBHOOK_SECRET="whsec_x")
+    assert [answer["statusCode"] for answer in answers] == [200, 200, 400, 400]
+    bodies = [json.loads(answer["body"]) for answer in answers]
+    assert bodies[:2] == [{"outcome": "ignored"}] * 2
+    assert [refused["error"]["code"] for refused in bodies[2:]] == ["invalid_signature"] * 2
+
+
+def test_the_webhooks_give_up_before_lambda_does(packaged: Packaged) -> None:
+    assert packaged.function("webhooks")["Timeout"] >= WITHIN_S + 5
 
 
 # What makes a build fail

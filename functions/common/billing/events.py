@@ -3,6 +3,7 @@
 Any order, any number of times, several at once: see the head of sql/migrations/…_billing.sql.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,10 +46,12 @@ OF_SESSIONS = frozenset(
 USED = frozenset({*OF_CUSTOMERS, *OF_PAYMENTS, *OF_SESSIONS})
 # A renewal's draft takes overage for an hour; a subscription that has ended leaves some that no renewal will take.
 BILLS = frozenset({"invoice.created", "customer.subscription.deleted"})
+# Below the webhooks' own time (serverless.yml), so that what takes too long is noted as a failure.
+WITHIN_S = 22.0
 
 
 async def deal_with(database: Database, stripe: StripeClient, event: Mapping[str, Any]) -> bool:
-    """Bring the effect of an event about; False: it had been already. `event` is Stripe's JSON.
+    """Bring the effect of an event about, within WITHIN_S; False: it had been already. `event` is Stripe's JSON.
 
     Raises PaymentUnavailable, Unavailable and whatever else went wrong, which is noted with the event first.
     """
@@ -57,11 +60,12 @@ async def deal_with(database: Database, stripe: StripeClient, event: Mapping[str
     if claim["processed"]:
         return False
     try:
-        await _look_and_apply(database, stripe, event, claim["sequence"])
+        async with asyncio.timeout(WITHIN_S):
+            await _look_and_apply(database, stripe, event, claim["sequence"])
     except Exception as error:
         noted = {"p_event_id": event["id"], "p_error": type(error).__name__}
         await database.call("finish_stripe_event", noted, repeatable=True)
-        if isinstance(error, StripeError):
+        if isinstance(error, StripeError | TimeoutError):
             raise PaymentUnavailable from error
         raise
     await database.call("finish_stripe_event", {"p_event_id": event["id"]}, repeatable=True)
