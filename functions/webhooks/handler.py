@@ -43,9 +43,7 @@ class Webhooks:
         if event["type"] in USED:
             outcome = "processed" if await deal_with(self._database, self._stripe, event) else "repeated"
         if event["type"] == "invoice.finalization_failed":
-            self._observer.count(
-                InvoicesNotFinalized=1
-            )  # nothing that another attempt would mend: a person has to look
+            self._observer.count(InvoicesNotFinalized=1)  # no other attempt would mend it: a person has to look
         self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
         return outcome
 
