@@ -1,4 +1,4 @@
-"""The page at / of the local stack: what runs where, and a line to try a chat with."""
+"""The page at / of the local stack: what runs where, and lines to try a chat and a checkout with."""
 
 import html
 import os
@@ -36,6 +36,11 @@ CURL = """curl -N {url}/chat \\
   -d '{{"id":"first-chat","messages":[{{"id":"question-'$RANDOM'","role":"user",\
 "parts":[{{"type":"text","text":"How did members vote on C-5?"}}]}}]}}'"""
 
+CHECKOUT = """curl -s {url}/checkout \\
+  -H 'content-type: application/json' \\
+  -H 'authorization: Bearer {token}' \\
+  -d '{{"plan":"basic","success_url":"{url}/","cancel_url":"{url}/"}}'"""
+
 
 def create_app() -> Starlette:
     """The page. What it shows comes from the environment that the launcher sets."""
@@ -47,15 +52,26 @@ async def show(request: Request) -> HTMLResponse:
     lines = [line.split("=", 1) for line in os.environ["PAGE_LINES"].splitlines()]
     rows = "".join(f"<tr><td>{html.escape(what)}<td><code>{html.escape(where)}</code>" for what, where in lines)
     if key_path := os.environ.get("SIGNING_KEY"):
-        token = access_token(
-            load_or_create_key(Path(key_path)),
-            issuer=f"{os.environ['SUPABASE_URL']}/auth/v1",
-            user_id=os.environ["TRIAL_USER_ID"],
-            email=os.environ["TRIAL_USER_EMAIL"],
-            seconds=TOKEN_S,
+        url = str(request.base_url).rstrip("/")
+        where = "on the stand-in’s page: no money moves" if os.environ.get("STRIPE_STAND_IN") else "there"
+        chat = CURL.format(url=url, token=_token(key_path, "BASIC"))
+        checkout = CHECKOUT.format(url=url, token=_token(key_path, "FREE"))
+        trial = (
+            f"<p>Chat as the basic user, for twelve hours:</p><pre>{html.escape(chat)}</pre>"
+            "<p>Subscribe as the free user: open the <code>url</code> that this prints, and pay "
+            f"{where}.</p><pre>{html.escape(checkout)}</pre>"
         )
-        command = CURL.format(url=str(request.base_url).rstrip("/"), token=token)
-        trial = f"<p>As the basic user, for twelve hours:</p><pre>{html.escape(command)}</pre>"
     else:
         trial = "<p>Users are those of the Supabase project: sign in there for a token.</p>"
     return HTMLResponse(PAGE.format(rows=rows, trial=trial), headers={"cache-control": "no-store"})
+
+
+def _token(key_path: str, tier: str) -> str:
+    """An access token of a seeded user."""
+    return access_token(
+        load_or_create_key(Path(key_path)),
+        issuer=f"{os.environ['SUPABASE_URL']}/auth/v1",
+        user_id=os.environ[f"TRIAL_{tier}_USER_ID"],
+        email=os.environ[f"TRIAL_{tier}_USER_EMAIL"],
+        seconds=TOKEN_S,
+    )

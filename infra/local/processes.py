@@ -103,9 +103,9 @@ class Processes:
         self._children.append(child)
         return child
 
-    def run(self, name: str, argv: Sequence[str]) -> None:
+    def run(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
         """Run a process to its end. Raises StackError if it fails."""
-        child = self.start(name, argv)
+        child = self.start(name, argv, env=env)
         status = child.process.wait()
         self._forget(child)
         if status != 0:

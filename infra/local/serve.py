@@ -1,6 +1,6 @@
 """The stack's own servers: `python -m infra.local.serve standins|functions`, configured by environment variables.
 
-standins: Supabase's gateway, the model provider and the parliamentary data, each on its port, in one process.
+standins: Supabase's gateway, the model provider, the parliamentary data and Stripe, each on its port, in one process.
 functions: the deployed functions, each the app that its handler makes, on one origin with the CORS headers that
 function URLs would add.
 """
@@ -25,7 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from functions.common.settings import SettingsError
 
 # The deployed functions: what makes each one's app.
-FUNCTIONS = ("functions.chat.handler", "functions.keys.handler")
+FUNCTIONS = (
+    "functions.chat.handler",
+    "functions.keys.handler",
+    "functions.checkout.handler",
+    "functions.webhooks.handler",
+)
 # What a function imports when it first needs it. Here nobody's first answer waits for that.
 ON_DEMAND = ("functions.chat.providers.anthropic", "functions.chat.providers.openai", "genai_prices.data_snapshot")
 
@@ -117,6 +122,19 @@ def standins() -> None:
         from infra.local import parliament
 
         apps[int(port)] = parliament.create_app()
+    if port := os.environ.get("STRIPE_PORT"):
+        from infra.local import stripe
+
+        apps[int(port)] = stripe.create_app(
+            stripe.Settings(
+                public_url=os.environ["STRIPE_API_BASE"],
+                api_key=os.environ["STRIPE_SECRET_KEY"],
+                webhook_url=os.environ["STRIPE_WEBHOOK_URL"],
+                webhook_secret=os.environ["STRIPE_WEBHOOK_SECRET"],
+                state_path=os.environ["STRIPE_STATE"],
+                hold=True,  # until the launcher knows that the functions hear
+            )
+        )
     serve(Apps(list(apps.values()), by_port(apps)), list(apps))
 
 

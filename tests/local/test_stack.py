@@ -1,6 +1,6 @@
 """The launcher, run as a person runs it: what it starts, says and refuses, and that nothing of it is ever left over.
 
-Every stack here has a folder and ports of its own. `PROVE=1` kills sixty launchers instead of eight; `SEED=n` repeats
+Every stack here has a folder and ports of its own. `PROVE=1` kills sixty launchers instead of ten; `SEED=n` repeats
 what a failure names.
 """
 
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import psycopg
@@ -32,14 +32,26 @@ import pytest
 from infra.local import stack as launcher
 from infra.local.postgres import NAMESPACE, Postgres, unprivileged
 from infra.local.processes import Processes, StackError
-from infra.local.stack import FUNCTIONS, GATEWAY, MODEL, PARLIAMENT, POSTGRES, POSTGREST, free_offset, locked
+from infra.local.stack import (
+    FUNCTIONS,
+    GATEWAY,
+    MODEL,
+    PARLIAMENT,
+    POSTGRES,
+    POSTGREST,
+    STRIPE,
+    Config,
+    Stack,
+    free_offset,
+    locked,
+)
 
 ROOT = Path(__file__).parents[2]
 RUN = (sys.executable, "-m", "infra.local", "run")
 MAKE = ("make", "--no-print-directory", "-o", ".venv/.ready", "-o", "infra/local/node_modules/.ready", "run")
 KEYS = "supabase_url anon_key service_role_key db_url functions_url stripe_url model_url parliament_url"
 DEADLINE_S = 60.0  # for a person that would be too long; a machine that runs other tests too may need it
-CHAINS = 15 if os.environ.get("PROVE") else 2  # of four kills each
+CHAINS = 12 if os.environ.get("PROVE") else 2  # of five kills each
 SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else [secrets.randbelow(2**32) for _ in range(CHAINS)]
 
 
@@ -150,6 +162,46 @@ def tiers(info: Mapping[str, Any]) -> dict[str, str]:
 FOUR = {"free": "free", "basic": "basic", "pro": "pro", "usage_only": "usage_only"}
 
 
+def rows(info: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Each seeded user's tier, ids at Stripe and billing period, as their row has them."""
+    names = {user["id"]: name for name, user in info["users"].items()}
+    with psycopg.connect(info["db_url"]) as database:
+        found = database.execute(
+            "select user_id::text, tier, stripe_customer_id, stripe_subscription_id,"
+            " extract(epoch from current_period_start)::bigint, extract(epoch from current_period_end)::bigint"
+            " from public.user_subscriptions where user_id = any(%s::uuid[])",
+            (list(names),),
+        )
+        return {names[user_id]: tuple(rest) for user_id, *rest in found}
+
+
+def at_stripe(info: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The same, as the stand-in for Stripe has it. Each subscription there is live."""
+    names = {user["id"]: name for name, user in info["users"].items()}
+    with httpx.Client(base_url=info["stripe_url"], headers={"authorization": "Bearer sk_test_local"}) as client:
+        found = client.get("/v1/subscriptions", params={"status": "all", "limit": 100}).json()["data"]
+        prices = {one["id"]: one["lookup_key"] for one in client.get("/v1/prices").json()["data"]}
+    assert [one["status"] for one in found] == ["active"] * 3
+    items = {one["id"]: one["items"]["data"][0] for one in found}
+    return {
+        names[one["metadata"]["user_id"]]: (
+            *(prices[items[one["id"]]["price"]["id"]].removeprefix("plan_"), one["customer"], one["id"]),
+            *(items[one["id"]]["current_period_start"], items[one["id"]]["current_period_end"]),
+        )
+        for one in found
+    }
+
+
+def paying(info: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The rows of those who pay: the stand-in for Stripe has exactly the same. The free user has no subscription."""
+    found = rows(info)
+    tier, _, *none = found.pop("free")
+    assert (tier, none) == ("free", [None] * 3)
+    assert found == at_stripe(info)
+    assert [*found] == [row[0] for row in found.values()]
+    return found
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """A stack that runs, for the tests that only look at it."""
@@ -165,15 +217,17 @@ def test_a_start_says_what_to_open_and_writes_stack_json(live: Launcher) -> None
     assert list(info) == [*KEYS.split(), "stripe_webhook_secret", "users"]
     assert all(set(user) == {"id", "email", "password", "access_token"} for user in info["users"].values())
     assert tiers(info) == FOUR
-    places = ("supabase_url", "db_url", "functions_url", "model_url", "parliament_url")
-    assert all(info[place] in live.said for place in places)
+    assert all(info[place] in live.said for place in ("supabase_url", "db_url", "functions_url", "stripe_url"))
+    assert all(info[place] in live.said for place in ("model_url", "parliament_url"))
+    assert info["stripe_webhook_secret"] == "whsec_local"
     assert f"open {info['functions_url']}; Ctrl-C stops it" in live.said
-    assert not list(live.folder.glob("*.new"))
+    drafts = {path.name for path in live.folder.glob("*.new")}
+    assert drafts <= {"stripe.new"}  # which is written anew whenever something happened at Stripe
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets in /proc")
 def test_everything_listens_on_loopback_only(live: Launcher) -> None:
-    """The listening sockets of the stack's processes are its six ports on 127.0.0.1."""
+    """The listening sockets of the stack's processes are its seven ports on 127.0.0.1."""
     offset = int(live.ready()["functions_url"].rpartition(":")[2]) - FUNCTIONS
     sockets = set()
     for process in processes_of(live.folder):
@@ -190,27 +244,70 @@ def test_everything_listens_on_loopback_only(live: Launcher) -> None:
                 address, _, port = local.partition(":")
                 listening.add((address, int(port, 16) - offset))
     loopback = socket.inet_aton("127.0.0.1")[:: -1 if sys.byteorder == "little" else 1].hex().upper()
-    assert listening == {(loopback, port) for port in (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, MODEL, PARLIAMENT)}
+    ports = (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT)
+    assert listening == {(loopback, port) for port in ports}
 
 
-def test_the_page_has_a_line_that_chats(live: Launcher) -> None:
-    """The curl line on the page at / works as it stands there."""
-    page = httpx.get(live.ready()["functions_url"]).text
-    line = re.search("<pre>(.*)</pre>", page, re.DOTALL)
-    assert line
-    _, _, url, _, kind, _, authorization, _, body = shlex.split(html.unescape(line[1]).replace("\\\n", ""))
-    headers = dict(header.split(": ", 1) for header in (kind, authorization))
-    answer = httpx.post(url, headers=headers, content=body, timeout=DEADLINE_S)
-    assert answer.status_code == 200
-    assert answer.text.endswith("data: [DONE]\n\n")
+def curl_lines(functions_url: str) -> list[httpx.Response]:
+    """What the curl lines on the page at / are answered with, sent as they stand there."""
+    answers = []
+    for line in re.findall("<pre>(.*?)</pre>", httpx.get(functions_url).text, re.DOTALL):
+        _, _, url, _, kind, _, authorization, _, body = shlex.split(html.unescape(line).replace("\\\n", ""))
+        headers = dict(header.split(": ", 1) for header in (kind, authorization))
+        answers.append(httpx.post(url, headers=headers, content=body, timeout=DEADLINE_S))
+    return answers
+
+
+def test_the_page_has_a_line_that_chats_and_one_that_opens_a_checkout(live: Launcher) -> None:
+    """The second prints the address of a page of the stand-in's, on which the free user may buy the basic plan."""
+    info = live.ready()
+    chat, checkout = curl_lines(info["functions_url"])
+    assert chat.status_code == 200
+    assert chat.text.endswith("data: [DONE]\n\n")
+    assert checkout.status_code == 200, checkout.text
+    assert checkout.json()["url"].startswith(f"{info['stripe_url']}/c/pay/")
+    page = httpx.get(checkout.json()["url"]).text
+    assert "Pay with a good card" in page
+    assert info["users"]["free"]["email"] in page
+
+
+def functions_environment(folder: Path) -> dict[str, str]:
+    """What the functions were started with."""
+    (functions,) = (pid for pid, line in processes_of(folder).items() if "serve functions" in line)
+    return dict(line.split("=", 1) for line in Path(f"/proc/{functions}/environ").read_text().split("\0") if line)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the environment in /proc")
+def test_the_functions_get_the_stand_in_for_stripe_and_their_own_origins(live: Launcher) -> None:
+    """It answers there; people may come back to the page or to a frontend on port 3000."""
+    info, environ = live.ready(), functions_environment(live.folder)
+    names = ("STRIPE_API_BASE", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
+    assert [environ[name] for name in names] == [info["stripe_url"], "sk_test_local", info["stripe_webhook_secret"]]
+    port = info["functions_url"].rpartition(":")[2]
+    hosts = [f"127.0.0.1:{port}", f"localhost:{port}", "localhost:3000", "127.0.0.1:3000"]
+    assert set(environ["ALLOWED_ORIGINS"].split(",")) == {f"http://{host}" for host in hosts}
+    assert "Stripe, a stand-in" in httpx.get(info["stripe_url"]).text
+
+
+def test_webhooks_reach_the_functions(live: Launcher) -> None:
+    """What seeding made has been posted, in order, and dealt with before the start says ready."""
+    info = live.ready()
+    told = httpx.get(f"{info['stripe_url']}/_webhooks").json()
+    assert (told["url"], told["hold"]) == (f"{info['functions_url']}/webhooks/stripe", False)
+    events = [one for one in httpx.get(f"{info['stripe_url']}/_events").json() if "subscription" in one["type"]]
+    assert len(events) >= 3
+    assert {one["delivery"]["state"] for one in events} == {"delivered"}
+
+
+def test_the_seeded_users_who_pay_have_live_subscriptions(live: Launcher) -> None:
+    """At the stand-in, as their rows say."""
+    assert set(paying(live.ready())) == {"basic", "pro", "usage_only"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the environment in /proc")
 def test_the_functions_get_the_sample_data(live: Launcher) -> None:
     """Its address is theirs for the parliamentary data and for postal codes, and it answers there."""
-    url = live.ready()["parliament_url"]
-    (functions,) = (pid for pid, line in processes_of(live.folder).items() if "serve functions" in line)
-    environ = dict(line.split("=", 1) for line in Path(f"/proc/{functions}/environ").read_text().split("\0") if line)
+    url, environ = live.ready()["parliament_url"], functions_environment(live.folder)
     assert (environ["PARLIAMENT_API_URL"], environ["REPRESENT_API_URL"]) == (url, url)
     assert httpx.get(f"{url}/votes/", headers={"accept": "application/json"}).json()["objects"]
     assert httpx.get(f"{url}/postcodes/K1A0A6/").status_code == 200
@@ -233,9 +330,16 @@ def test_a_taken_port_is_named(live: Launcher, tmp_path: Path) -> None:
     assert not processes_of(tmp_path)
 
 
+def test_a_taken_port_of_a_stand_in_is_named(tmp_path: Path) -> None:
+    """Before anything is started."""
+    offset = free_offset()
+    with socket.create_server(("127.0.0.1", STRIPE + offset)):
+        assert refusal(tmp_path / "other", str(offset)).startswith(f"Port {STRIPE + offset} is taken ")
+
+
 def test_a_real_project_and_real_providers_replace_the_stand_ins(live: Launcher, tmp_path: Path) -> None:
-    """With SUPABASE_URL, both providers and the parliamentary data configured only the functions run, and chat with
-    the project's tokens."""
+    """With SUPABASE_URL, both providers, the parliamentary data and Stripe configured only the functions run, and chat
+    with the project's tokens."""
     there = live.ready()
     environ = {
         "NEXT_PUBLIC_SUPABASE_URL": there["supabase_url"],
@@ -246,16 +350,22 @@ def test_a_real_project_and_real_providers_replace_the_stand_ins(live: Launcher,
         "OPENAI_API_KEY": "a-key",
         "OPENAI_BASE_URL": f"{there['model_url']}/v1",
         "PARLIAMENT_API_URL": there["parliament_url"],
+        "STRIPE_SECRET_KEY": "sk_test_local",
+        "STRIPE_API_BASE": there["stripe_url"],
+        "STRIPE_WEBHOOK_SECRET": "whsec_mine",
+        "ALLOWED_ORIGINS": "https://canadagpt.example",
     }
     with launched(tmp_path / "stack", free_offset(), environ) as running:
         info = running.ready()
         assert (info["supabase_url"], info["db_url"], info["model_url"]) == (there["supabase_url"], None, None)
         assert info["parliament_url"] == there["parliament_url"]
-        assert there["supabase_url"] in running.said
-        assert there["parliament_url"] in running.said
+        assert (info["stripe_url"], info["stripe_webhook_secret"]) == (there["stripe_url"], "whsec_mine")
+        assert all(there[place] in running.said for place in ("supabase_url", "parliament_url", "stripe_url"))
         commands = " ".join(processes_of(running.folder).values())
         assert "serve functions" in commands
         assert not re.search("postgres|postgrest|serve standins", commands)
+        environ_there = functions_environment(running.folder) if sys.platform == "linux" else environ
+        assert environ.items() <= environ_there.items()
         answer = httpx.post(
             f"{info['functions_url']}/chat",
             headers={
@@ -272,8 +382,36 @@ def test_a_real_project_and_real_providers_replace_the_stand_ins(live: Launcher,
         assert running.end() == 0
 
 
+@pytest.mark.parametrize("name", ["STRIPE_SECRET_KEY", "STRIPE_API_BASE"])
+def test_either_variable_of_stripe_replaces_the_stand_in(tmp_path: Path, name: str) -> None:
+    """Its own address is told, Stripe's where only the key is set."""
+    value, processes = "https://stripe.example", cast("Processes", None)
+    where = {"STRIPE_SECRET_KEY": "https://api.stripe.com", "STRIPE_API_BASE": value}[name]
+    theirs = Stack(Config(tmp_path, environ={name: value}), processes).places(None, False)
+    assert ("Stripe (yours)", where) in theirs
+    ours = Stack(Config(tmp_path, environ={name: ""}), processes).places(None, False)
+    assert ("Stripe, a stand-in", f"http://127.0.0.1:{STRIPE}") in ours
+
+
+def test_with_a_real_stripe_the_seeded_users_have_their_plans_and_no_ids(tmp_path: Path) -> None:
+    """And nothing listens on the stand-in's port; once it does, they subscribe there."""
+    folder, offset = tmp_path / "stack", free_offset()
+    real = {"STRIPE_SECRET_KEY": "sk_test_mine", "STRIPE_WEBHOOK_SECRET": "whsec_mine"}
+    with launched(folder, offset, real) as running:
+        info = running.ready()
+        assert (info["stripe_url"], info["stripe_webhook_secret"]) == (None, "whsec_mine")
+        assert rows(info) == {tier: (tier, None, None, None, None) for tier in FOUR}
+        launcher.require_free(STRIPE + offset)
+        assert not (folder / "stripe.json").exists()
+        assert running.end() == 0
+    with launched(folder, offset, {"STRIPE_WEBHOOK_SECRET": "whsec_mine"}) as running:
+        info = running.ready()
+        assert info["stripe_webhook_secret"] == "whsec_mine"
+        assert len(paying(info)) == 3
+
+
 def test_ctrl_c_stops_everything_and_the_data_stays_until_reset(tmp_path: Path) -> None:
-    """Exit status 0, no process, no stack.json; rows and users are there again until `reset`."""
+    """Exit status 0, no process, no stack.json; rows, users and subscriptions are there again until `reset`."""
     folder, offset = tmp_path / "stack", free_offset()
     ids = []
     for expected in ([], [("kept",)]):
@@ -286,11 +424,12 @@ def test_ctrl_c_stops_everything_and_the_data_stays_until_reset(tmp_path: Path) 
                     "insert into public.conversations (user_id, title, expires_at) values (%s, 'kept', 'infinity')",
                     (info["users"]["pro"]["id"],),
                 )
-            ids.append([user["id"] for user in info["users"].values()])
+            ids.append([[user["id"] for user in info["users"].values()], paying(info)])
             assert running.end() == 0
             assert running.said.endswith("\nstopped\n")
         assert not (folder / "stack.json").exists()
     assert ids[0] == ids[1]
+    (folder / "stripe.new").touch()  # as a kill leaves it
     with launched(folder, offset, command=(*RUN[:-1], "reset")) as resetting:
         assert resetting.process.wait(DEADLINE_S) == 0
     assert [path.name for path in folder.iterdir()] == ["lock"]
@@ -299,22 +438,33 @@ def test_ctrl_c_stops_everything_and_the_data_stays_until_reset(tmp_path: Path) 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: "")
 def test_a_kill_at_any_moment_leaves_nothing_and_the_next_start_works(tmp_path: Path, seed: int) -> None:
-    """Launcher or make, killed or asked to end, during initdb, migrations, the servers' start, and when ready."""
+    """Launcher or make, killed or asked to end, during initdb, migrations, the servers' start, the first purchases, and
+    when ready."""
     print(f"repeat with SEED={seed}")  # noqa: T201 -- pytest shows it where the test fails
     chance = random.Random(seed)  # noqa: S311 -- repeatable
     folder, offset = tmp_path / "stack", free_offset()
     ways = [(RUN, signal.SIGKILL), (RUN, signal.SIGINT), (MAKE, signal.SIGKILL), (MAKE, signal.SIGTERM)]
+    ways.append((RUN, signal.SIGKILL))
     chance.shuffle(ways)
-    moments = [("/initdb ", 0.6), ("/postgres ", 0.3), ("infra.local.serve", 2.5), ("ready in", 0.3)]
+    # An earlier one may have come after everything had been bought.
+    moments = [
+        ("/initdb ", 0.6),
+        ("/postgres ", 0.3),
+        ("infra.local.serve", 2.0),
+        ("infra.local.billing|ready in", 1.0),
+    ]
+    moments.append(("ready in", 0.3))
     for (command, number), (sign, longest) in zip(ways, moments, strict=True):
         with launched(folder, offset, command=command) as running:
             running.wait_until(
-                sign, lambda sign=sign: any(sign in text for text in (running.said, *processes_of(folder).values()))
+                sign,
+                lambda sign=sign: any(re.search(sign, text) for text in (running.said, *processes_of(folder).values())),
             )
             time.sleep(chance.uniform(0, longest))  # the moment, not a wait
             running.end(number)
     with launched(folder, offset) as running:
         assert tiers(running.ready()) == FOUR
+        assert len(paying(running.ready())) == 3
         assert running.end() == 0
 
 

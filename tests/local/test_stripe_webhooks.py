@@ -145,6 +145,30 @@ def test_an_event_is_a_snapshot_however_late_it_comes(fake: Fake) -> None:
     assert fake.v1.events.retrieve(fake.shop.heard[0].id).data.object["name"] == "before"
 
 
+def test_what_is_due_again_while_events_are_held_is_held_too(fake: Fake) -> None:
+    fake.shop.answer = lambda event: 500
+    fake.v1.customers.create({})
+    fake.settle()
+    fake.shop.answer = lambda event: 200
+    fake.control("/_webhooks/mode", hold=True)
+    fake.advance(HOUR)
+    assert len(fake.shop.heard) == 1
+    fake.control("/_webhooks/mode", hold=False)
+    fake.settle()
+    assert len(fake.shop.heard) == 2
+
+
+def test_a_stand_in_may_begin_with_held_events() -> None:
+    with running(hold=True) as fake:
+        fake.listen()
+        fake.v1.customers.create({})
+        fake.settle()
+        assert fake.shop.heard == []
+        fake.control("/_webhooks/mode", hold=False)
+        fake.settle()
+        assert fake.shop.types == ["customer.created"]
+
+
 def test_pending_webhooks_says_whether_it_has_arrived(fake: Fake) -> None:
     fake.control("/_webhooks/mode", hold=True)
     fake.v1.customers.create({})

@@ -37,7 +37,7 @@ class Deliverer:
         self._world = world
         self.url, self.secret = world.settings.webhook_url, world.settings.webhook_secret
         self.types: list[str] = ["*"]
-        self.hold = self.drop = False
+        self.hold, self.drop = world.settings.hold, False
         self.waiting: deque[str] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -53,12 +53,13 @@ class Deliverer:
         event["pending_webhooks"] = 1
         if self.drop:
             self.lose(event)
-        elif self.hold:
-            event["_delivery"]["state"] = "held"
         else:
             self.queue(event)
 
     def queue(self, event: Json) -> None:
+        if self.hold:
+            event["_delivery"]["state"] = "held"
+            return
         event["_delivery"]["state"] = "waiting"
         self.waiting.append(event["id"])
         self._idle.clear()

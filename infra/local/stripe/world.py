@@ -30,6 +30,8 @@ class Settings:
     start: int | None = None
     state_path: str = ""
     """A file that keeps the state over a restart; empty: none."""
+    hold: bool = False
+    """Whether to begin with `hold`, because the shop is not open yet."""
 
 
 @dataclass(slots=True)
