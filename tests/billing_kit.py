@@ -4,7 +4,9 @@ The database is the running stack's. The stand-in keeps every event until it is 
 """
 
 import asyncio
+import io
 import json
+import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,6 +38,7 @@ from tests.sql.metering import Db, value
 __all__ = ["DAY", "HOUR", "START"]
 
 SITE = "https://shop.example"
+AS_US = {"authorization": f"Bearer {KEY}"}
 T = TypeVar("T")
 
 
@@ -210,6 +213,53 @@ def as_json(thing: Any) -> dict[str, Any]:
     """A stripe-python object as plain JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(thing.to_dict(), default=str))
     return plain
+
+
+def at_stripe(town: Town, path: str, **params: Any) -> dict[str, Any]:
+    """Something at Stripe, as it is on the wire."""
+    answer = town.fake.http.get(f"/v1/{path}", params=params, headers=AS_US)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def change(town: Town, path: str, **params: Any) -> dict[str, Any]:
+    """A change that somebody makes at Stripe."""
+    answer = town.fake.http.post(f"/v1/{path}", data=params, headers=AS_US)
+    assert answer.status_code == 200, answer.text
+    changed: dict[str, Any] = answer.json()
+    return changed
+
+
+@contextmanager
+def unheard(town: Town) -> Iterator[None]:
+    """What happens at Stripe meanwhile is delivered only by name."""
+    town.fake.control("/_webhooks/mode", drop=True)
+    try:
+        yield
+    finally:
+        town.fake.control("/_webhooks/mode", drop=False)
+
+
+@contextmanager
+def another(town: Town, create: Callable[[], Starlette], **changed: str) -> Iterator[httpx.Client]:
+    """One of the two functions with other settings, on a server of its own. Gives a client of it."""
+    with mock.patch.dict(os.environ, {**environment(town.stack, town.fake.url), **changed}):
+        app = create()
+    with serve(lambda url: app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+@contextmanager
+def log_of(service: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What a function of this process writes meanwhile: gives what returns its lines so far."""
+    (handler,) = (one for one in logging.getLogger(service).handlers if isinstance(one, logging.StreamHandler))
+    written = io.StringIO()
+    usual = handler.setStream(written)
+    try:
+        yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    finally:
+        handler.setStream(usual)
 
 
 @pytest.fixture(scope="session")

@@ -124,5 +124,5 @@ async def _main() -> list[str]:
 if __name__ == "__main__":
     try:
         print("\n".join(asyncio.run(_main())))
-    except (SettingsError, AppError, StripeError) as error:
+    except (SettingsError, AppError, StripeError, ValueError) as error:
         sys.exit(f"catalog: {error}")

@@ -11,7 +11,6 @@ from typing import Any
 
 from stripe import InvalidRequestError, StripeClient, StripeError
 from stripe.checkout import Session
-from stripe.params import CustomerCreateParams
 from stripe.params.checkout import SessionCreateParams
 
 from functions.checkout.settings import CheckoutSettings
@@ -19,7 +18,7 @@ from functions.common.auth import User
 from functions.common.billing.look import live_subscription
 from functions.common.billing.stripe_client import Account, plan_key
 from functions.common.database import Database
-from functions.common.errors import AppError, NotFound, PaymentUnavailable
+from functions.common.errors import Internal, NotFound, PaymentUnavailable
 from functions.common.observe import Observer
 
 WITHIN_S = 16.0  # below the function's own time (serverless.yml)
@@ -97,6 +96,9 @@ class Shop:
         try:
             async with asyncio.timeout(WITHIN_S):
                 yield self._client
+        except CatalogMissing as error:
+            self._observer.failure("stripe has no such price", error)
+            raise
         except (StripeError, TimeoutError) as error:
             self._observer.failure("stripe failed", error, upstream_status=getattr(error, "http_status", None))
             raise PaymentUnavailable from error
@@ -114,16 +116,15 @@ class Shop:
         profile = await self._profile(user)
         if profile["stripe_customer_id"] is not None:
             return str(profile["stripe_customer_id"])
-        wanted: CustomerCreateParams = {"metadata": {"user_id": user.id}}
-        if profile["email"]:
-            wanted["email"] = profile["email"]
-        # The same for all clicks until a customer of theirs has been deleted.
+        # The same for all clicks until a customer of theirs has been deleted; so without the address, which may change.
         key = f"customer:{user.id}:{profile['stripe_sequence']}"
-        customer = await stripe.v1.customers.create_async(wanted, {"idempotency_key": key})
+        customer = await stripe.v1.customers.create_async({"metadata": {"user_id": user.id}}, {"idempotency_key": key})
         params = {"p_user_id": user.id, "p_customer_id": customer.id}
         linked: str | None = await self._database.call("link_stripe_customer", params, repeatable=True)
         if linked is None:
             raise NotFound("There is no subscription.")
+        if profile["email"]:
+            await stripe.v1.customers.update_async(linked, {"email": profile["email"]})
         return linked
 
     async def _page(
@@ -178,6 +179,8 @@ class Shop:
             # Clicks at once see the same newest page, and get the same new one.
             {"idempotency_key": f"checkout:{user.id}:{newest}:{purpose}"},
         )
+        if wanted["mode"] == "subscription":
+            await _close_older(stripe, customer_id, session)
         return _shown(session)
 
     def _tax(self) -> SessionCreateParams:
@@ -192,12 +195,17 @@ class Shop:
         return {"url": session.url, "session_id": session.id}
 
 
-class CatalogMissing(AppError):
-    """`python -m functions.checkout.catalog` has not been run. The client is shown what Internal shows."""
+class CatalogMissing(Internal):
+    """`python -m functions.checkout.catalog` has not been run."""
 
-    @property
-    def sentence(self) -> str:
-        return self.message
+
+async def _close_older(stripe: StripeClient, customer_id: str, newest: Session) -> None:
+    """Close the pages to subscribe on that were made before this one, while it was being made. Newest come first."""
+    listed = await stripe.v1.checkout.sessions.list_async({"customer": customer_id, "status": "open", "limit": 100})
+    ids = [session.id for session in listed.data if session.mode == "subscription"]
+    for session_id in ids[ids.index(newest.id) + 1 :] if newest.id in ids else []:
+        with suppress(InvalidRequestError):
+            await stripe.v1.checkout.sessions.expire_async(session_id)
 
 
 def _shown(session: Session) -> dict[str, str]:
