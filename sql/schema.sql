@@ -191,6 +191,10 @@ begin
       credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
       depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
     where c.id = v_hold.credit_pack_id;
+    -- It may be the only one they have: free could not spend it.
+    update public.user_subscriptions s set tier = 'usage_only'
+    where s.user_id = v_hold.user_id and s.tier = 'free' and s.stripe_subscription_id is null
+      and private.unsubscribed_tier(s.user_id, private.clock()) = 'usage_only';
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
@@ -415,16 +419,20 @@ $$;
 
 COMMENT ON FUNCTION private.note_own_key() IS 'Trigger: uses_byo_key says whether the user has an active key, at once. Runs as its owner: Auth deletes users.';
 
-CREATE FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) RETURNS record
+CREATE FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
     AS $$
 declare
-  v_anchor timestamp := p_anchor at time zone 'UTC';
+  v_anchor timestamp := p_start at time zone 'UTC';
   v_at timestamp := p_at at time zone 'UTC';
   v_months integer;
 begin
-  if p_anchor is null then
+  if p_at >= p_start and p_at < p_end then
+    period_start := p_start;
+    period_end := p_end;
+    return;
+  elsif p_start is null then
     v_anchor := date_trunc('month', v_at);
   end if;
   v_months := (extract(year from v_at) - extract(year from v_anchor)) * 12
@@ -438,7 +446,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) IS 'The monthly period that holds a time, counted from an anchor; without one, the calendar month, UTC.';
+COMMENT ON FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) IS 'The billing period that holds a time: the one that is given, as long as that may be; else months counted from its start; without one, the calendar month, UTC.';
 
 CREATE FUNCTION private.reason_of(p_funding text, p_tier text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
@@ -642,7 +650,7 @@ begin
   loop
     select
       s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd, s.for_life, s.quota_limit, s.used, s.quota_date,
-      s.quota_used, s.lifetime_used, s.current_period_start, s.overage_period_start, s.overage_used, s.overage_limit,
+      s.quota_used, s.lifetime_used, s.current_period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
       s.overage_price_usd, s.own_key, s.funding,
       (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
       (select u.id from public.usage_logs u
@@ -728,7 +736,7 @@ begin
       where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
   elsif v.funding = 'overage' then
     v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
-    v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;
+    v_resets_at := (private.period_at(v.current_period_start, v.current_period_end, v.now)).period_end;
   end if;
   if v_conversation_id is not null and v.history_days > 0 then
     v_history := private.recent_messages(
@@ -808,8 +816,8 @@ CREATE FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment j
     AS $$
 declare
   v_session_id constant text := p_payment ->> 'session_id';
-  v_credits constant integer := p_payment ->> 'credits';
-  v_paid_at constant timestamptz := p_payment ->> 'paid_at';
+  v_credits constant integer := (p_payment ->> 'credits')::integer;
+  v_paid_at constant timestamptz := (p_payment ->> 'paid_at')::timestamptz;
   v_due integer;
 begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
@@ -837,6 +845,9 @@ begin
     is_frozen = (p_payment ->> 'is_disputed')::boolean,
     stripe_sequence = p_sequence
   where c.stripe_checkout_session_id = v_session_id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
+  if not found then
+    return p_user_id;
+  end if;
   update public.user_subscriptions s set tier = private.unsubscribed_tier(p_user_id, private.clock())
   where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
     and s.tier in ('free', 'usage_only') and s.tier <> private.unsubscribed_tier(p_user_id, private.clock());
@@ -881,51 +892,44 @@ $$;
 
 COMMENT ON FUNCTION public.can_user_query(p_user_id uuid) IS 'Whether a user''s next query would be admitted now, why, and whether it costs money or paying would help. Changes nothing.';
 
-CREATE FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) RETURNS jsonb
+CREATE FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone, p_target jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
-declare
-  v_items jsonb;
 begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   perform from auth.users where id = p_user_id for key share;
+  -- Rows that are locked (a conversation of theirs is being deleted) are left to the next time: whoever waits for one
+  -- while it holds others could wait for ever.
   with due as (
-    select u.period_start, u.overage_charge, count(*) as queries
+    select u.id, u.period_start, u.overage_charge
     from public.usage_logs u
     where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
-    group by u.period_start, u.overage_charge
+    for no key update skip locked
   ), made as (
-    insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd)
-    select private.clock(), p_user_id, d.period_start, d.queries, d.overage_charge from due d
+    insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd, target)
+    select private.clock(), p_user_id, d.period_start, count(*), d.overage_charge, p_target from due d
+    group by d.period_start, d.overage_charge
     order by d.period_start, d.overage_charge
     returning i.id, i.period_start, i.unit_price_usd
   )
   update public.usage_logs u set invoice_item_id = m.id
-  from made m
-  where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
-    and u.period_start = m.period_start and u.overage_charge = m.unit_price_usd;
-
-  with taken as (
-    update public.overage_invoice_items i set attempts = i.attempts + 1
-    where i.user_id = p_user_id and i.stripe_invoice_item_id is null
-    returning i.*
-  )
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'id', t.id, 'created_at', t.created_at, 'period_start', t.period_start, 'queries', t.queries,
-    'unit_price_usd', t.unit_price_usd::text, 'amount_usd', t.amount_usd::text, 'amount_cents', t.amount_cents,
-    'attempts', t.attempts) order by t.period_start, t.id), '[]')
-  into v_items from taken t;
-  return jsonb_build_object(
-    'items', v_items,
-    'placed', (
-      select coalesce(jsonb_agg(jsonb_build_object('id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id)), '[]')
-      from public.overage_invoice_items i
-      where i.user_id = p_user_id and i.stripe_invoice_item_id is not null and i.stripe_invoice_id is null));
+  from due d join made m on m.period_start = d.period_start and m.unit_price_usd = d.overage_charge
+  where u.id = d.id;
+  update public.overage_invoice_items i set attempts = i.attempts + 1
+  where i.user_id = p_user_id and i.stripe_invoice_item_id is null;
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
+      'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
+      'attempts', i.attempts, 'target', i.target, 'refusals', i.refusals,
+      'stripe_invoice_item_id', i.stripe_invoice_item_id) order by i.period_start, i.id), '[]')
+    from public.overage_invoice_items i
+    where i.user_id = p_user_id and (i.stripe_invoice_item_id is null or i.stripe_invoice_id is null));
 end
 $$;
 
-COMMENT ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) IS 'Takes a user''s settled overage of before p_until together, one item a period and price, each query once and for all. Returns {items: those that Stripe has not confirmed, placed: those that wait there for an invoice}.';
+COMMENT ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone, p_target jsonb) IS 'Takes a user''s settled overage of before p_until together, one item a period and price, each query once and for all, to be put where p_target says. Returns the items that are on no invoice yet, as far as we know.';
 
 CREATE FUNCTION public.claim_stripe_event(p_event_id text, p_type text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1396,15 +1400,15 @@ begin
   for v_user_id in
     select s.user_id from public.user_subscriptions s
     where s.current_overage_amount > 0
-      and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start
+      and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start
     order by s.user_id
   loop
     perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
     update public.user_subscriptions s set
       current_overage_amount = 0,
-      overage_period_start = (private.period_at(s.current_period_start, v_at)).period_start
+      overage_period_start = (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start
     where s.user_id = v_user_id
-      and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start;
+      and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start;
     v_reset := v_reset + case when found then 1 else 0 end;
   end loop;
   return v_reset;
@@ -1412,6 +1416,18 @@ end
 $$;
 
 COMMENT ON FUNCTION public.reset_monthly_overages() IS 'Starts the overage counter of every period that has ended anew; returns how many. Forgets no money.';
+
+CREATE FUNCTION public.retarget_overage(p_id uuid, p_refusals integer, p_target jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  update public.overage_invoice_items i set target = p_target, refusals = i.refusals + 1
+  where i.id = p_id and i.refusals = p_refusals and i.stripe_invoice_item_id is null;
+end
+$$;
+
+COMMENT ON FUNCTION public.retarget_overage(p_id uuid, p_refusals integer, p_target jsonb) IS 'Sends an overage item elsewhere, once Stripe has refused its target for good: the one that p_refusals went before.';
 
 CREATE FUNCTION public.rotate_api_keys(p_rows jsonb) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1482,7 +1498,10 @@ begin
   if p_turn is not null then
     select * into v_hold from public.query_holds where id = p_hold_id;
     select p.history_days into v_history_days
-    from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
+    from public.user_subscriptions s
+    join public.plans p
+      on p.tier = coalesce(case when s.current_period_end <= private.clock() then s.next_tier end, s.tier)
+    where s.user_id = v_hold.user_id;
     if v_history_days > 0 then
       -- Before the conversation, so that a user's deletion cannot cross us.
       perform from auth.users where id = v_hold.user_id for key share;
@@ -1590,7 +1609,7 @@ begin
     raise exception using errcode = 'NTFND', message = 'There is no subscription.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
-  select * into v_period from private.period_at(v.current_period_start, v.now);
+  select * into v_period from private.period_at(v.current_period_start, v.current_period_end, v.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
@@ -1835,6 +1854,7 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
     rolled.quota_used,
     (s.lifetime_used)::integer AS lifetime_used,
     rolled.current_period_start,
+    s.current_period_end,
     rolled.overage_period_start,
     rolled.overage_used,
     terms.overage_limit,
@@ -1856,7 +1876,7 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
         CASE
             WHEN ((NOT terms.runs) OR terms.for_life OR terms.is_prepaid OR (decision.funding = 'credit'::text)) THEN NULL::timestamp with time zone
             WHEN ((decision.funding = 'included'::text) OR (NOT terms.sells_overage)) THEN clock.midnight
-            ELSE LEAST((private.period_at(rolled.current_period_start, clock.now)).period_end,
+            ELSE LEAST((private.period_at(rolled.current_period_start, s.current_period_end, clock.now)).period_end,
             CASE
                 WHEN ((decision.funding IS NULL) AND (terms.quota_limit > 0)) THEN clock.midnight
                 ELSE NULL::timestamp with time zone
@@ -1896,7 +1916,7 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
                         CASE
                             WHEN (ended.lapsed OR (s.current_period_start IS NULL)) THEN date_trunc('month'::text, clock.now, 'UTC'::text)
                             WHEN ((clock.now >= s.current_period_start) AND (clock.now < s.current_period_end)) THEN s.current_period_start
-                            ELSE (private.period_at(s.current_period_start, clock.now)).period_start
+                            ELSE (private.period_at(s.current_period_start, s.current_period_end, clock.now)).period_start
                         END AS period
                    FROM ( SELECT ((((s.status)::text = 'canceled'::text) AND (s.current_period_end <= clock.now)) IS TRUE) AS lapsed) ended
                  OFFSET 0) began
@@ -1965,6 +1985,8 @@ COMMENT ON COLUMN private.standing.quota_used IS 'Included queries used that day
 COMMENT ON COLUMN private.standing.lifetime_used IS 'Included queries used on a lifetime quota.';
 
 COMMENT ON COLUMN private.standing.current_period_start IS 'Start of the billing period; null: calendar months, UTC.';
+
+COMMENT ON COLUMN private.standing.current_period_end IS 'End of that period, as the row says it.';
 
 COMMENT ON COLUMN private.standing.overage_period_start IS 'Start of the period that overage_used counts.';
 
@@ -2312,6 +2334,8 @@ CREATE TABLE public.overage_invoice_items (
     amount_usd public.usd GENERATED ALWAYS AS (((queries)::numeric * (unit_price_usd)::numeric)) STORED NOT NULL,
     amount_cents integer GENERATED ALWAYS AS (floor((((queries)::numeric * (unit_price_usd)::numeric) * (100)::numeric))) STORED NOT NULL,
     attempts public.quantity DEFAULT 0 NOT NULL,
+    target jsonb NOT NULL,
+    refusals public.quantity DEFAULT 0 NOT NULL,
     stripe_invoice_item_id text,
     stripe_invoice_id text,
     CONSTRAINT overage_invoice_items_queries_are_positive CHECK ((queries > 0))
@@ -2338,6 +2362,10 @@ COMMENT ON COLUMN public.overage_invoice_items.amount_usd IS 'US dollars, exactl
 COMMENT ON COLUMN public.overage_invoice_items.amount_cents IS 'US cents that Stripe is told: rounded down, in the user''s favour, here and nowhere else.';
 
 COMMENT ON COLUMN public.overage_invoice_items.attempts IS 'How often it was taken to Stripe. From the second time on, what is there already is looked for.';
+
+COMMENT ON COLUMN public.overage_invoice_items.target IS 'Where Stripe is asked to put it: {"invoice"}, a draft; {"subscription"}, whose next invoice takes it; {}: the customer. Settled here, so that all who ask at once ask the same.';
+
+COMMENT ON COLUMN public.overage_invoice_items.refusals IS 'How many targets Stripe has refused for good.';
 
 COMMENT ON COLUMN public.overage_invoice_items.stripe_invoice_item_id IS 'The invoice item at Stripe; null: not there yet, as far as we know.';
 
@@ -2766,9 +2794,9 @@ GRANT ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp wi
 
 REVOKE ALL ON FUNCTION private.note_own_key() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO authenticated;
-GRANT ALL ON FUNCTION private.period_at(p_anchor timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO service_role;
+REVOKE ALL ON FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO authenticated;
+GRANT ALL ON FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) TO service_role;
 
 REVOKE ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.reason_of(p_funding text, p_tier text) TO authenticated;
@@ -2811,8 +2839,8 @@ REVOKE ALL ON FUNCTION public.can_user_query(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO authenticated;
 GRANT ALL ON FUNCTION public.can_user_query(p_user_id uuid) TO service_role;
 
-REVOKE ALL ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone) TO service_role;
+REVOKE ALL ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone, p_target jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_overage(p_user_id uuid, p_until timestamp with time zone, p_target jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.claim_stripe_event(p_event_id text, p_type text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.claim_stripe_event(p_event_id text, p_type text) TO service_role;
@@ -2873,6 +2901,9 @@ GRANT ALL ON FUNCTION public.release_stale_holds() TO service_role;
 
 REVOKE ALL ON FUNCTION public.reset_monthly_overages() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.reset_monthly_overages() TO service_role;
+
+REVOKE ALL ON FUNCTION public.retarget_overage(p_id uuid, p_refusals integer, p_target jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.retarget_overage(p_id uuid, p_refusals integer, p_target jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.rotate_api_keys(p_rows jsonb) TO service_role;

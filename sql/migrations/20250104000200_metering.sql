@@ -12,15 +12,19 @@
 
 
 create or replace function private.period_at(
-  p_anchor timestamptz, p_at timestamptz, out period_start timestamptz, out period_end timestamptz)
+  p_start timestamptz, p_end timestamptz, p_at timestamptz, out period_start timestamptz, out period_end timestamptz)
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_anchor timestamp := p_anchor at time zone 'UTC';
+  v_anchor timestamp := p_start at time zone 'UTC';
   v_at timestamp := p_at at time zone 'UTC';
   v_months integer;
 begin
-  if p_anchor is null then
+  if p_at >= p_start and p_at < p_end then
+    period_start := p_start;
+    period_end := p_end;
+    return;
+  elsif p_start is null then
     v_anchor := date_trunc('month', v_at);
   end if;
   v_months := (extract(year from v_at) - extract(year from v_anchor)) * 12
@@ -33,10 +37,12 @@ begin
   period_end := (v_anchor + (v_months + 1) * interval '1 month') at time zone 'UTC';
 end
 $$;
-comment on function private.period_at(timestamptz, timestamptz) is
-  'The monthly period that holds a time, counted from an anchor; without one, the calendar month, UTC.';
-revoke all on function private.period_at(timestamptz, timestamptz) from public, anon, authenticated, service_role;
-grant execute on function private.period_at(timestamptz, timestamptz) to authenticated, service_role;
+comment on function private.period_at(timestamptz, timestamptz, timestamptz) is
+  'The billing period that holds a time: the one that is given, as long as that may be; else months counted from its '
+  'start; without one, the calendar month, UTC.';
+revoke all on function private.period_at(timestamptz, timestamptz, timestamptz)
+  from public, anon, authenticated, service_role;
+grant execute on function private.period_at(timestamptz, timestamptz, timestamptz) to authenticated, service_role;
 
 
 create or replace function private.reason_of(p_funding text, p_tier text) returns text
@@ -112,7 +118,8 @@ select
   p.query_cost_limit_usd::numeric as query_cost_limit_usd,
   p.allows_byok,
   terms.for_life, terms.quota_limit, terms.used, rolled.quota_date, rolled.quota_used,
-  s.lifetime_used::integer as lifetime_used, rolled.current_period_start, rolled.overage_period_start,
+  s.lifetime_used::integer as lifetime_used, rolled.current_period_start, s.current_period_end,
+  rolled.overage_period_start,
   rolled.overage_used, terms.overage_limit, p.overage_price_usd::numeric as overage_price_usd,
   p.overage_price_usd is not null and s.allow_overages as allows_overage,
   terms.runs and p.allows_byok and s.uses_byo_key as own_key,
@@ -131,7 +138,7 @@ select
     when not terms.runs or terms.for_life or terms.is_prepaid or decision.funding = 'credit' then null
     when decision.funding = 'included' or not terms.sells_overage then clock.midnight
     else least(
-      (private.period_at(rolled.current_period_start, clock.now)).period_end,
+      (private.period_at(rolled.current_period_start, s.current_period_end, clock.now)).period_end,
       case when decision.funding is null and terms.quota_limit > 0 then clock.midnight end)
   end as resets_at
 from (
@@ -158,7 +165,7 @@ cross join lateral (
     select ended.lapsed, case
         when ended.lapsed or s.current_period_start is null then date_trunc('month', clock.now, 'UTC')
         when clock.now >= s.current_period_start and clock.now < s.current_period_end then s.current_period_start
-        else (private.period_at(s.current_period_start, clock.now)).period_start
+        else (private.period_at(s.current_period_start, s.current_period_end, clock.now)).period_start
       end as period
     from (select (s.status = 'canceled' and s.current_period_end <= clock.now) is true as lapsed) ended
     offset 0
@@ -217,6 +224,7 @@ comment on column private.standing.quota_date is 'The UTC day that quota_used co
 comment on column private.standing.quota_used is 'Included queries used that day.';
 comment on column private.standing.lifetime_used is 'Included queries used on a lifetime quota.';
 comment on column private.standing.current_period_start is 'Start of the billing period; null: calendar months, UTC.';
+comment on column private.standing.current_period_end is 'End of that period, as the row says it.';
 comment on column private.standing.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.standing.overage_used is 'US dollars of overage in that period, holds included.';
 comment on column private.standing.overage_limit is 'US dollars of overage that are allowed a period; null: none by the plan.';

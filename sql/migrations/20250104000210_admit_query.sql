@@ -213,7 +213,7 @@ begin
   loop
     select
       s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd, s.for_life, s.quota_limit, s.used, s.quota_date,
-      s.quota_used, s.lifetime_used, s.current_period_start, s.overage_period_start, s.overage_used, s.overage_limit,
+      s.quota_used, s.lifetime_used, s.current_period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
       s.overage_price_usd, s.own_key, s.funding,
       (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
       (select u.id from public.usage_logs u
@@ -299,7 +299,7 @@ begin
       where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
   elsif v.funding = 'overage' then
     v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
-    v_resets_at := (private.period_at(v.current_period_start, v.now)).period_end;
+    v_resets_at := (private.period_at(v.current_period_start, v.current_period_end, v.now)).period_end;
   end if;
   if v_conversation_id is not null and v.history_days > 0 then
     v_history := private.recent_messages(

@@ -83,6 +83,10 @@ begin
       credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
       depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
     where c.id = v_hold.credit_pack_id;
+    -- It may be the only one they have: free could not spend it.
+    update public.user_subscriptions s set tier = 'usage_only'
+    where s.user_id = v_hold.user_id and s.tier = 'free' and s.stripe_subscription_id is null
+      and private.unsubscribed_tier(s.user_id, private.clock()) = 'usage_only';
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
@@ -175,7 +179,10 @@ begin
   if p_turn is not null then
     select * into v_hold from public.query_holds where id = p_hold_id;
     select p.history_days into v_history_days
-    from public.user_subscriptions s join public.plans p on p.tier = s.tier where s.user_id = v_hold.user_id;
+    from public.user_subscriptions s
+    join public.plans p
+      on p.tier = coalesce(case when s.current_period_end <= private.clock() then s.next_tier end, s.tier)
+    where s.user_id = v_hold.user_id;
     if v_history_days > 0 then
       -- Before the conversation, so that a user's deletion cannot cross us.
       perform from auth.users where id = v_hold.user_id for key share;

@@ -22,7 +22,7 @@ begin
     raise exception using errcode = 'NTFND', message = 'There is no subscription.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
-  select * into v_period from private.period_at(v.current_period_start, v.now);
+  select * into v_period from private.period_at(v.current_period_start, v.current_period_end, v.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,

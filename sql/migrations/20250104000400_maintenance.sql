@@ -12,15 +12,15 @@ begin
   for v_user_id in
     select s.user_id from public.user_subscriptions s
     where s.current_overage_amount > 0
-      and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start
+      and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start
     order by s.user_id
   loop
     perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
     update public.user_subscriptions s set
       current_overage_amount = 0,
-      overage_period_start = (private.period_at(s.current_period_start, v_at)).period_start
+      overage_period_start = (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start
     where s.user_id = v_user_id
-      and (private.period_at(s.current_period_start, v_at)).period_start > s.overage_period_start;
+      and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start;
     v_reset := v_reset + case when found then 1 else 0 end;
   end loop;
   return v_reset;

@@ -202,8 +202,8 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_session_id constant text := p_payment ->> 'session_id';
-  v_credits constant integer := p_payment ->> 'credits';
-  v_paid_at constant timestamptz := p_payment ->> 'paid_at';
+  v_credits constant integer := (p_payment ->> 'credits')::integer;
+  v_paid_at constant timestamptz := (p_payment ->> 'paid_at')::timestamptz;
   v_due integer;
 begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
@@ -231,6 +231,9 @@ begin
     is_frozen = (p_payment ->> 'is_disputed')::boolean,
     stripe_sequence = p_sequence
   where c.stripe_checkout_session_id = v_session_id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
+  if not found then
+    return p_user_id;
+  end if;
   update public.user_subscriptions s set tier = private.unsubscribed_tier(p_user_id, private.clock())
   where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
     and s.tier in ('free', 'usage_only') and s.tier <> private.unsubscribed_tier(p_user_id, private.clock());
@@ -254,21 +257,23 @@ as $$
 begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   perform from auth.users where id = p_user_id for key share;
+  -- Rows that are locked (a conversation of theirs is being deleted) are left to the next time: whoever waits for one
+  -- while it holds others could wait for ever.
   with due as (
-    select u.period_start, u.overage_charge, count(*) as queries
+    select u.id, u.period_start, u.overage_charge
     from public.usage_logs u
     where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
-    group by u.period_start, u.overage_charge
+    for no key update skip locked
   ), made as (
     insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd, target)
-    select private.clock(), p_user_id, d.period_start, d.queries, d.overage_charge, p_target from due d
+    select private.clock(), p_user_id, d.period_start, count(*), d.overage_charge, p_target from due d
+    group by d.period_start, d.overage_charge
     order by d.period_start, d.overage_charge
     returning i.id, i.period_start, i.unit_price_usd
   )
   update public.usage_logs u set invoice_item_id = m.id
-  from made m
-  where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
-    and u.period_start = m.period_start and u.overage_charge = m.unit_price_usd;
+  from due d join made m on m.period_start = d.period_start and m.unit_price_usd = d.overage_charge
+  where u.id = d.id;
   update public.overage_invoice_items i set attempts = i.attempts + 1
   where i.user_id = p_user_id and i.stripe_invoice_item_id is null;
   return (

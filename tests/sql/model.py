@@ -1,6 +1,7 @@
 """Metering in plain Python: the rules with no SQL, no locks, no concurrency, to compare with.
 
-One user. Time is passed in. Where the SQL keeps counters, this keeps the queries themselves and counts them each time.
+One user. Time is passed in. Where the SQL keeps counters, this keeps the queries themselves and counts them each time;
+where it keeps what is left of a pack, this works it out from what was bought, used and refunded.
 """
 
 from dataclasses import dataclass, field, replace
@@ -10,19 +11,47 @@ from decimal import Decimal
 PRICE = Decimal("0.025")
 DAILY = {"basic": 15, "pro": 40, "usage_only": 0}
 LIFETIME = 10
+CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
 CHARGED = ("answered", "stopped")
 
 
+@dataclass(frozen=True)
+class Subscription:
+    """A live subscription as a look at Stripe finds it. Without a period: calendar months."""
+
+    tier: str
+    paid_tiers: tuple[str, ...] = ()
+    status: str = "active"
+    period: tuple[datetime, datetime] | None = None
+    past_due_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Payment:
+    """What was paid for a pack, as a look at Stripe finds it. `paid_at` is None until it is."""
+
+    session: str
+    credits: int
+    expires_at: datetime | None
+    paid_at: datetime | None
+    cents: int
+    refunded_cents: int = 0
+    disputed: bool = False
+    lost: bool = False
+
+    @property
+    def due(self) -> int:
+        """Credits that what went back is worth."""
+        return self.credits if self.lost else self.credits * self.refunded_cents // self.cents
+
+
 @dataclass
 class Pack:
-    """Prepaid queries. `order` is when it was bought."""
+    """Prepaid queries: the newest look at their payment, and its number."""
 
-    id: str
-    bought: int
-    expires_at: datetime | None
-    order: datetime
-    revoked: int = 0
+    payment: Payment
+    look: int
 
 
 @dataclass
@@ -31,6 +60,7 @@ class Query:
 
     id: str
     request: str
+    at: datetime
     funding: str
     tier: str
     day: date
@@ -38,6 +68,7 @@ class Query:
     pack: str | None
     expires_at: datetime
     outcome: str | None = None
+    billed: bool = False
 
     @property
     def counts(self) -> bool:
@@ -56,16 +87,21 @@ def months_after(anchor: datetime, months: int) -> datetime:
     return anchor.replace(year=year, month=month + 1)
 
 
-def period_start(anchor: datetime | None, at: datetime) -> datetime:
-    """The start of the monthly period that holds `at`."""
+def period(anchor: datetime | None, at: datetime) -> tuple[datetime, datetime]:
+    """The monthly period that holds `at`: its start and its end."""
     if anchor is None:
-        return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        anchor = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     months = 0
     while months_after(anchor, months + 1) <= at:
         months += 1
     while months_after(anchor, months) > at:
         months -= 1
-    return months_after(anchor, months)
+    return months_after(anchor, months), months_after(anchor, months + 1)
+
+
+def midnight_after(at: datetime) -> datetime:
+    """When the next UTC day begins."""
+    return datetime.combine(at.date() + timedelta(days=1), datetime.min.time(), UTC)
 
 
 @dataclass
@@ -73,11 +109,13 @@ class User:
     """A user, what they have bought, and every query they ever asked."""
 
     tier: str = "free"
+    next_tier: str | None = None
     status: str = "active"
     period_anchor: datetime | None = None
     period_end: datetime | None = None
     past_due_since: datetime | None = None
     subscribed: bool = False
+    look: int = 0
     allow_overages: bool = True
     limit: Decimal = Decimal(10)
     daily_quota: int | None = None  # of the user's own
@@ -93,11 +131,17 @@ class User:
         """The user at that time; shares packs and queries."""
         user = replace(self)
         if user.status == "canceled" and user.period_end is not None and user.period_end <= at:
-            user.tier, user.status, user.subscribed = "free", "active", False
-            user.period_anchor = user.period_end = None
+            user.tier, user.status, user.subscribed = user.unsubscribed_tier(at), "active", False
+            user.period_anchor = user.period_end = user.next_tier = None
+        elif user.next_tier is not None and user.period_end is not None and user.period_end <= at:
+            user.tier, user.next_tier = user.next_tier, None
         user.day = max(user.day, at.date())
-        user.period = max(user.period, period_start(user.period_anchor, at))
+        user.period = max(user.period, period(user.period_anchor, at)[0])
         return user
+
+    def unsubscribed_tier(self, at: datetime) -> str:
+        """The plan without a subscription: free cannot spend credits."""
+        return "usage_only" if any(self.remaining(pack) > 0 for pack in self.unexpired(at)) else "free"
 
     def used_today(self) -> int:
         """Included queries of the day."""
@@ -119,42 +163,86 @@ class User:
 
     def remaining(self, pack: Pack) -> int:
         """Queries that a pack can still pay."""
-        return pack.bought - pack.revoked - sum(q.counts and q.pack == pack.id for q in self.queries.values())
+        return max(0, pack.payment.credits - pack.payment.due - self.used(pack))
+
+    def revoked(self, pack: Pack) -> int:
+        """Queries of a pack that went back with the money: what was used, or is being used, stays used."""
+        return min(pack.payment.due, pack.payment.credits - self.used(pack))
+
+    def used(self, pack: Pack) -> int:
+        """Queries that a pack has paid."""
+        return sum(q.counts and q.pack == pack.payment.session for q in self.queries.values())
+
+    def unexpired(self, at: datetime) -> list[Pack]:
+        """Packs that have not lapsed."""
+        return [p for p in self.packs.values() if p.payment.expires_at is None or p.payment.expires_at > at]
 
     def next_pack(self, at: datetime) -> Pack | None:
         """The pack that pays next."""
-        usable = [
-            pack
-            for pack in self.packs.values()
-            if self.remaining(pack) > 0 and (pack.expires_at is None or pack.expires_at > at)
-        ]
+        usable = [p for p in self.unexpired(at) if self.remaining(p) > 0 and not p.payment.disputed]
         last = datetime.max.replace(tzinfo=UTC)
-        return min(usable, key=lambda pack: (pack.expires_at or last, pack.order, pack.id), default=None)
+        return min(usable, key=lambda p: (p.payment.expires_at or last, p.payment.paid_at), default=None)
 
-    def decide(self, at: datetime, provider: str | None = None, *, own_key: bool = True) -> tuple[str | None, str]:
-        """What would pay for a query now, and the reason. Asked of a user as_of that time."""
-        runs_on = (
+    def runs(self, at: datetime) -> bool:
+        """Whether the plan is in force."""
+        return (
             self.status == "active"
             or (self.status == "canceled" and self.period_end is not None and self.period_end > at)
             or (self.status == "past_due" and self.past_due_since is not None and self.past_due_since + GRACE > at)
         )
-        if not runs_on:
+
+    @property
+    def quota(self) -> int:
+        """Included queries, a day or ever."""
+        own, plans = (self.lifetime_quota, LIFETIME) if self.tier == "free" else (self.daily_quota, DAILY[self.tier])
+        return plans if own is None else own
+
+    @property
+    def sells_overage(self) -> bool:
+        """Whether there is a subscription to invoice overage on, and it may be."""
+        return self.tier != "free" and self.allow_overages and self.subscribed and self.status == "active"
+
+    @property
+    def is_prepaid(self) -> bool:
+        """Whether nothing but credits can pay, which do not come back by themselves."""
+        return self.tier == "usage_only" and self.quota == 0 and not self.subscribed
+
+    def decide(self, at: datetime, provider: str | None = None, *, own_key: bool = True) -> tuple[str | None, str]:
+        """What would pay for a query now, and the reason. Asked of a user as_of that time."""
+        if not self.runs(at):
             return None, f"Subscription not active: {self.status}"
         if own_key and self.tier != "free" and (self.keys if provider is None else provider in self.keys):
             return "byok", "Unlimited (BYOK)"
         if self.tier == "free":
-            if self.used_ever() < (LIFETIME if self.lifetime_quota is None else self.lifetime_quota):
+            if self.used_ever() < self.quota:
                 return "included", "Within free tier quota"
             return None, "Free tier quota exhausted"
-        if self.used_today() < (DAILY[self.tier] if self.daily_quota is None else self.daily_quota):
+        if self.used_today() < self.quota:
             return "included", "Within daily quota"
         if self.next_pack(at) is not None:
             return "credit", "Credits available"
-        if self.allow_overages and self.subscribed and self.status == "active":
+        if self.sells_overage:
             if self.overage() + PRICE <= self.limit:
                 return "overage", "Overage allowed"
             return None, "Overage limit reached"
         return None, "Daily quota exceeded"
+
+    def asks_for_payment(self, at: datetime) -> bool:
+        """Whether the next query costs money, or paying would help; an own key aside."""
+        funding, _ = self.decide(at, own_key=False)
+        if funding is not None:
+            return funding == "overage"
+        return not self.runs(at) or self.tier == "free" or self.is_prepaid
+
+    def resets_at(self, at: datetime) -> datetime | None:
+        """When what pays, or what is used up, starts anew by itself; an own key aside."""
+        funding, _ = self.decide(at, own_key=False)
+        if not self.runs(at) or self.tier == "free" or self.is_prepaid or funding == "credit":
+            return None
+        if funding == "included" or not self.sells_overage:
+            return midnight_after(at)
+        end = period(self.period_anchor, at)[1]
+        return min(end, midnight_after(at)) if funding is None and self.quota > 0 else end
 
     def admit(
         self, at: datetime, query_id: str, request: str, provider: str | None, seconds: int
@@ -175,16 +263,49 @@ class User:
         self.__dict__.update(now.__dict__)
         pack = self.next_pack(at) if funding == "credit" else None
         self.queries[query_id] = Query(
-            query_id, request, funding, self.tier, self.day, self.period, pack.id if pack else None,
+            query_id, request, at, funding, self.tier, self.day, self.period, pack.payment.session if pack else None,
             at + timedelta(seconds=seconds),
         )  # fmt: skip
         return "admitted", funding
 
     def reset(self, at: datetime) -> None:
         """Start the overage of a period that has ended anew, as the monthly sweep does for who owes something."""
-        start = period_start(self.period_anchor, at)
+        start = period(self.period_anchor, at)[0]
         if start > self.period and self.overage() > 0:
             self.period = start
+
+    def apply_customer(self, at: datetime, look: int, subscription: Subscription | None) -> None:
+        """What a look at the customer found, unless a later one is known."""
+        if look <= self.look:
+            return
+        self.look, self.subscribed, self.next_tier = look, subscription is not None, None
+        if subscription is None:
+            self.tier, self.status = self.unsubscribed_tier(at), "active"
+            self.period_anchor = self.period_end = self.past_due_since = None
+            return
+        self.tier = max((subscription.tier, *subscription.paid_tiers), key=CHEAPEST_FIRST.index)
+        if self.tier != subscription.tier:
+            self.next_tier = subscription.tier
+        self.status, self.past_due_since = subscription.status, subscription.past_due_since
+        self.period_anchor, self.period_end = subscription.period or (None, None)
+
+    def apply_pack(self, at: datetime, look: int, payment: Payment) -> None:
+        """What a look at a payment found, unless a later one is known."""
+        pack = self.packs.get(payment.session)
+        if payment.paid_at is None if pack is None else look <= pack.look:
+            return
+        self.packs[payment.session] = Pack(payment, look)
+        if not self.subscribed and self.status == "active" and self.tier in ("free", "usage_only"):
+            self.tier = self.unsubscribed_tier(at)
+
+    def bill(self, until: datetime) -> list[tuple[datetime, int]]:
+        """Take the overage of before `until` that no bill has together: periods and how many queries."""
+        due: dict[datetime, int] = {}
+        for query in self.queries.values():
+            if query.funding == "overage" and query.outcome in CHARGED and query.at < until and not query.billed:
+                query.billed = True
+                due[query.period] = due.get(query.period, 0) + 1
+        return sorted(due.items())
 
     def end(self, query_id: str, outcome: str) -> str:
         """End a query, unless it has ended. Returns how it did end."""

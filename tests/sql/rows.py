@@ -19,9 +19,9 @@ class Somebody:
 
 
 def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
-    """Signs up, buys credits, brings a key, has asked a question that is kept and asks another now."""
+    """Signs up, buys credits, brings a key, has asked questions that are kept, has been billed, asks another now."""
     user_id = new_user(db, "pro")
-    pack_id, conversation_id, message_id = (str(uuid.uuid4()) for _ in range(3))
+    pack_id, conversation_id, message_id, item_id = (str(uuid.uuid4()) for _ in range(4))
     db.execute(
         "insert into public.credit_packs (id, user_id, credits_purchased, credits_remaining, credits_used, price_paid) "
         "values (%s, %s, 7, 5, 2, 1)",
@@ -52,6 +52,20 @@ def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
         "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 40, 40, 0, 7, 'openai', 'm', "
         "false, false, false)",
         (user_id, conversation_id, message_id, pack_id),
+    )
+    db.execute(
+        "insert into public.overage_invoice_items (id, user_id, period_start, queries, unit_price_usd, target) "
+        "values (%s, %s, date_trunc('month', now(), 'UTC') - interval '1 month', 1, 0.025, '{}')",
+        (item_id, user_id),
+    )
+    db.execute(
+        "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome, "
+        "query_date, query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, "
+        "used_byo_key, counted_against_quota, was_overage, overage_charge, invoice_item_id) "
+        "select gen_random_uuid(), user_id, 'billed', %s, %s, 'pro', 'overage', 'answered', period_start::date, "
+        "period_start, period_start, 40, 40, 0, 'openai', 'm', false, false, true, unit_price_usd, id "
+        "from public.overage_invoice_items where id = %s",
+        (conversation_id, message_id, item_id),
     )
     db.execute(
         "insert into public.query_holds (id, user_id, request_id, tier, funding, query_date, credit_pack_id, "

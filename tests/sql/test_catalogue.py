@@ -10,7 +10,8 @@ Db = psycopg.Connection[dict[str, Any]]
 
 OURS = "('public'::regnamespace, 'private'::regnamespace)"
 
-# A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them.
+# A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them,
+# but for set_overage, which changes two columns of whoever calls it.
 FUNCTIONS = """
 private.check_subscription             volatile   invoker  nobody
 private.clock                          volatile   invoker  authenticated service_role
@@ -35,28 +36,42 @@ private.sealed_key                     stable     invoker  nobody
 private.start_subscription             volatile   definer  nobody
 private.time_ordered_id                volatile   invoker  nobody
 private.touch                          volatile   invoker  nobody
+private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
+public.apply_customer                  volatile   definer  service_role
+public.apply_pack                      volatile   definer  service_role
+public.billing_profile                 stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
+public.claim_overage                   volatile   definer  service_role
+public.claim_stripe_event              volatile   definer  service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
 public.count_keys_to_rotate            stable     definer  service_role
 public.delete_api_key                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
+public.finish_stripe_event             volatile   definer  service_role
 public.follow_query                    volatile   definer  service_role
 public.get_api_key                     stable     definer  service_role
+public.link_stripe_customer            volatile   definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
+public.list_plans                      stable     invoker  anon authenticated service_role
 public.note_api_key                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
+public.place_overage                   volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
 public.reset_monthly_overages          volatile   definer  service_role
+public.retarget_overage                volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role
+public.set_overage                     volatile   definer  authenticated
 public.settle_query                    volatile   definer  service_role
 public.stop_query                      volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
+public.unfinished_stripe_events        stable     definer  service_role
 public.usage_summary                   stable     invoker  authenticated
+public.users_to_bill                   stable     definer  service_role
 """
 
 
@@ -146,16 +161,12 @@ def test_everything_belongs_to_postgres(db: Db) -> None:
 
 
 def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
-    """Without a policy nobody could read the table; without force its owner would read all of it."""
-    found = values(
-        db,
-        f"""
-        {TABLES} and not (
-          c.relrowsecurity and c.relforcerowsecurity
-          and exists (select from pg_policy p where p.polrelid = c.oid))
-        """,
-    )
-    assert found == []
+    """Without a policy no user could read the table, as none may read what Stripe told us; without force its owner
+    would read all of it."""
+    assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
+    assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid)") == [
+        "stripe_events"
+    ]
 
 
 def test_every_policy_names_its_roles(db: Db) -> None:
@@ -171,7 +182,7 @@ def test_every_policy_names_its_roles(db: Db) -> None:
 
 
 def test_every_policy_asks_for_the_user_once_a_query(db: Db) -> None:
-    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. What is everybody's is the plans alone."""
+    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. What is everybody's is what is sold."""
     policies = db.execute(
         """
         select p.polrelid::regclass::text as table_name, p.polname,
@@ -182,7 +193,7 @@ def test_every_policy_asks_for_the_user_once_a_query(db: Db) -> None:
     assert [
         p["polname"] for p in policies if p["expression"].count("auth.") != p["expression"].count("SELECT auth.uid()")
     ] == []
-    assert [p["table_name"] for p in policies if "auth.uid()" not in p["expression"]] == ["plans"]
+    assert {p["table_name"] for p in policies if "auth.uid()" not in p["expression"]} == {"plans", "packs"}
 
 
 def test_every_view_has_the_rights_of_who_reads_it(db: Db) -> None:
@@ -252,22 +263,23 @@ def test_every_rule_has_a_name_that_says_it(db: Db) -> None:
     """Checks and uniques are named for what they promise of their table or type, not `<table>_<column>_check`."""
     names = db.execute(
         f"""
-        select k.conname, coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) as table_name
+        select k.conname, coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) as table_name,
+               case k.contype when 'c' then '_check' when 'u' then '_key' else '_excl' end as automatic
         from pg_constraint k
         where k.contype in ('c', 'u', 'x') and k.connamespace in {OURS}
         """.encode()
     ).fetchall()
     assert len(names) > 20
-    automatic = ("_check", "_key", "_excl")
     assert [
         n["conname"]
         for n in names
-        if n["conname"].rstrip("0123456789").endswith(automatic) or not n["conname"].startswith(n["table_name"] + "_")
+        if n["conname"].rstrip("0123456789").endswith(n["automatic"])
+        or not n["conname"].startswith(n["table_name"] + "_")
     ] == []
 
 
 def test_money_is_exact(db: Db) -> None:
-    """Columns of money are usd, numeric(14,6), in tables and numeric in views; nothing anywhere is a float."""
+    """Columns of money are usd, numeric(14,6), in tables and numeric in views, or whole cents; nothing is a float."""
     money = db.execute(
         f"""
         select format('%s.%s', c.oid::regclass, a.attname) as name, c.relkind::text as kind,
@@ -278,7 +290,8 @@ def test_money_is_exact(db: Db) -> None:
         """.encode()
     ).fetchall()
     assert len(money) >= 10
-    assert [m for m in money if m["type"] != ("numeric" if m["kind"] == "v" else "usd")] == []
+    kinds = {"v": "numeric", "r": "usd", "p": "usd"}
+    assert [m for m in money if m["type"] != ("integer" if m["name"].endswith("_cents") else kinds[m["kind"]])] == []
     assert values(db, "select format_type(typbasetype, typtypmod) from pg_type where oid = 'usd'::regtype") == [
         "numeric(14,6)"
     ]

@@ -13,45 +13,57 @@ ROLES = ("anon", "authenticated", "service_role")
 # State is changed by functions, so nobody inserts, and a user updates three columns of their own conversations. Which
 # rows a role sees is another question: test_row_level_security.py.
 GRANTS = """
-schema private              anon           nothing
-schema private              authenticated  usage
-schema private              service_role   usage
-schema public               anon           usage
-schema public               authenticated  usage
-schema public               service_role   usage
-private.standing            anon           nothing
-private.standing            authenticated  select
-private.standing            service_role   select
-public.conversations        anon           nothing
-public.conversations        authenticated  select, delete, update(is_archived, is_pinned, title)
-public.conversations        service_role   select
-public.credit_packs         anon           nothing
-public.credit_packs         authenticated  select
-public.credit_packs         service_role   select
-public.daily_quota_usage    anon           nothing
-public.daily_quota_usage    authenticated  select
-public.daily_quota_usage    service_role   select
-public.messages             anon           nothing
-public.messages             authenticated  select
-public.messages             service_role   select
-public.plans                anon           select
-public.plans                authenticated  select
-public.plans                service_role   select
-public.query_holds          anon           nothing
-public.query_holds          authenticated  select
-public.query_holds          service_role   select
-public.query_refusals       anon           nothing
-public.query_refusals       authenticated  select
-public.query_refusals       service_role   select
-public.usage_logs           anon           nothing
-public.usage_logs           authenticated  select
-public.usage_logs           service_role   select
-public.user_api_keys        anon           nothing
-public.user_api_keys        authenticated  select(KEYS)
-public.user_api_keys        service_role   select(KEYS)
-public.user_subscriptions   anon           nothing
-public.user_subscriptions   authenticated  select
-public.user_subscriptions   service_role   select
+schema private               anon           nothing
+schema private               authenticated  usage
+schema private               service_role   usage
+schema public                anon           usage
+schema public                authenticated  usage
+schema public                service_role   usage
+private.standing             anon           nothing
+private.standing             authenticated  select
+private.standing             service_role   select
+private.stripe_sequence      anon           nothing
+private.stripe_sequence      authenticated  nothing
+private.stripe_sequence      service_role   nothing
+public.conversations         anon           nothing
+public.conversations         authenticated  select, delete, update(is_archived, is_pinned, title)
+public.conversations         service_role   select
+public.credit_packs          anon           nothing
+public.credit_packs          authenticated  select
+public.credit_packs          service_role   select
+public.daily_quota_usage     anon           nothing
+public.daily_quota_usage     authenticated  select
+public.daily_quota_usage     service_role   select
+public.messages              anon           nothing
+public.messages              authenticated  select
+public.messages              service_role   select
+public.overage_invoice_items anon           nothing
+public.overage_invoice_items authenticated  select
+public.overage_invoice_items service_role   select
+public.packs                 anon           select
+public.packs                 authenticated  select
+public.packs                 service_role   select
+public.plans                 anon           select
+public.plans                 authenticated  select
+public.plans                 service_role   select
+public.query_holds           anon           nothing
+public.query_holds           authenticated  select
+public.query_holds           service_role   select
+public.query_refusals        anon           nothing
+public.query_refusals        authenticated  select
+public.query_refusals        service_role   select
+public.stripe_events         anon           nothing
+public.stripe_events         authenticated  nothing
+public.stripe_events         service_role   select
+public.usage_logs            anon           nothing
+public.usage_logs            authenticated  select
+public.usage_logs            service_role   select
+public.user_api_keys         anon           nothing
+public.user_api_keys         authenticated  select(KEYS)
+public.user_api_keys         service_role   select(KEYS)
+public.user_subscriptions    anon           nothing
+public.user_subscriptions    authenticated  select
+public.user_subscriptions    service_role   select
 """
 KEYS = (
     "created_at, encryption_key_id, hint, id, is_active, last_validated_at, provider, updated_at, user_id, "
@@ -62,16 +74,19 @@ SECRET = ("encrypted_key", "encryption_iv", "encryption_tag")
 
 def test_grants_are_exactly_those_listed(db: Db) -> None:
     """Every relation and column there is, every verb that Postgres knows, for the three roles of the API."""
-    verbs = ["select", "insert", "update", "delete", "truncate", "references", "trigger"]
+    verbs = ["select", "insert", "update", "delete", "truncate", "references", "trigger", "usage"]
     verbs += ["maintain"] if db.info.server_version >= 170_000 else []
     found = db.execute(
         """
         with relation as (
-          select c.oid, format('%%s.%%s', c.relnamespace::regnamespace, c.relname) as name from pg_class c
+          select c.oid, c.relkind, format('%%s.%%s', c.relnamespace::regnamespace, c.relname) as name
+          from pg_class c
           where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
             and c.relkind not in ('i', 'I', 't')
         ), granted as (
           select r.name, role, verb, case
+            when verb = 'usage' then
+              case when r.relkind = 'S' and has_sequence_privilege(role, r.oid, verb) then verb end
             when has_table_privilege(role, r.oid, verb) then verb
             when verb in ('select', 'insert', 'update', 'references') then (
               select format('%%s(%%s)', verb, string_agg(a.attname, ', ' order by a.attname collate "C"))
@@ -94,7 +109,7 @@ def test_grants_are_exactly_those_listed(db: Db) -> None:
         """,
         {"roles": list(ROLES), "verbs": verbs},
     ).fetchall()
-    lines = [f"{row['name']:<27} {row['role']:<14} {row['may']}" for row in found]
+    lines = [f"{row['name']:<28} {row['role']:<14} {row['may']}" for row in found]
     assert lines == GRANTS.replace("KEYS", KEYS).strip().splitlines()
 
 

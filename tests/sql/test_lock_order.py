@@ -35,6 +35,10 @@ THINGS = {
     "user_api_keys": "select from public.user_api_keys where user_id = %(user)s for update",
     "credit_packs": "select from public.credit_packs where user_id = %(user)s for update",
     "conversations": "select from public.conversations where user_id = %(user)s for update",
+    "usage_logs": "select from public.usage_logs where id = %(charge)s for update",
+    "usage_logs, a later row": "select from public.usage_logs where id = %(later_charge)s for update",
+    "overage_invoice_items": "select from public.overage_invoice_items where user_id = %(user)s for update",
+    "stripe_events": "select from public.stripe_events for update",
 }
 # Whether a thing is held: the same lock again, without waiting.
 PROBES = {
@@ -47,12 +51,22 @@ ADMIT = "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid()
 SEALED = (
     "'AA==', encode(repeat('0', 12)::bytea, 'base64'), encode(repeat('0', 16)::bytea, 'base64'), '2', '…5678', true"
 )
+SUBSCRIPTION = (
+    '{"id": "sub_2", "tier": "pro", "paid_tiers": [], "status": "active", "period_start": "2026-03-01Z",'
+    ' "period_end": "2026-04-01Z"}'
+)
+PACK = (
+    'select public.apply_pack(%(user)s, 9, \'{"session_id": "cs_1", "payment_intent_id": "pi_1",'
+    ' "pack": "pack_100", "credits": 5, "paid_at": "2026-03-01Z", "paid_cents": 500, "refunded_cents": 100,'
+    ' "is_disputed": false, "is_lost": false}\')'
+)
 CALLS = {
     "admit_query": f"select {ADMIT}, p_own_key => false)",
     "admit_query, with an own key": f"select {ADMIT})",
     "admit_query, with a lost hold": f"select set_config('metering.now', '2100-01-01Z', true), {ADMIT}, "
     "p_own_key => false)",
     "settle_query": SETTLE,
+    "settle_query, asked again": SETTLE.replace("turn", "turn_again"),
     "settle_query, with an own key": SETTLE.replace("hold", "own_hold"),
     "release_query": "select public.release_query(%(hold)s)",
     "release_query, with an own key": "select public.release_query(%(own_hold)s)",
@@ -72,16 +86,45 @@ CALLS = {
     "'id', k.id, 'old_iv', encode(k.encryption_iv, 'base64'), 'encrypted_key', 'AA==',"
     " 'encryption_iv', encode(k.encryption_iv, 'base64'), 'encryption_tag', encode(k.encryption_tag, 'base64'),"
     " 'encryption_key_id', '2'))) from public.user_api_keys k where k.id = %(key)s",
+    "link_stripe_customer": "select public.link_stripe_customer(%(user)s, 'cus_2')",
+    "set_overage": "select set_config('request.jwt.claims', jsonb_build_object('sub', %(user)s::text)::text, true), "
+    "public.set_overage('{\"allow_overages\": true}')",
+    "apply_customer": f"select public.apply_customer('cus_1', 9, false, '{SUBSCRIPTION}')",
+    "apply_customer, deleted": "select public.apply_customer('cus_1', 9, true, null)",
+    "apply_pack": PACK,
+    "apply_pack, a first one": PACK.replace("cs_1", "cs_2").replace("pi_1", "pi_2"),
+    "claim_overage": "select public.claim_overage(%(user)s, 'infinity', '{}')",
+    "retarget_overage": "select public.retarget_overage(%(item)s, 0, '{}')",
+    "place_overage": "select public.place_overage(%(item)s, 'ii_1', 'in_1')",
+    "claim_stripe_event": "select public.claim_stripe_event('evt_1', 'invoice.paid')",
+    "finish_stripe_event": "select public.finish_stripe_event('evt_1')",
     "the user's deletion": "delete from auth.users where id = %(user)s",
 }
 
 
 @pytest.fixture
 def someone(db: Db) -> dict[str, str]:
-    """A user who has used everything, with a query that runs on a credit and one on a key of their own."""
-    user = new_user(db, "basic", stripe_subscription_id="sub_1", daily_quota=1, current_overage_amount=0)
+    """A user who has used everything, with a query that runs on a credit and one on a key of their own.
+
+    What is to be billed is of two conversations, of which the later one expires first.
+    """
+    user = new_user(db, "basic", stripe_customer_id="cus_1", stripe_subscription_id="sub_1", daily_quota=1)
     settle(db, admit(db, user)["hold_id"], turn=turn(CHAT, "q1"))
-    pack(db, user, 5)
+    charges = []
+    for chat, question in ((CHAT, "q2"), ("another", "q1")):
+        charged = admit(db, user)
+        assert charged["funding"] == "overage"
+        settle(db, charged["hold_id"], turn=turn(chat, question))
+        charges.append(charged["hold_id"])
+    db.execute("update public.conversations set expires_at = now() where external_id = 'another'")
+    item = value(
+        db,
+        "insert into public.overage_invoice_items (user_id, period_start, queries, unit_price_usd, target)"
+        " values (%s, '2026-01-01Z', 1, 0.025, '{}') returning id::text",
+        user,
+    )
+    value(db, "select public.claim_stripe_event('evt_1', 'invoice.paid')")
+    db.execute("update public.credit_packs set stripe_checkout_session_id = 'cs_1' where id = %s", (pack(db, user, 5),))
     hold = admit(db, user)
     assert hold["funding"] == "credit"
     key(db, user, "openai")
@@ -95,7 +138,11 @@ def someone(db: Db) -> dict[str, str]:
         "own_hold": own_hold["hold_id"],
         "key": value(db, "select id::text from public.user_api_keys"),
         "chat": CHAT,
-        "turn": turn(CHAT, "q2"),
+        "turn": turn(CHAT, "q3"),
+        "turn_again": turn(CHAT, "q1"),
+        "charge": charges[0],
+        "later_charge": charges[1],
+        "item": item,
     }
 
 
@@ -166,6 +213,7 @@ def circles(states: Iterable[State]) -> list[tuple[State, ...]]:
     ]
 
 
+@pytest.mark.timeout(300)
 def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dict[str, str]) -> None:
     states = [(call, held, thing) for call in CALLS for held, thing in edges(connect, db, someone, call)]
     assert circles(states) == []
@@ -181,6 +229,13 @@ def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dic
         assert held[change, "user_subscriptions"] == {"auth.users", "user_api_keys"}
     assert not {thing for call, thing in held if call == "rotate_api_keys"}  # it takes what it can get
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
+    for change in ("apply_customer", "link_stripe_customer", "set_overage"):
+        assert held[change, "user_subscriptions"] == {"the user's queue"}
+    assert held["apply_pack", "credit_packs"] == {"the user's queue", "auth.users"}
+    assert held["claim_overage", "overage_invoice_items"] >= {"the user's queue", "auth.users", "usage_logs"}
+    assert held["settle_query, asked again", "usage_logs"] >= {"the hold's queue", "auth.users", "conversations"}
+    for change in ("place_overage", "retarget_overage"):
+        assert held[change, "overage_invoice_items"] == set()
 
 
 def test_a_circle_would_be_found(connect: Connect, db: Db, someone: dict[str, str]) -> None:

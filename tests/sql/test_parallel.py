@@ -1,5 +1,6 @@
 """Many real connections at once, over few users and many: every limit holds, every counter agrees with the ledger."""
 
+import json
 import os
 import random
 import secrets
@@ -30,11 +31,29 @@ def make_users(db: Db, count: int) -> list[str]:
     return users
 
 
+def payment(user: str, refunded_cents: int) -> str:
+    """A user's pack of five, as a look at its payment finds it."""
+    return json.dumps(
+        {
+            "session_id": f"cs_{user}",
+            "payment_intent_id": f"pi_{user}",
+            "pack": "pack_100",
+            "credits": 5,
+            "paid_at": "2026-03-01T12:00:00Z",
+            "paid_cents": 225,
+            "refunded_cents": refunded_cents,
+            "is_disputed": refunded_cents == 1,
+            "is_lost": False,
+        }
+    )
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(1800 if FULL else 120)
 @pytest.mark.parametrize("count", [1, 4, 1000])
 def test_whatever_runs_at_once_nothing_breaks(connect: Connect, db: Db, count: int) -> None:
-    """Each client admits, repeats, settles, releases, forgets and sweeps, at random; then everything is reconciled."""
+    """Each client admits, repeats, settles, releases, forgets, sweeps, bills, sells packs and takes them back, at
+    random; then everything is reconciled."""
     seed = int(os.environ.get("SEED") or secrets.randbelow(2**32))
     users = make_users(db, count)
     connections = [connect() for _ in range(CLIENTS)]
@@ -43,6 +62,10 @@ def test_whatever_runs_at_once_nothing_breaks(connect: Connect, db: Db, count: i
         chance, connection = random.Random(seed + number), connections[number]  # noqa: S311 -- to be repeated
         for _ in range(QUERIES):
             user = chance.choice(users)
+            if chance.random() < 0.2:
+                look = (user, chance.randrange(1, 1000), payment(user, chance.choice([0, 1, 90, 225])))
+                connection.execute("select public.apply_pack(%s, %s, %s)", look)
+                connection.execute("select public.claim_overage(%s, 'infinity', '{}')", (user,))
             request = f"request-{chance.randrange(QUERIES * 8)}"
             query = admit(connection, user, request, p_hold_seconds=chance.choice([1, 300]))
             if query["decision"] != "admitted":

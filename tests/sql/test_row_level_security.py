@@ -16,12 +16,16 @@ THEIRS = {
     "credit_packs": "user_id = %s",
     "daily_quota_usage": "user_id = %s",
     "messages": "conversation_id in (select id from public.conversations where user_id = %s)",
+    "overage_invoice_items": "user_id = %s",
     "query_holds": "user_id = %s",
     "query_refusals": "user_id = %s",
     "usage_logs": "user_id = %s",
     "user_api_keys": "user_id = %s",
     "user_subscriptions": "user_id = %s",
 }
+# What is everybody's, and what is nobody's but ours.
+SOLD = {"plans", "packs"}
+OURS = {"stripe_events"}
 # Columns to tell rows apart by, which everyone who may read the relation may read.
 READ = {"daily_quota_usage": "user_id, query_date"}
 
@@ -70,11 +74,11 @@ def tables(db: Db) -> list[str]:
 
 
 def test_every_relation_is_tried_here(db: Db) -> None:
-    """The plans are everybody's; whatever else there is has rows that are somebody's."""
+    """But what is sold and what is only ours, whatever there is has rows that are somebody's."""
     found = db.execute(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'I', 't')"
     ).fetchall()
-    assert {row["relname"] for row in found} - {"plans"} == set(THEIRS)
+    assert {row["relname"] for row in found} - SOLD - OURS == set(THEIRS)
 
 
 @pytest.mark.parametrize("relation", THEIRS)
@@ -101,7 +105,7 @@ def test_a_token_without_a_user_reads_nothing(connect: Connect, relation: str) -
     assert connect("authenticated").execute(query.encode()).fetchall() == []
 
 
-def test_anon_reads_the_plans_and_nothing_else(connect: Connect) -> None:
+def test_anon_reads_what_is_sold_and_nothing_else(connect: Connect) -> None:
     """What a visitor sees before signing in are the prices."""
     anon = connect("anon")
     assert {row["tier"] for row in anon.execute("select tier from public.plans")} == {
@@ -110,7 +114,17 @@ def test_anon_reads_the_plans_and_nothing_else(connect: Connect) -> None:
         "pro",
         "usage_only",
     }
-    assert [name for name in THEIRS if not refused(anon, f"select 1 from public.{name}")] == []
+    assert {row["slug"] for row in anon.execute("select slug from public.packs")} == {"pack_100", "pack_500"}
+    assert [name for name in {*THEIRS, *OURS} if not refused(anon, f"select 1 from public.{name}")] == []
+
+
+def test_a_user_does_not_read_what_stripe_told_us(db: Db, as_me: Db) -> None:
+    """Not by the grants; and if they ever allowed it, no policy lets a row through."""
+    db.execute("insert into public.stripe_events (event_id, type) values ('evt_1', 'invoice.paid')")
+    assert refused(as_me, "select 1 from public.stripe_events")
+
+    db.execute("grant select on public.stripe_events to authenticated")
+    assert as_me.execute("select * from public.stripe_events").fetchall() == []
 
 
 @pytest.mark.parametrize(("column", "value"), [("title", "Budget"), ("is_pinned", True), ("is_archived", True)])
@@ -176,7 +190,7 @@ def test_a_user_deletes_their_own_conversations_with_their_messages(
         me.id: None,
         other.id: other.conversation_id,
     }
-    assert [row["user_id"] for row in ledger if row["message_id"] is None] == [me.id]
+    assert {row["user_id"] for row in ledger if row["message_id"] is None} == {me.id}
 
 
 def test_a_conversation_cannot_be_given_to_somebody_else(db: Db, as_me: Db, other: Somebody) -> None:
@@ -227,12 +241,18 @@ def test_the_service_role_asks_can_user_query_about_anyone(connect: Connect, me:
 
 @pytest.mark.parametrize(
     ("role", "callable_functions"),
-    [("anon", []), ("authenticated", ["can_user_query", "explain_query", "list_api_keys", "usage_summary"])],
+    [
+        ("anon", ["list_plans"]),
+        (
+            "authenticated",
+            ["can_user_query", "explain_query", "list_api_keys", "list_plans", "set_overage", "usage_summary"],
+        ),
+    ],
 )
 def test_the_service_roles_functions_are_refused_to_users(
     db: Db, connect: Connect, me: Somebody, role: str, callable_functions: list[str]
 ) -> None:
-    """Called in earnest, every function of public but those that read for the caller."""
+    """Called in earnest, every function of public but those that are for the caller."""
     connection = connect(role, me.id)
     called = []
     functions = db.execute(
