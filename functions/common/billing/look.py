@@ -65,6 +65,7 @@ async def look_at_customer(stripe: StripeClient, customer_id: str) -> CustomerLo
     if live is None:
         return CustomerLook(customer_id, is_deleted, None, None)
     start, end = period_of(live)
+    paid_tiers = await _paid_tiers(stripe, live.id, start, end)
     status = STATUSES[live.status]
     # The portal sets cancel_at, the API either; what lies beyond this period is not yet near.
     ends_at = live.cancel_at if live.cancel_at is not None else end if live.cancel_at_period_end else None
@@ -74,7 +75,7 @@ async def look_at_customer(stripe: StripeClient, customer_id: str) -> CustomerLo
     subscription = {
         "id": live.id,
         "tier": _tier(live),
-        "paid_tiers": await _paid_tiers(stripe, live.id, start),
+        "paid_tiers": paid_tiers,
         "status": status,
         "period_start": moment(start),
         "period_end": moment(end),
@@ -84,8 +85,8 @@ async def look_at_customer(stripe: StripeClient, customer_id: str) -> CustomerLo
     return CustomerLook(customer_id, is_deleted, live, subscription)
 
 
-async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int) -> list[str]:
-    """What has been paid for beyond the start of the period: after a downgrade it is still the user's."""
+async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int, end: int) -> list[str]:
+    """What has been paid for until the end of the period: after a downgrade it is still the user's."""
     invoices = await stripe.v1.invoices.list_async(
         {"subscription": subscription_id, "status": "paid", "created": {"gte": start - SLACK_S}, "limit": 100}
     )
@@ -98,7 +99,7 @@ async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int) ->
         async for line in lines.auto_paging_iter():
             details = line.pricing and line.pricing.price_details
             tier = tier_of(details.product) if details else None
-            if tier and line.amount > 0 and line.period.end > start:
+            if tier and line.amount > 0 and line.period.end >= end:
                 tiers.add(tier)
     return sorted(tiers)
 
