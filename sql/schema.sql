@@ -2363,7 +2363,7 @@ COMMENT ON COLUMN public.overage_invoice_items.amount_cents IS 'US cents that St
 
 COMMENT ON COLUMN public.overage_invoice_items.attempts IS 'How often it was taken to Stripe. From the second time on, what is there already is looked for.';
 
-COMMENT ON COLUMN public.overage_invoice_items.target IS 'Where Stripe is asked to put it: {"invoice"}, a draft; {"subscription"}, whose next invoice takes it; {}: the customer. Settled here, so that all who ask at once ask the same.';
+COMMENT ON COLUMN public.overage_invoice_items.target IS 'Where Stripe is asked to put it: {"invoice"}, a draft; {}: the customer''s next invoice takes it. Settled here, so that all who ask at once ask the same.';
 
 COMMENT ON COLUMN public.overage_invoice_items.refusals IS 'How many targets Stripe has refused for good.';
 

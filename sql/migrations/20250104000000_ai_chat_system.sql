@@ -631,7 +631,7 @@ comment on column public.overage_invoice_items.unit_price_usd is 'US dollars a q
 comment on column public.overage_invoice_items.amount_usd is 'US dollars, exactly.';
 comment on column public.overage_invoice_items.amount_cents is 'US cents that Stripe is told: rounded down, in the user''s favour, here and nowhere else.';
 comment on column public.overage_invoice_items.attempts is 'How often it was taken to Stripe. From the second time on, what is there already is looked for.';
-comment on column public.overage_invoice_items.target is 'Where Stripe is asked to put it: {"invoice"}, a draft; {"subscription"}, whose next invoice takes it; {}: the customer. Settled here, so that all who ask at once ask the same.';
+comment on column public.overage_invoice_items.target is 'Where Stripe is asked to put it: {"invoice"}, a draft; {}: the customer''s next invoice takes it. Settled here, so that all who ask at once ask the same.';
 comment on column public.overage_invoice_items.refusals is 'How many targets Stripe has refused for good.';
 comment on column public.overage_invoice_items.stripe_invoice_item_id is 'The invoice item at Stripe; null: not there yet, as far as we know.';
 comment on column public.overage_invoice_items.stripe_invoice_id is 'The invoice that it stands on; null: it waits for one.';

@@ -197,3 +197,24 @@ def test_the_jobs_run_as_a_command_and_as_lambda_calls_them(town: Town) -> None:
     assert json.loads(done.stdout)["failed"] == 0
     with mock.patch.dict(os.environ, known):
         assert handler({"job": "retry-events"}, None)["failed"] == 0
+
+
+def test_what_waits_for_an_invoice_outlives_the_subscription_that_it_was_used_under(
+    town: Town, subscriber: Callable[[str], Person]
+) -> None:
+    user = subscriber("basic")
+    start = start_of(town, user)
+    town.overage(user, 40, start + DAY, start)
+    town.fake.advance(32 * DAY)
+    missed = town.undelivered()
+    town.fake.advance(4 * DAY)  # the draft is final before we hear of it
+    assert set(town.deliver(*missed)) == {200}
+    town.fake.v1.subscriptions.cancel(town.row(user)["stripe_subscription_id"])
+    town.fake.control("/_drop", ids=town.undelivered())
+    town.buy(user, plan="basic")
+    assert set(town.deliver()) == {200}
+    town.happen(32 * DAY)
+    assert job(town, "bill-overages")["failed"] == 0
+    (item,) = town.items(user)
+    assert item["stripe_invoice_id"] is not None
+    assert 100 in [line.amount for line in town.fake.v1.invoices.retrieve(item["stripe_invoice_id"]).lines.data]

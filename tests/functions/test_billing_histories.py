@@ -48,8 +48,8 @@ from tests.local.stripe_kit import KEY, SECRET
 from tests.sql.metering import USAGE, at
 
 FULL = bool(os.environ.get("PROVE"))
-BATCHES = 125 if FULL else 2
-HISTORIES = 16 if FULL else 6  # a batch
+BATCHES = 125 if FULL else 1
+HISTORIES = 16 if FULL else 8  # a batch
 MONTH_END = 36 * DAY
 PATIENCE = 5 * DAY  # how long the twins' payments may stand differently
 ENDED = ("canceled", "incomplete_expired")
@@ -971,7 +971,8 @@ class Batch:
             "  select q.id, public.admit_query(%s, q.id::text, q.id) as told"
             "  from (select gen_random_uuid() as id from generate_series(1, %s)) q)"
             " select told ->> 'funding' as funding, public.settle_query(id, 'answered', %s) from asked",
-            (seen.twin.person.id, min(credits, left), USAGE),
+            # One stays: without any, which plan a look finds depends on when it was taken.
+            (seen.twin.person.id, min(credits, max(0, left - 1)), USAGE),
         ).fetchall()
         assert {row["funding"] for row in admitted} <= {"credit"}
 

@@ -3,7 +3,7 @@
 The ledger takes queries together first (claim_overage), one item a period and price, and settles where it is to go.
 Then Stripe is asked for an invoice item of exactly that, under one idempotency key; whoever asks at the same time asks
 the same. Stripe forgets keys after a day, so from the second attempt on what is there already is looked for by our id.
-What Stripe refuses for good (a draft that has been finalized, a subscription that has ended) goes elsewhere.
+A draft that has been finalized meanwhile refuses it for good: then it waits for the customer's next invoice.
 """
 
 from dataclasses import dataclass
@@ -37,14 +37,15 @@ async def bill_overage(database: Database, stripe: StripeClient, user_id: str, c
     if getattr(customer, "deleted", False):
         return Billed()
     draft = await _renewal_draft(stripe, live) if live else None
-    target = {"invoice": draft} if draft else {"subscription": live.id} if live else {}
+    # Never a subscription: it may end while the item waits, and another's invoices would leave the item out.
+    target = {"invoice": draft} if draft else {}
     until = moment(period_of(live)[0]) if live else "infinity"
     params = {"p_user_id": user_id, "p_until": until, "p_target": target}
     items: list[dict[str, Any]] = await database.call("claim_overage", params, repeatable=True)
     placed = 0
     for item in items:
         if item["stripe_invoice_item_id"] is None:
-            await _place(database, stripe, customer_id, item, live)
+            await _place(database, stripe, customer_id, item)
             placed += 1
     waiting = await _waiting(database, stripe, items)
     if waiting and live is None:
@@ -58,9 +59,7 @@ async def _renewal_draft(stripe: StripeClient, live: Subscription) -> str | None
     return next((one.id for one in drafts.data if one.billing_reason == "subscription_cycle"), None)
 
 
-async def _place(
-    database: Database, stripe: StripeClient, customer_id: str, item: dict[str, Any], live: Subscription | None
-) -> None:
+async def _place(database: Database, stripe: StripeClient, customer_id: str, item: dict[str, Any]) -> None:
     """Make the invoice item, or find it. Notes it in `item` and in the database."""
     found = await _find(stripe, customer_id, item) if item["attempts"] > 1 else None
     while found is None:
@@ -78,10 +77,9 @@ async def _place(
         except InvalidRequestError:
             if not item["target"]:
                 raise
-            elsewhere = {"subscription": live.id} if live and "invoice" in item["target"] else {}
-            params = {"p_id": item["id"], "p_refusals": item["refusals"], "p_target": elsewhere}
+            params = {"p_id": item["id"], "p_refusals": item["refusals"], "p_target": {}}
             await database.call("retarget_overage", params, repeatable=True)
-            item["target"], item["refusals"] = elsewhere, item["refusals"] + 1
+            item["target"], item["refusals"] = {}, item["refusals"] + 1
     item["stripe_invoice_item_id"] = found.id
     await _note(database, item, _id(found.invoice))
 
@@ -101,7 +99,12 @@ async def _waiting(database: Database, stripe: StripeClient, items: list[dict[st
     for item in items:
         if "invoice_id" in item:
             continue
-        there = await stripe.v1.invoice_items.retrieve_async(item["stripe_invoice_item_id"])
+        try:
+            there = await stripe.v1.invoice_items.retrieve_async(item["stripe_invoice_item_id"])
+        except InvalidRequestError as error:
+            if error.code != "resource_missing":
+                raise
+            continue  # it went with its customer, whom somebody deleted at Stripe
         if there.invoice is None:
             waiting.append(item)
         else:
