@@ -15,6 +15,8 @@ CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
 CHARGED = ("answered", "stopped")
 
+Period = tuple[datetime, datetime]  # its start and its end
+
 
 @dataclass(frozen=True)
 class Subscription:
@@ -23,7 +25,7 @@ class Subscription:
     tier: str
     paid_tiers: tuple[str, ...] = ()
     status: str = "active"
-    period: tuple[datetime, datetime] | None = None
+    period: Period | None = None
     past_due_since: datetime | None = None
 
 
@@ -87,10 +89,11 @@ def months_after(anchor: datetime, months: int) -> datetime:
     return anchor.replace(year=year, month=month + 1)
 
 
-def period(anchor: datetime | None, at: datetime) -> tuple[datetime, datetime]:
-    """The monthly period that holds `at`: its start and its end."""
-    if anchor is None:
-        anchor = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+def period_at(known: Period | None, at: datetime) -> Period:
+    """The period that holds `at`: the known one while it lasts, else months from its start; none: calendar months."""
+    if known is not None and known[0] <= at < known[1]:
+        return known
+    anchor = known[0] if known is not None else at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     months = 0
     while months_after(anchor, months + 1) <= at:
         months += 1
@@ -111,8 +114,7 @@ class User:
     tier: str = "free"
     next_tier: str | None = None
     status: str = "active"
-    period_anchor: datetime | None = None
-    period_end: datetime | None = None
+    known: Period | None = None  # as Stripe says it
     past_due_since: datetime | None = None
     subscribed: bool = False
     look: int = 0
@@ -130,13 +132,14 @@ class User:
     def as_of(self, at: datetime) -> "User":
         """The user at that time; shares packs and queries."""
         user = replace(self)
-        if user.status == "canceled" and user.period_end is not None and user.period_end <= at:
+        is_over = user.known is not None and user.known[1] <= at
+        if user.status == "canceled" and is_over:
             user.tier, user.status, user.subscribed = user.unsubscribed_tier(at), "active", False
-            user.period_anchor = user.period_end = user.next_tier = None
-        elif user.next_tier is not None and user.period_end is not None and user.period_end <= at:
+            user.known = user.next_tier = None
+        elif user.next_tier is not None and is_over:
             user.tier, user.next_tier = user.next_tier, None
         user.day = max(user.day, at.date())
-        user.period = max(user.period, period(user.period_anchor, at)[0])
+        user.period = max(user.period, period_at(user.known, at)[0])
         return user
 
     def unsubscribed_tier(self, at: datetime) -> str:
@@ -187,7 +190,7 @@ class User:
         """Whether the plan is in force."""
         return (
             self.status == "active"
-            or (self.status == "canceled" and self.period_end is not None and self.period_end > at)
+            or (self.status == "canceled" and self.known is not None and self.known[1] > at)
             or (self.status == "past_due" and self.past_due_since is not None and self.past_due_since + GRACE > at)
         )
 
@@ -241,7 +244,7 @@ class User:
             return None
         if funding == "included" or not self.sells_overage:
             return midnight_after(at)
-        end = period(self.period_anchor, at)[1]
+        end = period_at(self.known, at)[1]
         return min(end, midnight_after(at)) if funding is None and self.quota > 0 else end
 
     def admit(
@@ -270,7 +273,7 @@ class User:
 
     def reset(self, at: datetime) -> None:
         """Start the overage of a period that has ended anew, as the monthly sweep does for who owes something."""
-        start = period(self.period_anchor, at)[0]
+        start = period_at(self.known, at)[0]
         if start > self.period and self.overage() > 0:
             self.period = start
 
@@ -281,13 +284,13 @@ class User:
         self.look, self.subscribed, self.next_tier = look, subscription is not None, None
         if subscription is None:
             self.tier, self.status = self.unsubscribed_tier(at), "active"
-            self.period_anchor = self.period_end = self.past_due_since = None
+            self.known = self.past_due_since = None
             return
         self.tier = max((subscription.tier, *subscription.paid_tiers), key=CHEAPEST_FIRST.index)
         if self.tier != subscription.tier:
             self.next_tier = subscription.tier
         self.status, self.past_due_since = subscription.status, subscription.past_due_since
-        self.period_anchor, self.period_end = subscription.period or (None, None)
+        self.known = subscription.period
 
     def apply_pack(self, at: datetime, look: int, payment: Payment) -> None:
         """What a look at a payment found, unless a later one is known."""
@@ -307,15 +310,19 @@ class User:
                 due[query.period] = due.get(query.period, 0) + 1
         return sorted(due.items())
 
-    def end(self, query_id: str, outcome: str) -> str:
+    def end(self, at: datetime, query_id: str, outcome: str) -> str:
         """End a query, unless it has ended. Returns how it did end."""
         query = self.queries[query_id]
-        query.outcome = query.outcome or outcome
+        if query.outcome is None:
+            query.outcome = outcome
+            if query.funding == "credit" and not query.counts and self.tier == "free" and not self.subscribed:
+                # The credit may be the only one they have.
+                self.tier = self.unsubscribed_tier(at)
         return query.outcome
 
     def lose(self, at: datetime) -> int:
         """Give up the queries whose time is over. Returns how many."""
         stale = [q for q in self.queries.values() if q.outcome is None and q.expires_at <= at]
         for query in stale:
-            query.outcome = "lost"
+            self.end(at, query.id, "lost")
         return len(stale)

@@ -1227,7 +1227,7 @@ def test_a_user_sees_how_they_are_billed(db: Db, connect: Connect) -> None:
     assert billing("2026-04-01T00:00Z") == {**one_more, "is_customer": False, "is_subscribed": False}
 
 
-# What is known to be wrong --------------------------------------------------------------------------------------
+# Periods, plans in force, credits that come back ----------------------------------------------------------------
 
 
 def test_a_period_lasts_as_long_as_stripe_says(db: Db, connect: Connect) -> None:

@@ -69,6 +69,8 @@ SUBSCRIPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "status": st.sampled_from(["active", "active", "canceled", "suspended", "past_due"]),
     # The last: a renewal that we have not heard of.
     "began": st.sampled_from([None, timedelta(0), timedelta(days=10), timedelta(days=40)]),
+    # Who subscribed on a 31st has periods that are longer than a month from their start.
+    "longer": st.sampled_from([timedelta(0), timedelta(0), timedelta(days=3)]),
     "failed": st.sampled_from([timedelta(0), timedelta(days=6, hours=20), timedelta(days=7)]),
 }
 PAYMENTS: dict[str, st.SearchStrategy[Any]] = {
@@ -161,7 +163,7 @@ class Histories(RuleBasedStateMachine):
     def end(self, query_id: str, outcome: str) -> None:
         """One end on both sides; it may come late or twice."""
         call = settle if outcome in model.CHARGED else release
-        assert call(self.db, query_id, outcome)["outcome"] == self.model.end(query_id, outcome)
+        assert call(self.db, query_id, outcome)["outcome"] == self.model.end(self.now, query_id, outcome)
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), outcome=st.sampled_from(["answered", "stopped", "failed", "lost"]))
@@ -254,7 +256,13 @@ class Histories(RuleBasedStateMachine):
         self.model.apply_pack(self.now, look, payment)
 
     def subscription(
-        self, tier: str | None, paid_tiers: tuple[str, ...], status: str, began: timedelta | None, failed: timedelta
+        self,
+        tier: str | None,
+        paid_tiers: tuple[str, ...],
+        status: str,
+        began: timedelta | None,
+        longer: timedelta,
+        failed: timedelta,
     ) -> model.Subscription | None:
         """What a look finds: of a period that began so long ago, with an invoice that failed so long ago."""
         if tier is None:
@@ -264,7 +272,7 @@ class Histories(RuleBasedStateMachine):
             tier,
             paid_tiers,
             status,
-            (start, model.months_after(start, 1)) if start else None,
+            (start, model.months_after(start, 1) + longer) if start else None,
             self.now - failed if status == "past_due" else None,
         )
 
