@@ -49,7 +49,7 @@ from tests.sql.metering import USAGE, at
 
 FULL = bool(os.environ.get("PROVE"))
 BATCHES = 125 if FULL else 1
-HISTORIES = 16 if FULL else 8  # a batch
+HISTORIES = 16 if FULL else 5  # a batch
 MONTH_END = 36 * DAY
 PATIENCE = 5 * DAY  # how long the twins' payments may stand differently
 ENDED = ("canceled", "incomplete_expired")
