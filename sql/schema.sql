@@ -424,7 +424,10 @@ CREATE FUNCTION private.period_at(p_start timestamp with time zone, p_end timest
     SET search_path TO ''
     AS $$
 declare
-  v_anchor timestamp := p_start at time zone 'UTC';
+  -- The day of the month that periods begin on: after a shorter month it is the end that shows it.
+  v_anchor timestamp := case
+    when extract(day from p_end at time zone 'UTC') > extract(day from p_start at time zone 'UTC') then p_end
+    else p_start end at time zone 'UTC';
   v_at timestamp := p_at at time zone 'UTC';
   v_months integer;
 begin
@@ -446,7 +449,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) IS 'The billing period that holds a time: the one that is given, as long as that may be; else months counted from its start; without one, the calendar month, UTC.';
+COMMENT ON FUNCTION private.period_at(p_start timestamp with time zone, p_end timestamp with time zone, p_at timestamp with time zone, OUT period_start timestamp with time zone, OUT period_end timestamp with time zone) IS 'The billing period that holds a time: the one that is given, as long as that may be; else months counted from it; without one, the calendar month, UTC.';
 
 CREATE FUNCTION private.reason_of(p_funding text, p_tier text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE

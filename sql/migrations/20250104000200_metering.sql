@@ -16,7 +16,10 @@ create or replace function private.period_at(
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_anchor timestamp := p_start at time zone 'UTC';
+  -- The day of the month that periods begin on: after a shorter month it is the end that shows it.
+  v_anchor timestamp := case
+    when extract(day from p_end at time zone 'UTC') > extract(day from p_start at time zone 'UTC') then p_end
+    else p_start end at time zone 'UTC';
   v_at timestamp := p_at at time zone 'UTC';
   v_months integer;
 begin
@@ -38,8 +41,8 @@ begin
 end
 $$;
 comment on function private.period_at(timestamptz, timestamptz, timestamptz) is
-  'The billing period that holds a time: the one that is given, as long as that may be; else months counted from its '
-  'start; without one, the calendar month, UTC.';
+  'The billing period that holds a time: the one that is given, as long as that may be; else months counted from it; '
+  'without one, the calendar month, UTC.';
 revoke all on function private.period_at(timestamptz, timestamptz, timestamptz)
   from public, anon, authenticated, service_role;
 grant execute on function private.period_at(timestamptz, timestamptz, timestamptz) to authenticated, service_role;

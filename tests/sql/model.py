@@ -90,10 +90,13 @@ def months_after(anchor: datetime, months: int) -> datetime:
 
 
 def period_at(known: Period | None, at: datetime) -> Period:
-    """The period that holds `at`: the known one while it lasts, else months from its start; none: calendar months."""
+    """The period that holds `at`: the known one while it lasts, else months from whichever of its ends is later in
+    its month; none: calendar months."""
     if known is not None and known[0] <= at < known[1]:
         return known
-    anchor = known[0] if known is not None else at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    anchor = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    if known is not None:
+        anchor = known[1] if known[1].day > known[0].day else known[0]
     months = 0
     while months_after(anchor, months + 1) <= at:
         months += 1

@@ -1252,6 +1252,15 @@ def test_a_period_lasts_as_long_as_stripe_says(db: Db, connect: Connect) -> None
     }
 
 
+def test_after_a_long_period_the_next_one_is_counted_from_its_end(db: Db) -> None:
+    """So that nothing starts anew twice: as we say it until Stripe's event comes, and as that says it."""
+    user = buyer(db, current_period_start="2026-02-28Z", current_period_end="2026-03-31Z", overage_limit="0.05")
+    at(db, "2026-04-01T12:00Z")
+    ask(db, user, 1)
+    begun = value(db, "select overage_period_start::text from public.user_subscriptions where user_id = %s", user)
+    assert begun.startswith("2026-03-31 00:00:00")
+
+
 def test_a_plan_that_has_come_into_force_keeps_no_more_than_it_says(db: Db) -> None:
     user = buyer(db, tier="pro", next_tier="usage_only", daily_quota=0)
     at(db, "2026-04-01T00:00Z")
