@@ -191,10 +191,6 @@ begin
       credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
       depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
     where c.id = v_hold.credit_pack_id;
-    -- It may be the only one they have: free could not spend it.
-    update public.user_subscriptions s set tier = 'usage_only'
-    where s.user_id = v_hold.user_id and s.tier = 'free' and s.stripe_subscription_id is null
-      and private.unsubscribed_tier(s.user_id, private.clock()) = 'usage_only';
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
@@ -613,12 +609,13 @@ CREATE FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with ti
 begin
   return case when exists (
     select from public.credit_packs c
-    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+    where c.user_id = p_user_id and c.credits_to_revoke < c.credits_purchased
+      and (c.expires_at > p_at or c.expires_at is null)
   ) then 'usage_only' else 'free' end;
 end
 $$;
 
-COMMENT ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) IS 'The plan of a user without a subscription: free, or usage_only while they have credits, which free could not spend.';
+COMMENT ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) IS 'The plan of a user without a subscription: free, which spends no credits, or usage_only while a pack of theirs has neither expired nor gone back with its money, however much of it is used.';
 
 CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text DEFAULT NULL::text, p_question_id text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_model text DEFAULT NULL::text, p_hold_seconds integer DEFAULT 300, p_history_messages integer DEFAULT 40, p_history_characters integer DEFAULT 48000, p_own_key boolean DEFAULT NULL::boolean, p_providers text[] DEFAULT '{anthropic,openai}'::text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -797,7 +794,7 @@ begin
   end if;
   update public.user_subscriptions s set
     tier = v_tier,
-    next_tier = nullif(p_subscription ->> 'tier', v_tier),
+    next_tier = case when p_subscription ->> 'status' <> 'canceled' then nullif(p_subscription ->> 'tier', v_tier) end,
     status = coalesce(p_subscription ->> 'status', 'active'),
     stripe_customer_id = case when not p_is_deleted then s.stripe_customer_id end,
     stripe_subscription_id = p_subscription ->> 'id',
@@ -811,7 +808,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb) IS 'Makes a look at a customer at Stripe the user''s plan, unless a later one is known. p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}, null where none is live. The best of tier and paid_tiers holds until the period ends, then tier does. Returns the user; null: nobody''s customer.';
+COMMENT ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb) IS 'Makes a look at a customer at Stripe the user''s plan, unless a later one is known. p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}, null where none is live. The best of tier and paid_tiers holds until the period ends, then tier does, unless cancelled. Returns the user; null: nobody''s customer.';
 
 CREATE FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER

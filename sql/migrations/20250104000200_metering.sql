@@ -104,12 +104,14 @@ as $$
 begin
   return case when exists (
     select from public.credit_packs c
-    where c.user_id = p_user_id and c.credits_remaining > 0 and (c.expires_at > p_at or c.expires_at is null)
+    where c.user_id = p_user_id and c.credits_to_revoke < c.credits_purchased
+      and (c.expires_at > p_at or c.expires_at is null)
   ) then 'usage_only' else 'free' end;
 end
 $$;
 comment on function private.unsubscribed_tier(uuid, timestamptz) is
-  'The plan of a user without a subscription: free, or usage_only while they have credits, which free could not spend.';
+  'The plan of a user without a subscription: free, which spends no credits, or usage_only while a pack of theirs has '
+  'neither expired nor gone back with its money, however much of it is used.';
 revoke all on function private.unsubscribed_tier(uuid, timestamptz) from public, anon, authenticated, service_role;
 grant execute on function private.unsubscribed_tier(uuid, timestamptz) to authenticated, service_role;
 

@@ -83,10 +83,6 @@ begin
       credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
       depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
     where c.id = v_hold.credit_pack_id;
-    -- It may be the only one they have: free could not spend it.
-    update public.user_subscriptions s set tier = 'usage_only'
-    where s.user_id = v_hold.user_id and s.tier = 'free' and s.stripe_subscription_id is null
-      and private.unsubscribed_tier(s.user_id, private.clock()) = 'usage_only';
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;

@@ -176,7 +176,7 @@ begin
   end if;
   update public.user_subscriptions s set
     tier = v_tier,
-    next_tier = nullif(p_subscription ->> 'tier', v_tier),
+    next_tier = case when p_subscription ->> 'status' <> 'canceled' then nullif(p_subscription ->> 'tier', v_tier) end,
     status = coalesce(p_subscription ->> 'status', 'active'),
     stripe_customer_id = case when not p_is_deleted then s.stripe_customer_id end,
     stripe_subscription_id = p_subscription ->> 'id',
@@ -192,7 +192,7 @@ $$;
 comment on function public.apply_customer(text, bigint, boolean, jsonb) is
   'Makes a look at a customer at Stripe the user''s plan, unless a later one is known. p_subscription: {id, tier, '
   'paid_tiers, status, period_start, period_end, canceled_at, past_due_since}, null where none is live. The best of '
-  'tier and paid_tiers holds until the period ends, then tier does. Returns the user; null: nobody''s customer.';
+  'tier and paid_tiers holds until the period ends, then tier does, unless cancelled. Returns the user; null: nobody''s customer.';
 revoke all on function public.apply_customer(text, bigint, boolean, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.apply_customer(text, bigint, boolean, jsonb) to service_role;
 

@@ -112,7 +112,7 @@ def write(rng: random.Random) -> tuple[list[Act], bool]:
         if not plan:
             weights |= {"subscribe": 12}
         else:
-            weights |= {"change": 4, "invoiced_change": 2, "overage": 7, "cancel": 3, "cancel_now": 2, "wait": 2}
+            weights |= {"change": 4, "invoiced_change": 2, "overage": 9, "cancel": 3, "cancel_now": 2, "wait": 2}
             weights |= {"refund_plan": 1, "dispute_plan": 1, "trouble": 1, "resume": 6 if leaving else 0}
             weights |= {"card": 0 if calm else 6 if broken else 3, "pay": 4 if broken else 0}
         if packs:
@@ -388,11 +388,11 @@ def moment(seconds: int | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def right_plan(seen: Seen, has_credits: bool) -> Json:
+def right_plan(seen: Seen, has_packs: bool) -> Json:
     """The user's plan, from Stripe's state."""
     live = seen.live
     plan: Json = dict.fromkeys(("next_tier", "current_period_start", "current_period_end", "canceled_at"))
-    plan |= {"tier": "usage_only" if has_credits else "free", "status": "active", "past_due_since": None}
+    plan |= {"tier": "usage_only" if has_packs else "free", "status": "active", "past_due_since": None}
     plan |= {"customer": seen.twin.customer if not seen.twin.is_deleted else None, "subscription": None}
     if live is None:
         return {**plan, "customer": plan["customer"] or None}
@@ -415,8 +415,16 @@ def right_plan(seen: Seen, has_credits: bool) -> Json:
         latest = next(one for one in seen.invoices if one["id"] == live["latest_invoice"])
         since = latest["status_transitions"]["finalized_at"] or latest["created"]
         plan |= {"status": "past_due", "past_due_since": moment(since)}
+    if plan["status"] == "canceled":
+        plan["next_tier"] = None
     plan |= {"current_period_start": moment(start), "current_period_end": moment(end)}
     return {**plan, "canceled_at": moment(live["canceled_at"])}
+
+
+def is_kept(pack: Json) -> bool:
+    """Whether not all of it went back with the money."""
+    kept: bool = pack["to_revoke"] < pack["purchased"]
+    return kept
 
 
 def right_packs(seen: Seen, used: dict[str, int]) -> list[Json]:
@@ -514,7 +522,7 @@ def calls_of(event: Event) -> tuple[list[str], list[tuple[str, str]]]:
     stripes = [("GET", "/v1/customers"), ("GET", "/v1/invoices")]
     if event.type in BILLS:
         ours += ["claim_overage", "place_overage", "place_overage", "retarget_overage"]
-        stripes += [("POST", "/v1/invoiceitems"), ("GET", "/v1/invoiceitems"), ("POST", "/v1/invoices")]
+        stripes += [("GET", "/v1/invoiceitems"), ("POST", "/v1/invoices"), *[("POST", "/v1/invoiceitems")] * 3]
     return ours, stripes
 
 
@@ -690,7 +698,9 @@ class Batch:
         """Deliver it, for the first time or again: alone, or at the same instant with itself, with others or with the
         job that bills; or so that it fails."""
         rng, others = event.rng, [one for one in history.events.values() if one is not event]
-        ways = {"alone": 50, "twice": 15, "together": 20 if others else 0, "with the job": 5, "failing": 20}
+        ways = {"alone": 50, "twice": 15, "together": 20 if others else 0, "failing": 20}
+        if event.type in BILLS:
+            ways |= {"alone": 25, "twice": 25, "with the job": 15, "failing": 35}
         way = "alone" if self.orderly or event.tries > 2 else rng.choices([*ways], [*ways.values()])[0]
         events = [event]
         match way:
@@ -740,7 +750,7 @@ class Batch:
         for event in dict.fromkeys(events):
             if not event.heard:
                 event.tries += 1
-                history.later(self.now + event.rng.choice([60, 300, HOUR, 9 * HOUR, 30 * HOUR]), event)
+                history.later(self.now + event.rng.choice([60, HOUR, 9 * HOUR, 30 * HOUR]), event)
 
     def redeliver(self) -> None:
         """Everything that has not been heard, in any order, until it has."""
@@ -971,8 +981,7 @@ class Batch:
             "  select q.id, public.admit_query(%s, q.id::text, q.id) as told"
             "  from (select gen_random_uuid() as id from generate_series(1, %s)) q)"
             " select told ->> 'funding' as funding, public.settle_query(id, 'answered', %s) from asked",
-            # One stays: without any, which plan a look finds depends on when it was taken.
-            (seen.twin.person.id, min(credits, max(0, left - 1)), USAGE),
+            (seen.twin.person.id, min(credits, left), USAGE),
         ).fetchall()
         assert {row["funding"] for row in admitted} <= {"credit"}
 
@@ -1010,7 +1019,7 @@ class Batch:
             row, packs = self.plan_of(seen.twin), self.packs_of(seen.twin)
             right = right_packs(seen, self.used(seen.twin))
             allows = row.pop("allow_overages")
-            wanted = right_plan(seen, has_credits=any(pack["remaining"] for pack in right))
+            wanted = right_plan(seen, has_packs=any(map(is_kept, right)))
             for what, ours, stripes in (("plan", row, wanted), ("packs", packs, right)):
                 if ours != stripes:
                     history.wrong.append(
@@ -1031,7 +1040,7 @@ class Batch:
             if event.type in OF_CUSTOMERS:
                 row = self.plan_of(seen.twin)
                 row.pop("allow_overages")
-                wanted = right_plan(seen, has_credits=any(pack["remaining"] for pack in packs))
+                wanted = right_plan(seen, has_packs=any(map(is_kept, packs)))
             elif event.type in OF_PAYMENTS:
                 sessions = [one["id"] for one in seen.sales if one["payment_intent"] == event.payment]
                 row, wanted = (

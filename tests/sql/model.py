@@ -147,7 +147,8 @@ class User:
 
     def unsubscribed_tier(self, at: datetime) -> str:
         """The plan without a subscription: free cannot spend credits."""
-        return "usage_only" if any(self.remaining(pack) > 0 for pack in self.unexpired(at)) else "free"
+        kept = (pack for pack in self.unexpired(at) if pack.payment.due < pack.payment.credits)
+        return "usage_only" if any(kept) else "free"
 
     def used_today(self) -> int:
         """Included queries of the day."""
@@ -290,7 +291,7 @@ class User:
             self.known = self.past_due_since = None
             return
         self.tier = max((subscription.tier, *subscription.paid_tiers), key=CHEAPEST_FIRST.index)
-        if self.tier != subscription.tier:
+        if self.tier != subscription.tier and subscription.status != "canceled":
             self.next_tier = subscription.tier
         self.status, self.past_due_since = subscription.status, subscription.past_due_since
         self.known = subscription.period
@@ -313,19 +314,16 @@ class User:
                 due[query.period] = due.get(query.period, 0) + 1
         return sorted(due.items())
 
-    def end(self, at: datetime, query_id: str, outcome: str) -> str:
+    def end(self, query_id: str, outcome: str) -> str:
         """End a query, unless it has ended. Returns how it did end."""
         query = self.queries[query_id]
         if query.outcome is None:
             query.outcome = outcome
-            if query.funding == "credit" and not query.counts and self.tier == "free" and not self.subscribed:
-                # The credit may be the only one they have.
-                self.tier = self.unsubscribed_tier(at)
         return query.outcome
 
     def lose(self, at: datetime) -> int:
         """Give up the queries whose time is over. Returns how many."""
         stale = [q for q in self.queries.values() if q.outcome is None and q.expires_at <= at]
         for query in stale:
-            self.end(at, query.id, "lost")
+            self.end(query.id, "lost")
         return len(stale)

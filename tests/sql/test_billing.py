@@ -184,6 +184,14 @@ def test_the_best_plan_that_is_paid_holds_until_the_period_ends(
     assert admit(db, user)["tier"] == (then or now)
 
 
+def test_nothing_comes_after_a_cancelled_plan(db: Db) -> None:
+    user = new_user(db, stripe_customer_id="cus_1")
+    look_at_customer(db, 1, tier="basic", paid_tiers=["pro"], status="canceled")
+    assert (counters(db, user)["tier"], counters(db, user)["next_tier"]) == ("pro", None)
+    at(db, "2026-04-01T00:00:00Z")
+    assert value(db, "select tier from private.standing where user_id = %s", user) == "free"
+
+
 def test_a_later_look_forgets_a_downgrade(db: Db) -> None:
     user = new_user(db, stripe_customer_id="cus_1")
     look_at_customer(db, 1, tier="basic", paid_tiers=["pro"])
@@ -242,7 +250,7 @@ def test_counts_are_carried_over_from_plan_to_plan(db: Db) -> None:
         ({"pack": "pack_day"}, "free"),
     ],
 )
-def test_without_a_subscription_credits_make_the_plan(db: Db, payment: dict[str, Any] | None, tier: str) -> None:
+def test_without_a_subscription_packs_make_the_plan(db: Db, payment: dict[str, Any] | None, tier: str) -> None:
     at(db, "2026-03-10T12:00Z")
     db.execute(
         "insert into public.packs (slug, name, credits, price_usd, expires_after_days)"
@@ -272,6 +280,22 @@ def test_a_cancelled_plan_whose_period_is_over_goes_on_with_the_credits_that_are
     names = ("tier", "status", "stripe_subscription_id", "current_period_end", "stripe_customer_id")
     assert [row[name] for name in names] == ["usage_only", "active", None, None, "cus_1"]
     assert admit(db, user)["decision"] == "refused"
+
+
+def test_a_look_finds_the_same_plan_however_many_credits_are_used(db: Db) -> None:
+    user = new_user(db, stripe_customer_id="cus_1")
+    look_at_payment(db, user, 1, credits=2)
+    ask(db, user, 1, "credit")
+    running = admit(db, user)
+    look_at_customer(db, 2)
+    look_at_payment(db, user, 3, credits=2)
+    assert (packs(db, user), counters(db, user)["tier"]) == ([(0, 2, 0, 0)], "usage_only")
+    look_at_payment(db, user, 4, credits=2, refunded_cents=112)
+    assert counters(db, user)["tier"] == "usage_only"
+    look_at_payment(db, user, 5, credits=2, refunded_cents=225)
+    assert counters(db, user)["tier"] == "free"
+    db.execute("select public.release_query(%s)", (running["hold_id"],))
+    assert (packs(db, user), counters(db, user)["tier"]) == ([(0, 1, 1, 2)], "free")
 
 
 def test_whose_credits_are_used_up_is_told_to_pay_and_not_to_wait(db: Db, connect: Connect) -> None:
@@ -487,7 +511,7 @@ def test_a_deleted_user_is_null_and_gets_nothing(db: Db) -> None:
     assert value(db, "select count(*) from public.credit_packs") == 0
 
 
-def test_free_becomes_usage_only_with_credits_and_free_again_without(db: Db) -> None:
+def test_free_becomes_usage_only_with_a_pack_and_free_again_without(db: Db) -> None:
     user = new_user(db, lifetime_used=4)
     look_at_payment(db, user, 1)
     assert counters(db, user)["tier"] == "usage_only"

@@ -163,7 +163,7 @@ class Histories(RuleBasedStateMachine):
     def end(self, query_id: str, outcome: str) -> None:
         """One end on both sides; it may come late or twice."""
         call = settle if outcome in model.CHARGED else release
-        assert call(self.db, query_id, outcome)["outcome"] == self.model.end(self.now, query_id, outcome)
+        assert call(self.db, query_id, outcome)["outcome"] == self.model.end(query_id, outcome)
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), outcome=st.sampled_from(["answered", "stopped", "failed", "lost"]))
