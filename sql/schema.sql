@@ -36,6 +36,22 @@ CREATE DOMAIN public.usd AS numeric(14,6)
 
 COMMENT ON DOMAIN public.usd IS 'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
 
+CREATE FUNCTION private.check_pin() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if not exists (
+    select from public.user_subscriptions s join public.plans p on p.tier = s.tier
+    where s.user_id = new.user_id and p.history_days > 0) then
+    raise insufficient_privilege using message = 'Your plan keeps no conversations, so none can be pinned.';
+  end if;
+  return new;
+end
+$$;
+
+COMMENT ON FUNCTION private.check_pin() IS 'Trigger: conversations are pinned only on plans that keep them.';
+
 CREATE FUNCTION private.check_subscription() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -73,6 +89,32 @@ CREATE FUNCTION private.conversation_key(p_chat_id text) RETURNS uuid
 $_$;
 
 COMMENT ON FUNCTION private.conversation_key(p_chat_id text) IS 'A chat''s id as the id of its conversation; null where it is not a UUID but the user''s own name for one.';
+
+CREATE FUNCTION private.delete_conversations(p_ids uuid[]) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  v_longest record;
+begin
+  select c.id, c.message_count into v_longest from public.conversations c
+  where c.id = any (p_ids) order by c.message_count desc limit 1;
+  if v_longest.message_count > 500 then
+    -- From its end, so that it stays one conversation until it is gone.
+    delete from public.messages m
+    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 500;
+    update public.conversations c set message_count = c.message_count - 500 where c.id = v_longest.id;
+    return 1;
+  end if;
+  -- One update clears both columns; a cascade would clear them one after the other, row by row.
+  update public.usage_logs u set conversation_id = null, message_id = null where u.conversation_id = any (p_ids);
+  delete from public.messages m where m.conversation_id = any (p_ids);
+  delete from public.conversations c where c.id = any (p_ids);
+  return cardinality(p_ids);
+end
+$$;
+
+COMMENT ON FUNCTION private.delete_conversations(p_ids uuid[]) IS 'Deletes conversations with their messages; if one has more than 500, 500 of those and nothing else. Returns how many conversations it met. They are locked.';
 
 CREATE FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -184,13 +226,19 @@ begin
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
   elsif v_hold.funding = 'credit' then
-    -- A credit that comes back after a refund goes where the refund would have taken it.
+    -- A credit that comes back after a refund or after its pack has lapsed goes where that would have taken it.
     update public.credit_packs c set
       credits_used = c.credits_used - 1,
-      credits_remaining = c.credits_remaining + case when c.credits_revoked < c.credits_to_revoke then 0 else 1 end,
-      credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
-      depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
-    where c.id = v_hold.credit_pack_id;
+      credits_remaining = c.credits_remaining + case when back.to = 'remaining' then 1 else 0 end,
+      credits_revoked = c.credits_revoked + case when back.to = 'revoked' then 1 else 0 end,
+      credits_expired = c.credits_expired + case when back.to = 'expired' then 1 else 0 end,
+      depleted_at = case when back.to <> 'remaining' then c.depleted_at end
+    from (
+      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
+                        when k.lapsed_at is not null then 'expired'
+                        else 'remaining' end as to
+      from public.credit_packs k where k.id = v_hold.credit_pack_id) back
+    where c.id = back.id;
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
@@ -199,6 +247,21 @@ end
 $$;
 
 COMMENT ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) IS 'Ends a query without a charge: the same day''s count, the same pack or the same period''s overage gets it back. Returns what end_query returns. The user is locked.';
+
+CREATE FUNCTION private.go_by_packs(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  v_tier constant text := private.unsubscribed_tier(p_user_id, private.clock());
+begin
+  update public.user_subscriptions s set tier = v_tier
+  where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
+    and s.tier in ('free', 'usage_only') and s.tier <> v_tier;
+end
+$$;
+
+COMMENT ON FUNCTION private.go_by_packs(p_user_id uuid) IS 'Puts a user without a subscription on the plan that their packs make. The user is locked.';
 
 CREATE FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) RETURNS record
     LANGUAGE plpgsql STABLE
@@ -215,6 +278,41 @@ end
 $$;
 
 COMMENT ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) IS 'How a query ended, as end_query says it. NOHLD: never admitted.';
+
+CREATE FUNCTION private.keep_books() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  -- In one order, so that two deletions add to the same rows one after the other.
+  insert into public.retained_usage as r (
+    month, tier, provider, model, funding, outcome, queries, tokens_input, tokens_output, cost_usd, overage_usd,
+    credits_usd, written_off_usd)
+  select date_trunc('month', u.query_date)::date, u.tier, u.provider, u.model, u.funding, u.outcome, count(*),
+         sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd), sum(u.overage_charge),
+         coalesce(sum(c.price_per_credit) filter (where u.outcome in ('answered', 'stopped')), 0),
+         coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null), 0)
+  from public.usage_logs u
+  left join public.credit_packs c on c.id = u.credit_pack_id
+  left join public.overage_invoice_items i on i.id = u.invoice_item_id
+  where u.user_id = old.id
+  group by 1, 2, 3, 4, 5, 6
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (month, tier, provider, model, funding, outcome) do update set
+    queries = r.queries + excluded.queries, tokens_input = r.tokens_input + excluded.tokens_input,
+    tokens_output = r.tokens_output + excluded.tokens_output, cost_usd = r.cost_usd + excluded.cost_usd,
+    overage_usd = r.overage_usd + excluded.overage_usd, credits_usd = r.credits_usd + excluded.credits_usd,
+    written_off_usd = r.written_off_usd + excluded.written_off_usd;
+  insert into public.retained_invoice_items
+  select i.id, i.created_at, i.period_start, i.queries, i.unit_price_usd, i.amount_usd, i.amount_cents,
+         i.stripe_invoice_item_id, i.stripe_invoice_id
+  from public.overage_invoice_items i where i.user_id = old.id and i.stripe_invoice_item_id is not null
+  on conflict (id) do nothing;
+  return old;
+end
+$$;
+
+COMMENT ON FUNCTION private.keep_books() IS 'Trigger on auth.users: before a user''s rows go with them, what the books need is kept without them. Runs as its owner, because Auth may not write to public.';
 
 CREATE TABLE public.query_holds (
     id uuid NOT NULL,
@@ -397,6 +495,23 @@ $$;
 
 COMMENT ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) IS 'The pack that pays next: the soonest to expire, the oldest among equals; null where there is none.';
 
+CREATE FUNCTION private.note_downgrade() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  v_before constant integer := (select p.history_days from public.plans p where p.tier = old.tier);
+  v_after constant integer := (select p.history_days from public.plans p where p.tier = new.tier);
+begin
+  new.downgraded_at := case when v_after < v_before then private.clock()
+                            when v_after > v_before then null
+                            else new.downgraded_at end;
+  return new;
+end
+$$;
+
+COMMENT ON FUNCTION private.note_downgrade() IS 'Trigger: notes when a plan becomes one that keeps conversations for fewer days. cleanup_expired_conversations() does the rest.';
+
 CREATE FUNCTION private.note_own_key() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -562,6 +677,47 @@ end
 $$;
 
 COMMENT ON FUNCTION private.sealed_key(p_user_id uuid, p_provider text) IS 'A user''s sealed key for a provider, bytes in base64; null where there is none.';
+
+CREATE FUNCTION private.shorten_histories() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  -- Thirty days on from the downgrade at most. A message that came later has set a date by the plan that was then in
+  -- force. A pin lapses with a plan that keeps nothing, and had no date: it gets the thirty days.
+  with promised as (
+    select c.id, s.downgraded_at + interval '30 days' as until, p.history_days = 0 as unpins
+    from public.user_subscriptions s
+    join public.plans p on p.tier = s.tier
+    join public.conversations c on c.user_id = s.user_id
+    where s.downgraded_at is not null
+      and (c.expires_at > s.downgraded_at + interval '30 days' and c.last_message_at <= s.downgraded_at
+           or c.is_pinned and p.history_days = 0)
+    limit 1000
+    for update of c skip locked
+  )
+  update public.conversations c set
+    expires_at = case when c.is_pinned and p.unpins then p.until else least(c.expires_at, p.until) end,
+    is_pinned = c.is_pinned and not p.unpins
+  from promised p where c.id = p.id;
+
+  update public.user_subscriptions s set downgraded_at = null
+  from (
+    select d.id from public.user_subscriptions d
+    join public.plans p on p.tier = d.tier
+    where d.downgraded_at is not null and not exists (
+      select from public.conversations c
+      where c.user_id = d.user_id
+        and (c.expires_at > d.downgraded_at + interval '30 days' and c.last_message_at <= d.downgraded_at
+             or c.is_pinned and p.history_days = 0))
+    limit 1000
+    for update of d skip locked
+  ) done
+  where s.id = done.id;
+end
+$$;
+
+COMMENT ON FUNCTION private.shorten_histories() IS 'Gives conversations that were promised more days than a downgrade leaves their new date, at most 1,000 a call.';
 
 CREATE FUNCTION private.start_subscription() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -841,21 +997,38 @@ begin
   update public.credit_packs c set
     credits_to_revoke = v_due,
     credits_revoked = least(v_due, c.credits_purchased - c.credits_used),
-    credits_remaining = greatest(0, c.credits_purchased - c.credits_used - v_due),
+    credits_remaining = case when c.lapsed_at is null then unspent.credits else 0 end,
+    credits_expired = case when c.lapsed_at is null then 0 else unspent.credits end,
+    depleted_at = case when c.lapsed_at is null and unspent.credits > 0 then null else c.depleted_at end,
     is_frozen = (p_payment ->> 'is_disputed')::boolean,
     stripe_sequence = p_sequence
-  where c.stripe_checkout_session_id = v_session_id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
-  if not found then
-    return p_user_id;
+  from (select k.id, greatest(0, k.credits_purchased - k.credits_used - v_due) as credits
+        from public.credit_packs k where k.stripe_checkout_session_id = v_session_id) unspent
+  where c.id = unspent.id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
+  if found then
+    perform private.go_by_packs(p_user_id);
   end if;
-  update public.user_subscriptions s set tier = private.unsubscribed_tier(p_user_id, private.clock())
-  where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
-    and s.tier in ('free', 'usage_only') and s.tier <> private.unsubscribed_tier(p_user_id, private.clock());
   return p_user_id;
 end
 $$;
 
 COMMENT ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) IS 'Makes a look at the payment of a pack the user''s pack, unless a later one is known: granted once a session, when paid; refunds take back pro rata, rounded in the user''s favour, a lost dispute all, an open one freezes. p_payment: {session_id, payment_intent_id, pack, credits, paid_at, paid_cents, refunded_cents, is_disputed, is_lost}. Returns the user; null: deleted.';
+
+CREATE FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 1000) RETURNS TABLE(id uuid, created_at timestamp with time zone, user_id uuid, amount_cents integer, stripe_invoice_item_id text, stripe_invoice_id text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select i.* from (
+    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id
+    from public.overage_invoice_items o where o.created_at >= p_since and (p_after is null or o.id > p_after)
+    union all
+    select r.id, r.created_at, null, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id
+    from public.retained_invoice_items r where r.created_at >= p_since and (p_after is null or r.id > p_after)
+  ) i
+  order by i.id limit least(p_limit, 1000)
+$$;
+
+COMMENT ON FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid, p_limit integer) IS 'What we say is billed beyond the plans since a time, by id from p_after on, at most 1,000: for a comparison with Stripe. Without a user: whose user was deleted.';
 
 CREATE FUNCTION public.billing_profile(p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -955,29 +1128,35 @@ CREATE FUNCTION public.cleanup_expired_conversations() RETURNS integer
     AS $$
 declare
   v_at constant timestamptz := private.clock();
-  v_deleted integer;
+  v_ids uuid[];
+  v_deleted integer := 0;
 begin
   with expired as (
-    select c.id
+    select c.id, c.expires_at, c.message_count
     from public.conversations c
     -- Clearing two columns of a usage_logs row makes Postgres look at its user again: whoever is being deleted is
     -- left to that, and who is not can wait for us.
     join auth.users u on u.id = c.user_id
-    join public.user_subscriptions s on s.user_id = c.user_id
-    join public.plans p on p.tier = s.tier
-    where c.expires_at <= v_at and not (c.is_pinned and p.history_days > 0)
+    where c.expires_at <= v_at and not c.is_pinned
     order by c.expires_at
-    limit 1000
+    limit 100
     for key share of u skip locked
     for update of c skip locked
+  ), counted as (
+    select e.id, row_number() over oldest as place, sum(e.message_count) over oldest as messages
+    from expired e window oldest as (order by e.expires_at, e.id)
   )
-  delete from public.conversations c using expired e where c.id = e.id;
-  get diagnostics v_deleted = row_count;
+  -- Always one, and as many more as make up no more than 500 messages: that is what takes the time.
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 500;
+  if v_ids is not null then
+    v_deleted := private.delete_conversations(v_ids);
+  end if;
+  perform private.shorten_histories(); -- last: it waits for nobody, so what it locks keeps nobody waiting for long
   return v_deleted;
 end
 $$;
 
-COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, at most 1,000 a call; returns how many. Pinned ones stay while the plan keeps history. Call it until 0.';
+COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, about 500 of these a call, pinned ones excepted; returns how many conversations. Call it until 0. Those of users who changed to a lesser plan get their new date.';
 
 CREATE FUNCTION public.count_keys_to_rotate(p_current text) RETURNS integer
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1003,6 +1182,79 @@ $$;
 
 COMMENT ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) IS 'Deletes a user''s key for a provider; returns whether there was one.';
 
+CREATE FUNCTION public.delete_history(p_user_id uuid) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_ids uuid[];
+begin
+  perform from auth.users where id = p_user_id for key share;
+  with oldest as (
+    select c.id, c.message_count from public.conversations c where c.user_id = p_user_id
+    order by c.id limit 100 for update
+  ), counted as (
+    select o.id, row_number() over by_id as place, sum(o.message_count) over by_id as messages
+    from oldest o window by_id as (order by o.id)
+  )
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 500;
+  return case when v_ids is null then 0 else private.delete_conversations(v_ids) end;
+end
+$$;
+
+COMMENT ON FUNCTION public.delete_history(p_user_id uuid) IS 'Deletes a user''s conversations with their messages, about 500 of these a call; returns how many conversations. Call it until 0.';
+
+CREATE FUNCTION public.delete_user(p_user_id uuid, p_write_off boolean DEFAULT false) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  if exists (select from public.user_subscriptions s
+             where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
+    raise exception using errcode = 'OWING', message = 'The user has a subscription at Stripe, which would go on.';
+  elsif not p_write_off and exists (
+      select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
+      where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
+    raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
+  end if;
+  -- What runs is not charged, and everything that is theirs goes with them; keep_books keeps the sums.
+  delete from auth.users u where u.id = p_user_id;
+  return found;
+end
+$$;
+
+COMMENT ON FUNCTION public.delete_user(p_user_id uuid, p_write_off boolean) IS 'Deletes a user with everything that is theirs. The sums of the ledger stay, without them. OWING: a subscription that would go on, or overage that has not been billed, unless p_write_off. Returns whether there was such a user.';
+
+CREATE FUNCTION public.expire_credits() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_pack record;
+  v_lapsed integer := 0;
+begin
+  -- Admission takes nothing from them as it is. This writes it down, and ends the plan that only packs make.
+  for v_pack in
+    select c.id, c.user_id from public.credit_packs c
+    where c.expires_at <= v_at and c.lapsed_at is null
+    order by c.expires_at limit 200
+  loop
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_pack.user_id, 0));
+    update public.credit_packs c set credits_expired = c.credits_remaining, credits_remaining = 0, lapsed_at = v_at
+    where c.id = v_pack.id and c.lapsed_at is null;
+    if found then
+      perform private.go_by_packs(v_pack.user_id);
+      v_lapsed := v_lapsed + 1;
+    end if;
+  end loop;
+  return v_lapsed;
+end
+$$;
+
+COMMENT ON FUNCTION public.expire_credits() IS 'Writes down as expired what is left of packs past their expiry, at most 200 a call, and puts users whom no pack is left back on free; returns how many packs. Call it until 0.';
+
 CREATE FUNCTION public.explain_query(p_request_id text) RETURNS TABLE(query_id uuid, user_id uuid, request_id text, decided_at timestamp with time zone, decision text, reason text, funding text, tier text, quota_used integer, quota_limit integer, overage_used numeric, overage_limit numeric, credit_pack_id uuid, outcome text, charged_usd numeric, cost_usd numeric, tokens_total integer, provider text, model text)
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -1025,6 +1277,60 @@ CREATE FUNCTION public.explain_query(p_request_id text) RETURNS TABLE(query_id u
 $$;
 
 COMMENT ON FUNCTION public.explain_query(p_request_id text) IS 'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while it runs. A signed-in user is shown their own.';
+
+CREATE FUNCTION public.export_user(p_user_id uuid, p_part text, p_after uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 1000) RETURNS TABLE(id uuid, told text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_limit constant integer := least(p_limit, 1000);
+begin
+  -- Text, so that no JSON parser on the way makes money a float. Columns keep the order of their table.
+  case p_part
+    when 'account' then
+      -- By allow-list: Auth keeps password hashes and tokens beside them.
+      return query select u.id, (
+        select json_object_agg(a.key, a.value)::text from jsonb_each(to_jsonb(u)) a
+        where a.key in ('id', 'email', 'phone', 'created_at', 'updated_at', 'last_sign_in_at', 'email_confirmed_at',
+                        'raw_user_meta_data'))
+      from auth.users u where u.id = p_user_id and p_after is null;
+    when 'subscription' then
+      return query select s.id, row_to_json(s)::text from public.user_subscriptions s
+      where s.user_id = p_user_id and p_after is null;
+    when 'keys' then
+      -- A sealed key is of no use to anybody but us, and is nobody's to read.
+      return query select k.id, row_to_json(k)::text from (
+        select a.id, a.created_at, a.updated_at, a.provider, a.hint, a.is_active, a.last_validated_at, a.validation_error
+        from public.user_api_keys a where a.user_id = p_user_id and p_after is null) k order by k.id;
+    when 'packs' then
+      return query select c.id, row_to_json(c)::text from public.credit_packs c
+      where c.user_id = p_user_id and (p_after is null or c.id > p_after) order by c.id limit v_limit;
+    when 'bills' then
+      return query select i.id, row_to_json(i)::text from public.overage_invoice_items i
+      where i.user_id = p_user_id and (p_after is null or i.id > p_after) order by i.id limit v_limit;
+    when 'conversations' then
+      return query select t.id, row_to_json(t)::text from (
+        select c.*, (select json_agg(row_to_json(m) order by m.position) from public.messages m
+                     where m.conversation_id = c.id) as messages
+        from public.conversations c
+        where c.user_id = p_user_id and (p_after is null or c.id > p_after) order by c.id limit v_limit) t
+      order by t.id;
+    when 'usage' then
+      return query select u.id, row_to_json(u)::text from public.usage_logs u
+      where u.user_id = p_user_id and (p_after is null or u.id > p_after) order by u.id limit v_limit;
+    when 'running' then
+      return query select h.id, row_to_json(h)::text from public.query_holds h
+      where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
+    when 'refusals' then
+      return query select r.id, row_to_json(r)::text from public.query_refusals r
+      where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
+    else
+      raise invalid_parameter_value using message = format('There is no part %L of what is held on a person.', p_part);
+  end case;
+end
+$$;
+
+COMMENT ON FUNCTION public.export_user(p_user_id uuid, p_part text, p_after uuid, p_limit integer) IS 'What is held on a user, a part at a time (account, subscription, keys, packs, bills, conversations with their messages, usage, running, refusals): JSON objects by id from p_after on, at most 1,000 rows. Sealed keys and passwords are not told.';
 
 CREATE FUNCTION public.finish_stripe_event(p_event_id text, p_error text DEFAULT NULL::text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1142,6 +1448,86 @@ $$;
 
 COMMENT ON FUNCTION public.list_plans() IS 'What is sold: plans and credit packs. The answer of GET /plans.';
 
+CREATE FUNCTION public.margin_report(p_month date) RETURNS TABLE(tier text, provider text, model text, queries bigint, overage_usd text, credits_usd text, cost_usd text, written_off_usd text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET statement_timeout TO '120s'
+    AS $$
+  with spent as (
+    select u.tier, u.provider, u.model, count(*) as queries, sum(u.overage_charge) as overage,
+           coalesce(sum(c.price_per_credit) filter (where u.outcome in ('answered', 'stopped')), 0) as credits,
+           coalesce(sum(u.cost_usd) filter (where not u.used_byo_key), 0) as cost, 0 as written_off
+    from public.usage_logs u
+    left join public.credit_packs c on c.id = u.credit_pack_id
+    where u.query_date >= date_trunc('month', p_month)::date
+      and u.query_date < (date_trunc('month', p_month) + interval '1 month')::date
+    group by 1, 2, 3
+    union all
+    select r.tier, r.provider, r.model, r.queries, r.overage_usd, r.credits_usd,
+           case when r.funding = 'byok' then 0 else r.cost_usd end, r.written_off_usd
+    from public.retained_usage r where r.month = date_trunc('month', p_month)::date
+  )
+  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::text, sum(s.credits)::text, sum(s.cost)::text,
+         sum(s.written_off)::text
+  from spent s group by 1, 2, 3 order by 1, 2, 3
+$$;
+
+COMMENT ON FUNCTION public.margin_report(p_month date) IS 'A UTC month by tier and model: queries, what overage and spent credits were charged, and what the providers charge us for them (nothing for own keys), US dollars as text. Plan fees are Stripe''s to tell.';
+
+CREATE FUNCTION public.mend_counters(p_user_id uuid) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_mended integer := 0;
+  v_rows integer;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  -- In the order of settling: a deletion has the user for itself, conversations come before subscriptions.
+  perform from auth.users where id = p_user_id for key share;
+  with counted as (
+    select c.id, (select count(*) from public.messages m where m.conversation_id = c.id) as messages
+    from public.conversations c where c.user_id = p_user_id
+    order by c.id
+    for update
+  )
+  update public.conversations c set message_count = n.messages from counted n
+  where c.id = n.id and c.message_count <> n.messages;
+  get diagnostics v_mended = row_count;
+
+  -- A query moves from held to ended in one transaction, so one statement counts it once.
+  with taken as (
+    select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge
+    from public.usage_logs u where u.user_id = p_user_id and u.outcome in ('answered', 'stopped')
+    union all
+    select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge
+    from public.query_holds h where h.user_id = p_user_id
+  ), counted as (
+    select
+      count(*) filter (where t.funding = 'included' and p.lifetime_quota is null and t.query_date = s.quota_date) as today,
+      count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
+      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.period_start = s.overage_period_start), 0)
+        as overage,
+      exists (select from public.user_api_keys k where k.user_id = p_user_id and k.is_active) as own_key
+    from public.user_subscriptions s
+    left join taken t on true
+    left join public.plans p on p.tier = t.tier
+    where s.user_id = p_user_id
+    group by s.id
+  )
+  update public.user_subscriptions s set
+    quota_used = c.today, lifetime_used = c.ever, current_overage_amount = c.overage, uses_byo_key = c.own_key
+  from counted c
+  where s.user_id = p_user_id
+    and (s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key)
+        is distinct from (c.today, c.ever, c.overage, c.own_key);
+  get diagnostics v_rows = row_count;
+  return v_mended + v_rows;
+end
+$$;
+
+COMMENT ON FUNCTION public.mend_counters(p_user_id uuid) IS 'Sets a user''s counters to what the ledger, the holds, the keys and the messages say; returns how many rows that changed. Touches no charge, no credit and no bill.';
+
 CREATE FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1200,6 +1586,25 @@ $$;
 
 COMMENT ON FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) IS 'Notes where at Stripe an overage item stands: its invoice item, and its invoice; null: it waits for one.';
 
+CREATE FUNCTION public.purge_events() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_deleted integer;
+begin
+  -- Stripe sends nothing again after thirty days. Those that were never dealt with stay, for reconcile to name.
+  delete from public.stripe_events e where e.id in (
+    select old.id from public.stripe_events old
+    where old.processed_at < private.clock() - interval '90 days'
+    order by old.processed_at limit 1000 for update skip locked);
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end
+$$;
+
+COMMENT ON FUNCTION public.purge_events() IS 'Deletes events from Stripe that were dealt with more than 90 days ago, at most 1,000 a call; returns how many. Call it until 0.';
+
 CREATE FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1235,6 +1640,7 @@ COMMENT ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider tex
 CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, subject text, expected text, found text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET statement_timeout TO '120s'
     AS $$
   with
   -- Every query that holds or has taken its funding.
@@ -1268,10 +1674,11 @@ CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, s
   from overage o where o.used > o.allowed
   union all
   select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
-         c.credits_used || ' used, ' || c.credits_remaining || ' left, ' || c.credits_revoked || ' revoked'
+         concat_ws(' ', c.credits_used, 'used,', c.credits_remaining, 'left,', c.credits_revoked, 'revoked,',
+                   c.credits_expired, 'expired')
   from public.credit_packs c left join credits t on t.credit_pack_id = c.id
   where c.credits_used <> coalesce(t.used, 0)
-     or c.credits_remaining + c.credits_used + c.credits_revoked <> c.credits_purchased
+     or c.credits_remaining + c.credits_used + c.credits_revoked + c.credits_expired <> c.credits_purchased
   union all
   select 'I4', s.user_id, 'quota_used of ' || s.quota_date, coalesce(i.used, 0)::text, s.quota_used::text
   from public.user_subscriptions s
@@ -1332,9 +1739,23 @@ CREATE FUNCTION public.reconcile() RETURNS TABLE(invariant text, user_id uuid, s
   join public.overage_invoice_items i on i.id = u.invoice_item_id
   where not u.was_overage or u.user_id <> i.user_id or u.period_start <> i.period_start
      or u.overage_charge <> i.unit_price_usd
+  union all
+  -- The longest period and a month: the sweep has had its time.
+  select 'I7', u.user_id, 'period of ' || u.period_start, 'billed', count(*) || ' queries not billed, ' || sum(u.overage_charge)
+  from public.usage_logs u
+  where u.was_overage and u.invoice_item_id is null and u.query_timestamp < private.clock() - interval '62 days'
+  group by u.user_id, u.period_start
+  union all
+  select 'I7', i.user_id, i.id::text, 'at Stripe', 'not there after ' || i.attempts || ' attempts'
+  from public.overage_invoice_items i
+  where i.stripe_invoice_item_id is null and i.created_at < private.clock() - interval '3 days'
+  union all
+  select 'events', null, e.event_id, 'dealt with', concat_ws(' ', e.type, 'failed', e.attempts, 'times:', e.last_error)
+  from public.stripe_events e
+  where e.processed_at is null and e.created_at < private.clock() - interval '3 days'
 $$;
 
-COMMENT ON FUNCTION public.reconcile() IS 'Rows that break an invariant of metering: which, whose, where, what the ledger says and what was found. None is right.';
+COMMENT ON FUNCTION public.reconcile() IS 'Rows that break an invariant of metering, and what Stripe or we should have dealt with: which, whose, where, what the ledger says and what was found. None is right.';
 
 CREATE FUNCTION public.release_query(p_hold_id uuid, p_outcome text DEFAULT 'failed'::text, p_usage jsonb DEFAULT '{}'::jsonb, p_user_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1370,14 +1791,14 @@ declare
   v_ended record;
   v_released integer := 0;
 begin
-  -- At most 100 a call, so that no user waits long for a lock; users in order, so that two sweeps cannot cross.
+  -- At most 100 a call, so that no user waits long for a lock. Whoever is being served right now is left to the next.
   for v_stale in
     select oldest.id, oldest.user_id
     from (select h.id, h.user_id from public.query_holds h where h.expires_at <= v_at
           order by h.expires_at limit 100) oldest
     order by oldest.user_id, oldest.id
   loop
-    perform pg_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
     v_ended := private.give_back(v_stale.id, 'lost', '{}');
     v_released := v_released + case when v_ended.id is not null then 1 else 0 end;
   end loop;
@@ -1401,9 +1822,9 @@ begin
     select s.user_id from public.user_subscriptions s
     where s.current_overage_amount > 0
       and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start
-    order by s.user_id
+    limit 500
   loop
-    perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
     update public.user_subscriptions s set
       current_overage_amount = 0,
       overage_period_start = (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start
@@ -1415,7 +1836,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION public.reset_monthly_overages() IS 'Starts the overage counter of every period that has ended anew; returns how many. Forgets no money.';
+COMMENT ON FUNCTION public.reset_monthly_overages() IS 'Starts the overage counter of periods that have ended anew, at most 500 a call; returns how many. Call it until 0. Forgets no money.';
 
 CREATE FUNCTION public.retarget_overage(p_id uuid, p_refusals integer, p_target jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1527,6 +1948,16 @@ end
 $$;
 
 COMMENT ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) IS 'Ends a query that is charged, once however often it is called. p_usage: provider, model, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd. p_turn: chat_id, title, context {type, id, data}, question {id, content}, answer {id, content, function_calls, function_results}; kept only where the plan keeps history. NOHLD: never admitted.';
+
+CREATE FUNCTION public.sold_packs(p_sessions text[]) RETURNS TABLE(session_id text, user_id uuid, credits integer, price_paid_usd text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select c.stripe_checkout_session_id, c.user_id, c.credits_purchased, c.price_paid::text
+  from public.credit_packs c where c.stripe_checkout_session_id = any (p_sessions[1:1000])
+$$;
+
+COMMENT ON FUNCTION public.sold_packs(p_sessions text[]) IS 'The packs that were granted for checkout sessions, at most 1,000 at once: for a comparison with Stripe.';
 
 CREATE FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1781,7 +2212,8 @@ CREATE TABLE public.user_subscriptions (
     quota_used public.quantity DEFAULT 0 NOT NULL,
     lifetime_used public.quantity DEFAULT 0 NOT NULL,
     overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL,
-    stripe_sequence bigint DEFAULT 0 NOT NULL
+    stripe_sequence bigint DEFAULT 0 NOT NULL,
+    downgraded_at timestamp with time zone
 );
 
 ALTER TABLE ONLY public.user_subscriptions FORCE ROW LEVEL SECURITY;
@@ -1835,6 +2267,8 @@ COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries a
 COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
 
 COMMENT ON COLUMN public.user_subscriptions.stripe_sequence IS 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
+
+COMMENT ON COLUMN public.user_subscriptions.downgraded_at IS 'When the plan became one that keeps conversations for fewer days; null once their dates have been shortened.';
 
 CREATE VIEW private.standing WITH (security_invoker='true') AS
  SELECT s.user_id,
@@ -2066,11 +2500,11 @@ COMMENT ON COLUMN public.conversations.message_count IS 'Messages in it; the pos
 
 COMMENT ON COLUMN public.conversations.total_tokens IS 'Tokens of all its queries, replaced answers included.';
 
-COMMENT ON COLUMN public.conversations.is_pinned IS 'Kept past its expiry while the plan keeps history.';
+COMMENT ON COLUMN public.conversations.is_pinned IS 'Kept past its expiry. Lapses with a plan that keeps no history.';
 
 COMMENT ON COLUMN public.conversations.is_archived IS 'Hidden from the user''s usual list.';
 
-COMMENT ON COLUMN public.conversations.expires_at IS 'When it may be deleted; set from the plan at each message, never by the client.';
+COMMENT ON COLUMN public.conversations.expires_at IS 'When it may be deleted, unless it is pinned; set from the plan at each message, never by the client.';
 
 COMMENT ON COLUMN public.conversations.last_message_at IS 'When it was last answered.';
 
@@ -2083,6 +2517,7 @@ CREATE TABLE public.credit_packs (
     credits_used public.quantity DEFAULT 0 NOT NULL,
     credits_revoked public.quantity DEFAULT 0 NOT NULL,
     credits_to_revoke public.quantity DEFAULT 0 NOT NULL,
+    credits_expired public.quantity DEFAULT 0 NOT NULL,
     is_frozen boolean DEFAULT false NOT NULL,
     price_paid public.usd NOT NULL,
     price_per_credit public.usd GENERATED ALWAYS AS (round(((price_paid)::numeric / (credits_purchased)::numeric), 6)) STORED NOT NULL,
@@ -2091,8 +2526,9 @@ CREATE TABLE public.credit_packs (
     stripe_sequence bigint DEFAULT 0 NOT NULL,
     expires_at timestamp with time zone,
     depleted_at timestamp with time zone,
+    lapsed_at timestamp with time zone,
     CONSTRAINT credit_packs_credits_purchased_are_positive CHECK ((credits_purchased > 0)),
-    CONSTRAINT credit_packs_no_credit_is_lost CHECK (((((credits_remaining)::integer + (credits_used)::integer) + (credits_revoked)::integer) = credits_purchased))
+    CONSTRAINT credit_packs_no_credit_is_lost CHECK ((((((credits_remaining)::integer + (credits_used)::integer) + (credits_revoked)::integer) + (credits_expired)::integer) = credits_purchased))
 );
 
 ALTER TABLE ONLY public.credit_packs FORCE ROW LEVEL SECURITY;
@@ -2115,6 +2551,8 @@ COMMENT ON COLUMN public.credit_packs.credits_revoked IS 'Queries taken back by 
 
 COMMENT ON COLUMN public.credit_packs.credits_to_revoke IS 'Queries that refunds and a lost dispute are worth. What was used before stays used.';
 
+COMMENT ON COLUMN public.credit_packs.credits_expired IS 'Queries that were left when it lapsed.';
+
 COMMENT ON COLUMN public.credit_packs.is_frozen IS 'Whether the payment is disputed: until that is settled the pack pays for nothing.';
 
 COMMENT ON COLUMN public.credit_packs.price_paid IS 'US dollars paid for the pack.';
@@ -2129,7 +2567,9 @@ COMMENT ON COLUMN public.credit_packs.stripe_sequence IS 'The newest look at the
 
 COMMENT ON COLUMN public.credit_packs.expires_at IS 'When its remaining credits lapse; null: never.';
 
-COMMENT ON COLUMN public.credit_packs.depleted_at IS 'When its last credit was taken.';
+COMMENT ON COLUMN public.credit_packs.depleted_at IS 'When its last credit was taken; null while some are left.';
+
+COMMENT ON COLUMN public.credit_packs.lapsed_at IS 'When what was left of it was written down as expired. It pays for nothing from expires_at on.';
 
 CREATE TABLE public.usage_logs (
     id uuid NOT NULL,
@@ -2237,12 +2677,15 @@ CREATE VIEW public.daily_quota_usage WITH (security_invoker='true') AS
     (count(*) FILTER (WHERE u.was_overage))::integer AS overage_queries,
     sum((u.overage_charge)::numeric) AS overage_charges,
     s.tier,
-    COALESCE(s.daily_quota, p.daily_quota) AS daily_quota,
-    s.uses_byo_key
+        CASE
+            WHEN (NOT s.for_life) THEN s.quota_limit
+            ELSE NULL::integer
+        END AS daily_quota,
+    k.uses_byo_key
    FROM ((public.usage_logs u
-     JOIN public.user_subscriptions s ON ((s.user_id = u.user_id)))
-     JOIN public.plans p ON ((p.tier = s.tier)))
-  GROUP BY u.user_id, u.query_date, s.tier, s.daily_quota, p.daily_quota, s.uses_byo_key;
+     JOIN private.standing s ON ((s.user_id = u.user_id)))
+     JOIN public.user_subscriptions k ON ((k.user_id = u.user_id)))
+  GROUP BY u.user_id, u.query_date, s.tier, s.for_life, s.quota_limit, k.uses_byo_key;
 
 COMMENT ON VIEW public.daily_quota_usage IS 'What each user used on each UTC day, from the ledger. Shows a user their own rows only.';
 
@@ -2449,6 +2892,92 @@ COMMENT ON COLUMN public.query_refusals.overage_used IS 'US dollars of overage i
 
 COMMENT ON COLUMN public.query_refusals.overage_limit IS 'US dollars of overage that were allowed then; null: none by the plan.';
 
+CREATE TABLE public.retained_invoice_items (
+    id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    queries integer NOT NULL,
+    unit_price_usd public.usd NOT NULL,
+    amount_usd public.usd NOT NULL,
+    amount_cents integer NOT NULL,
+    stripe_invoice_item_id text,
+    stripe_invoice_id text
+);
+
+ALTER TABLE ONLY public.retained_invoice_items FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.retained_invoice_items IS 'overage_invoice_items of users who were deleted: Stripe still has the invoices that they stand on.';
+
+COMMENT ON COLUMN public.retained_invoice_items.id IS 'As it was; also at Stripe.';
+
+COMMENT ON COLUMN public.retained_invoice_items.created_at IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.period_start IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.queries IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.unit_price_usd IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.amount_usd IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.amount_cents IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.stripe_invoice_item_id IS 'As it was.';
+
+COMMENT ON COLUMN public.retained_invoice_items.stripe_invoice_id IS 'As it was.';
+
+CREATE TABLE public.retained_usage (
+    id uuid DEFAULT private.time_ordered_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    month date NOT NULL,
+    tier text NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    funding public.query_funding NOT NULL,
+    outcome public.query_outcome NOT NULL,
+    queries bigint NOT NULL,
+    tokens_input bigint NOT NULL,
+    tokens_output bigint NOT NULL,
+    cost_usd public.usd NOT NULL,
+    overage_usd public.usd NOT NULL,
+    credits_usd public.usd NOT NULL,
+    written_off_usd public.usd NOT NULL
+);
+
+ALTER TABLE ONLY public.retained_usage FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE public.retained_usage IS 'The ledger of users who were deleted, as sums that name nobody: what the books need of it.';
+
+COMMENT ON COLUMN public.retained_usage.id IS 'Identifies the row.';
+
+COMMENT ON COLUMN public.retained_usage.created_at IS 'When the first of its users was deleted.';
+
+COMMENT ON COLUMN public.retained_usage.month IS 'The first day of the UTC month of admission.';
+
+COMMENT ON COLUMN public.retained_usage.tier IS 'As in usage_logs, like the columns that follow.';
+
+COMMENT ON COLUMN public.retained_usage.provider IS 'Who answered.';
+
+COMMENT ON COLUMN public.retained_usage.model IS 'The model that answered.';
+
+COMMENT ON COLUMN public.retained_usage.funding IS 'What paid.';
+
+COMMENT ON COLUMN public.retained_usage.outcome IS 'How the queries ended.';
+
+COMMENT ON COLUMN public.retained_usage.queries IS 'How many.';
+
+COMMENT ON COLUMN public.retained_usage.tokens_input IS 'Tokens that the model read.';
+
+COMMENT ON COLUMN public.retained_usage.tokens_output IS 'Tokens that the model wrote.';
+
+COMMENT ON COLUMN public.retained_usage.cost_usd IS 'What the provider charged, US dollars.';
+
+COMMENT ON COLUMN public.retained_usage.overage_usd IS 'What was charged as overage, US dollars.';
+
+COMMENT ON COLUMN public.retained_usage.credits_usd IS 'What the credits that paid had cost, US dollars.';
+
+COMMENT ON COLUMN public.retained_usage.written_off_usd IS 'Of overage_usd, what never came to Stripe.';
+
 CREATE TABLE public.stripe_events (
     id uuid DEFAULT private.time_ordered_id() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -2579,6 +3108,15 @@ ALTER TABLE ONLY public.query_refusals
 ALTER TABLE ONLY public.query_refusals
     ADD CONSTRAINT query_refusals_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.retained_invoice_items
+    ADD CONSTRAINT retained_invoice_items_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.retained_usage
+    ADD CONSTRAINT retained_usage_one_a_kind UNIQUE (month, tier, provider, model, funding, outcome);
+
+ALTER TABLE ONLY public.retained_usage
+    ADD CONSTRAINT retained_usage_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.stripe_events
     ADD CONSTRAINT stripe_events_one_an_event UNIQUE (event_id);
 
@@ -2606,11 +3144,15 @@ ALTER TABLE ONLY public.user_subscriptions
 ALTER TABLE ONLY public.user_subscriptions
     ADD CONSTRAINT user_subscriptions_stripe_subscription_is_unique UNIQUE (stripe_subscription_id);
 
-CREATE INDEX conversations_expires_at_idx ON public.conversations USING btree (expires_at);
+CREATE INDEX conversations_expires_at_idx ON public.conversations USING btree (expires_at) WHERE (NOT is_pinned);
 
 CREATE INDEX conversations_newest_first_idx ON public.conversations USING btree (user_id, last_message_at DESC);
 
 CREATE INDEX credit_packs_spending_order_idx ON public.credit_packs USING btree (user_id, expires_at, created_at);
+
+CREATE INDEX credit_packs_to_lapse_idx ON public.credit_packs USING btree (expires_at) WHERE ((expires_at IS NOT NULL) AND (lapsed_at IS NULL));
+
+CREATE INDEX overage_invoice_items_created_at_idx ON public.overage_invoice_items USING btree (created_at);
 
 CREATE INDEX overage_invoice_items_open_idx ON public.overage_invoice_items USING btree (user_id) WHERE ((stripe_invoice_item_id IS NULL) OR (stripe_invoice_id IS NULL));
 
@@ -2622,7 +3164,11 @@ CREATE INDEX query_holds_expires_at_idx ON public.query_holds USING btree (expir
 
 CREATE INDEX query_refusals_newest_first_idx ON public.query_refusals USING btree (user_id, created_at DESC);
 
+CREATE INDEX retained_invoice_items_created_at_idx ON public.retained_invoice_items USING btree (created_at);
+
 CREATE INDEX stripe_events_not_processed_idx ON public.stripe_events USING btree (created_at) WHERE (processed_at IS NULL);
+
+CREATE INDEX stripe_events_processed_at_idx ON public.stripe_events USING btree (processed_at);
 
 CREATE UNIQUE INDEX usage_logs_a_request_is_charged_once ON public.usage_logs USING btree (user_id, request_id) WHERE ((outcome)::text = ANY (ARRAY['answered'::text, 'stopped'::text]));
 
@@ -2638,9 +3184,13 @@ CREATE INDEX usage_logs_not_billed_idx ON public.usage_logs USING btree (user_id
 
 CREATE INDEX usage_logs_user_day_idx ON public.usage_logs USING btree (user_id, query_date);
 
+CREATE INDEX user_subscriptions_downgraded_idx ON public.user_subscriptions USING btree (user_id) WHERE (downgraded_at IS NOT NULL);
+
 CREATE INDEX user_subscriptions_next_tier_idx ON public.user_subscriptions USING btree (next_tier) WHERE (next_tier IS NOT NULL);
 
 CREATE INDEX user_subscriptions_tier_idx ON public.user_subscriptions USING btree (tier);
+
+CREATE TRIGGER conversations_check_pin BEFORE UPDATE OF is_pinned ON public.conversations FOR EACH ROW WHEN ((new.is_pinned AND (NOT old.is_pinned))) EXECUTE FUNCTION private.check_pin();
 
 CREATE TRIGGER conversations_touch BEFORE UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION private.touch();
 
@@ -2649,6 +3199,8 @@ CREATE TRIGGER user_api_keys_note_own_key AFTER INSERT OR DELETE OR UPDATE OF is
 CREATE TRIGGER user_api_keys_touch BEFORE UPDATE ON public.user_api_keys FOR EACH ROW EXECUTE FUNCTION private.touch();
 
 CREATE TRIGGER user_subscriptions_check BEFORE INSERT OR UPDATE OF status, past_due_since, current_period_start, current_period_end ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.check_subscription();
+
+CREATE TRIGGER user_subscriptions_note_downgrade BEFORE UPDATE OF tier ON public.user_subscriptions FOR EACH ROW WHEN ((old.tier <> new.tier)) EXECUTE FUNCTION private.note_downgrade();
 
 CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
 
@@ -2744,6 +3296,10 @@ ALTER TABLE public.query_holds ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.query_refusals ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.retained_invoice_items ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.retained_usage ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.stripe_events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.usage_logs ENABLE ROW LEVEL SECURITY;
@@ -2755,6 +3311,8 @@ ALTER TABLE public.user_subscriptions ENABLE ROW LEVEL SECURITY;
 GRANT USAGE ON SCHEMA private TO authenticated;
 GRANT USAGE ON SCHEMA private TO service_role;
 
+REVOKE ALL ON FUNCTION private.check_pin() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.check_subscription() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
@@ -2762,6 +3320,8 @@ GRANT ALL ON FUNCTION private.clock() TO authenticated;
 GRANT ALL ON FUNCTION private.clock() TO service_role;
 
 REVOKE ALL ON FUNCTION private.conversation_key(p_chat_id text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.delete_conversations(p_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) TO authenticated;
@@ -2775,7 +3335,11 @@ REVOKE ALL ON FUNCTION private.find_conversation(p_user_id uuid, p_chat_id text)
 
 REVOKE ALL ON FUNCTION private.give_back(p_hold_id uuid, p_outcome text, p_usage jsonb, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.go_by_packs(p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.how_it_ended(p_hold_id uuid, OUT id uuid, OUT outcome text, OUT charged_usd numeric, OUT cost_usd numeric, OUT message_id uuid, OUT used_byo_key boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.keep_books() FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.query_holds TO authenticated;
 GRANT SELECT ON TABLE public.query_holds TO service_role;
@@ -2791,6 +3355,8 @@ REVOKE ALL ON FUNCTION private.look_back(p_user_id uuid, p_request_id text, p_ho
 REVOKE ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) TO authenticated;
 GRANT ALL ON FUNCTION private.next_credit_pack(p_user_id uuid, p_at timestamp with time zone) TO service_role;
+
+REVOKE ALL ON FUNCTION private.note_downgrade() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.note_own_key() FROM PUBLIC;
 
@@ -2809,6 +3375,8 @@ REVOKE ALL ON FUNCTION private.refuse(p_user_id uuid, p_request_id text, p_hold_
 REVOKE ALL ON FUNCTION private.running_query(p_user_id uuid, p_chat_id text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.sealed_key(p_user_id uuid, p_provider text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.shorten_histories() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.start_subscription() FROM PUBLIC;
 
@@ -2832,6 +3400,9 @@ GRANT ALL ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigin
 REVOKE ALL ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) TO service_role;
 
+REVOKE ALL ON FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid, p_limit integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.billing_profile(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.billing_profile(p_user_id uuid) TO service_role;
 
@@ -2854,9 +3425,21 @@ GRANT ALL ON FUNCTION public.count_keys_to_rotate(p_current text) TO service_rol
 REVOKE ALL ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.delete_api_key(p_user_id uuid, p_provider text) TO service_role;
 
+REVOKE ALL ON FUNCTION public.delete_history(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.delete_history(p_user_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.delete_user(p_user_id uuid, p_write_off boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.delete_user(p_user_id uuid, p_write_off boolean) TO service_role;
+
+REVOKE ALL ON FUNCTION public.expire_credits() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.expire_credits() TO service_role;
+
 REVOKE ALL ON FUNCTION public.explain_query(p_request_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO authenticated;
 GRANT ALL ON FUNCTION public.explain_query(p_request_id text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.export_user(p_user_id uuid, p_part text, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.export_user(p_user_id uuid, p_part text, p_after uuid, p_limit integer) TO service_role;
 
 REVOKE ALL ON FUNCTION public.finish_stripe_event(p_event_id text, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.finish_stripe_event(p_event_id text, p_error text) TO service_role;
@@ -2878,6 +3461,12 @@ GRANT ALL ON FUNCTION public.list_plans() TO anon;
 GRANT ALL ON FUNCTION public.list_plans() TO authenticated;
 GRANT ALL ON FUNCTION public.list_plans() TO service_role;
 
+REVOKE ALL ON FUNCTION public.margin_report(p_month date) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.margin_report(p_month date) TO service_role;
+
+REVOKE ALL ON FUNCTION public.mend_counters(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.mend_counters(p_user_id uuid) TO service_role;
+
 REVOKE ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text) TO service_role;
 
@@ -2886,6 +3475,9 @@ GRANT ALL ON FUNCTION public.note_progress(p_hold_id uuid, p_from integer, p_pro
 
 REVOKE ALL ON FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.purge_events() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.purge_events() TO service_role;
 
 REVOKE ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.put_api_key(p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text, p_encryption_key_id text, p_hint text, p_is_valid boolean) TO service_role;
@@ -2913,6 +3505,9 @@ GRANT ALL ON FUNCTION public.set_overage(p_settings jsonb) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.settle_query(p_hold_id uuid, p_outcome text, p_usage jsonb, p_turn jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.sold_packs(p_sessions text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.sold_packs(p_sessions text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stop_query(p_user_id uuid, p_chat_id text) TO service_role;
@@ -2969,6 +3564,10 @@ GRANT SELECT ON TABLE public.packs TO service_role;
 
 GRANT SELECT ON TABLE public.query_refusals TO authenticated;
 GRANT SELECT ON TABLE public.query_refusals TO service_role;
+
+GRANT SELECT ON TABLE public.retained_invoice_items TO service_role;
+
+GRANT SELECT ON TABLE public.retained_usage TO service_role;
 
 GRANT SELECT ON TABLE public.stripe_events TO service_role;
 

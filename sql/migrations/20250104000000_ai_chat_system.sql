@@ -176,8 +176,11 @@ create table if not exists public.user_subscriptions (
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
   overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
-  stripe_sequence bigint not null default 0
+  stripe_sequence bigint not null default 0,
+  downgraded_at timestamptz
 );
+create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
+  where downgraded_at is not null;
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 create index if not exists user_subscriptions_next_tier_idx on public.user_subscriptions (next_tier)
   where next_tier is not null;
@@ -207,6 +210,7 @@ comment on column public.user_subscriptions.quota_date is 'The UTC day that quot
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is 'Included queries admitted on a lifetime quota, holds included.';
 comment on column public.user_subscriptions.overage_period_start is 'Start of the period that current_overage_amount belongs to.';
+comment on column public.user_subscriptions.downgraded_at is 'When the plan became one that keeps conversations for fewer days; null once their dates have been shortened.';
 comment on column public.user_subscriptions.stripe_sequence is 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
 
 create or replace function private.check_subscription() returns trigger
@@ -226,11 +230,31 @@ comment on function private.check_subscription() is
   'Trigger: notes since when a subscription is past due, and refuses a period that does not end after it starts.';
 revoke all on function private.check_subscription() from public, anon, authenticated, service_role;
 
+create or replace function private.note_downgrade() returns trigger
+language plpgsql set search_path = ''
+as $$
+declare
+  v_before constant integer := (select p.history_days from public.plans p where p.tier = old.tier);
+  v_after constant integer := (select p.history_days from public.plans p where p.tier = new.tier);
+begin
+  new.downgraded_at := case when v_after < v_before then private.clock()
+                            when v_after > v_before then null
+                            else new.downgraded_at end;
+  return new;
+end
+$$;
+comment on function private.note_downgrade() is
+  'Trigger: notes when a plan becomes one that keeps conversations for fewer days. cleanup_expired_conversations() does the rest.';
+revoke all on function private.note_downgrade() from public, anon, authenticated, service_role;
+
 -- Not for the counters, which change with every query.
 create or replace trigger user_subscriptions_touch
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at
   on public.user_subscriptions for each row execute function private.touch();
+create or replace trigger user_subscriptions_note_downgrade
+  before update of tier on public.user_subscriptions for each row when (old.tier <> new.tier)
+  execute function private.note_downgrade();
 create or replace trigger user_subscriptions_check
   before insert or update of status, past_due_since, current_period_start, current_period_end
   on public.user_subscriptions for each row execute function private.check_subscription();
@@ -346,7 +370,7 @@ create table if not exists public.conversations (
 );
 create index if not exists conversations_newest_first_idx
   on public.conversations (user_id, last_message_at desc);
-create index if not exists conversations_expires_at_idx on public.conversations (expires_at);
+create index if not exists conversations_expires_at_idx on public.conversations (expires_at) where not is_pinned;
 
 comment on table public.conversations is 'What users of a plan with history talked about. Other plans leave no row here.';
 comment on column public.conversations.id is 'Identifies the conversation; the chat''s id where that is a UUID.';
@@ -360,13 +384,32 @@ comment on column public.conversations.context_id is 'What that page was about.'
 comment on column public.conversations.context_data is 'What the client said about it.';
 comment on column public.conversations.message_count is 'Messages in it; the position of the last one.';
 comment on column public.conversations.total_tokens is 'Tokens of all its queries, replaced answers included.';
-comment on column public.conversations.is_pinned is 'Kept past its expiry while the plan keeps history.';
+comment on column public.conversations.is_pinned is 'Kept past its expiry. Lapses with a plan that keeps no history.';
 comment on column public.conversations.is_archived is 'Hidden from the user''s usual list.';
-comment on column public.conversations.expires_at is 'When it may be deleted; set from the plan at each message, never by the client.';
+comment on column public.conversations.expires_at is 'When it may be deleted, unless it is pinned; set from the plan at each message, never by the client.';
 comment on column public.conversations.last_message_at is 'When it was last answered.';
 
 create or replace trigger conversations_touch before update on public.conversations
   for each row execute function private.touch();
+
+create or replace function private.check_pin() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+  if not exists (
+    select from public.user_subscriptions s join public.plans p on p.tier = s.tier
+    where s.user_id = new.user_id and p.history_days > 0) then
+    raise insufficient_privilege using message = 'Your plan keeps no conversations, so none can be pinned.';
+  end if;
+  return new;
+end
+$$;
+comment on function private.check_pin() is 'Trigger: conversations are pinned only on plans that keep them.';
+revoke all on function private.check_pin() from public, anon, authenticated, service_role;
+
+create or replace trigger conversations_check_pin
+  before update of is_pinned on public.conversations for each row when (new.is_pinned and not old.is_pinned)
+  execute function private.check_pin();
 
 alter table public.conversations enable row level security;
 alter table public.conversations force row level security;
@@ -489,6 +532,7 @@ create table if not exists public.credit_packs (
   credits_used public.quantity not null default 0,
   credits_revoked public.quantity not null default 0,
   credits_to_revoke public.quantity not null default 0,
+  credits_expired public.quantity not null default 0,
   is_frozen boolean not null default false,
   price_paid public.usd not null,
   price_per_credit public.usd not null generated always as (round(price_paid / credits_purchased, 6)) stored,
@@ -499,9 +543,12 @@ create table if not exists public.credit_packs (
   stripe_sequence bigint not null default 0,
   expires_at timestamptz,
   depleted_at timestamptz,
+  lapsed_at timestamptz,
   constraint credit_packs_no_credit_is_lost check (
-    credits_remaining + credits_used + credits_revoked = credits_purchased)
+    credits_remaining + credits_used + credits_revoked + credits_expired = credits_purchased)
 );
+create index if not exists credit_packs_to_lapse_idx on public.credit_packs (expires_at)
+  where expires_at is not null and lapsed_at is null;
 create index if not exists credit_packs_spending_order_idx
   on public.credit_packs (user_id, expires_at, created_at);
 
@@ -514,6 +561,7 @@ comment on column public.credit_packs.credits_remaining is 'Queries it can still
 comment on column public.credit_packs.credits_used is 'Queries it has paid, holds included.';
 comment on column public.credit_packs.credits_revoked is 'Queries taken back by a refund or a lost dispute: of those due, what was left.';
 comment on column public.credit_packs.credits_to_revoke is 'Queries that refunds and a lost dispute are worth. What was used before stays used.';
+comment on column public.credit_packs.credits_expired is 'Queries that were left when it lapsed.';
 comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed: until that is settled the pack pays for nothing.';
 comment on column public.credit_packs.price_paid is 'US dollars paid for the pack.';
 comment on column public.credit_packs.price_per_credit is 'US dollars a query, to six decimals.';
@@ -521,7 +569,8 @@ comment on column public.credit_packs.stripe_payment_intent_id is 'The payment a
 comment on column public.credit_packs.stripe_checkout_session_id is 'The checkout session at Stripe that it was bought in: granted once for each.';
 comment on column public.credit_packs.stripe_sequence is 'The newest look at the payment at Stripe that the row tells of: an older one changes nothing.';
 comment on column public.credit_packs.expires_at is 'When its remaining credits lapse; null: never.';
-comment on column public.credit_packs.depleted_at is 'When its last credit was taken.';
+comment on column public.credit_packs.depleted_at is 'When its last credit was taken; null while some are left.';
+comment on column public.credit_packs.lapsed_at is 'When what was left of it was written down as expired. It pays for nothing from expires_at on.';
 
 alter table public.credit_packs enable row level security;
 alter table public.credit_packs force row level security;
@@ -617,6 +666,7 @@ create table if not exists public.overage_invoice_items (
   stripe_invoice_id text
 );
 create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
+create index if not exists overage_invoice_items_created_at_idx on public.overage_invoice_items (created_at);
 create index if not exists overage_invoice_items_open_idx on public.overage_invoice_items (user_id)
   where stripe_invoice_item_id is null or stripe_invoice_id is null;
 
@@ -796,6 +846,7 @@ create table if not exists public.stripe_events (
 );
 create index if not exists stripe_events_not_processed_idx on public.stripe_events (created_at)
   where processed_at is null;
+create index if not exists stripe_events_processed_at_idx on public.stripe_events (processed_at);
 comment on table public.stripe_events is 'Webhook events from Stripe that mean something here, and whether they have been dealt with.';
 comment on column public.stripe_events.id is 'Identifies the row.';
 comment on column public.stripe_events.created_at is 'When it was first delivered.';
@@ -811,35 +862,74 @@ revoke all on public.stripe_events from public, anon, authenticated, service_rol
 grant select on public.stripe_events to service_role;
 
 
--- daily_quota_usage ---------------------------------------------------------------------------------------------
+-- retained books -----------------------------------------------------------------------------------------------
 
-create or replace view public.daily_quota_usage with (security_invoker = true) as
-select
-  u.user_id,
-  u.query_date,
-  count(*) filter (where u.counted_against_quota)::integer as queries_today,
-  sum(u.tokens_total)::bigint as tokens_today,
-  sum(u.cost_usd) as cost_today,
-  count(*) filter (where u.was_overage)::integer as overage_queries,
-  sum(u.overage_charge) as overage_charges,
-  s.tier,
-  coalesce(s.daily_quota, p.daily_quota) as daily_quota,
-  s.uses_byo_key
-from public.usage_logs u
-join public.user_subscriptions s on s.user_id = u.user_id
-join public.plans p on p.tier = s.tier
-group by u.user_id, u.query_date, s.tier, s.daily_quota, p.daily_quota, s.uses_byo_key;
-comment on view public.daily_quota_usage is
-  'What each user used on each UTC day, from the ledger. Shows a user their own rows only.';
-comment on column public.daily_quota_usage.user_id is 'Whose usage it is.';
-comment on column public.daily_quota_usage.query_date is 'The UTC day.';
-comment on column public.daily_quota_usage.queries_today is 'Ended queries of that day that count against the quota.';
-comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of that day.';
-comment on column public.daily_quota_usage.cost_today is 'What the providers charge for them, US dollars.';
-comment on column public.daily_quota_usage.overage_queries is 'Queries of that day charged as overage.';
-comment on column public.daily_quota_usage.overage_charges is 'What the user is charged for them, US dollars.';
-comment on column public.daily_quota_usage.tier is 'The user''s tier now.';
-comment on column public.daily_quota_usage.daily_quota is 'The user''s daily quota now; null where the quota is for life.';
-comment on column public.daily_quota_usage.uses_byo_key is 'Whether the user has an active key of their own now.';
-revoke all on public.daily_quota_usage from public, anon, authenticated, service_role;
-grant select on public.daily_quota_usage to authenticated, service_role;
+create table if not exists public.retained_usage (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  month date not null,
+  tier text not null,
+  provider text not null,
+  model text not null,
+  funding public.query_funding not null,
+  outcome public.query_outcome not null,
+  queries bigint not null,
+  tokens_input bigint not null,
+  tokens_output bigint not null,
+  cost_usd public.usd not null,
+  overage_usd public.usd not null,
+  credits_usd public.usd not null,
+  written_off_usd public.usd not null,
+  constraint retained_usage_one_a_kind unique (month, tier, provider, model, funding, outcome)
+);
+comment on table public.retained_usage is
+  'The ledger of users who were deleted, as sums that name nobody: what the books need of it.';
+comment on column public.retained_usage.id is 'Identifies the row.';
+comment on column public.retained_usage.created_at is 'When the first of its users was deleted.';
+comment on column public.retained_usage.month is 'The first day of the UTC month of admission.';
+comment on column public.retained_usage.tier is 'As in usage_logs, like the columns that follow.';
+comment on column public.retained_usage.provider is 'Who answered.';
+comment on column public.retained_usage.model is 'The model that answered.';
+comment on column public.retained_usage.funding is 'What paid.';
+comment on column public.retained_usage.outcome is 'How the queries ended.';
+comment on column public.retained_usage.queries is 'How many.';
+comment on column public.retained_usage.tokens_input is 'Tokens that the model read.';
+comment on column public.retained_usage.tokens_output is 'Tokens that the model wrote.';
+comment on column public.retained_usage.cost_usd is 'What the provider charged, US dollars.';
+comment on column public.retained_usage.overage_usd is 'What was charged as overage, US dollars.';
+comment on column public.retained_usage.credits_usd is 'What the credits that paid had cost, US dollars.';
+comment on column public.retained_usage.written_off_usd is 'Of overage_usd, what never came to Stripe.';
+
+alter table public.retained_usage enable row level security;
+alter table public.retained_usage force row level security;
+revoke all on public.retained_usage from public, anon, authenticated, service_role;
+grant select on public.retained_usage to service_role;
+
+create table if not exists public.retained_invoice_items (
+  id uuid primary key,
+  created_at timestamptz not null,
+  period_start timestamptz not null,
+  queries integer not null,
+  unit_price_usd public.usd not null,
+  amount_usd public.usd not null,
+  amount_cents integer not null,
+  stripe_invoice_item_id text,
+  stripe_invoice_id text
+);
+create index if not exists retained_invoice_items_created_at_idx on public.retained_invoice_items (created_at);
+comment on table public.retained_invoice_items is
+  'overage_invoice_items of users who were deleted: Stripe still has the invoices that they stand on.';
+comment on column public.retained_invoice_items.id is 'As it was; also at Stripe.';
+comment on column public.retained_invoice_items.created_at is 'As it was.';
+comment on column public.retained_invoice_items.period_start is 'As it was.';
+comment on column public.retained_invoice_items.queries is 'As it was.';
+comment on column public.retained_invoice_items.unit_price_usd is 'As it was.';
+comment on column public.retained_invoice_items.amount_usd is 'As it was.';
+comment on column public.retained_invoice_items.amount_cents is 'As it was.';
+comment on column public.retained_invoice_items.stripe_invoice_item_id is 'As it was.';
+comment on column public.retained_invoice_items.stripe_invoice_id is 'As it was.';
+
+alter table public.retained_invoice_items enable row level security;
+alter table public.retained_invoice_items force row level security;
+revoke all on public.retained_invoice_items from public, anon, authenticated, service_role;
+grant select on public.retained_invoice_items to service_role;

@@ -116,6 +116,22 @@ revoke all on function private.unsubscribed_tier(uuid, timestamptz) from public,
 grant execute on function private.unsubscribed_tier(uuid, timestamptz) to authenticated, service_role;
 
 
+create or replace function private.go_by_packs(p_user_id uuid) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_tier constant text := private.unsubscribed_tier(p_user_id, private.clock());
+begin
+  update public.user_subscriptions s set tier = v_tier
+  where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
+    and s.tier in ('free', 'usage_only') and s.tier <> v_tier;
+end
+$$;
+comment on function private.go_by_packs(uuid) is
+  'Puts a user without a subscription on the plan that their packs make. The user is locked.';
+revoke all on function private.go_by_packs(uuid) from public, anon, authenticated, service_role;
+
+
 -- A lateral with `offset 0` is worked out once; without it the planner writes its expressions out wherever they are used.
 create or replace view private.standing with (security_invoker = true) as
 select

@@ -76,13 +76,19 @@ begin
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
   elsif v_hold.funding = 'credit' then
-    -- A credit that comes back after a refund goes where the refund would have taken it.
+    -- A credit that comes back after a refund or after its pack has lapsed goes where that would have taken it.
     update public.credit_packs c set
       credits_used = c.credits_used - 1,
-      credits_remaining = c.credits_remaining + case when c.credits_revoked < c.credits_to_revoke then 0 else 1 end,
-      credits_revoked = c.credits_revoked + case when c.credits_revoked < c.credits_to_revoke then 1 else 0 end,
-      depleted_at = case when c.credits_revoked < c.credits_to_revoke then c.depleted_at end
-    where c.id = v_hold.credit_pack_id;
+      credits_remaining = c.credits_remaining + case when back.to = 'remaining' then 1 else 0 end,
+      credits_revoked = c.credits_revoked + case when back.to = 'revoked' then 1 else 0 end,
+      credits_expired = c.credits_expired + case when back.to = 'expired' then 1 else 0 end,
+      depleted_at = case when back.to <> 'remaining' then c.depleted_at end
+    from (
+      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
+                        when k.lapsed_at is not null then 'expired'
+                        else 'remaining' end as to
+      from public.credit_packs k where k.id = v_hold.credit_pack_id) back
+    where c.id = back.id;
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
@@ -247,14 +253,14 @@ declare
   v_ended record;
   v_released integer := 0;
 begin
-  -- At most 100 a call, so that no user waits long for a lock; users in order, so that two sweeps cannot cross.
+  -- At most 100 a call, so that no user waits long for a lock. Whoever is being served right now is left to the next.
   for v_stale in
     select oldest.id, oldest.user_id
     from (select h.id, h.user_id from public.query_holds h where h.expires_at <= v_at
           order by h.expires_at limit 100) oldest
     order by oldest.user_id, oldest.id
   loop
-    perform pg_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
     v_ended := private.give_back(v_stale.id, 'lost', '{}');
     v_released := v_released + case when v_ended.id is not null then 1 else 0 end;
   end loop;

@@ -128,3 +128,35 @@ comment on function public.explain_query(text) is
   'it runs. A signed-in user is shown their own.';
 revoke all on function public.explain_query(text) from public, anon, authenticated, service_role;
 grant execute on function public.explain_query(text) to authenticated, service_role;
+
+
+create or replace view public.daily_quota_usage with (security_invoker = true) as
+select
+  u.user_id,
+  u.query_date,
+  count(*) filter (where u.counted_against_quota)::integer as queries_today,
+  sum(u.tokens_total)::bigint as tokens_today,
+  sum(u.cost_usd) as cost_today,
+  count(*) filter (where u.was_overage)::integer as overage_queries,
+  sum(u.overage_charge) as overage_charges,
+  s.tier,
+  case when not s.for_life then s.quota_limit end as daily_quota,
+  k.uses_byo_key
+from public.usage_logs u
+join private.standing s on s.user_id = u.user_id
+join public.user_subscriptions k on k.user_id = u.user_id
+group by u.user_id, u.query_date, s.tier, s.for_life, s.quota_limit, k.uses_byo_key;
+comment on view public.daily_quota_usage is
+  'What each user used on each UTC day, from the ledger. Shows a user their own rows only.';
+comment on column public.daily_quota_usage.user_id is 'Whose usage it is.';
+comment on column public.daily_quota_usage.query_date is 'The UTC day.';
+comment on column public.daily_quota_usage.queries_today is 'Ended queries of that day that count against the quota.';
+comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of that day.';
+comment on column public.daily_quota_usage.cost_today is 'What the providers charge for them, US dollars.';
+comment on column public.daily_quota_usage.overage_queries is 'Queries of that day charged as overage.';
+comment on column public.daily_quota_usage.overage_charges is 'What the user is charged for them, US dollars.';
+comment on column public.daily_quota_usage.tier is 'The user''s tier now.';
+comment on column public.daily_quota_usage.daily_quota is 'The user''s daily quota now; null where the quota is for life.';
+comment on column public.daily_quota_usage.uses_byo_key is 'Whether the user has an active key of their own now.';
+revoke all on public.daily_quota_usage from public, anon, authenticated, service_role;
+grant select on public.daily_quota_usage to authenticated, service_role;

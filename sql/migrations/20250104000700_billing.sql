@@ -227,16 +227,17 @@ begin
   update public.credit_packs c set
     credits_to_revoke = v_due,
     credits_revoked = least(v_due, c.credits_purchased - c.credits_used),
-    credits_remaining = greatest(0, c.credits_purchased - c.credits_used - v_due),
+    credits_remaining = case when c.lapsed_at is null then unspent.credits else 0 end,
+    credits_expired = case when c.lapsed_at is null then 0 else unspent.credits end,
+    depleted_at = case when c.lapsed_at is null and unspent.credits > 0 then null else c.depleted_at end,
     is_frozen = (p_payment ->> 'is_disputed')::boolean,
     stripe_sequence = p_sequence
-  where c.stripe_checkout_session_id = v_session_id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
-  if not found then
-    return p_user_id;
+  from (select k.id, greatest(0, k.credits_purchased - k.credits_used - v_due) as credits
+        from public.credit_packs k where k.stripe_checkout_session_id = v_session_id) unspent
+  where c.id = unspent.id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
+  if found then
+    perform private.go_by_packs(p_user_id);
   end if;
-  update public.user_subscriptions s set tier = private.unsubscribed_tier(p_user_id, private.clock())
-  where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
-    and s.tier in ('free', 'usage_only') and s.tier <> private.unsubscribed_tier(p_user_id, private.clock());
   return p_user_id;
 end
 $$;

@@ -54,6 +54,7 @@ class Pack:
 
     payment: Payment
     look: int
+    lapsed: bool = False  # written down as expired
 
 
 @dataclass
@@ -170,6 +171,14 @@ class User:
 
     def remaining(self, pack: Pack) -> int:
         """Queries that a pack can still pay."""
+        return 0 if pack.lapsed else self.unspent(pack)
+
+    def expired(self, pack: Pack) -> int:
+        """Queries that were left of a pack when it lapsed."""
+        return self.unspent(pack) if pack.lapsed else 0
+
+    def unspent(self, pack: Pack) -> int:
+        """Queries of a pack that were neither used nor taken back."""
         return max(0, pack.payment.credits - pack.payment.due - self.used(pack))
 
     def revoked(self, pack: Pack) -> int:
@@ -301,7 +310,21 @@ class User:
         pack = self.packs.get(payment.session)
         if payment.paid_at is None if pack is None else look <= pack.look:
             return
-        self.packs[payment.session] = Pack(payment, look)
+        self.packs[payment.session] = Pack(payment, look, pack is not None and pack.lapsed)
+        self.go_by_packs(at)
+
+    def expire(self, at: datetime) -> int:
+        """Write down what has lapsed. Returns how many packs."""
+        kept = self.unexpired(at)
+        lapsed = [pack for pack in self.packs.values() if pack not in kept and not pack.lapsed]
+        for pack in lapsed:
+            pack.lapsed = True
+        if lapsed:
+            self.go_by_packs(at)
+        return len(lapsed)
+
+    def go_by_packs(self, at: datetime) -> None:
+        """The plan of a user without a subscription."""
         if not self.subscribed and self.status == "active" and self.tier in ("free", "usage_only"):
             self.tier = self.unsubscribed_tier(at)
 

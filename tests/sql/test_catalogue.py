@@ -13,19 +13,24 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 # A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them,
 # but for set_overage, which changes two columns of whoever calls it.
 FUNCTIONS = """
+private.check_pin                      volatile   invoker  nobody
 private.check_subscription             volatile   invoker  nobody
 private.clock                          volatile   invoker  authenticated service_role
 private.conversation_key               immutable  invoker  nobody
+private.delete_conversations           volatile   invoker  nobody
 private.describe_key                   stable     invoker  authenticated service_role
 private.end_query                      volatile   invoker  nobody
 private.ended                          stable     invoker  nobody
 private.find_conversation              stable     invoker  nobody
 private.give_back                      volatile   invoker  nobody
+private.go_by_packs                    volatile   invoker  nobody
 private.how_it_ended                   stable     invoker  nobody
+private.keep_books                     volatile   definer  nobody
 private.keep_turn                      volatile   invoker  nobody
 private.key_provider                   stable     invoker  authenticated service_role
 private.look_back                      volatile   invoker  nobody
 private.next_credit_pack               stable     invoker  authenticated service_role
+private.note_downgrade                 volatile   invoker  nobody
 private.note_own_key                   volatile   definer  nobody
 private.period_at                      immutable  invoker  authenticated service_role
 private.reason_of                      immutable  invoker  authenticated service_role
@@ -33,6 +38,7 @@ private.recent_messages                stable     invoker  nobody
 private.refuse                         volatile   invoker  nobody
 private.running_query                  stable     invoker  nobody
 private.sealed_key                     stable     invoker  nobody
+private.shorten_histories              volatile   invoker  nobody
 private.start_subscription             volatile   definer  nobody
 private.time_ordered_id                volatile   invoker  nobody
 private.touch                          volatile   invoker  nobody
@@ -41,6 +47,7 @@ public.admit_query                     volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
 public.apply_customer                  volatile   definer  service_role
 public.apply_pack                      volatile   definer  service_role
+public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
 public.claim_overage                   volatile   definer  service_role
@@ -48,16 +55,23 @@ public.claim_stripe_event              volatile   definer  service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
 public.count_keys_to_rotate            stable     definer  service_role
 public.delete_api_key                  volatile   definer  service_role
+public.delete_history                  volatile   definer  service_role
+public.delete_user                     volatile   definer  service_role
+public.expire_credits                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
+public.export_user                     stable     definer  service_role
 public.finish_stripe_event             volatile   definer  service_role
 public.follow_query                    volatile   definer  service_role
 public.get_api_key                     stable     definer  service_role
 public.link_stripe_customer            volatile   definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
 public.list_plans                      stable     invoker  anon authenticated service_role
+public.margin_report                   stable     definer  service_role
+public.mend_counters                   volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
+public.purge_events                    volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
@@ -67,6 +81,7 @@ public.retarget_overage                volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role
 public.set_overage                     volatile   definer  authenticated
 public.settle_query                    volatile   definer  service_role
+public.sold_packs                      stable     definer  service_role
 public.stop_query                      volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.unfinished_stripe_events        stable     definer  service_role
@@ -161,11 +176,13 @@ def test_everything_belongs_to_postgres(db: Db) -> None:
 
 
 def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
-    """Without a policy no user could read the table, as none may read what Stripe told us; without force its owner
-    would read all of it."""
+    """Without a policy no user could read the table, as none may read what Stripe told us and the books of users who
+    left; without force its owner would read all of it."""
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
-    assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid)") == [
-        "stripe_events"
+    assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
+        "retained_invoice_items",
+        "retained_usage",
+        "stripe_events",
     ]
 
 

@@ -52,6 +52,12 @@ public.query_holds           service_role   select
 public.query_refusals        anon           nothing
 public.query_refusals        authenticated  select
 public.query_refusals        service_role   select
+public.retained_invoice_items anon           nothing
+public.retained_invoice_items authenticated  nothing
+public.retained_invoice_items service_role   select
+public.retained_usage        anon           nothing
+public.retained_usage        authenticated  nothing
+public.retained_usage        service_role   select
 public.stripe_events         anon           nothing
 public.stripe_events         authenticated  nothing
 public.stripe_events         service_role   select

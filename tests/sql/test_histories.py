@@ -200,8 +200,15 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def overages_are_reset(self) -> None:
-        value(self.db, "select public.reset_monthly_overages()")
+        while value(self.db, "select public.reset_monthly_overages()"):
+            pass
         self.model.reset(self.now)
+
+    @rule()
+    def credits_expire(self) -> None:
+        while value(self.db, "select public.expire_credits()"):
+            pass
+        self.model.expire(self.now)
 
     # What is looked up at Stripe.
 
@@ -382,9 +389,8 @@ class Histories(RuleBasedStateMachine):
         assert row["lifetime_used"] <= 12
         for pack in self.db.execute("select * from public.credit_packs where user_id = %s", (self.user_id,)):
             bought = user.packs[pack["stripe_checkout_session_id"]]
-            assert (pack["credits_remaining"], pack["credits_used"], pack["credits_revoked"]) == (
-                *(user.remaining(bought), user.used(bought), user.revoked(bought)),
-            )
+            names = ("remaining", "used", "revoked", "expired")
+            assert [pack[f"credits_{name}"] for name in names] == [getattr(user, name)(bought) for name in names]
             assert (pack["is_frozen"], pack["expires_at"]) == (bought.payment.disputed, bought.payment.expires_at)
         assert value(self.db, "select count(*) from public.credit_packs where user_id = %s", self.user_id) == len(
             user.packs

@@ -78,6 +78,10 @@ CALLS = {
     "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",
     "cleanup_expired_conversations": "select set_config('metering.now', '2100-01-01Z', true), "
     "public.cleanup_expired_conversations()",
+    "expire_credits": "select set_config('metering.now', '2100-01-01Z', true), public.expire_credits()",
+    "purge_events": "select set_config('metering.now', '2100-01-01Z', true), public.purge_events()",
+    "mend_counters": "select public.mend_counters(%(user)s)",
+    "delete_history": "select public.delete_history(%(user)s)",
     "put_api_key": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'openai', {SEALED})",
     "put_api_key, a first one": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'anthropic', {SEALED})",
     "note_api_key": "select public.note_api_key(%(key)s, %(user)s, false, 'Rejected')",
@@ -99,6 +103,7 @@ CALLS = {
     "claim_stripe_event": "select public.claim_stripe_event('evt_1', 'invoice.paid')",
     "finish_stripe_event": "select public.finish_stripe_event('evt_1')",
     "the user's deletion": "delete from auth.users where id = %(user)s",
+    "delete_user": "select public.delete_user(%(user)s, true)",
 }
 
 
@@ -131,7 +136,14 @@ def someone(db: Db) -> dict[str, str]:
     own_hold = admit(db, user)
     assert own_hold["funding"] == "byok"
     db.execute("update public.query_holds set chat_id = %s where id = %s", (CHAT, hold["hold_id"]))
-    db.execute("update public.user_subscriptions set current_overage_amount = 1 where user_id = %s", (user,))
+    db.execute(
+        "update public.user_subscriptions set current_overage_amount = 1, stripe_subscription_id = null,"
+        " downgraded_at = '2020-01-01Z' where user_id = %s",
+        (user,),
+    )
+    db.execute("update public.conversations set last_message_at = '2019-01-01Z'")
+    db.execute("update public.credit_packs set expires_at = '2099-01-01Z'")
+    db.execute("update public.stripe_events set processed_at = now()")
     return {
         "user": user,
         "hold": hold["hold_id"],
@@ -187,19 +199,20 @@ def edges(connect: Connect, db: Db, someone: dict[str, str], call: str) -> Itera
 
 
 DELETION = "the user's deletion"
+DELETIONS = {DELETION, "delete_user"}
 State = tuple[str, frozenset[str], str]  # the function, what it holds, what it waits for
 
 
 def together(one: State, other: State) -> bool:
     """Whether both can be at the same time."""
     held = one[1] & other[1]
-    alone = "auth.users" in held and DELETION in (one[0], other[0])
+    alone = "auth.users" in held and bool(DELETIONS & {one[0], other[0]})
     return not held & QUEUES and not alone
 
 
 def waits_for(one: State, other: State) -> bool:
     """Whether one waits for what the other holds. auth.users is shared by all but the deletion."""
-    return one[2] in other[1] and (one[2] != "auth.users" or DELETION in (one[0], other[0]))
+    return one[2] in other[1] and (one[2] != "auth.users" or bool(DELETIONS & {one[0], other[0]}))
 
 
 def circles(states: Iterable[State]) -> list[tuple[State, ...]]:
@@ -229,6 +242,9 @@ def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dic
         assert held[change, "user_subscriptions"] == {"auth.users", "user_api_keys"}
     assert not {thing for call, thing in held if call == "rotate_api_keys"}  # it takes what it can get
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
+    assert held["delete_user", "auth.users"] == {"the user's queue"}
+    for sweep in ("expire_credits", "reset_monthly_overages", "release_stale_holds"):
+        assert (sweep, "the user's queue") not in held  # whoever is being served is left to the next sweep
     for change in ("apply_customer", "link_stripe_customer", "set_overage"):
         assert held[change, "user_subscriptions"] == {"the user's queue"}
     assert held["apply_pack", "credit_packs"] == {"the user's queue", "auth.users"}

@@ -25,7 +25,7 @@ THEIRS = {
 }
 # What is everybody's, and what is nobody's but ours.
 SOLD = {"plans", "packs"}
-OURS = {"stripe_events"}
+OURS = {"stripe_events", "retained_usage", "retained_invoice_items"}
 # Columns to tell rows apart by, which everyone who may read the relation may read.
 READ = {"daily_quota_usage": "user_id, query_date"}
 
