@@ -1,0 +1,91 @@
+"""Debian's Postgres with extensions that no wheel brings, unpacked into the checkout: nothing is installed, no root.
+
+Postgres finds its libraries and its share folder from where its programs are, so it runs from any folder.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from infra.local.postgres import ROOT
+
+FOLDER = ROOT / ".venv" / "debian"
+EXTENSIONS = ("cron", "plpgsql-check")
+# What neither Postgres's programs nor the extensions load: the compiler of queries, and what scripts need.
+UNNEEDED = re.compile(r"libllvm.*|libz3.*|libperl.*|.*-perl|.*-dev|libpq5")
+
+
+def programs(version: str | None = None) -> Path:
+    """The folder of Postgres's programs. Skips where Debian's packages cannot be had, or not in that version."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the test processes come here at the same time
+        if not (FOLDER / "root").exists():
+            _unpack()
+    (found,) = (FOLDER / "root" / "usr" / "lib" / "postgresql").iterdir()
+    if version not in (None, found.name):
+        pytest.skip(f"apt has the extensions for Postgres {found.name}, not {version}")
+    return found / "bin"
+
+
+def libraries() -> str:
+    """What LD_LIBRARY_PATH has to be for them: the machine may lack some of the libraries."""
+    unpacked = {str(path.parent) for path in (FOLDER / "root").glob("**/*-linux-gnu*/*.so.*")}
+    return os.pathsep.join([*sorted(unpacked), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
+
+
+def _unpack() -> None:
+    """Download the packages, and the libraries that the machine lacks, and unpack them: whole or not at all."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        pytest.skip("no wheel brings pg_cron; Debian's package needs apt-get and dpkg-deb")
+    # The machine's own lists may be missing or too old to download by.
+    _apt("apt-get", "update")
+    packaged = re.findall(r"^postgresql-(\d+)-cron$", _apt("apt-cache", "pkgnames", "postgresql-"), re.MULTILINE)
+    versions = sorted((int(version) for version in packaged if int(version) >= 15), reverse=True)
+    if not versions:
+        pytest.skip("apt finds no postgresql-*-cron for Postgres 15 or newer, or no network")
+    # libpq5 even where there is one: the client's has to be as new as the client.
+    names = ["libpq5", f"postgresql-{versions[0]}", f"postgresql-client-{versions[0]}"]
+    names += [f"postgresql-{versions[0]}-{extension}" for extension in EXTENSIONS]
+    # "Inst name (version ..." is missing here; "Inst name [version] (..." would be replaced by a newer one.
+    missing = re.findall(r"^Inst (lib\S+) \(", _apt("apt-get", "--simulate", "install", *names), re.MULTILINE)
+    downloads, unfinished = FOLDER / "packages", FOLDER / "unfinished"
+    for folder in (downloads, unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    _apt("apt-get", "download", *names, *(name for name in missing if not UNNEEDED.fullmatch(name)), cwd=downloads)
+    for package in downloads.glob("*.deb"):
+        _run("dpkg-deb", "--extract", str(package), str(unfinished))
+    for compiler in unfinished.glob("usr/lib/postgresql/*/lib/llvmjit.so"):
+        compiler.unlink()
+    unfinished.rename(FOLDER / "root")
+    for folder in (downloads, FOLDER / "lists", FOLDER / "cache"):
+        shutil.rmtree(folder)
+
+
+def _apt(program: str, *arguments: str, cwd: Path = FOLDER) -> str:
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (FOLDER / folder).mkdir(parents=True, exist_ok=True)
+    options = {
+        "Dir::State::Lists": FOLDER / "lists",
+        "Dir::Cache": FOLDER / "cache",
+        "Acquire::Languages": "none",
+        "Acquire::http::Timeout": 20,
+        "APT::Sandbox::User": "",  # as root, apt would become a user who may not write here
+        "APT::Install-Recommends": "false",
+    }
+    settings = [argument for name, value in options.items() for argument in ("-o", f"{name}={value}")]
+    return _run(program, "--quiet", *settings, *arguments, cwd=cwd)
+
+
+def _run(*command: str, cwd: Path = FOLDER) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    if done.returncode != 0:
+        pytest.skip(f"Debian's packages cannot be had: {command[0]}: {done.stderr.strip()[-400:]}")
+    return done.stdout
