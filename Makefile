@@ -42,7 +42,7 @@ schema: $(LOCAL) ## writes sql/schema.sql anew from the migrations
 	@python -m infra.local.schema
 
 lock: .venv/.ready ## resolves requirements anew; npm lock files: npm install in their own folders
-	@for group in package chat keys checkout webhooks dev; do \
+	@for group in package chat keys checkout webhooks maintenance dev; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-annotate --no-header --upgrade --group $$group -o requirements/$$group.txt || exit 1; \
 	done

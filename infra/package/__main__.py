@@ -53,7 +53,7 @@ class Function:
 
 FUNCTIONS = tuple(
     Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}"))
-    for name in ("chat", "keys", "checkout", "webhooks")
+    for name in ("chat", "keys", "checkout", "webhooks", "maintenance")
 )
 
 # Of what the wheels bring: never imported on Lambda. Licences and METADATA stay, the first because they must

@@ -9,6 +9,7 @@ import hmac
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,16 +19,20 @@ import sys
 import time
 import zipfile
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import packages_distributions
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from functions.common.billing.events import WITHIN_S
+from functions.maintenance.handler import JOBS
 from infra.package import __main__ as package
 
 # Two builds of every artifact come before the first test, on processors that other tests have as well.
@@ -35,7 +40,7 @@ pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "never-to-be-written-down"
-NAMES = ("chat", "keys", "checkout", "webhooks")
+NAMES = ("chat", "keys", "checkout", "webhooks", "maintenance")
 SECRETS = (
     "SUPABASE_SERVICE_ROLE_KEY",
     "ANTHROPIC_API_KEY",
@@ -161,9 +166,15 @@ def test_the_url_leaves_authentication_to_the_app_and_the_chats_streams(
     assert packaged.template["Outputs"][logical_id]["Value"] == {"Fn::GetAtt": [logical_id, "FunctionUrl"]}
 
 
-def test_every_function_has_a_url_of_its_own(packaged: Packaged) -> None:
-    for kind in ("AWS::Lambda::Function", "AWS::Lambda::Url", "AWS::IAM::Role", "AWS::SecretsManager::Secret"):
-        assert len(packaged.properties(kind)) == len(NAMES), kind
+def test_there_is_one_of_each_for_every_function_and_no_more(packaged: Packaged) -> None:
+    """The maintenance function has no URL; the one role beyond the functions' is the scheduler's."""
+    for kind, count in (
+        ("AWS::Lambda::Function", len(NAMES)),
+        ("AWS::SecretsManager::Secret", len(NAMES)),
+        ("AWS::Lambda::Url", len(NAMES) - 1),
+        ("AWS::IAM::Role", len(NAMES) + 1),
+    ):
+        assert len(packaged.properties(kind)) == count, kind
 
 
 @pytest.mark.parametrize(
@@ -209,7 +220,9 @@ def test_the_function_runs_under_the_web_adapter(packaged: Packaged) -> None:
     assert packaged.environment()["AWS_LWA_PORT"].isdecimal()
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("chat", 180), ("keys", 15), ("checkout", 20), ("webhooks", 30)])
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("chat", 180), ("keys", 15), ("checkout", 20), ("webhooks", 30), ("maintenance", 900)]
+)
 def test_what_one_request_and_all_together_can_cost_is_bounded(packaged: Packaged, name: str, seconds: int) -> None:
     function = packaged.function(name)
     assert function["Timeout"] == seconds
@@ -245,11 +258,11 @@ def test_the_role_writes_its_own_log_and_reads_its_own_secret(packaged: Packaged
     assert packaged.environment(name)["SECRETS_ID"] == {"Ref": f"{name.capitalize()}Secrets"}
 
 
-def test_only_lambda_can_take_a_role(packaged: Packaged) -> None:
-    for role in packaged.properties("AWS::IAM::Role"):
-        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
-        assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
-        assert statement["Action"] == "sts:AssumeRole"
+@pytest.mark.parametrize("name", NAMES)
+def test_only_lambda_can_take_a_functions_role(packaged: Packaged, name: str) -> None:
+    (statement,) = packaged.resource(f"{name.capitalize()}Role")["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+    assert statement["Action"] == "sts:AssumeRole"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -273,6 +286,153 @@ def test_the_secrets_outlive_the_stack_and_are_created_empty(packaged: Packaged)
         assert "SecretString" not in secret["Properties"]
 
 
+# The schedules
+
+# When a job runs: the time from one start to the next, or the hour and minute of each day, or of one day of the month.
+WHEN: dict[str, timedelta | tuple[int, int] | tuple[int, int, int]] = {
+    "release-stale-holds": timedelta(minutes=5),
+    "retry-events": timedelta(minutes=15),
+    "bill-overages": timedelta(hours=1),
+    "expire-credits": (0, 10),
+    "cleanup-expired-conversations": (2, 0),
+    "purge-events": (3, 0),
+    "reconcile": (5, 0),
+    "reset-monthly-overages": (1, 0, 0),
+    "margin-report": (2, 6, 0),
+}
+YEAR = datetime(2028, 1, 1, tzinfo=UTC)  # a leap year
+DAYS = [YEAR + timedelta(days=n) for n in range(366)]
+
+
+def expanded(field: str, whole: range) -> set[int]:
+    """One field of a cron expression, of `*`, numbers and `first/step` alone."""
+    if field == "*":
+        return set(whole)
+    assert re.fullmatch(r"\d+(/\d+)?", field), field
+    first, _, step = field.partition("/")
+    assert int(first) in whole
+    return set(range(int(first), whole.stop, int(step))) if step else {int(first)}
+
+
+def starts(expression: str) -> list[datetime]:
+    """Every time in YEAR. AWS wants `?` for one of the two days, and a sixth field, the year."""
+    fields = re.fullmatch(r"cron\((\S+) (\S+) (\S+) (\S+) \? \*\)", expression)
+    assert fields, expression
+    wholes = (range(60), range(24), range(1, 32), range(1, 13))
+    minutes, hours, days, months = map(expanded, fields.groups(), wholes)
+    return [
+        day + timedelta(hours=hour, minutes=minute)
+        for day in DAYS
+        if day.month in months and day.day in days
+        for hour in sorted(hours)
+        for minute in sorted(minutes)
+    ]
+
+
+def schedules(packaged: Packaged) -> dict[str, dict[str, Any]]:
+    """Job: the schedule whose event names it."""
+    found = packaged.properties("AWS::Scheduler::Schedule")
+    by_job = {json.loads(schedule["Target"]["Input"])["job"]: schedule for schedule in found}
+    assert len(by_job) == len(found), "a job has two schedules"
+    return by_job
+
+
+def test_no_job_is_scheduled_but_these(packaged: Packaged) -> None:
+    """None that is for a person to run: rotate-keys, which needs the ring, export-user and delete-user."""
+    assert schedules(packaged).keys() == WHEN.keys()
+
+
+def test_the_scheduled_jobs_exist(packaged: Packaged) -> None:
+    assert schedules(packaged).keys() - JOBS.keys() == set()
+
+
+@pytest.mark.parametrize("job", WHEN)
+def test_a_job_starts_when_it_should(packaged: Packaged, job: str) -> None:
+    when, times = WHEN[job], starts(schedules(packaged)[job]["ScheduleExpression"])
+    if isinstance(when, timedelta):
+        assert len(times) == timedelta(days=366) / when
+        assert {later - earlier for earlier, later in pairwise(times)} == {when}
+    else:
+        *of_month, hour, minute = when
+        days = [day for day in DAYS if not of_month or day.day in of_month]
+        assert times == [day.replace(hour=hour, minute=minute) for day in days]
+
+
+def test_no_more_jobs_start_at_once_than_may_run(packaged: Packaged) -> None:
+    at_once = Counter(time for s in schedules(packaged).values() for time in starts(s["ScheduleExpression"]))
+    assert max(at_once.values()) <= packaged.function("maintenance")["ReservedConcurrentExecutions"]
+
+
+@pytest.mark.parametrize("job", WHEN)
+def test_a_schedule_sends_the_job_to_the_function_on_time_and_in_utc(packaged: Packaged, job: str) -> None:
+    schedule = schedules(packaged)[job]
+    assert schedule["Name"] == job
+    assert schedule["GroupName"] == {"Ref": "MaintenanceSchedules"}
+    assert schedule["ScheduleExpressionTimezone"] == "UTC"
+    assert schedule["FlexibleTimeWindow"] == {"Mode": "OFF"}
+    assert schedule.get("State", "ENABLED") == "ENABLED"
+    target = schedule["Target"]
+    assert target["Arn"] == {"Fn::GetAtt": ["MaintenanceLambdaFunction", "Arn"]}
+    assert target["RoleArn"] == {"Fn::GetAtt": ["MaintenanceSchedulesRole", "Arn"]}
+    assert json.loads(target["Input"]) == {"job": job}
+
+
+@pytest.mark.parametrize("job", WHEN)
+def test_an_event_that_cannot_be_handed_over_is_tried_again_until_the_job_comes_again(
+    packaged: Packaged, job: str
+) -> None:
+    first, second = starts(schedules(packaged)[job]["ScheduleExpression"])[:2]
+    retry = schedules(packaged)[job]["Target"]["RetryPolicy"]
+    if second - first < timedelta(hours=1):
+        assert retry == {"MaximumRetryAttempts": 0}
+    else:
+        assert retry.get("MaximumRetryAttempts", 185) > 0
+        assert timedelta(minutes=15) < timedelta(seconds=retry["MaximumEventAgeInSeconds"]) < second - first
+
+
+def test_the_scheduler_may_start_the_jobs_and_nothing_else(packaged: Packaged) -> None:
+    role = packaged.resource("MaintenanceSchedulesRole")
+    assert "ManagedPolicyArns" not in role
+    (policy,) = role["Policies"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert {name: value for name, value in statement.items() if name != "Sid"} == {
+        "Effect": "Allow",
+        "Action": "lambda:InvokeFunction",
+        "Resource": {"Fn::GetAtt": ["MaintenanceLambdaFunction", "Arn"]},
+    }
+
+
+def test_only_our_own_schedules_can_take_the_schedulers_role(packaged: Packaged) -> None:
+    (statement,) = packaged.resource("MaintenanceSchedulesRole")["AssumeRolePolicyDocument"]["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Principal": {"Service": "scheduler.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": {
+            "StringEquals": {
+                "aws:SourceAccount": {"Ref": "AWS::AccountId"},
+                "aws:SourceArn": {"Fn::GetAtt": ["MaintenanceSchedules", "Arn"]},
+            }
+        },
+    }
+    assert len(packaged.properties("AWS::Scheduler::ScheduleGroup")) == 1
+
+
+def test_nobody_else_is_let_in_to_the_jobs(packaged: Packaged) -> None:
+    """No URL, no permission for another service, no rule that would start one."""
+    assert "MaintenanceLambdaFunctionUrl" not in packaged.template["Resources"]
+    assert "MaintenanceLambdaFunction" not in json.dumps(packaged.properties("AWS::Lambda::Permission"))
+    assert not packaged.properties("AWS::Events::Rule")
+
+
+def test_a_job_that_failed_is_tried_again_while_its_event_lasts(packaged: Packaged) -> None:
+    """The scheduler does not hear of it. Lambda waits one minute, then two."""
+    (config,) = packaged.properties("AWS::Lambda::EventInvokeConfig")
+    assert (config["FunctionName"], config["Qualifier"]) == ({"Ref": "MaintenanceLambdaFunction"}, "$LATEST")
+    assert config["MaximumRetryAttempts"] == 2
+    assert config["MaximumEventAgeInSeconds"] > 3 * packaged.function("maintenance")["Timeout"] + 3 * 60
+
+
 # The artifact
 
 
@@ -283,6 +443,7 @@ def test_the_secrets_outlive_the_stack_and_are_created_empty(packaged: Packaged)
         ("keys", {"functions/keys/handler.py", "mangum/adapter.py"}),
         ("checkout", {"functions/checkout/handler.py", "mangum/adapter.py", "stripe/__init__.py"}),
         ("webhooks", {"functions/webhooks/handler.py", "mangum/adapter.py", "stripe/__init__.py"}),
+        ("maintenance", {"functions/maintenance/handler.py", "cryptography/__init__.py", "stripe/__init__.py"}),
     ],
 )
 def test_the_artifact_holds_the_function_and_common_and_no_more_of_this_project(
@@ -312,6 +473,12 @@ def test_the_artifact_carries_every_locked_package(packaged: Packaged, function:
             if name.endswith(".dist-info/METADATA")
         }
     assert carried == locked
+
+
+def test_the_jobs_carry_no_web_framework(packaged: Packaged) -> None:
+    with zipfile.ZipFile(packaged.artifact("maintenance")) as archive:
+        carried = {name.split("/")[0] for name in archive.namelist()}
+    assert carried.isdisjoint({"fastapi", "starlette", "mangum", "uvicorn", "jwt", "anthropic", "openai"})
 
 
 def test_the_script_that_lambda_starts_is_executable(packaged: Packaged) -> None:
