@@ -1014,6 +1014,17 @@ $$;
 
 COMMENT ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) IS 'Makes a look at the payment of a pack the user''s pack, unless a later one is known: granted once a session, when paid; refunds take back pro rata, rounded in the user''s favour, a lost dispute all, an open one freezes. p_payment: {session_id, payment_intent_id, pack, credits, paid_at, paid_cents, refunded_cents, is_disputed, is_lost}. Returns the user; null: deleted.';
 
+CREATE FUNCTION public.begin_stripe_look() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  return nextval('private.stripe_sequence'::regclass);
+end
+$$;
+
+COMMENT ON FUNCTION public.begin_stripe_look() IS 'The number of a look at Stripe that no event asked for and that begins now.';
+
 CREATE FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 1000) RETURNS TABLE(id uuid, created_at timestamp with time zone, user_id uuid, amount_cents integer, stripe_invoice_item_id text, stripe_invoice_id text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -1467,8 +1478,8 @@ CREATE FUNCTION public.margin_report(p_month date) RETURNS TABLE(tier text, prov
            case when r.funding = 'byok' then 0 else r.cost_usd end, r.written_off_usd
     from public.retained_usage r where r.month = date_trunc('month', p_month)::date
   )
-  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::text, sum(s.credits)::text, sum(s.cost)::text,
-         sum(s.written_off)::text
+  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::numeric(20,6)::text,
+         sum(s.credits)::numeric(20,6)::text, sum(s.cost)::numeric(20,6)::text, sum(s.written_off)::numeric(20,6)::text
   from spent s group by 1, 2, 3 order by 1, 2, 3
 $$;
 
@@ -3399,6 +3410,9 @@ GRANT ALL ON FUNCTION public.apply_customer(p_customer_id text, p_sequence bigin
 
 REVOKE ALL ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.begin_stripe_look() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_stripe_look() TO service_role;
 
 REVOKE ALL ON FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.billed_items(p_since timestamp with time zone, p_after uuid, p_limit integer) TO service_role;

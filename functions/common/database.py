@@ -32,12 +32,13 @@ ERRORS: Mapping[str, type[AppError]] = {
     "NOHLD": NotFound,
     "NOMDL": ModelNotAvailable,
     "NBYOK": ByokNotAllowed,
+    "OWING": Forbidden,
     "42501": Forbidden,  # insufficient_privilege
     "PGRST301": Unauthenticated,  # the user's token expired since we checked it
     "PGRST303": Unauthenticated,
 }
 # The user is told what the database says only where the sentence is written for them.
-SPEAKS = frozenset({"NTFND", "NOMDL"})
+SPEAKS = frozenset({"NTFND", "NOMDL", "OWING"})
 # PostgREST without its database, connections that end or are refused, statements that time out, gateways' statuses.
 OUT_OF_REACH = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
 

@@ -1,26 +1,68 @@
-"""`python -m functions.maintenance <job>`: runs a job and prints its counts as JSON."""
+"""`python -m functions.maintenance <job>`: runs a job, tells its progress on the standard error, and prints its report,
+if it has one, and its counts as JSON."""
 
+import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from functions.common.errors import AppError
 from functions.common.settings import SettingsError
-from functions.maintenance.handler import JOBS, run
+from functions.maintenance.handler import JOBS, run_job
+
+
+def parser() -> argparse.ArgumentParser:
+    """One command a job, with its options."""
+    described = argparse.ArgumentParser(prog="python -m functions.maintenance", description=__doc__)
+    jobs = described.add_subparsers(dest="job", required=True, metavar="{" + ",".join(JOBS) + "}")
+    for name, job in JOBS.items():
+        command = jobs.add_parser(name)
+        for key, option in job.options.items():
+            flag = f"--{key.replace('_', '-')}"
+            if option.read is None:
+                command.add_argument(flag, action="store_true", help=option.help)
+            else:
+                command.add_argument(flag, type=_told(option.read), required=option.required, help=option.help)
+    return described
+
+
+def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`read`, whose ValueError argparse shows as it is."""
+
+    def value(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return value
 
 
 def main(arguments: list[str]) -> int:
-    """0 when the job is done, 1 when it failed, 2 for a name that is none."""
-    if len(arguments) != 1 or arguments[0] not in JOBS:
-        print(f"usage: python -m functions.maintenance {{{','.join(JOBS)}}}", file=sys.stderr)
-        return 2
+    """0 when the job is done, 1 when it failed or found what should not be, 2 for what it does not understand."""
+    options: dict[str, Any] = vars(parser().parse_args(arguments))
+    name = options.pop("job")
     try:
-        counts = asyncio.run(run(arguments[0], lambda line: print(line, file=sys.stderr, flush=True)))
-    except (SettingsError, AppError) as error:
-        print(f"{arguments[0]}: {error}", file=sys.stderr)
+        counts = asyncio.run(run_job(name, lambda line: print(line, file=sys.stderr, flush=True), options))
+    except Exception as error:
+        if not expected(error):
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
+    for line in counts.pop("report", []):
+        print(line)
     print(json.dumps(counts))
-    return 0
+    return 1 if counts.get("differences") else 0
+
+
+def expected(error: Exception) -> bool:
+    """Whether an error says in a sentence what to do: ours, and Stripe's, whose SDK only some jobs import."""
+    stripe = sys.modules.get("stripe")
+    return isinstance(error, AppError | SettingsError | OSError) or (
+        stripe is not None and isinstance(error, stripe.StripeError)
+    )
 
 
 if __name__ == "__main__":

