@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from bench import growth, imports, metering, turn
+from bench import cleanup, growth, imports, metering, turn
 
 
 def main() -> None:
     """Every benchmark, with progress."""
-    results = metering.run() + growth.run() + imports.run() + turn.run()
+    results = metering.run() + growth.run() + cleanup.run() + imports.run() + turn.run()
     print(f"\n{'what':<62} {'ours':>10} {'baseline':>10} {'ratio':>7}")
     for row in results:
         print(f"{row['what']:<62} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime
@@ -30,6 +31,9 @@ from tests.billing_kit import AS_US, DAY, Town, at_stripe, change, environment, 
 from tests.conftest import Person
 from tests.sql.metering import USAGE, admit, key, settle, value
 from tests.sql.test_settle_query import turn
+
+FULL = bool(os.environ.get("PROVE"))
+ROWS = 1_000_000 if FULL else 20_000
 
 Json = dict[str, Any]
 Observer("maintenance")  # whose lines log_of takes
@@ -161,6 +165,75 @@ def test_an_item_that_somebody_deleted_at_stripe_is_found(town: Town) -> None:
     assert findings(town, user) <= {"I4"}
     town.fake.http.delete(f"/v1/invoiceitems/{item['stripe_invoice_item_id']}", headers=AS_US).raise_for_status()
     assert findings(town, user) >= {"item missing"}
+
+
+def among_many(town: Town, users: list[Person], rows: int) -> None:
+    """So many queries of others, and of the users themselves: of no day or period that a counter counts."""
+    town.db.execute(
+        "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
+        " query_timestamp, period_start, quota_used, quota_limit, overage_used, tokens_input, tokens_output, cost_usd,"
+        " provider, model, used_byo_key, counted_against_quota, was_overage)"
+        " select gen_random_uuid(), at, (%(users)s::uuid[])[n %% %(count)s + 1], 'many ' || n, 'pro', 'included',"
+        " 'answered', at::date, at, date_trunc('month', at), 1, 40, 0, 100, 20, 0.000123, 'anthropic', 'm', false,"
+        " true, false from generate_series(1, %(rows)s) n,"
+        " lateral (select '2025-12-31Z'::timestamptz - n / %(count)s / 20 * interval '1 day' as at) t",
+        {"users": [user.id for user in users], "count": len(users), "rows": rows},
+    )
+    town.db.execute("analyze public.usage_logs")
+
+
+@pytest.mark.prove
+def test_every_difference_is_found_among_many_queries(town: Town, capfd: pytest.CaptureFixture[str]) -> None:
+    others = [town.person("pro") for _ in range(200)]
+    lost, off, charged, missing, doubling, short = six = [town.person() for _ in range(6)]
+    for user in six:
+        town.buy(user, plan="basic")
+    town.buy(short, pack="pack_100")
+    assert set(town.deliver()) == {200}
+    for user in (charged, missing, doubling):
+        start = int(town.row(user)["current_period_start"].timestamp())
+        town.overage(user, 41, start + DAY, start)
+    town.fake.advance(36 * DAY)  # the drafts are final before we hear of them, so the items wait for the next invoice
+    assert set(town.deliver()) == {200}
+    town.db.execute(
+        "update public.user_subscriptions s set current_overage_amount = 1.025, overage_period_start = u.period_start"
+        " from public.usage_logs u where u.user_id = s.user_id and u.was_overage and s.user_id = any(%s)",
+        ([user.id for user in (charged, missing, doubling)],),
+    )
+    among_many(town, [*others, *six], ROWS)
+    assert {kind for user in six for kind in findings(town, user)} == set()
+
+    admit(town.db, lost.id)
+    town.db.execute(
+        "update public.query_holds set expires_at = now() - interval '2 hours' where user_id = %s", (lost.id,)
+    )
+    town.db.execute("update public.user_subscriptions set quota_used = quota_used + 1 where user_id = %s", (off.id,))
+    town.db.execute(
+        "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
+        " query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key,"
+        " counted_against_quota, was_overage, overage_charge, invoice_item_id)"
+        " select gen_random_uuid(), created_at, user_id, request_id || ' again', tier, funding, outcome, query_date,"
+        " query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key,"
+        " counted_against_quota, was_overage, overage_charge, invoice_item_id"
+        " from public.usage_logs where user_id = %s and was_overage limit 1",
+        (charged.id,),
+    )
+    (item,) = town.items(missing)
+    town.fake.http.delete(f"/v1/invoiceitems/{item['stripe_invoice_item_id']}", headers=AS_US).raise_for_status()
+    doubled(town, doubling)
+    town.db.execute(
+        "update public.credit_packs set credits_purchased = 99, credits_remaining = 99 where user_id = %s", (short.id,)
+    )
+    began = time.monotonic()
+    assert [findings(town, user) for user in six[:1]] == [{"I5"}]
+    took = time.monotonic() - began
+    assert [findings(town, user) for user in six[1:]] == [
+        {"I4"}, {"I4", "I7"}, {"item missing"}, {"item doubled"}, {"pack differs"},
+    ]  # fmt: skip
+    if FULL:
+        with capfd.disabled():
+            sys.stderr.write(f"reconcile over {ROWS:,} queries: {took:.1f} s\n")
+    town.db.execute("delete from auth.users where id = any(%s)", ([one.id for one in others],))
 
 
 def test_fix_mends_counters_and_never_money(town: Town, billed: Person) -> None:
