@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,15 @@ def programs(version: str | None = None) -> Path:
     return found / "bin"
 
 
-def libraries() -> str:
-    """What LD_LIBRARY_PATH has to be for them: the machine may lack some of the libraries."""
+@contextmanager
+def libraries() -> Iterator[None]:
+    """While programs of them start: the machine may lack some of the libraries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LD_LIBRARY_PATH", _folders())
+        yield
+
+
+def _folders() -> str:
     unpacked = {str(path.parent) for path in (FOLDER / "root").glob("**/*-linux-gnu*/*.so.*")}
     return os.pathsep.join([*sorted(unpacked), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
 

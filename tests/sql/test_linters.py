@@ -13,10 +13,10 @@ import pytest
 from infra.local.postgres import ROOT, Postgres
 from infra.local.processes import Processes
 from infra.local.stack import POSTGRES, free_offset, locked
+from tests import debian
 from tests.sql.metering import Db
 
 CLI = ROOT / "tests/clients/node_modules/.bin/supabase"
-DEBIAN_15 = Path("/usr/lib/postgresql/15")
 
 # Each index, and a query of ours that it is there for: the linter reports one that was never used.
 USES = {
@@ -111,13 +111,11 @@ def test_the_linter_sees_what_there_is_to_see(db: Db, database_url: str, tmp_pat
     assert "rls_disabled_in_public" in {issue["name"] for issue in advice(database_url, tmp_path)}
 
 
-@pytest.mark.skipif(
-    not (DEBIAN_15 / "lib/plpgsql_check.so").exists(),
-    reason="plpgsql_check is a Debian package (postgresql-15-plpgsql-check), which make does not install",
-)
+@pytest.mark.timeout(300)  # the first time, packages are downloaded
 def test_plpgsql_check_finds_nothing_in_any_function(tmp_path: Path) -> None:
-    with locked(tmp_path) as lock, Processes(tmp_path, lock) as processes:
-        postgres = Postgres(tmp_path / "postgres", POSTGRES + free_offset(), durable=False, bin=DEBIAN_15 / "bin")
+    found_in = debian.programs()
+    with debian.libraries(), locked(tmp_path) as lock, Processes(tmp_path, lock) as processes:
+        postgres = Postgres(tmp_path / "postgres", POSTGRES + free_offset(), durable=False, bin=found_in)
         postgres.start(processes)
         postgres.migrate()
         with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:

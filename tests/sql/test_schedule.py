@@ -61,9 +61,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     found = debian.programs()
     folder = tmp_path_factory.mktemp("postgres-cron")
-    with pytest.MonkeyPatch.context() as patch, locked(folder) as lock_fd, Processes(folder, lock_fd) as processes:
-        if libraries := debian.libraries():
-            patch.setenv("LD_LIBRARY_PATH", libraries)
+    with debian.libraries(), locked(folder) as lock_fd, Processes(folder, lock_fd) as processes:
         postgres = Postgres(folder / "data", POSTGRES + free_offset(), durable=False, bin=found)
         child = postgres.start(processes)
         assert postgres.migrate() == []
