@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +45,19 @@ def main(arguments: list[str]) -> int:
     """0 when the job is done, 1 when it failed or found what should not be, 2 for what it does not understand."""
     options: dict[str, Any] = vars(parser().parse_args(arguments))
     name = options.pop("job")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    started = time.monotonic()
     try:
-        counts = asyncio.run(run_job(name, lambda line: print(line, file=sys.stderr, flush=True), options))
+        counts = asyncio.run(run_job(name, tell, options))
     except Exception as error:
         if not expected(error):
             raise
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+    tell(f"{name}: {time.monotonic() - started:.1f} s")
     for line in counts.pop("report", []):
         print(line)
     print(json.dumps(counts))

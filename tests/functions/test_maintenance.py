@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -508,3 +509,24 @@ def test_a_question_is_charged_or_not_when_its_asker_leaves(town: Town) -> None:
     assert run(town, delete_user, user.id, quietly)["users"] == 1
     with pytest.raises(Exception, match=r"NOHLD|never admitted|no such"):
         settle(town.db, hold, usage=USAGE)
+
+
+def test_two_cleanups_at_once_delete_each_conversation_once(town: Town) -> None:
+    user = town.person("basic")
+    town.db.execute(
+        "insert into public.conversations (user_id, message_count, expires_at)"
+        " select %s, 10, now() - interval '1 day' from generate_series(1, 600)",
+        (user.id,),
+    )
+    town.db.execute(
+        "insert into public.messages (conversation_id, position, role, content)"
+        " select c.id, n, 'user', 'Who?' from public.conversations c, generate_series(1, 10) n where c.user_id = %s",
+        (user.id,),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(lambda _: command(town, "cleanup-expired-conversations"), range(2)))
+    assert [end.returncode for end in ends] == [0, 0]
+    counts = [json.loads(end.stdout) for end in ends]
+    assert sum(one["conversations"] for one in counts) >= 600
+    assert [one["unfinished"] for one in counts] == [0, 0]
+    assert value(town.db, "select count(*) from public.conversations where user_id = %s", user.id) == 0

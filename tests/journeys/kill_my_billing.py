@@ -30,6 +30,7 @@ from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import load
 from functions.maintenance.bill_overages import bill_overages
+from functions.maintenance.leaving import delete_user
 
 # What Stripe's SDK and httpx import when they first need it: here once, not in every process.
 LAZY = (
@@ -108,6 +109,9 @@ class Works:
     async def sweep(self, user_id: str) -> dict[str, Any]:
         self._database.only = user_id
         return await bill_overages(self._database, self._stripe, lambda line: None)
+
+    async def leave(self, user_id: str) -> dict[str, Any]:
+        return await delete_user(self._database, self._stripe, user_id, lambda line: None)
 
     async def subscribe(self, user_id: str, **what: str) -> dict[str, str]:
         return await self._shop.subscribe(User(user_id, ""), **what)

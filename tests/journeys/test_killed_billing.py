@@ -31,6 +31,8 @@ from infra.local.stack import Stack
 from tests.billing_kit import DAY, HOUR, SITE, Town, environment, publish_catalog, running
 from tests.conftest import Person
 from tests.local.stripe_kit import SECRET
+from tests.sql.metering import admit, settle, value
+from tests.sql.test_settle_query import turn
 
 Json = dict[str, Any]
 Way = Callable[[Town, Sequence[Person]], None]
@@ -498,3 +500,50 @@ def test_killed_between_any_two_steps_billing_loses_and_doubles_nothing(
             if state[key] != unkilled[key]
         ]
     assert [f"{one}: {wrong}" for one in all_of_them for wrong in one.wrong] == []
+
+
+# --- who leaves ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+def test_a_deletion_killed_anywhere_goes_on_and_bills_once(fresh_town: Town, processes: Processes) -> None:
+    """Somebody with a subscription, forty-one queries of overage and two conversations, for each step."""
+    town = fresh_town
+
+    def somebody() -> Person:
+        person = town.person()
+        town.buy(person, plan="basic")
+        is_told(town, [])
+        town.overage(person, 41, town.fake.now, town.fake.now)
+        for chat in ("first", "second"):
+            settle(town.db, admit(town.db, person.id)["hold_id"], turn=turn(chat, "q1"))
+        return person
+
+    wanted = {"subscriptions": 1, "items": 1, "conversations": 2, "users": 1}
+    whole = processes.do("leave", {"user_id": somebody().id}, None)
+    assert whole["result"] == wanted, whole["error"]
+    steps = range(whole["steps"])
+    assert len(steps) > 20
+    for step in steps if os.environ.get("PROVE") else sorted(random.sample(steps, 8)):
+        person = somebody()
+        given, customer = {"user_id": person.id}, town.customer(person)
+        assert processes.do("leave", given, step)["killed"]
+        again = processes.do("leave", given, None)
+        assert again["error"] is None, again["error"]
+        found = Ends(town, [person])
+        (item,) = found.of("invoiceitem", customer)
+        (live,) = found.of("subscription", customer)
+        lines = [
+            line
+            for invoice in found.of("invoice", customer)
+            for line in invoice["_lines"]
+            if (line["parent"]["invoice_item_details"] or {}).get("invoice_item") == item["id"]
+        ]
+        kept = value(
+            town.db, "select stripe_invoice_item_id from public.retained_invoice_items where id = %s",
+            item["metadata"]["overage_invoice_item"],
+        )  # fmt: skip
+        assert (live["status"], item["amount"], kept, len(lines)) == ("canceled", 102, item["id"], 1), step
+        for table in ("auth.users where id", "public.usage_logs where user_id", "public.conversations where user_id"):
+            assert value(town.db, f"select count(*) from {table} = %s", person.id) == 0, step
