@@ -86,6 +86,9 @@ class Act:
 TOUCHY = frozenset(
     {"subscribe", "card", "pay", "cancel_now", "invoiced_change", "refund_plan", "dispute_plan", "trouble"}
 )
+# What the plan's payments allow. On usage_only a month's only payment may be its overage, which stands on the next
+# month's invoice where the draft's event never came: then it stays out for both.
+OF_PLANS = frozenset({"refund_plan", "dispute_plan"})
 
 
 def write(rng: random.Random) -> tuple[list[Act], bool]:
@@ -809,7 +812,7 @@ class Batch:
         if differ and self.now < history.late_since + PATIENCE:
             history.due_at = self.now + 2 * HOUR
             return
-        if differ:
+        if differ and act.what not in OF_PLANS:
             history.wrong.append(f"{act}: the twins' lives at Stripe differ: {both[0].shape()}, {both[1].shape()}")
         done = not differ and does[0] is not None
         history.lived.append(f"{self.stamp()}  {act}{'' if done else ' (left out)'}")
