@@ -99,11 +99,11 @@ declare
 begin
   select c.id, c.message_count into v_longest from public.conversations c
   where c.id = any (p_ids) order by c.message_count desc limit 1;
-  if v_longest.message_count > 500 then
+  if v_longest.message_count > 250 then
     -- From its end, so that it stays one conversation until it is gone.
     delete from public.messages m
-    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 500;
-    update public.conversations c set message_count = c.message_count - 500 where c.id = v_longest.id;
+    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 250;
+    update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
     return 1;
   end if;
   -- One update clears both columns; a cascade would clear them one after the other, row by row.
@@ -114,7 +114,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION private.delete_conversations(p_ids uuid[]) IS 'Deletes conversations with their messages; if one has more than 500, 500 of those and nothing else. Returns how many conversations it met. They are locked.';
+COMMENT ON FUNCTION private.delete_conversations(p_ids uuid[]) IS 'Deletes conversations with their messages; if one has more than 250, 250 of those and nothing else. Returns how many conversations it met. They are locked.';
 
 CREATE FUNCTION private.describe_key(p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamp with time zone, p_validation_error text, p_created_at timestamp with time zone) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -1157,8 +1157,8 @@ begin
     select e.id, row_number() over oldest as place, sum(e.message_count) over oldest as messages
     from expired e window oldest as (order by e.expires_at, e.id)
   )
-  -- Always one, and as many more as make up no more than 500 messages: that is what takes the time.
-  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 500;
+  -- Always one, and as many more as make up no more than 250 messages: that is what takes the time.
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
   if v_ids is not null then
     v_deleted := private.delete_conversations(v_ids);
   end if;
@@ -1167,7 +1167,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, about 500 of these a call, pinned ones excepted; returns how many conversations. Call it until 0. Those of users who changed to a lesser plan get their new date.';
+COMMENT ON FUNCTION public.cleanup_expired_conversations() IS 'Deletes conversations past their expiry with their messages, about 250 of these a call, pinned ones excepted; returns how many conversations. Call it until 0. Those of users who changed to a lesser plan get their new date.';
 
 CREATE FUNCTION public.count_keys_to_rotate(p_current text) RETURNS integer
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1208,12 +1208,12 @@ begin
     select o.id, row_number() over by_id as place, sum(o.message_count) over by_id as messages
     from oldest o window by_id as (order by o.id)
   )
-  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 500;
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
   return case when v_ids is null then 0 else private.delete_conversations(v_ids) end;
 end
 $$;
 
-COMMENT ON FUNCTION public.delete_history(p_user_id uuid) IS 'Deletes a user''s conversations with their messages, about 500 of these a call; returns how many conversations. Call it until 0.';
+COMMENT ON FUNCTION public.delete_history(p_user_id uuid) IS 'Deletes a user''s conversations with their messages, about 250 of these a call; returns how many conversations. Call it until 0.';
 
 CREATE FUNCTION public.delete_user(p_user_id uuid, p_write_off boolean DEFAULT false) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER

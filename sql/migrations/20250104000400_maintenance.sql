@@ -121,11 +121,11 @@ declare
 begin
   select c.id, c.message_count into v_longest from public.conversations c
   where c.id = any (p_ids) order by c.message_count desc limit 1;
-  if v_longest.message_count > 500 then
+  if v_longest.message_count > 250 then
     -- From its end, so that it stays one conversation until it is gone.
     delete from public.messages m
-    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 500;
-    update public.conversations c set message_count = c.message_count - 500 where c.id = v_longest.id;
+    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 250;
+    update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
     return 1;
   end if;
   -- One update clears both columns; a cascade would clear them one after the other, row by row.
@@ -136,7 +136,7 @@ begin
 end
 $$;
 comment on function private.delete_conversations(uuid[]) is
-  'Deletes conversations with their messages; if one has more than 500, 500 of those and nothing else. Returns how many '
+  'Deletes conversations with their messages; if one has more than 250, 250 of those and nothing else. Returns how many '
   'conversations it met. They are locked.';
 revoke all on function private.delete_conversations(uuid[]) from public, anon, authenticated, service_role;
 
@@ -164,8 +164,8 @@ begin
     select e.id, row_number() over oldest as place, sum(e.message_count) over oldest as messages
     from expired e window oldest as (order by e.expires_at, e.id)
   )
-  -- Always one, and as many more as make up no more than 500 messages: that is what takes the time.
-  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 500;
+  -- Always one, and as many more as make up no more than 250 messages: that is what takes the time.
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
   if v_ids is not null then
     v_deleted := private.delete_conversations(v_ids);
   end if;
@@ -174,7 +174,7 @@ begin
 end
 $$;
 comment on function public.cleanup_expired_conversations() is
-  'Deletes conversations past their expiry with their messages, about 500 of these a call, pinned ones excepted; '
+  'Deletes conversations past their expiry with their messages, about 250 of these a call, pinned ones excepted; '
   'returns how many conversations. Call it until 0. Those of users who changed to a lesser plan get their new date.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;

@@ -19,9 +19,9 @@ begin
     commit;
     v_took := clock_timestamp() - v_began;
     -- Supabase ends a statement of postgres after two minutes. What is left waits for the next run.
-    exit when v_done = 0 or clock_timestamp() + v_took > v_end;
-    -- Half of the time is the users'.
-    perform pg_sleep_for(v_took);
+    exit when v_done = 0 or clock_timestamp() + 5 * v_took > v_end;
+    -- Most of the time is the users'.
+    perform pg_sleep_for(4 * v_took);
   end loop;
 end
 $job$

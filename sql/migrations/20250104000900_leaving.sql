@@ -114,12 +114,12 @@ begin
     select o.id, row_number() over by_id as place, sum(o.message_count) over by_id as messages
     from oldest o window by_id as (order by o.id)
   )
-  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 500;
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
   return case when v_ids is null then 0 else private.delete_conversations(v_ids) end;
 end
 $$;
 comment on function public.delete_history(uuid) is
-  'Deletes a user''s conversations with their messages, about 500 of these a call; returns how many conversations. Call '
+  'Deletes a user''s conversations with their messages, about 250 of these a call; returns how many conversations. Call '
   'it until 0.';
 revoke all on function public.delete_history(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.delete_history(uuid) to service_role;

@@ -137,13 +137,13 @@ def test_nothing_is_pinned_on_a_plan_that_keeps_nothing(db: Db, connect: Connect
     assert conversations(db, user)[0][1] is False
 
 
-def test_a_call_deletes_about_five_hundred_messages(db: Db) -> None:
-    """Forty conversations of 24 messages, one of 1,300 that expires first: it goes from its end, in three calls."""
+def test_a_call_deletes_about_250_messages(db: Db) -> None:
+    """Forty conversations of 24 messages, one of 600 that expires first: it goes from its end, in three calls."""
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic")
     db.execute(
         "insert into public.conversations (id, user_id, message_count, expires_at)"
-        " select gen_random_uuid(), %s, case n when 1 then 1300 else 24 end,"
+        " select gen_random_uuid(), %s, case n when 1 then 600 else 24 end,"
         " timestamptz '2026-02-01Z' + n * interval '1 s'"
         " from generate_series(1, 41) n",
         (user,),
@@ -156,7 +156,7 @@ def test_a_call_deletes_about_five_hundred_messages(db: Db) -> None:
     while value(db, "select public.cleanup_expired_conversations()"):
         left.append(value(db, "select count(*) from public.messages"))
         assert db.execute("select * from public.reconcile()").fetchall() == []
-    assert left == [1760, 1260, 768, 288, 0]
+    assert left == [1310, 1060, 816, 576, 336, 96, 0]
     assert value(db, "select count(*) from public.conversations") == 0
 
 
