@@ -19,7 +19,7 @@ reset: .venv/.ready
 	@python -m infra.local reset
 
 test: $(LOCAL) $(CLIENTS) $(OSLS) ## ONLY='tests/sql -k free' runs some
-	@python -m pytest -n 2 --dist worksteal $(ONLY)
+	@python -m pytest -n 3 --dist worksteal $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## what `make test` samples, in full size
 	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600

@@ -19,6 +19,7 @@ from unittest import mock
 import httpx
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from starlette.applications import Starlette
 
@@ -48,9 +49,22 @@ class Town:
 
     stack: Stack
     fake: Fake
-    db: Db
+    connections: list[Db]
     checkout: httpx.Client
     webhooks_url: str
+
+    @property
+    def db(self) -> Db:
+        """A connection as `postgres`; another one after an outage, which other tests of the stack make."""
+        db = self.connections[-1]
+        if db.info.transaction_status == TransactionStatus.INTRANS:
+            return db
+        try:
+            db.execute("select")
+        except psycopg.OperationalError:
+            db = psycopg.connect(self.stack.postgres.url(), autocommit=True, row_factory=dict_row)
+            self.connections.append(db)
+        return db
 
     # --- people ---
 
@@ -186,7 +200,7 @@ def running(stack: Stack, **settings: Any) -> Iterator[Town]:
             try:
                 fake.control("/_webhooks", url=f"{webhooks_url}/webhooks/stripe", secret=SECRET)
                 fake.control("/_webhooks/mode", hold=True)
-                town = Town(stack, fake, db, client, webhooks_url)
+                town = Town(stack, fake, [db], client, webhooks_url)
                 publish_catalog(town)
                 yield town
             finally:

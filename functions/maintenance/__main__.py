@@ -7,19 +7,28 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from functions.common.errors import AppError
 from functions.common.settings import SettingsError
 from functions.maintenance.handler import JOBS, run_job
 
 
+class Parser(argparse.ArgumentParser):
+    """Never repeats what it was given, which may be a key that was pasted in the wrong place."""
+
+    def error(self, message: str) -> NoReturn:
+        quotes = "'" in message or message.startswith("unrecognized arguments")
+        self.print_usage(sys.stderr)
+        self.exit(2, "" if quotes else f"{message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """One command a job, with its options."""
-    described = argparse.ArgumentParser(prog="python -m functions.maintenance", description=__doc__)
+    described = Parser(prog="python -m functions.maintenance", description=__doc__, allow_abbrev=False)
     jobs = described.add_subparsers(dest="job", required=True, metavar="{" + ",".join(JOBS) + "}")
     for name, job in JOBS.items():
-        command = jobs.add_parser(name)
+        command = jobs.add_parser(name, allow_abbrev=False)
         for key, option in job.options.items():
             flag = f"--{key.replace('_', '-')}"
             if option.read is None:
@@ -57,10 +66,10 @@ def main(arguments: list[str]) -> int:
             raise
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    tell(f"{name}: {time.monotonic() - started:.1f} s")
     for line in counts.pop("report", []):
         print(line)
     print(json.dumps(counts))
+    tell(f"{name}: done in {time.monotonic() - started:.1f} s")
     return 1 if counts.get("differences") else 0
 
 

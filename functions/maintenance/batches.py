@@ -2,7 +2,8 @@
 expire-credits, purge-events.
 
 Each batch is one short transaction. After it the job rests for four times as long as the batch took, so that the
-database stays with those who chat (bench/cleanup.py has what it costs them). Killed anywhere and started again, it goes on with what is left.
+database stays with those who chat (bench/cleanup.py has what it costs them). Killed anywhere and started again, it goes
+on with what is left.
 """
 
 import asyncio

@@ -120,7 +120,7 @@ def _user(text: str) -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise ValueError("A user's id is a UUID.") from None
+        raise ValueError("A user id is a UUID.") from None
 
 
 USER = Option("the user's id, a UUID", _user, required=True)

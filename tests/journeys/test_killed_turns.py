@@ -89,7 +89,7 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
     charged_from = None
     users = []
     text = 'Briefly [tool:get_bill {"number": "C-5"}] [fault:long 3]'
-    stride = 1 if os.environ.get("PROVE") else 3
+    stride = 1 if os.environ.get("PROVE") else 5
     for step in range(random.randrange(stride), STEPS, stride):  # noqa: S311 -- any of them
         user = person(**TIERS[funding], stripe_subscription_id=f"sub_{funding}_{step}")
         if funding == "credit":
