@@ -62,6 +62,7 @@ class Town:
         try:
             db.execute("select")
         except psycopg.OperationalError:
+            db.close()
             db = psycopg.connect(self.stack.postgres.url(), autocommit=True, row_factory=dict_row)
             self.connections.append(db)
         return db
@@ -197,14 +198,16 @@ def running(stack: Stack, **settings: Any) -> Iterator[Town]:
             httpx.Client(base_url=checkout_url, timeout=60) as client,
         ):
             fake = Fake(stripe_url, Shop(), "")
+            town = Town(stack, fake, [db], client, webhooks_url)
             try:
                 fake.control("/_webhooks", url=f"{webhooks_url}/webhooks/stripe", secret=SECRET)
                 fake.control("/_webhooks/mode", hold=True)
-                town = Town(stack, fake, [db], client, webhooks_url)
                 publish_catalog(town)
                 yield town
             finally:
                 fake.close()
+                for connection in town.connections[1:]:
+                    connection.close()
 
 
 def publish_catalog(town: Town) -> list[str]:

@@ -32,7 +32,7 @@ KINDS = {
     "I5": "a query without its one end: run release-stale-holds; if it stays, look at the row",
     "I6": "a request that was charged twice: refund one",
     "I7": "overage that is not billed as the ledger has it: run bill-overages; if it stays, look at both rows",
-    "events": "an event of Stripe's that was never dealt with: run retry-events; if it stays, look at its error",
+    "overdue": "run retry-events and bill-overages; if it stays, look at the event's error, or bill it by hand",
     "item missing": "an invoice item that Stripe does not have: somebody deleted it there, or its customer",
     "item doubled": "two invoice items for one: delete one at Stripe, or credit its invoice",
     "item differs": "an invoice item that is not what we billed: somebody changed it at Stripe",

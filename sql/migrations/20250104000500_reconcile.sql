@@ -105,22 +105,22 @@ as $$
      or u.overage_charge <> i.unit_price_usd
   union all
   -- The longest period and a month: the sweep has had its time.
-  select 'I7', u.user_id, 'period of ' || u.period_start, 'billed', count(*) || ' queries not billed, ' || sum(u.overage_charge)
+  select 'overdue', u.user_id, 'period of ' || u.period_start, 'billed', count(*) || ' queries not billed, ' || sum(u.overage_charge)
   from public.usage_logs u
   where u.was_overage and u.invoice_item_id is null and u.query_timestamp < private.clock() - interval '62 days'
   group by u.user_id, u.period_start
   union all
-  select 'I7', i.user_id, i.id::text, 'at Stripe', 'not there after ' || i.attempts || ' attempts'
+  select 'overdue', i.user_id, i.id::text, 'at Stripe', 'not there after ' || i.attempts || ' attempts'
   from public.overage_invoice_items i
   where i.stripe_invoice_item_id is null and i.created_at < private.clock() - interval '3 days'
   union all
-  select 'events', null, e.event_id, 'dealt with', concat_ws(' ', e.type, 'failed', e.attempts, 'times:', e.last_error)
+  select 'overdue', null, e.event_id, 'dealt with', concat_ws(' ', e.type, 'failed', e.attempts, 'times:', e.last_error)
   from public.stripe_events e
   where e.processed_at is null and e.created_at < private.clock() - interval '3 days'
 $$;
 comment on function public.reconcile() is
-  'Rows that break an invariant of metering, and what Stripe or we should have dealt with: which, whose, where, what the '
-  'ledger says and what was found. None is right.';
+  'Rows that break an invariant of metering, and what should have been billed or dealt with long ago (overdue): which, '
+  'whose, where, what the ledger says and what was found. None is right.';
 revoke all on function public.reconcile() from public, anon, authenticated, service_role;
 grant execute on function public.reconcile() to service_role;
 

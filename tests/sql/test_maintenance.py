@@ -228,7 +228,7 @@ def test_events_that_were_dealt_with_go_after_ninety_days_and_others_stay(db: Db
     assert value(db, "select public.purge_events()") == 0
     assert {row["event_id"] for row in db.execute("select event_id from public.stripe_events")} == {"evt_2", "evt_3"}
     found = db.execute("select * from public.reconcile()").fetchall()
-    assert [(row["invariant"], row["subject"]) for row in found] == [("events", "evt_3")]
+    assert [(row["invariant"], row["subject"]) for row in found] == [("overdue", "evt_3")]
 
 
 @pytest.mark.parametrize("sweep", ["reset_monthly_overages", "expire_credits", "release_stale_holds"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import new_user
-from tests.sql.metering import Db, admit, at, pack, release, settle
+from tests.sql.metering import Db, admit, at, pack, release, settle, value
 from tests.sql.test_settle_query import turn
 
 # What is broken, and which invariants say so.
@@ -94,3 +94,25 @@ def test_a_row_says_whose_it_is_what_was_expected_and_what_was_found(lived: Db) 
         "expected": "2",
         "found": "7",
     }
+
+
+@pytest.mark.parametrize(
+    ("waits", "until", "found"),
+    [
+        ("nothing", "2026-05-02T12:00:00Z", []),
+        ("nothing", "2026-05-02T12:00:01Z", ["period of 2026-03-01 00:00:00+00: 2 queries not billed, 0.050000"]),
+        ("its item", "2026-05-05T12:00:00Z", []),
+        ("its item", "2026-05-05T12:00:01Z", ["not there after 1 attempts"]),
+    ],
+)
+def test_what_should_have_been_billed_long_ago_is_told(lived: Db, waits: str, until: str, found: list[str]) -> None:
+    user = value(lived, "select user_id::text from public.usage_logs where funding = 'credit' limit 1")
+    at(lived, "2026-03-01T12:00Z")
+    settle(lived, admit(lived, user)["hold_id"])
+    if waits == "its item":
+        at(lived, "2026-05-02T12:00Z")
+        value(lived, "select public.claim_overage(%s, 'infinity', '{}')", user)
+    at(lived, until)
+    rows = lived.execute("select * from public.reconcile() where invariant = 'overdue'").fetchall()
+    told = [f"{row['subject']}: {row['found']}" if "period" in row["subject"] else row["found"] for row in rows]
+    assert told == found
