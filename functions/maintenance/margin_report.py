@@ -10,7 +10,7 @@ from typing import Any
 
 from stripe import StripeClient
 
-from functions.common.billing.stripe_client import tier_of
+from functions.common.billing.look import plan_lines
 from functions.common.database import Database
 
 REPORT_S = 150.0
@@ -67,20 +67,10 @@ async def _plan_fees(stripe: StripeClient, month: date) -> dict[str, Decimal]:
     """What was paid for plans on invoices of the month, by tier; credits for what was left of another plan count."""
     begin = datetime(month.year, month.month, 1, tzinfo=UTC)
     end = datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
-    invoices = await stripe.v1.invoices.list_async(
-        {"status": "paid", "created": {"gte": int(begin.timestamp()), "lt": int(end.timestamp())}, "limit": 100}
-    )
     cents: dict[str, int] = defaultdict(int)
-    async for invoice in invoices.auto_paging_iter():
-        lines = invoice.lines
-        if lines.has_more:
-            assert invoice.id is not None
-            lines = await stripe.v1.invoices.line_items.list_async(invoice.id, {"limit": 100})
-        async for line in lines.auto_paging_iter():
-            details = line.pricing and line.pricing.price_details
-            tier = tier_of(details.product) if details else None
-            if tier:
-                cents[tier] += line.amount
+    since, until = int(begin.timestamp()), int(end.timestamp())
+    async for tier, line in plan_lines(stripe, {"created": {"gte": since, "lt": until}}):
+        cents[tier] += line.amount
     return {tier: Decimal(amount) / 100 for tier, amount in sorted(cents.items()) if amount}
 
 

@@ -95,13 +95,14 @@ async def _invariants(database: Database) -> list[Finding]:
 
 
 async def _items(database: Database, stripe: StripeClient, since: datetime) -> tuple[list[Finding], int]:
-    ours = {row["id"]: row async for row in _billed(database, since - EARLIER)}
+    # Stripe's first: what it has was ours before, and what comes to it meanwhile is asked for by itself.
     theirs: dict[str, list[Any]] = defaultdict(list)
     listed = await stripe.v1.invoice_items.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
     async for item in listed.auto_paging_iter():
         our_id = item.metadata.to_dict().get(OUR_ID) if item.metadata is not None else None
         if our_id is not None:
             theirs[our_id].append(item)
+    ours = {row["id"]: row async for row in _billed(database, since - EARLIER)}
     findings = []
     for our_id, items in theirs.items():
         row, names = ours.get(our_id), ", ".join(item.id for item in items)

@@ -1,12 +1,16 @@
 """Stripe's present state, in our words. Nothing here depends on which event led to the look, or on what we knew."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stripe import Charge, Customer, Dispute, Invoice, StripeClient, Subscription
+from stripe import Charge, Customer, Dispute, Invoice, InvoiceLineItem, StripeClient, Subscription
 
 from functions.common.billing.stripe_client import tier_of
+
+if TYPE_CHECKING:
+    from stripe.params import InvoiceListParams
 
 # A subscription that exists for the user: what has not been paid at first (incomplete) does not, nor what has ended.
 STATUSES = {
@@ -87,10 +91,13 @@ async def look_at_customer(stripe: StripeClient, customer_id: str) -> CustomerLo
 
 async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int, end: int) -> list[str]:
     """What has been paid for until the end of the period: after a downgrade it is still the user's."""
-    invoices = await stripe.v1.invoices.list_async(
-        {"subscription": subscription_id, "status": "paid", "created": {"gte": start - SLACK_S}, "limit": 100}
-    )
-    tiers: set[str] = set()
+    paid = plan_lines(stripe, {"subscription": subscription_id, "created": {"gte": start - SLACK_S}})
+    return sorted({tier async for tier, line in paid if line.amount > 0 and line.period.end >= end})
+
+
+async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> AsyncIterator[tuple[str, InvoiceLineItem]]:
+    """The lines of paid invoices that are for plans of ours, and the plans' tiers."""
+    invoices = await stripe.v1.invoices.list_async({**which, "status": "paid", "limit": 100})
     async for invoice in invoices.auto_paging_iter():
         lines = invoice.lines
         if lines.has_more:
@@ -99,9 +106,8 @@ async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int, en
         async for line in lines.auto_paging_iter():
             details = line.pricing and line.pricing.price_details
             tier = tier_of(details.product) if details else None
-            if tier and line.amount > 0 and line.period.end >= end:
-                tiers.add(tier)
-    return sorted(tiers)
+            if tier:
+                yield tier, line
 
 
 def _failed_at(subscription: Subscription) -> str:
