@@ -163,6 +163,7 @@ class Turn:
             except Unavailable:
                 self._forget()
                 raise
+            self.provider, self.model = self.admission["provider"], self.admission["model"]
             if self.admission["decision"] == "ended":
                 self._repeat()
             else:
@@ -198,6 +199,8 @@ class Turn:
                 "p_history_messages": limits.HISTORY_MESSAGES,
                 "p_history_characters": limits.HISTORY_CHARACTERS,
                 "p_providers": self.chat.providers.platform,
+                # Whose key the provider has been asked with, if it has: that does not change any more.
+                "p_own_key": self.admission["funding"] == "byok" if self.admission else None,
             },
             within=limits.ADMIT_S,
             repeatable=True,
@@ -212,7 +215,6 @@ class Turn:
                     # Its answer gave way to that of another wording, and now these words are wanted again.
                     return await self._admit(attempt + 1)
                 raise AlreadyAnswered
-        self.provider, self.model = admission["provider"], admission["model"]
         return admission
 
     def _forget(self) -> None:
@@ -479,7 +481,7 @@ class Turn:
         ended: dict[str, Any] = {}
         try:
             try:
-                ended = await self._call(function, {**call, **params})
+                ended = await self._end_once(function, {**call, **params})
             except Exception as error:
                 if not params or isinstance(error, Unavailable):
                     raise
@@ -499,6 +501,16 @@ class Turn:
             charged_usd=str(ended.get("charged_usd")),
         )
         return ended
+
+    async def _end_once(self, function: str, call: Mapping[str, Any]) -> dict[str, Any]:
+        """End the hold. What the database has forgotten is admitted once more, on what can pay for it now."""
+        try:
+            return await self._call(function, call)
+        except NotFound as error:
+            # It was restored, or another one took over, without the last admissions. What was asked still costs.
+            self.chat.observer.failure("admission forgotten", error, **self._identity(), function=function)
+            self.admission = await self._admit()
+            return await self._call(function, call)
 
     def _identity(self) -> dict[str, str]:
         """What a log line names a turn by."""

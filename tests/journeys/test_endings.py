@@ -74,6 +74,8 @@ out of time before a byte     504 provider_timeout     none   -        1    none
 out of time in the text       error, finish error      part   -        1    none  failed    1     back  back  back  same
 out of time as a tool runs    error, finish error      none   +?       1    none  failed    1     back  back  back  same
 its hold lost meanwhile       finish stop              whole  -        1    none  lost      0     back  back  back  same
+forgotten by the database     finish stop              whole  -        1    both  answered  1     paid  paid  paid  same
+forgotten, and it failed      error, finish error      part   -        1    none  failed    1     back  back  back  same
 """
 
 # Who pays how, and what one paid query leaves: used today and for life, this period's overage, credits left and used;
@@ -438,6 +440,21 @@ def lose_the_hold(cell: Cell) -> list[Heard]:
         return [heard.to_the_end()]
 
 
+def forget(cell: Cell, *meanwhile: str) -> list[Heard]:
+    """As a database does that is restored, or takes over from another, without the last admissions."""
+    with cell.asking() as heard:
+        heard.until("text-delta")
+        for change in meanwhile:
+            cell.all_of(change)
+        assert cell.all_of("delete from public.query_holds where user_id = %s returning id") != []
+        cell.all_of(
+            "update public.credit_packs set credits_remaining = credits_purchased, credits_used = 0"
+            " where user_id = %s returning id"
+        )
+        cell.all_of("select public.mend_counters(%s)")
+        return [heard.to_the_end()]
+
+
 def spoiled(bill: str, **fault: Any) -> Callable[[Stack, Db], AbstractContextManager[None]]:
     """Parliament's trouble with one bill."""
 
@@ -509,6 +526,8 @@ HOW = {
     "out of time in the text": How("[fault:stall 30]", within(2.5)),
     "out of time as a tool runs": How(A_BILL_AND_A_SLOW_ONE, within(2.5), spoiled(SLOW_BILL, slow=30)),
     "its hold lost meanwhile": How("[fault:stall 2]", lose_the_hold),
+    "forgotten by the database": How("[fault:stall 2]", forget),
+    "forgotten, and it failed": How("[fault:slow 0.1] [fault:drop]", forget),
 }
 
 
@@ -786,6 +805,41 @@ def test_what_is_said_to_remain_is_what_remains(somebody: Callable[..., Cell], d
     with ThreadPoolExecutor(len(PAYER)) as pool:
         told = dict(zip(PAYER, pool.map(ask, PAYER), strict=True))
     assert told == {payer: row[column] for payer, row in PAYER.items()}
+
+
+@pytest.mark.parametrize(
+    ("payer", "meanwhile"),
+    [
+        # The quota is used up: nobody is charged past it.
+        ("pro", "update public.user_subscriptions set daily_quota = 0 where user_id = %s returning id"),
+        # Their own key is gone: what it has paid, the plan does not pay.
+        ("own", "delete from public.user_api_keys where user_id = %s returning id"),
+    ],
+)
+def test_what_is_forgotten_is_not_charged_to_what_cannot_pay_for_it(
+    somebody: Callable[..., Cell], payer: str, meanwhile: str
+) -> None:
+    cell = somebody(payer, "anthropic", "[fault:stall 2]")
+    (heard,) = forget(cell, meanwhile)
+    assert (heard.wire, heard.text) == ("finish stop", WHOLE.format(question=cell.question))
+    metadata = heard.metadata
+    assert metadata is not None
+    assert (metadata["charged_usd"], metadata["persisted"]) == (None, False)
+    assert cell.all_of("select * from public.usage_logs where user_id = %s") == []
+    assert cell.all_of("select * from public.query_holds where user_id = %s") == []
+    assert broken(cell.db, [cell]) == []
+
+
+def test_what_the_plan_has_paid_is_not_paid_by_a_key_that_came_later(somebody: Callable[..., Cell]) -> None:
+    cell = somebody("pro", "anthropic", "[fault:stall 2]")
+    with cell.asking() as heard:
+        heard.until("text-delta")
+        key = {"api_key": f"sk-own-{uuid.uuid4().hex}"}
+        assert cell.api.http.put("/keys/anthropic", json=key, headers=cell.person.headers).status_code == 200
+        cell.all_of("delete from public.query_holds where user_id = %s returning id")
+        cell.all_of("select public.mend_counters(%s)")
+        heard.to_the_end()
+    assert ledger(cell)["funding"] == "included"
 
 
 class Lingering:
