@@ -758,6 +758,19 @@ $$;
 
 COMMENT ON FUNCTION private.touch() IS 'Trigger: notes when a row last changed.';
 
+CREATE FUNCTION private.touch_subscription() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  new.updated_at := now();
+  new.included_until := null;
+  return new;
+end
+$$;
+
+COMMENT ON FUNCTION private.touch_subscription() IS 'Trigger: notes when a subscription last changed, its counters aside, and that private.standing has to be asked again.';
+
 CREATE FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -780,6 +793,8 @@ CREATE FUNCTION public.admit_query(p_user_id uuid, p_request_id text, p_hold_id 
     AS $$
 declare
   v record;
+  v_now timestamptz;
+  v_is_counted boolean;
   v_looked_back boolean := false;
   v_hold public.query_holds;
   v_key_provider text;
@@ -801,13 +816,33 @@ begin
     v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  v_now := private.clock();
 
-  -- Mostly one look is enough: a new request that is included. Else lost queries give back first, and we look again.
-  loop
+  -- Mostly the day's quota pays as it did for the query before, which need not be decided again. (Types as below.)
+  update public.user_subscriptions s set quota_used = s.quota_used + 1
+  from public.plans p
+  where s.user_id = p_user_id and s.included_until > v_now and p_own_key is not true
+    and p.tier = s.tier and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
+    and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
+    and not exists (
+      select from public.usage_logs u
+      where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped'))
+  returning
+    v_now as now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd::numeric as query_cost_limit_usd,
+    false as for_life, coalesce(s.daily_quota, p.daily_quota)::integer as quota_limit, s.quota_used - 1 as used,
+    s.quota_date, s.overage_period_start, s.current_overage_amount::numeric as overage_used,
+    case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end::numeric
+      as overage_limit, false as own_key, 'included'::text as funding
+  into v;
+  v_is_counted := found;
+
+  -- Else mostly one look is enough: a new request that is included. If not, lost queries give back first, and we look
+  -- again.
+  while not v_is_counted loop
     select
       s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd, s.for_life, s.quota_limit, s.used, s.quota_date,
       s.quota_used, s.lifetime_used, s.current_period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
-      s.overage_price_usd, s.own_key, s.funding,
+      s.overage_price_usd, s.own_key, s.funding, s.included_until, s.updated_at,
       (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped')) as ended_id
@@ -858,25 +893,29 @@ begin
       p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
       v.overage_period_start, v.used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
       v.now + make_interval(secs => p_hold_seconds), p_chat_id);
-    if v.lapsed then
-      -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+    if not v_is_counted then
+      if v.lapsed then
+        -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+        update public.user_subscriptions s set
+          tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+          current_period_start = null, current_period_end = null
+        where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
+      end if;
       update public.user_subscriptions s set
-        tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
-        current_period_start = null, current_period_end = null
-      where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
-    end if;
-    update public.user_subscriptions s set
-      quota_date = v.quota_date,
-      quota_used = v.quota_used + case when v.funding = 'included' and not v.for_life then 1 else 0 end,
-      lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.for_life then 1 else 0 end,
-      overage_period_start = v.overage_period_start,
-      current_overage_amount = v.overage_used + v_charge
-    where s.user_id = p_user_id;
-    if v_pack_id is not null then
-      update public.credit_packs c set
-        credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
-        depleted_at = case when c.credits_remaining = 1 then v.now end
-      where c.id = v_pack_id;
+        quota_date = v.quota_date,
+        quota_used = v.quota_used + case when v.funding = 'included' and not v.for_life then 1 else 0 end,
+        lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.for_life then 1 else 0 end,
+        overage_period_start = v.overage_period_start,
+        current_overage_amount = v.overage_used + v_charge,
+        -- Not if the plan has changed since we looked: that does not wait for the user's queue.
+        included_until = case when s.updated_at = v.updated_at then v.included_until end
+      where s.user_id = p_user_id;
+      if v_pack_id is not null then
+        update public.credit_packs c set
+          credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+          depleted_at = case when c.credits_remaining = 1 then v.now end
+        where c.id = v_pack_id;
+      end if;
     end if;
     v_taken := 1;
   end if;
@@ -2223,6 +2262,7 @@ CREATE TABLE public.user_subscriptions (
     quota_used public.quantity DEFAULT 0 NOT NULL,
     lifetime_used public.quantity DEFAULT 0 NOT NULL,
     overage_period_start timestamp with time zone DEFAULT date_trunc('month'::text, private.clock(), 'UTC'::text) NOT NULL,
+    included_until timestamp with time zone,
     stripe_sequence bigint DEFAULT 0 NOT NULL,
     downgraded_at timestamp with time zone
 );
@@ -2277,12 +2317,15 @@ COMMENT ON COLUMN public.user_subscriptions.lifetime_used IS 'Included queries a
 
 COMMENT ON COLUMN public.user_subscriptions.overage_period_start IS 'Start of the period that current_overage_amount belongs to.';
 
+COMMENT ON COLUMN public.user_subscriptions.included_until IS 'Until then the day''s quota pays for the next query, while it lasts: private.standing has said so. Null: it has to be asked.';
+
 COMMENT ON COLUMN public.user_subscriptions.stripe_sequence IS 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
 
 COMMENT ON COLUMN public.user_subscriptions.downgraded_at IS 'When the plan became one that keeps conversations for fewer days; null once their dates have been shortened.';
 
 CREATE VIEW private.standing WITH (security_invoker='true') AS
  SELECT s.user_id,
+    s.updated_at,
     clock.now,
     rolled.tier,
     p.name,
@@ -2326,7 +2369,15 @@ CREATE VIEW private.standing WITH (security_invoker='true') AS
                 WHEN ((decision.funding IS NULL) AND (terms.quota_limit > 0)) THEN clock.midnight
                 ELSE NULL::timestamp with time zone
             END)
-        END AS resets_at
+        END AS resets_at,
+        CASE
+            WHEN ((decision.funding = 'included'::text) AND (NOT terms.for_life) AND (NOT s.uses_byo_key) AND (rolled.tier = s.tier) AND (NOT rolled.lapsed)) THEN LEAST(clock.midnight, (private.period_at(s.current_period_start, s.current_period_end, clock.now)).period_end,
+            CASE
+                WHEN (rolled.status = 'past_due'::text) THEN (s.past_due_since + '7 days'::interval)
+                ELSE NULL::timestamp with time zone
+            END)
+            ELSE NULL::timestamp with time zone
+        END AS included_until
    FROM (((((( SELECT c.now,
             ((c.now AT TIME ZONE 'UTC'::text))::date AS today,
             (((((c.now AT TIME ZONE 'UTC'::text))::date + 1))::timestamp without time zone AT TIME ZONE 'UTC'::text) AS midnight
@@ -2399,6 +2450,8 @@ COMMENT ON VIEW private.standing IS 'Where each user stands now, counters rolled
 
 COMMENT ON COLUMN private.standing.user_id IS 'Whose it is.';
 
+COMMENT ON COLUMN private.standing.updated_at IS 'When the subscription last changed, its counters aside.';
+
 COMMENT ON COLUMN private.standing.now IS 'The time that all of this is as of.';
 
 COMMENT ON COLUMN private.standing.tier IS 'The plan.';
@@ -2452,6 +2505,8 @@ COMMENT ON COLUMN private.standing.reason IS 'Why, in words.';
 COMMENT ON COLUMN private.standing.requires_payment IS 'Whether it costs money, or paying would help.';
 
 COMMENT ON COLUMN private.standing.resets_at IS 'When what pays, or what is used up, starts anew.';
+
+COMMENT ON COLUMN private.standing.included_until IS 'Until when the day''s quota is what pays first, unless the subscription changes; null where it is not.';
 
 CREATE SEQUENCE private.stripe_sequence
     START WITH 1
@@ -3213,7 +3268,7 @@ CREATE TRIGGER user_subscriptions_check BEFORE INSERT OR UPDATE OF status, past_
 
 CREATE TRIGGER user_subscriptions_note_downgrade BEFORE UPDATE OF tier ON public.user_subscriptions FOR EACH ROW WHEN ((old.tier <> new.tier)) EXECUTE FUNCTION private.note_downgrade();
 
-CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch();
+CREATE TRIGGER user_subscriptions_touch BEFORE UPDATE OF tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota, allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at, past_due_since ON public.user_subscriptions FOR EACH ROW EXECUTE FUNCTION private.touch_subscription();
 
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
@@ -3394,6 +3449,8 @@ REVOKE ALL ON FUNCTION private.start_subscription() FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.time_ordered_id() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.touch() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.touch_subscription() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.unsubscribed_tier(p_user_id uuid, p_at timestamp with time zone) TO authenticated;

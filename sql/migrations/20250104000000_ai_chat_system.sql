@@ -176,6 +176,7 @@ create table if not exists public.user_subscriptions (
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
   overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
+  included_until timestamptz,
   stripe_sequence bigint not null default 0,
   downgraded_at timestamptz
 );
@@ -210,6 +211,7 @@ comment on column public.user_subscriptions.quota_date is 'The UTC day that quot
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is 'Included queries admitted on a lifetime quota, holds included.';
 comment on column public.user_subscriptions.overage_period_start is 'Start of the period that current_overage_amount belongs to.';
+comment on column public.user_subscriptions.included_until is 'Until then the day''s quota pays for the next query, while it lasts: private.standing has said so. Null: it has to be asked.';
 comment on column public.user_subscriptions.downgraded_at is 'When the plan became one that keeps conversations for fewer days; null once their dates have been shortened.';
 comment on column public.user_subscriptions.stripe_sequence is 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
 
@@ -247,11 +249,25 @@ comment on function private.note_downgrade() is
   'Trigger: notes when a plan becomes one that keeps conversations for fewer days. cleanup_expired_conversations() does the rest.';
 revoke all on function private.note_downgrade() from public, anon, authenticated, service_role;
 
--- Not for the counters, which change with every query.
+create or replace function private.touch_subscription() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+  new.updated_at := now();
+  new.included_until := null;
+  return new;
+end
+$$;
+comment on function private.touch_subscription() is
+  'Trigger: notes when a subscription last changed, its counters aside, and that private.standing has to be asked again.';
+revoke all on function private.touch_subscription() from public, anon, authenticated, service_role;
+
+-- Every column that private.standing reads but the counters, which change with every query.
 create or replace trigger user_subscriptions_touch
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
-                   allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at
-  on public.user_subscriptions for each row execute function private.touch();
+                   allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
+                   past_due_since
+  on public.user_subscriptions for each row execute function private.touch_subscription();
 create or replace trigger user_subscriptions_note_downgrade
   before update of tier on public.user_subscriptions for each row when (old.tier <> new.tier)
   execute function private.note_downgrade();

@@ -135,7 +135,7 @@ revoke all on function private.go_by_packs(uuid) from public, anon, authenticate
 -- A lateral with `offset 0` is worked out once; without it the planner writes its expressions out wherever they are used.
 create or replace view private.standing with (security_invoker = true) as
 select
-  s.user_id, clock.now, rolled.tier, p.name, rolled.status, rolled.lapsed, p.models, p.history_days,
+  s.user_id, s.updated_at, clock.now, rolled.tier, p.name, rolled.status, rolled.lapsed, p.models, p.history_days,
   p.query_cost_limit_usd::numeric as query_cost_limit_usd,
   p.allows_byok,
   terms.for_life, terms.quota_limit, terms.used, rolled.quota_date, rolled.quota_used,
@@ -161,7 +161,13 @@ select
     else least(
       (private.period_at(rolled.current_period_start, s.current_period_end, clock.now)).period_end,
       case when decision.funding is null and terms.quota_limit > 0 then clock.midnight end)
-  end as resets_at
+  end as resets_at,
+  -- Everything that passing time can change: the day, the period with what ends or begins with it, the grace.
+  case when decision.funding = 'included' and not terms.for_life and not s.uses_byo_key and rolled.tier = s.tier
+            and not rolled.lapsed then
+    least(clock.midnight, (private.period_at(s.current_period_start, s.current_period_end, clock.now)).period_end,
+          case when rolled.status = 'past_due' then s.past_due_since + interval '7 days' end)
+  end as included_until
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
          ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
@@ -229,6 +235,7 @@ comment on view private.standing is
   'for the next query (null: nothing), why, whether it costs money or paying would help, and when that starts anew. '
   'own_key: a key of the user''s own pays before that, whatever the rest says.';
 comment on column private.standing.user_id is 'Whose it is.';
+comment on column private.standing.updated_at is 'When the subscription last changed, its counters aside.';
 comment on column private.standing.now is 'The time that all of this is as of.';
 comment on column private.standing.tier is 'The plan.';
 comment on column private.standing.name is 'The plan''s name.';
@@ -256,6 +263,8 @@ comment on column private.standing.funding is 'What pays for the next query, if 
 comment on column private.standing.reason is 'Why, in words.';
 comment on column private.standing.requires_payment is 'Whether it costs money, or paying would help.';
 comment on column private.standing.resets_at is 'When what pays, or what is used up, starts anew.';
+comment on column private.standing.included_until is
+  'Until when the day''s quota is what pays first, unless the subscription changes; null where it is not.';
 revoke all on private.standing from public, anon, authenticated, service_role;
 grant select on private.standing to authenticated, service_role;
 

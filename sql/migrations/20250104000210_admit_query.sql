@@ -187,6 +187,8 @@ language plpgsql volatile security definer set search_path = '' set enable_seqsc
 as $$
 declare
   v record;
+  v_now timestamptz;
+  v_is_counted boolean;
   v_looked_back boolean := false;
   v_hold public.query_holds;
   v_key_provider text;
@@ -208,13 +210,33 @@ begin
     v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  v_now := private.clock();
 
-  -- Mostly one look is enough: a new request that is included. Else lost queries give back first, and we look again.
-  loop
+  -- Mostly the day's quota pays as it did for the query before, which need not be decided again. (Types as below.)
+  update public.user_subscriptions s set quota_used = s.quota_used + 1
+  from public.plans p
+  where s.user_id = p_user_id and s.included_until > v_now and p_own_key is not true
+    and p.tier = s.tier and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
+    and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
+    and not exists (
+      select from public.usage_logs u
+      where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped'))
+  returning
+    v_now as now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd::numeric as query_cost_limit_usd,
+    false as for_life, coalesce(s.daily_quota, p.daily_quota)::integer as quota_limit, s.quota_used - 1 as used,
+    s.quota_date, s.overage_period_start, s.current_overage_amount::numeric as overage_used,
+    case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end::numeric
+      as overage_limit, false as own_key, 'included'::text as funding
+  into v;
+  v_is_counted := found;
+
+  -- Else mostly one look is enough: a new request that is included. If not, lost queries give back first, and we look
+  -- again.
+  while not v_is_counted loop
     select
       s.now, s.lapsed, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd, s.for_life, s.quota_limit, s.used, s.quota_date,
       s.quota_used, s.lifetime_used, s.current_period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
-      s.overage_price_usd, s.own_key, s.funding,
+      s.overage_price_usd, s.own_key, s.funding, s.included_until, s.updated_at,
       (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id) as held_id,
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = p_request_id and u.outcome in ('answered', 'stopped')) as ended_id
@@ -265,25 +287,29 @@ begin
       p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
       v.overage_period_start, v.used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
       v.now + make_interval(secs => p_hold_seconds), p_chat_id);
-    if v.lapsed then
-      -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+    if not v_is_counted then
+      if v.lapsed then
+        -- A cancelled plan whose period is over, unless a webhook has renewed it since we looked.
+        update public.user_subscriptions s set
+          tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+          current_period_start = null, current_period_end = null
+        where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
+      end if;
       update public.user_subscriptions s set
-        tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
-        current_period_start = null, current_period_end = null
-      where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
-    end if;
-    update public.user_subscriptions s set
-      quota_date = v.quota_date,
-      quota_used = v.quota_used + case when v.funding = 'included' and not v.for_life then 1 else 0 end,
-      lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.for_life then 1 else 0 end,
-      overage_period_start = v.overage_period_start,
-      current_overage_amount = v.overage_used + v_charge
-    where s.user_id = p_user_id;
-    if v_pack_id is not null then
-      update public.credit_packs c set
-        credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
-        depleted_at = case when c.credits_remaining = 1 then v.now end
-      where c.id = v_pack_id;
+        quota_date = v.quota_date,
+        quota_used = v.quota_used + case when v.funding = 'included' and not v.for_life then 1 else 0 end,
+        lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.for_life then 1 else 0 end,
+        overage_period_start = v.overage_period_start,
+        current_overage_amount = v.overage_used + v_charge,
+        -- Not if the plan has changed since we looked: that does not wait for the user's queue.
+        included_until = case when s.updated_at = v.updated_at then v.included_until end
+      where s.user_id = p_user_id;
+      if v_pack_id is not null then
+        update public.credit_packs c set
+          credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+          depleted_at = case when c.credits_remaining = 1 then v.now end
+        where c.id = v_pack_id;
+      end if;
     end if;
     v_taken := 1;
   end if;

@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -277,3 +278,121 @@ def test_admission_tells_what_a_query_may_cost_and_which_models_may_answer(db: D
     (plan,) = db.execute("select * from public.plans where tier = 'pro'").fetchall()
     assert admitted["cost_limit_usd"] == str(plan["query_cost_limit_usd"])
     assert admitted["models"] == plan["models"]
+
+
+# What the day's quota has paid, it goes on to pay without another decision, until something changes ------------------
+
+
+def included_until(db: Db, user: str) -> datetime | None:
+    row = db.execute("select included_until from public.user_subscriptions where user_id = %s", (user,)).fetchone()
+    assert row is not None
+    until: datetime | None = row["included_until"]
+    return until
+
+
+@pytest.mark.parametrize(
+    ("tier", "columns", "until"),
+    [
+        ("pro", {}, "2026-03-02T00:00Z"),  # the day
+        (
+            "pro",
+            {"current_period_start": "2026-02-01T15:00Z", "current_period_end": "2026-03-01T15:00Z"},
+            "2026-03-01T15:00Z",  # the period, and what the next one brings
+        ),
+        (
+            "pro",
+            {"current_period_start": "2026-02-01T15:00Z", "current_period_end": "2026-03-01T15:00Z"}
+            | {"status": "canceled"},
+            "2026-03-01T15:00Z",
+        ),
+        # A period that went by without a word from Stripe goes on by months.
+        (
+            "pro",
+            {"current_period_start": "2026-01-01T15:00Z", "current_period_end": "2026-02-01T15:00Z"},
+            "2026-03-01T15:00Z",
+        ),
+        ("pro", {"status": "past_due", "past_due_since": "2026-02-22T13:00Z"}, "2026-03-01T13:00Z"),  # the grace
+        ("free", {}, None),  # ten for life are soon decided
+        # A downgrade that the row does not say yet.
+        (
+            "pro",
+            {"current_period_start": "2026-01-01T15:00Z", "current_period_end": "2026-02-01T15:00Z"}
+            | {"next_tier": "basic"},
+            None,
+        ),
+    ],
+)
+def test_what_is_included_stays_so_until_time_can_change_it(
+    db: Db, tier: str, columns: dict[str, str], until: str | None
+) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user = new_user(db, tier, **columns)
+    assert admit(db, user)["funding"] == "included"
+    assert included_until(db, user) == (until and datetime.fromisoformat(until))
+
+
+def test_nothing_is_presumed_of_who_has_a_key_of_their_own(db: Db) -> None:
+    user = new_user(db, "pro")
+    key(db, user, "openai")
+    assert admit(db, user, p_own_key=False)["funding"] == "included"
+    assert included_until(db, user) is None
+    assert admit(db, user)["funding"] == "byok"
+
+
+def test_a_key_that_is_asked_for_is_not_passed_over(db: Db) -> None:
+    user = new_user(db, "pro")
+    assert admit(db, user)["funding"] == "included"
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        admit(db, user, p_own_key=True)
+
+
+def test_a_plan_that_changes_meanwhile_is_not_overruled(connect: Connect, db: Db) -> None:
+    """Stripe's news do not wait for the user's queue: they come between the decision and its record."""
+    user = new_user(db, "pro")
+    webhook, asking = connect(), connect()
+    with ThreadPoolExecutor(1) as pool, webhook.transaction():
+        webhook.execute("update public.user_subscriptions set status = 'suspended' where user_id = %s", (user,))
+        admission = pool.submit(admit, asking, user)
+        while not db.execute(
+            "select from pg_locks where pid = %s and not granted", (asking.info.backend_pid,)
+        ).fetchall():
+            assert not admission.done()
+        webhook.execute("select 1")
+    assert admission.result()["decision"] == "admitted"  # decided before
+    assert included_until(db, user) is None
+    assert admit(db, user)["reason"] == "Subscription not active: suspended"
+
+
+def test_whatever_changes_but_the_counters_has_to_be_decided_anew(db: Db) -> None:
+    """The trigger has every column of the table but names, times, counters and what bookkeeping notes."""
+    listed = db.execute(
+        """
+        select a.attname, a.attnum = any (t.tgattr) as clears
+        from pg_attribute a
+        join pg_trigger t on t.tgrelid = a.attrelid and t.tgname = 'user_subscriptions_touch'
+        where a.attrelid = 'public.user_subscriptions'::regclass and a.attnum > 0 and not a.attisdropped
+        """
+    ).fetchall()
+    assert {row["attname"] for row in listed if not row["clears"]} == {
+        *("id", "user_id", "created_at", "updated_at", "downgraded_at", "stripe_sequence"),
+        *("quota_date", "quota_used", "lifetime_used", "overage_period_start", "current_overage_amount"),
+        "included_until",
+    }
+    user = new_user(db, "pro")
+    for change in ("status = status", "daily_quota = 40", "past_due_since = null"):
+        admit(db, user)
+        assert included_until(db, user) is not None
+        db.execute(f"update public.user_subscriptions set {change} where user_id = '{user}'".encode())
+        assert included_until(db, user) is None
+
+
+def test_a_plan_whose_quota_changes_has_it_at_once(db: Db) -> None:
+    user = new_user(db, "pro", allow_overages=False)
+    assert admit(db, user)["remaining"] == 39
+    with db.transaction(force_rollback=True):
+        db.execute("update public.plans set daily_quota = 2 where tier = 'pro'")
+        assert admit(db, user)["remaining"] == 0
+        assert admit(db, user)["decision"] == "refused"
+        db.execute("update public.plans set daily_quota = null, lifetime_quota = 1 where tier = 'pro'")
+        assert admit(db, user)["remaining"] == 0  # the first for life
+        assert admit(db, user)["reason"] == "Free tier quota exhausted"

@@ -42,6 +42,7 @@ private.shorten_histories              volatile   invoker  nobody
 private.start_subscription             volatile   definer  nobody
 private.time_ordered_id                volatile   invoker  nobody
 private.touch                          volatile   invoker  nobody
+private.touch_subscription             volatile   invoker  nobody
 private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
