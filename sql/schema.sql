@@ -821,8 +821,8 @@ begin
   -- Mostly the day's quota pays as it did for the query before, which need not be decided again. (Types as below.)
   update public.user_subscriptions s set quota_used = s.quota_used + 1
   from public.plans p
-  where s.user_id = p_user_id and s.included_until > v_now and p_own_key is not true
-    and p.tier = s.tier and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
+  where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
+    and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
     and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
     and not exists (
       select from public.usage_logs u

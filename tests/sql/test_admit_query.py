@@ -387,12 +387,28 @@ def test_whatever_changes_but_the_counters_has_to_be_decided_anew(db: Db) -> Non
 
 
 def test_a_plan_whose_quota_changes_has_it_at_once(db: Db) -> None:
-    user = new_user(db, "pro", allow_overages=False)
-    assert admit(db, user)["remaining"] == 39
+    user, special = new_user(db, "pro", allow_overages=False), new_user(db, "pro", daily_quota=30)
+    assert [admit(db, who)["remaining"] for who in (user, special)] == [39, 29]
     with db.transaction(force_rollback=True):
         db.execute("update public.plans set daily_quota = 2 where tier = 'pro'")
         assert admit(db, user)["remaining"] == 0
         assert admit(db, user)["decision"] == "refused"
         db.execute("update public.plans set daily_quota = null, lifetime_quota = 1 where tier = 'pro'")
-        assert admit(db, user)["remaining"] == 0  # the first for life
-        assert admit(db, user)["reason"] == "Free tier quota exhausted"
+        for who in (user, special):
+            assert admit(db, who)["remaining"] == 0  # the first for life
+            assert admit(db, who)["reason"] == "Free tier quota exhausted"
+
+
+def test_a_query_that_is_not_decided_anew_is_held_and_told_like_one_that_is(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user = new_user(db, "pro", stripe_subscription_id="sub_1", overage_limit="7.5")
+    admit(db, user)
+    db.execute("update public.user_subscriptions set current_overage_amount = 0.025 where user_id = %s", (user,))
+    presumed = admit(db, user)
+    db.execute("update public.user_subscriptions set status = status where user_id = %s", (user,))
+    decided = admit(db, user)
+    own = {"hold_id", "request_id"}
+    assert {**presumed, "remaining": 37, **dict.fromkeys(own)} == {**decided, **dict.fromkeys(own)}
+    _, second, third = db.execute("select * from public.query_holds where user_id = %s order by quota_used", (user,))
+    own = {"id", "request_id"}
+    assert {**second, "quota_used": 2, **dict.fromkeys(own)} == {**third, **dict.fromkeys(own)}
