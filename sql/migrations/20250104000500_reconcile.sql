@@ -82,6 +82,14 @@ as $$
   from public.user_subscriptions s
   where s.uses_byo_key <> exists (select from public.user_api_keys k where k.user_id = s.user_id and k.is_active)
   union all
+  -- What admission presumes has to be what it would decide.
+  select 'I4', s.user_id, 'included_until', 'decided: ' || coalesce(d.funding, d.reason), s.included_until::text
+  from public.user_subscriptions s
+  join public.plans p on p.tier = s.tier
+  join private.standing d on d.user_id = s.user_id
+  where s.included_until > d.now and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
+    and d.included_until is null
+  union all
   select 'I6', u.user_id, u.request_id, '1', count(*)::text
   from public.usage_logs u where u.outcome in ('answered', 'stopped')
   group by u.user_id, u.request_id having count(*) > 1
@@ -158,7 +166,8 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.period_start = s.overage_period_start), 0)
         as overage,
-      exists (select from public.user_api_keys k where k.user_id = p_user_id and k.is_active) as own_key
+      exists (select from public.user_api_keys k where k.user_id = p_user_id and k.is_active) as own_key,
+      exists (select from private.standing d where d.user_id = p_user_id and d.included_until is not null) as is_included
     from public.user_subscriptions s
     left join taken t on true
     left join public.plans p on p.tier = t.tier
@@ -166,18 +175,19 @@ begin
     group by s.id
   )
   update public.user_subscriptions s set
-    quota_used = c.today, lifetime_used = c.ever, current_overage_amount = c.overage, uses_byo_key = c.own_key
+    quota_used = c.today, lifetime_used = c.ever, current_overage_amount = c.overage, uses_byo_key = c.own_key,
+    included_until = case when c.is_included then s.included_until end
   from counted c
   where s.user_id = p_user_id
-    and (s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key)
-        is distinct from (c.today, c.ever, c.overage, c.own_key);
+    and (s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
+        is distinct from (c.today, c.ever, c.overage, c.own_key, case when c.is_included then s.included_until end);
   get diagnostics v_rows = row_count;
   return v_mended + v_rows;
 end
 $$;
 comment on function public.mend_counters(uuid) is
-  'Sets a user''s counters to what the ledger, the holds, the keys and the messages say; returns how many rows that '
-  'changed. Touches no charge, no credit and no bill.';
+  'Sets a user''s counters to what the ledger, the holds, the keys and the messages say, and ends what is presumed wrongly '
+  'of their quota; returns how many rows that changed. Touches no charge, no credit and no bill.';
 revoke all on function public.mend_counters(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.mend_counters(uuid) to service_role;
 

@@ -96,6 +96,22 @@ def test_a_row_says_whose_it_is_what_was_expected_and_what_was_found(lived: Db) 
     }
 
 
+def test_what_is_presumed_of_a_quota_is_found_and_mended_where_it_is_not_so(lived: Db) -> None:
+    presume = b"update public.user_subscriptions set included_until = 'infinity'"
+    lived.execute(presume)
+    assert broken(lived) == set()  # free has no quota by the day, and basic's is used up
+    lived.execute("update public.user_subscriptions set daily_quota = 3 where tier = 'basic'")
+    lived.execute(presume)
+    assert broken(lived) == set()  # it is so
+    user = value(lived, "select user_id::text from public.user_subscriptions where tier = 'basic'")
+    assert value(lived, "select public.mend_counters(%s)", user) == 0
+    lived.execute("update public.user_subscriptions set status = 'suspended' where tier = 'basic'")
+    lived.execute(presume)
+    assert broken(lived) == {"I4"}
+    assert value(lived, "select public.mend_counters(%s)", user) == 1
+    assert broken(lived) == set()
+
+
 @pytest.mark.parametrize(
     ("waits", "until", "found"),
     [
