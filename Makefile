@@ -33,7 +33,7 @@ check: .venv/.ready
 	@echo "checked: format, lint, types, import contracts, SQL"
 
 bench: .venv/.ready
-	@python -m bench
+	@python -m bench $(ONLY)
 
 package: .venv/.ready $(OSLS)
 	@python -m infra.package

@@ -1,19 +1,39 @@
-"""`python -m bench`: runs the benchmarks, prints a table, writes bench/results.json."""
+"""`python -m bench [part ...]`: runs the benchmarks, or some, prints a table, and notes it in bench/results.json."""
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench import cleanup, growth, imports, metering, turn
 
+PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "metering": metering.run,
+    "growth": growth.run,
+    "cleanup": cleanup.run,
+    "imports": imports.run,
+    "turn": turn.run,
+}
+RESULTS = Path(__file__).with_name("results.json")
+
 
 def main() -> None:
-    """Every benchmark, with progress."""
-    results = metering.run() + growth.run() + cleanup.run() + imports.run() + turn.run()
+    """The benchmarks that are named, or every one, with progress. What others found before stays noted."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Figures measured side by side in one run.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; none: all of them")
+    named: list[str] = parser.parse_args().parts
+    if unknown := set(named) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    noted: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in named or PARTS:
+        noted[part] = PARTS[part]()
+        # Each as it comes: a later one may take long, or fail.
+        RESULTS.write_text(json.dumps({name: noted[name] for name in PARTS if name in noted}, indent=2) + "\n")
     print(f"\n{'what':<62} {'ours':>10} {'baseline':>10} {'ratio':>7}")
-    for row in results:
-        print(f"{row['what']:<62} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")
-    path = Path(__file__).with_name("results.json")
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    for part in named or PARTS:
+        for row in noted[part]:
+            print(f"{row['what']:<62} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")
 
 
 if __name__ == "__main__":
