@@ -1,21 +1,35 @@
-// A real browser for a person who buys something: opens pages and presses buttons, and says what is then to be seen.
+// Drives a real browser: opens pages, presses buttons and reports what the page shows.
 //
-// Jobs on standard input, one JSON object a line, {url, press?: "a button's words"}; for each one line on standard
+// Jobs on standard input, one JSON object a line, {url, press?: "the text of a button"}; for each one line on standard
 // output, {url, text}. Chromium comes with an npm package, Linux x64 only; elsewhere CHROMIUM names one.
 
+import { writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium as playwright } from "playwright-core";
 
-async function browser() {
+async function launch() {
   if (process.env.CHROMIUM) return playwright.launch({ executablePath: process.env.CHROMIUM });
-  // So told, the package brings the libraries that Chromium needs, too: a machine of servers and CI has none.
+  // With this value the package also unpacks the shared libraries that Chromium needs; servers often lack them.
   process.env.AWS_EXECUTION_ENV = "AWS_Lambda_nodejs22.x";
+  process.env.HOME = tmpdir();
+  process.env.FONTCONFIG_FILE = await fontConfig(tmpdir());
   const { default: packed } = await import("@sparticuz/chromium");
   return playwright.launch({ executablePath: await packed.executablePath(), args: packed.args });
 }
 
-const running = await browser();
-const page = await running.newPage();
+// Fontconfig settings for the folder that the package unpacks into. Its own file names /tmp, whatever TMPDIR is, and
+// without a font Chromium lays out no text.
+async function fontConfig(folder) {
+  const path = join(folder, "fonts.conf");
+  const paths = `<dir>${folder}/fonts</dir><cachedir>${folder}/fonts-cache</cachedir>`;
+  await writeFile(path, `<?xml version="1.0"?><fontconfig>${paths}</fontconfig>\n`);
+  return path;
+}
+
+const browser = await launch();
+const page = await browser.newPage();
 for await (const line of createInterface({ input: process.stdin })) {
   const { url, press } = JSON.parse(line);
   await page.goto(url);
@@ -25,4 +39,4 @@ for await (const line of createInterface({ input: process.stdin })) {
   }
   console.log(JSON.stringify({ url: page.url(), text: await page.innerText("body") }));
 }
-await running.close();
+await browser.close();
