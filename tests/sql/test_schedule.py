@@ -17,6 +17,7 @@ from infra.local.processes import Child, Processes
 from infra.local.stack import POSTGRES, free_offset, locked
 from tests import debian
 from tests.conftest import new_user
+from tests.sql import test_sql_readme
 from tests.sql.metering import Db, admit, at, value
 
 pytestmark = pytest.mark.timeout(300)  # the first time, packages are downloaded
@@ -297,3 +298,19 @@ def test_without_pg_cron_the_file_says_so_and_leaves_nothing(db: Db) -> None:
     (notice,) = notices_of(db)
     assert notice.startswith("pg_cron is not available: no job is scheduled")
     assert value(db, "select to_regnamespace('cron')") is None
+
+
+def test_sql_of_the_readme_shows_the_schedule_and_its_runs(scheduled: Cluster, eventually: Callable[..., None]) -> None:
+    schedule, runs = test_sql_readme.blocks("Jobs")
+    (switch_on,) = (text for text in test_sql_readme.blocks("The jobs do not run") if "alter_job" in text)
+    with scheduled.connect() as db:
+        assert {row["jobname"]: row["schedule"] for row in test_sql_readme.run(db, schedule)} == JOBS
+        with scheduled.connect("supabase_admin") as admin:
+            admin.execute("update cron.job set active = false where jobname = 'purge-events'")
+            # As on the platform: https://supabase.com/docs/guides/cron/quickstart
+            admin.execute("grant execute on all functions in schema cron to postgres")
+        test_sql_readme.run(db, switch_on)
+        assert {row["active"] for row in test_sql_readme.run(db, schedule)} == {True}
+    let_pg_cron_run_all(scheduled, "on", eventually)
+    with scheduled.connect() as db:
+        assert {row["jobname"] for row in test_sql_readme.run(db, runs)} == set(JOBS)
