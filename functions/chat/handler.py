@@ -23,7 +23,7 @@ from functions.common.auth import CurrentUser, Verifier
 from functions.common.database import Database
 from functions.common.errors import NotFound
 from functions.common.observe import Observer
-from functions.common.settings import load, load_vault, variables
+from functions.common.settings import load, load_vault, read_environment
 from functions.common.web import create_app, json_body, json_response
 
 ChatBody = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
@@ -93,8 +93,8 @@ async def get_health() -> Response:
 
 def create() -> FastAPI:
     """The function's app, from the environment. Raises SettingsError."""
-    known = variables()
-    settings, vault = load(ChatSettings, known), load_vault(known)
+    environment = read_environment()
+    settings, vault = load(ChatSettings, environment), load_vault(environment)
     observer = Observer("chat")
 
     @asynccontextmanager

@@ -67,7 +67,7 @@ class Progress:
             "p_is_closing": is_closing,
         }
         try:
-            noted = await self._database.call("note_progress", params, repeatable=True)
+            noted = await self._database.call("note_progress", params, idempotent=True)
         except AppError as error:
             self._observer.failure("progress not noted", error, hold_id=self._hold_id)
             return None
@@ -135,5 +135,5 @@ async def _ask(
     database: Database, user_id: str, chat_id: str, hold_id: str | None = None, heard: int = 0
 ) -> dict[str, Any] | None:
     params = {"p_user_id": user_id, "p_chat_id": chat_id, "p_hold_id": hold_id, "p_from": heard}
-    followed: dict[str, Any] | None = await database.call("follow_query", params, repeatable=True)
+    followed: dict[str, Any] | None = await database.call("follow_query", params, idempotent=True)
     return followed

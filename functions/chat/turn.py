@@ -59,7 +59,7 @@ from functions.common.errors import (
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
-from functions.common.vault import CannotOpen, PlainKey, Vault, unpack
+from functions.common.vault import DecryptionFailed, EncryptedKey, PlainKey, Vault
 
 
 class Chat:
@@ -99,7 +99,7 @@ class Chat:
             return True
         # What has not been admitted here may be a copy of what runs in another process.
         params = {"p_user_id": user_id, "p_chat_id": chat_id}
-        elsewhere: bool = await self.database.call("stop_query", params, repeatable=True)
+        elsewhere: bool = await self.database.call("stop_query", params, idempotent=True)
         return elsewhere or bool(here)
 
     async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
@@ -202,8 +202,8 @@ class Turn:
                 # Whose key the provider has been asked with, if it has: that does not change any more.
                 "p_own_key": self.admission["funding"] == "byok" if self.admission else None,
             },
-            within=limits.ADMIT_S,
-            repeatable=True,
+            timeout_s=limits.ADMIT_S,
+            idempotent=True,
         )
         match admission["decision"]:
             case "refused":
@@ -379,7 +379,7 @@ class Turn:
 
     async def _attempt(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         provider = await self.chat.providers.get(self.provider)
-        await self.chat.turnstile()
+        await self.chat.turnstile.enter()
         return provider.stream(replace(prompt, model=self.model), self.own_key)
 
     def _called(self, step: Step, wanted: ToolCall) -> None:
@@ -406,9 +406,9 @@ class Turn:
         if self.admission["funding"] != "byok":
             return None
         try:
-            sealed = unpack(self.admission["key"])
-            return await self.chat.vault.open(sealed, self.user_id, self.provider)
-        except CannotOpen as error:
+            sealed = EncryptedKey.from_row(self.admission["key"])
+            return await self.chat.vault.decrypt(sealed, self.user_id, self.provider)
+        except DecryptionFailed as error:
             self.chat.observer.failure("own key not opened", error, **self._identity(), provider=self.provider)
             raise ByokKeyRejected("Your own key can no longer be read. Store it again, or delete it.") from None
 
@@ -417,7 +417,7 @@ class Turn:
         key = self.admission["key"]
         params = {"p_id": key["id"], "p_user_id": self.user_id, "p_is_valid": False, "p_error": error.sentence}
         try:
-            await self.chat.database.call("note_api_key", params, repeatable=True)
+            await self.chat.database.call("note_api_key", params, idempotent=True)
         except AppError as failure:
             self.chat.observer.failure("rejected key not noted", failure, **self._identity())
 
@@ -517,7 +517,9 @@ class Turn:
         return {"request_id": self.request_id, "hold_id": self.hold_id, "user_id": self.user_id}
 
     async def _call(self, function: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        ended: dict[str, Any] = await self.chat.database.call(function, params, within=limits.SETTLE_S, repeatable=True)
+        ended: dict[str, Any] = await self.chat.database.call(
+            function, params, timeout_s=limits.SETTLE_S, idempotent=True
+        )
         return ended
 
     def _keepsake(self) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ async def _main() -> list[str]:
     settings = load(CatalogSettings)
     database, stripe = Database(settings), Account(settings)
     try:
-        return await publish(stripe, await database.call("list_plans", repeatable=True))
+        return await publish(stripe, await database.call("list_plans", idempotent=True))
     finally:
         await database.close()
         await stripe.close()

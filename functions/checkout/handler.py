@@ -3,24 +3,21 @@
 On Lambda Mangum runs the app; `create` makes it for any other server.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
-from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request, Response
-from mangum import Mangum
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from functions.checkout.settings import CheckoutSettings
 from functions.checkout.shop import Shop
 from functions.common.auth import CurrentUser, Verifier
 from functions.common.errors import InvalidRequest
+from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
-from functions.common.settings import load, variables
-from functions.common.web import create_app, json_body, json_response
+from functions.common.settings import load
+from functions.common.web import json_body, json_response
 
 PLANS_FRESH_S = 300
 
@@ -114,18 +111,12 @@ async def patch_overage(user: CurrentUser, body: OverageBody, shop: CurrentShop)
 
 def create() -> FastAPI:
     """The function's app, from the environment. Raises SettingsError."""
-    settings = load(CheckoutSettings, variables())
+    settings = load(CheckoutSettings)
     observer = Observer("checkout")
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await app.state.shop.close()
-
-    app = create_app(observer, lifespan)
-    # Not in the lifespan: Mangum would run one for every request.
+    shop = Shop(settings, observer)
+    app = create_lambda_app(observer, shop.close)
     app.state.verifier = Verifier(settings)
-    app.state.shop = Shop(settings, observer)
+    app.state.shop = shop
     app.add_api_route("/plans", get_plans, methods=["GET"])
     app.add_api_route("/checkout", post_checkout, methods=["POST"])
     app.add_api_route("/portal", post_portal, methods=["POST"])
@@ -133,11 +124,4 @@ def create() -> FastAPI:
     return app
 
 
-@cache
-def _lambda() -> Mangum:
-    return Mangum(create(), lifespan="off")
-
-
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """What Lambda calls."""
-    return _lambda()(event, context)
+handler = lambda_handler(create)

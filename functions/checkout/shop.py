@@ -42,7 +42,7 @@ class Shop:
     async def plans(self) -> dict[str, Any]:
         """`{"plans", "packs"}`, as anyone may read them."""
         anyone = self._settings.anon_key
-        plans: dict[str, Any] = await self._database.call("list_plans", user_token=anyone, repeatable=True)
+        plans: dict[str, Any] = await self._database.call("list_plans", user_token=anyone, idempotent=True)
         return plans
 
     async def subscribe(self, user: User, tier: str, success_url: str, cancel_url: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ class Shop:
         """Change the user's overage settings; returns the overage of their usage."""
         params = {"p_settings": given}
         overage: dict[str, Any] = await self._database.call(
-            "set_overage", params, user_token=user.token, repeatable=True
+            "set_overage", params, user_token=user.token, idempotent=True
         )
         return overage
 
@@ -105,7 +105,7 @@ class Shop:
 
     async def _profile(self, user: User) -> dict[str, Any]:
         profile: dict[str, Any] | None = await self._database.call(
-            "billing_profile", {"p_user_id": user.id}, repeatable=True
+            "billing_profile", {"p_user_id": user.id}, idempotent=True
         )
         if profile is None:
             raise NotFound("There is no subscription.")
@@ -120,7 +120,7 @@ class Shop:
         key = f"customer:{user.id}:{profile['stripe_sequence']}"
         customer = await stripe.v1.customers.create_async({"metadata": {"user_id": user.id}}, {"idempotency_key": key})
         params = {"p_user_id": user.id, "p_customer_id": customer.id}
-        linked: str | None = await self._database.call("link_stripe_customer", params, repeatable=True)
+        linked: str | None = await self._database.call("link_stripe_customer", params, idempotent=True)
         if linked is None:
             raise NotFound("There is no subscription.")
         if profile["email"]:

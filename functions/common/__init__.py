@@ -1,1 +1,1 @@
-"""What the functions share. Knows none of them."""
+"""Code that the functions share. Imports none of them."""

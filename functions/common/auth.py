@@ -1,7 +1,7 @@
-"""Who is asking: verifies Supabase access tokens.
+"""Authentication: verifies Supabase access tokens.
 
-The project's configuration says how tokens are signed, never the token: with SUPABASE_JWT_SECRET HS256 and nothing
-else, without it ES256 or RS256 by the project's JWKS and nothing else. A public key can so never pass for a secret.
+The configuration decides the algorithm, never the token: only HS256 with SUPABASE_JWT_SECRET, only ES256 and RS256 with
+the project's JWKS without it. So a public key is never accepted as an HMAC secret.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from jwt.exceptions import PyJWKClientConnectionError
 from functions.common.errors import Unauthenticated, Unavailable
 from functions.common.settings import SupabaseSettings
 
-# How long keys are believed (Supabase serves them with max-age=600), and how often an unknown key id or a failed
-# fetch may cause another fetch: anyone can send a made-up key id.
+# Supabase serves its keys with max-age=600. The cooldowns limit how often an unknown key id or a failed fetch causes
+# another fetch, because anyone can send an invented key id.
 KEYS_LIFESPAN_S = 600
 KEYS_COOLDOWN_S = 30
 FETCH_TIMEOUT_S = 2
@@ -27,7 +27,7 @@ FETCH_COOLDOWN_S = 1
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in user. `token` is for reads on their behalf, so that row-level security protects them."""
+    """A signed-in user. `token` is for reads as this user, under row-level security."""
 
     id: str
     token: str
@@ -53,7 +53,7 @@ class Verifier:
     async def verify(self, token: str) -> User:
         """The user of an access token.
 
-        Raises Unauthenticated for any token that is not exactly right, Unavailable where the keys cannot be fetched.
+        Raises Unauthenticated if any check of the token fails, Unavailable if the keys cannot be fetched.
         """
         try:
             key, algorithms = await self._key(token)
@@ -84,9 +84,9 @@ class Verifier:
         if not isinstance(kid, str):
             raise jwt.InvalidTokenError("no key id")
         if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
-            raise PyJWKClientConnectionError("the last fetch failed a moment ago")
+            raise PyJWKClientConnectionError("the last fetch has just failed")
         try:
-            # In a thread, because a fetch blocks; with the keys in its cache this returns at once.
+            # In a thread, because a fetch blocks. With cached keys it returns immediately.
             return await asyncio.to_thread(self._keys.get_signing_key, kid), ["ES256", "RS256"]
         except PyJWKClientConnectionError:
             self._failed_at = time.monotonic()

@@ -1,7 +1,7 @@
-"""The database, called one way: SQL functions over Supabase's Data API.
+"""The database client: calls SQL functions over Supabase's Data API.
 
-A call that the database may not have seen, or that is safe to repeat, is tried again within its time; everything
-else fails at once. What the database says in SQLSTATE codes becomes one of `common.errors`.
+A call is retried within its timeout if it cannot have reached the database or is idempotent; any other failure is
+raised immediately. SQLSTATE codes become the errors of `common.errors`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from functions.common.errors import (
 from functions.common.settings import SupabaseSettings
 from functions.common.turnstile import Turnstile
 
-# docs/error_codes.md explains each.
+# docs/error_codes.md explains each code.
 ERRORS: Mapping[str, type[AppError]] = {
     "NTFND": NotFound,
     "NOHLD": NotFound,
@@ -37,30 +37,30 @@ ERRORS: Mapping[str, type[AppError]] = {
     "PGRST301": Unauthenticated,  # the user's token expired since we checked it
     "PGRST303": Unauthenticated,
 }
-# The user is told what the database says only where the sentence is written for them.
-SPEAKS = frozenset({"NTFND", "NOMDL", "OWING"})
-# PostgREST without its database, connections that end or are refused, statements that time out, gateways' statuses.
-OUT_OF_REACH = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
+# The database's messages with these codes are written for users. All others stay internal.
+USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING"})
+# PostgREST without its database, lost or refused connections, statement timeouts, gateway statuses.
+UNAVAILABLE_PREFIXES = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
 
 CONNECT_TIMEOUT_S = 1.0
-# As many calls at once as there are connections: for each that waits for one, the pool looks through all of them again.
+# Also the limit on concurrent calls: httpx scans all its connections for every call that waits for one.
 CONNECTIONS = 32
 RETRY_PAUSE_S = 0.1
 
 
 class Database:
-    """SQL functions of one Supabase project. Share one: it holds the connection pool."""
+    """Calls the SQL functions of one Supabase project. Share one instance: it owns the connection pool."""
 
     def __init__(self, settings: SupabaseSettings) -> None:
         self._base_url = f"{settings.url}/rest/v1"
         self._anon_key = settings.anon_key
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # `within` bounds each call as a whole
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # `timeout_s` limits each call as a whole
             limits=httpx.Limits(
                 max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=30
             ),
         )
-        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._turnstile = Turnstile()
         self._service = self._client(settings.service_role_key.get_secret_value())
 
@@ -82,33 +82,33 @@ class Database:
         params: Mapping[str, Any] | None = None,
         *,
         user_token: str | None = None,
-        within: float = 2.5,
-        repeatable: bool = False,
+        timeout_s: float = 2.5,
+        idempotent: bool = False,
     ) -> Any:
-        """Call a SQL function, as the service or with the rights of a user's token. Returns its result.
+        """Call a SQL function with the service role, or with a user's rights if `user_token` is given.
 
-        `within` bounds the call with its repetitions, in seconds. `repeatable` says that calling twice does what
-        calling once does; only then is a call repeated that may have been carried out.
+        Returns its result. `timeout_s` limits the call including its retries. Only an `idempotent` call is retried
+        after a failure that may have come after the database carried it out.
 
-        Raises Unavailable where the database is out of reach, and what ERRORS says of its SQLSTATE codes.
+        Raises Unavailable if the database cannot be reached, and the error in ERRORS for a SQLSTATE code.
         """
         client = self._service if user_token is None else self._client(user_token, self._anon_key)
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     try:
-                        async with self._free:
-                            await self._turnstile()
+                        async with self._slots:
+                            await self._turnstile.enter()
                             response = await client.rpc(function, dict(params or {})).execute()
-                        return money.revive(response.data)
+                        return money.parse_amounts(response.data)
                     except httpx.ConnectError:
                         pass
                     except httpx.TransportError as error:
-                        if not repeatable:
+                        if not idempotent:
                             raise Unavailable from error
                     except APIError as error:
                         failure = translate(error)
-                        if not (repeatable and isinstance(failure, Unavailable)):
+                        if not (idempotent and isinstance(failure, Unavailable)):
                             raise failure from error
                     await asyncio.sleep(RETRY_PAUSE_S)
         except TimeoutError as error:
@@ -116,10 +116,10 @@ class Database:
 
 
 def translate(error: APIError) -> AppError:
-    """The error of `common.errors` that a Data API error stands for."""
+    """The error of `common.errors` for an error of the Data API."""
     code = str(error.code or "")
-    # Empty: what PostgREST makes of a connection that ends between two statements.
-    if error.code == "" or code.startswith(OUT_OF_REACH):
+    # PostgREST sends an empty code when a connection ends between two statements.
+    if error.code == "" or code.startswith(UNAVAILABLE_PREFIXES):
         return Unavailable()
-    kind = ERRORS.get(code, Internal)
-    return kind(error.message if code in SPEAKS else None)
+    error_type = ERRORS.get(code, Internal)
+    return error_type(error.message if code in USER_MESSAGE_CODES else None)

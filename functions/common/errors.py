@@ -1,7 +1,7 @@
-"""The errors a client can meet: one class a code, each with its HTTP status and a sentence to act on.
+"""The errors a client can receive: one class per code, with its HTTP status and a sentence the user can act on.
 
-`common.web` turns any of them into the wire shape. docs/error_codes.md lists them for people, beside the SQLSTATE
-codes that `common.database` maps to them.
+`common.web` turns them into responses. docs/error_codes.md lists them beside the SQLSTATE codes that `common.database`
+maps to them.
 """
 
 from typing import Any, ClassVar
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 class AppError(Exception):
     """An expected refusal or failure.
 
-    `details` join `code`, `message` and `request_id` in the response; `retry_after` is whole seconds and becomes the
-    Retry-After header.
+    `details` are added to the response beside `code`, `message` and `request_id`. `retry_after`, in whole seconds,
+    becomes the Retry-After header.
     """
 
     status: ClassVar[int] = 500
@@ -25,12 +25,12 @@ class AppError(Exception):
 
     @property
     def sentence(self) -> str:
-        """What the client is shown."""
+        """The message that the client sees."""
         return str(self)
 
 
 class Internal(AppError):
-    """A fault of ours. The client is shown the fixed sentence, whatever the exception says."""
+    """A fault of ours. The client sees the fixed sentence, not the exception's message."""
 
     @property
     def sentence(self) -> str:
@@ -46,7 +46,7 @@ class InvalidJson(AppError):
 class InvalidSignature(AppError):
     status = 400
     code = "invalid_signature"
-    message = "The Stripe-Signature header does not sign this body, or not within the last five minutes."
+    message = "The Stripe-Signature header does not match this body, or is not from the last five minutes."
 
 
 class Unauthenticated(AppError):
@@ -58,7 +58,7 @@ class Unauthenticated(AppError):
 class PaymentRequired(AppError):
     status = 402
     code = "payment_required"
-    message = "Your plan has no queries left. Upgrade or buy a credit pack to go on."
+    message = "Your plan has no queries left. Upgrade or buy a credit pack to continue."
 
 
 class ByokBalanceExhausted(AppError):
@@ -76,31 +76,31 @@ class Forbidden(AppError):
 class ByokNotAllowed(AppError):
     status = 403
     code = "byok_not_allowed"
-    message = "Your plan does not include keys of your own. Upgrade to use one."
+    message = "Your plan does not include using your own API keys. Upgrade to use one."
 
 
 class NotFound(AppError):
     status = 404
     code = "not_found"
-    message = "There is no such thing here."
+    message = "This was not found."
 
 
 class MethodNotAllowed(AppError):
     status = 405
     code = "method_not_allowed"
-    message = "This address does not take that method."
+    message = "This address does not support this HTTP method."
 
 
 class RequestInProgress(AppError):
     status = 409
     code = "request_in_progress"
-    message = "This message is being answered right now."
+    message = "This message is already being answered."
 
 
 class AlreadyAnswered(AppError):
     status = 409
     code = "already_answered"
-    message = "This message was answered before and the answer was not kept. Send it as a new message to ask again."
+    message = "This message was already answered and the answer was not stored. Send it as a new message to ask again."
 
 
 class TooLarge(AppError):
@@ -118,13 +118,13 @@ class InvalidRequest(AppError):
 class ModelNotAvailable(AppError):
     status = 422
     code = "model_not_available"
-    message = "Your plan does not have this model."
+    message = "Your plan does not include this model."
 
 
 class ByokKeyRejected(AppError):
     status = 422
     code = "byok_key_rejected"
-    message = "The model provider does not accept your own key."
+    message = "The model provider rejected your own API key."
 
 
 class TooManyRequests(AppError):
@@ -136,13 +136,13 @@ class TooManyRequests(AppError):
 class QuotaExhausted(AppError):
     status = 429
     code = "quota_exhausted"
-    message = "You have used today's queries. They start anew at midnight UTC."
+    message = "You have used all queries for today. The quota resets at midnight UTC."
 
 
 class OverageLimitReached(AppError):
     status = 429
     code = "overage_limit_reached"
-    message = "You have reached the overage limit you set. Raise it, or wait until it starts anew."
+    message = "You have reached the overage limit you set. Raise it, or wait until it resets."
 
 
 class ProviderError(AppError):
@@ -152,7 +152,7 @@ class ProviderError(AppError):
 
 
 class ProviderDown(ProviderError):
-    """Failed by itself or out of reach, so that another attempt may do. The client is told the same."""
+    """The provider failed or cannot be reached, so another attempt may succeed. The client sees a ProviderError."""
 
 
 class ProviderOverloaded(AppError):
@@ -170,10 +170,10 @@ class ProviderTimeout(AppError):
 class Unavailable(AppError):
     status = 503
     code = "unavailable"
-    message = "Our database is out of reach, so the request was refused and nothing was charged. Please try again."
+    message = "Our database cannot be reached, so the request was refused and nothing was charged. Please try again."
 
 
 class PaymentUnavailable(AppError):
     status = 503
     code = "payment_unavailable"
-    message = "Our payment provider is out of reach, and nothing was charged. Please try again in a moment."
+    message = "Our payment provider cannot be reached, and nothing was charged. Please try again in a moment."

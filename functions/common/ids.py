@@ -1,4 +1,4 @@
-"""Identifiers that grow with time, so that the newest rows of an index share its last pages."""
+"""Identifiers that increase with time, so that new rows share the last pages of an index."""
 
 import os
 import time

@@ -1,6 +1,6 @@
-"""Money between SQL, Python and clients: Decimal here, text on the way from SQL, exact JSON numbers on the way out.
+"""Exact money: Decimal in Python, text in the JSON of SQL functions, exact numbers in the JSON of responses.
 
-SQL functions send amounts as text under names that end in `_usd`, so that no JSON parser makes them floats.
+SQL functions return amounts as text under names that end in `_usd`, so that no JSON parser makes them floats.
 """
 
 from decimal import Decimal
@@ -9,15 +9,15 @@ from typing import Any
 import orjson
 
 
-def revive(value: Any) -> Any:
-    """`value` with every text under a name that ends in `_usd` made a Decimal."""
+def parse_amounts(value: Any) -> Any:
+    """A copy of `value`, in which every text under a name that ends in `_usd` is a Decimal."""
     if isinstance(value, dict):
         return {
-            name: Decimal(item) if name.endswith("_usd") and isinstance(item, str) else revive(item)
+            name: Decimal(item) if name.endswith("_usd") and isinstance(item, str) else parse_amounts(item)
             for name, item in value.items()
         }
     if isinstance(value, list):
-        return [revive(item) for item in value]
+        return [parse_amounts(item) for item in value]
     return value
 
 
@@ -29,5 +29,5 @@ def _number(value: Any) -> orjson.Fragment:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON in which a Decimal is a number with exactly its digits: 0.025000 is written 0.025."""
+    """JSON. A Decimal becomes a number with exactly its digits: 0.025000 is written 0.025. Raises TypeError."""
     return orjson.dumps(value, default=_number)

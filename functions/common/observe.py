@@ -1,7 +1,7 @@
-"""What is told about a running function: one JSON line a request, and metrics in CloudWatch's embedded format.
+"""Logs and metrics of a function: one JSON line per request, and metrics in CloudWatch's embedded metric format.
 
-Fields pass by allow-list, so a key, a token or a person's words cannot reach a log by accident. Of an exception the
-type and the place are told, never its text, which may quote what it was given.
+Only fields in an allow-list are written, so a key, a token or a user's text cannot reach a log by accident. Exceptions
+are logged by type and place, never by message, which may contain their input.
 """
 
 import logging
@@ -34,13 +34,13 @@ ALLOWED = frozenset(
 )  # fmt: skip
 
 
-# A line that cannot be written is lost. Python would say why on the standard error, and quote the exception that was
-# being handled meanwhile.
+# A line that cannot be written is lost. Python would otherwise print to stderr why, with the traceback of the exception
+# that is being handled.
 logging.raiseExceptions = False
 
 
 class AllowListFormatter(LambdaPowertoolsFormatter):
-    """Powertools' formatter, less every field that is not in ALLOWED."""
+    """Powertools' formatter without the fields that are not in ALLOWED."""
 
     def serialize(self, log: Any) -> str:
         return str(super().serialize({name: value for name, value in log.items() if name in ALLOWED}))
@@ -54,20 +54,20 @@ class Observer:
         self._logger = Logger(service=service, logger_formatter=AllowListFormatter(), level="INFO")
 
     def info(self, message: str, **fields: Any) -> None:
-        """One line. Fields outside ALLOWED are dropped."""
+        """Write one line. Fields that are not in ALLOWED are dropped."""
         self._logger.info(message, extra=fields)
 
     def failure(self, message: str, error: BaseException, **fields: Any) -> None:
-        """One line at level ERROR with the type and the place of `error`, not its text."""
+        """Write one line at level ERROR with the type and the place of `error`, without its message."""
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
         self._logger.error(message, extra={"error_type": type(error).__name__, "error_place": place, **fields})
 
-    def count(self, *, of: Mapping[str, str] | None = None, **metrics: float) -> None:
-        """Count metrics, written at once: one line of CloudWatch's embedded metric format. `of`: more dimensions."""
+    def count(self, *, dimensions: Mapping[str, str] | None = None, **metrics: float) -> None:
+        """Write counts immediately, as one line, with `dimensions` beside the service's name."""
         emitter = Metrics(namespace=NAMESPACE, service=self._service)
-        for name, what in (of or {}).items():
-            emitter.add_dimension(name, what)
+        for name, dimension in (dimensions or {}).items():
+            emitter.add_dimension(name, dimension)
         for name, value in metrics.items():
             emitter.add_metric(name=name, unit=MetricUnit.Count, value=value)
         emitter.flush_metrics()

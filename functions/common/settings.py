@@ -1,10 +1,9 @@
-"""Settings from the environment: a small frozen class a function, checked once at start.
+"""Settings from the environment: a small frozen class per function, validated once at start.
 
-On AWS, SECRETS_ID names a Secrets Manager secret, a JSON object that fills the variables it names. What the environment
-itself says comes first.
+On AWS, SECRETS_ID names a Secrets Manager secret: a JSON object with more variables. The environment takes precedence.
 
-Every missing or malformed variable is named in one sentence; no value is ever printed. Secrets are `SecretStr`, whose
-repr and JSON show stars.
+An error names every missing or malformed variable and never prints a value. Secrets are `SecretStr`, which hides them
+in repr and JSON.
 """
 
 import json
@@ -13,6 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from functions.common.validation import field_errors
 
 if TYPE_CHECKING:
     from functions.common.vault import Vault
@@ -25,7 +26,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """Base of the functions' settings. Fields name their variables by `validation_alias`."""
+    """Base class. The `validation_alias` of a field is the name of its variable."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -38,7 +39,7 @@ def _base_url(value: str) -> str:
 
 def _long_enough(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value()) < 32:
-        raise ValueError("must be at least 32 characters, as Supabase makes it")
+        raise ValueError("must be at least 32 characters, as Supabase generates it")
     return value
 
 
@@ -46,14 +47,14 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 class ProviderAddresses(Settings):
-    """Where the model providers are, if not where their SDKs know: stand-ins and gateways."""
+    """Base URLs of the model providers, for stand-ins and gateways. None: the default of the SDK."""
 
     anthropic_base_url: BaseUrl | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     openai_base_url: BaseUrl | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
 
 
 class SupabaseSettings(Settings):
-    """The project the function belongs to. `url` has no trailing slash."""
+    """The Supabase project. `url` has no trailing slash."""
 
     url: BaseUrl = Field(validation_alias=AliasChoices("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"))
     anon_key: str = Field(validation_alias=AliasChoices("SUPABASE_ANON_KEY", "NEXT_PUBLIC_SUPABASE_ANON_KEY"))
@@ -63,42 +64,41 @@ class SupabaseSettings(Settings):
     )
 
 
-def variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment's variables that are not empty, and those of the secret that it names. Raises SettingsError."""
-    known = {name: value for name, value in environ.items() if value}
-    secret_id = known.pop("SECRETS_ID", None)
-    return {**_secrets(secret_id), **known} if secret_id else known
+def read_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that are not empty, with those of the secret named by SECRETS_ID. Raises SettingsError."""
+    environment = {name: value for name, value in environ.items() if value}
+    secret_id = environment.pop("SECRETS_ID", None)
+    return {**_secrets(secret_id), **environment} if secret_id else environment
 
 
-def load(kind: type[S], known: Mapping[str, str] | None = None) -> S:
-    """Read `kind` from `variables()`. An empty variable counts as missing.
+def load(settings: type[S], environ: Mapping[str, str] = os.environ) -> S:
+    """Validate `settings` from `read_environment(environ)`. An empty variable counts as missing.
 
-    Raises SettingsError naming every variable that is missing or malformed.
+    Raises SettingsError with every variable that is missing or malformed.
     """
-    known = variables() if known is None else variables(known)
     try:
-        return kind.model_validate(known)
+        return settings.model_validate(read_environment(environ))
     except ValidationError as error:
         sentences = []
-        for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            reason = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
-            sentences.append(" ".join([*map(str, problem["loc"][:1]), reason]) + ".")
+        for field in field_errors(error):
+            reason = "is missing" if field.is_missing else field.message
+            sentences.append(" ".join([*field.path[:1], reason]) + ".")
         raise SettingsError(" ".join(sentences)) from None
 
 
-def load_vault(known: Mapping[str, str]) -> "Vault":
-    """The vault of ENCRYPTION_KEYS; it reads `variables()` again by itself. Raises SettingsError."""
-    from functions.common.vault import RingError, Vault  # only two of the functions have it
+def load_vault(environment: Mapping[str, str]) -> "Vault":
+    """A vault with ENCRYPTION_KEYS, which it reloads with `read_environment()`. Raises SettingsError."""
+    from functions.common.vault import KeyringError, Vault  # not every function deploys its dependencies
 
     try:
-        return Vault(known, variables)
-    except RingError as error:
+        return Vault(environment, read_environment)
+    except KeyringError as error:
         raise SettingsError(str(error)) from None
 
 
 def _secrets(secret_id: str) -> dict[str, str]:
-    """The entries of a Secrets Manager secret. Raises SettingsError, without a word of what is in it."""
-    # Lambda's Python runtime brings boto3; nobody else needs it.
+    """The entries of a Secrets Manager secret. Raises SettingsError, which contains nothing of them."""
+    # Lambda's Python runtime includes boto3. It is needed only there.
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -110,5 +110,5 @@ def _secrets(secret_id: str) -> dict[str, str]:
     except (KeyError, ValueError):
         entries = None
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
-        raise SettingsError("SECRETS_ID names a secret that is not a JSON object of texts.")
+        raise SettingsError("SECRETS_ID names a secret that is not a JSON object of strings.")
     return {name: value for name, value in entries.items() if value}

@@ -1,18 +1,17 @@
-"""Lets one through in each round of the event loop.
-
-What many do at once (building a request takes a millisecond or two) would else be done for all of them in one round,
-in which nobody else is heard. Who comes alone waits for nothing but the next round.
-"""
+"""Admits one caller per event-loop iteration, so that a burst cannot block other streams."""
 
 import asyncio
 
 
 class Turnstile:
-    """One for each loop. Call it before work that takes long enough to be felt when two hundred do it together."""
+    """Create one per event loop. Await `enter()` before work that takes a millisecond or two, such as building a
+    request: two hundred callers at once would otherwise do all of it in one iteration.
+    """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    async def __call__(self) -> None:
+    async def enter(self) -> None:
+        """Wait for the next iteration that admits this caller. A single caller waits for one iteration."""
         async with self._lock:
             await asyncio.sleep(0)

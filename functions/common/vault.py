@@ -1,46 +1,46 @@
-"""The vault: keys that users bring, sealed with AES-256-GCM so that only a ring of our own can open them.
+"""Encrypts the provider keys that users store, with AES-256-GCM and a keyring of our own.
 
-Every seal has a random nonce of 96 bits. What a seal is bound to (the user, the provider, the ring's key) is
-authenticated with it, so that a ciphertext moved to another row, or relabelled, does not open.
+Every ciphertext has a random nonce of 96 bits. The user, the provider and the id of our encryption key are
+authenticated with it, so a ciphertext that is moved to another row or relabelled does not decrypt.
 
-The ring comes from ENCRYPTION_KEYS, `id:hex,id:hex` with 64 hex digits each: the first seals, all open. ENCRYPTION_KEY,
-64 hex digits, is a ring of one, or one more that opens, under the id `1`.
+The keyring is read from ENCRYPTION_KEYS, `id:hex,id:hex` with 64 hex digits each: the first key encrypts, all decrypt.
+ENCRYPTION_KEY, 64 hex digits, is a keyring of one key with the id `1`, or adds one key that decrypts.
 
-Imports little, because both functions that need it pay for it at every cold start.
+This module imports little: each function that uses it pays for the imports at every cold start.
 """
 
 import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self, TypedDict
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
-PLAIN_LIMIT = 512  # characters of a provider's key
-ONLY_KEY_ID = "1"
-# How old a ring may be when something is sealed with it, and how often it is read again for a key that it does not
-# have, or when it could not be read.
+MAX_KEY_LENGTH = 512  # characters of a provider's key
+DEFAULT_KEY_ID = "1"  # the id of ENCRYPTION_KEY
+# The keyring's greatest age when it encrypts, and the least time between two reads after a failed read or for the
+# same unknown key id.
 REFRESH_S = 300.0
 COOLDOWN_S = 10.0
 
 
-class RingError(ValueError):
-    """The ring is missing or malformed. Names the variable, never what is in it."""
+class KeyringError(ValueError):
+    """The keyring is missing or malformed. The message names the variable and never contains its value."""
 
 
-class CannotOpen(Exception):
-    """A seal that does not open: damaged, moved, relabelled, or sealed with a key that the ring does not have."""
+class DecryptionFailed(Exception):
+    """The ciphertext is damaged, moved or relabelled, or the keyring does not have its key."""
 
-    def __init__(self, message: str = "the seal does not open") -> None:
+    def __init__(self, message: str = "the key cannot be decrypted") -> None:
         super().__init__(message)
 
 
 class PlainKey:
-    """A provider's key in plain text. Shows itself to nobody: not in repr, str, format, pickle, copies or JSON."""
+    """A provider's key in plain text. Never visible in repr, str, format, pickle, copies or JSON."""
 
     __slots__ = ("_value",)
 
@@ -48,12 +48,12 @@ class PlainKey:
         self._value = value
 
     def reveal(self) -> str:
-        """The key. Only for the line that hands it to the provider's SDK or to the vault."""
+        """The key. Call it only to pass the key to the provider's SDK or to the vault."""
         return self._value
 
     @property
     def hint(self) -> str:
-        """What its owner is shown of it: the last four characters, or none of a short one."""
+        """What the user sees of the key: its last four characters, or none if it is short."""
         return f"…{self._value[-4:]}" if len(self._value) >= 16 else "…"
 
     def __repr__(self) -> str:
@@ -65,160 +65,174 @@ class PlainKey:
         return repr(self)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a plain key is never written down")
+        raise TypeError("a plain key cannot be serialized")
 
 
-class Sealed(NamedTuple):
-    """A sealed key as its row has it. `key_id` names the ring's key that opens it."""
+class EncryptedColumns(TypedDict):
+    """An encrypted key in the JSON of the SQL functions, with bytes in base64."""
+
+    encrypted_key: str
+    encryption_iv: str
+    encryption_tag: str
+    encryption_key_id: str
+
+
+class EncryptedKey(NamedTuple):
+    """A provider's key as the database stores it. `key_id` is the id of the encryption key in the keyring."""
 
     key_id: str
     nonce: bytes
     ciphertext: bytes
     tag: bytes
 
+    @classmethod
+    def from_row(cls, row: EncryptedColumns | None) -> Self:
+        """The encrypted key in a row. Raises DecryptionFailed if there is no row."""
+        if row is None:
+            raise DecryptionFailed("there is no key")
+        return cls(
+            row["encryption_key_id"],
+            b64decode(row["encryption_iv"]),
+            b64decode(row["encrypted_key"]),
+            b64decode(row["encryption_tag"]),
+        )
 
-def unpack(row: Mapping[str, str] | None) -> Sealed:
-    """The seal of a row as the database's functions give it, bytes in base64. Raises CannotOpen where there is none."""
-    if row is None:
-        raise CannotOpen("there is no key")
-    return Sealed(
-        row["encryption_key_id"],
-        b64decode(row["encryption_iv"]),
-        b64decode(row["encrypted_key"]),
-        b64decode(row["encryption_tag"]),
-    )
+    def to_row(self) -> EncryptedColumns:
+        """The columns of a row."""
+        return {
+            "encryption_key_id": self.key_id,
+            "encryption_iv": b64encode(self.nonce).decode(),
+            "encrypted_key": b64encode(self.ciphertext).decode(),
+            "encryption_tag": b64encode(self.tag).decode(),
+        }
 
 
-def pack(sealed: Sealed) -> dict[str, str]:
-    """A seal as the database's functions take it, bytes in base64."""
-    return {
-        "encryption_key_id": sealed.key_id,
-        "encryption_iv": b64encode(sealed.nonce).decode(),
-        "encrypted_key": b64encode(sealed.ciphertext).decode(),
-        "encryption_tag": b64encode(sealed.tag).decode(),
-    }
-
-
-def read_ring(variables: Mapping[str, str]) -> dict[str, bytes]:
-    """The ring's keys by id, 32 bytes each, the one that seals first. Raises RingError."""
-    ring: dict[str, bytes] = {}
-    for entry in filter(None, (part.strip() for part in variables.get("ENCRYPTION_KEYS", "").split(","))):
+def parse_keyring(environment: Mapping[str, str]) -> dict[str, bytes]:
+    """The keys by id, 32 bytes each. The first one encrypts. Raises KeyringError."""
+    keyring: dict[str, bytes] = {}
+    for entry in filter(None, (part.strip() for part in environment.get("ENCRYPTION_KEYS", "").split(","))):
         key_id, _, digits = entry.partition(":")
-        key = _key(digits)
+        key = _parse_key(digits)
         if key is None or not (key_id.isascii() and key_id.replace("-", "").isalnum() and len(key_id) <= 32):
-            raise RingError("ENCRYPTION_KEYS must be id:hex,id:hex with 64 hex digits each.")
-        if key_id in ring:
-            raise RingError("ENCRYPTION_KEYS names an id twice.")
-        ring[key_id] = key
-    if only := variables.get("ENCRYPTION_KEY", "").strip():
-        key = _key(only)
+            raise KeyringError("ENCRYPTION_KEYS must be id:hex,id:hex with 64 hex digits each.")
+        if key_id in keyring:
+            raise KeyringError("ENCRYPTION_KEYS contains the same id twice.")
+        keyring[key_id] = key
+    if digits := environment.get("ENCRYPTION_KEY", "").strip():
+        key = _parse_key(digits)
         if key is None:
-            raise RingError("ENCRYPTION_KEY must be 64 hex digits.")
-        if ring.setdefault(ONLY_KEY_ID, key) != key:
-            raise RingError("ENCRYPTION_KEYS and ENCRYPTION_KEY have different keys of the same id.")
-    if not ring:
-        raise RingError("ENCRYPTION_KEYS is missing.")
-    return ring
+            raise KeyringError("ENCRYPTION_KEY must be 64 hex digits.")
+        if keyring.setdefault(DEFAULT_KEY_ID, key) != key:
+            raise KeyringError("ENCRYPTION_KEYS and ENCRYPTION_KEY have different keys with the same id.")
+    if not keyring:
+        raise KeyringError("ENCRYPTION_KEYS is missing.")
+    return keyring
 
 
-def _key(digits: str) -> bytes | None:
+def _parse_key(digits: str) -> bytes | None:
     """32 bytes from 64 hex digits, or None."""
     try:
         key = bytes.fromhex(digits)
     except ValueError:
         return None
-    return key if len(digits) == 64 and len(key) == 32 else None  # fromhex skips blanks
+    return key if len(digits) == 64 and len(key) == 32 else None  # fromhex skips whitespace
 
 
 class Vault:
-    """Seals and opens keys with a ring that is read again by itself when it is old, or lacks a key.
+    """Encrypts and decrypts provider keys. Reloads its keyring when it is old or lacks a key.
 
-    `variables` are what the ring is read from at the start, `again` gives them anew: a rotated secret is met while
-    running. `now` is a monotonic clock in seconds.
+    `environment` has the first keyring. `reload` returns the current environment, so a rotated secret is used without
+    a restart. `now` is a monotonic clock in seconds.
     """
 
     def __init__(
         self,
-        variables: Mapping[str, str],
-        again: Callable[[], Mapping[str, str]],
+        environment: Mapping[str, str],
+        reload: Callable[[], Mapping[str, str]],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._again = again
+        self._reload = reload
         self._now = now
-        self._missed: dict[str, float] = {}
-        self._reading: Any = None  # an asyncio.Lock, made where there is a loop
-        self._set(read_ring(variables))
+        self._missing_at: dict[str, float] = {}
+        self._refresh_lock: Any = None  # an asyncio.Lock, created on first use
+        self._set_keyring(parse_keyring(environment))
 
-    def _set(self, ring: Mapping[str, bytes]) -> None:
-        self._ring = {key_id: AESGCM(key) for key_id, key in ring.items()}
-        self._read_at = self._now()
+    def _set_keyring(self, keyring: Mapping[str, bytes]) -> None:
+        self._ciphers = {key_id: AESGCM(key) for key_id, key in keyring.items()}
+        self._loaded_at = self._now()
 
     def __repr__(self) -> str:
-        return f"Vault({', '.join(self._ring)})"
+        return f"Vault({', '.join(self._ciphers)})"
 
     @property
-    def current(self) -> str:
-        """The id of the key that seals."""
-        return next(iter(self._ring))
+    def current_key_id(self) -> str:
+        """The id of the key that encrypts."""
+        return next(iter(self._ciphers))
 
-    async def refresh(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Read the ring again, unless it is `enough` when our turn comes. What cannot be read changes nothing."""
-        import asyncio  # where there is something to await, it is there already
+    async def refresh(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """Reload the keyring, one caller at a time; skipped if `unless` is true by then.
 
-        if self._reading is None:
-            self._reading = asyncio.Lock()
-        async with self._reading:
-            if enough():
+        A keyring that cannot be loaded leaves the present one in use.
+        """
+        import asyncio  # a caller that awaits has imported it already
+
+        if self._refresh_lock is None:
+            self._refresh_lock = asyncio.Lock()
+        async with self._refresh_lock:
+            if unless():
                 return
             try:
-                self._set(read_ring(await asyncio.to_thread(self._again)))
-            except Exception:  # noqa: BLE001 -- whatever it is, it is worse to stop than to go on with what we have
-                self._read_at = self._now() - REFRESH_S + COOLDOWN_S  # old again in a moment
+                self._set_keyring(parse_keyring(await asyncio.to_thread(self._reload)))
+            except Exception:  # noqa: BLE001 -- continuing with the present keyring is better than failing
+                self._loaded_at = self._now() - REFRESH_S + COOLDOWN_S  # try again after the cooldown
 
-    async def seal(self, plain: PlainKey, user_id: str, provider: str) -> Sealed:
-        """Seal a key for a user and a provider, with the newest key of the ring."""
-        if not self._is_young():
-            await self.refresh(self._is_young)
-        return self.seal_now(plain, user_id, provider)
+    async def encrypt(self, plain: PlainKey, user_id: str, provider: str) -> EncryptedKey:
+        """Encrypt a user's key for a provider with the newest key of the keyring."""
+        if not self._is_fresh():
+            await self.refresh(unless=self._is_fresh)
+        return self.encrypt_without_refresh(plain, user_id, provider)
 
-    def seal_now(self, plain: PlainKey, user_id: str, provider: str) -> Sealed:
-        """Seal with the ring as it is."""
-        key_id, cipher = next(iter(self._ring.items()))
+    def encrypt_without_refresh(self, plain: PlainKey, user_id: str, provider: str) -> EncryptedKey:
+        """Encrypt with the keyring in memory."""
+        key_id, cipher = next(iter(self._ciphers.items()))
         nonce = os.urandom(NONCE_BYTES)
-        sealed = cipher.encrypt(nonce, plain.reveal().encode(), _bound_to(user_id, provider, key_id))
-        return Sealed(key_id, nonce, sealed[:-TAG_BYTES], sealed[-TAG_BYTES:])
+        encrypted = cipher.encrypt(nonce, plain.reveal().encode(), _associated_data(user_id, provider, key_id))
+        return EncryptedKey(key_id, nonce, encrypted[:-TAG_BYTES], encrypted[-TAG_BYTES:])
 
-    async def open(self, sealed: Sealed, user_id: str, provider: str) -> PlainKey:
-        """The key of a user for a provider. Raises CannotOpen."""
-        if not self._knows(sealed.key_id):
-            await self.refresh(lambda: self._knows(sealed.key_id))
-            if sealed.key_id not in self._ring:
-                self._missed[sealed.key_id] = self._now()
-        return self.open_now(sealed, user_id, provider)
+    async def decrypt(self, encrypted: EncryptedKey, user_id: str, provider: str) -> PlainKey:
+        """A user's key for a provider. Raises DecryptionFailed."""
+        key_id = encrypted.key_id
+        if not self._skips_refresh(key_id):
+            await self.refresh(unless=lambda: self._skips_refresh(key_id))
+            if key_id not in self._ciphers:
+                self._missing_at[key_id] = self._now()
+        return self.decrypt_without_refresh(encrypted, user_id, provider)
 
-    def _is_young(self) -> bool:
-        return self._now() - self._read_at < REFRESH_S
+    def _is_fresh(self) -> bool:
+        return self._now() - self._loaded_at < REFRESH_S
 
-    def _knows(self, key_id: str) -> bool:
-        """Whether the ring has that key, or had not a moment ago."""
-        return key_id in self._ring or self._now() - self._missed.get(key_id, float("-inf")) < COOLDOWN_S
+    def _skips_refresh(self, key_id: str) -> bool:
+        """Whether the keyring has this key, or was found to lack it within the cooldown."""
+        return key_id in self._ciphers or self._now() - self._missing_at.get(key_id, float("-inf")) < COOLDOWN_S
 
-    def open_now(self, sealed: Sealed, user_id: str, provider: str) -> PlainKey:
-        """Open with the ring as it is. Raises CannotOpen."""
-        cipher = self._ring.get(sealed.key_id)
+    def decrypt_without_refresh(self, encrypted: EncryptedKey, user_id: str, provider: str) -> PlainKey:
+        """Decrypt with the keyring in memory. Raises DecryptionFailed."""
+        cipher = self._ciphers.get(encrypted.key_id)
         if cipher is None:
-            raise CannotOpen("the ring has no such key")
-        if len(sealed.nonce) != NONCE_BYTES or len(sealed.tag) != TAG_BYTES:
-            raise CannotOpen  # GCM would take other lengths, and be weaker for it
+            raise DecryptionFailed("the keyring has no such key")
+        if len(encrypted.nonce) != NONCE_BYTES or len(encrypted.tag) != TAG_BYTES:
+            raise DecryptionFailed  # GCM accepts other lengths, which are weaker
         try:
             plain = cipher.decrypt(
-                sealed.nonce, sealed.ciphertext + sealed.tag, _bound_to(user_id, provider, sealed.key_id)
+                encrypted.nonce,
+                encrypted.ciphertext + encrypted.tag,
+                _associated_data(user_id, provider, encrypted.key_id),
             )
             return PlainKey(plain.decode())
-        except (InvalidTag, UnicodeDecodeError):  # without its cause: the second has the plain text in it
-            raise CannotOpen from None
+        except (InvalidTag, UnicodeDecodeError):  # no cause: UnicodeDecodeError contains the plain text
+            raise DecryptionFailed from None
 
 
-def _bound_to(user_id: str, provider: str, key_id: str) -> bytes:
-    """What is authenticated beside the key. None of the parts can contain the separator."""
+def _associated_data(user_id: str, provider: str, key_id: str) -> bytes:
+    """What GCM authenticates beside the ciphertext. No part can contain the separator."""
     return "\x00".join(("byok", user_id.lower(), provider, key_id)).encode()

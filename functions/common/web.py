@@ -1,6 +1,6 @@
-"""The web edge that the HTTP functions share: request ids, the body limit, errors as JSON, one log line a request.
+"""What the HTTP functions share: request ids, the body limit, errors as JSON, one log line per request.
 
-Pure ASGI, because each of Starlette's BaseHTTPMiddleware costs 0.45 ms a request and gets in the way of streams.
+Pure ASGI, because each of Starlette's BaseHTTPMiddleware adds 0.45 ms per request and interferes with streams.
 """
 
 import time
@@ -26,30 +26,33 @@ from functions.common.errors import (
 )
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
+from functions.common.validation import field_errors
 
 BODY_LIMIT = 256 * 1024
-# A body over the limit is read to here and thrown away, so that its sender gets the answer instead of a reset.
+# A body over the limit is read up to here and discarded, so that the client gets the response and not a reset.
 DRAIN_LIMIT = 4 * 1024 * 1024
+
+MAX_FIELD_ERRORS = 20
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def create_app(observer: Observer, lifespan: Lifespan[FastAPI]) -> FastAPI:
-    """A FastAPI app with the shared edge and no documentation routes."""
+    """A FastAPI app with the shared middleware and error handlers, without documentation routes."""
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Edge, observer=observer)
+    app.add_middleware(RequestMiddleware, observer=observer)
     return app
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON in which money keeps its digits."""
+    """A JSON response. A Decimal becomes a number with exactly its digits."""
     return Response(money.dumps(content), status, headers, media_type="application/json")
 
 
 def error_response(error: AppError, request_id: str) -> Response:
-    """The wire shape of an error."""
+    """The response for an error."""
     body = {
         "code": error.code,
         "message": error.sentence,
@@ -63,8 +66,8 @@ def error_response(error: AppError, request_id: str) -> Response:
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     """A dependency that reads the body as `model`.
 
-    Not FastAPI's own, which reads the body before it asks who is calling. Raises InvalidJson, TooLarge, or
-    InvalidRequest with the `fields` that are wrong.
+    FastAPI's own would read the body before it authenticates the caller. Raises InvalidJson, TooLarge, or
+    InvalidRequest with the invalid `fields`.
     """
 
     async def parse(request: Request) -> M:
@@ -74,21 +77,16 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
         except orjson.JSONDecodeError as error:
             raise InvalidJson from error
         if b"\\u0000" in body and _has_null_character(data):
-            # Postgres cannot store it: refused here, and not when an answer has been given.
+            # Postgres cannot store it, so it is refused before an answer is produced.
             raise InvalidRequest(fields=[{"field": "body", "message": "must not contain the null character"}])
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False, include_input=False)
-            raise InvalidRequest(
-                fields=[
-                    {
-                        "field": ".".join(str(step) for step in problem["loc"]) or "body",
-                        "message": problem["msg"].removeprefix("Value error, "),
-                    }
-                    for problem in problems[:20]
-                ]
-            ) from None
+            fields = [
+                {"field": invalid.name or "body", "message": invalid.message}
+                for invalid in field_errors(error)[:MAX_FIELD_ERRORS]
+            ]
+            raise InvalidRequest(fields=fields) from None
 
     return parse
 
@@ -110,12 +108,12 @@ async def _app_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors: an unknown address or method."""
     assert isinstance(error, HTTPException)
-    known: AppError = MethodNotAllowed() if error.status_code == 405 else NotFound()
-    return await _app_error(request, known)
+    app_error: AppError = MethodNotAllowed() if error.status_code == 405 else NotFound()
+    return await _app_error(request, app_error)
 
 
-class Edge:
-    """Middleware: gives the request its id, bounds its body, answers what nobody caught, and logs one line."""
+class RequestMiddleware:
+    """Assigns the request id, limits the body, answers unhandled exceptions, and logs one line per request."""
 
     def __init__(self, app: ASGIApp, observer: Observer) -> None:
         self._app = app
@@ -127,13 +125,13 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        await self._turnstile()
+        await self._turnstile.enter()
         state = scope.setdefault("state", {})
         request_id = state["request_id"] = uuid.uuid4().hex
         status = 0
         received = 0
 
-        async def bounded_receive() -> Message:
+        async def limited_receive() -> Message:
             nonlocal received
             while True:
                 message = await receive()
@@ -143,7 +141,7 @@ class Edge:
                 if not message.get("more_body") or received > DRAIN_LIMIT:
                     raise TooLarge
 
-        async def identified_send(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -151,12 +149,12 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, bounded_receive, identified_send)
-        except Exception as error:  # noqa: BLE001 -- the last resort: whatever it is, the client gets an answer
+            await self._app(scope, limited_receive, send_with_id)
+        except Exception as error:  # noqa: BLE001 -- every exception becomes a response
             state["code"] = Internal.code
             self._observer.failure("unexpected failure", error, request_id=request_id)
             if not status:
-                await error_response(Internal(), request_id)(scope, receive, identified_send)
+                await error_response(Internal(), request_id)(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
             self._observer.info(

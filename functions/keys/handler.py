@@ -1,22 +1,19 @@
 """The routes of key storage: `/keys`. On Lambda Mangum runs the app; `create` makes it for any other server."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import cache
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
-from mangum import Mangum
 from pydantic import AfterValidator, BaseModel, SecretStr
 
 from functions.common.auth import CurrentUser, User, Verifier
 from functions.common.database import Database
 from functions.common.errors import ByokKeyRejected, ByokNotAllowed, NotFound
 from functions.common.ids import time_ordered_id
+from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
-from functions.common.settings import load, load_vault, variables
-from functions.common.vault import PLAIN_LIMIT, CannotOpen, PlainKey, Vault, pack, unpack
-from functions.common.web import create_app, json_body, json_response
+from functions.common.settings import load, load_vault, read_environment
+from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedKey, PlainKey, Vault
+from functions.common.web import json_body, json_response
 from functions.keys.check import PROVIDERS, Verdict, check
 from functions.keys.settings import KeysSettings
 
@@ -47,16 +44,16 @@ class Keys:
         self._observer.info("key checked", user_id=user.id, provider=provider, outcome=verdict.value)
         if verdict is Verdict.REJECTED:
             raise ByokKeyRejected(f"{PROVIDERS[provider]} does not accept this key, so it was not stored.")
-        sealed = await self._vault.seal(key, user.id, provider)
+        sealed = await self._vault.encrypt(key, user.id, provider)
         params = {
             "p_id": time_ordered_id(),
             "p_user_id": user.id,
             "p_provider": provider,
-            **{f"p_{name}": value for name, value in pack(sealed).items()},
+            **{f"p_{name}": value for name, value in sealed.to_row().items()},
             "p_hint": key.hint,
             "p_is_valid": verdict is Verdict.VALID,
         }
-        row: dict[str, Any] = await self._database.call("put_api_key", params, repeatable=True)
+        row: dict[str, Any] = await self._database.call("put_api_key", params, idempotent=True)
         return row
 
     async def validate(self, user: User, provider: str) -> dict[str, Any]:
@@ -65,8 +62,8 @@ class Keys:
         if stored is None:
             raise NotFound
         try:
-            key = await self._vault.open(unpack(stored), user.id, provider)
-        except CannotOpen as error:
+            key = await self._vault.decrypt(EncryptedKey.from_row(stored), user.id, provider)
+        except DecryptionFailed as error:
             self._observer.failure("own key not opened", error, user_id=user.id, provider=provider)
             raise ByokKeyRejected("Your own key can no longer be read. Store it again, or delete it.") from None
         verdict = await check(provider, key, self._settings)
@@ -75,7 +72,7 @@ class Keys:
         if verdict is not Verdict.UNREACHABLE:
             refusal = f"{PROVIDERS[provider]} does not accept this key."
             params = {"p_id": stored["id"], "p_user_id": user.id, "p_is_valid": verdict is Verdict.VALID}
-            noted = await self._database.call("note_api_key", {**params, "p_error": refusal}, repeatable=True)
+            noted = await self._database.call("note_api_key", {**params, "p_error": refusal}, idempotent=True)
         if noted is None:  # nothing was learnt, or of a key that has been replaced meanwhile
             noted = next((row for row in (await self.list(user))["keys"] if row["provider"] == provider), None)
         if noted is None:
@@ -86,14 +83,14 @@ class Keys:
     async def delete(self, user: User, provider: str) -> bool:
         """Delete the key for a provider; says whether there was one."""
         params = {"p_user_id": user.id, "p_provider": provider}
-        deleted: bool = await self._database.call("delete_api_key", params, repeatable=True)
+        deleted: bool = await self._database.call("delete_api_key", params, idempotent=True)
         return deleted
 
 
 def _usable(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
-    if not 16 <= len(text) <= PLAIN_LIMIT or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(f"must be a provider's API key: 16 to {PLAIN_LIMIT} printable characters without spaces")
+    if not 16 <= len(text) <= MAX_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"must be a provider's API key: 16 to {MAX_KEY_LENGTH} printable characters without spaces")
     return SecretStr(text)
 
 
@@ -143,19 +140,13 @@ async def delete_key(user: CurrentUser, provider: Provider, keys: CurrentKeys) -
 
 def create() -> FastAPI:
     """The function's app, from the environment. Raises SettingsError."""
-    known = variables()
-    settings, vault = load(KeysSettings, known), load_vault(known)
+    environment = read_environment()
+    settings, vault = load(KeysSettings, environment), load_vault(environment)
     observer = Observer("keys")
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await app.state.keys.close()
-
-    app = create_app(observer, lifespan)
-    # Not in the lifespan: Mangum would run one for every request.
+    keys = Keys(Database(settings), vault, settings, observer)
+    app = create_lambda_app(observer, keys.close)
     app.state.verifier = Verifier(settings)
-    app.state.keys = Keys(Database(settings), vault, settings, observer)
+    app.state.keys = keys
     app.add_api_route("/keys", list_keys, methods=["GET"])
     app.add_api_route("/keys/{provider}", put_key, methods=["PUT"])
     app.add_api_route("/keys/{provider}", delete_key, methods=["DELETE"])
@@ -163,11 +154,4 @@ def create() -> FastAPI:
     return app
 
 
-@cache
-def _lambda() -> Mangum:
-    return Mangum(create(), lifespan="off")
-
-
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """What Lambda calls."""
-    return _lambda()(event, context)
+handler = lambda_handler(create)

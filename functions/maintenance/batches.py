@@ -33,7 +33,7 @@ async def run_batches(
     began = told = time.monotonic()
     while True:
         started = time.monotonic()
-        batch = await database.call(function, within=BATCH_S, repeatable=True)
+        batch = await database.call(function, timeout_s=BATCH_S, idempotent=True)
         ended = time.monotonic()
         done += batch
         if not batch or ended - began > RUN_S:

@@ -11,7 +11,7 @@ from typing import Any
 
 from functions.common.database import Database
 from functions.common.observe import Observer
-from functions.common.settings import SupabaseSettings, load, load_vault, variables
+from functions.common.settings import SupabaseSettings, load, load_vault, read_environment
 from functions.maintenance.batches import run_batches
 
 Progress = Callable[[str], None]
@@ -58,7 +58,7 @@ def _batches(function: str, things: str) -> Job:
 async def _rotate_keys(run: Run) -> dict[str, Any]:
     from functions.maintenance.rotate_keys import rotate_keys
 
-    return await rotate_keys(run.database, load_vault(run.known), run.progress)
+    return {**await rotate_keys(run.database, load_vault(run.known), run.progress)}
 
 
 async def _bill_overages(run: Run) -> dict[str, Any]:
@@ -148,10 +148,10 @@ JOBS: Mapping[str, Job] = {
 async def run_job(name: str, progress: Progress, options: Mapping[str, Any]) -> dict[str, Any]:
     """Run a job; returns its counts. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
     job = JOBS[name]
-    known = variables()
-    database = Database(load(SupabaseSettings, known))
+    environment = read_environment()
+    database = Database(load(SupabaseSettings, environment))
     try:
-        return await job.run(Run(database, known, progress, options))
+        return await job.run(Run(database, environment, progress, options))
     finally:
         await database.close()
 
@@ -187,11 +187,11 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         counts = asyncio.run(run_job(name, lambda _: None, options_of(name, event)))
     except Exception as error:
         observer.failure("job failed", error, job=name)
-        observer.count(of={"job": name if name in JOBS else "unknown"}, JobsFailed=1)
+        observer.count(dimensions={"job": name if name in JOBS else "unknown"}, JobsFailed=1)
         raise
     duration_ms = round((time.monotonic() - started) * 1000, 1)
     numbers = {key: value for key, value in counts.items() if type(value) is int}
     observer.info("job", job=name, duration_ms=duration_ms, counts=numbers)
     found = {"Differences": numbers["differences"]} if "differences" in numbers else {}
-    observer.count(of={"job": name}, JobsDone=1, **found)
+    observer.count(dimensions={"job": name}, JobsDone=1, **found)
     return counts

@@ -39,7 +39,7 @@ async def export_user(database: Database, user_id: str, to: Path, progress: Call
     The file appears when it is whole, and only its owner may read it. Money is text, exact. Raises NotFound,
     Unavailable.
     """
-    if await database.call("billing_profile", {"p_user_id": user_id}, repeatable=True) is None:
+    if await database.call("billing_profile", {"p_user_id": user_id}, idempotent=True) is None:
         raise NotFound("There is no such user.")
     unfinished = to.with_name(f".{to.name}.unfinished")
     counts: dict[str, int] = {}
@@ -66,7 +66,7 @@ async def _rows(database: Database, user_id: str, part: str) -> AsyncIterator[An
     after: str | None = None
     while True:
         params = {"p_user_id": user_id, "p_part": part, "p_after": after, "p_limit": PARTS[part]}
-        page = await database.call("export_user", params, within=PAGE_S, repeatable=True)
+        page = await database.call("export_user", params, timeout_s=PAGE_S, idempotent=True)
         for row in page:
             yield json.loads(row["told"], parse_float=str)
         if len(page) < PARTS[part]:
@@ -84,13 +84,13 @@ async def delete_user(
     owed, StripeError, Unavailable: the same again goes on where it ended.
     """
     counts = {"subscriptions": 0, "items": 0, "conversations": 0, "users": 0}
-    profile = await database.call("billing_profile", {"p_user_id": user_id}, repeatable=True)
+    profile = await database.call("billing_profile", {"p_user_id": user_id}, idempotent=True)
     if profile is None:
         return counts
     customer_id = profile["stripe_customer_id"]
     if customer_id is not None:
         counts["subscriptions"] = await _cancel(stripe, customer_id)
-        sequence = await database.call("begin_stripe_look", repeatable=True)
+        sequence = await database.call("begin_stripe_look", idempotent=True)
         await apply_customer(database, stripe, customer_id, sequence)
         progress(f"delete-user: {counts['subscriptions']} subscriptions ended")
         if not write_off:
@@ -99,13 +99,13 @@ async def delete_user(
             progress(f"delete-user: {billed.placed} items billed")
     while True:
         params = {"p_user_id": user_id}
-        batch = await database.call("delete_history", params, within=PAGE_S, repeatable=True)
+        batch = await database.call("delete_history", params, timeout_s=PAGE_S, idempotent=True)
         if not batch:
             break
         counts["conversations"] += batch
         progress(f"delete-user: {counts['conversations']:,} conversations deleted")
     last = {"p_user_id": user_id, "p_write_off": write_off}
-    counts["users"] = int(await database.call("delete_user", last, within=PAGE_S, repeatable=True))
+    counts["users"] = int(await database.call("delete_user", last, timeout_s=PAGE_S, idempotent=True))
     return counts
 
 

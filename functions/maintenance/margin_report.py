@@ -28,7 +28,7 @@ async def margin_report(database: Database, stripe: StripeClient, month: date) -
 
     Raises Unavailable where the database, StripeError where Stripe is out of reach.
     """
-    spent = await database.call("margin_report", {"p_month": month.isoformat()}, within=REPORT_S, repeatable=True)
+    spent = await database.call("margin_report", {"p_month": month.isoformat()}, timeout_s=REPORT_S, idempotent=True)
     fees = await _plan_fees(stripe, month)
     rows = [
         {

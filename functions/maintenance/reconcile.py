@@ -66,7 +66,7 @@ async def reconcile(
     mended = 0
     if fix:
         for user_id in sorted({one.user_id for one in ours if one.kind == "I4" and one.user_id}):
-            mended += await database.call("mend_counters", {"p_user_id": user_id}, within=30, repeatable=True)
+            mended += await database.call("mend_counters", {"p_user_id": user_id}, timeout_s=30, idempotent=True)
         if mended:
             ours = await _invariants(database)
     since = now - WINDOW
@@ -90,7 +90,7 @@ async def reconcile(
 
 
 async def _invariants(database: Database) -> list[Finding]:
-    rows = await database.call("reconcile", within=RECONCILE_S, repeatable=True)
+    rows = await database.call("reconcile", timeout_s=RECONCILE_S, idempotent=True)
     return [Finding(row["invariant"], row["user_id"], row["subject"], row["expected"], row["found"]) for row in rows]
 
 
@@ -147,7 +147,7 @@ async def _billed(database: Database, since: datetime) -> AsyncIterator[dict[str
     after: str | None = None
     while True:
         params = {"p_since": since.isoformat(), "p_after": after, "p_limit": PAGE}
-        page = await database.call("billed_items", params, within=30, repeatable=True)
+        page = await database.call("billed_items", params, timeout_s=30, idempotent=True)
         for row in page:
             yield row
         if not page:
@@ -170,13 +170,13 @@ async def _packs(database: Database, stripe: StripeClient, since: datetime) -> t
             sold[session.id] = told["user_id"], int(told["credits"]), Decimal(session.amount_total or 0) / 100
     findings = []
     for names in _chunks(list(sold)):
-        granted = await database.call("sold_packs", {"p_sessions": names}, within=30, repeatable=True)
+        granted = await database.call("sold_packs", {"p_sessions": names}, timeout_s=30, idempotent=True)
         rows = {row["session_id"]: row for row in granted}
         for name in names:
             user_id, count, price = sold[name]
             row = rows.get(name)
             if row is None:
-                if await database.call("billing_profile", {"p_user_id": user_id}, repeatable=True) is not None:
+                if await database.call("billing_profile", {"p_user_id": user_id}, idempotent=True) is not None:
                     findings.append(Finding("pack missing", user_id, name, f"{count} credits", "nothing"))
             elif (row["user_id"], row["credits"], row["price_paid_usd"]) != (user_id, count, price):
                 found = f"{row['credits']} credits for ${row['price_paid_usd']} of {row['user_id']}"

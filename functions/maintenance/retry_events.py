@@ -44,7 +44,7 @@ async def _retry(
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("unfinished_stripe_events", params, repeatable=True)
+        page = await database.call("unfinished_stripe_events", params, idempotent=True)
         if not page:
             break
         for noted in page:

@@ -1,20 +1,16 @@
 """The route of the webhooks. On Lambda Mangum runs the app; `create` makes it for any other server."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from mangum import Mangum
 
 from functions.common.billing.events import USED, deal_with
 from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
+from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
-from functions.common.settings import load, variables
-from functions.common.web import create_app, json_response
+from functions.common.settings import load
+from functions.common.web import json_response
 from functions.webhooks.settings import WebhooksSettings
 from functions.webhooks.signature import verified
 
@@ -57,26 +53,13 @@ async def receive_event(request: Request) -> Response:
 
 def create() -> FastAPI:
     """The function's app, from the environment. Raises SettingsError."""
-    settings = load(WebhooksSettings, variables())
+    settings = load(WebhooksSettings)
     observer = Observer("webhooks")
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await app.state.webhooks.close()
-
-    app = create_app(observer, lifespan)
-    # Not in the lifespan: Mangum would run one for every request.
-    app.state.webhooks = Webhooks(settings, observer)
+    webhooks = Webhooks(settings, observer)
+    app = create_lambda_app(observer, webhooks.close)
+    app.state.webhooks = webhooks
     app.add_api_route("/webhooks/stripe", receive_event, methods=["POST"])
     return app
 
 
-@cache
-def _lambda() -> Mangum:
-    return Mangum(create(), lifespan="off")
-
-
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """What Lambda calls."""
-    return _lambda()(event, context)
+handler = lambda_handler(create)

@@ -34,7 +34,7 @@ from functions.common.errors import (
 )
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
-from functions.common.vault import PlainKey, Vault, pack
+from functions.common.vault import PlainKey, Vault
 from infra.local.stack import Stack
 from tests.api import Api, Left, question
 from tests.conftest import Person
@@ -69,7 +69,7 @@ class Own:
     def store(self, person: Person, provider: str, kind: str, *, is_valid: bool = True) -> str:
         """A key that the provider never saw; the stand-in goes by `kind`. Returns its last four characters."""
         key = PlainKey(f"sk-own-{kind}-{uuid.uuid4().hex}")
-        sealed = pack(self.vault.seal_now(key, person.id, provider))
+        sealed = self.vault.encrypt_without_refresh(key, person.id, provider).to_row()
         self.db.execute(
             "select public.put_api_key(gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s)",
             (person.id, provider, sealed["encrypted_key"], sealed["encryption_iv"], sealed["encryption_tag"],

@@ -81,7 +81,7 @@ async def test_a_call_is_the_services_own_or_a_users_and_money_comes_back_exact(
 async def test_what_is_safe_to_repeat_is_repeated(gateway: Gateway) -> None:
     gateway.script = [DOWN, None, (200, "done")]
     db = database(gateway.url)
-    assert await db.call("settle_query", repeatable=True) == "done"
+    assert await db.call("settle_query", idempotent=True) == "done"
     await db.close()
     assert len(gateway.asked) == 3
 
@@ -100,14 +100,14 @@ async def test_an_error_that_the_database_spoke_is_not_repeated(gateway: Gateway
     gateway.script = [(400, {"code": "NTFND", "message": "There is no such conversation."})]
     db = database(gateway.url)
     with pytest.raises(errors.NotFound, match="no such conversation"):
-        await db.call("admit_query", repeatable=True)
+        await db.call("admit_query", idempotent=True)
     await db.close()
 
 
 async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.Unavailable):
-        await db.call("admit_query", repeatable=True, within=0.25)
+        await db.call("admit_query", idempotent=True, timeout_s=0.25)
     await db.close()
 
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from functions.common.vault import PlainKey, Sealed, Vault, pack
+from functions.common.vault import EncryptedKey, PlainKey, Vault
 from functions.common.web import BODY_LIMIT
 from functions.keys import check
 from functions.keys.handler import create
@@ -111,14 +111,14 @@ def ring(stack: Stack) -> dict[str, str]:
 
 def opened(stack: Stack, person: Person, row: dict[str, Any]) -> str:
     """What a row opens to."""
-    sealed = Sealed(row["encryption_key_id"], row["encryption_iv"], row["encrypted_key"], row["encryption_tag"])
-    return Vault(ring(stack), dict).open_now(sealed, person.id, row["provider"]).reveal()
+    sealed = EncryptedKey(row["encryption_key_id"], row["encryption_iv"], row["encrypted_key"], row["encryption_tag"])
+    return Vault(ring(stack), dict).decrypt_without_refresh(sealed, person.id, row["provider"]).reveal()
 
 
 def store(stack: Stack, person: Person, key: str, provider: str = "anthropic") -> None:
     """Store a key as valid without asking the provider."""
     plain = PlainKey(key)
-    sealed = pack(Vault(ring(stack), dict).seal_now(plain, person.id, provider))
+    sealed = Vault(ring(stack), dict).encrypt_without_refresh(plain, person.id, provider).to_row()
     with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
         db.execute(
             "select public.put_api_key(gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, true)",
@@ -774,8 +774,9 @@ async def test_a_database_that_goes_while_a_key_is_checked_stores_none(
 
 # On Lambda -------------------------------------------------------------------------------------------------------
 
+# The local gateway closes connections that are idle for five seconds; importing the SDKs may take longer.
 INVOKE = f"""
-import json, sys
+import anthropic, json, openai, sys
 connected = []
 sys.addaudithook(lambda event, args: connected.append(args[1]) if event == "socket.connect" else None)
 from functions.keys.handler import handler

@@ -11,8 +11,10 @@ from functions.common import money
 
 
 def test_text_under_names_that_end_in_usd_becomes_decimal_however_deep() -> None:
-    revived = money.revive({"cost_usd": "0.025000", "note": "1.5", "packs": [{"price_usd": "9.99", "limit_usd": None}]})
-    assert revived == {
+    parsed = money.parse_amounts(
+        {"cost_usd": "0.025000", "note": "1.5", "packs": [{"price_usd": "9.99", "limit_usd": None}]}
+    )
+    assert parsed == {
         "cost_usd": Decimal("0.025000"),
         "note": "1.5",
         "packs": [{"price_usd": Decimal("9.99"), "limit_usd": None}],

@@ -27,9 +27,9 @@ from psycopg.types.json import Jsonb
 
 from functions.common.database import Database
 from functions.common.settings import SupabaseSettings, load
-from functions.common.vault import CannotOpen, PlainKey, Sealed, Vault, pack
+from functions.common.vault import DecryptionFailed, EncryptedKey, PlainKey, Vault
 from functions.maintenance.handler import handler
-from functions.maintenance.rotate_keys import REPORTED, rotate_keys
+from functions.maintenance.rotate_keys import MAX_REPORTED_IDS, rotate_keys
 from infra.local.postgres import ROOT
 from infra.local.stack import Config, Stack, free_offset, running
 from tests.api import Api, question
@@ -113,7 +113,7 @@ def store(stack: Stack, user_ids: Sequence[str], sealing: Vault | None = None, i
             for number, (user_id, provider) in enumerate((user, name) for user in user_ids for name in PROVIDERS):
                 key_id = ids[number] if ids else str(uuid.uuid4())
                 plain = PlainKey(plains.setdefault(key_id, PLAIN + secrets.token_hex(random.choice([8, 24, 120]))))  # noqa: S311
-                seal = sealing.seal_now(plain, user_id, provider)
+                seal = sealing.encrypt_without_refresh(plain, user_id, provider)
                 created_at = began + timedelta(seconds=number)
                 refused = number % 3 == 2
                 checked_at, error = created_at if number % 4 else None, "No." if refused else None
@@ -135,10 +135,10 @@ def stored(stack: Stack) -> dict[str, dict[str, Any]]:
 
 def plain_of(row: Mapping[str, Any], opening: Vault) -> str | None:
     """What a row's seal opens to; None where it does not."""
-    seal = Sealed(row["encryption_key_id"], row["encryption_iv"], row["encrypted_key"], row["encryption_tag"])
+    seal = EncryptedKey(row["encryption_key_id"], row["encryption_iv"], row["encrypted_key"], row["encryption_tag"])
     try:
-        return opening.open_now(seal, str(row["user_id"]), row["provider"]).reveal()
-    except CannotOpen:
+        return opening.decrypt_without_refresh(seal, str(row["user_id"]), row["provider"]).reveal()
+    except DecryptionFailed:
         return None
 
 
@@ -194,7 +194,7 @@ class Job:
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
         self.stderr += line
-        told = re.fullmatch(r"rotate-keys: ([\d,]+) keys sealed with new\n", line)
+        told = re.fullmatch(r"rotate-keys: ([\d,]+) keys encrypted with new\n", line)
         assert told, self.stderr
         return int(told[1].replace(",", ""))
 
@@ -395,7 +395,9 @@ def test_a_key_that_does_not_open_is_told_by_its_id_and_left_byte_for_byte(
         db.execute("update public.user_api_keys set encryption_key_id = '2019' where id = %s", (relabelled,))
         for row_id, sealing, user_id in ((moved, vault("old"), owners[10]), (lost, vault("lost"), None)):
             row = rows_of(db)[row_id]
-            seal = sealing.seal_now(PlainKey(plains[row_id]), user_id or str(row["user_id"]), row["provider"])
+            seal = sealing.encrypt_without_refresh(
+                PlainKey(plains[row_id]), user_id or str(row["user_id"]), row["provider"]
+            )
             db.execute(
                 "update public.user_api_keys set encrypted_key = %s, encryption_iv = %s, encryption_tag = %s,"
                 " encryption_key_id = %s where id = %s",
@@ -424,7 +426,7 @@ def test_more_keys_that_do_not_open_than_a_batch_holds_keep_no_other_from_its_tu
     with connected(stack) as db:
         for number, row_id in enumerate(others):
             user_id, provider = owners[300 + number // 2], PROVIDERS[number % 2]
-            seal = vault("old").seal_now(PlainKey(PLAIN + row_id), user_id, provider)
+            seal = vault("old").encrypt_without_refresh(PlainKey(PLAIN + row_id), user_id, provider)
             db.execute(
                 "insert into public.user_api_keys (id, user_id, provider, encrypted_key, encryption_iv, encryption_tag,"
                 " encryption_key_id, hint) values (%s, %s, %s, %s, %s, %s, %s, '…')",
@@ -432,7 +434,7 @@ def test_more_keys_that_do_not_open_than_a_batch_holds_keep_no_other_from_its_tu
             )
     job = start()
     assert job.end() == 0, job.stderr
-    assert job.counts == {"rotated": 100, "left": 0, "unreadable": 600, "unreadable_ids": first[:REPORTED]}
+    assert job.counts == {"rotated": 100, "left": 0, "unreadable": 600, "unreadable_ids": first[:MAX_REPORTED_IDS]}
     assert sealed_with(stored(stack), "new") == set(others)
 
 
@@ -453,7 +455,7 @@ def resealed(db: Db, plains: Plains) -> list[dict[str, str]]:
     rows = value(db, "select public.api_keys_to_rotate('new', null, 1000)")
     return [
         {"id": row["id"], "old_iv": row["encryption_iv"]}
-        | pack(vault("new").seal_now(PlainKey(plains[row["id"]]), row["user_id"], row["provider"]))
+        | vault("new").encrypt_without_refresh(PlainKey(plains[row["id"]]), row["user_id"], row["provider"]).to_row()
         for row in rows
     ]
 
@@ -461,7 +463,7 @@ def resealed(db: Db, plains: Plains) -> list[dict[str, str]]:
 def replace(db: Db, row: Mapping[str, Any], plain: str, sealing: Vault) -> str:
     """The owner stores another key in place of this one. Returns its id."""
     row_id, user_id, provider = str(uuid.uuid4()), str(row["user_id"]), row["provider"]
-    seal = pack(sealing.seal_now(PlainKey(plain), user_id, provider))
+    seal = sealing.encrypt_without_refresh(PlainKey(plain), user_id, provider).to_row()
     parts = [seal[name] for name in ("encrypted_key", "encryption_iv", "encryption_tag", "encryption_key_id")]
     put = "select public.put_api_key(%s, %s, %s, %s, %s, %s, %s, '…', true)"
     db.execute(put, (row_id, user_id, provider, *parts))
@@ -616,7 +618,7 @@ def test_with_the_database_out_of_reach_from_the_start_it_fails_and_changes_noth
     before = stored(stack)
     job = start(SUPABASE_URL="http://127.0.0.1:9", BATCH_S=0.5)
     assert job.end() == 1
-    assert re.fullmatch(r"rotate-keys: Our database is out of reach[^\n]+\n", job.stderr)
+    assert re.fullmatch(r"rotate-keys: Our database cannot be reached[^\n]+\n", job.stderr)
     assert stored(stack) == before
 
 
@@ -670,7 +672,7 @@ def test_with_the_database_gone_in_the_middle_it_fails_with_every_key_whole_and_
     assert broken(before, middle, plains, "old", "new") == []
     assert done <= len(sealed_with(middle, "new")) < len(before)
     assert status == 1
-    assert re.fullmatch(r"rotate-keys: Our database is out of reach[^\n]+", job.stderr.splitlines()[-1])
+    assert re.fullmatch(r"rotate-keys: Our database cannot be reached[^\n]+", job.stderr.splitlines()[-1])
     again = start()
     assert again.end() == 0, again.stderr
     assert again.counts["rotated"] == len(sealed_with(middle, "old"))

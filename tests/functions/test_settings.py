@@ -52,7 +52,7 @@ def test_one_provider_account_is_enough_and_none_is_not() -> None:
         (
             "SUPABASE_JWT_SECRET",
             "short-canary",
-            "SUPABASE_JWT_SECRET must be at least 32 characters, as Supabase makes it.",
+            "SUPABASE_JWT_SECRET must be at least 32 characters, as Supabase generates it.",
         ),
         ("OPENAI_BASE_URL", "canary", "OPENAI_BASE_URL must start with https:// or http://."),
     ],

@@ -30,18 +30,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from functions.common import vault as module
 from functions.common.observe import Observer
-from functions.common.settings import SettingsError, load_vault, variables
+from functions.common.settings import SettingsError, load_vault, read_environment
 from functions.common.vault import (
     COOLDOWN_S,
     REFRESH_S,
-    CannotOpen,
+    DecryptionFailed,
+    EncryptedKey,
+    KeyringError,
     PlainKey,
-    RingError,
-    Sealed,
     Vault,
-    pack,
-    read_ring,
-    unpack,
+    parse_keyring,
 )
 from infra.local.postgres import ROOT
 
@@ -82,18 +80,20 @@ def a_vault(keys: str = BOTH) -> Vault:
     return Vault({"ENCRYPTION_KEYS": keys}, dict)
 
 
-def sealed_by_hand(key_id: str, nonce: bytes, plain: bytes, user_id: str = ALICE, provider: str = "openai") -> Sealed:
+def sealed_by_hand(
+    key_id: str, nonce: bytes, plain: bytes, user_id: str = ALICE, provider: str = "openai"
+) -> EncryptedKey:
     """A seal of the primitive's own, with what it is bound to spelled out."""
     bound_to = b"byok\x00" + user_id.encode() + b"\x00" + provider.encode() + b"\x00" + key_id.encode()
     both = AESGCM(bytes.fromhex(HEX[key_id])).encrypt(nonce, plain, bound_to)
-    return Sealed(key_id, nonce, both[:-16], both[-16:])
+    return EncryptedKey(key_id, nonce, both[:-16], both[-16:])
 
 
-def opens(vault: Vault, sealed: Sealed, user_id: str = ALICE, provider: str = "openai") -> str | None:
+def opens(vault: Vault, sealed: EncryptedKey, user_id: str = ALICE, provider: str = "openai") -> str | None:
     """What is in the seal, or None."""
     try:
-        return vault.open_now(sealed, user_id, provider).reveal()
-    except CannotOpen:
+        return vault.decrypt_without_refresh(sealed, user_id, provider).reveal()
+    except DecryptionFailed:
         return None
 
 
@@ -140,11 +140,11 @@ def test_the_vault_gives_the_published_answers_where_nothing_is_bound(
 ) -> None:
     key, nonce, plain, bound_to, ciphertext, tag = map(bytes.fromhex, PUBLISHED[case])
     vault = a_vault(f"published:{key.hex()}")
-    monkeypatch.setattr(module, "_bound_to", lambda *_: bound_to)
+    monkeypatch.setattr(module, "_associated_data", lambda *_: bound_to)
     monkeypatch.setattr(os, "urandom", lambda _: nonce)
-    sealed = Sealed("published", nonce, ciphertext, tag)
-    assert vault.open_now(sealed, ALICE, "openai").reveal() == plain.decode()
-    assert vault.seal_now(PlainKey(plain.decode()), ALICE, "openai") == sealed
+    sealed = EncryptedKey("published", nonce, ciphertext, tag)
+    assert vault.decrypt_without_refresh(sealed, ALICE, "openai").reveal() == plain.decode()
+    assert vault.encrypt_without_refresh(PlainKey(plain.decode()), ALICE, "openai") == sealed
 
 
 def test_a_row_of_the_first_release_opens_for_ever() -> None:
@@ -155,41 +155,44 @@ def test_a_row_of_the_first_release_opens_for_ever() -> None:
         "encryption_tag": "LAdpbmBmfqg0fruN4Oi87w==",
     }
     vault = a_vault(f"2025-01:{bytes(range(32)).hex()}")
-    assert vault.open_now(unpack(row), ALICE, "anthropic").reveal() == "sk-ant-of-the-first-release"
-    assert pack(unpack(row)) == row
+    assert (
+        vault.decrypt_without_refresh(EncryptedKey.from_row(row), ALICE, "anthropic").reveal()
+        == "sk-ant-of-the-first-release"
+    )
+    assert EncryptedKey.from_row(row).to_row() == row
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 31, 32, 33, 512])
 def test_a_valid_seal_opens_whatever_its_length(length: int) -> None:
     plain = (string.printable * 6)[:length]
     assert opens(a_vault(), sealed_by_hand("first", os.urandom(12), plain.encode())) == plain
-    sealed = a_vault().seal_now(PlainKey(plain), ALICE, "openai")
+    sealed = a_vault().encrypt_without_refresh(PlainKey(plain), ALICE, "openai")
     assert sealed_by_hand("first", sealed.nonce, plain.encode()) == sealed
     assert (len(sealed.nonce), len(sealed.tag), len(sealed.ciphertext)) == (12, 16, length)
     assert opens(a_vault(), sealed) == plain
 
 
 def test_a_key_in_any_script_and_a_users_id_in_any_case_come_back() -> None:
-    sealed = a_vault().seal_now(PlainKey("clé-ключ-🗝"), ALICE.upper(), "openai")
+    sealed = a_vault().encrypt_without_refresh(PlainKey("clé-ключ-🗝"), ALICE.upper(), "openai")
     assert opens(a_vault(), sealed) == "clé-ключ-🗝"
 
 
 def test_a_row_is_read_as_postgres_writes_base64_with_line_breaks() -> None:
-    sealed = a_vault().seal_now(PlainKey("k" * 200), ALICE, "openai")
-    row = pack(sealed)
+    sealed = a_vault().encrypt_without_refresh(PlainKey("k" * 200), ALICE, "openai")
+    row = sealed.to_row()
     row["encrypted_key"] = "\n".join(row["encrypted_key"][at : at + 76] for at in range(0, 268, 76))
     assert row["encrypted_key"].count("\n") == 3
-    assert unpack(row) == sealed
-    with pytest.raises(CannotOpen, match="there is no key"):
-        unpack(None)
+    assert EncryptedKey.from_row(row) == sealed
+    with pytest.raises(DecryptionFailed, match="there is no key"):
+        EncryptedKey.from_row(None)
 
 
 # --- Damage ---
 
 
-def with_part(sealed: Sealed, part: str, value: bytes) -> Sealed:
+def with_part(sealed: EncryptedKey, part: str, value: bytes) -> EncryptedKey:
     """The seal with another ciphertext, tag or nonce."""
-    return Sealed(**{**sealed._asdict(), part: value})
+    return EncryptedKey(**{**sealed._asdict(), part: value})
 
 
 def flipped(value: bytes) -> Iterator[bytes]:
@@ -209,7 +212,7 @@ def resized(value: bytes, lengths: tuple[int, ...]) -> Iterator[bytes]:
 @pytest.mark.parametrize("part", ["ciphertext", "tag", "nonce"])
 def test_no_seal_with_a_single_bit_flipped_opens(part: str) -> None:
     vault = a_vault()
-    sealed = vault.seal_now(PlainKey(CANARY), ALICE, "openai")
+    sealed = vault.encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai")
     broken = [with_part(sealed, part, value) for value in flipped(getattr(sealed, part))]
     assert len(set(broken)) == 8 * {"ciphertext": len(CANARY), "tag": 16, "nonce": 12}[part]
     assert [seal for seal in broken if opens(vault, seal) is not None] == []
@@ -226,15 +229,15 @@ LENGTHS = {
 @pytest.mark.parametrize("part", LENGTHS)
 def test_no_seal_with_a_part_cut_or_extended_opens(part: str) -> None:
     vault = a_vault()
-    sealed = vault.seal_now(PlainKey(CANARY), ALICE, "openai")
+    sealed = vault.encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai")
     for value in resized(getattr(sealed, part), LENGTHS[part]):
-        with pytest.raises(CannotOpen):
-            vault.open_now(with_part(sealed, part, value), ALICE, "openai")
+        with pytest.raises(DecryptionFailed):
+            vault.decrypt_without_refresh(with_part(sealed, part, value), ALICE, "openai")
 
 
 def test_bytes_moved_between_ciphertext_and_tag_do_not_open_although_their_sum_is_genuine() -> None:
     vault = a_vault()
-    sealed = vault.seal_now(PlainKey(CANARY), ALICE, "openai")
+    sealed = vault.encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai")
     both = sealed.ciphertext + sealed.tag
     parts = [sealed._replace(ciphertext=both[:cut], tag=both[cut:]) for cut in range(len(both) + 1)]
     assert [seal for seal in parts if opens(vault, seal) is not None] == [sealed]
@@ -248,7 +251,7 @@ def test_a_nonce_of_another_length_is_refused_even_from_who_has_the_key(length: 
 
 def test_an_empty_ciphertext_a_made_up_tag_and_swapped_parts_do_not_open() -> None:
     vault = a_vault()
-    sealed = vault.seal_now(PlainKey(CANARY[:16]), ALICE, "openai")
+    sealed = vault.encrypt_without_refresh(PlainKey(CANARY[:16]), ALICE, "openai")
     assert len(sealed.ciphertext) == len(sealed.tag)  # so that no length gives the swap away
     for broken in (
         sealed._replace(ciphertext=b""),
@@ -260,8 +263,8 @@ def test_an_empty_ciphertext_a_made_up_tag_and_swapped_parts_do_not_open() -> No
         sealed._replace(ciphertext=CANARY[:16].encode()),
         sealed._replace(nonce=bytes(12)),
     ):
-        with pytest.raises(CannotOpen):
-            vault.open_now(broken, ALICE, "openai")
+        with pytest.raises(DecryptionFailed):
+            vault.decrypt_without_refresh(broken, ALICE, "openai")
 
 
 # --- Swaps ---
@@ -276,15 +279,17 @@ def test_of_all_recombinations_of_seals_only_the_genuine_open(
         monkeypatch.setattr(os, "urandom", bytes)
     digits = {"first": HEX["first"], "second": HEX["first" if same_key else "second"]}
     owners = [(user, provider) for user in (ALICE, BOB) for provider in PROVIDERS]
-    genuine: dict[tuple[Sealed, str, str], str] = {}
+    genuine: dict[tuple[EncryptedKey, str, str], str] = {}
     for newest, other in (("first", "second"), ("second", "first")):
         vault = a_vault(f"{newest}:{digits[newest]},{other}:{digits[other]}")
         for number, (user, provider) in enumerate(owners):
             plain = f"sk-{newest:_>8}-{number}"
-            genuine[vault.seal_now(PlainKey(plain), user, provider), user, provider] = plain
+            genuine[vault.encrypt_without_refresh(PlainKey(plain), user, provider), user, provider] = plain
     assert len(genuine) == 8
     seals = [seal for seal, _, _ in genuine]
-    recombined = {Sealed(*parts) for parts in itertools.product(*(set(part) for part in zip(*seals, strict=True)))}
+    recombined = {
+        EncryptedKey(*parts) for parts in itertools.product(*(set(part) for part in zip(*seals, strict=True)))
+    }
     assert len(recombined) == 2 * (1 if same_nonce else 8) * 8 * 8
 
     opened = {}
@@ -295,7 +300,7 @@ def test_of_all_recombinations_of_seals_only_the_genuine_open(
 
 
 def test_a_seal_of_a_key_that_the_ring_does_not_have_does_not_open() -> None:
-    sealed = a_vault().seal_now(PlainKey(CANARY), ALICE, "openai")
+    sealed = a_vault().encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai")
     assert opens(a_vault(f"second:{HEX['second']}"), sealed) is None
     assert opens(a_vault(f"first:{HEX['second']}"), sealed) is None
     assert opens(a_vault(f"third:{HEX['third']},first:{HEX['first']}"), sealed) == CANARY
@@ -306,7 +311,7 @@ def test_a_seal_of_a_key_that_the_ring_does_not_have_does_not_open() -> None:
 
 def test_two_seals_of_one_key_share_neither_nonce_nor_ciphertext() -> None:
     vault = a_vault()
-    one, other = (vault.seal_now(PlainKey(CANARY), ALICE, "openai") for _ in range(2))
+    one, other = (vault.encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai") for _ in range(2))
     assert one.nonce != other.nonce
     assert one.ciphertext != other.ciphertext
     assert one.tag != other.tag
@@ -314,7 +319,7 @@ def test_two_seals_of_one_key_share_neither_nonce_nor_ciphertext() -> None:
 
 def test_ten_thousand_seals_have_ten_thousand_nonces() -> None:
     vault, plain = a_vault(), PlainKey(CANARY)
-    seals = [vault.seal_now(plain, ALICE, "openai") for _ in range(10_000)]
+    seals = [vault.encrypt_without_refresh(plain, ALICE, "openai") for _ in range(10_000)]
     assert len({seal.nonce for seal in seals}) == 10_000
     assert len({seal.ciphertext for seal in seals}) == 10_000
 
@@ -468,10 +473,10 @@ def spelled(digits: str) -> set[str]:
 
 def test_neither_vault_nor_seal_nor_refusal_shows_a_key_of_the_ring() -> None:
     vault = a_vault()
-    sealed = vault.seal_now(PlainKey(CANARY), ALICE, "openai")
+    sealed = vault.encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai")
     try:
-        vault.open_now(sealed, BOB, "openai")
-    except CannotOpen as error:
+        vault.decrypt_without_refresh(sealed, BOB, "openai")
+    except DecryptionFailed as error:
         refusal = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     assert "key_id='first'" in refusal  # its locals were looked at
     for text in (repr(vault), str(vault), f"{vault}", str(vars(vault)), repr(sealed), str(sealed), refusal):
@@ -492,11 +497,11 @@ def test_a_vault_is_not_written_down() -> None:
 def test_the_first_key_of_the_ring_seals_and_all_of_them_open() -> None:
     keys = [f"{name}:{digits}" for name, digits in HEX.items()]
     for order in itertools.permutations(keys):
-        ring = read_ring({"ENCRYPTION_KEYS": ",".join(order)})
+        ring = parse_keyring({"ENCRYPTION_KEYS": ",".join(order)})
         assert [f"{key_id}:{key.hex()}" for key_id, key in ring.items()] == list(order)
         vault = a_vault(",".join(order))
         newest = order[0].partition(":")[0]
-        assert vault.current == vault.seal_now(PlainKey(CANARY), ALICE, "openai").key_id == newest
+        assert vault.current_key_id == vault.encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai").key_id == newest
         assert all(opens(vault, sealed_by_hand(name, os.urandom(12), b"sk-each")) == "sk-each" for name in HEX)
 
 
@@ -512,11 +517,11 @@ def test_the_first_key_of_the_ring_seals_and_all_of_them_open() -> None:
     ],
 )
 def test_a_ring_is_read_from_either_variable_or_both(written: dict[str, str], ids: list[str]) -> None:
-    ring = read_ring(written)
+    ring = parse_keyring(written)
     assert list(ring) == ids
     assert {len(key) for key in ring.values()} == {32}
     assert bytes.fromhex(HEX["first"]) in ring.values()
-    assert load_vault(written).current == ids[0]
+    assert load_vault(written).current_key_id == ids[0]
 
 
 ONE = HEX["first"]
@@ -567,8 +572,8 @@ MALFORMED: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("what", MALFORMED)
 def test_a_malformed_ring_is_refused_without_a_digit_of_it(what: str) -> None:
     values = MALFORMED[what]
-    with pytest.raises(RingError) as caught:
-        read_ring(values)
+    with pytest.raises(KeyringError) as caught:
+        parse_keyring(values)
     with pytest.raises(SettingsError) as settings_error:
         load_vault(values)
     assert str(settings_error.value) == str(caught.value)
@@ -602,19 +607,19 @@ def vault(source: Source, clock: Clock) -> Vault:
     return Vault({"ENCRYPTION_KEYS": source.keys}, source, clock)
 
 
-def by_second() -> Sealed:
+def by_second() -> EncryptedKey:
     """Somebody else's row, sealed with a key that came later."""
-    return a_vault(f"second:{HEX['second']}").seal_now(PlainKey(CANARY), ALICE, "openai")
+    return a_vault(f"second:{HEX['second']}").encrypt_without_refresh(PlainKey(CANARY), ALICE, "openai")
 
 
 async def test_an_unknown_key_has_the_ring_read_again_and_the_row_opens(
     vault: Vault, source: Source, clock: Clock
 ) -> None:
     source.keys = BOTH
-    assert (await vault.open(by_second(), ALICE, "openai")).reveal() == CANARY
+    assert (await vault.decrypt(by_second(), ALICE, "openai")).reveal() == CANARY
     assert source.reads == 1
     clock.seconds += REFRESH_S  # what the ring has is opened with it, however old it is
-    assert (await vault.open(by_second(), ALICE, "openai")).reveal() == CANARY
+    assert (await vault.decrypt(by_second(), ALICE, "openai")).reveal() == CANARY
     assert source.reads == 1
 
 
@@ -623,24 +628,24 @@ async def test_an_unknown_key_has_the_ring_read_again_once_a_cooldown_at_most(
 ) -> None:
     for reads in (1, 2, 3):
         for _ in range(20):  # all within one cooldown
-            with pytest.raises(CannotOpen, match="the ring has no such key"):
-                await vault.open(by_second(), ALICE, "openai")
+            with pytest.raises(DecryptionFailed, match="the keyring has no such key"):
+                await vault.decrypt(by_second(), ALICE, "openai")
             clock.seconds += COOLDOWN_S / 20
         assert source.reads == reads
 
 
 async def test_a_key_that_is_not_there_does_not_keep_another_from_being_met(vault: Vault, source: Source) -> None:
-    with pytest.raises(CannotOpen, match="the ring has no such key"):
-        await vault.open(by_second()._replace(key_id="never"), ALICE, "openai")
+    with pytest.raises(DecryptionFailed, match="the keyring has no such key"):
+        await vault.decrypt(by_second()._replace(key_id="never"), ALICE, "openai")
     source.keys = BOTH
-    assert (await vault.open(by_second(), ALICE, "openai")).reveal() == CANARY
+    assert (await vault.decrypt(by_second(), ALICE, "openai")).reveal() == CANARY
     assert source.reads == 2
 
 
 async def test_a_ring_is_read_again_when_asked_however_young_it_is(vault: Vault, source: Source) -> None:
     source.keys = f"second:{HEX['second']},first:{HEX['first']}"
     await vault.refresh()
-    assert (vault.current, source.reads) == ("second", 1)
+    assert (vault.current_key_id, source.reads) == ("second", 1)
     await vault.refresh()
     assert source.reads == 2
 
@@ -648,20 +653,20 @@ async def test_a_ring_is_read_again_when_asked_however_young_it_is(vault: Vault,
 async def test_a_seal_meets_a_new_key_when_the_ring_is_old_enough_and_not_before(
     vault: Vault, source: Source, clock: Clock
 ) -> None:
-    old = await vault.seal(PlainKey("sk-old"), ALICE, "openai")
+    old = await vault.encrypt(PlainKey("sk-old"), ALICE, "openai")
     source.keys = f"second:{HEX['second']},first:{HEX['first']}"
     clock.seconds += REFRESH_S - 1
-    assert (await vault.seal(PlainKey(CANARY), ALICE, "openai")).key_id == "first"
+    assert (await vault.encrypt(PlainKey(CANARY), ALICE, "openai")).key_id == "first"
     assert source.reads == 0
     clock.seconds += 1
-    new = await vault.seal(PlainKey(CANARY), ALICE, "openai")
-    assert (new.key_id, vault.current, source.reads) == ("second", "second", 1)
+    new = await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
+    assert (new.key_id, vault.current_key_id, source.reads) == ("second", "second", 1)
     assert opens(vault, new) == CANARY
     assert opens(vault, old) == "sk-old"
-    await vault.seal(PlainKey(CANARY), ALICE, "openai")
+    await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
     assert source.reads == 1
     clock.seconds += REFRESH_S
-    await vault.seal(PlainKey(CANARY), ALICE, "openai")
+    await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
     assert source.reads == 2
 
 
@@ -680,27 +685,27 @@ async def test_a_seal_meets_a_new_key_when_the_ring_is_old_enough_and_not_before
 async def test_a_ring_that_cannot_be_read_again_leaves_the_one_there_is(
     vault: Vault, source: Source, clock: Clock, failure: Exception | None, keys: str
 ) -> None:
-    before = await vault.seal(PlainKey(CANARY), ALICE, "openai")
+    before = await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
     source.failure, source.keys = failure, keys
     clock.seconds += REFRESH_S
-    after = await vault.seal(PlainKey(CANARY), ALICE, "openai")
+    after = await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
     assert (after.key_id, source.reads) == ("first", 1)
     clock.seconds += COOLDOWN_S - 1
-    await vault.seal(PlainKey(CANARY), ALICE, "openai")  # nor is it tried again for each seal
+    await vault.encrypt(PlainKey(CANARY), ALICE, "openai")  # nor is it tried again for each seal
     assert source.reads == 1
     clock.seconds += 1
-    await vault.seal(PlainKey(CANARY), ALICE, "openai")
+    await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
     assert source.reads == 2
     for _ in range(2):
-        with pytest.raises(CannotOpen):
-            await vault.open(by_second(), ALICE, "openai")
+        with pytest.raises(DecryptionFailed):
+            await vault.decrypt(by_second(), ALICE, "openai")
     assert source.reads == 3
     assert opens(vault, before) == opens(vault, after) == CANARY
-    assert vault.current == "first"
+    assert vault.current_key_id == "first"
 
     source.failure, source.keys = None, BOTH  # it recovers by itself
     clock.seconds += COOLDOWN_S
-    assert (await vault.open(by_second(), ALICE, "openai")).reveal() == CANARY
+    assert (await vault.decrypt(by_second(), ALICE, "openai")).reveal() == CANARY
 
 
 class Held(Source):
@@ -728,10 +733,10 @@ def slow_vault(held: Held, clock: Clock) -> Vault:
 
 
 async def test_while_the_ring_is_being_read_known_keys_open_without_waiting(held: Held, slow_vault: Vault) -> None:
-    known = slow_vault.seal_now(PlainKey("sk-known"), ALICE, "openai")
-    waiting = asyncio.create_task(slow_vault.open(by_second(), ALICE, "openai"))
+    known = slow_vault.encrypt_without_refresh(PlainKey("sk-known"), ALICE, "openai")
+    waiting = asyncio.create_task(slow_vault.decrypt(by_second(), ALICE, "openai"))
     assert await asyncio.to_thread(held.asked.wait, 10)
-    opened = await asyncio.gather(*(slow_vault.open(known, ALICE, "openai") for _ in range(50)))
+    opened = await asyncio.gather(*(slow_vault.decrypt(known, ALICE, "openai") for _ in range(50)))
     assert [key.reveal() for key in opened] == ["sk-known"] * 50
     assert not waiting.done()
     held.let.set()
@@ -747,15 +752,15 @@ async def at_once(held: Held, *doing: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 async def test_rows_of_a_new_key_that_come_at_once_all_open_with_one_reading(held: Held, slow_vault: Vault) -> None:
-    results = await at_once(held, *(slow_vault.open(by_second(), ALICE, "openai") for _ in range(20)))
+    results = await at_once(held, *(slow_vault.decrypt(by_second(), ALICE, "openai") for _ in range(20)))
     assert [key.reveal() if isinstance(key, PlainKey) else key for key in results] == [CANARY] * 20
     assert held.reads == 1
 
 
 async def test_rows_of_a_missing_key_that_come_at_once_have_the_ring_read_once(held: Held, slow_vault: Vault) -> None:
     row = by_second()._replace(key_id="never")
-    results = await at_once(held, *(slow_vault.open(row, ALICE, "openai") for _ in range(20)))
-    assert [type(result) for result in results] == [CannotOpen] * 20
+    results = await at_once(held, *(slow_vault.decrypt(row, ALICE, "openai") for _ in range(20)))
+    assert [type(result) for result in results] == [DecryptionFailed] * 20
     assert held.reads == 1
 
 
@@ -764,7 +769,7 @@ async def test_seals_that_come_at_once_to_an_old_ring_have_it_read_once_and_use_
 ) -> None:
     held.keys = f"second:{HEX['second']},first:{HEX['first']}"
     clock.seconds += REFRESH_S
-    results = await at_once(held, *(slow_vault.seal(PlainKey(CANARY), ALICE, "openai") for _ in range(20)))
+    results = await at_once(held, *(slow_vault.encrypt(PlainKey(CANARY), ALICE, "openai") for _ in range(20)))
     assert [seal.key_id for seal in results] == ["second"] * 20
     assert held.reads == 1
 
@@ -772,9 +777,9 @@ async def test_seals_that_come_at_once_to_an_old_ring_have_it_read_once_and_use_
 async def test_who_gives_up_while_the_ring_is_being_read_does_not_keep_the_others_from_it(
     held: Held, slow_vault: Vault
 ) -> None:
-    first = asyncio.create_task(slow_vault.open(by_second(), ALICE, "openai"))
+    first = asyncio.create_task(slow_vault.decrypt(by_second(), ALICE, "openai"))
     assert await asyncio.to_thread(held.asked.wait, 10)
-    second = asyncio.create_task(slow_vault.open(by_second(), ALICE, "openai"))
+    second = asyncio.create_task(slow_vault.decrypt(by_second(), ALICE, "openai"))
     first.cancel()
     held.let.set()
     assert (await second).reveal() == CANARY
@@ -803,34 +808,34 @@ async def test_a_rotated_secret_is_met_while_running_and_old_rows_still_open(
         return json.dumps({"ENCRYPTION_KEYS": ",".join(f"{name}:{HEX[name]}" for name in names)})
 
     secrets_manager.create_secret(Name="keys", SecretString=rotate("first"))
-    vault, clock = load_vault(variables()), Clock(time.monotonic())
+    vault, clock = load_vault(read_environment()), Clock(time.monotonic())
     monkeypatch.setattr(vault, "_now", clock)
-    rows = {"first": await vault.seal(PlainKey(CANARY), ALICE, "openai")}
+    rows = {"first": await vault.encrypt(PlainKey(CANARY), ALICE, "openai")}
 
     secrets_manager.put_secret_value(SecretId="keys", SecretString=rotate("second", "first"))
-    assert (await vault.seal(PlainKey(CANARY), ALICE, "openai")).key_id == "first"
+    assert (await vault.encrypt(PlainKey(CANARY), ALICE, "openai")).key_id == "first"
     clock.seconds += REFRESH_S
-    rows["second"] = await vault.seal(PlainKey(CANARY), ALICE, "openai")
+    rows["second"] = await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
 
     secrets_manager.put_secret_value(SecretId="keys", SecretString=rotate("third", "second", "first"))
     clock.seconds += COOLDOWN_S
     rows["third"] = sealed_by_hand("third", os.urandom(12), CANARY.encode())  # another instance was first
     for key_id, row in rows.items():
         assert row.key_id == key_id
-        assert (await vault.open(row, ALICE, "openai")).reveal() == CANARY
-    assert vault.current == "third"
+        assert (await vault.decrypt(row, ALICE, "openai")).reveal() == CANARY
+    assert vault.current_key_id == "third"
 
     secrets_manager.delete_secret(SecretId="keys", ForceDeleteWithoutRecovery=True)
     clock.seconds += REFRESH_S
-    assert (await vault.seal(PlainKey(CANARY), ALICE, "openai")).key_id == "third"
+    assert (await vault.encrypt(PlainKey(CANARY), ALICE, "openai")).key_id == "third"
     for row in rows.values():
-        assert (await vault.open(row, ALICE, "openai")).reveal() == CANARY
+        assert (await vault.decrypt(row, ALICE, "openai")).reveal() == CANARY
 
 
 def test_a_secret_without_a_ring_is_named_and_not_shown(secrets_manager: Any) -> None:
     secrets_manager.create_secret(Name="keys", SecretString=json.dumps({"ENCRYPTION_KEYS": f"a:{ONE[:-1]}"}))
     with pytest.raises(SettingsError, match="ENCRYPTION_KEYS must be") as caught:
-        load_vault(variables())
+        load_vault(read_environment())
     assert ONE[:8] not in str(caught.value)
 
 

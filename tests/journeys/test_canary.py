@@ -41,7 +41,7 @@ from functions.common.database import Database
 from functions.common.errors import AppError, Internal, ProviderTimeout
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
-from functions.common.vault import PlainKey, Vault, pack
+from functions.common.vault import PlainKey, Vault
 from functions.keys import handler as keys_handler
 from infra.local.postgres import ROOT
 from infra.local.stack import Config, Stack, free_offset, running
@@ -183,7 +183,7 @@ def ring(stack: Stack) -> dict[str, str]:
 def store(stack: Stack, person: Person, provider: str, text: str) -> None:
     """Store a key that its provider would refuse at once. Only its seal reaches the database."""
     key, known = PlainKey(text), ring(stack)
-    sealed = pack(Vault(known, lambda: known).seal_now(key, person.id, provider))
+    sealed = Vault(known, lambda: known).encrypt_without_refresh(key, person.id, provider).to_row()
     with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
         db.execute(
             "select public.put_api_key(gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, true)",
@@ -748,7 +748,7 @@ async def test_keys_that_fails_with_the_key_in_its_message_is_told_without_it(
 
     monkeypatch.setattr(keys_handler, "check", check)
     monkeypatch.setattr(keys_handler, "Observer", lambda name: Observer(f"{name}-{uuid.uuid4()}"))
-    monkeypatch.setattr(keys_handler, "variables", lambda: dict(environ))
+    monkeypatch.setattr(keys_handler, "read_environment", lambda: dict(environ))
     app = keys_handler.create()
     async with (
         app.router.lifespan_context(app),

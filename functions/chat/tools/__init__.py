@@ -16,6 +16,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from functions.chat import limits
+from functions.common.validation import field_errors
 
 if TYPE_CHECKING:
     from functions.chat.tools.parliament import Parliament
@@ -159,9 +160,8 @@ def _failed(sentence: str) -> Outcome:
 
 def _complaint(error: ValidationError) -> str:
     """Which argument is wrong, and why. Never repeats its value."""
-    complaints = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        name = ".".join(str(step) for step in problem["loc"])
-        reason = problem["msg"].removeprefix("Value error, ")
-        complaints.append(f"{name[:50]}: {reason}" if name else reason)
+    complaints = [
+        f"{invalid.name[:50]}: {invalid.message}" if invalid.name else invalid.message
+        for invalid in field_errors(error)
+    ]
     return f"Wrong arguments: {'; '.join(complaints[:5])}."

@@ -56,7 +56,7 @@ async def deal_with(database: Database, stripe: StripeClient, event: Mapping[str
     Raises PaymentUnavailable, Unavailable and whatever else went wrong, which is noted with the event first.
     """
     params = {"p_event_id": event["id"], "p_type": event["type"]}
-    claim = await database.call("claim_stripe_event", params, repeatable=True)
+    claim = await database.call("claim_stripe_event", params, idempotent=True)
     if claim["processed"]:
         return False
     try:
@@ -64,11 +64,11 @@ async def deal_with(database: Database, stripe: StripeClient, event: Mapping[str
             await _look_and_apply(database, stripe, event, claim["sequence"])
     except Exception as error:
         noted = {"p_event_id": event["id"], "p_error": type(error).__name__}
-        await database.call("finish_stripe_event", noted, repeatable=True)
+        await database.call("finish_stripe_event", noted, idempotent=True)
         if isinstance(error, StripeError | TimeoutError):
             raise PaymentUnavailable from error
         raise
-    await database.call("finish_stripe_event", {"p_event_id": event["id"]}, repeatable=True)
+    await database.call("finish_stripe_event", {"p_event_id": event["id"]}, idempotent=True)
     return True
 
 
@@ -97,7 +97,7 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
         "p_is_deleted": look.is_deleted,
         "p_subscription": look.subscription,
     }
-    user_id: str | None = await database.call("apply_customer", params, repeatable=True)
+    user_id: str | None = await database.call("apply_customer", params, idempotent=True)
     return user_id
 
 
@@ -106,4 +106,4 @@ async def _apply_payment(database: Database, stripe: StripeClient, payment_id: s
     if found is not None:
         user_id, payment = found
         params = {"p_user_id": user_id, "p_sequence": sequence, "p_payment": payment}
-        await database.call("apply_pack", params, repeatable=True)
+        await database.call("apply_pack", params, idempotent=True)

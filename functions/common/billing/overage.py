@@ -41,7 +41,7 @@ async def bill_overage(database: Database, stripe: StripeClient, user_id: str, c
     target = {"invoice": draft} if draft else {}
     until = moment(period_of(live)[0]) if live else "infinity"
     params = {"p_user_id": user_id, "p_until": until, "p_target": target}
-    items: list[dict[str, Any]] = await database.call("claim_overage", params, repeatable=True)
+    items: list[dict[str, Any]] = await database.call("claim_overage", params, idempotent=True)
     placed = 0
     for item in items:
         if item["stripe_invoice_item_id"] is None:
@@ -78,7 +78,7 @@ async def _place(database: Database, stripe: StripeClient, customer_id: str, ite
             if not item["target"]:
                 raise
             params = {"p_id": item["id"], "p_refusals": item["refusals"], "p_target": {}}
-            await database.call("retarget_overage", params, repeatable=True)
+            await database.call("retarget_overage", params, idempotent=True)
             item["target"], item["refusals"] = {}, item["refusals"] + 1
     item["stripe_invoice_item_id"] = found.id
     await _note(database, item, _id(found.invoice))
@@ -116,7 +116,7 @@ async def _note(database: Database, item: dict[str, Any], invoice_id: str | None
     if invoice_id is not None:
         item["invoice_id"] = invoice_id
     params = {"p_id": item["id"], "p_invoice_item_id": item["stripe_invoice_item_id"], "p_invoice_id": invoice_id}
-    await database.call("place_overage", params, repeatable=True)
+    await database.call("place_overage", params, idempotent=True)
 
 
 async def _last_invoice(stripe: StripeClient, customer_id: str, first_id: str) -> None:
