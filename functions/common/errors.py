@@ -127,6 +127,12 @@ class ByokKeyRejected(AppError):
     message = "The model provider rejected your own API key."
 
 
+class ByokKeyUnreadable(ByokKeyRejected):
+    """Our keyring cannot decrypt the stored key."""
+
+    message = "Your own API key can no longer be decrypted. Store it again, or delete it."
+
+
 class TooManyRequests(AppError):
     status = 429
     code = "too_many_requests"

@@ -1,1 +1,1 @@
-"""The keys that users bring: stored sealed, checked with their provider, listed by their last four characters."""
+"""Users' own provider keys: checked with the provider, stored encrypted, listed by their last four characters."""

@@ -1,4 +1,4 @@
-"""Whether a provider accepts a key: asks for its list of models, which generates nothing and costs nothing."""
+"""Checks a key with its provider by listing the models, which generates nothing and costs nothing."""
 
 import asyncio
 import importlib
@@ -11,17 +11,17 @@ TIMEOUT_S = 5.0
 PROVIDERS = {"anthropic": "Anthropic", "openai": "OpenAI"}
 
 
-class Verdict(Enum):
-    """What came of asking."""
+class CheckResult(Enum):
+    """UNREACHABLE: the provider gave no clear answer."""
 
     VALID = "valid"
     REJECTED = "rejected"
     UNREACHABLE = "unreachable"
 
 
-async def check(provider: str, key: PlainKey, settings: KeysSettings) -> Verdict:
-    """Ask anthropic or openai, once, for at most TIMEOUT_S. UNREACHABLE is anything but a plain yes or no."""
-    # In a thread, and only here: importing an SDK takes a second, and listing keys needs none.
+async def check(provider: str, key: PlainKey, settings: KeysSettings) -> CheckResult:
+    """Ask the provider, `anthropic` or `openai`, once and for at most TIMEOUT_S."""
+    # Imported in a thread and only here: an SDK takes a second to import, and listing keys needs none.
     sdk = await asyncio.to_thread(importlib.import_module, provider)
     if provider == "anthropic":
         client, query = sdk.AsyncAnthropic, {"limit": 1}
@@ -40,8 +40,8 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> Verdict
                     setattr(connection, name, None)
             await connection.models.list(**query)
     except (sdk.AuthenticationError, sdk.PermissionDeniedError):
-        return Verdict.REJECTED
+        return CheckResult.REJECTED
     except (sdk.APIError, TimeoutError, ValueError, AttributeError):
-        # The last two are the SDKs' own of a success that is no list of models: a proxy's page, say, or half an answer.
-        return Verdict.UNREACHABLE
-    return Verdict.VALID
+        # The SDKs raise the last two if a successful response is not a list of models, such as a page of a proxy.
+        return CheckResult.UNREACHABLE
+    return CheckResult.VALID

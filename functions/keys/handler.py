@@ -1,25 +1,49 @@
-"""The routes of key storage: `/keys`. On Lambda Mangum runs the app; `create` makes it for any other server."""
+"""The routes of key storage: `/keys`. `handler` runs on Lambda; `create` makes the app for any other server."""
 
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 from fastapi import Depends, FastAPI, Request, Response
 from pydantic import AfterValidator, BaseModel, SecretStr
 
 from functions.common.auth import CurrentUser, User, Verifier
 from functions.common.database import Database
-from functions.common.errors import ByokKeyRejected, ByokNotAllowed, NotFound
+from functions.common.errors import ByokKeyRejected, ByokKeyUnreadable, ByokNotAllowed, NotFound
 from functions.common.ids import time_ordered_id
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault, read_environment
-from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedKey, PlainKey, Vault
+from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedColumns, EncryptedKey, PlainKey, Vault
 from functions.common.web import json_body, json_response
-from functions.keys.check import PROVIDERS, Verdict, check
+from functions.keys.check import PROVIDERS, CheckResult, check
 from functions.keys.settings import KeysSettings
 
 
+class KeyInfo(TypedDict):
+    """A stored key as its user sees it. `status`: valid, invalid or unchecked. Times are in ISO 8601."""
+
+    provider: str
+    hint: str
+    status: str
+    last_validated_at: str | None
+    validation_error: str | None
+    created_at: str
+
+
+class KeyList(TypedDict):
+    """The result of `list_api_keys`. `allowed`: whether the user's plan includes own keys."""
+
+    allowed: bool
+    keys: list[KeyInfo]
+
+
+class StoredKey(EncryptedColumns):
+    """The result of `get_api_key`."""
+
+    id: str
+
+
 class Keys:
-    """Stores, checks and deletes users' keys. Holds what the routes share."""
+    """Stores, checks and deletes users' keys. The routes share one instance."""
 
     def __init__(self, database: Database, vault: Vault, settings: KeysSettings, observer: Observer) -> None:
         self._database = database
@@ -31,63 +55,67 @@ class Keys:
         """Close the connections."""
         await self._database.close()
 
-    async def list(self, user: User) -> dict[str, Any]:
-        """`{"allowed", "keys": […]}`, without anything of what is in them."""
-        listed: dict[str, Any] = await self._database.call("list_api_keys", user_token=user.token)
+    async def list(self, user: User) -> KeyList:
+        """The user's keys, without their contents."""
+        listed: KeyList = await self._database.call("list_api_keys", user_token=user.token)
         return listed
 
-    async def put(self, user: User, provider: str, key: PlainKey) -> dict[str, Any]:
-        """Store a key in place of the one there is. Raises ByokNotAllowed, ByokKeyRejected."""
+    async def put(self, user: User, provider: str, key: PlainKey) -> KeyInfo:
+        """Check a key and store it in place of the user's present one. Raises ByokNotAllowed, ByokKeyRejected."""
         if not (await self.list(user))["allowed"]:
-            raise ByokNotAllowed  # before the key is shown to anybody
-        verdict = await check(provider, key, self._settings)
-        self._observer.info("key checked", user_id=user.id, provider=provider, outcome=verdict.value)
-        if verdict is Verdict.REJECTED:
+            raise ByokNotAllowed  # before the key is sent to the provider
+        result = await self._check(user, provider, key)
+        if result is CheckResult.REJECTED:
             raise ByokKeyRejected(f"{PROVIDERS[provider]} does not accept this key, so it was not stored.")
-        sealed = await self._vault.encrypt(key, user.id, provider)
+        encrypted = await self._vault.encrypt(key, user.id, provider)
         params = {
             "p_id": time_ordered_id(),
             "p_user_id": user.id,
             "p_provider": provider,
-            **{f"p_{name}": value for name, value in sealed.to_row().items()},
+            **{f"p_{name}": value for name, value in encrypted.to_row().items()},
             "p_hint": key.hint,
-            "p_is_valid": verdict is Verdict.VALID,
+            "p_is_valid": result is CheckResult.VALID,
         }
-        row: dict[str, Any] = await self._database.call("put_api_key", params, idempotent=True)
-        return row
+        stored: KeyInfo = await self._database.call("put_api_key", params, idempotent=True)
+        return stored
 
-    async def validate(self, user: User, provider: str) -> dict[str, Any]:
-        """Check the stored key again, and say how it stands. Raises NotFound, ByokKeyRejected."""
-        stored = await self._database.call("get_api_key", {"p_user_id": user.id, "p_provider": provider})
+    async def validate(self, user: User, provider: str) -> KeyInfo:
+        """Check the stored key again and store the result. Raises NotFound, ByokKeyUnreadable."""
+        stored: StoredKey | None = await self._database.call(
+            "get_api_key", {"p_user_id": user.id, "p_provider": provider}
+        )
         if stored is None:
             raise NotFound
         try:
             key = await self._vault.decrypt(EncryptedKey.from_row(stored), user.id, provider)
         except DecryptionFailed as error:
             self._observer.failure("own key not opened", error, user_id=user.id, provider=provider)
-            raise ByokKeyRejected("Your own key can no longer be read. Store it again, or delete it.") from None
-        verdict = await check(provider, key, self._settings)
-        self._observer.info("key checked", user_id=user.id, provider=provider, outcome=verdict.value)
-        noted = None
-        if verdict is not Verdict.UNREACHABLE:
-            refusal = f"{PROVIDERS[provider]} does not accept this key."
-            params = {"p_id": stored["id"], "p_user_id": user.id, "p_is_valid": verdict is Verdict.VALID}
-            noted = await self._database.call("note_api_key", {**params, "p_error": refusal}, idempotent=True)
-        if noted is None:  # nothing was learnt, or of a key that has been replaced meanwhile
-            noted = next((row for row in (await self.list(user))["keys"] if row["provider"] == provider), None)
-        if noted is None:
+            raise ByokKeyUnreadable from None
+        result = await self._check(user, provider, key)
+        updated: KeyInfo | None = None
+        if result is not CheckResult.UNREACHABLE:
+            rejection = f"{PROVIDERS[provider]} does not accept this key."
+            params = {"p_id": stored["id"], "p_user_id": user.id, "p_is_valid": result is CheckResult.VALID}
+            updated = await self._database.call("note_api_key", {**params, "p_error": rejection}, idempotent=True)
+        if updated is None:  # the check had no result, or the key was replaced during the check
+            updated = next((key for key in (await self.list(user))["keys"] if key["provider"] == provider), None)
+        if updated is None:
             raise NotFound
-        row: dict[str, Any] = noted
-        return row
+        return updated
 
     async def delete(self, user: User, provider: str) -> bool:
-        """Delete the key for a provider; says whether there was one."""
+        """Delete the key for a provider. Returns whether there was one."""
         params = {"p_user_id": user.id, "p_provider": provider}
         deleted: bool = await self._database.call("delete_api_key", params, idempotent=True)
         return deleted
 
+    async def _check(self, user: User, provider: str, key: PlainKey) -> CheckResult:
+        result = await check(provider, key, self._settings)
+        self._observer.info("key checked", user_id=user.id, provider=provider, outcome=result.value)
+        return result
 
-def _usable(value: SecretStr) -> SecretStr:
+
+def _plausible_key(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if not 16 <= len(text) <= MAX_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(f"must be a provider's API key: 16 to {MAX_KEY_LENGTH} printable characters without spaces")
@@ -97,24 +125,24 @@ def _usable(value: SecretStr) -> SecretStr:
 class KeyRequest(BaseModel):
     """The body of PUT /keys/{provider}."""
 
-    api_key: Annotated[SecretStr, AfterValidator(_usable)]
+    api_key: Annotated[SecretStr, AfterValidator(_plausible_key)]
 
 
 def get_keys(request: Request) -> Keys:
-    """The running app's keys."""
+    """The Keys of the running app."""
     keys: Keys = request.app.state.keys
     return keys
 
 
-def known_provider(provider: str) -> str:
-    """A provider that keys can be for. Raises NotFound."""
+def supported_provider(provider: str) -> str:
+    """The provider in the path. Raises NotFound if it is not supported."""
     if provider not in PROVIDERS:
         raise NotFound
     return provider
 
 
 CurrentKeys = Annotated[Keys, Depends(get_keys)]
-Provider = Annotated[str, Depends(known_provider)]
+Provider = Annotated[str, Depends(supported_provider)]
 KeyBody = Annotated[KeyRequest, Depends(json_body(KeyRequest))]
 
 

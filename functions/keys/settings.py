@@ -4,4 +4,4 @@ from functions.common.settings import ProviderAddresses, SupabaseSettings
 
 
 class KeysSettings(SupabaseSettings, ProviderAddresses):
-    """No provider account of the platform's: keys are checked with themselves."""
+    """No provider account of the platform: each key is checked with itself."""
