@@ -1,0 +1,66 @@
+"""The script language of faults: `[fault:NAME parameters]` in a question makes its reply fail."""
+
+import re
+
+from infra.local.model.errors import Refused
+from infra.local.model.prompt import Prompt
+
+FAULTS = {
+    "status": "status CODE [RETRY_AFTER]: refused with this HTTP status, in the provider's error shape",
+    "overloaded": "refused as the provider does when it has no capacity: anthropic 529, openai 503",
+    "stall-before": "stall-before N: accepted, then silent for N seconds before the first byte",
+    "stall": "stall N: silent for N seconds in the middle, then continues",
+    "slow": "slow N: N seconds before every delta",
+    "long": "long N: an answer of N deltas",
+    "empty": "a complete answer without any content",
+    "max-tokens": "half an answer, ended by the output limit",
+    "refusal": "half an answer, ended by the provider's own filter",
+    "drop": "the connection is closed in the middle, without an end of the response",
+    "early-end": "the stream ends cleanly in the middle: no stop reason, no response.completed",
+    "bad-json": "one data line in the middle is not JSON",
+    "error-event": "error-event [flat]: an `error` event in the middle; flat: the shape that OpenAI documents",
+    "failed": "openai: response.failed in the middle; anthropic: same as error-event",
+}
+"""Fault names. A question may contain several. A condition may precede the name: `first-only` (only the first request
+with exactly this text fails), `after-tools` (only a request with tool results), `anthropic` or `openai` (only requests
+to that provider)."""
+
+
+class Faults(dict[str, list[str]]):
+    """The faults that apply to one request, with their parameters."""
+
+    @classmethod
+    def read(cls, prompt: Prompt, first: bool, provider: str) -> "Faults":
+        """The faults of the question whose conditions hold. Raises ValueError for an unknown name."""
+        faults = cls()
+        for directive in re.findall(r"\[fault:([^\]]+)\]", prompt.question):
+            name, *parameters = directive.split()
+            applies = True
+            conditions = {"first-only": first, "after-tools": bool(prompt.results)}
+            conditions |= {"anthropic": provider == "anthropic", "openai": provider == "openai"}
+            while name in conditions:
+                applies &= conditions[name]
+                name, *parameters = parameters
+            if name not in FAULTS:
+                raise ValueError(f"unknown fault {name!r}, known: {', '.join(FAULTS)}")
+            if applies:
+                faults[name] = parameters
+        return faults
+
+    def number(self, name: str, default: float = 0) -> float:
+        """The fault's first parameter; `default` where the fault does not apply."""
+        return float(self[name][0]) if name in self else default
+
+    def refuse(self, streams: bool, overloaded: int) -> None:
+        """Raises Refused for the faults that refuse a request. `overloaded` is the provider's status for no capacity.
+
+        Without a stream, an event that reports a failure becomes a refusal too.
+        """
+        before = self.number("stall-before")
+        if "overloaded" in self or (not streams and self.keys() & {"error-event", "failed"}):
+            raise Refused(overloaded, after=before)
+        if "status" in self:
+            status, retry_after, *_ = [*self["status"], ""]
+            if not 400 <= int(status) < 600:
+                raise ValueError(f"{status} is no error status")
+            raise Refused(int(status), retry_after=retry_after, after=before)

@@ -1,0 +1,100 @@
+"""Reads a request body of either provider into one form."""
+
+import json
+import re
+from dataclasses import dataclass
+
+from infra.local.model.errors import Refused
+from infra.local.model.text import Json, text_of, tokens
+
+POSTAL_CODE = re.compile(r"\b([A-Z]\d[A-Z])[ -]?(\d[A-Z]\d)\b", re.ASCII | re.IGNORECASE)
+BILL = re.compile(r"\b[CS]-[1-9]\d{0,3}\b", re.ASCII | re.IGNORECASE)
+
+
+def choose_tool(question: str) -> tuple[str, Json] | None:
+    """The tool for a question without a directive, so that a demonstration needs none.
+
+    A postal code selects the members; a bill's number selects its votes or its debate where an English or French word
+    mentions them, otherwise the bill.
+    """
+    if code := POSTAL_CODE.search(question):
+        return "find_mps", {"postal_code": f"{code[1]} {code[2]}".upper()}
+    if bill := BILL.search(question):
+        votes, debate = (
+            re.search(words, question, re.IGNORECASE) for words in (r"\bvot", r"\b(d[ée]bat|said\b|dit\b)")
+        )
+        return f"get_bill{'_votes' if votes else '_debate' if debate else ''}", {"number": bill[0].upper()}
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request body and its messages, each with role and text. A tool result has the role `tool`."""
+
+    body: Json
+    messages: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, body: Json) -> "Prompt":
+        """Raises Refused where the real APIs refuse the history: an empty text, or a tool call without its result."""
+        items = body.get("messages", body.get("input")) or []
+        messages, called, answered = list[dict[str, str]](), [], []
+        for item in [{"role": "user", "content": items}] if isinstance(items, str) else items:
+            content = item.get("content", [item])
+            for block in content if isinstance(content, list) else [{"text": content}]:
+                if block.get("text") == "" and "messages" in body:
+                    raise Refused(400, "messages: text content blocks must be non-empty")
+                if block.get("type") in ("tool_use", "function_call"):
+                    called.append(block.get("call_id") or block["id"])
+                elif block.get("type") in ("tool_result", "function_call_output"):
+                    answered.append(block.get("call_id") or block["tool_use_id"])
+                    messages.append({"role": "tool", "text": text_of(block.get("content", block.get("output")))})
+            if text := text_of(content):
+                messages.append({"role": item["role"], "text": text})
+        if not messages:
+            raise Refused(400, "at least one message is required")
+        if sorted(called) != sorted(answered):
+            raise Refused(400, f"every tool call needs one result: called {called}, answered {answered}")
+        return cls(body, messages)
+
+    @property
+    def system(self) -> str:
+        """The system prompt, empty where there is none."""
+        return text_of(self.body.get("system", self.body.get("instructions")))
+
+    @property
+    def question(self) -> str:
+        """The last user message."""
+        return next((message["text"] for message in reversed(self.messages) if message["role"] == "user"), "")
+
+    @property
+    def results(self) -> list[str]:
+        """The tool results that follow the question."""
+        last = max((at for at, message in enumerate(self.messages) if message["role"] == "user"), default=-1)
+        return [message["text"] for message in self.messages[last + 1 :] if message["role"] == "tool"]
+
+    @property
+    def tokens(self) -> int:
+        """The sum over the system prompt, the tools as JSON and the text of each message."""
+        tools = json.dumps(self.body["tools"]) if self.body.get("tools") else ""
+        texts = [self.system, tools, *(message["text"] for message in self.messages)]
+        return sum(tokens(text) for text in texts if text)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the request asks for prompt caching."""
+        return '"cache_control": {' in json.dumps(self.body) or "prompt_cache_key" in self.body
+
+    def calls(self) -> list[tuple[str, Json]]:
+        """The tools to call now, with their arguments: by the question's directives, otherwise by `choose_tool`."""
+        if not self.body.get("tools") or self.body.get("tool_choice") in ("none", {"type": "none"}):
+            return []
+        calls = []
+        for found in re.finditer(r"\[tool(-loop)?:([\w.-]+)\s*", self.question):
+            rest = self.question[found.end() :]
+            if found[1] or not self.results:
+                calls.append((found[2], json.JSONDecoder().raw_decode(rest)[0] if rest.startswith("{") else {}))
+        if not self.results and not re.search(r"\[(tool|tool-loop|fault):", self.question):
+            chosen, offered = choose_tool(self.question), [tool.get("name") for tool in self.body["tools"]]
+            calls += [chosen] if chosen and chosen[0] in offered else []
+        return calls

@@ -1,0 +1,61 @@
+"""Composes the reply to a prompt, independent of the provider's format."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from infra.local.model.faults import Faults
+from infra.local.model.prompt import Prompt
+from infra.local.model.text import Json, split_words, tokens
+
+MAX_DELTAS = 100_000  # limit of `long`: a mistyped number must not hang the stack
+FRENCH = re.compile(
+    r"\b(?:aux?|ce|ces|combien|dans|de|des|du|elle|est|et|il|l|la|les?|où|par|pourquoi|qui?|quelle|une?)\b"
+)
+ENGLISH = re.compile(r"\b(?:about|an?|and|are|did|do|does|for|has|have|how|in|is|of|on|the|to|was|what|when|who|why)\b")
+
+
+def answer(question: str, results: Sequence[str] = ()) -> str:
+    """The invented answer, in French where the question seems French; quotes it and the start of each tool result."""
+    quoted = ", ".join(f"“{result[:120]}”" for result in results)
+    if len(FRENCH.findall(question.lower())) > len(ENGLISH.findall(question.lower())):
+        prefix = f"Les outils ont répondu : {quoted}. " if results else ""
+        return prefix + (
+            f"Réponse factice, aucun modèle n’a été consulté. Vous avez écrit : “{question[:400]}”. Dans une séance "
+            "inventée de la Chambre des communes, trois députés en ont parlé et la question est allée en comité."
+        )
+    prefix = f"The tools answered: {quoted}. " if results else ""
+    return prefix + (
+        f"This is a stand-in answer, no model was asked. You wrote: “{question[:400]}”. In an invented sitting of the "
+        "House of Commons, three members spoke to it and the matter was referred to a committee."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Text, tool calls and token counts. `stop` is end_turn, tool_use, max_tokens or refusal."""
+
+    text: str
+    calls: list[tuple[str, Json]]
+    stop: str
+    uncached: int  # input tokens neither read from the cache nor written to it
+    read: int  # input tokens read from the cache
+    written: int  # input tokens written to the cache
+    output: int
+
+    @classmethod
+    def compose(cls, prompt: Prompt, faults: Faults) -> "Reply":
+        """The reply, with the faults that change its content."""
+        stop = "max_tokens" if "max-tokens" in faults else "refusal" if "refusal" in faults else ""
+        calls = [] if stop or "empty" in faults else prompt.calls()
+        text = "" if calls or "empty" in faults else answer(prompt.question, prompt.results)
+        if text and "long" in faults:
+            text = "".join(islice(cycle(split_words(text + " ")), min(MAX_DELTAS, int(faults.number("long")))))
+        text = text[: len(text) // 2] if stop else text
+        total = prompt.tokens
+        read, written = (max(1, total // 2), total // 4) if prompt.cached else (0, 0)
+        output = tokens(text + "".join(json.dumps(arguments) for _, arguments in calls))
+        stop = stop or ("tool_use" if calls else "end_turn")
+        return cls(text, calls, stop, total - read - written, read, written, output)
