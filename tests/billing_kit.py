@@ -23,10 +23,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from starlette.applications import Starlette
 
-from functions.checkout.catalog import publish
 from functions.checkout.handler import create as create_checkout
 from functions.common.billing.stripe_client import Account, StripeSettings
 from functions.common.settings import load
+from functions.maintenance.publish_catalog import publish_catalog as publish
 from functions.webhooks.handler import create as create_webhooks
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import Stack
@@ -211,9 +211,9 @@ def running(stack: Stack, **settings: Any) -> Iterator[Town]:
 
 
 def publish_catalog(town: Town) -> list[str]:
-    """`python -m functions.checkout.catalog`, without the process. Returns its lines."""
+    """The job publish-catalog, without the process. Returns its lines."""
     plans = value(town.db, "select public.list_plans()")
-    return asyncio.run(with_account(town, lambda account: publish(account, plans)))
+    return asyncio.run(with_account(town, lambda account: publish(account, plans)))["report"]
 
 
 async def with_account(town: Town, work: Callable[[Account], Awaitable[T]]) -> T:

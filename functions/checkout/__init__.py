@@ -1,1 +1,1 @@
-"""What people buy: plans, Stripe Checkout, the billing portal, the overage limit."""
+"""The price list, Stripe Checkout, the billing portal and the overage settings."""

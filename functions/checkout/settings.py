@@ -19,7 +19,7 @@ def _origins(value: str) -> list[str]:
 
 
 class CheckoutSettings(SupabaseSettings, StripeSettings):
-    """People may be sent back to `allowed_origins` and nowhere else. Automatic tax is switched on at Stripe first."""
+    """Return URLs must be on `allowed_origins`. Switch `automatic_tax` on at Stripe before it is set here."""
 
     allowed_origins: Annotated[frozenset[str], BeforeValidator(_origins)] = Field(validation_alias="ALLOWED_ORIGINS")
     automatic_tax: bool = Field(default=False, validation_alias="STRIPE_AUTOMATIC_TAX")

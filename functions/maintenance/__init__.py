@@ -1,1 +1,1 @@
-"""Scheduled jobs. No web framework in here."""
+"""Scheduled jobs and operators' commands. No web framework is imported here."""

@@ -1,5 +1,5 @@
-"""`python -m functions.maintenance <job>`: runs a job, tells its progress on the standard error, and prints its report,
-if it has one, and its counts as JSON."""
+"""`python -m functions.maintenance <job>`: runs a job. Prints its report, if it has one, and its counts as JSON;
+progress goes to the standard error."""
 
 import argparse
 import asyncio
@@ -15,66 +15,69 @@ from functions.maintenance.handler import JOBS, run_job
 
 
 class Parser(argparse.ArgumentParser):
-    """Never repeats what it was given, which may be a key that was pasted in the wrong place."""
+    """Never repeats its input, which may be a key that was pasted in the wrong place."""
 
     def error(self, message: str) -> NoReturn:
-        quotes = "'" in message or message.startswith("unrecognized arguments")
+        quotes_input = "'" in message or message.startswith("unrecognized arguments")
         self.print_usage(sys.stderr)
-        self.exit(2, "" if quotes else f"{message}\n")
+        self.exit(2, "" if quotes_input else f"{message}\n")
 
 
 def parser() -> argparse.ArgumentParser:
-    """One command a job, with its options."""
+    """One subcommand for each job, with its options."""
     described = Parser(prog="python -m functions.maintenance", description=__doc__, allow_abbrev=False)
     jobs = described.add_subparsers(dest="job", required=True, metavar="{" + ",".join(JOBS) + "}")
     for name, job in JOBS.items():
         command = jobs.add_parser(name, allow_abbrev=False)
         for key, option in job.options.items():
             flag = f"--{key.replace('_', '-')}"
-            if option.read is None:
+            if option.parse is None:
                 command.add_argument(flag, action="store_true", help=option.help)
             else:
-                command.add_argument(flag, type=_told(option.read), required=option.required, help=option.help)
+                parse = _argument_type(option.parse)
+                command.add_argument(flag, type=parse, required=option.required, help=option.help)
     return described
 
 
-def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`read`, whose ValueError argparse shows as it is."""
+def _argument_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse`, with a ValueError turned into the error that argparse prints unchanged."""
 
     def value(text: str) -> Any:
         try:
-            return read(text)
+            return parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return value
 
 
+def print_progress(line: str) -> None:
+    """Print to the standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def main(arguments: list[str]) -> int:
-    """0 when the job is done, 1 when it failed or found what should not be, 2 for what it does not understand."""
-    options: dict[str, Any] = vars(parser().parse_args(arguments))
+    """The exit status: 0 when the job is done, 1 when it failed or found differences, 2 for wrong arguments."""
+    options = vars(parser().parse_args(arguments))
     name = options.pop("job")
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     started = time.monotonic()
     try:
-        counts = asyncio.run(run_job(name, tell, options))
+        result = asyncio.run(run_job(name, print_progress, options))
     except Exception as error:
         if not expected(error):
             raise
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    for line in counts.pop("report", []):
+    for line in result.report:
         print(line)
-    print(json.dumps(counts))
-    tell(f"{name}: done in {time.monotonic() - started:.1f} s")
-    return 1 if counts.get("differences") else 0
+    print(json.dumps(result.counts))
+    print_progress(f"{name}: done in {time.monotonic() - started:.1f} s")
+    return 1 if result.counts.get("differences") else 0
 
 
 def expected(error: Exception) -> bool:
-    """Whether an error says in a sentence what to do: ours, and Stripe's, whose SDK only some jobs import."""
+    """Whether the error's text is a sentence for the operator: our own errors, and Stripe's. Only some jobs import
+    Stripe's SDK."""
     stripe = sys.modules.get("stripe")
     return isinstance(error, AppError | SettingsError | OSError) or (
         stripe is not None and isinstance(error, stripe.StripeError)

@@ -1,9 +1,9 @@
-"""What SQL does alone, a batch at a time: reset-monthly-overages, cleanup-expired-conversations, release-stale-holds,
-expire-credits, purge-events.
+"""The jobs that are one SQL function, called batch by batch: reset-monthly-overages, cleanup-expired-conversations,
+release-stale-holds, expire-credits, purge-events.
 
-Each batch is one short transaction. After it the job rests for four times as long as the batch took, so that the
-database stays with those who chat (bench/cleanup.py has what it costs them). Killed anywhere and started again, it goes
-on with what is left.
+Each batch is one short transaction. After it the job rests four times as long as the batch took, so that chats keep
+most of the database's time (bench/cleanup.py measures the cost for them). A job that was killed continues with the
+rows that are left.
 """
 
 import asyncio
@@ -12,33 +12,33 @@ from collections.abc import Awaitable, Callable
 
 from functions.common.database import Database
 
-BATCH_S = 30.0
-# Below the function's own time (serverless.yml). What is left waits for the next run.
+BATCH_TIMEOUT_S = 30.0
+# Shorter than the function's own time limit (serverless.yml). The next run continues.
 RUN_S = 600.0
-TELL_EVERY_S = 1.0
-RESTS = 4  # batches' lengths
+PROGRESS_EVERY_S = 1.0
+REST_FACTOR = 4  # times the duration of the batch
 
 
 Rest = Callable[[float], Awaitable[None]]  # seconds
 
 
 async def run_batches(
-    database: Database, function: str, things: str, progress: Callable[[str], None], rest: Rest = asyncio.sleep
+    database: Database, function: str, noun: str, progress: Callable[[str], None], rest: Rest = asyncio.sleep
 ) -> dict[str, int]:
-    """Call a SQL function until it returns 0, for at most RUN_S. Returns `{things: how many, "unfinished": 0 or 1}`.
+    """Call a SQL function until it returns 0, for at most RUN_S. Returns `{noun: count, "unfinished": 0 or 1}`.
 
-    Raises Unavailable where the database is out of reach; what was done stays so.
+    Raises Unavailable where the database is out of reach; finished batches stay committed.
     """
-    done = 0
-    began = told = time.monotonic()
+    total = 0
+    run_started = reported = time.monotonic()
     while True:
         started = time.monotonic()
-        batch = await database.call(function, timeout_s=BATCH_S, idempotent=True)
+        count = await database.call(function, timeout_s=BATCH_TIMEOUT_S, idempotent=True)
         ended = time.monotonic()
-        done += batch
-        if not batch or ended - began > RUN_S:
-            return {things: done, "unfinished": int(bool(batch))}
-        if ended - told >= TELL_EVERY_S:
-            progress(f"{function.replace('_', '-')}: {done:,} {things}")
-            told = ended
-        await rest(RESTS * (ended - started))
+        total += count
+        if not count or ended - run_started > RUN_S:
+            return {noun: total, "unfinished": int(bool(count))}
+        if ended - reported >= PROGRESS_EVERY_S:
+            progress(f"{function.replace('_', '-')}: {total:,} {noun}")
+            reported = ended
+        await rest(REST_FACTOR * (ended - started))

@@ -1,11 +1,11 @@
-"""bill-overages: puts on invoices what events missed.
+"""bill-overages: bills the overage that no event billed.
 
-What Stripe refuses for one user is counted and does not keep the others waiting. Killed anywhere and started again it
-goes on with what is left.
+If Stripe refuses one user, the user is counted and the others are still billed. A job that was killed continues with
+what is left.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 from stripe import APIConnectionError, StripeClient, StripeError
 
@@ -14,12 +14,22 @@ from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 
 PAGE = 100
-PAGE_S = 30.0
+PAGE_TIMEOUT_S = 30.0
 
 
-async def bill_overages(database: Database, stripe: StripeClient, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Returns `{"users", "placed", "invoiced", "failed", "failed_ids"}`: users with something to bill, items put at
-    Stripe, items that now stand on an invoice, users whom Stripe refused, and the first hundred of their ids.
+class BillingCounts(TypedDict):
+    """`users` with something to bill, items `placed` at Stripe, items that are now on an invoice, users whom Stripe
+    refused, and the first PAGE of their ids."""
+
+    users: int
+    placed: int
+    invoiced: int
+    failed: int
+    failed_ids: list[str]
+
+
+async def bill_overages(database: Database, stripe: StripeClient, progress: Callable[[str], None]) -> BillingCounts:
+    """Bill every user who owes overage.
 
     Raises Unavailable where the database, PaymentUnavailable where Stripe is out of reach; what was billed stays so.
     """
@@ -28,7 +38,7 @@ async def bill_overages(database: Database, stripe: StripeClient, progress: Call
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("users_to_bill", params, timeout_s=PAGE_S, idempotent=True)
+        page = await database.call("users_to_bill", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
         if not page:
             break
         for user in page:
@@ -44,5 +54,10 @@ async def bill_overages(database: Database, stripe: StripeClient, progress: Call
         users += len(page)
         after = page[-1]["user_id"]
         progress(f"bill-overages: {users:,} users, {placed:,} items put at Stripe, {len(failed):,} failed")
-    counts = {"users": users, "placed": placed, "invoiced": invoiced, "failed": len(failed)}
-    return {**counts, "failed_ids": failed[:PAGE]}
+    return {
+        "users": users,
+        "placed": placed,
+        "invoiced": invoiced,
+        "failed": len(failed),
+        "failed_ids": failed[:PAGE],
+    }

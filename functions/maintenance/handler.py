@@ -1,4 +1,4 @@
-"""The jobs by name, for Lambda's events and for the command line: `python -m functions.maintenance <job>`."""
+"""The jobs by name, for Lambda events and for the command line: `python -m functions.maintenance <job>`."""
 
 import asyncio
 import time
@@ -18,95 +18,112 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What a job is given: the database, the environment, where to tell how far it is, and its options by name."""
+class Context:
+    """What a job gets: the database, the environment, a function that reports progress, and its options by name."""
 
     database: Database
-    known: Mapping[str, str]
+    environment: Mapping[str, str]
     progress: Progress
     options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What a job can be told. `read` makes its value of text; None: it is said or not, true or false in an event."""
+    """An option of a job. `parse` makes its value from text; None: a flag, which is true or false in an event."""
 
     help: str
-    read: Callable[[str], Any] | None = None
+    parse: Callable[[str], Any] | None = None
     required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`run` returns counts; "report" among them are lines for people, "differences" what should not be.
+    """`run` returns counts as a JSON object: "report" holds lines to print, "differences" the number of errors found.
 
-    `by_hand`: needs the machine of whoever runs it, so an event cannot ask for it.
+    `command_only`: an operator runs it; an event cannot start it.
     """
 
-    run: Callable[[Run], Awaitable[dict[str, Any]]]
+    run: Callable[[Context], Awaitable[Mapping[str, object]]]
     options: Mapping[str, Option] = field(default_factory=dict)
-    by_hand: bool = False
+    command_only: bool = False
 
 
-def _batches(function: str, things: str) -> Job:
-    return Job(lambda run: run_batches(run.database, function, things, run.progress))
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """The counts of a job, and the lines that it prints."""
+
+    counts: Mapping[str, object]
+    report: list[str]
 
 
-# What a job needs is imported when it runs: Stripe's SDK and the vault are not for all of them.
+def _batches(function: str, noun: str) -> Job:
+    return Job(lambda context: run_batches(context.database, function, noun, context.progress))
 
 
-async def _rotate_keys(run: Run) -> dict[str, Any]:
+# Each job imports what it needs when it runs: most jobs need neither Stripe's SDK nor the vault.
+
+
+async def _rotate_keys(context: Context) -> Mapping[str, object]:
     from functions.maintenance.rotate_keys import rotate_keys
 
-    return {**await rotate_keys(run.database, load_vault(run.known), run.progress)}
+    return await rotate_keys(context.database, load_vault(context.environment), context.progress)
 
 
-async def _bill_overages(run: Run) -> dict[str, Any]:
+async def _bill_overages(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
     from functions.maintenance.bill_overages import bill_overages
 
-    async with account(run.known) as stripe:
-        return await bill_overages(run.database, stripe, run.progress)
+    async with account(context.environment) as stripe:
+        return await bill_overages(context.database, stripe, context.progress)
 
 
-async def _retry_events(run: Run) -> dict[str, Any]:
+async def _retry_events(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
     from functions.maintenance.retry_events import retry_events
 
-    async with account(run.known) as stripe:
-        return await retry_events(run.database, stripe, datetime.now(UTC), run.progress)
+    async with account(context.environment) as stripe:
+        return await retry_events(context.database, stripe, datetime.now(UTC), context.progress)
 
 
-async def _reconcile(run: Run) -> dict[str, Any]:
+async def _reconcile(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
     from functions.maintenance.reconcile import reconcile
 
-    async with account(run.known) as stripe:
-        return await reconcile(run.database, stripe, datetime.now(UTC), run.progress, fix=bool(run.options.get("fix")))
+    fix = bool(context.options.get("fix"))
+    async with account(context.environment) as stripe:
+        return await reconcile(context.database, stripe, datetime.now(UTC), context.progress, fix=fix)
 
 
-async def _margin_report(run: Run) -> dict[str, Any]:
+async def _margin_report(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
     from functions.maintenance.margin_report import margin_report, month_before
 
-    async with account(run.known) as stripe:
-        month = run.options.get("month") or month_before(datetime.now(UTC).date())
-        return await margin_report(run.database, stripe, month)
+    month = context.options.get("month") or month_before(datetime.now(UTC).date())
+    async with account(context.environment) as stripe:
+        return await margin_report(context.database, stripe, month)
 
 
-async def _export_user(run: Run) -> dict[str, Any]:
-    from functions.maintenance.leaving import export_user
-
-    return await export_user(run.database, run.options["user"], run.options["to"], run.progress)
-
-
-async def _delete_user(run: Run) -> dict[str, Any]:
+async def _publish_catalog(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
-    from functions.maintenance.leaving import delete_user
+    from functions.maintenance.publish_catalog import publish_catalog
 
-    async with account(run.known) as stripe:
-        write_off = bool(run.options.get("write_off"))
-        return await delete_user(run.database, stripe, run.options["user"], run.progress, write_off=write_off)
+    async with account(context.environment) as stripe:
+        return await publish_catalog(stripe, await context.database.call("list_plans", idempotent=True))
+
+
+async def _export_user(context: Context) -> Mapping[str, object]:
+    from functions.maintenance.export_user import export_user
+
+    return await export_user(context.database, context.options["user"], context.options["to"], context.progress)
+
+
+async def _delete_user(context: Context) -> Mapping[str, object]:
+    from functions.common.billing.stripe_client import account
+    from functions.maintenance.delete_user import delete_user
+
+    user, write_off = context.options["user"], bool(context.options.get("write_off"))
+    async with account(context.environment) as stripe:
+        return await delete_user(context.database, stripe, user, context.progress, write_off=write_off)
 
 
 def _month(text: str) -> date:
@@ -128,16 +145,15 @@ USER = Option("the user's id, a UUID", _user, required=True)
 JOBS: Mapping[str, Job] = {
     "bill-overages": Job(_bill_overages),
     "cleanup-expired-conversations": _batches("cleanup_expired_conversations", "conversations"),
-    "delete-user": Job(
-        _delete_user, {"user": USER, "write_off": Option("what they owe is not billed; without it, it is")}
-    ),
+    "delete-user": Job(_delete_user, {"user": USER, "write_off": Option("do not bill the overage that the user owes")}),
     "expire-credits": _batches("expire_credits", "packs"),
     "export-user": Job(
-        _export_user, {"user": USER, "to": Option("the file to write", Path, required=True)}, by_hand=True
+        _export_user, {"user": USER, "to": Option("the file to write", Path, required=True)}, command_only=True
     ),
-    "margin-report": Job(_margin_report, {"month": Option("YYYY-MM; the last one, if not said", _month)}),
+    "margin-report": Job(_margin_report, {"month": Option("YYYY-MM; default: the previous month", _month)}),
+    "publish-catalog": Job(_publish_catalog, command_only=True),
     "purge-events": _batches("purge_events", "events"),
-    "reconcile": Job(_reconcile, {"fix": Option("set counters to what the ledger says")}),
+    "reconcile": Job(_reconcile, {"fix": Option("set counters to the ledger's values")}),
     "release-stale-holds": _batches("release_stale_holds", "holds"),
     "reset-monthly-overages": _batches("reset_monthly_overages", "counters"),
     "retry-events": Job(_retry_events),
@@ -145,53 +161,55 @@ JOBS: Mapping[str, Job] = {
 }
 
 
-async def run_job(name: str, progress: Progress, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job; returns its counts. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
+async def run_job(name: str, progress: Progress, options: Mapping[str, Any]) -> JobResult:
+    """Run a job. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
     job = JOBS[name]
     environment = read_environment()
     database = Database(load(SupabaseSettings, environment))
     try:
-        return await job.run(Run(database, environment, progress, options))
+        counts = dict(await job.run(Context(database, environment, progress, options)))
     finally:
         await database.close()
+    report = counts.pop("report", None)
+    return JobResult(counts, report if isinstance(report, list) else [])
 
 
-def options_of(name: str, event: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that an event gives a job. Raises ValueError with a sentence."""
+def options_of(name: str, event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A job's options from an event. Raises ValueError with a sentence."""
     job = JOBS.get(name)
-    if job is None or job.by_hand:
-        raise ValueError(f"An event may ask for {', '.join(name for name, one in JOBS.items() if not one.by_hand)}.")
+    if job is None or job.command_only:
+        allowed = ", ".join(name for name, one in JOBS.items() if not one.command_only)
+        raise ValueError(f"An event can start these jobs: {allowed}.")
     given = {key: value for key, value in event.items() if key != "job"}
     if unknown := given.keys() - job.options.keys():
         raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}.")
     if missing := {key for key, option in job.options.items() if option.required} - given.keys():
         raise ValueError(f"{name} needs {', '.join(sorted(missing))}.")
-    options = {}
-    for key, value in given.items():
-        read = job.options[key].read
-        if read is None and isinstance(value, bool):
-            options[key] = value
-        elif read is not None and isinstance(value, str):
-            options[key] = read(value)
-        else:
-            raise ValueError(f"{key} of {name} is {'text' if read else 'true or false'}.")
-    return options
+    return {key: _option_value(name, key, job.options[key], value) for key, value in given.items()}
 
 
-def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-    """What Lambda calls, with `{"job": "<name>"}` and the job's options beside it. Returns its counts."""
+def _option_value(job: str, key: str, option: Option, value: Any) -> Any:
+    if option.parse is None and isinstance(value, bool):
+        return value
+    if option.parse is not None and isinstance(value, str):
+        return option.parse(value)
+    raise ValueError(f"{key} of {job} must be {'text' if option.parse else 'true or false'}.")
+
+
+def handler(event: Mapping[str, Any], context: Any) -> Mapping[str, object]:
+    """The Lambda entry point: `{"job": "<name>"}` with the job's options beside it. Returns its counts and report."""
     observer = Observer("maintenance")
     name = str(event.get("job"))
     started = time.monotonic()
     try:
-        counts = asyncio.run(run_job(name, lambda _: None, options_of(name, event)))
+        result = asyncio.run(run_job(name, lambda _: None, options_of(name, event)))
     except Exception as error:
         observer.failure("job failed", error, job=name)
         observer.count(dimensions={"job": name if name in JOBS else "unknown"}, JobsFailed=1)
         raise
     duration_ms = round((time.monotonic() - started) * 1000, 1)
-    numbers = {key: value for key, value in counts.items() if type(value) is int}
+    numbers = {key: value for key, value in result.counts.items() if type(value) is int}
     observer.info("job", job=name, duration_ms=duration_ms, counts=numbers)
     found = {"Differences": numbers["differences"]} if "differences" in numbers else {}
     observer.count(dimensions={"job": name}, JobsDone=1, **found)
-    return counts
+    return {**result.counts, "report": result.report} if result.report else result.counts

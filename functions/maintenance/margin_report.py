@@ -1,89 +1,135 @@
-"""margin-report: what a month has earned against what the providers charged for it, by tier and model.
+"""margin-report: the income of a month against the providers' charges, by tier and model.
 
-Overage and spent credits come from the ledger; plan fees from the invoices that were paid at Stripe in that month.
+Overage and spent credits are read from the ledger, plan fees from the invoices of that month that were paid at Stripe.
 """
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TypedDict
 
 from stripe import StripeClient
 
-from functions.common.billing.look import plan_lines
+from functions.common.billing.stripe_state import plan_lines
 from functions.common.database import Database
 
-REPORT_S = 150.0
-COLUMNS = ("queries", "fees", "overage", "credits", "cost", "margin")
+REPORT_TIMEOUT_S = 150.0
+AMOUNTS = ("fees", "overage", "credits", "cost", "margin")
+PLAN_FEES = "plan fees"
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the report, or their sum. Amounts in US dollars. `model` is PLAN_FEES for the fees of a tier."""
+
+    tier: str
+    model: str
+    queries: int
+    fees: Decimal = ZERO
+    overage: Decimal = ZERO
+    credits: Decimal = ZERO
+    cost: Decimal = ZERO
+
+    @property
+    def margin(self) -> Decimal:
+        return self.fees + self.overage + self.credits - self.cost
+
+    def amounts(self) -> tuple[Decimal, ...]:
+        """In the order of AMOUNTS."""
+        return self.fees, self.overage, self.credits, self.cost, self.margin
+
+    def as_json(self) -> dict[str, str | int]:
+        """Amounts as exact text."""
+        amounts = zip(AMOUNTS, map(str, self.amounts()), strict=True)
+        return {"tier": self.tier, "model": self.model, "queries": self.queries, **dict(amounts)}
+
+
+class MarginReport(TypedDict):
+    """Amounts in US dollars as exact text. `rows`: one for each tier and model; `report`: the lines to print."""
+
+    month: str
+    queries: int
+    fees_usd: str
+    overage_usd: str
+    credits_usd: str
+    cost_usd: str
+    margin_usd: str
+    written_off_usd: str
+    rows: list[dict[str, str | int]]
+    report: list[str]
 
 
 def month_before(day: date) -> date:
-    """The first day of the month before a day's."""
+    """The first day of the previous month."""
     return date(day.year - (day.month == 1), (day.month - 2) % 12 + 1, 1)
 
 
-async def margin_report(database: Database, stripe: StripeClient, month: date) -> dict[str, Any]:
-    """Returns `{"month", "queries", "fees_usd", "overage_usd", "credits_usd", "cost_usd", "margin_usd",
-    "written_off_usd", "rows", "report"}`: US dollars as exact text; `rows`: a tier and model each; lines to read.
+async def margin_report(database: Database, stripe: StripeClient, month: date) -> MarginReport:
+    """The report of the month that starts at `month`.
 
     Raises Unavailable where the database, StripeError where Stripe is out of reach.
     """
-    spent = await database.call("margin_report", {"p_month": month.isoformat()}, timeout_s=REPORT_S, idempotent=True)
-    fees = await _plan_fees(stripe, month)
-    rows = [
-        {
-            "tier": row["tier"],
-            "model": row["model"],
-            "queries": row["queries"],
-            "fees": Decimal(0),
-            "overage": row["overage_usd"],
-            "credits": row["credits_usd"],
-            "cost": row["cost_usd"],
-        }
+    params = {"p_month": month.isoformat()}
+    spent = await database.call("margin_report", params, timeout_s=REPORT_TIMEOUT_S, idempotent=True)
+    lines = [
+        Line(
+            row["tier"],
+            row["model"],
+            row["queries"],
+            overage=row["overage_usd"],
+            credits=row["credits_usd"],
+            cost=row["cost_usd"],
+        )
         for row in spent
     ]
-    rows += [
-        {"tier": tier, "model": "plan fees", "queries": 0, "fees": fee, **dict.fromkeys(COLUMNS[2:5], Decimal(0))}
-        for tier, fee in fees.items()
-    ]
-    rows.sort(key=lambda row: (row["tier"], row["model"] == "plan fees", row["model"]))
-    for row in rows:
-        row["margin"] = row["fees"] + row["overage"] + row["credits"] - row["cost"]
-    total = {name: sum((row[name] for row in rows), start=Decimal(0)) for name in COLUMNS}
-    written_off = sum((row["written_off_usd"] for row in spent), start=Decimal(0))
+    lines += [Line(tier, PLAN_FEES, 0, fees=fee) for tier, fee in (await _plan_fees(stripe, month)).items()]
+    lines.sort(key=lambda line: (line.tier, line.model == PLAN_FEES, line.model))
+    total = Line(
+        "total",
+        "",
+        sum(line.queries for line in lines),
+        fees=sum((line.fees for line in lines), start=ZERO),
+        overage=sum((line.overage for line in lines), start=ZERO),
+        credits=sum((line.credits for line in lines), start=ZERO),
+        cost=sum((line.cost for line in lines), start=ZERO),
+    )
+    written_off = sum((row["written_off_usd"] for row in spent), start=ZERO)
     return {
         "month": f"{month:%Y-%m}",
-        "queries": int(total["queries"]),
-        **{f"{name}_usd": str(total[name]) for name in COLUMNS[1:]},
+        "queries": total.queries,
+        "fees_usd": str(total.fees),
+        "overage_usd": str(total.overage),
+        "credits_usd": str(total.credits),
+        "cost_usd": str(total.cost),
+        "margin_usd": str(total.margin),
         "written_off_usd": str(written_off),
-        "rows": [
-            {name: str(value) if isinstance(value, Decimal) else value for name, value in row.items()} for row in rows
-        ],
-        "report": _table(month, rows, total, written_off),
+        "rows": [line.as_json() for line in lines],
+        "report": _table(month, [*lines, total], written_off),
     }
 
 
 async def _plan_fees(stripe: StripeClient, month: date) -> dict[str, Decimal]:
-    """What was paid for plans on invoices of the month, by tier; credits for what was left of another plan count."""
-    begin = datetime(month.year, month.month, 1, tzinfo=UTC)
+    """The plan fees paid on invoices of the month, by tier, less the credits for the unused part of another plan."""
+    start = datetime(month.year, month.month, 1, tzinfo=UTC)
     end = datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
     cents: dict[str, int] = defaultdict(int)
-    since, until = int(begin.timestamp()), int(end.timestamp())
+    since, until = int(start.timestamp()), int(end.timestamp())
     async for tier, line in plan_lines(stripe, {"created": {"gte": since, "lt": until}}):
         cents[tier] += line.amount
     return {tier: Decimal(amount) / 100 for tier, amount in sorted(cents.items()) if amount}
 
 
-def _table(month: date, rows: list[dict[str, Any]], total: dict[str, Decimal], written_off: Decimal) -> list[str]:
-    def line(tier: str, model: str, values: dict[str, Any]) -> str:
-        money = "".join(f"{values[name]:>13.4f}" for name in COLUMNS[1:])
-        return f"{tier:<12}{model:<24}{int(values['queries']):>9,}{money}"
+def _table(month: date, lines: list[Line], written_off: Decimal) -> list[str]:
+    def row(line: Line) -> str:
+        amounts = "".join(f"{amount:>13.4f}" for amount in line.amounts())
+        return f"{line.tier:<12}{line.model:<24}{line.queries:>9,}{amounts}"
 
-    heading = f"{'tier':<12}{'model':<24}{'queries':>9}" + "".join(f"{name:>13}" for name in COLUMNS[1:])
+    heading = f"{'tier':<12}{'model':<24}{'queries':>9}" + "".join(f"{name:>13}" for name in AMOUNTS)
     return [
         f"{month:%B %Y}, UTC, US dollars",
         heading,
-        *(line(row["tier"], row["model"], row) for row in rows),
-        line("total", "", total),
+        *map(row, lines),
         *([f"of the overage, {written_off:.4f} was written off"] if written_off else []),
     ]

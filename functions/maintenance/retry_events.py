@@ -1,66 +1,83 @@
-"""retry-events: deals with the events whose delivery failed or never came.
+"""retry-events: processes the events whose delivery failed.
 
-Those that we noted and did not finish, and those of the last days that Stripe could not deliver. Either is harmless
-where it has been dealt with meanwhile.
+These are the events that we recorded and did not finish, and those of the last days that Stripe could not deliver.
+Processing an event again is harmless.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TypedDict, cast
 
-from stripe import InvalidRequestError, StripeClient, StripeError
+from stripe import Event, InvalidRequestError, StripeClient, StripeError
 
-from functions.common.billing.events import USED, deal_with
+from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, process_event
 from functions.common.database import Database
 from functions.common.errors import AppError, PaymentUnavailable
 
 PAGE = 100
-UNDELIVERED_S = 3 * 86400  # how long Stripe itself goes on trying
+STRIPE_RETRIES_S = 3 * 86400  # how long Stripe repeats a delivery
+
+
+class RetryCounts(TypedDict):
+    """`events` found, `processed` now, `failed` again, `gone`: no longer stored by Stripe."""
+
+    events: int
+    processed: int
+    failed: int
+    gone: int
 
 
 async def retry_events(
     database: Database, stripe: StripeClient, now: datetime, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """Returns `{"events", "processed", "failed", "gone"}`: how many were met, dealt with, failed again, and are no
-    longer kept by Stripe. Raises Unavailable where the database, PaymentUnavailable where Stripe is out of reach."""
+) -> RetryCounts:
+    """Process every unfinished event. Raises Unavailable where the database, PaymentUnavailable where Stripe is out of
+    reach."""
+    counts = RetryCounts(events=0, processed=0, failed=0, gone=0)
+    since = int(now.timestamp()) - STRIPE_RETRIES_S
     try:
-        return await _retry(database, stripe, int(now.timestamp()) - UNDELIVERED_S, progress)
+        await _retry_recorded(database, stripe, counts, progress)
+        await _retry_undelivered(database, stripe, since, counts)
     except StripeError as error:
         raise PaymentUnavailable from error
+    progress(_progress(counts))
+    return counts
 
 
-async def _retry(
-    database: Database, stripe: StripeClient, since: int, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    counts = {"events": 0, "processed": 0, "failed": 0, "gone": 0}
-
-    async def retry(event: Mapping[str, Any]) -> None:
-        counts["events"] += 1
-        try:
-            counts["processed"] += await deal_with(database, stripe, event)
-        except AppError:
-            counts["failed"] += 1  # noted with the event
-
+async def _retry_recorded(
+    database: Database, stripe: StripeClient, counts: RetryCounts, progress: Callable[[str], None]
+) -> None:
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
         page = await database.call("unfinished_stripe_events", params, idempotent=True)
         if not page:
-            break
-        for noted in page:
+            return
+        for row in page:
             try:
-                event = await stripe.v1.events.retrieve_async(noted["event_id"])
+                event = await stripe.v1.events.retrieve_async(row["event_id"])
             except InvalidRequestError:
                 counts["gone"] += 1
                 continue
-            await retry(event.to_dict())
+            await _retry(database, stripe, event, counts)
         after = page[-1]["id"]
-        progress(f"retry-events: {counts['processed']:,} of {counts['events']:,} dealt with")
+        progress(_progress(counts))
 
-    missed = await stripe.v1.events.list_async(
-        {"delivery_success": False, "created": {"gte": since}, "types": sorted(USED), "limit": PAGE}
+
+async def _retry_undelivered(database: Database, stripe: StripeClient, since: int, counts: RetryCounts) -> None:
+    listed = await stripe.v1.events.list_async(
+        {"delivery_success": False, "created": {"gte": since}, "types": sorted(HANDLED_EVENTS), "limit": PAGE}
     )
-    async for event in missed.auto_paging_iter():
-        await retry(event.to_dict())
-    progress(f"retry-events: {counts['processed']:,} of {counts['events']:,} dealt with")
-    return counts
+    async for event in listed.auto_paging_iter():
+        await _retry(database, stripe, event, counts)
+
+
+async def _retry(database: Database, stripe: StripeClient, event: Event, counts: RetryCounts) -> None:
+    counts["events"] += 1
+    try:
+        counts["processed"] += await process_event(database, stripe, cast("StripeEvent", event.to_dict()))
+    except AppError:
+        counts["failed"] += 1  # process_event recorded the failure
+
+
+def _progress(counts: RetryCounts) -> str:
+    return f"retry-events: {counts['processed']:,} of {counts['events']:,} processed"

@@ -1,1 +1,1 @@
-"""What Stripe tells us: `POST /webhooks/stripe`."""
+"""Receives Stripe's events: `POST /webhooks/stripe`."""

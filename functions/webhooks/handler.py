@@ -4,7 +4,7 @@ import time
 
 from fastapi import FastAPI, Request, Response
 
-from functions.common.billing.events import USED, deal_with
+from functions.common.billing.events import HANDLED_EVENTS, process_event
 from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
 from functions.common.lambda_http import create_lambda_app, lambda_handler
@@ -16,7 +16,7 @@ from functions.webhooks.signature import verified
 
 
 class Webhooks:
-    """Verifies events and deals with them. Holds what the route shares."""
+    """Verifies and processes events. Holds what the route shares."""
 
     def __init__(self, settings: WebhooksSettings, observer: Observer) -> None:
         self._secrets = [secret.get_secret_value() for secret in settings.webhook_secrets]
@@ -30,22 +30,22 @@ class Webhooks:
         await self._stripe.close()
 
     async def receive(self, body: bytes, signature: str | None) -> str:
-        """Deal with an event: `processed`, `repeated` or `ignored`, once that is committed.
+        """Process an event. Returns `processed`, `repeated` or `ignored` after the effect is committed.
 
-        Raises InvalidSignature, InvalidJson, and what deal_with raises.
+        Raises InvalidSignature, InvalidJson, and what process_event raises.
         """
         event = verified(body, signature, self._secrets, time.time())
         outcome = "ignored"
-        if event["type"] in USED:
-            outcome = "processed" if await deal_with(self._database, self._stripe, event) else "repeated"
+        if event["type"] in HANDLED_EVENTS:
+            outcome = "processed" if await process_event(self._database, self._stripe, event) else "repeated"
         if event["type"] == "invoice.finalization_failed":
-            self._observer.count(InvoicesNotFinalized=1)  # no other attempt would mend it: a person has to look
+            self._observer.count(InvoicesNotFinalized=1)  # a retry does not help: an operator has to act
         self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
         return outcome
 
 
 async def receive_event(request: Request) -> Response:
-    """An event. Anything but 2xx makes Stripe send it again."""
+    """Receive an event. Stripe resends it after any status except 2xx."""
     webhooks: Webhooks = request.app.state.webhooks
     outcome = await webhooks.receive(await request.body(), request.headers.get("stripe-signature"))
     return json_response({"outcome": outcome})

@@ -14,12 +14,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 
 if TYPE_CHECKING:
     from stripe import StripeClient
+
+    from functions.common.billing.records import PriceList
 
 Json = dict[str, Any]
 
@@ -93,9 +95,9 @@ async def seed(
     stripe: "StripeClient", stand_in: StandIn, plans: Json, database_url: str, payers: Sequence[Payer]
 ) -> None:
     """Publish the catalogue, subscribe the payers to their plans, and write that into their rows."""
-    from functions.checkout.catalog import publish
+    from functions.maintenance.publish_catalog import publish_catalog
 
-    await publish(stripe, plans)
+    await publish_catalog(stripe, cast("PriceList", plans))
     strangers = _strangers(stand_in, database_url, payers)
     if not strangers:
         return

@@ -34,7 +34,7 @@ import psycopg
 import pytest
 from stripe import StripeError
 
-from functions.common.billing.events import BILLS, OF_CUSTOMERS, OF_PAYMENTS, USED
+from functions.common.billing.events import CUSTOMER_EVENTS, HANDLED_EVENTS, OVERAGE_EVENTS, PAYMENT_EVENTS
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.stripe_client import Account, StripeSettings
 from functions.common.database import Database
@@ -523,7 +523,7 @@ def calls_of(event: Event) -> tuple[list[str], list[tuple[str, str]]]:
         return ours, [("GET", "/v1/checkout/sessions"), ("GET", "/v1/payment_intents"), ("GET", "/v1/disputes")]
     ours = ["claim_stripe_event", "apply_customer", "finish_stripe_event"]
     stripes = [("GET", "/v1/customers"), ("GET", "/v1/invoices")]
-    if event.type in BILLS:
+    if event.type in OVERAGE_EVENTS:
         ours += ["claim_overage", "place_overage", "place_overage", "retarget_overage"]
         stripes += [("GET", "/v1/invoiceitems"), ("POST", "/v1/invoices"), *[("POST", "/v1/invoiceitems")] * 3]
     return ours, stripes
@@ -549,7 +549,9 @@ class Batch:
             )
         self.owners = {twin.person.id: (one, twin) for one in self.histories for twin in one.twins}
         self.cursor = self.desk.all("events")[-1]["id"]
-        town.fake.control("/_webhooks", url=f"{town.webhooks_url}/webhooks/stripe", secret=SECRET, types=sorted(USED))
+        town.fake.control(
+            "/_webhooks", url=f"{town.webhooks_url}/webhooks/stripe", secret=SECRET, types=sorted(HANDLED_EVENTS)
+        )
         self.prices = {one["product"]: one["id"] for one in self.desk.all("prices", active="true")}
 
     def close(self) -> None:
@@ -639,7 +641,7 @@ class Batch:
                 break
             self.cursor = page["data"][0]["id"]
             owned = [(event, self.owner(event)) for event in reversed(page["data"])]
-            used = [(event, *owner) for event, owner in owned if owner and event["type"] in USED]
+            used = [(event, *owner) for event, owner in owned if owner and event["type"] in HANDLED_EVENTS]
             firsts = [event["id"] for event, history, twin in used if twin is history.twins[0]]
             statuses = self.post(*firsts) if firsts else []
             assert set(statuses) <= {200}, f"in order, one after the other: {statuses}"
@@ -671,7 +673,7 @@ class Batch:
         if at_once:
             self.note(history, [event], self.post(event.id), "at once")
             return
-        if self.orderly or (history.punctual and event.type in BILLS):
+        if self.orderly or (history.punctual and event.type in OVERAGE_EVENTS):
             self.bring(history, event)
             return
         is_draft = event.type == "invoice.created" and given["data"]["object"]["auto_advance"]
@@ -702,7 +704,7 @@ class Batch:
         job that bills; or so that it fails."""
         rng, others = event.rng, [one for one in history.events.values() if one is not event]
         ways = {"alone": 50, "twice": 15, "together": 20 if others else 0, "failing": 20}
-        if event.type in BILLS:
+        if event.type in OVERAGE_EVENTS:
             ways |= {"alone": 25, "twice": 25, "with the job": 15, "failing": 35}
         way = "alone" if self.orderly or event.tries > 2 else rng.choices([*ways], [*ways.values()])[0]
         events = [event]
@@ -1040,11 +1042,11 @@ class Batch:
         seen = Seen(self.desk, history.twins[1])
         packs = self.packs_of(seen.twin)
         for event in fresh:
-            if event.type in OF_CUSTOMERS:
+            if event.type in CUSTOMER_EVENTS:
                 row = self.plan_of(seen.twin)
                 row.pop("allow_overages")
                 wanted = right_plan(seen, has_packs=any(map(is_kept, packs)))
-            elif event.type in OF_PAYMENTS:
+            elif event.type in PAYMENT_EVENTS:
                 sessions = [one["id"] for one in seen.sales if one["payment_intent"] == event.payment]
                 row, wanted = (
                     [pack for pack in them if pack["session"] in sessions]

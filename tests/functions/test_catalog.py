@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from stripe import StripeError
 
-from functions.checkout.catalog import publish
 from functions.common.billing.stripe_client import Account
+from functions.common.errors import Internal
+from functions.maintenance.publish_catalog import publish_catalog
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
 from tests.billing_kit import DAY, HOUR, SITE, Town, at_stripe, change, environment, running, with_account
@@ -51,7 +53,7 @@ def run(town: Town, plans: Mapping[str, Any]) -> dict[str, str]:
     """Publish it, as the command does. Returns what is said of each thing."""
 
     async def work(account: Account) -> list[str]:
-        return await publish(account, plans)
+        return (await publish_catalog(account, plans))["report"]
 
     lines = asyncio.run(with_account(town, work))
     return {line.split()[0]: line for line in lines}
@@ -201,7 +203,7 @@ def test_what_is_not_ours_is_left_alone(town: Town, plans: Json) -> None:
 
 def test_a_price_that_is_no_whole_cents_is_refused_before_anything_is_made(town: Town, plans: Json) -> None:
     plans["packs"][0]["price_usd"] = "2.255000"
-    with pytest.raises(ValueError, match=r"whole cents, not \$2\.255"):
+    with pytest.raises(Internal, match=r"whole cents, not \$2\.255"):
         run(town, plans)
     assert writes(town) == []
 
@@ -247,9 +249,9 @@ def test_a_run_that_ends_anywhere_is_finished_by_the_next(
 
 
 def command(town: Town, **changed: str) -> "subprocess.Popen[str]":
-    """`python -m functions.checkout.catalog`, started."""
+    """`python -m functions.maintenance publish-catalog`, started."""
     return subprocess.Popen(
-        [sys.executable, "-m", "functions.checkout.catalog"],
+        [sys.executable, "-m", "functions.maintenance", "publish-catalog"],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], **environment(town.stack, town.fake.url), **changed},
         stdout=subprocess.PIPE,
@@ -267,9 +269,11 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 def test_the_command_prints_a_line_for_each_thing(town: Town) -> None:
     status, said, complained = ended(command(town))
-    assert (status, complained) == (0, "")
+    assert (status, complained.startswith("publish-catalog: done in ")) == (0, True)
     prices = on_sale(town)
-    assert said.splitlines() == [
+    *lines, counts = said.splitlines()
+    assert json.loads(counts) == {"products": 5, "changed": 5}
+    assert lines == [
         f"{key:<16} {amount:<16} product created, price {prices[key]['id']} created"
         for key, amount in {
             "plan_usage_only": "$0.00 a month",
@@ -290,10 +294,10 @@ def test_the_command_that_cannot_do_its_work_says_why_in_a_sentence(town: Town) 
     told = {name: ended(process) for name, process in processes.items()}
     assert {(status, said) for status, said, _ in told.values()} == {(1, "")}
     complaints = {name: complained for name, (*_, complained) in told.items()}
-    assert complaints["no key"] == "catalog: STRIPE_SECRET_KEY is missing.\n"
+    assert complaints["no key"] == "publish-catalog: STRIPE_SECRET_KEY is missing.\n"
     assert "Invalid API Key" in complaints["another key"]
     for complained in complaints.values():
-        assert complained.startswith("catalog: ")
+        assert complained.startswith("publish-catalog: ")
         assert complained.count("\n") == 1
         assert not [secret for secret in (KEY, another) if secret in complained]
     assert writes(town) == []

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from stripe import HTTPClient
 
-from functions.checkout import shop
+from functions.checkout import checkout
 from functions.checkout.handler import create
 from functions.checkout.settings import CheckoutSettings
 from functions.common.billing import stripe_client
@@ -258,7 +258,7 @@ def test_where_automatic_tax_is_switched_on_stripe_is_asked_for_it(town: Town) -
 
 
 def test_sixty_clicks_at_once_are_one_customer_and_one_page(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(Database.call.__kwdefaults__, "within", 60)  # how fast they are answered is another matter
+    monkeypatch.setitem(Database.call.__kwdefaults__, "timeout_s", 60)  # how fast they are answered is another matter
     user = town.person()
     together = threading.Barrier(60)
 
@@ -637,7 +637,7 @@ def test_what_stripe_did_without_saying_so_is_found_and_not_done_twice(
     [
         ("the customer", (stripe_client, "TIMEOUT_S")),
         ("the page", (stripe_client, "TIMEOUT_S")),
-        ("the page", (shop, "WITHIN_S")),
+        ("the page", (checkout, "TIMEOUT_S")),
     ],
     ids=["with the customer", "with the page", "on the whole"],
 )

@@ -23,8 +23,8 @@ from functions.common.database import Database
 from functions.common.errors import Forbidden
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
+from functions.maintenance.delete_user import delete_user
 from functions.maintenance.handler import JOBS, handler
-from functions.maintenance.leaving import delete_user
 from functions.maintenance.margin_report import margin_report, month_before
 from functions.maintenance.reconcile import KINDS, reconcile
 from infra.local.postgres import ROOT
@@ -260,10 +260,13 @@ def test_the_report_says_what_to_do_and_the_command_fails_on_a_difference(town: 
     done = command(town, "reconcile")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert any(re.match(r" +\d+  I4: a counter that is off: `reconcile --fix` sets it right", line) for line in lines)
+    assert any(
+        re.match(r" +\d+  I4: a counter that differs from the ledger: `reconcile --fix` corrects it", line)
+        for line in lines
+    )
     assert any(f"(user {billed.id})" in line for line in lines)
     assert json.loads(lines[-1])["differences"] >= 1
-    assert json.loads(command(town, "reconcile", "--fix").stdout.splitlines()[-1])["mended"] >= 1
+    assert json.loads(command(town, "reconcile", "--fix").stdout.splitlines()[-1])["repaired"] >= 1
     assert town.row(billed)["quota_used"] == 0
 
 
@@ -465,7 +468,9 @@ def test_sql_alone_does_not_delete_who_would_go_on_paying(town: Town, billed: Pe
 # Commands and events -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("job", [name for name in JOBS if name not in ("rotate-keys", "export-user", "delete-user")])
+@pytest.mark.parametrize(
+    "job", [name for name in JOBS if name not in ("rotate-keys", "export-user", "delete-user", "publish-catalog")]
+)
 def test_an_event_runs_a_job_logs_a_line_and_emits_a_metric(
     town: Town, capsys: pytest.CaptureFixture[str], job: str
 ) -> None:
@@ -483,11 +488,11 @@ def test_an_event_runs_a_job_logs_a_line_and_emits_a_metric(
 @pytest.mark.parametrize(
     ("event", "sentence"),
     [
-        ({}, "An event may ask for"),
-        ({"job": "reconsile"}, "An event may ask for"),
-        ({"job": "export-user", "user": str(uuid.uuid4()), "to": "me.json"}, "An event may ask for"),
+        ({}, "An event can start"),
+        ({"job": "reconsile"}, "An event can start"),
+        ({"job": "export-user", "user": str(uuid.uuid4()), "to": "me.json"}, "An event can start"),
         ({"job": "reconcile", "fixx": True}, "reconcile has no option fixx."),
-        ({"job": "reconcile", "fix": "yes"}, "fix of reconcile is true or false."),
+        ({"job": "reconcile", "fix": "yes"}, "fix of reconcile must be true or false."),
         ({"job": "delete-user"}, "delete-user needs user."),
         ({"job": "delete-user", "user": "me"}, "A user id is a UUID."),
         ({"job": "margin-report", "month": "2026-13"}, "A month is written like"),

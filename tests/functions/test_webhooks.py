@@ -520,7 +520,7 @@ def check_finished(town: Town, event_id: str, attempts: int) -> None:
 
 
 def test_without_our_database_stripe_is_told_to_come_again(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(Database.call.__kwdefaults__, "within", 0.3)
+    monkeypatch.setitem(Database.call.__kwdefaults__, "timeout_s", 0.3)
     user = town.person()
     town.buy(user, plan="basic")
     bought = newest(town, "checkout.session.completed")
@@ -537,7 +537,7 @@ def test_without_our_database_stripe_is_told_to_come_again(town: Town, monkeypat
 def test_a_database_that_goes_meanwhile_is_noted_and_the_next_delivery_ends_it(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Database.call.__kwdefaults__, "within", 1)
+    monkeypatch.setitem(Database.call.__kwdefaults__, "timeout_s", 1)
     user = town.person()
     town.buy(user, plan="basic")
     bought = newest(town, "checkout.session.completed")
@@ -611,7 +611,7 @@ def test_where_stripe_does_not_answer_us_that_is_noted(
 def test_what_takes_too_long_is_noted_as_a_failure(
     town: Town, faults: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dealing, "WITHIN_S", 0.2)
+    monkeypatch.setattr(dealing, "TIMEOUT_S", 0.2)
     user = town.person()
     town.buy(user, pack="pack_100")
     bought = newest(town, "checkout.session.completed")

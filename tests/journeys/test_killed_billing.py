@@ -23,8 +23,8 @@ from unittest import mock
 
 import pytest
 
-from functions.common.billing.events import USED
-from functions.common.billing.overage import OUR_ID
+from functions.common.billing.events import HANDLED_EVENTS
+from functions.common.billing.overage import ITEM_ID_KEY
 from functions.maintenance.handler import run_job
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
@@ -153,7 +153,7 @@ WORKS = {
     ),
     "missed the end": Work((buys(plan="basic"), each(cancels), is_told, owes(41)), "sweep", 22, (102,)),
     "clicks on a plan": Work((), "subscribe", 18, given={"tier": "basic"}),
-    "clicks on a pack": Work((), "buy", 16, given={"slug": "pack_100"}),
+    "clicks on a pack": Work((), "buy", 16, given={"pack_id": "pack_100"}),
     "clicks on another plan": Work(
         (each(lambda town, person: town.page(person, plan="basic")),), "subscribe", 14, given={"tier": "pro"}
     ),
@@ -164,12 +164,12 @@ WORKS = {
 
 
 class Processes:
-    """Starts one for each piece of work; see kill_my_billing.py."""
+    """Starts one for each piece of work; see killable_billing.py."""
 
     def __init__(self, town: Town) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- until close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.journeys.kill_my_billing"],
+            [sys.executable, "-m", "tests.journeys.killable_billing"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -260,7 +260,7 @@ def fresh_town(own_town: Town) -> Town:
     """Nothing has happened at Stripe."""
     own_town.fake.reset()
     own_town.fake.control(
-        "/_webhooks", url=f"{own_town.webhooks_url}/webhooks/stripe", secret=SECRET, types=sorted(USED)
+        "/_webhooks", url=f"{own_town.webhooks_url}/webhooks/stripe", secret=SECRET, types=sorted(HANDLED_EVENTS)
     )
     own_town.fake.control("/_webhooks/mode", hold=True)
     publish_catalog(own_town)
@@ -379,7 +379,7 @@ class Ends:
 
     def unprocessed(self) -> list[str]:
         """Events that we want and have not dealt with."""
-        wanted = {one["id"]: one["type"] for one in self._stripe["event"] if one["type"] in USED}
+        wanted = {one["id"]: one["type"] for one in self._stripe["event"] if one["type"] in HANDLED_EVENTS}
         done = self.town.db.execute(
             "select event_id from public.stripe_events where processed_at is not null and event_id = any(%s)",
             ([*wanted],),
@@ -439,11 +439,11 @@ class Ends:
             yield f"paid were {[one['id'] for one in paid]}, granted {packs}"
 
     def _wrong_items(self, items: list[Json], customer: str, work: Work) -> Iterator[str]:
-        there = [one for one in self.of("invoiceitem", customer) if OUR_ID in one["metadata"]]
-        if Counter(one["metadata"][OUR_ID] for one in there) != Counter(str(item["id"]) for item in items):
+        there = [one for one in self.of("invoiceitem", customer) if ITEM_ID_KEY in one["metadata"]]
+        if Counter(one["metadata"][ITEM_ID_KEY] for one in there) != Counter(str(item["id"]) for item in items):
             yield f"of {len(items)} items {len(there)} are at Stripe"
         # What Stripe has and we do not know of would be billed again, or looked for for ever.
-        at_stripe = {one["metadata"][OUR_ID]: (one["id"], one["invoice"], one["amount"]) for one in there}
+        at_stripe = {one["metadata"][ITEM_ID_KEY]: (one["id"], one["invoice"], one["amount"]) for one in there}
         for item in items:
             known = (item["stripe_invoice_item_id"], item["stripe_invoice_id"], item["amount_cents"])
             if None in known or at_stripe.get(str(item["id"])) != known:
@@ -521,15 +521,15 @@ def test_a_deletion_killed_anywhere_goes_on_and_bills_once(fresh_town: Town, pro
         return person
 
     wanted = {"subscriptions": 1, "items": 1, "conversations": 2, "users": 1}
-    whole = processes.do("leave", {"user_id": somebody().id}, None)
+    whole = processes.do("delete", {"user_id": somebody().id}, None)
     assert whole["result"] == wanted, whole["error"]
     steps = range(whole["steps"])
     assert len(steps) > 20
     for step in steps if os.environ.get("PROVE") else sorted(random.sample(steps, 8)):
         person = somebody()
         given, customer = {"user_id": person.id}, town.customer(person)
-        assert processes.do("leave", given, step)["killed"]
-        again = processes.do("leave", given, None)
+        assert processes.do("delete", given, step)["killed"]
+        again = processes.do("delete", given, None)
         assert again["error"] is None, again["error"]
         found = Ends(town, [person])
         (item,) = found.of("invoiceitem", customer)

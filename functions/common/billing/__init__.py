@@ -1,5 +1,5 @@
-"""What Stripe and the database tell each other: which plan a customer has, which packs were paid, what overage is owed.
+"""Billing between Stripe and the database: plans, credit packs and overage.
 
-`stripe_client` is the way there, `look` reads Stripe's present state, `overage` puts what is owed on invoices, `events`
-does for each event what it calls for.
+`stripe_client` connects to Stripe, `stripe_state` reads Stripe's current state, `overage` puts overage on invoices,
+`events` processes Stripe's events, `records` types what the SQL functions return.
 """

@@ -1,21 +1,23 @@
-"""What each event calls for. An event only says where to look: what is applied is Stripe's state at the look.
+"""Processes Stripe's events. An event only names what to read; we apply the state that Stripe has when we read it.
 
-Any order, any number of times, several at once: see the head of sql/migrations/…_billing.sql.
+Events may therefore arrive in any order, several times and concurrently. The sequence number of claim_stripe_event
+decides which reading is newer.
 """
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
 
 from stripe import StripeClient, StripeError
 
-from functions.common.billing.look import look_at_customer, look_at_payment
 from functions.common.billing.overage import bill_overage
+from functions.common.billing.stripe_state import read_customer, read_pack_payment
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 
-# Event type: where its object names the customer. docs/billing.md says what each does.
-OF_CUSTOMERS: Mapping[str, str] = {
+# Event type -> the field of its object that holds the customer's id. docs/billing.md says what each event does.
+CUSTOMER_EVENTS: Mapping[str, str] = {
     "customer.subscription.created": "customer",
     "customer.subscription.updated": "customer",
     "customer.subscription.deleted": "customer",
@@ -27,7 +29,7 @@ OF_CUSTOMERS: Mapping[str, str] = {
     "invoice.finalization_failed": "customer",
     "customer.deleted": "id",
 }
-OF_PAYMENTS = frozenset(
+PAYMENT_EVENTS = frozenset(
     {
         "charge.refunded",
         "charge.refund.updated",
@@ -36,35 +38,56 @@ OF_PAYMENTS = frozenset(
         "charge.dispute.closed",
     }
 )
-OF_SESSIONS = frozenset(
+SESSION_EVENTS = frozenset(
     {
         "checkout.session.completed",
         "checkout.session.async_payment_succeeded",
         "checkout.session.async_payment_failed",
     }
 )
-USED = frozenset({*OF_CUSTOMERS, *OF_PAYMENTS, *OF_SESSIONS})
-# A renewal's draft takes overage for an hour; a subscription that has ended leaves some that no renewal will take.
-BILLS = frozenset({"invoice.created", "customer.subscription.deleted"})
-# Below the webhooks' own time (serverless.yml), so that what takes too long is noted as a failure.
-WITHIN_S = 22.0
+HANDLED_EVENTS = frozenset({*CUSTOMER_EVENTS, *PAYMENT_EVENTS, *SESSION_EVENTS})
+# The draft of a renewal accepts overage for an hour. After the end of a subscription there is no further renewal.
+OVERAGE_EVENTS = frozenset({"invoice.created", "customer.subscription.deleted"})
+# Shorter than the time limit of the webhooks function (serverless.yml), so that a timeout is recorded as a failure.
+TIMEOUT_S = 22.0
 
 
-async def deal_with(database: Database, stripe: StripeClient, event: Mapping[str, Any]) -> bool:
-    """Bring the effect of an event about, within WITHIN_S; False: it had been already. `event` is Stripe's JSON.
+class EventData(TypedDict):
+    """`object`: the customer, invoice, charge, … that the event is about."""
 
-    Raises PaymentUnavailable, Unavailable and whatever else went wrong, which is noted with the event first.
+    object: Mapping[str, Any]
+
+
+class StripeEvent(TypedDict):
+    """The fields of an event that we read. https://docs.stripe.com/api/events/object"""
+
+    id: str
+    type: str
+    data: EventData
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """claim_stripe_event: whether the event was processed before, and the sequence number of this reading."""
+
+    processed: bool
+    sequence: int
+
+
+async def process_event(database: Database, stripe: StripeClient, event: StripeEvent) -> bool:
+    """Apply an event within TIMEOUT_S. Returns False if it was processed before.
+
+    A failure is recorded with the event and raised: PaymentUnavailable, Unavailable or an unexpected error.
     """
-    params = {"p_event_id": event["id"], "p_type": event["type"]}
-    claim = await database.call("claim_stripe_event", params, idempotent=True)
-    if claim["processed"]:
+    claim = await _claim(database, event)
+    if claim.processed:
         return False
     try:
-        async with asyncio.timeout(WITHIN_S):
-            await _look_and_apply(database, stripe, event, claim["sequence"])
+        async with asyncio.timeout(TIMEOUT_S):
+            await _apply(database, stripe, event, claim.sequence)
     except Exception as error:
-        noted = {"p_event_id": event["id"], "p_error": type(error).__name__}
-        await database.call("finish_stripe_event", noted, idempotent=True)
+        failure = {"p_event_id": event["id"], "p_error": type(error).__name__}
+        await database.call("finish_stripe_event", failure, idempotent=True)
         if isinstance(error, StripeError | TimeoutError):
             raise PaymentUnavailable from error
         raise
@@ -72,38 +95,48 @@ async def deal_with(database: Database, stripe: StripeClient, event: Mapping[str
     return True
 
 
-async def _look_and_apply(database: Database, stripe: StripeClient, event: Mapping[str, Any], sequence: int) -> None:
+async def _claim(database: Database, event: StripeEvent) -> Claim:
+    params = {"p_event_id": event["id"], "p_type": event["type"]}
+    row = await database.call("claim_stripe_event", params, idempotent=True)
+    return Claim(row["processed"], row["sequence"])
+
+
+async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, sequence: int) -> None:
     kind, thing = event["type"], event["data"]["object"]
-    customer_id = thing.get(OF_CUSTOMERS[kind]) if kind in OF_CUSTOMERS else None
-    payment_id = thing.get("payment_intent") if kind in OF_PAYMENTS else None
-    if kind in OF_SESSIONS:
-        customer_id, payment_id = (
-            (thing["customer"], None) if thing["mode"] == "subscription" else (None, thing["payment_intent"])
-        )
+    customer_id = thing.get(CUSTOMER_EVENTS[kind]) if kind in CUSTOMER_EVENTS else None
+    payment_id = thing.get("payment_intent") if kind in PAYMENT_EVENTS else None
+    if kind in SESSION_EVENTS:
+        if thing["mode"] == "subscription":
+            customer_id = thing["customer"]
+        else:
+            payment_id = thing["payment_intent"]
     if customer_id is not None:
         user_id = await apply_customer(database, stripe, customer_id, sequence)
-        if user_id is not None and kind in BILLS:
+        if user_id is not None and kind in OVERAGE_EVENTS:
             await bill_overage(database, stripe, user_id, customer_id)
     elif payment_id is not None:
         await _apply_payment(database, stripe, payment_id, sequence)
 
 
 async def apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
-    """Look at a customer and make that their user's plan. `sequence` was drawn before. Returns the user's id."""
-    look = await look_at_customer(stripe, customer_id)
+    """Read a customer and store their user's plan. `sequence` must be drawn before the call.
+
+    Returns the user's id; None where no user has this customer.
+    """
+    customer = await read_customer(stripe, customer_id)
     params = {
         "p_customer_id": customer_id,
         "p_sequence": sequence,
-        "p_is_deleted": look.is_deleted,
-        "p_subscription": look.subscription,
+        "p_is_deleted": customer.is_deleted,
+        "p_subscription": asdict(customer.subscription) if customer.subscription is not None else None,
     }
     user_id: str | None = await database.call("apply_customer", params, idempotent=True)
     return user_id
 
 
 async def _apply_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> None:
-    found = await look_at_payment(stripe, payment_id)
+    found = await read_pack_payment(stripe, payment_id)
     if found is not None:
         user_id, payment = found
-        params = {"p_user_id": user_id, "p_sequence": sequence, "p_payment": payment}
+        params = {"p_user_id": user_id, "p_sequence": sequence, "p_payment": asdict(payment)}
         await database.call("apply_pack", params, idempotent=True)

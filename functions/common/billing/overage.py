@@ -1,57 +1,102 @@
-"""Overage from the ledger onto Stripe's invoices, each query once.
+"""Puts overage from the ledger on Stripe's invoices, each query once.
 
-The ledger takes queries together first (claim_overage), one item a period and price, and settles where it is to go.
-Then Stripe is asked for an invoice item of exactly that, under one idempotency key; whoever asks at the same time asks
-the same. Stripe forgets keys after a day, so from the second attempt on what is there already is looked for by our id.
-A draft that has been finalized meanwhile refuses it for good: then it waits for the customer's next invoice.
+1. claim_overage groups the queries into one item for each period and price, and fixes the invoice that should take it.
+2. Each item becomes one invoice item at Stripe, under one idempotency key: concurrent requests create one item.
+3. Stripe stores idempotency keys for a day. From the second attempt on, an existing item is searched by our id first.
+4. A draft that was finalized meanwhile refuses the item for good. The item then waits for the customer's next invoice.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
-from stripe import InvalidRequestError, StripeClient, Subscription
+from stripe import InvalidRequestError, InvoiceItem, StripeClient, Subscription
 from stripe.params import InvoiceCreateParams, InvoiceItemCreateParams
 
-from functions.common.billing.look import live_subscription, moment, period_of
+from functions.common.billing.stripe_state import iso_time, live_subscription, period_of
 from functions.common.database import Database
 from functions.common.money import dumps
 
-OUR_ID = "overage_invoice_item"
+# The metadata key that holds our id of an invoice item at Stripe.
+ITEM_ID_KEY = "overage_invoice_item"
 SLACK_S = 3600  # between our clock and Stripe's
 
 
 @dataclass(frozen=True, slots=True)
-class Billed:
-    """What became of a user's overage: items put at Stripe, and of all open ones those that now stand on an invoice."""
+class OverageItem:
+    """An item of claim_overage. `attempts` counts the claims, this one included; `refusals` the targets that Stripe
+    refused; `target_invoice` is the draft that should take it, None for the customer's next invoice. `invoice_id` is
+    the invoice that took it."""
+
+    id: str
+    created_at: datetime
+    period_start: datetime
+    queries: int
+    unit_price_usd: Decimal
+    amount_usd: Decimal
+    amount_cents: int
+    attempts: int
+    refusals: int
+    target_invoice: str | None
+    stripe_invoice_item_id: str | None
+    invoice_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BillingResult:
+    """`placed`: items put at Stripe in this run. `invoiced`: open items that are now on an invoice."""
 
     placed: int = 0
     invoiced: int = 0
 
 
-async def bill_overage(database: Database, stripe: StripeClient, user_id: str, customer_id: str) -> Billed:
-    """Put the overage of a user's ended periods on their renewal's draft, else on the next invoice; where no
-    subscription is left, on one of its own. Raises StripeError, Unavailable: the same again goes on where it ended."""
+async def bill_overage(database: Database, stripe: StripeClient, user_id: str, customer_id: str) -> BillingResult:
+    """Bill the overage of a user's ended periods: on the draft of their renewal, otherwise on their next invoice, and
+    without a subscription on an invoice of its own.
+
+    Safe to repeat: another run continues where this one ended. Raises StripeError, Unavailable.
+    """
     customer, live = await live_subscription(stripe, customer_id)
     if getattr(customer, "deleted", False):
-        return Billed()
+        return BillingResult()
     draft = await _renewal_draft(stripe, live) if live else None
-    # Never a subscription: it may end while the item waits, and another's invoices would leave the item out.
-    target = {"invoice": draft} if draft else {}
-    until = moment(period_of(live)[0]) if live else "infinity"
-    params = {"p_user_id": user_id, "p_until": until, "p_target": target}
-    items: list[dict[str, Any]] = await database.call("claim_overage", params, idempotent=True)
-    placed = 0
-    for item in items:
-        if item["stripe_invoice_item_id"] is None:
-            await _place(database, stripe, customer_id, item)
-            placed += 1
-    waiting = await _waiting(database, stripe, items)
+    # The target is never a subscription: it may end while the item waits, and no later invoice would take the item.
+    items = await _claim(database, user_id, iso_time(period_of(live)[0]) if live else "infinity", draft)
+    to_place = [item.stripe_invoice_item_id is None for item in items]
+    placed = [
+        await _place(database, stripe, customer_id, item) if is_new else item
+        for item, is_new in zip(items, to_place, strict=True)
+    ]
+    waiting = await _without_invoice(database, stripe, placed)
     if waiting and live is None:
-        await _last_invoice(stripe, customer_id, waiting[0]["id"])
-        waiting = await _waiting(database, stripe, waiting)
-    return Billed(placed, len(items) - len(waiting))
+        await _create_final_invoice(stripe, customer_id, waiting[0].id)
+        waiting = await _without_invoice(database, stripe, waiting)
+    return BillingResult(sum(to_place), len(items) - len(waiting))
+
+
+async def _claim(database: Database, user_id: str, until: str, draft: str | None) -> list[OverageItem]:
+    target = {"invoice": draft} if draft else {}
+    params = {"p_user_id": user_id, "p_until": until, "p_target": target}
+    rows = await database.call("claim_overage", params, idempotent=True)
+    return [
+        OverageItem(
+            id=row["id"],
+            created_at=datetime.fromisoformat(row["created_at"]),
+            period_start=datetime.fromisoformat(row["period_start"]),
+            queries=row["queries"],
+            unit_price_usd=row["unit_price_usd"],
+            amount_usd=row["amount_usd"],
+            amount_cents=row["amount_cents"],
+            attempts=row["attempts"],
+            refusals=row["refusals"],
+            target_invoice=row["target"].get("invoice"),
+            stripe_invoice_item_id=row["stripe_invoice_item_id"],
+        )
+        for row in rows
+    ]
 
 
 async def _renewal_draft(stripe: StripeClient, live: Subscription) -> str | None:
@@ -59,101 +104,110 @@ async def _renewal_draft(stripe: StripeClient, live: Subscription) -> str | None
     return next((one.id for one in drafts.data if one.billing_reason == "subscription_cycle"), None)
 
 
-async def _place(database: Database, stripe: StripeClient, customer_id: str, item: dict[str, Any]) -> None:
-    """Make the invoice item, or find it. Notes it in `item` and in the database."""
-    found = await _find(stripe, customer_id, item) if item["attempts"] > 1 else None
+async def _place(database: Database, stripe: StripeClient, customer_id: str, item: OverageItem) -> OverageItem:
+    """Create the invoice item or find the existing one, and store its id. Returns the item with it."""
+    found = await _find(stripe, customer_id, item) if item.attempts > 1 else None
     while found is None:
         try:
-            wanted: InvoiceItemCreateParams = {
-                "customer": customer_id,
-                "currency": "usd",
-                "amount": item["amount_cents"],
-                "description": describe(item),
-                "metadata": {OUR_ID: item["id"]},
-                **cast("InvoiceItemCreateParams", item["target"]),
-            }
-            key = f"overage:{item['id']}:{item['refusals']}"
-            found = await stripe.v1.invoice_items.create_async(wanted, {"idempotency_key": key})
+            found = await _create(stripe, customer_id, item)
         except InvalidRequestError:
-            if not item["target"]:
+            if item.target_invoice is None:
                 raise
-            params = {"p_id": item["id"], "p_refusals": item["refusals"], "p_target": {}}
+            params = {"p_id": item.id, "p_refusals": item.refusals, "p_target": {}}
             await database.call("retarget_overage", params, idempotent=True)
-            item["target"], item["refusals"] = {}, item["refusals"] + 1
-    item["stripe_invoice_item_id"] = found.id
-    await _note(database, item, _id(found.invoice))
+            item = dataclasses.replace(item, target_invoice=None, refusals=item.refusals + 1)
+    item = dataclasses.replace(item, stripe_invoice_item_id=found.id, invoice_id=_id(found.invoice))
+    await _store(database, item)
+    return item
 
 
-async def _find(stripe: StripeClient, customer_id: str, item: dict[str, Any]) -> Any:
-    since = int(datetime.fromisoformat(item["created_at"]).timestamp()) - SLACK_S
+async def _create(stripe: StripeClient, customer_id: str, item: OverageItem) -> InvoiceItem:
+    params: InvoiceItemCreateParams = {
+        "customer": customer_id,
+        "currency": "usd",
+        "amount": item.amount_cents,
+        "description": describe(item),
+        "metadata": {ITEM_ID_KEY: item.id},
+    }
+    if item.target_invoice is not None:
+        params["invoice"] = item.target_invoice
+    key = f"overage:{item.id}:{item.refusals}"
+    return await stripe.v1.invoice_items.create_async(params, {"idempotency_key": key})
+
+
+async def _find(stripe: StripeClient, customer_id: str, item: OverageItem) -> InvoiceItem | None:
+    since = int(item.created_at.timestamp()) - SLACK_S
     found = await stripe.v1.invoice_items.list_async({"customer": customer_id, "created": {"gte": since}, "limit": 100})
     async for one in found.auto_paging_iter():
-        if one.metadata is not None and one.metadata.to_dict().get(OUR_ID) == item["id"]:
+        if one.metadata is not None and one.metadata.to_dict().get(ITEM_ID_KEY) == item.id:
             return one
     return None
 
 
-async def _waiting(database: Database, stripe: StripeClient, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the items that no invoice has taken; notes the invoices of the others."""
+async def _without_invoice(database: Database, stripe: StripeClient, items: Sequence[OverageItem]) -> list[OverageItem]:
+    """The items that are on no invoice yet. Stores the invoices of the others."""
     waiting = []
     for item in items:
-        if "invoice_id" in item:
+        if item.invoice_id is not None:
             continue
+        assert item.stripe_invoice_item_id is not None
         try:
-            there = await stripe.v1.invoice_items.retrieve_async(item["stripe_invoice_item_id"])
+            found = await stripe.v1.invoice_items.retrieve_async(item.stripe_invoice_item_id)
         except InvalidRequestError as error:
             if error.code != "resource_missing":
                 raise
-            continue  # it went with its customer, whom somebody deleted at Stripe
-        if there.invoice is None:
+            continue  # it was deleted together with its customer
+        if found.invoice is None:
             waiting.append(item)
         else:
-            await _note(database, item, _id(there.invoice))
+            await _store(database, dataclasses.replace(item, invoice_id=_id(found.invoice)))
     return waiting
 
 
-async def _note(database: Database, item: dict[str, Any], invoice_id: str | None) -> None:
-    if invoice_id is not None:
-        item["invoice_id"] = invoice_id
-    params = {"p_id": item["id"], "p_invoice_item_id": item["stripe_invoice_item_id"], "p_invoice_id": invoice_id}
+async def _store(database: Database, item: OverageItem) -> None:
+    params = {
+        "p_id": item.id,
+        "p_invoice_item_id": item.stripe_invoice_item_id,
+        "p_invoice_id": item.invoice_id,
+    }
     await database.call("place_overage", params, idempotent=True)
 
 
-async def _last_invoice(stripe: StripeClient, customer_id: str, first_id: str) -> None:
-    """An invoice of all that waits for one, which Stripe finalizes and collects by itself."""
+async def _create_final_invoice(stripe: StripeClient, customer_id: str, first_item_id: str) -> None:
+    """Create an invoice of all waiting items. Stripe finalizes and collects it automatically."""
     ended = await stripe.v1.subscriptions.list_async({"customer": customer_id, "status": "ended", "limit": 1})
-    # A card from Checkout is the subscription's, not the customer's.
+    # A card from Checkout belongs to the subscription, not to the customer.
     card = _id(ended.data[0].default_payment_method) if ended.data else None
-    wanted: InvoiceCreateParams = {
+    params: InvoiceCreateParams = {
         "customer": customer_id,
         "currency": "usd",
         "auto_advance": True,
         "collection_method": "charge_automatically",
         "pending_invoice_items_behavior": "include",
-        "metadata": {OUR_ID: first_id},
+        "metadata": {ITEM_ID_KEY: first_item_id},
     }
     if ended.data and ended.data[0].automatic_tax.enabled:
-        wanted["automatic_tax"] = {"enabled": True}
-    key = f"overage-invoice:{first_id}"
+        params["automatic_tax"] = {"enabled": True}
+    key = f"overage-invoice:{first_item_id}"
     if card is not None:
         try:
-            await stripe.v1.invoices.create_async({**wanted, "default_payment_method": card}, {"idempotency_key": key})
+            await stripe.v1.invoices.create_async({**params, "default_payment_method": card}, {"idempotency_key": key})
             return
         except InvalidRequestError:
-            key += ":without-card"  # the card is gone
-    await stripe.v1.invoices.create_async(wanted, {"idempotency_key": key})
+            key += ":without-card"  # the card was removed
+    await stripe.v1.invoices.create_async(params, {"idempotency_key": key})
 
 
-def describe(item: dict[str, Any]) -> str:
-    """What the invoice says: how many queries of which period at what price, exactly."""
-    period = datetime.fromisoformat(item["period_start"]).astimezone(UTC)
-    price, amount = (dumps(item[name]).decode() for name in ("unit_price_usd", "amount_usd"))
-    queries = f"{item['queries']:,} {'query' if item['queries'] == 1 else 'queries'}"
-    charged = Decimal(item["amount_cents"]) / 100
-    rounded = f" (rounded down to ${charged:.2f})" if charged != item["amount_usd"] else ""
+def describe(item: OverageItem) -> str:
+    """The invoice line: number of queries, unit price, exact amount and the period's first day (UTC)."""
+    period = item.period_start.astimezone(UTC)
+    price, amount = dumps(item.unit_price_usd).decode(), dumps(item.amount_usd).decode()
+    queries = f"{item.queries:,} {'query' if item.queries == 1 else 'queries'}"
+    charged = Decimal(item.amount_cents) / 100
+    rounded = f" (rounded down to ${charged:.2f})" if charged != item.amount_usd else ""
     return f"{queries} beyond the plan × ${price} = ${amount}{rounded}, period from {period:%Y-%m-%d}"
 
 
 def _id(reference: Any) -> str | None:
-    """The id of something that may be expanded."""
+    """The id of a Stripe reference, which may be an id or an expanded object."""
     return reference if reference is None or isinstance(reference, str) else str(reference.id)

@@ -1,6 +1,6 @@
-"""The way to Stripe: settings, one client, and the names that things have there.
+"""The connection to Stripe: settings, one client, and the ids and lookup keys that we use there.
 
-Products have ids of our own, so that a plan is told from what a price or an invoice line refers to, without a lookup.
+Products have ids of our own, so that a price or an invoice line names its plan without another request.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -12,22 +12,22 @@ from stripe import HTTPXClient, StripeClient
 
 from functions.common.settings import BaseUrl, Settings, load
 
-# A call with its repetitions has to fit into a function's time.
+# A call with its retries must fit into a function's time limit.
 TIMEOUT_S = 6.0
 RETRIES = 2
 
-PRODUCT = "canadagpt_"
-PLAN = f"{PRODUCT}plan_"
+PRODUCT_PREFIX = "canadagpt_"
+PLAN_PREFIX = f"{PRODUCT_PREFIX}plan_"
 
 
 def _secret_key(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("sk_", "rk_")):
-        raise ValueError("must be a secret or restricted key of Stripe's, which starts with sk_ or rk_")
+        raise ValueError("must be a secret or restricted key of Stripe, which starts with sk_ or rk_")
     return value
 
 
 class StripeSettings(Settings):
-    """The account at Stripe. `api_base` is only for stand-ins."""
+    """The Stripe account. `api_base` is set only for a stand-in."""
 
     secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] = Field(validation_alias="STRIPE_SECRET_KEY")
     api_base: BaseUrl | None = Field(default=None, validation_alias="STRIPE_API_BASE")
@@ -52,7 +52,7 @@ class Account(StripeClient):
 
 @asynccontextmanager
 async def account(known: Mapping[str, str]) -> AsyncIterator[Account]:
-    """A client for as long as a job takes. Raises SettingsError."""
+    """A client that is closed at the end. Raises SettingsError."""
     stripe = Account(load(StripeSettings, known))
     try:
         yield stripe
@@ -66,6 +66,6 @@ def plan_key(tier: str) -> str:
 
 
 def tier_of(product: object) -> str | None:
-    """The tier that a product's id stands for; None: no plan of ours."""
+    """The tier of a product id; None for a product that is not one of our plans."""
     name = str(product)
-    return name.removeprefix(PLAN) if name.startswith(PLAN) else None
+    return name.removeprefix(PLAN_PREFIX) if name.startswith(PLAN_PREFIX) else None

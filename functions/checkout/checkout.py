@@ -1,0 +1,236 @@
+"""Stripe's pages for a user: checkout and the billing portal. However often a user clicks, they are one customer.
+
+Money moves only on Stripe's pages. The results arrive as events (functions/webhooks).
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from stripe import InvalidRequestError, StripeClient, StripeError
+from stripe.checkout import Session
+from stripe.params.checkout import SessionCreateParams
+
+from functions.checkout.settings import CheckoutSettings
+from functions.common.auth import User
+from functions.common.billing.records import BillingProfile, OverageSettings, PriceList, billing_profile
+from functions.common.billing.stripe_client import Account, plan_key
+from functions.common.billing.stripe_state import live_subscription
+from functions.common.database import Database
+from functions.common.errors import Internal, NotFound, PaymentUnavailable
+from functions.common.observe import Observer
+
+TIMEOUT_S = 16.0  # shorter than the function's own time limit (serverless.yml)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page at Stripe: a checkout session or a portal session."""
+
+    url: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnUrls:
+    """Where Stripe sends the user after they paid or left the page."""
+
+    success: str
+    cancel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a checkout page sells. `params` are the session's own parameters, `metadata` what the session records."""
+
+    lookup_key: str
+    metadata: Mapping[str, str]
+    params: SessionCreateParams
+
+    @property
+    def is_subscription(self) -> bool:
+        return self.params.get("mode") == "subscription"
+
+
+class Checkout:
+    """Sells plans and packs on Stripe's pages. Holds what the routes share."""
+
+    def __init__(self, settings: CheckoutSettings, observer: Observer) -> None:
+        self.allowed_origins = settings.allowed_origins
+        self._settings = settings
+        self._database = Database(settings)
+        self._client = Account(settings)
+        self._observer = observer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._database.close()
+        await self._client.close()
+
+    async def plans(self) -> PriceList:
+        """The plans and packs, read with the rights of an anonymous client."""
+        prices: PriceList = await self._database.call("list_plans", user_token=self._settings.anon_key, idempotent=True)
+        return prices
+
+    async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:
+        """A page to subscribe to a plan; the portal for a user who has a subscription.
+
+        Raises NotFound, PaymentUnavailable, CatalogMissing, Unavailable.
+        """
+        async with self._stripe() as stripe:
+            customer_id = await self._customer(stripe, user)
+            params: SessionCreateParams = {
+                "mode": "subscription",
+                "subscription_data": {"metadata": {"user_id": user.id}},
+                # Also for the plan of $0: its overage will be charged.
+                "payment_method_collection": "always",
+            }
+            order = Order(plan_key(tier), {"user_id": user.id, "plan": tier}, params)
+            return await self._page(stripe, user, customer_id, order, urls)
+
+    async def buy(self, user: User, pack_id: str, urls: ReturnUrls) -> Page:
+        """A page to buy a pack. Raises NotFound for a pack that is not sold, and what `subscribe` raises."""
+        pack = next((pack for pack in (await self.plans())["packs"] if pack["id"] == pack_id), None)
+        if pack is None:
+            raise NotFound("There is no such credit pack.")
+        async with self._stripe() as stripe:
+            customer_id = await self._customer(stripe, user)
+            # Record what was sold: the table may change before the payment arrives.
+            metadata = {"user_id": user.id, "pack": pack_id, "credits": str(pack["credits"])}
+            params: SessionCreateParams = {"mode": "payment", "payment_intent_data": {"metadata": metadata}}
+            return await self._page(stripe, user, customer_id, Order(pack_id, metadata, params), urls)
+
+    async def portal(self, user: User, return_url: str) -> Page:
+        """The user's billing portal. Raises NotFound for a user who has never bought anything."""
+        profile = await self._profile(user)
+        if profile.stripe_customer_id is None:
+            raise NotFound("You have not bought anything yet, so there is nothing to manage.")
+        async with self._stripe() as stripe:
+            return await self._portal(stripe, profile.stripe_customer_id, return_url)
+
+    async def set_overage(self, user: User, changes: Mapping[str, object]) -> OverageSettings:
+        """Change the user's overage settings. Returns the `overage` object of GET /usage."""
+        params = {"p_settings": changes}
+        overage: OverageSettings = await self._database.call(
+            "set_overage", params, user_token=user.token, idempotent=True
+        )
+        return overage
+
+    @asynccontextmanager
+    async def _stripe(self) -> AsyncIterator[StripeClient]:
+        """The client, for at most TIMEOUT_S. Logs Stripe's failures and raises them as PaymentUnavailable."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                yield self._client
+        except CatalogMissing as error:
+            self._observer.failure("stripe has no such price", error)
+            raise
+        except (StripeError, TimeoutError) as error:
+            self._observer.failure("stripe failed", error, upstream_status=getattr(error, "http_status", None))
+            raise PaymentUnavailable from error
+
+    async def _profile(self, user: User) -> BillingProfile:
+        profile = await billing_profile(self._database, user.id)
+        if profile is None:
+            raise NotFound("There is no subscription.")
+        return profile
+
+    async def _customer(self, stripe: StripeClient, user: User) -> str:
+        """The user's customer id. A customer is created and linked before any checkout, so that every event of
+        theirs leads to a user."""
+        profile = await self._profile(user)
+        if profile.stripe_customer_id is not None:
+            return profile.stripe_customer_id
+        # Equal for all clicks until the customer is deleted. Without the e-mail address, which may change.
+        key = f"customer:{user.id}:{profile.stripe_sequence}"
+        customer = await stripe.v1.customers.create_async({"metadata": {"user_id": user.id}}, {"idempotency_key": key})
+        params = {"p_user_id": user.id, "p_customer_id": customer.id}
+        linked: str | None = await self._database.call("link_stripe_customer", params, idempotent=True)
+        if linked is None:
+            raise NotFound("There is no subscription.")
+        if profile.email:
+            await stripe.v1.customers.update_async(linked, {"email": profile.email})
+        return linked
+
+    async def _page(self, stripe: StripeClient, user: User, customer_id: str, order: Order, urls: ReturnUrls) -> Page:
+        """The open page for the same order, otherwise a new one. Open pages to subscribe to anything else are closed:
+        two of them could be paid twice."""
+        prices, listed = await asyncio.gather(
+            stripe.v1.prices.list_async({"lookup_keys": [order.lookup_key], "active": True, "limit": 1}),
+            stripe.v1.checkout.sessions.list_async({"customer": customer_id, "limit": 100}),
+        )
+        if not prices.data:
+            raise CatalogMissing(f"Stripe has no active price with the lookup key {order.lookup_key}.")
+        price_id = prices.data[0].id
+        purpose = hashlib.sha256("\n".join((price_id, urls.success, urls.cancel)).encode()).hexdigest()[:32]
+        same = await _same_page(stripe, listed.data, order, purpose)
+        if order.is_subscription:
+            _, live = await live_subscription(stripe, customer_id)
+            if live is not None:
+                return await self._portal(stripe, customer_id, urls.cancel)
+        if same is not None:
+            return _page_of(same)
+        newest = listed.data[0].id if listed.data else "first"
+        session = await stripe.v1.checkout.sessions.create_async(
+            {
+                **order.params,
+                "metadata": {**order.metadata, "purpose": purpose},
+                "customer": customer_id,
+                "client_reference_id": user.id,
+                "line_items": [{"price": price_id, "quantity": 1}],
+                "success_url": urls.success,
+                "cancel_url": urls.cancel,
+                **self._tax(),
+            },
+            # Concurrent clicks see the same newest page and get the same new one.
+            {"idempotency_key": f"checkout:{user.id}:{newest}:{purpose}"},
+        )
+        if order.is_subscription:
+            await _close_older(stripe, customer_id, session)
+        return _page_of(session)
+
+    def _tax(self) -> SessionCreateParams:
+        if not self._settings.automatic_tax:
+            return {}
+        return {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
+
+    async def _portal(self, stripe: StripeClient, customer_id: str, return_url: str) -> Page:
+        session = await stripe.v1.billing_portal.sessions.create_async(
+            {"customer": customer_id, "return_url": return_url}
+        )
+        return Page(session.url, session.id)
+
+
+class CatalogMissing(Internal):
+    """The job publish-catalog has not been run."""
+
+
+async def _same_page(stripe: StripeClient, sessions: Sequence[Session], order: Order, purpose: str) -> Session | None:
+    """The open session with the same purpose. Closes the open sessions to subscribe to anything else."""
+    same = None
+    for session in sessions:
+        if session.status != "open" or session.mode != order.params.get("mode"):
+            continue
+        if session.metadata is not None and session.metadata.to_dict().get("purpose") == purpose:
+            same = session
+        elif order.is_subscription:
+            # A session that was just paid cannot expire; its subscription is read next.
+            with suppress(InvalidRequestError):
+                await stripe.v1.checkout.sessions.expire_async(session.id)
+    return same
+
+
+async def _close_older(stripe: StripeClient, customer_id: str, newest: Session) -> None:
+    """Close the pages to subscribe on that concurrent requests created before this one. Stripe lists newest first."""
+    listed = await stripe.v1.checkout.sessions.list_async({"customer": customer_id, "status": "open", "limit": 100})
+    ids = [session.id for session in listed.data if session.mode == "subscription"]
+    for session_id in ids[ids.index(newest.id) + 1 :] if newest.id in ids else []:
+        with suppress(InvalidRequestError):
+            await stripe.v1.checkout.sessions.expire_async(session_id)
+
+
+def _page_of(session: Session) -> Page:
+    assert session.url is not None
+    return Page(session.url, session.id)
