@@ -1,6 +1,6 @@
-"""The chat function's routes. Run by uvicorn: `uvicorn --factory functions.chat.handler:create`.
+"""The routes of the chat function: `uvicorn --factory functions.chat.handler:create`.
 
-On Lambda that is what run.sh does, under the AWS Lambda Web Adapter, which streams the response.
+On Lambda run.sh starts it under the AWS Lambda Web Adapter, which streams the response.
 """
 
 import gc
@@ -14,11 +14,11 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from functions.chat import limits, wire
+from functions.chat.chat import Chat
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import Chat
 from functions.common.auth import CurrentUser, Verifier
 from functions.common.database import Database
 from functions.common.errors import NotFound
@@ -30,7 +30,7 @@ ChatBody = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
 
 
 async def get_chat(request: Request) -> Chat:
-    """The running app's chat."""
+    """The app's Chat."""
     chat: Chat = request.app.state.chat
     return chat
 
@@ -39,8 +39,8 @@ CurrentChat = Annotated[Chat, Depends(get_chat)]
 
 
 async def chat_id_of(chat_id: str) -> str:
-    """The chat's id from the path. Raises NotFound for one that no chat can have."""
-    if not 1 <= len(chat_id) <= 128 or "\x00" in chat_id:
+    """The chat's id from the path. Raises NotFound where it cannot be one."""
+    if not 1 <= len(chat_id) <= limits.ID_CHARACTERS or "\x00" in chat_id:
         raise NotFound
     return chat_id
 
@@ -49,7 +49,7 @@ ChatId = Annotated[str, Depends(chat_id_of)]
 
 
 def seconds_left(request: Request) -> float:
-    """What a turn may take: on Lambda, what the Web Adapter says is left of the invocation, less time to end it well.
+    """How long a turn may take: on Lambda the time left, which the Web Adapter sends, minus a margin to settle.
 
     https://github.com/awslabs/aws-lambda-web-adapter#lambda-context
     """
@@ -61,7 +61,7 @@ def seconds_left(request: Request) -> float:
 
 
 async def post_chat(user: CurrentUser, body: ChatBody, chat: CurrentChat, request: Request) -> Response:
-    """Answer the last message: streamed, or whole for `Accept: application/json`."""
+    """Answer the last message: as a stream, or as one JSON document for `Accept: application/json`."""
     feed = chat.start(user.id, body, request.state.request_id, seconds_left(request))
     accept = request.headers.get("accept", "")
     if "application/json" in accept and "text/event-stream" not in accept:
@@ -71,23 +71,23 @@ async def post_chat(user: CurrentUser, body: ChatBody, chat: CurrentChat, reques
 
 
 async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Response:
-    """Stop the running answer. Accepted whether or not there is one, for it may just have ended."""
+    """Stop the running answer. 202 even where there is none, because it may have ended just now."""
     return json_response({"stopping": await chat.stop(user.id, chat_id)}, status=202)
 
 
 async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, request: Request) -> Response:
     """The running answer from its start, then live; 204 where there is none."""
-    said = await chat.resume(user.id, chat_id, request.state.request_id)
-    return StreamingResponse(said, headers=wire.HEADERS) if said else Response(status_code=204)
+    events = await chat.resume(user.id, chat_id, request.state.request_id)
+    return StreamingResponse(events, headers=wire.HEADERS) if events else Response(status_code=204)
 
 
 async def get_usage(user: CurrentUser, chat: CurrentChat) -> Response:
-    """What the user's plan has left."""
+    """The user's plan and what is left of it."""
     return json_response(await chat.database.call("usage_summary", user_token=user.token))
 
 
 async def get_health() -> Response:
-    """That the function runs. Asks nothing of anything else."""
+    """Whether the function runs. Makes no other request."""
     return json_response({"status": "ok"})
 
 
@@ -100,7 +100,7 @@ def create() -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.verifier = Verifier(settings)
-        # Fewer and longer young generations: many streams make many objects, and hardly one lives long in a circle.
+        # Collect less often: many streams create many objects, but few objects form long-lived reference cycles.
         gc.set_threshold(10_000, 20, 50)
         parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
         app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, observer)

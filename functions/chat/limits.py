@@ -1,64 +1,75 @@
-"""Everything that the chat bounds, in one place. What a body may weigh is common.web's, 256 KiB."""
+"""The limits of the chat. Limits of one tool are in its file, of requests to the public record in tools/upstream.py and
+tools/parliament.py. Limits that functions share are in functions/common: the size of a body in web.py, calls of the
+database in database.py, keys of access tokens in auth.py, users' own keys in vault.py.
+"""
 
-# What a person may send. A question of 16,000 characters is about 4,000 tokens, a long bill's section.
+# What a client may send. A question of 16,000 characters has about 4,000 tokens, as a long section of a bill has.
 QUESTION_CHARACTERS = 16_000
 MESSAGES = 200
-PARTS = 1_000  # tools and their sources make many; the body bounds what they weigh
+PARTS = 1_000  # of a message: tool calls and sources are many; the size of the body is limited too
+PART_TYPE_CHARACTERS = 100
+ID_CHARACTERS = 128  # of a chat or a message
+MODEL_CHARACTERS = 100
+CONTEXT_ID_CHARACTERS = 200
 CONTEXT_BYTES = 16_384
 
-# No tokenizer fits two providers' models. English takes about four characters a token, French and JSON fewer.
+# No tokenizer fits the models of both providers. English has about four characters a token, French and JSON fewer.
 CHARACTERS_A_TOKEN = 3
 
-# How often one may edit a question back to words that it had before.
+# How often a message may be edited back to a text that it had before.
 EDITS_BACK = 10
 
-# What the model is sent of the past: the newest turns that fit, with what their tools found.
+# What the model reads of earlier turns: the newest that fit, with the results of their tools.
 HISTORY_MESSAGES = 40
 HISTORY_TOKENS = 16_000
 HISTORY_CHARACTERS = HISTORY_TOKENS * CHARACTERS_A_TOKEN
 
-# What the model may do for one query. Beside this, each plan has a ceiling of what a query may cost.
+# What the model may do for one query. Each plan also limits the cost of a query.
 OUTPUT_TOKENS = 4_096  # a step
 STEPS = 8
 CALLS_A_STEP = 8
 
-# The tools. openparliament.ca takes one request at a time, so a call that has to ask for much takes seconds.
+# The tools. openparliament.ca accepts one request at a time, so a call that needs many requests takes seconds.
 TOOL_S = 15.0
-TOOL_RESULT_TOKENS = 2_600
 TOOL_RESULT_CHARACTERS = 8_000
 TOOL_SOURCES = 10
 TOOL_RESPONSE_BYTES = 4 * 1024 * 1024
 TOOL_CACHE_ENTRIES = 500
 TOOL_CACHE_BYTES = 16 * 1024 * 1024
 TOOL_CACHE_S = 600.0
-CONTEXT_S = 2.0  # of the page that the user is on: without it the answer is a little worse, and not later
+CONTEXT_S = 2.0  # for the record of the user's page: without it the answer is a little worse, but not later
 
-# Silence of the provider after which the turn has failed, and of the stream after which proxies are kept awake.
+# Silence of the provider after which a turn fails, and of the stream after which a comment keeps it open at proxies.
 PROVIDER_CONNECT_S = 5.0
 PROVIDER_SILENCE_S = 60.0
 KEEP_ALIVE_S = 10.0
-# Before the second and last attempt at a request that the provider did not begin to answer.
+# Before the second and last attempt at a request that the provider did not start to answer.
 RETRY_PAUSE_S = 0.3
 RETRY_PAUSE_LIMIT_S = 2.0
+# A provider's longer Retry-After is not passed on to the client: a person does not wait that long.
+RETRY_AFTER_LIMIT_S = 120
 
-# A hold outlives the function that took it (180 s on Lambda), so only a dead process loses one. A turn ends in time to
-# say so and to settle, whatever deadline Lambda has set it.
+# A turn ends early enough to settle before Lambda's deadline (180 s). A hold is longer than any turn, so only a hold
+# whose process died expires. release_stale_holds, every five minutes, then deletes it with the turn's output so far:
+# nine minutes after its start at most.
 TURN_S = 170.0
 DEADLINE_MARGIN_S = 8.0
 HOLD_S = 240
 
-# How often a running turn tells other processes what it has said and asks whether it is to stop, how long it waits at
-# its end for one that is still reading, and how often they look. A stop is promised within two seconds, all of it.
+# How often a running turn stores its output and asks whether it has to stop; how long it waits at its end for readers
+# in other processes; how often these ask. A stop takes two seconds at most, all included.
 PROGRESS_S = 0.7
 FOLLOWER_S = 2.0
 FOLLOWER_STOPPED_S = 0.5
 FOLLOW_S = 0.25
 
-# The database: admission refuses rather than waits; the end of a turn is worth several attempts.
+# The database. Admission fails fast; the end of a turn is worth several attempts.
 ADMIT_S = 2.5
 SETTLE_S = 10.0
 
-# What a stopping server gives running turns to end by themselves.
+# How long a server that shuts down lets running turns finish.
 SHUTDOWN_S = 5.0
 
+# The title of a conversation: its question, with the answer added where the question has fewer words.
 TITLE_CHARACTERS = 80
+TITLE_WORDS = 3

@@ -1,26 +1,29 @@
-"""How a running turn is heard, and stopped, from another process: on Lambda every request may meet one of its own.
+"""Resuming and stopping a turn from another process: on Lambda every request may run in another one.
 
-The turn notes what it has said in its hold, every 0.7 s, and learns there that it is to stop. Who resumes the answer
-reads it from there. Before the hold ends the turn waits a moment for who is still reading; else nobody can begin to.
-A turn that takes less notes nothing.
+Every 0.7 s a turn stores its new output in its hold, and reads there whether it has to stop. Clients that resume the
+answer in another process read it from the hold. Before a turn ends its hold, it waits briefly for these readers;
+without readers it refuses new ones. A turn shorter than 0.7 s stores nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from functions.chat import limits, wire
 from functions.chat.feed import Feed
+from functions.chat.providers import Spent
 from functions.common.database import Database
 from functions.common.errors import AppError, Internal
 from functions.common.observe import Observer
 
-LAGGED = "The end of this answer was not heard here. Open the conversation again to see what is kept of it."
+END_NOT_RECEIVED = "The end of this answer could not be sent here. Open the conversation again to see what was stored."
 
 
 class Progress:
-    """What one turn tells of itself. `stop` is called when the user wants it to end."""
+    """Stores the output of one turn. `stop` is called when the user wants the turn to end."""
 
     def __init__(
         self, database: Database, observer: Observer, hold_id: str, feed: Feed, stop: Callable[[], None]
@@ -30,110 +33,138 @@ class Progress:
         self._hold_id = hold_id
         self._feed = feed
         self._stop = stop
-        self._noted_chunks = 0
-        self._noted = 0  # characters
-        self._has_begun = False
-        self._telling = asyncio.create_task(self._tell())
+        self._stored_chunks = 0
+        self._stored_characters = 0
+        self._has_started = False
+        self._task = asyncio.create_task(self._store_repeatedly())
 
     async def close(self, patience_s: float) -> None:
-        """Note the rest, and wait a moment for who reads it. Nothing may be said after this but the ending."""
-        self._telling.cancel()
-        await asyncio.gather(self._telling, return_exceptions=True)
-        if not self._has_begun:
-            return  # there was nothing to read
+        """Store the rest and wait for its readers, at most `patience_s`. Then only the turn's end may be written."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if not self._has_started:
+            return  # Nothing was stored, so there are no readers.
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                followed_to = await self._note(is_closing=True)
+                followed_to = await self._store(is_closing=True)
                 if followed_to is None:
                     return
-                while followed_to is not None and followed_to < self._noted:
+                while followed_to is not None and followed_to < self._stored_characters:
                     await asyncio.sleep(limits.FOLLOW_S / 2)
-                    followed_to = await self._note(is_closing=True)
-                await asyncio.sleep(limits.FOLLOW_S)  # one has read it; others may, and look as often
+                    followed_to = await self._store(is_closing=True)
+                await asyncio.sleep(limits.FOLLOW_S)  # One reader has it all; each other one asks within this time.
 
-    async def _tell(self) -> None:
+    async def _store_repeatedly(self) -> None:
         while True:
             await asyncio.sleep(limits.PROGRESS_S)
-            await self._note()
+            await self._store()
 
-    async def _note(self, *, is_closing: bool = False) -> int | None:
-        """Note what is new; how far another process has read."""
-        self._has_begun = True
-        text, chunks = self._feed.said_since(self._noted_chunks)
+    async def _store(self, *, is_closing: bool = False) -> int | None:
+        """Store the new output. Returns how many characters another process has read; None where none reads."""
+        self._has_started = True
+        text, chunks = self._feed.text_since(self._stored_chunks)
         params = {
             "p_hold_id": self._hold_id,
-            "p_from": self._noted,
+            "p_from": self._stored_characters,
             "p_progress": text,
             "p_is_closing": is_closing,
         }
         try:
-            noted = await self._database.call("note_progress", params, idempotent=True)
+            hold = await self._database.call("note_progress", params, idempotent=True)
         except AppError as error:
             self._observer.failure("progress not noted", error, hold_id=self._hold_id)
             return None
-        self._noted_chunks, self._noted = chunks, self._noted + len(text)
-        if noted is None:
+        self._stored_chunks, self._stored_characters = chunks, self._stored_characters + len(text)
+        if hold is None:
             return None
-        if noted["stop_requested"]:
+        if hold["stop_requested"]:
             self._stop()
-        followed_to: int | None = noted["followed_to"]
+        followed_to: int | None = hold["followed_to"]
         return followed_to
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A turn that runs. `text` is its output since the last call."""
+
+    hold_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A turn that has ended."""
+
+    outcome: str
+    spent: Spent
+    funding: str
+    charged_usd: Decimal
+    persisted: bool
 
 
 async def follow(database: Database, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
     """The running answer of a user's chat, from its start and then live; None where there is none."""
-    followed = await _ask(database, user_id, chat_id)
-    while followed and followed.get("progress") == "":
+    state = await _follow(database, user_id, chat_id)
+    while isinstance(state, Running) and not state.text:
         await asyncio.sleep(limits.FOLLOW_S)
-        followed = await _ask(database, user_id, chat_id, followed["hold_id"])
-    if not followed or "progress" not in followed:
-        return None
-    return _relay(database, user_id, chat_id, request_id, followed)
+        state = await _follow(database, user_id, chat_id, state.hold_id)
+    return _relay(database, user_id, chat_id, request_id, state) if isinstance(state, Running) else None
 
 
 async def _relay(
-    database: Database, user_id: str, chat_id: str, request_id: str, followed: dict[str, Any] | None
+    database: Database, user_id: str, chat_id: str, request_id: str, state: Running | Over | None
 ) -> AsyncIterator[bytes]:
-    heard, silent = 0, 0.0
+    position, silence_s = 0, 0.0
     message = wire.MessageStream("")
     try:
-        while followed and "progress" in followed:
-            if text := followed["progress"]:
-                message.overhear(text)
-                yield text.encode()
-                heard, silent = heard + len(text), 0.0
-            elif silent >= limits.KEEP_ALIVE_S:
+        while isinstance(state, Running):
+            if state.text:
+                message.replay(state.text)
+                yield state.text.encode()
+                position, silence_s = position + len(state.text), 0.0
+            elif silence_s >= limits.KEEP_ALIVE_S:
                 yield wire.KEEP_ALIVE
-                silent = 0.0
+                silence_s = 0.0
             await asyncio.sleep(limits.FOLLOW_S)
-            silent += limits.FOLLOW_S
-            followed = await _ask(database, user_id, chat_id, followed["hold_id"], heard)
+            silence_s += limits.FOLLOW_S
+            state = await _follow(database, user_id, chat_id, state.hold_id, position)
     except AppError as error:
-        yield message.finish_step() + wire.broken_off(error.sentence)
+        yield message.finish_step() + wire.error_without_metadata(error.sentence)
         return
-    yield _ending(message, followed, request_id)
+    yield _ending(message, state, request_id)
 
 
-def _ending(message: wire.MessageStream, ended: dict[str, Any] | None, request_id: str) -> bytes:
-    """The last events of an answer whose query has ended that way."""
-    if ended is None:
-        return message.finish_step() + wire.broken_off(Internal.message)
-    known = wire.metadata(request_id=request_id, **{name: ended[name] for name in wire.KNOWN_AFTERWARDS})
-    match ended["outcome"]:
+def _ending(message: wire.MessageStream, over: Over | None, request_id: str) -> bytes:
+    """The last events of a relayed answer. None: its process died."""
+    if over is None:
+        return message.finish_step() + wire.error_without_metadata(Internal.message)
+    metadata = wire.metadata(
+        request_id=request_id,
+        spent=over.spent,
+        funding=over.funding,
+        charged_usd=over.charged_usd,
+        persisted=over.persisted,
+    )
+    match over.outcome:
         case "answered" | "stopped" if not message.is_complete:
-            # It waited as long as it may. The whole answer is with whoever asked, and where history is kept.
-            return message.finish_step() + wire.broken_off(LAGGED)
+            # The turn stopped waiting for this reader. The client that asked has the whole answer; history may have it.
+            return message.finish_step() + wire.error_without_metadata(END_NOT_RECEIVED)
         case "answered":
-            return wire.finish("stop", known)
+            return wire.finish("stop", metadata)
         case "stopped":
-            return wire.abort(known)
+            return wire.abort(metadata)
         case _:
-            return message.finish_step() + wire.error(Internal.message, known)
+            return message.finish_step() + wire.error(Internal.message, metadata)
 
 
-async def _ask(
-    database: Database, user_id: str, chat_id: str, hold_id: str | None = None, heard: int = 0
-) -> dict[str, Any] | None:
-    params = {"p_user_id": user_id, "p_chat_id": chat_id, "p_hold_id": hold_id, "p_from": heard}
-    followed: dict[str, Any] | None = await database.call("follow_query", params, idempotent=True)
-    return followed
+async def _follow(
+    database: Database, user_id: str, chat_id: str, hold_id: str | None = None, position: int = 0
+) -> Running | Over | None:
+    """The state of a chat's newest turn, or of the turn of `hold_id`; None where none runs, or its process died."""
+    params = {"p_user_id": user_id, "p_chat_id": chat_id, "p_hold_id": hold_id, "p_from": position}
+    row: Mapping[str, Any] | None = await database.call("follow_query", params, idempotent=True)
+    if not row:
+        return None
+    if "progress" in row:
+        return Running(row["hold_id"], row["progress"])
+    return Over(row["outcome"], Spent.from_row(row), row["funding"], row["charged_usd"], row["persisted"])

@@ -1,4 +1,4 @@
-"""What POST /chat takes: the AI SDK's request with our own optional fields, checked and bounded."""
+"""The body of POST /chat: the AI SDK's request with our own optional fields, validated and limited in size."""
 
 import hashlib
 import re
@@ -10,21 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from functions.chat import limits
 
-TITLE_WORDS = 3
 UUID_TEXT = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=limits.ID_CHARACTERS)]
 ContextType = Literal["general", "mp", "bill", "dashboard", "lobbying", "spending"]
 
 
 class Part(BaseModel):
     """A part of a UIMessage. Only the text of text parts is read."""
 
-    type: Annotated[str, StringConstraints(max_length=100)]
+    type: Annotated[str, StringConstraints(max_length=limits.PART_TYPE_CHARACTERS)]
     text: str | None = None
 
 
 class UIMessage(BaseModel):
-    """A message as the AI SDK's client keeps it. Only people and assistants speak here."""
+    """A message as the AI SDK's client sends it. System messages are rejected."""
 
     id: Id
     role: Literal["user", "assistant"]
@@ -37,10 +36,10 @@ class UIMessage(BaseModel):
 
 
 class Context(BaseModel):
-    """What the user is looking at."""
+    """The page that the user is on."""
 
     type: ContextType = "general"
-    id: Annotated[str, StringConstraints(max_length=200)] | None = None
+    id: Annotated[str, StringConstraints(max_length=limits.CONTEXT_ID_CHARACTERS)] | None = None
     data: dict[str, Any] | None = None
 
     @field_validator("data")
@@ -51,7 +50,7 @@ class Context(BaseModel):
         except orjson.JSONEncodeError:
             small = False  # nested deeper than 254 levels
         if not small:
-            raise ValueError(f"must be at most {limits.CONTEXT_BYTES} bytes of JSON, and not nested deeply")
+            raise ValueError(f"must be at most {limits.CONTEXT_BYTES} bytes of JSON, and not deeply nested")
         return data
 
 
@@ -66,7 +65,7 @@ class ChatRequest(BaseModel):
     message_id: Id | None = Field(default=None, alias="messageId")
     context: Context = Context()
     provider: Literal["anthropic", "openai"] | None = None
-    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    model: Annotated[str, StringConstraints(min_length=1, max_length=limits.MODEL_CHARACTERS)] | None = None
     language: Literal["en", "fr"] = "en"
 
     @model_validator(mode="after")
@@ -79,15 +78,15 @@ class ChatRequest(BaseModel):
 
     @property
     def question(self) -> UIMessage:
-        """The user's last message: what is to be answered."""
+        """The last message, which is the user's."""
         return self.messages[-1]
 
     @property
     def request_id(self) -> str:
-        """The idempotency key: one for each time the user asks.
+        """The idempotency key of the query.
 
-        A question is asked once however often it is sent. Asked with other words (the client names the message that it
-        replaces) it is another one. Asking for another answer is a new query, known by the answer that it replaces.
+        A message sent again has the same key. An edited message (the client names the message that it replaces) has a
+        key of its own for each text. A regeneration has a key of its own for each answer that it replaces.
         """
         question = self.question
         if self.trigger == "regenerate-message":
@@ -99,19 +98,17 @@ class ChatRequest(BaseModel):
 
     @property
     def is_edit(self) -> bool:
-        """Whether it is an earlier question in other words."""
+        """Whether the question is an edited version of an earlier one."""
         return self.trigger == "submit-message" and self.message_id is not None
 
-    def is_of(self, chat_id: str) -> bool:
-        """Whether it is of the chat of that id; a UUID may be written with capitals."""
+    def belongs_to(self, chat_id: str) -> bool:
+        """Whether this is the chat's id. The case of a UUID does not matter."""
         return self.id == chat_id or (UUID_TEXT.fullmatch(chat_id) is not None and self.id.lower() == chat_id.lower())
 
     def title(self, answer: str) -> str:
-        """A conversation's first title, from its first exchange: the question's beginning, and where that is hardly
-        more than a greeting, the answer's.
-        """
+        """The title of a new conversation: the start of the question, or of question and answer if it is very short."""
         line = re.sub(r"\s+", " ", self.question.text).strip()
-        if len(line.split()) < TITLE_WORDS:
+        if len(line.split()) < limits.TITLE_WORDS:
             line = re.sub(r"\s+", " ", f"{line} – {answer}").strip(" –")
         if len(line) <= limits.TITLE_CHARACTERS:
             return line

@@ -10,7 +10,7 @@ ProviderName = Literal["anthropic", "openai"]
 
 
 class ChatSettings(SupabaseSettings, ProviderAddresses):
-    """The platform's own provider accounts, one or both, and where Parliament's data is."""
+    """The platform's accounts at one provider or both, and the addresses of Parliament's data."""
 
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
@@ -26,7 +26,7 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
 
     @property
     def platform_providers(self) -> list[ProviderName]:
-        """The providers that the platform has an account with, the default first."""
+        """The providers where the platform has an account, the default first."""
         keys: dict[ProviderName, SecretStr | None] = {
             "anthropic": self.anthropic_api_key,
             "openai": self.openai_api_key,
@@ -34,6 +34,6 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
         return [name for name, key in keys.items() if key is not None]
 
     def platform_key(self, provider: ProviderName) -> str:
-        """The platform's key; without an account something that every provider rejects."""
+        """The platform's key; without an account a text that every provider rejects."""
         key = self.anthropic_api_key if provider == "anthropic" else self.openai_api_key
         return key.get_secret_value() if key else "own-keys-only"

@@ -1,7 +1,7 @@
-"""What the model is told before the conversation, from text files that anyone may edit: prompts/*.md.
+"""The prompts before the conversation, from the text files prompts/*.md.
 
-`system_prompt` is the same for everyone, so that providers can cache it; `situation` is today's, and the page's that
-the user is on: what the public record says of it, looked up by its id, and what the page says of itself, as a hint.
+`system_prompt` is the same for everyone, so that providers can cache it. `situation` has the date and the user's page:
+its public record, fetched by its id, and the data that the page itself sent, marked as unverified.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from functions.common import money
 
 FOLDER = Path(__file__).parent / "prompts"
 LANGUAGES = {"en": "English", "fr": "French"}
-# The ids of pages that the public record can be asked about: an MP's slug; a bill's number, with or without a session.
+# The ids of pages that have a public record: an MP's slug; a bill's number with or without its session.
 SLUG = re.compile(r"[a-z0-9-]{1,100}")
 BILL = re.compile(r"(?:(\d{2}-\d)/)?([CS]-\d{1,4})", re.IGNORECASE)
 
@@ -36,29 +36,29 @@ def _filled(name: str, **fields: str) -> str:
 
 
 def system_prompt() -> str:
-    """Who the model is and what it may never do."""
+    """The model's role and rules."""
     return _text("system")
 
 
 async def situation(context: Context, language: Language, now: datetime, parliament: Parliament) -> str:
-    """What is so now, for this user. `now` has a time zone; the model is told Toronto's date."""
+    """The date in Toronto, the user's language and page. `now` has a time zone."""
     today = now.astimezone(ZoneInfo("America/Toronto")).date().isoformat()
-    told = [_filled("situation", today=today, language=LANGUAGES[language]), _text(f"context/{context.type}")]
+    texts = [_filled("situation", today=today, language=LANGUAGES[language]), _text(f"context/{context.type}")]
     if record := await _record(context, language, parliament):
-        told.append(_filled("record", record=_json(record[0]), url=record[1].url))
+        texts.append(_filled("record", record=_json(record[0]), url=record[1].url))
     hint = {name: value for name, value in (("id", context.id), ("data", context.data)) if value}
     if hint:
-        told.append(_filled("hint", hint=_json(hint)))
-    return "\n\n".join(told)
+        texts.append(_filled("hint", hint=_json(hint)))
+    return "\n\n".join(texts)
 
 
 def cut_short(language: Language) -> str:
-    """The last words of an answer that has reached a limit."""
+    """The last sentence of an answer that reached the cost limit."""
     return _text(f"cut_short.{language}")
 
 
 async def _record(context: Context, language: Language, parliament: Parliament) -> tuple[Any, Source] | None:
-    """What the public record says of the page; None where it says nothing, or not soon."""
+    """The public record of the page and its source; None where there is none, or it takes over limits.CONTEXT_S."""
     try:
         async with asyncio.timeout(limits.CONTEXT_S):
             if context.type == "mp" and SLUG.fullmatch(context.id or ""):
@@ -66,7 +66,7 @@ async def _record(context: Context, language: Language, parliament: Parliament) 
             if context.type == "bill" and (bill := BILL.fullmatch(context.id or "")):
                 return await parliament.describe_bill(bill[1], bill[2].upper(), language)
     except (ToolError, TimeoutError):
-        pass  # the model is told so by what is missing, and has tools to look for itself
+        pass  # The model can still find it with its tools.
     return None
 
 

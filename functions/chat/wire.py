@@ -1,15 +1,16 @@
-"""The AI SDK's UI message stream, version 1: what a turn says, as server-sent events.
+"""The AI SDK's UI message stream, version 1: a turn as server-sent events.
 
 https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
-`start` comes first and once, every part that is opened is closed, steps do not nest, and after `finish` or `abort`
-there is only [DONE].
+`start` is the first event and occurs once. Every part that is opened is closed. Steps do not nest. After `finish` or
+`abort` only [DONE] follows.
 """
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
+from functions.chat.providers import Spent
 from functions.common import money
 
 HEADERS = {
@@ -20,13 +21,48 @@ HEADERS = {
 }
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+NOT_RUN = "The answer ended before this tool was run."
+
+Part = dict[str, Any]  # of a UIMessage, by the AI SDK's names
 
 
-# What the ledger knows of a query that has ended.
-KNOWN_AFTERWARDS = (
-    "provider", "model", "funding", "tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens",
-    "cost_usd", "charged_usd", "persisted",
-)  # fmt: skip
+class TokenCounts(TypedDict):
+    """Tokens, as the client reads them."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+
+
+class Metadata(TypedDict):
+    """What the client learns about a turn at its end. `charged_usd` is None where it is not known."""
+
+    request_id: str
+    provider: str
+    model: str
+    funding: str
+    usage: TokenCounts
+    cost_usd: Decimal | None
+    charged_usd: Decimal | None
+    remaining: int | None
+    resets_at: str | None
+    persisted: bool
+
+
+class UIMessage(TypedDict):
+    """The AI SDK's UIMessage."""
+
+    id: str
+    role: str
+    parts: list[Part]
+
+
+class WholeAnswer(TypedDict):
+    """What POST /chat returns as JSON."""
+
+    message: UIMessage
+    metadata: Metadata
 
 
 def part(kind: str, **fields: Any) -> bytes:
@@ -35,7 +71,7 @@ def part(kind: str, **fields: Any) -> bytes:
 
 
 class MessageStream:
-    """Writes one assistant message, keeping track of what is open."""
+    """Writes the events of one assistant message and tracks which parts are open."""
 
     def __init__(self, message_id: str) -> None:
         self._message_id = message_id
@@ -43,8 +79,8 @@ class MessageStream:
         self._in_step = False
         self._texts = 0
         self._text_open = False
-        self._calls: dict[str, str] = {}  # those without an output: id and name
-        self._wanted: set[str] = set()  # of those, the ones whose input is known
+        self._open_calls: dict[str, str] = {}  # calls without an output: id and tool name
+        self._with_input: set[str] = set()  # ids of calls whose input was sent
         self._sources: set[str] = set()
 
     @property
@@ -53,11 +89,11 @@ class MessageStream:
         return self._started and not self._in_step
 
     def complete(self) -> bytes:
-        """Whatever is missing but the finish: a start and a step where nothing was said, else the closing."""
+        """What is missing before the finish: the end of the open step, or all of an empty message."""
         return b"" if self.is_complete else self.start_step() + self.finish_step()
 
-    def overhear(self, events: str) -> None:
-        """Take note of what somebody else has written of this message, in whole events."""
+    def replay(self, events: str) -> None:
+        """Update the state by whole events of this message that another process wrote."""
         for line in events.split("\n"):
             if not line.startswith("data: {"):
                 continue
@@ -73,21 +109,21 @@ class MessageStream:
                 case "text-end":
                     self._text_open = False
                 case "tool-input-start":
-                    self._calls[event["toolCallId"]] = event["toolName"]
+                    self._open_calls[event["toolCallId"]] = event["toolName"]
                 case "tool-input-available":
-                    self._wanted.add(event["toolCallId"])
+                    self._with_input.add(event["toolCallId"])
                 case "tool-input-error" | "tool-output-available" | "tool-output-error":
-                    self._calls.pop(event["toolCallId"], None)
+                    self._open_calls.pop(event["toolCallId"], None)
 
     def start_step(self) -> bytes:
-        """Open the message, if it is not, and a step, if none is."""
+        """Open the message and a step, unless they are open."""
         opening = b"" if self._started else part("start", messageId=self._message_id)
         opening += b"" if self._in_step else part("start-step")
         self._started = self._in_step = True
         return opening
 
     def text(self, delta: str) -> bytes:
-        """Some more text."""
+        """Add text."""
         opening = b""
         if not self._text_open:
             self._text_open = True
@@ -95,40 +131,40 @@ class MessageStream:
             opening = part("text-start", id=self._text_id)
         return opening + part("text-delta", id=self._text_id, delta=delta)
 
-    def tool_calling(self, call_id: str, name: str) -> bytes:
-        """The model begins to call a tool."""
-        self._calls[call_id] = name
+    def tool_input_start(self, call_id: str, name: str) -> bytes:
+        """Open a tool call, whose input is not known yet."""
+        self._open_calls[call_id] = name
         return self._close_text() + part("tool-input-start", toolCallId=call_id, toolName=name)
 
-    def tool_called(self, call_id: str, name: str, given: Any) -> bytes:
-        """What the tool is called with."""
-        self._wanted.add(call_id)
-        return part("tool-input-available", toolCallId=call_id, toolName=name, input=given)
+    def tool_input(self, call_id: str, name: str, arguments: Any) -> bytes:
+        """The input of a call."""
+        self._with_input.add(call_id)
+        return part("tool-input-available", toolCallId=call_id, toolName=name, input=arguments)
 
-    def tool_answered(self, call_id: str, output: Any) -> bytes:
-        """What it gave."""
-        del self._calls[call_id]
+    def tool_output(self, call_id: str, output: Any) -> bytes:
+        """The output of a call, which closes it."""
+        del self._open_calls[call_id]
         return part("tool-output-available", toolCallId=call_id, output=output)
 
-    def tool_failed(self, call_id: str, error: str, given: Any = None) -> bytes:
-        """Why it gave nothing."""
-        name = self._calls.pop(call_id)
-        if call_id in self._wanted:
+    def tool_error(self, call_id: str, error: str, arguments: Any = None) -> bytes:
+        """The error of a call, which closes it."""
+        name = self._open_calls.pop(call_id)
+        if call_id in self._with_input:
             return part("tool-output-error", toolCallId=call_id, errorText=error)
-        return part("tool-input-error", toolCallId=call_id, toolName=name, input=given, errorText=error)
+        return part("tool-input-error", toolCallId=call_id, toolName=name, input=arguments, errorText=error)
 
     def source(self, url: str, title: str) -> bytes:
-        """Where something comes from; told once."""
+        """A source of an output; nothing where the URL was sent before."""
         if url in self._sources:
             return b""
         self._sources.add(url)
         return part("source-url", sourceId=f"source-{len(self._sources)}", url=url, title=title)
 
     def finish_step(self) -> bytes:
-        """Close what is open, and the step."""
+        """Close the open text, the open calls and the step."""
         closing = self._close_text()
-        for call_id in list(self._calls):
-            closing += self.tool_failed(call_id, "The answer ended before this tool was run.")
+        for call_id in list(self._open_calls):
+            closing += self.tool_error(call_id, NOT_RUN)
         closing += part("finish-step") if self._in_step else b""
         self._in_step = False
         return closing
@@ -147,32 +183,26 @@ class MessageStream:
 def metadata(
     *,
     request_id: str,
-    provider: str,
-    model: str,
+    spent: Spent,
     funding: str,
-    tokens_input: int,
-    tokens_output: int,
-    cache_read_tokens: int,
-    cache_write_tokens: int,
-    cost_usd: Decimal | None,
     charged_usd: Decimal | None,
     persisted: bool,
     remaining: int | None = None,
     resets_at: str | None = None,
-) -> dict[str, Any]:
-    """What the client is told about a turn at its end."""
+) -> Metadata:
+    """The metadata of a turn's end."""
     return {
         "request_id": request_id,
-        "provider": provider,
-        "model": model,
+        "provider": spent.provider,
+        "model": spent.model,
         "funding": funding,
         "usage": {
-            "input_tokens": tokens_input,
-            "output_tokens": tokens_output,
-            "cache_read_tokens": cache_read_tokens,
-            "cache_write_tokens": cache_write_tokens,
+            "input_tokens": spent.usage.tokens_input,
+            "output_tokens": spent.usage.tokens_output,
+            "cache_read_tokens": spent.usage.cache_read_tokens,
+            "cache_write_tokens": spent.usage.cache_write_tokens,
         },
-        "cost_usd": cost_usd,
+        "cost_usd": spent.cost_usd,
         "charged_usd": charged_usd,
         "remaining": remaining,
         "resets_at": resets_at,
@@ -180,21 +210,24 @@ def metadata(
     }
 
 
-def finish(reason: str, told: dict[str, Any]) -> bytes:
-    """The end of a message whose steps are closed. `reason` is the AI SDK's finishReason."""
-    return part("finish", finishReason=reason, messageMetadata=told) + DONE
+# The end of a message whose steps are closed ---------------------------------------------------------------------
 
 
-def error(text: str, told: dict[str, Any]) -> bytes:
-    """... after a failure, with a sentence for the user."""
-    return part("error", errorText=text) + finish("error", told)
+def finish(reason: str, metadata: Metadata) -> bytes:
+    """The end of a complete answer. `reason` is the AI SDK's finishReason."""
+    return part("finish", finishReason=reason, messageMetadata=metadata) + DONE
 
 
-def broken_off(text: str) -> bytes:
-    """... of which nothing is known."""
-    return part("error", errorText=text) + DONE
+def abort(metadata: Metadata) -> bytes:
+    """The end of an answer that the user stopped."""
+    return part("message-metadata", messageMetadata=metadata) + part("abort", reason="stopped") + DONE
 
 
-def abort(told: dict[str, Any]) -> bytes:
-    """... that the user stopped."""
-    return part("message-metadata", messageMetadata=told) + part("abort", reason="stopped") + DONE
+def error(sentence: str, metadata: Metadata) -> bytes:
+    """The end of an answer that failed."""
+    return part("error", errorText=sentence) + finish("error", metadata)
+
+
+def error_without_metadata(sentence: str) -> bytes:
+    """The end of a stream where the outcome of the turn is not known, or there was no turn."""
+    return part("error", errorText=sentence) + DONE

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 from enum import Enum
 
+from functions.common.provider_account import drop_environment_account
 from functions.common.vault import PlainKey
 from functions.keys.settings import KeysSettings
 
@@ -34,10 +35,7 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> CheckRe
             asyncio.timeout(TIMEOUT_S),
             client(api_key=key.reveal(), base_url=base_url, timeout=TIMEOUT_S, max_retries=0) as connection,
         ):
-            # The SDKs read these from the environment: of another account than the key's.
-            for name in ("auth_token", "organization", "project"):
-                if hasattr(connection, name):
-                    setattr(connection, name, None)
+            drop_environment_account(connection)
             await connection.models.list(**query)
     except (sdk.AuthenticationError, sdk.PermissionDeniedError):
         return CheckResult.REJECTED

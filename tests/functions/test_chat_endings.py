@@ -11,12 +11,12 @@ import psycopg
 import pytest
 
 from functions.chat import limits
+from functions.chat.chat import Chat
 from functions.chat.progress import Progress
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import Unavailable
 from functions.common.observe import Observer

@@ -16,12 +16,12 @@ import psycopg
 import pytest
 
 from functions.chat import limits
+from functions.chat.chat import Chat
 from functions.chat.providers import Event, Finished, Message, Prompt, Providers
 from functions.chat.providers.faults import Faults
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import (
     AppError,
@@ -443,8 +443,8 @@ IN_BAND = [
 def test_an_error_event_means_the_owner_only_on_their_own_account(
     sdk: ModuleType, code: str | None, own: type[AppError], platform: type[AppError]
 ) -> None:
-    assert type(Faults(sdk, "It", own_account=True).in_band(code)) is own
-    assert type(Faults(sdk, "It", own_account=False).in_band(code)) is platform
+    assert type(Faults(sdk, "It", own_account=True).from_event(code)) is own
+    assert type(Faults(sdk, "It", own_account=False).from_event(code)) is platform
 
 
 # The stored key cannot be read --------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ async def test_a_provider_that_falls_silent_is_a_timeout_and_nothing_is_charged(
     feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
     with pytest.raises(ProviderTimeout):
         await feed.answer()
-    assert feed.is_promised == (fault == "stall")
+    assert feed.is_streaming == (fault == "stall")
     assert accounts.asked == [(provider, last4)]
     assert left(user) == NOTHING_USED
     assert own.row(user, provider) == stored

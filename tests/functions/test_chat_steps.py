@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 from functions.chat import limits
-from functions.chat.answer import Answer, Call, Step, fitting
+from functions.chat.answer import Answer, Call, Step
+from functions.chat.history import fitting
 from functions.chat.providers import Message, Prompt, ToolCall, ToolResult, Usage
 from functions.chat.request import Context, ContextType
+from functions.chat.spending import estimated
 from functions.chat.system_prompt import cut_short, situation
 from functions.chat.tools import Language, Outcome, Source
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import estimated
 from functions.chat.wire import MessageStream
 from infra.local.stack import Stack
 from tests.api import Api, Left, Streamed, question
@@ -297,7 +298,7 @@ def test_an_answer_is_the_same_after_it_was_kept() -> None:
     kept = Answer.from_row(row)
     assert kept == ANSWER
     assert kept.text == "Let me see. « Voilà. »"
-    assert kept.said_again(MessageStream("the-id")) == ANSWER.said_again(MessageStream("the-id"))
+    assert kept.events(MessageStream("the-id")) == ANSWER.events(MessageStream("the-id"))
 
 
 def test_what_broke_off_is_told_the_model_as_an_error() -> None:

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from functions.chat.chat import Chat
 from functions.chat.feed import Feed
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.observe import Observer

@@ -32,11 +32,11 @@ import psycopg
 import pytest
 
 from functions.chat import limits
+from functions.chat.chat import Chat
 from functions.chat.providers import Event, Opened, Prompt, Provider, Providers, Text
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.errors import AppError, Internal, ProviderTimeout
 from functions.common.observe import Observer

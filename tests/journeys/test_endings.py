@@ -21,11 +21,11 @@ import psycopg
 import pytest
 
 from functions.chat import limits
+from functions.chat.chat import Chat
 from functions.chat.providers import Event, Opened, Providers, Text
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
-from functions.chat.turn import Chat
 from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault

@@ -1,15 +1,16 @@
-"""The model providers behind one stream of small events.
+"""The model providers behind one small set of events.
 
-The official SDKs build the requests, authenticate and name the errors; the stream's lines are read here, because
-building the SDKs' event objects costs more than everything else in a turn. An SDK is imported when first needed:
-anthropic alone takes a second.
+The official SDKs build the requests, authenticate and classify the errors. The stream's lines are parsed here (sse.py),
+because building the SDKs' event objects costs more than everything else in a turn. An SDK is imported when it is first
+needed: importing anthropic takes a second.
 """
 
 import asyncio
 import gc
 import importlib
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -23,15 +24,15 @@ FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "other"
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model wants a tool to be run. `arguments` is what it wrote, which should be a JSON object."""
+    """A tool call of the model. `arguments` is the text that it wrote, which should be a JSON object."""
 
     id: str
     name: str
     arguments: str
 
 
-def arguments_of(call: ToolCall) -> dict[str, Any] | None:
-    """What a call wants, as a JSON object; None where the model wrote anything else."""
+def parsed_arguments(call: ToolCall) -> dict[str, Any] | None:
+    """The arguments of a call; None where the model did not write a JSON object."""
     try:
         arguments = orjson.loads(call.arguments or "{}")
     except orjson.JSONDecodeError:
@@ -41,7 +42,7 @@ def arguments_of(call: ToolCall) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What the call of that id gave, as text."""
+    """The result of the call with that id, as text."""
 
     id: str
     text: str
@@ -50,7 +51,7 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A part of the conversation: what a person asks, what the assistant says and calls, or what its calls gave."""
+    """One message of the conversation: the user's text, the assistant's text and calls, or the results of its calls."""
 
     role: Literal["user", "assistant", "tool"]
     text: str = ""
@@ -60,7 +61,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked: `messages` oldest first. `system` is the same for everyone, `situation` is not."""
+    """A request to a model. `messages` are oldest first. `system` is the same for everyone, `situation` is not.
+
+    `may_call`: whether the model may call tools in this step.
+    """
 
     model: str
     system: str
@@ -73,19 +77,19 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The provider has accepted the request and will answer."""
+    """The provider accepted the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Some more of the answer."""
+    """More text of the answer."""
 
     delta: str
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCalling:
-    """The model has begun to write a call."""
+class ToolCallStarted:
+    """The model started to write a tool call."""
 
     id: str
     name: str
@@ -93,7 +97,7 @@ class ToolCalling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens so far; a later one replaces it. `tokens_input` includes what was read from and written to the cache."""
+    """Tokens so far; a later event replaces an earlier one. `tokens_input` includes cache reads and cache writes."""
 
     tokens_input: int = 0
     tokens_output: int = 0
@@ -106,22 +110,43 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The provider said explicitly that, and why, the answer is over. Without it no answer is complete."""
+    """The provider stated that the answer is complete, and why it ended. Without this event no answer is complete."""
 
     reason: FinishReason
 
 
-Event = Opened | Text | ToolCalling | ToolCall | Usage | Finished
+Event = Opened | Text | ToolCallStarted | ToolCall | Usage | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a query cost the account that paid the provider. `cost_usd` is None where the price is not known."""
+
+    provider: str
+    model: str
+    usage: Usage
+    cost_usd: Decimal | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Spent":
+        """From a row of usage_logs."""
+        usage = Usage(row["tokens_input"], row["tokens_output"], row["cache_read_tokens"], row["cache_write_tokens"])
+        return cls(row["provider"], row["model"], usage, row["cost_usd"])
+
+    def row(self) -> Mapping[str, Any]:
+        """`p_usage` of settle_query and release_query."""
+        cost_usd = None if self.cost_usd is None else str(self.cost_usd)
+        return {"provider": self.provider, "model": self.model, **asdict(self.usage), "cost_usd": cost_usd}
 
 
 class Provider(Protocol):
     """One model provider."""
 
     def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
-        """Ask, on the user's own account where there is a key, else on the platform's.
+        """Ask the model, on the user's own account if `own_key` is given, otherwise on the platform's.
 
-        The first event is Opened, the last is Finished. Raises ProviderError, ProviderOverloaded or ProviderTimeout, at
-        any point; with an own key ByokKeyRejected, ByokBalanceExhausted and TooManyRequests too.
+        The first event is Opened, the last is Finished. Raises ProviderError, ProviderDown, ProviderOverloaded or
+        ProviderTimeout at any point; with an own key also ByokKeyRejected, ByokBalanceExhausted or TooManyRequests.
         """
         ...
 
@@ -131,25 +156,25 @@ class Provider(Protocol):
 
 
 class Providers:
-    """The providers of the platform's own accounts, each made when first needed."""
+    """The providers, each created when it is first needed. `platform`: those with an account of the platform."""
 
     def __init__(self, settings: ChatSettings) -> None:
         self._settings = settings
         self.platform = settings.platform_providers
-        self._made: dict[str, Provider] = {}
-        self._making = asyncio.Lock()
+        self._providers: dict[str, Provider] = {}
+        self._creating = asyncio.Lock()
 
     async def get(self, name: str) -> Provider:
-        """The provider of that name: anthropic or openai."""
-        async with self._making:
-            if name not in self._made:
-                # In a thread: importing an SDK would hold up every other stream of this process.
+        """The provider of that name, "anthropic" or "openai"."""
+        async with self._creating:
+            if name not in self._providers:
+                # In a thread: importing an SDK would block every other stream of this process.
                 module = await asyncio.to_thread(importlib.import_module, f"functions.chat.providers.{name}")
-                self._made[name] = module.connect(self._settings)
-                gc.freeze()  # what an SDK brings stays, and looking through it again and again takes 200 ms
-        return self._made[name]
+                self._providers[name] = module.connect(self._settings)
+                gc.freeze()  # An SDK's objects stay for ever, and each full collection of them takes 200 ms.
+        return self._providers[name]
 
     async def close(self) -> None:
         """Close the connections of all providers."""
-        for provider in self._made.values():
+        for provider in self._providers.values():
             await provider.close()

@@ -4,6 +4,7 @@ https://docs.claude.com/en/api/messages-streaming
 """
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -27,14 +28,15 @@ from functions.chat.providers import (
     Prompt,
     Text,
     ToolCall,
-    ToolCalling,
+    ToolCallStarted,
     Usage,
-    arguments_of,
+    parsed_arguments,
 )
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
 from functions.common.errors import ProviderError
+from functions.common.provider_account import drop_environment_account
 from functions.common.vault import PlainKey
 
 REASONS: Mapping[str, FinishReason] = {
@@ -47,6 +49,15 @@ REASONS: Mapping[str, FinishReason] = {
 }
 
 
+@dataclass(slots=True)
+class PartialCall:
+    """A tool call while its arguments arrive."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
 class Anthropic:
     """Claude models, over one connection pool."""
 
@@ -57,10 +68,10 @@ class Anthropic:
         """See Provider.stream."""
         client = self._client
         if own_key is not None:
-            # Another key on the same connections, and nothing that the environment says of the platform's account.
+            # Another key on the same connections.
             client = client.with_options(api_key=own_key.reveal())
-            client.auth_token = None
-        # Tools and the system prompt are the same for everyone, so that their cache is read at a tenth of the price.
+            drop_environment_account(client)
+        # Tools and the system prompt are the same for everyone: read from the cache they cost a tenth.
         system: list[TextBlockParam] = [
             {"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}},
             {"type": "text", "text": prompt.situation},
@@ -70,45 +81,47 @@ class Anthropic:
             for tool in prompt.tools
         ]
         faults = Faults(anthropic, "Anthropic", own_account=own_key is not None)
-        with faults.named():
+        with faults.translated():
             async with client.messages.with_streaming_response.create(
                 model=prompt.model,
                 max_tokens=prompt.max_output_tokens,
                 system=system,
-                messages=[written(message) for message in prompt.messages],
+                messages=[to_param(message) for message in prompt.messages],
                 tools=tools,
                 tool_choice={"type": "auto"} if prompt.may_call else {"type": "none"},
                 stream=True,
             ) as response:
                 yield Opened()
-                usage: dict[str, Any] = {}
+                usage: Mapping[str, Any] = {}
                 reason: str | None = None
-                calls: dict[int, dict[str, Any]] = {}
+                calls: dict[int, PartialCall] = {}
                 async for event in events(response.iter_bytes()):
                     match event.get("type"):
                         case "message_start":
                             usage = event["message"]["usage"]
-                            yield tokens(usage)
+                            yield usage_of(usage)
                         case "content_block_start" if event["content_block"]["type"] == "tool_use":
-                            call = calls[event["index"]] = {**event["content_block"], "arguments": ""}
-                            yield ToolCalling(call["id"], call["name"])
+                            block = event["content_block"]
+                            calls[event["index"]] = PartialCall(block["id"], block["name"])
+                            yield ToolCallStarted(block["id"], block["name"])
                         case "content_block_delta" if event["delta"]["type"] == "text_delta":
                             yield Text(event["delta"]["text"])
                         case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
-                            calls[event["index"]]["arguments"] += event["delta"]["partial_json"]
+                            calls[event["index"]].arguments += event["delta"]["partial_json"]
                         case "content_block_stop" if event["index"] in calls:
                             call = calls[event["index"]]
-                            yield ToolCall(call["id"], call["name"], call["arguments"])
+                            yield ToolCall(call.id, call.name, call.arguments)
                         case "message_delta":
                             reason = event["delta"].get("stop_reason") or reason
-                            usage |= {name: count for name, count in event["usage"].items() if count is not None}
-                            yield tokens(usage)
+                            counts = {name: count for name, count in event["usage"].items() if count is not None}
+                            usage = {**usage, **counts}
+                            yield usage_of(usage)
                         case "message_stop":
                             break
                         case "error":
-                            raise faults.in_band(event["error"].get("type"))
+                            raise faults.from_event(event["error"].get("type"))
                 if reason is None:
-                    raise ProviderError  # it ended without saying that it was complete
+                    raise ProviderError  # The stream ended without a reason, so the answer may be incomplete.
                 yield Finished(REASONS.get(reason, "other"))
 
     async def close(self) -> None:
@@ -116,10 +129,10 @@ class Anthropic:
         await self._client.close()
 
 
-def written(message: Message) -> MessageParam:
-    """A message as Anthropic writes it: results of tools are the user's. It refuses texts that are empty."""
+def to_param(message: Message) -> MessageParam:
+    """A message in Anthropic's format: tool results belong to the user. Anthropic rejects empty texts."""
     if message.role == "assistant":
-        return {"role": "assistant", "content": list(_said(message))}
+        return {"role": "assistant", "content": list(_assistant_blocks(message))}
     if message.role == "user":
         return {"role": "user", "content": message.text}
     results: list[ToolResultBlockParam] = [
@@ -129,15 +142,15 @@ def written(message: Message) -> MessageParam:
     return {"role": "user", "content": results}
 
 
-def _said(message: Message) -> Iterator[TextBlockParam | ToolUseBlockParam]:
+def _assistant_blocks(message: Message) -> Iterator[TextBlockParam | ToolUseBlockParam]:
     if message.text.strip():
         yield {"type": "text", "text": message.text}
     for call in message.calls:
-        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_of(call) or {}}
+        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": parsed_arguments(call) or {}}
 
 
-def tokens(usage: Mapping[str, Any]) -> Usage:
-    """Anthropic counts cached tokens beside the input; we count them within it."""
+def usage_of(usage: Mapping[str, Any]) -> Usage:
+    """The tokens of Anthropic's usage object. Anthropic's input excludes cached tokens; ours includes them."""
     cache_read = usage.get("cache_read_input_tokens") or 0
     cache_write = usage.get("cache_creation_input_tokens") or 0
     return Usage(
@@ -149,7 +162,7 @@ def tokens(usage: Mapping[str, Any]) -> Usage:
 
 
 def connect(settings: ChatSettings) -> Anthropic:
-    """The platform's own account."""
+    """The provider with the platform's account."""
     timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
     return Anthropic(
         AsyncAnthropic(

@@ -1,7 +1,7 @@
-"""What went wrong with a provider, as the error that the client gets. Both providers fail in the same few ways.
+"""Failures of a provider as errors for the client. Both providers fail in the same few ways.
 
-On the user's own account some of it is for them to mend: a key that is not accepted, an account without credit or at
-its rate limit. On the platform's account the same is ours, and tells the client nothing about it.
+On the user's own account the user can repair some of them: a key that is not accepted, an account without credit or at
+its rate limit. On the platform's account the client is not shown the reason.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 
+from functions.chat import limits
 from functions.common.errors import (
     AppError,
     ByokBalanceExhausted,
@@ -23,46 +24,48 @@ from functions.common.errors import (
     TooManyRequests,
 )
 
-# In-band codes of both providers that mean: later.
+# Codes of error events of both providers that mean: try again later.
 LIMITED = frozenset({"rate_limit_error", "rate_limit_exceeded"})
 BUSY = LIMITED | {"overloaded_error", "server_is_overloaded", "slow_down"}
-# ... that mean: there is no credit, or the key may not. Anthropic says the first in words only.
+# ... that mean: no credit, or a key without permission. Anthropic reports missing credit in the message only.
 NO_CREDIT = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached"})
 NO_CREDIT_WORDS = "credit balance"
 NOT_ACCEPTED = frozenset({"authentication_error", "permission_error", "invalid_api_key", "insufficient_permissions"})
-# Longer waits than this are no help to a person.
-RETRY_AFTER_LIMIT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The faults of one request. `sdk` is anthropic or openai, which name their errors alike; `name` is for people."""
+    """Translates the failures of one request. `sdk` is the module anthropic or openai; both name their errors alike.
+
+    `name` is the provider's name in sentences. `own_account`: whether the user's own key is used.
+    """
 
     sdk: ModuleType
     name: str
     own_account: bool
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """What the SDK or its transport raises, as our error."""
+    def translated(self) -> Iterator[None]:
+        """Raise what the SDK or its transport raises as one of common.errors."""
         try:
             yield
         except self.sdk.APIStatusError as error:
-            # Without its cause, which holds the request with its key and may quote it.
-            raise self.with_status(error.status_code, error.response.headers, *_said(error.body)) from None
+            # Without the cause: it contains the request with its key.
+            code, message = _code_and_message(error.body)
+            raise self.from_status(error.status_code, error.response.headers, code, message) from None
         except (self.sdk.APITimeoutError, httpx2.TimeoutException):
             raise ProviderTimeout from None
         except (self.sdk.APIConnectionError, httpx2.TransportError):
             raise ProviderDown from None
         except (KeyError, TypeError, AttributeError):
-            raise ProviderError from None  # an event that is not as it is documented
+            raise ProviderError from None  # an event in another format than documented
 
-    def with_status(self, status: int, headers: Mapping[str, str], code: str, text: str) -> AppError:
-        """An HTTP error, before the answer. `code` and `text` are what the provider said."""
+    def from_status(self, status: int, headers: Mapping[str, str], code: str, message: str) -> AppError:
+        """The error for an HTTP status, before the answer. `code` and `message` are the provider's."""
         wait = headers.get("retry-after", "")
-        seconds = int(wait) if wait.isdigit() and int(wait) <= RETRY_AFTER_LIMIT_S else None
+        seconds = int(wait) if wait.isdigit() and int(wait) <= limits.RETRY_AFTER_LIMIT_S else None
         if self.own_account:
-            if status == 402 or code in NO_CREDIT or NO_CREDIT_WORDS in text.lower():
+            if status == 402 or code in NO_CREDIT or NO_CREDIT_WORDS in message.lower():
                 return self._no_credit()
             if status in (401, 403):
                 return self._not_accepted()
@@ -74,8 +77,8 @@ class Faults:
             return ProviderOverloaded(retry_after=seconds)
         return ProviderDown() if status >= 500 else ProviderError()
 
-    def in_band(self, code: str | None) -> AppError:
-        """An error event in the middle of an answer."""
+    def from_event(self, code: str | None) -> AppError:
+        """The error for an error event within an answer."""
         if self.own_account:
             if code in NO_CREDIT:
                 return self._no_credit()
@@ -102,8 +105,8 @@ class Faults:
         )
 
 
-def _said(body: Any) -> tuple[str, str]:
-    """The code and the text of an error's body: Anthropic's is nested, OpenAI's has been unwrapped by its SDK."""
+def _code_and_message(body: Any) -> tuple[str, str]:
+    """The code and the message of an error's body. Anthropic's is nested; OpenAI's SDK has unwrapped it."""
     inner = body.get("error", body) if isinstance(body, dict) else None
     if not isinstance(inner, dict):
         return "", ""

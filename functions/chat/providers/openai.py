@@ -22,14 +22,15 @@ from functions.chat.providers import (
     Prompt,
     Text,
     ToolCall,
-    ToolCalling,
+    ToolCallStarted,
     Usage,
-    arguments_of,
+    parsed_arguments,
 )
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
 from functions.common.errors import ProviderError
+from functions.common.provider_account import drop_environment_account
 from functions.common.vault import PlainKey
 
 
@@ -43,9 +44,9 @@ class OpenAI:
         """See Provider.stream."""
         client = self._client
         if own_key is not None:
-            # Another key on the same connections, and nothing that the environment says of the platform's account.
+            # Another key on the same connections.
             client = client.with_options(api_key=own_key.reveal())
-            client.organization = client.project = None
+            drop_environment_account(client)
         tools: list[FunctionToolParam] = [
             {
                 "type": "function",
@@ -57,66 +58,66 @@ class OpenAI:
             for tool in prompt.tools
         ]
         faults = Faults(openai, "OpenAI", own_account=own_key is not None)
-        with faults.named():
+        with faults.translated():
             async with client.responses.with_streaming_response.create(
                 model=prompt.model,
                 max_output_tokens=prompt.max_output_tokens,
-                # What is the same for everyone comes first: OpenAI caches beginnings by itself.
+                # The part that is the same for everyone is first: OpenAI caches prefixes automatically.
                 instructions=f"{prompt.system}\n\n{prompt.situation}",
-                input=[item for message in prompt.messages for item in written(message)],
-                # Past the SDK's own look at every part of every schema, which takes four milliseconds each time.
+                input=[item for message in prompt.messages for item in to_items(message)],
+                # In extra_body, because the SDK's processing of the tools' schemas takes 4 ms a request.
                 extra_body={"tools": tools, "tool_choice": "auto" if prompt.may_call else "none"},
                 store=False,
                 stream=True,
             ) as response:
                 yield Opened()
-                has_called = False
+                has_calls = False
                 async for event in events(response.iter_bytes()):
                     match event.get("type"):
                         case "response.output_text.delta" | "response.refusal.delta":
                             yield Text(event["delta"])
                         case "response.output_item.added" if event["item"]["type"] == "function_call":
-                            yield ToolCalling(event["item"]["call_id"], event["item"]["name"])
+                            yield ToolCallStarted(event["item"]["call_id"], event["item"]["name"])
                         case "response.output_item.done" if event["item"]["type"] == "function_call":
-                            has_called = True
+                            has_calls = True
                             call = event["item"]
                             yield ToolCall(call["call_id"], call["name"], call["arguments"])
                         case "response.completed":
-                            yield tokens(event["response"])
-                            yield Finished("tool-calls" if has_called else "stop")
+                            yield usage_of(event["response"])
+                            yield Finished("tool-calls" if has_calls else "stop")
                             return
                         case "response.incomplete":
-                            yield tokens(event["response"])
-                            cut = (event["response"].get("incomplete_details") or {}).get("reason")
-                            yield Finished("length" if cut == "max_output_tokens" else "content-filter")
+                            yield usage_of(event["response"])
+                            reason = (event["response"].get("incomplete_details") or {}).get("reason")
+                            yield Finished("length" if reason == "max_output_tokens" else "content-filter")
                             return
                         case "response.failed":
-                            yield tokens(event["response"])
-                            raise faults.in_band((event["response"].get("error") or {}).get("code"))
+                            yield usage_of(event["response"])
+                            raise faults.from_event((event["response"].get("error") or {}).get("code"))
                         case "error":
-                            # Documented flat, sent nested.
-                            raise faults.in_band((event.get("error") or event).get("code"))
-                raise ProviderError  # it ended without saying that it was complete
+                            # Documented as a flat object, but sent nested.
+                            raise faults.from_event((event.get("error") or event).get("code"))
+                raise ProviderError  # The stream ended without a final event, so the answer may be incomplete.
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
 
-def written(message: Message) -> Iterator[ResponseInputItemParam]:
-    """A message as items of OpenAI's input. Calls go without OpenAI's own ids: it stores nothing to find by them."""
+def to_items(message: Message) -> Iterator[ResponseInputItemParam]:
+    """A message as items of OpenAI's input. OpenAI's own ids of calls are left out, because nothing is stored there."""
     if message.role != "tool" and message.text:
         yield EasyInputMessageParam(role=message.role, content=message.text)
     for call in message.calls:
-        arguments = orjson.dumps(arguments_of(call) or {}).decode()
+        arguments = orjson.dumps(parsed_arguments(call) or {}).decode()
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments}
     for result in message.results:
         output = orjson.dumps({"error": result.text}).decode() if result.is_error else result.text
         yield FunctionCallOutput(type="function_call_output", call_id=result.id, output=output)
 
 
-def tokens(response: Mapping[str, Any]) -> Usage:
-    """OpenAI counts cached tokens within the input, as we do."""
+def usage_of(response: Mapping[str, Any]) -> Usage:
+    """The tokens of a response. OpenAI's input includes cached tokens, as ours does."""
     usage = response.get("usage") or {}
     details = usage.get("input_tokens_details") or {}
     return Usage(
@@ -128,7 +129,7 @@ def tokens(response: Mapping[str, Any]) -> Usage:
 
 
 def connect(settings: ChatSettings) -> OpenAI:
-    """The platform's own account."""
+    """The provider with the platform's account."""
     timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
     return OpenAI(
         AsyncOpenAI(

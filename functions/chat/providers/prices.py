@@ -1,4 +1,4 @@
-"""What a provider charges for a query, by the price list of genai-prices, offline."""
+"""What a provider charges for tokens, by the price list of the package genai-prices. Makes no request."""
 
 import gc
 import importlib
@@ -11,16 +11,15 @@ from functions.chat.providers import Usage
 
 @cache
 def _prices() -> ModuleType:
-    # Imported on demand: 150 ms, and nobody waits for the price before the answer has begun.
+    # Imported when first needed: it takes 150 ms, and the price is not needed before the answer starts.
     module = importlib.import_module("genai_prices")
-    gc.freeze()  # it stays
+    gc.freeze()  # The price list stays for ever; do not collect it again and again.
     return module
 
 
 def cost_usd(provider: str, model: str, usage: Usage) -> Decimal | None:
-    """US dollars to six decimals; None where the price list does not know the model."""
+    """The price in US dollars, to six decimals; None where the price list does not have the model."""
     genai_prices = _prices()
-
     try:
         price = genai_prices.calc_price(
             genai_prices.Usage(

@@ -1,6 +1,6 @@
-"""Server-sent events as both providers send them: one JSON object a `data:` line, its kind within."""
+"""Server-sent events as both providers send them: one JSON object with a `type` on each `data:` line."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -8,11 +8,11 @@ import orjson
 from functions.common.errors import ProviderError
 
 
-async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """The objects of the stream's data lines. Raises ProviderError for one that is not JSON.
+async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Mapping[str, Any]]:
+    """The objects of the stream's data lines. Raises ProviderError where one is not JSON.
 
-    Lines are split as bytes at line feeds: splitting text would also split at U+2028 and its like, which may stand
-    unescaped within JSON.
+    Lines are split as bytes at line feeds. Splitting text would also split at U+2028 and similar characters, which JSON
+    may contain unescaped.
     """
     rest = b""
     async for chunk in chunks:

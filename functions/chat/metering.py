@@ -1,0 +1,313 @@
+"""Metering of queries: `admit` takes the funding before the model runs, `settle` or `release` ends the hold afterwards.
+
+This module is the only reader of the JSON that the SQL functions admit_query, settle_query and release_query return.
+"""
+
+import asyncio
+import math
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal, TypedDict, TypeVar
+
+from functions.chat import limits
+from functions.chat.answer import MessageRow
+from functions.chat.providers import Spent
+from functions.chat.request import ChatRequest
+from functions.common.database import Database
+from functions.common.errors import (
+    AlreadyAnswered,
+    AppError,
+    NotFound,
+    OverageLimitReached,
+    PaymentRequired,
+    QuotaExhausted,
+    RequestInProgress,
+    Unavailable,
+)
+from functions.common.ids import time_ordered_id
+from functions.common.observe import Observer
+
+T = TypeVar("T")
+Funding = Literal["included", "credit", "overage", "byok"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The query may run, and its funding is taken.
+
+    `models` are the models of the plan by provider, the default first. `remaining` is the number of queries that this
+    funding has left, None where it has no such number; `resets_at` is an ISO 8601 time. `key` is the sealed own key
+    of the funding "byok", for EncryptedKey.from_row.
+    """
+
+    funding: Funding
+    tier: str
+    provider: str
+    model: str
+    models: Mapping[str, Sequence[str]]
+    cost_limit_usd: Decimal
+    keeps_history: bool
+    history: Sequence[MessageRow]
+    remaining: int | None
+    resets_at: str | None
+    key: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing pays for the query. `reason` is the database's sentence, `resets_at` an ISO 8601 time."""
+
+    reason: str
+    requires_payment: bool
+    resets_at: str | None
+
+    def error(self, now: datetime) -> AppError:
+        """The error for the client, which names what would help."""
+        details: Mapping[str, Any] = {"reason": self.reason, "requires_payment": self.requires_payment}
+        if self.requires_payment or self.resets_at is None:
+            return PaymentRequired(**details)
+        error = OverageLimitReached if self.reason == "Overage limit reached" else QuotaExhausted
+        wait_s = math.ceil((datetime.fromisoformat(self.resets_at) - now).total_seconds())
+        return error(retry_after=max(1, wait_s), resets_at=self.resets_at, **details)
+
+
+@dataclass(frozen=True, slots=True)
+class InProgress:
+    """Another attempt at the same request is running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The same request was charged before. `answer` is None where it is not stored (any more)."""
+
+    funding: Funding
+    spent: Spent
+    charged_usd: Decimal
+    keeps_history: bool
+    answer: MessageRow | None
+
+
+def decision(row: Mapping[str, Any]) -> Admission | Refused | InProgress | Ended:
+    """What admit_query returned."""
+    match row["decision"]:
+        case "admitted":
+            return Admission(
+                funding=row["funding"],
+                tier=row["tier"],
+                provider=row["provider"],
+                model=row["model"],
+                models=row["models"],
+                cost_limit_usd=row["cost_limit_usd"],
+                keeps_history=row["keeps_history"],
+                history=row["history"],
+                remaining=row["remaining"],
+                resets_at=row["resets_at"],
+                key=row["key"],
+            )
+        case "refused":
+            return Refused(row["reason"], row["requires_payment"], row["resets_at"])
+        case "in_progress":
+            return InProgress()
+        case _:
+            return Ended(row["funding"], Spent.from_row(row), row["charged_usd"], row["keeps_history"], row["answer"])
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a hold ended. All fields are None or False where it could not be ended: it expires, most likely uncharged."""
+
+    outcome: Literal["answered", "stopped", "failed", "lost"] | None = None
+    charged_usd: Decimal | None = None
+    persisted: bool = False
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Settled":
+        """What settle_query or release_query returned."""
+        return cls(row["outcome"], row["charged_usd"], row.get("persisted", False))
+
+
+class QuestionRow(TypedDict):
+    """The question of a turn."""
+
+    id: str
+    content: str
+
+
+class TurnRow(TypedDict):
+    """`p_turn` of settle_query: what is stored of a turn."""
+
+    chat_id: str
+    title: str
+    context: Mapping[str, Any]
+    question: QuestionRow
+    answer: MessageRow
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question of a user. `request_id` is the HTTP request's. The hold's id is chosen here: see decision 2."""
+
+    user_id: str
+    request: ChatRequest
+    request_id: str
+    hold_id: str = field(default_factory=time_ordered_id)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The fields that identify the query in a log line."""
+        return {"request_id": self.request_id, "hold_id": self.hold_id, "user_id": self.user_id}
+
+
+@dataclass(slots=True)
+class Hold:
+    """An admitted query. The admission is replaced if the database lost it and the query is admitted again."""
+
+    query: Query
+    admission: Admission
+
+
+class Metering:
+    """Admits queries and ends their holds. `platform_providers`: those with an account of the platform."""
+
+    def __init__(self, database: Database, observer: Observer, platform_providers: Sequence[str]) -> None:
+        self._database = database
+        self._observer = observer
+        self._platform_providers = platform_providers
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Wait for the holds that are being ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def run_to_end(self, ending: Coroutine[Any, Any, T]) -> T:
+        """Await `ending` in a task that goes on if the caller is cancelled. `close` waits for it."""
+        return await asyncio.shield(self._start(ending))
+
+    def _start(self, ending: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(ending)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Admission
+
+    async def admit(self, query: Query) -> Hold | Ended:
+        """Take the funding of a query. Returns Ended for a request whose answer was charged before and is stored.
+
+        Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, RequestInProgress,
+        AlreadyAnswered, NotFound for another user's conversation, ModelNotAvailable, and Unavailable.
+        """
+        try:
+            admitted = await self._admit(query, own_key=None)
+        except Unavailable:
+            self._start(self._release_after_timeout(query))
+            raise
+        return Hold(query, admitted) if isinstance(admitted, Admission) else admitted
+
+    async def _admit(self, query: Query, *, own_key: bool | None) -> Admission | Ended:
+        """`own_key`: whether a key of the user's own has to pay; None: whether it pays depends on there being one."""
+        request = query.request
+        request_id = request.request_id
+        for attempt in range(1, limits.EDITS_BACK + 1):
+            row = await self._database.call(
+                "admit_query",
+                {
+                    "p_user_id": query.user_id,
+                    "p_request_id": request_id if attempt == 1 else f"{request_id}:{attempt}",
+                    "p_hold_id": query.hold_id,
+                    "p_chat_id": request.id,
+                    "p_question_id": request.question.id,
+                    "p_provider": request.provider,
+                    "p_model": request.model,
+                    "p_hold_seconds": limits.HOLD_S,
+                    "p_history_messages": limits.HISTORY_MESSAGES,
+                    "p_history_characters": limits.HISTORY_CHARACTERS,
+                    "p_providers": self._platform_providers,
+                    "p_own_key": own_key,
+                },
+                timeout_s=limits.ADMIT_S,
+                idempotent=True,
+            )
+            match decision(row):
+                case Refused() as refused:
+                    raise refused.error(datetime.now(UTC))
+                case InProgress():
+                    raise RequestInProgress
+                case Ended(answer=None, keeps_history=True) if request.is_edit:
+                    continue  # A later edit replaced this wording's answer, and the user edited back to the wording.
+                case Ended(answer=None):
+                    raise AlreadyAnswered
+                case admitted:
+                    return admitted
+        raise AlreadyAnswered
+
+    async def _release_after_timeout(self, query: Query) -> None:
+        """admit_query timed out and may still commit; release its hold."""
+        params = {"p_hold_id": query.hold_id, "p_outcome": "failed", "p_user_id": query.user_id}
+        try:
+            await self._call("release_query", params)
+        except NotFound:
+            pass  # It did not commit.
+        except AppError as error:
+            self._observer.failure("hold left to expire", error, **query.identity, function="release_query")
+
+    # The end
+
+    async def settle(
+        self, hold: Hold, outcome: Literal["answered", "stopped"], spent: Spent, turn: TurnRow | None
+    ) -> Settled:
+        """End a query that is charged. Stores the turn unless it is None. Raises nothing."""
+        return await self._end(hold, "settle_query", outcome, spent, {"p_turn": turn})
+
+    async def release(self, hold: Hold, spent: Spent) -> Settled:
+        """End a query that failed and give its funding back. Raises nothing."""
+        return await self._end(hold, "release_query", "failed", spent, {})
+
+    async def _end(
+        self, hold: Hold, function: str, outcome: str, spent: Spent, turn: Mapping[str, TurnRow | None]
+    ) -> Settled:
+        observer, identity = self._observer, hold.query.identity
+        params = {"p_hold_id": hold.query.hold_id, "p_outcome": outcome, "p_usage": spent.row()}
+        settled = Settled()
+        try:
+            try:
+                settled = await self._end_or_readmit(hold, function, {**params, **turn})
+            except Exception as error:
+                if not turn or isinstance(error, Unavailable):
+                    raise
+                # The turn cannot be stored, whatever the reason. It is charged all the same.
+                observer.failure("turn not kept", error, **identity, function=function)
+                settled = Settled.from_row(await self._call(function, params))
+        except AppError as error:
+            observer.failure("hold left to expire", error, **identity, function=function)
+            observer.count(HoldsLeftToExpire=1)
+        observer.info(
+            "query",
+            **identity,
+            **spent.row(),
+            tier=hold.admission.tier,
+            funding=hold.admission.funding,
+            outcome=settled.outcome,
+            charged_usd=str(settled.charged_usd),
+        )
+        return settled
+
+    async def _end_or_readmit(self, hold: Hold, function: str, params: Mapping[str, Any]) -> Settled:
+        """End the hold. If the database lost the admission, admit the query again, on what can pay for it now."""
+        try:
+            return Settled.from_row(await self._call(function, params))
+        except NotFound as error:
+            # A backup was restored, or a replica promoted, without the last admissions. The provider cost money anyway.
+            self._observer.failure("admission forgotten", error, **hold.query.identity, function=function)
+        # The own key pays again exactly if it paid before.
+        admitted = await self._admit(hold.query, own_key=hold.admission.funding == "byok")
+        if isinstance(admitted, Ended):
+            raise AlreadyAnswered
+        hold.admission = admitted
+        return Settled.from_row(await self._call(function, params))
+
+    async def _call(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        row: Mapping[str, Any] = await self._database.call(function, params, timeout_s=limits.SETTLE_S, idempotent=True)
+        return row

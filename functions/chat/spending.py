@@ -1,0 +1,50 @@
+"""What a turn has cost so far: tokens as the providers count them, and their price."""
+
+import asyncio
+from dataclasses import replace
+from decimal import Decimal
+
+import orjson
+
+from functions.chat import limits
+from functions.chat.answer import Step
+from functions.chat.history import characters
+from functions.chat.providers import Prompt, Usage
+from functions.chat.providers.prices import cost_usd
+
+
+class Spending:
+    """Adds up the steps of one turn. `cost_usd` is None once the price list does not know a model."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.cost_usd: Decimal | None = Decimal(0)
+        self._unpriced: list[tuple[str, str, Usage]] = []
+
+    def add(self, provider: str, model: str, usage: Usage) -> None:
+        """Note a step's tokens. They count from the next `price()` on."""
+        self._unpriced.append((provider, model, usage))
+
+    async def price(self) -> None:
+        """Add the tokens and the price of the noted steps."""
+        while self._unpriced:
+            provider, model, usage = self._unpriced[0]
+            # In a thread, because loading the price list takes 150 ms.
+            cost = await asyncio.to_thread(cost_usd, provider, model, usage)
+            del self._unpriced[0]
+            self.usage += usage
+            self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
+
+
+def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
+    """The tokens of an interrupted step: the provider's count so far, and at least what was written.
+
+    `usage` is the last count that the provider sent.
+    """
+    read = len(prompt.system) + len(prompt.situation) + sum(characters(message) for message in prompt.messages)
+    read += sum(len(tool.description) + len(orjson.dumps(tool.parameters)) for tool in prompt.tools)
+    return replace(
+        usage,
+        tokens_input=usage.tokens_input or read // limits.CHARACTERS_A_TOKEN,
+        tokens_output=max(usage.tokens_output, len(step.text) // limits.CHARACTERS_A_TOKEN, 1),
+    )
