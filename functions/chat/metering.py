@@ -28,9 +28,16 @@ from functions.common.errors import (
 )
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
+from functions.common.vault import EncryptedColumns
 
 T = TypeVar("T")
 Funding = Literal["included", "credit", "overage", "byok"]
+
+
+class OwnKeyRow(EncryptedColumns):
+    """The user's own key that pays, encrypted."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,8 @@ class Admission:
     """The query may run, and its funding is taken.
 
     `models` are the models of the plan by provider, the default first. `remaining` is the number of queries that this
-    funding has left, None where it has no such number; `resets_at` is an ISO 8601 time. `key` is the sealed own key
-    of the funding "byok", for EncryptedKey.from_row.
+    funding has left, None where it has no such number; `resets_at` is an ISO 8601 time. `key` is given where the
+    funding is "byok".
     """
 
     funding: Funding
@@ -52,7 +59,7 @@ class Admission:
     history: Sequence[MessageRow]
     remaining: int | None
     resets_at: str | None
-    key: Mapping[str, str] | None
+    key: OwnKeyRow | None
 
 
 @dataclass(frozen=True, slots=True)
