@@ -1,9 +1,9 @@
-"""What the Stripe stand-in begins with: the catalogue, and a customer with a live subscription for each seeded payer.
+"""Seeds the Stripe stand-in: the catalogue, and a customer with a live subscription for each seeded user who pays.
 
-`missing` looks at every start, without stripe-python, which takes longer to import than this takes to look. What is
-missing is made by `python -m infra.local.billing`, a process of its own, from what its environment names. Every step
-first looks for what is there, and the users' rows are written last and together: what a kill interrupts the next start
-finishes, and nobody subscribes twice.
+Every start calls `needs_seeding`, which avoids stripe-python because importing it would take longer than the check.
+If something is missing, `python -m infra.local.billing` makes it, as a process of its own configured by environment
+variables. Each step first checks what exists, and the rows of the users are written last, in one transaction: after a
+kill the next start completes the rest, and no user is subscribed twice.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """A seeded user whose plan costs something."""
+    """A seeded user with a paid plan."""
 
     tier: str
     id: str
@@ -37,13 +37,13 @@ class Payer:
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """Where the stand-in is, and its key."""
+    """A client of the stand-in."""
 
     url: str
     key: str
 
     def get(self, path: str) -> Json | None:
-        """An object; None where there is none."""
+        """The object, or None if it does not exist."""
         try:
             return _call(f"{self.url}{path}", {"authorization": f"Bearer {self.key}"})
         except urllib.error.HTTPError as error:
@@ -53,19 +53,21 @@ class StandIn:
             raise
 
     def control(self, path: str, **body: Any) -> Json:
-        """Post to the control surface."""
+        """Post to the control API."""
         return _call(f"{self.url}{path}", {"content-type": "application/json"}, body)
 
 
-def missing(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> bool:
-    """Whether there is something to make. Without payers the database is not asked."""
+def needs_seeding(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> bool:
+    """Whether the catalogue or a subscription is missing. Without payers the database is not queried."""
     prices = stand_in.get("/v1/prices?limit=1")
-    return not prices or not prices["data"] or bool(_strangers(stand_in, database_url, payers))
+    return not prices or not prices["data"] or bool(_unsubscribed(stand_in, database_url, payers))
 
 
-def _strangers(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> list[Payer]:
-    """Those whose row names no customer, or one that the stand-in does not know: its state may have been thrown away,
-    or be half a second older than the row."""
+def _unsubscribed(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> list[Payer]:
+    """The payers whose row names no customer, or one unknown to the stand-in.
+
+    The state of the stand-in may have been deleted, or stored half a second before the row was written.
+    """
     if not payers:
         return []
     with psycopg.connect(database_url) as database:
@@ -77,11 +79,11 @@ def _strangers(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) ->
                 ([payer.id for payer in payers],),
             )
         }
-    return [payer for payer in payers if not _knows(stand_in, *rows[payer.id])]
+    return [payer for payer in payers if not _is_known(stand_in, *rows[payer.id])]
 
 
-def _knows(stand_in: StandIn, customer: str | None, subscription: str | None) -> bool:
-    """Somebody who cancelled later is a customer still."""
+def _is_known(stand_in: StandIn, customer: str | None, subscription: str | None) -> bool:
+    """Whether the stand-in has the customer and subscription. A user who canceled later still counts."""
     if customer is None:
         return False
     if subscription is None:
@@ -94,19 +96,19 @@ def _knows(stand_in: StandIn, customer: str | None, subscription: str | None) ->
 async def seed(
     stripe: "StripeClient", stand_in: StandIn, plans: Json, database_url: str, payers: Sequence[Payer]
 ) -> None:
-    """Publish the catalogue, subscribe the payers to their plans, and write that into their rows."""
+    """Publish the catalogue, subscribe the payers to their plans, and record the subscriptions in their rows."""
     from functions.maintenance.publish_catalog import publish_catalog
 
     await publish_catalog(stripe, cast("PriceList", plans))
-    strangers = _strangers(stand_in, database_url, payers)
-    if not strangers:
+    unsubscribed = _unsubscribed(stand_in, database_url, payers)
+    if not unsubscribed:
         return
-    keys = [f"plan_{payer.tier}" for payer in strangers]
+    keys = [f"plan_{payer.tier}" for payer in unsubscribed]
     listed = await stripe.v1.prices.list_async({"lookup_keys": keys, "active": True})
     prices = {price.lookup_key: price.id for price in listed.data}
     subscribed = [
         (payer, await _subscribe(stripe, stand_in, payer, prices[key]))
-        for payer, key in zip(strangers, keys, strict=True)
+        for payer, key in zip(unsubscribed, keys, strict=True)
     ]
     with psycopg.connect(database_url) as database:
         for payer, subscription in subscribed:
@@ -122,24 +124,28 @@ async def seed(
 
 
 async def _subscribe(stripe: "StripeClient", stand_in: StandIn, payer: Payer, price: str) -> Json:
-    """The payer's live subscription, with the customer and the card that it needs."""
-    about = {"user_id": payer.id}
-    known = (await stripe.v1.customers.search_async({"query": f"metadata['user_id']:'{payer.id}'"})).data
-    customer = known[0] if known else await stripe.v1.customers.create_async({"email": payer.email, "metadata": about})
+    """The live subscription of the payer. Makes it, the customer and a card where they are missing."""
+    metadata = {"user_id": payer.id}
+    customers = (await stripe.v1.customers.search_async({"query": f"metadata['user_id']:'{payer.id}'"})).data
+    customer = (
+        customers[0]
+        if customers
+        else await stripe.v1.customers.create_async({"email": payer.email, "metadata": metadata})
+    )
     await asyncio.to_thread(stand_in.control, f"/_customers/{customer.id}/card", works=True)
     live = (await stripe.v1.subscriptions.list_async({"customer": customer.id})).data
     subscription = (
         live[0]
         if live
         else await stripe.v1.subscriptions.create_async(
-            {"customer": customer.id, "items": [{"price": price}], "metadata": about}
+            {"customer": customer.id, "items": [{"price": price}], "metadata": metadata}
         )
     )
     return subscription.to_dict()
 
 
 def environment(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> dict[str, str]:
-    """What `main` reads, beside SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY."""
+    """The variables that `main` reads, besides SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY."""
     return {
         "STRIPE_API_BASE": stand_in.url,
         "STRIPE_SECRET_KEY": stand_in.key,
@@ -149,7 +155,7 @@ def environment(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -
 
 
 def main(environ: Mapping[str, str]) -> None:
-    """Make what is missing."""
+    """Seed the stand-in named in the environment."""
     from functions.common.billing.stripe_client import Account, StripeSettings
     from functions.common.settings import load
 
@@ -168,23 +174,23 @@ def main(environ: Mapping[str, str]) -> None:
 
 
 def _plans(environ: Mapping[str, str]) -> Json:
-    """What `list_plans` returns."""
+    """The result of `list_plans`. Exits with a sentence if the database does not answer it."""
     url = environ.get("SUPABASE_URL") or environ["NEXT_PUBLIC_SUPABASE_URL"]
     key = environ["SUPABASE_SERVICE_ROLE_KEY"]
     headers = {"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"}
     try:
         return _call(f"{url.rstrip('/')}/rest/v1/rpc/list_plans", headers, {})
     except OSError as error:
-        sys.exit(f"{url} does not say what is sold ({error}), and Stripe's stand-in needs that: push the migrations.")
+        sys.exit(f"{url} did not answer list_plans ({error}), which the Stripe stand-in needs: push the migrations.")
 
 
 def _call(url: str, headers: Mapping[str, str], body: Json | None = None) -> Json:
-    """JSON from an address; a POST where there is a body."""
+    """The JSON answer of an address. With a body the request is a POST."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, dict(headers))  # noqa: S310 -- configured, not given by a user
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        told: Json = json.load(answer)
-        return told
+        result: Json = json.load(answer)
+        return result
 
 
 if __name__ == "__main__":

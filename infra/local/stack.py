@@ -308,7 +308,7 @@ class Stack:
     ) -> None:
         """See that there is something to buy and that the seeded users have bought it; then let webhooks be posted."""
         payers = [billing.Payer(tier, user["id"], user["email"]) for tier, user in users.items() if tier != "free"]
-        begins = billing.missing(stand_in, self.postgres.url(), payers)
+        begins = billing.needs_seeding(stand_in, self.postgres.url(), payers)
         if begins:
             self._processes.run(
                 "billing",

@@ -47,7 +47,7 @@ class Start:
         ]
 
     def missing(self) -> bool:
-        return billing.missing(self._stand_in, self.database_url, self.payers)
+        return billing.needs_seeding(self._stand_in, self.database_url, self.payers)
 
     async def seed(self, last: int = 0) -> None:
         """What the launcher's child does, to its end or to its request of that number."""
@@ -178,7 +178,7 @@ def test_a_project_that_does_not_say_what_it_sells_is_named() -> None:
     """One sentence, without the key."""
     environ = {"SUPABASE_URL": "http://127.0.0.1:1", "SUPABASE_SERVICE_ROLE_KEY": "secret"}
     with pytest.raises(
-        SystemExit, match=r"^http://127.0.0.1:1 does not say what is sold .*: push the migrations\.$"
+        SystemExit, match=r"^http://127.0.0.1:1 did not answer list_plans .*: push the migrations\.$"
     ) as end:
         billing.main(environ)
     assert "secret" not in str(end.value)

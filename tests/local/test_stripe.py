@@ -52,11 +52,13 @@ def test_every_endpoint_is_one_of_stripes() -> None:
 
 
 def test_every_parameter_is_one_of_the_clients_types() -> None:
-    from infra.local.stripe.forms import _fields
+    from infra.local.stripe.forms import fields_of
 
     for endpoint in ENDPOINTS:
-        known, _ = _fields(endpoint.kind)
-        assert {use.partition(".")[0] for use in endpoint.uses} - known.keys() <= {"expand", "created"}, endpoint.path
+        known, _ = fields_of(endpoint.param_type)
+        assert {use.partition(".")[0] for use in endpoint.supported} - known.keys() <= {"expand", "created"}, (
+            endpoint.path
+        )
 
 
 @pytest.mark.parametrize("key", ["sk_test_other", ""])

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import stripe
 
-from infra.local.stripe.deliver import sign
+from infra.local.stripe.webhooks import sign
 from tests.local.stripe_kit import DAY, HOUR, SECRET, START, Fake, problems, running, strangers
 
 MONTH = 31 * DAY

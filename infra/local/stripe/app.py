@@ -1,4 +1,4 @@
-"""Puts the fake together: its routes, its background work, and a file that keeps the state where one is named."""
+"""Assembles the stand-in: routes, background tasks, and the file that stores the state, if one is named."""
 
 import asyncio
 import json
@@ -18,40 +18,54 @@ from infra.local.stripe import (
     events,
     invoice_items,
     invoices,
+    payment_methods,
     payments,
     portal,
+    subscription_items,
     subscriptions,
 )
 from infra.local.stripe.api import Api
 from infra.local.stripe.clock import Clock
 from infra.local.stripe.control import Control
-from infra.local.stripe.deliver import Deliverer
 from infra.local.stripe.endpoints import ENDPOINTS
 from infra.local.stripe.pages import Pages
-from infra.local.stripe.world import Settings, World
+from infra.local.stripe.state import Settings, State
+from infra.local.stripe.webhooks import WebhookSender
 
-FAMILIES = (catalog, checkout, customers, events, invoice_items, invoices, payments, portal, subscriptions)
-"""Importing them filled the table of endpoints."""
-TICK = 0.5  # seconds between looks at what has fallen due
+ENDPOINT_MODULES = (
+    catalog,
+    checkout,
+    customers,
+    events,
+    invoice_items,
+    invoices,
+    payment_methods,
+    payments,
+    portal,
+    subscription_items,
+    subscriptions,
+)
+"""Importing them registered their endpoints."""
+TICK = 0.5  # seconds between two checks for due actions
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """The stand-in. It delivers webhooks and lets its clock run while the server runs the app's lifespan."""
-    assert {endpoint.run.__module__ for endpoint in ENDPOINTS} == {family.__name__ for family in FAMILIES}
+    """The stand-in. Webhooks are delivered, and the clock runs, while the server runs the lifespan of the app."""
+    assert {endpoint.run.__module__ for endpoint in ENDPOINTS} == {module.__name__ for module in ENDPOINT_MODULES}
     settings = settings or Settings()
     settings = replace(settings, seed=settings.seed or secrets.token_hex(3))
-    world = World(settings, Clock(settings.start))
-    deliverer, api = Deliverer(world), Api(world)
-    world.announce, world.retry = deliverer.hear, deliverer.queue
+    state = State(settings, Clock(settings.start))
+    webhooks, api = WebhookSender(state), Api(state)
+    state.on_event, state.resend = webhooks.on_event, webhooks.queue
     path = Path(settings.state_path) if settings.state_path else None
     if path and path.exists():
-        _restore(world, api, json.loads(path.read_text()))
+        _restore(state, api, json.loads(path.read_text()))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        for event in [one for one in world.of("event") if one["_delivery"]["state"] == "waiting"]:
-            deliverer.queue(event)
-        tasks = [asyncio.create_task(deliverer.run()), asyncio.create_task(_tick(world, deliverer, api, path))]
+        for event in [event for event in state.objects_of("event") if event["_delivery"]["state"] == "waiting"]:
+            webhooks.queue(event)
+        tasks = [asyncio.create_task(webhooks.run()), asyncio.create_task(_tick(state, webhooks, api, path))]
         try:
             yield
         finally:
@@ -61,46 +75,47 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 with suppress(asyncio.CancelledError):
                     await task
             if path:
-                _keep(world, api, path)
+                _save(state, api, path)
 
-    routes = [*api.routes(), *Control(world, api, deliverer).routes(), *Pages(world, deliverer).routes()]
+    routes = [*api.routes(), *Control(state, api, webhooks).routes(), *Pages(state, webhooks).routes()]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-async def _tick(world: World, deliverer: Deliverer, api: Api, path: Path | None) -> None:
-    """Let what the running clock brings happen, and keep what changed."""
-    kept = world.changes
+async def _tick(state: State, webhooks: WebhookSender, api: Api, path: Path | None) -> None:
+    """Run due actions of a running clock, and store the state after changes."""
+    stored = state.changes
     while True:
         await asyncio.sleep(TICK)
-        clock = world.clock
+        clock = state.clock
         if not clock.frozen and clock.agenda and clock.agenda[0][0] <= clock.now:
-            await clock.move(clock.now, world.act, deliverer.idle)
-        if path and kept != world.changes:
-            kept = world.changes
-            _keep(world, api, path)
+            await clock.advance(clock.now, state.run_action, webhooks.wait_until_idle)
+        if path and stored != state.changes:
+            stored = state.changes
+            _save(state, api, path)
 
 
-def _keep(world: World, api: Api, path: Path) -> None:
-    state = {
-        "seed": world.settings.seed,
-        "ids": world.ids,
-        "objects": list(world.objects.values()),
-        "clock": world.clock.keep(),
-        "kept": api.kept,
+def _save(state: State, api: Api, path: Path) -> None:
+    content = {
+        "seed": state.settings.seed,
+        "ids": state.ids,
+        "objects": list(state.objects.values()),
+        "clock": state.clock.dump(),
+        "kept": api.saved_answers,
     }
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(state))
+    draft.write_text(json.dumps(content))
     draft.rename(path)
 
 
-def _restore(world: World, api: Api, state: dict[str, Any]) -> None:
-    world.settings = replace(world.settings, seed=state["seed"])
-    world.ids.update(state["ids"])
-    world.objects.update({thing["id"]: thing for thing in state["objects"]})
-    for item in world.of("subscription_item"):  # one object each again, wherever it is held
-        item["price"] = world.objects[item["price"]["id"]]
-    for subscription in world.of("subscription"):
-        held = subscription["items"]
-        held["data"] = [world.objects[item["id"]] for item in held["data"]]
-    world.clock.restore(state["clock"])
-    api.kept.update({key: (at, print_, status, body) for key, (at, print_, status, body) in state["kept"].items()})
+def _restore(state: State, api: Api, content: dict[str, Any]) -> None:
+    state.settings = replace(state.settings, seed=content["seed"])
+    state.ids.update(content["ids"])
+    state.objects.update({obj["id"]: obj for obj in content["objects"]})
+    # Items and subscriptions refer to other objects: the copies in the file become the same object again.
+    for item in state.objects_of("subscription_item"):
+        item["price"] = state.objects[item["price"]["id"]]
+    for subscription in state.objects_of("subscription"):
+        items = subscription["items"]
+        items["data"] = [state.objects[item["id"]] for item in items["data"]]
+    state.clock.restore(content["clock"])
+    api.saved_answers.update({key: tuple(answer) for key, answer in content["kept"].items()})

@@ -1,33 +1,40 @@
-"""Checkout sessions: what a customer is asked to buy, and what each way of leaving the page does.
+"""Checkout sessions: the offer to a customer, and the effect of each button of the page.
 
-Open for 24 hours. Paying makes the subscription (mode `subscription`) or the payment intent (mode `payment`) and
-completes the session; a declined card leaves it open, as at Stripe. A delayed payment completes it `unpaid`, and the
-money comes or fails to come a day later.
+A session is open for 24 hours. Paying makes the subscription (mode `subscription`) or the payment intent (mode
+`payment`) and completes the session; as at Stripe, a declined card leaves it open. A delayed payment completes it as
+`unpaid`; the payment succeeds or fails a day later.
 """
 
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-from stripe.params import checkout as session_kinds
+from stripe.params import checkout as param_types
 
-from infra.local.stripe import invoices, subscriptions
+from infra.local.stripe import subscription_lifecycle
 from infra.local.stripe.catalog import cents, make_price
 from infra.local.stripe.clock import DAY
-from infra.local.stripe.customers import make_card, make_customer
-from infra.local.stripe.endpoints import LISTING, endpoint
-from infra.local.stripe.errors import Json, Refused, missing_param, unsupported
-from infra.local.stripe.payments import attempt, make_intent
-from infra.local.stripe.world import World, includable, later
+from infra.local.stripe.customers import make_customer
+from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
+from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
+from infra.local.stripe.invoice_lifecycle import MINIMUM, collect, default_card
+from infra.local.stripe.payment_methods import make_card
+from infra.local.stripe.payments import charge_card, make_intent
+from infra.local.stripe.state import State, expandable, scheduled_action
 
 OPEN_FOR = DAY
 SETTLES_AFTER = DAY
-WAYS = ("good_card", "bad_card", "later_succeeds", "later_fails")
+CHOICES = ("good_card", "bad_card", "later_succeeds", "later_fails")
+OTHER_MODE_PARAMS = {
+    "payment": ("subscription_data", "payment_method_collection"),
+    "subscription": ("payment_intent_data", "invoice_creation", "customer_creation", "submit_type"),
+}
+"""The parameters that a mode does not allow."""
 
 
 @endpoint(
     "POST",
     "/v1/checkout/sessions",
-    session_kinds.SessionCreateParams,
+    param_types.SessionCreateParams,
     "allow_promotion_codes automatic_tax automatic_tax.enabled billing_address_collection cancel_url "
     "client_reference_id currency customer customer_creation customer_email customer_update expires_at "
     "invoice_creation invoice_creation.enabled integration_identifier line_items line_items.price "
@@ -37,40 +44,21 @@ WAYS = ("good_card", "bad_card", "later_succeeds", "later_fails")
     "saved_payment_method_options submit_type subscription_data subscription_data.description "
     "subscription_data.metadata success_url ui_mode",
 )
-def create_session(world: World, params: Json) -> Json:
-    mode = params.get("mode")
-    if mode is None:
-        raise missing_param("mode")
-    if mode == "setup" or params.get("ui_mode", "hosted_page") != "hosted_page":
-        raise unsupported("only hosted pages in the modes payment and subscription", "mode")
-    if "success_url" not in params:
-        raise missing_param("success_url")
-    for name in ("success_url", "cancel_url"):
-        if name in params and urlsplit(params[name]).scheme not in ("http", "https"):
-            raise Refused("Not a valid URL", code="url_invalid", param=name)
-    for name in ("automatic_tax", "invoice_creation"):
-        if params.get(name, {}).get("enabled"):
-            raise unsupported(name, f"{name}[enabled]")
-    only = {
-        "payment": ("subscription_data", "payment_method_collection"),
-        "subscription": ("payment_intent_data", "invoice_creation", "customer_creation", "submit_type"),
-    }
-    for name in only[mode]:
-        if name in params:
-            raise Refused(f"You can not pass `{name}` in `{mode}` mode.", param=name)
-    if "customer" in params and "customer_email" in params:
-        raise Refused("You may only specify one of these parameters: customer, customer_email.", param="customer")
-    customer = world.get("customer", params["customer"], "customer") if "customer" in params else None
-    expires_at = params.get("expires_at", world.now + OPEN_FOR)
-    if not world.now + 1800 <= expires_at <= world.now + OPEN_FOR:
-        raise Refused(
+def create_session(state: State, params: Json) -> Json:
+    _check_session_params(params)
+    mode = params["mode"]
+    customer = state.get("customer", params["customer"], "customer") if "customer" in params else None
+    expires_at = params.get("expires_at", state.now + OPEN_FOR)
+    if not state.now + 1800 <= expires_at <= state.now + OPEN_FOR:
+        raise ApiError(
             "The `expires_at` timestamp must be between 30 minutes and 24 hours from now.", param="expires_at"
         )
-    lines = _lines(world, params, mode)
+    lines = [_make_line(state, mode, entry, index) for index, entry in enumerate(_line_items(params))]
+    _check_lines(mode, lines)
     total = sum(line["amount_total"] for line in lines)
-    session_id = world.new_id("cs_test")
+    session_id = state.new_id("cs_test")
     collects = params.get("payment_method_collection", "always") == "always"
-    session = world.add(
+    session = state.add(
         {
             "id": session_id,
             "object": "checkout.session",
@@ -87,7 +75,7 @@ def create_session(world: World, params: Json) -> Json:
             "collected_information": {"business_name": None, "individual_name": None, "shipping_details": None},
             "consent": None,
             "consent_collection": None,
-            "created": world.now,
+            "created": state.now,
             "currency": lines[0]["currency"],
             "currency_conversion": None,
             "custom_fields": [],
@@ -105,7 +93,7 @@ def create_session(world: World, params: Json) -> Json:
             "invoice_creation": None,
             "livemode": False,
             "locale": params.get("locale"),
-            "metadata": world.metadata({}, params.get("metadata", {})),
+            "metadata": state.merge_metadata({}, params.get("metadata", {})),
             "mode": mode,
             "origin_context": params.get("origin_context"),
             "payment_intent": None,
@@ -131,7 +119,7 @@ def create_session(world: World, params: Json) -> Json:
             "success_url": params["success_url"],
             "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
             "ui_mode": "hosted_page",
-            "url": f"{world.settings.public_url}/c/pay/{session_id}",
+            "url": f"{state.settings.public_url}/c/pay/{session_id}",
             "wallet_options": None,
             "_collects": collects or total > 0,
             "_intent_data": params.get("payment_intent_data", {}),
@@ -150,122 +138,148 @@ def create_session(world: World, params: Json) -> Json:
             "rendering_options": None,
         }
         session["invoice_creation"] = {"enabled": False, "invoice_data": data}
-    world.clock.due(expires_at, "expire_session", session_id)
+    state.clock.schedule(expires_at, "expire_session", session_id)
     return session
 
 
-def _lines(world: World, params: Json, mode: str) -> list[Json]:
-    """The line items, each with what it costs."""
+def _check_session_params(params: Json) -> None:
+    """Raises ApiError for parameters that Stripe would refuse in this mode, or that the stand-in does not support."""
+    mode = params.get("mode")
+    if mode is None:
+        raise missing_param("mode")
+    if mode == "setup" or params.get("ui_mode", "hosted_page") != "hosted_page":
+        raise unsupported("only hosted pages in the modes payment and subscription", "mode")
+    if "success_url" not in params:
+        raise missing_param("success_url")
+    for name in ("success_url", "cancel_url"):
+        if name in params and urlsplit(params[name]).scheme not in ("http", "https"):
+            raise ApiError("Not a valid URL", code="url_invalid", param=name)
+    for name in ("automatic_tax", "invoice_creation"):
+        if params.get(name, {}).get("enabled"):
+            raise unsupported(name, f"{name}[enabled]")
+    for name in OTHER_MODE_PARAMS[mode]:
+        if name in params:
+            raise ApiError(f"You can not pass `{name}` in `{mode}` mode.", param=name)
+    if "customer" in params and "customer_email" in params:
+        raise ApiError("You may only specify one of these parameters: customer, customer_email.", param="customer")
+
+
+def _line_items(params: Json) -> list[Json]:
     if not params.get("line_items"):
         raise missing_param("line_items")
-    lines = []
-    for at, given in enumerate(params["line_items"]):
-        if "price_data" in given:
-            price = make_price(world, given["price_data"], inline=True)
-        else:
-            price = world.get("price", given.get("price"), f"line_items[{at}][price]")
-            if not price["active"]:
-                raise Refused(f"The price specified is inactive: {price['id']}.", param=f"line_items[{at}][price]")
-        if mode == "payment" and price["type"] == "recurring":
-            raise Refused(
-                "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or "
-                "use only one-time prices.",
-                param="mode",
-            )
-        if "quantity" not in given:
-            raise missing_param(f"line_items[{at}][quantity]")
-        if given["quantity"] < 1:
-            raise Refused(
-                "Invalid positive integer", code="parameter_invalid_integer", param=f"line_items[{at}][quantity]"
-            )
-        amount = cents(Decimal(price["unit_amount_decimal"]) * given["quantity"])
-        lines.append(
-            {
-                "id": world.new_id("li"),
-                "object": "item",
-                "adjustable_quantity": None,
-                "amount_discount": 0,
-                "amount_subtotal": amount,
-                "amount_tax": 0,
-                "amount_total": amount,
-                "currency": price["currency"],
-                "description": world.objects[price["product"]]["name"],
-                "metadata": given.get("metadata", {}),
-                "price": price,
-                "quantity": given["quantity"],
-            }
+    entries: list[Json] = params["line_items"]
+    return entries
+
+
+def _make_line(state: State, mode: str, entry: Json, index: int) -> Json:
+    """A line item with its amounts. Raises ApiError for a price or a quantity that Stripe would refuse."""
+    if "price_data" in entry:
+        price = make_price(state, entry["price_data"], inline=True)
+    else:
+        price = state.get("price", entry.get("price"), f"line_items[{index}][price]")
+        if not price["active"]:
+            raise ApiError(f"The price specified is inactive: {price['id']}.", param=f"line_items[{index}][price]")
+    if mode == "payment" and price["type"] == "recurring":
+        raise ApiError(
+            "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or "
+            "use only one-time prices.",
+            param="mode",
         )
+    if "quantity" not in entry:
+        raise missing_param(f"line_items[{index}][quantity]")
+    if entry["quantity"] < 1:
+        raise ApiError(
+            "Invalid positive integer", code="parameter_invalid_integer", param=f"line_items[{index}][quantity]"
+        )
+    amount = cents(Decimal(price["unit_amount_decimal"]) * entry["quantity"])
+    return {
+        "id": state.new_id("li"),
+        "object": "item",
+        "adjustable_quantity": None,
+        "amount_discount": 0,
+        "amount_subtotal": amount,
+        "amount_tax": 0,
+        "amount_total": amount,
+        "currency": price["currency"],
+        "description": state.objects[price["product"]]["name"],
+        "metadata": entry.get("metadata", {}),
+        "price": price,
+        "quantity": entry["quantity"],
+    }
+
+
+def _check_lines(mode: str, lines: list[Json]) -> None:
+    """Raises ApiError for lines that cannot be bought together in this mode."""
     recurring = [line for line in lines if line["price"]["recurring"]]
     if mode == "subscription" and not recurring:
-        raise Refused(
+        raise ApiError(
             "You must provide at least one recurring price in `subscription` mode when using prices.", param="mode"
         )
     if mode == "subscription" and len(recurring) != len(lines):
         raise unsupported("one-time prices beside a subscription", "line_items")
     if len({line["currency"] for line in lines}) != 1:
-        raise Refused("All prices of a Checkout Session must have one currency.", param="line_items")
+        raise ApiError("All prices of a Checkout Session must have one currency.", param="line_items")
     total = sum(line["amount_total"] for line in lines)
-    if mode == "payment" and total < invoices.MINIMUM:
-        raise Refused(
+    if mode == "payment" and total < MINIMUM:
+        raise ApiError(
             f"The Checkout Session's total amount due must add up to at least $0.50 {lines[0]['currency']}",
             code="amount_too_small",
         )
-    return lines
 
 
 def _details(customer: Json | None, email: str | None) -> Json | None:
-    """Whom the page knows so far."""
+    """The `customer_details` of a session."""
     if customer is None and email is None:
         return None
-    known = customer or {"address": None, "email": email, "name": None, "phone": None}
-    copied = {name: known[name] for name in ("address", "email", "name", "phone")}
+    source = customer or {"address": None, "email": email, "name": None, "phone": None}
+    copied = {name: source[name] for name in ("address", "email", "name", "phone")}
     return {**copied, "business_name": None, "individual_name": None, "tax_exempt": "none", "tax_ids": None}
 
 
-def pay(world: World, session: Json, way: str) -> bool:
-    """Submit the page in one of WAYS. Returns whether the session is complete; a declined card leaves it open."""
+def pay(state: State, session: Json, choice: str) -> bool:
+    """Submit the page with one of CHOICES. Returns whether the session is complete; a declined card leaves it open."""
     assert session["status"] == "open"
-    works, delayed = way in ("good_card", "later_succeeds"), way.startswith("later")
+    works, delayed = choice in ("good_card", "later_succeeds"), choice.startswith("later")
     details = session["customer_details"] or _details(None, "buyer@example.test")
     session["customer_details"] = {**(details or {}), "name": (details or {})["name"] or "Local Buyer"}
-    paid = (_subscribe if session["mode"] == "subscription" else _buy)(world, session, works, delayed)
+    paid = (_subscribe if session["mode"] == "subscription" else _buy)(state, session, works, delayed)
     if not paid:
         return False
     session |= {"status": "complete", "url": None}
     if session["amount_total"]:
         session["payment_status"] = "unpaid" if delayed else "paid"
-    world.emit("checkout.session.completed", session)
+    state.emit("checkout.session.completed", session)
     if delayed and session["amount_total"]:
-        world.clock.due(world.now + SETTLES_AFTER, "settle_later" if works else "fail_later", session["id"])
+        state.clock.schedule(state.now + SETTLES_AFTER, "settle_later" if works else "fail_later", session["id"])
     return True
 
 
-def _customer(world: World, session: Json) -> Json:
-    """The session's customer, made now where it came without one."""
+def _customer(state: State, session: Json) -> Json:
+    """The customer of the session; a new one if it has none."""
     if session["customer"]:
-        return world.get("customer", session["customer"], "customer")
+        return state.get("customer", session["customer"], "customer")
     details = session["customer_details"]
-    customer = world.add(make_customer(world, {"email": details["email"], "name": details["name"]}))
-    world.emit("customer.created", customer)
+    customer = make_customer(state, {"email": details["email"], "name": details["name"]})
+    state.emit("customer.created", customer)
     session["customer"] = customer["id"]
     return customer
 
 
-def _subscribe(world: World, session: Json, works: bool, delayed: bool) -> bool:
-    """Nothing but a failed payment exists before the card is good."""
+def _subscribe(state: State, session: Json, works: bool, delayed: bool) -> bool:
+    """Start the subscription. Returns False for a declined card, which leaves only a failed payment."""
     total = session["amount_total"]
     if not works and not delayed and session["_collects"]:
         if total:
-            intent = make_intent(world, total, session["currency"], world.objects.get(session["customer"] or ""))
-            attempt(world, intent, None, works=False, details=session["customer_details"])
+            intent = make_intent(state, total, session["currency"], state.objects.get(session["customer"] or ""))
+            charge_card(state, intent, None, works=False, details=session["customer_details"])
         return False
-    customer = _customer(world, session)
+    customer = _customer(state, session)
     card = None
     if session["_collects"]:
-        card = make_card(world, customer, works)
-        world.emit("payment_method.attached", card)
-    subscription = subscriptions.start(
-        world,
+        card = make_card(state, customer, works)
+        state.emit("payment_method.attached", card)
+    subscription = subscription_lifecycle.start(
+        state,
         customer,
         {
             **session["_subscription_data"],
@@ -279,103 +293,106 @@ def _subscribe(world: World, session: Json, works: bool, delayed: bool) -> bool:
     return True
 
 
-def _buy(world: World, session: Json, works: bool, delayed: bool) -> bool:
+def _buy(state: State, session: Json, works: bool, delayed: bool) -> bool:
+    """Make and attempt the payment. Returns False for a declined card."""
     data = session["_intent_data"]
-    keeps = bool(data.get("setup_future_usage")) or session["customer_creation"] == "always"
-    customer = _customer(world, session) if keeps or session["customer"] else None
+    needs_customer = bool(data.get("setup_future_usage")) or session["customer_creation"] == "always"
+    customer = _customer(state, session) if needs_customer or session["customer"] else None
     if session["payment_intent"] is None:
         more = {name: data[name] for name in ("description", "receipt_email", "setup_future_usage") if name in data}
-        metadata = world.metadata({}, data.get("metadata", {}))
-        intent = make_intent(world, session["amount_total"], session["currency"], customer, metadata=metadata, **more)
-        world.emit("payment_intent.created", intent)
+        metadata = state.merge_metadata({}, data.get("metadata", {}))
+        intent = make_intent(state, session["amount_total"], session["currency"], customer, metadata=metadata, **more)
+        state.emit("payment_intent.created", intent)
         session["payment_intent"] = intent["id"]
-    intent = world.objects[session["payment_intent"]]
+    intent = state.objects[session["payment_intent"]]
     card = None
     if customer and data.get("setup_future_usage") and works:
-        card = make_card(world, customer, works)
-        world.emit("payment_method.attached", card)
+        card = make_card(state, customer, works)
+        state.emit("payment_method.attached", card)
     if delayed:
         intent["status"] = "processing"
-        world.emit("payment_intent.processing", intent)
+        state.emit("payment_intent.processing", intent)
         return True
-    return attempt(world, intent, card, works, session["customer_details"])
+    return charge_card(state, intent, card, works, session["customer_details"])
 
 
-@later("settle_later")
-def settle_later(world: World, session_id: str) -> None:
-    _settle(world, world.objects[session_id], True)
+@scheduled_action("settle_later")
+def settle_later(state: State, session_id: str) -> None:
+    _settle(state, state.objects[session_id], True)
 
 
-@later("fail_later")
-def fail_later(world: World, session_id: str) -> None:
-    _settle(world, world.objects[session_id], False)
+@scheduled_action("fail_later")
+def fail_later(state: State, session_id: str) -> None:
+    _settle(state, state.objects[session_id], False)
 
 
-def _settle(world: World, session: Json, works: bool) -> None:
-    """The delayed payment comes, or does not."""
+def _settle(state: State, session: Json, works: bool) -> None:
+    """The delayed payment succeeds or fails."""
     if session["mode"] == "payment":
-        intent = world.objects[session["payment_intent"]]
-        attempt(world, intent, None, works, session["customer_details"])
+        intent = state.objects[session["payment_intent"]]
+        charge_card(state, intent, None, works, session["customer_details"])
     else:
-        invoice = world.objects[session["invoice"]]
+        invoice = state.objects[session["invoice"]]
         if invoice["status"] != "open":
             return
-        invoices.collect(world, invoice, invoices.default_card(world, invoice), automatic=True)
+        collect(state, invoice, default_card(state, invoice), automatic=True)
     if works:
         session["payment_status"] = "paid"
-    world.emit(f"checkout.session.async_payment_{'succeeded' if works else 'failed'}", session)
+    state.emit(f"checkout.session.async_payment_{'succeeded' if works else 'failed'}", session)
 
 
-@later("expire_session")
-def expire_session(world: World, session_id: str) -> None:
-    session = world.objects[session_id]
+@scheduled_action("expire_session")
+def expire_session(state: State, session_id: str) -> None:
+    session = state.objects[session_id]
     if session["status"] == "open":
         session |= {"status": "expired", "url": None}
-        world.emit("checkout.session.expired", session)
+        state.emit("checkout.session.expired", session)
 
 
-@endpoint("POST", "/v1/checkout/sessions/{id}/expire", session_kinds.SessionExpireParams)
-def expire(world: World, params: Json, id: str) -> Json:  # noqa: A002 -- the path says so
-    session = world.get("checkout.session", id)
+@endpoint("POST", "/v1/checkout/sessions/{id}/expire", param_types.SessionExpireParams)
+def expire(state: State, params: Json, id: str) -> Json:  # noqa: A002 -- named in the path
+    session = state.get("checkout.session", id)
     if session["status"] != "open":
-        raise Refused(
+        raise ApiError(
             'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of '
             f"{session['status']}."
         )
-    expire_session(world, id)
+    expire_session(state, id)
     return session
 
 
-@endpoint("GET", "/v1/checkout/sessions/{id}", session_kinds.SessionRetrieveParams)
-def retrieve_session(world: World, params: Json, id: str) -> Json:  # noqa: A002
-    return world.get("checkout.session", id)
+@endpoint("GET", "/v1/checkout/sessions/{id}", param_types.SessionRetrieveParams)
+def retrieve_session(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    return state.get("checkout.session", id)
 
 
 @endpoint(
     "GET",
     "/v1/checkout/sessions",
-    session_kinds.SessionListParams,
-    f"{LISTING} customer payment_intent status subscription",
+    param_types.SessionListParams,
+    f"{LIST_PARAMS} customer payment_intent status subscription",
 )
-def list_sessions(world: World, params: Json) -> Json:
+def list_sessions(state: State, params: Json) -> Json:
     names = ("customer", "payment_intent", "status", "subscription")
     found = [
-        one for one in world.of("checkout.session") if all(params.get(name) in (None, one[name]) for name in names)
+        session
+        for session in state.objects_of("checkout.session")
+        if all(params.get(name) in (None, session[name]) for name in names)
     ]
-    return world.page(found, params, "/v1/checkout/sessions")
+    return state.list_page(found, params, "/v1/checkout/sessions")
 
 
-@includable("checkout.session", "line_items")
-def line_items_of(world: World, session: Json) -> Json:
-    return list_line_items(world, {}, session["id"])
+@expandable("checkout.session", "line_items")
+def line_items_of(state: State, session: Json) -> Json:
+    return list_line_items(state, {}, session["id"])
 
 
 @endpoint(
     "GET",
     "/v1/checkout/sessions/{id}/line_items",
-    session_kinds.SessionLineItemListParams,
+    param_types.SessionLineItemListParams,
     "limit starting_after ending_before",
 )
-def list_line_items(world: World, params: Json, id: str) -> Json:  # noqa: A002
-    lines = world.get("checkout.session", id)["_lines"]
-    return world.page(lines[::-1], params, f"/v1/checkout/sessions/{id}/line_items")
+def list_line_items(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    lines = state.get("checkout.session", id)["_lines"]
+    return state.list_page(lines[::-1], params, f"/v1/checkout/sessions/{id}/line_items")

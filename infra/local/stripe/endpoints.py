@@ -1,7 +1,7 @@
-"""The table of API endpoints: each family adds its own, `api.py` serves them.
+"""The table of API endpoints. Each module of objects registers its own; `api.py` serves them.
 
-An endpoint is a plain function that runs without a pause, so no two requests are ever interleaved in it: it takes the
-world, the checked parameters and the ids of the path, and returns the object to answer with.
+An endpoint is a plain function that never awaits, so two requests cannot interleave in it. It takes the state, the
+validated parameters and the ids of the path, and returns the object of the answer.
 """
 
 from collections.abc import Callable
@@ -10,28 +10,30 @@ from typing import Any
 
 from infra.local.stripe.errors import Json
 
-LISTING = "limit starting_after ending_before created"
+LIST_PARAMS = "limit starting_after ending_before created"
 
 Run = Callable[..., Json]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`kind` is stripe-python's type of the parameters; of those `uses` are known here."""
+    """`param_type` is stripe-python's type of the parameters; the stand-in supports those named in `supported`."""
 
     method: str
     path: str
-    kind: Any
-    uses: frozenset[str]
+    param_type: Any
+    supported: frozenset[str]
     run: Run
 
 
 ENDPOINTS: list[Endpoint] = []
 
 
-def endpoint(method: str, path: str, kind: Any, uses: str = "") -> Callable[[Run], Run]:
+def endpoint(method: str, path: str, param_type: Any, supported: str = "") -> Callable[[Run], Run]:
+    """Register an endpoint. `supported` lists parameters, separated by spaces."""
+
     def register(run: Run) -> Run:
-        ENDPOINTS.append(Endpoint(method, path, kind, frozenset(["expand", *uses.split()]), run))
+        ENDPOINTS.append(Endpoint(method, path, param_type, frozenset(["expand", *supported.split()]), run))
         return run
 
     return register

@@ -1,4 +1,4 @@
-"""What Stripe says when it refuses, in its error shape: `{"error": {"type", "code"?, "message", "param"?, …}}`.
+"""Error answers, in Stripe's shape: `{"error": {"type", "code"?, "message", "param"?, …}}`.
 
 Statuses: 400 a bad request, 401 a wrong key, 402 a declined card, 404 an unknown id, 409 an idempotency key in use.
 """
@@ -6,10 +6,11 @@ Statuses: 400 a bad request, 401 a wrong key, 402 a declined card, 404 an unknow
 from typing import Any
 
 Json = dict[str, Any]
+DECLINED = "Your card was declined."
 
 
-class Refused(Exception):
-    """An answer that is an error. `kept`: whether an idempotency key remembers it, as it does once work has begun."""
+class ApiError(Exception):
+    """An error answer. `saved`: an idempotency key stores it, which Stripe does once the request is being executed."""
 
     def __init__(
         self,
@@ -19,24 +20,32 @@ class Refused(Exception):
         param: str | None = None,
         status: int = 400,
         kind: str = "invalid_request_error",
-        kept: bool = True,
+        saved: bool = True,
         **more: Any,
     ) -> None:
         super().__init__(message)
-        self.status, self.kept = status, kept
-        told = {"code": code, "message": message, "param": param, "type": kind, **more}
-        self.error: Json = {name: value for name, value in told.items() if value is not None}
+        self.status, self.saved = status, saved
+        fields = {"code": code, "message": message, "param": param, "type": kind, **more}
+        self.body: Json = {name: value for name, value in fields.items() if value is not None}
 
 
-def missing_object(kind: str, object_id: str, param: str = "id") -> Refused:
-    """An id that nothing has."""
-    return Refused(f"No such {kind}: '{object_id}'", code="resource_missing", param=param, status=404)
+def missing_object(kind: str, object_id: str, param: str = "id") -> ApiError:
+    """404 for an unknown id."""
+    return ApiError(f"No such {kind}: '{object_id}'", code="resource_missing", param=param, status=404)
 
 
-def missing_param(param: str, message: str = "") -> Refused:
-    return Refused(message or f"Missing required param: {param}.", code="parameter_missing", param=param, kept=False)
+def missing_param(param: str, message: str = "") -> ApiError:
+    """400 for a missing parameter."""
+    return ApiError(message or f"Missing required param: {param}.", code="parameter_missing", param=param, saved=False)
 
 
-def unsupported(what: str, param: str | None = None) -> Refused:
-    """Something that Stripe has and this fake has not: said, never ignored."""
-    return Refused(f"This stand-in for Stripe cannot do this: {what}", code="not_in_this_stand_in", param=param)
+def card_declined(**more: Any) -> ApiError:
+    """402 for a declined card."""
+    return ApiError(
+        DECLINED, code="card_declined", status=402, kind="card_error", decline_code="generic_decline", **more
+    )
+
+
+def unsupported(feature: str, param: str | None = None) -> ApiError:
+    """400 for a feature of Stripe that the stand-in does not have: it is refused, never ignored."""
+    return ApiError(f"This stand-in for Stripe cannot do this: {feature}", code="not_in_this_stand_in", param=param)

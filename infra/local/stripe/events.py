@@ -1,27 +1,27 @@
-"""Events as the API lists them. `world.emit` makes them, `deliver.py` posts them."""
+"""Events, as the API lists them. `State.emit` records them, `webhooks.py` delivers them."""
 
 from fnmatch import fnmatchcase
 
-from stripe import params as kinds
+from stripe import params as param_types
 
-from infra.local.stripe.endpoints import LISTING, endpoint
+from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import Json
-from infra.local.stripe.world import World
+from infra.local.stripe.state import State
 
 
-@endpoint("GET", "/v1/events", kinds.EventListParams, f"{LISTING} delivery_success type types")
-def list_events(world: World, params: Json) -> Json:
+@endpoint("GET", "/v1/events", param_types.EventListParams, f"{LIST_PARAMS} delivery_success type types")
+def list_events(state: State, params: Json) -> Json:
     patterns = params.get("types", [params["type"]] if "type" in params else ["*"])
-    done = params.get("delivery_success")
+    delivered = params.get("delivery_success")
     found = [
-        one
-        for one in world.of("event")
-        if any(fnmatchcase(one["type"], pattern) for pattern in patterns)
-        and done in (None, one["_delivery"]["state"] in ("", "delivered"))
+        event
+        for event in state.objects_of("event")
+        if any(fnmatchcase(event["type"], pattern) for pattern in patterns)
+        and delivered in (None, event["_delivery"]["state"] in ("", "delivered"))
     ]
-    return world.page(found, params, "/v1/events")
+    return state.list_page(found, params, "/v1/events")
 
 
-@endpoint("GET", "/v1/events/{id}", kinds.EventRetrieveParams)
-def retrieve_event(world: World, params: Json, id: str) -> Json:  # noqa: A002 -- the path says so
-    return world.get("event", id)
+@endpoint("GET", "/v1/events/{id}", param_types.EventRetrieveParams)
+def retrieve_event(state: State, params: Json, id: str) -> Json:  # noqa: A002 -- named in the path
+    return state.get("event", id)

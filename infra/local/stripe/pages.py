@@ -1,7 +1,7 @@
-"""What people see: the hosted checkout page, the billing portal, an invoice, and at `/` what exists and the clock.
+"""The pages for people: checkout, billing portal, invoice, and at `/` the clock and the newest objects.
 
-Plain HTML with buttons, no script. As at Stripe, the browser returns to the shop once `checkout.session.completed` has
-been answered, or ten seconds later.
+Plain HTML with buttons, no script. As at Stripe, the browser returns to the shop once the webhook endpoint has answered
+`checkout.session.completed`, or ten seconds later.
 """
 
 import asyncio
@@ -14,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from infra.local.stripe import checkout, forms, portal, subscriptions
+from infra.local.stripe import checkout, forms, portal
 from infra.local.stripe.clock import DAY, HOUR
-from infra.local.stripe.deliver import Deliverer
-from infra.local.stripe.errors import Json, Refused
-from infra.local.stripe.world import Call, World
+from infra.local.stripe.errors import DECLINED, ApiError, Json
+from infra.local.stripe.state import RequestInfo, State
+from infra.local.stripe.subscription_items import item_amount, items_of, period_of
+from infra.local.stripe.webhooks import WebhookSender
 
-PATIENCE = 10  # seconds that a buyer waits for the shop's webhook
+WEBHOOK_TIMEOUT = 10  # seconds that a buyer waits for the webhooks of the shop
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -38,7 +39,7 @@ PAGE = Template("""<!doctype html>
   td:last-child, th:last-child { text-align: right; padding-right: 0; }
   .total { font-size: 1.6rem; font-weight: 600; }
   .note { color: #5a6072; font-size: .9rem; }
-  .said { padding: .6rem 1rem; border-radius: .4rem; background: #fff3d6; }
+  .notice { padding: .6rem 1rem; border-radius: .4rem; background: #fff3d6; }
   button { display: block; width: 100%; margin: .5rem 0; padding: .7rem 1rem; font: inherit; border-radius: .4rem;
            border: 1px solid #c9cede; background: #fff; cursor: pointer; text-align: left; }
   button.main { background: #4b52d8; border-color: #4b52d8; color: #fff; font-weight: 600; }
@@ -77,15 +78,13 @@ def rows(lines: Sequence[tuple[str, ...]]) -> str:
     return "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in line) for line in lines)
 
 
-def said(message: str) -> str:
-    return f'<p class="said" role="alert">{html.escape(message)}</p>' if message else ""
+def notice(message: str) -> str:
+    return f'<p class="notice" role="alert">{html.escape(message)}</p>' if message else ""
 
 
 class Pages:
-    """The pages of one fake."""
-
-    def __init__(self, world: World, deliverer: Deliverer) -> None:
-        self.world, self.deliverer = world, deliverer
+    def __init__(self, state: State, webhooks: WebhookSender) -> None:
+        self.state, self.webhooks = state, webhooks
 
     def routes(self) -> list[Route]:
         both = ["GET", "POST"]
@@ -97,20 +96,20 @@ class Pages:
         ]
 
     async def _form(self, request: Request) -> Json:
-        """What was submitted; the page acts as nobody's API request."""
-        self.world.call = Call()
-        self.world.changes += 1
+        """The submitted form. Its events name no API request."""
+        self.state.request = RequestInfo()
+        self.state.changes += 1
         return forms.parse((await request.body()).decode())
 
-    async def _told(self) -> None:
-        """Wait until the shop has heard, as long as a buyer does."""
+    async def _wait_for_webhooks(self) -> None:
+        """Wait until the shop has received its webhooks, or until the time-out."""
         try:
-            await asyncio.wait_for(self.deliverer.idle(), PATIENCE)
+            await asyncio.wait_for(self.webhooks.wait_until_idle(), WEBHOOK_TIMEOUT)
         except TimeoutError:
             return
 
     def _find(self, kind: str, object_id: str) -> Json | None:
-        found = self.world.objects.get(object_id)
+        found = self.state.objects.get(object_id)
         return found if found and found["object"] == kind and "_deleted" not in found else None
 
     # --- checkout ----------------------------------------------------------------------------------------------------
@@ -119,44 +118,44 @@ class Pages:
         session = self._find("checkout.session", request.path_params["id"])
         if session is None:
             return page("Something went wrong", "<p>There is no such checkout page.", 404)
-        failed = ""
+        declined = ""
         if request.method == "POST":
-            way = (await self._form(request)).get("way")
-            if way == "leave":
+            choice = (await self._form(request)).get("way")
+            if choice == "leave":
                 if session["cancel_url"]:
                     return RedirectResponse(session["cancel_url"], 303)
                 return page("Checkout", "<p>You left without paying.")
-            if way not in checkout.WAYS:
+            if choice not in checkout.CHOICES:
                 return page("Something went wrong", "<p>There is no such button.", 400)
             if session["status"] == "open":
                 try:
-                    paid = checkout.pay(self.world, session, way)
-                except Refused as refused:
-                    return page("Something went wrong", said(str(refused)), 400)
+                    paid = checkout.pay(self.state, session, choice)
+                except ApiError as error:
+                    return page("Something went wrong", notice(str(error)), 400)
                 if paid:
-                    await self._told()
+                    await self._wait_for_webhooks()
                     url = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
                     return RedirectResponse(url, 303)
-                failed = "Your card was declined."
+                declined = DECLINED
         if session["status"] != "open":
-            over = "You have already paid." if session["status"] == "complete" else "This checkout page has expired."
-            return page("Checkout", said(over), 410)
-        return page("Checkout", self._offer(session) + said(failed) + self._ways(session), 402 if failed else 200)
+            message = "You have already paid." if session["status"] == "complete" else "This checkout page has expired."
+            return page("Checkout", notice(message), 410)
+        body = self._offer(session) + notice(declined) + self._choices(session)
+        return page("Checkout", body, 402 if declined else 200)
 
     def _offer(self, session: Json) -> str:
         lines = []
         for line in session["_lines"]:
             price = line["price"]
-            every = f" / {price['recurring']['interval']}" if price["recurring"] else ""
-            lines.append(
-                (f"{line['quantity']} × {line['description']}", money(line["amount_total"], line["currency"]) + every)
-            )
+            interval = f" / {price['recurring']['interval']}" if price["recurring"] else ""
+            amount = money(line["amount_total"], line["currency"])
+            lines.append((f"{line['quantity']} × {line['description']}", amount + interval))
         details = session["customer_details"] or {}
-        whom = f'<p class="note">For {html.escape(details["email"])}</p>' if details.get("email") else ""
+        buyer = f'<p class="note">For {html.escape(details["email"])}</p>' if details.get("email") else ""
         total = money(session["amount_total"], session["currency"])
-        return f'<table>{rows(lines)}</table><p class="total">{total} today</p>{whom}'
+        return f'<table>{rows(lines)}</table><p class="total">{total} today</p>{buyer}'
 
-    def _ways(self, session: Json) -> str:
+    def _choices(self, session: Json) -> str:
         free = not session["amount_total"]
         labels = [("good_card", "Subscribe with a good card" if free else "Pay with a good card")]
         if session["_collects"]:
@@ -165,7 +164,7 @@ class Pages:
             labels.append(("later_succeeds", "Pay later (async), succeeds"))
             labels.append(("later_fails", "Pay later (async), fails"))
         labels.append(("leave", "Leave without paying"))
-        buttons = "".join(button("way", way, label, way == "good_card") for way, label in labels)
+        buttons = "".join(button("way", choice, label, choice == "good_card") for choice, label in labels)
         return f'<form method="post">{buttons}</form>'
 
     # --- portal ------------------------------------------------------------------------------------------------------
@@ -174,57 +173,62 @@ class Pages:
         session = self._find("billing_portal.session", request.path_params["id"])
         if session is None or not self._find("customer", session["customer"]):
             return page("Something went wrong", "<p>There is no such portal page.", 404)
-        told = ""
+        message = ""
         if request.method == "POST":
-            given = await self._form(request)
-            action, _, subscription = str(given.get("action", "")).partition(":")
+            form = await self._form(request)
+            action, _, subscription = str(form.get("action", "")).partition(":")
             if action == "back":
                 return RedirectResponse(session["return_url"] or "/", 303)
             try:
-                told = portal.act(self.world, session, action, subscription, str(given.get("price", "")))
-            except Refused as refused:
-                told = str(refused)
-            await self._told()
-        return page("Your subscription", said(told) + self._portal_body(session))
+                message = portal.press(self.state, session, action, subscription, str(form.get("price", "")))
+            except ApiError as error:
+                message = str(error)
+            await self._wait_for_webhooks()
+        return page("Your subscription", notice(message) + self._portal_body(session))
 
     def _portal_body(self, session: Json) -> str:
-        parts = []
-        for one in portal.subscriptions_of(self.world, session):
-            item = subscriptions.items_of(one)[0]
-            price, product = item["price"], self.world.objects[item["price"]["product"]]
-            until = "ends" if one["cancel_at"] else "renews"
-            at = one["cancel_at"] or item["current_period_end"]
-            parts.append(
-                f"<h2>{html.escape(product['name'])}</h2>"
-                f"<p>{money(subscriptions.item_amount(item), price['currency'])} / {price['recurring']['interval']}, "
-                f"{html.escape(one['status'])}, {until} {day(at)}</p>"
-            )
-            resume = button("action", f"resume:{one['id']}", "Don’t cancel subscription", main=True)
-            cancel = button("action", f"cancel:{one['id']}", "Cancel subscription at the end of the period")
-            parts.append(f'<form method="post">{resume if one["cancel_at"] else cancel}</form>')
-            others = [plan for plan in portal.plans(self.world, one) if plan["id"] != price["id"]]
-            options = "".join(
-                f'<option value="{plan["id"]}">{html.escape(self._plan(plan))}</option>' for plan in others
-            )
-            if others:
-                change = button("action", f"plan:{one['id']}", "Change to this plan")
-                parts.append(
-                    f'<form method="post"><label>Plan<select name="price">{options}</select></label>{change}</form>'
-                )
+        parts = [
+            self._portal_subscription(subscription) for subscription in portal.subscriptions_of(self.state, session)
+        ]
         cards = button("action", "good_card", "Use a good card") + button("action", "bad_card", "Use a card that fails")
         back = button("action", "back", "Back to the shop", main=True)
         parts.append(f'<h2>Payment method</h2><form method="post">{cards}</form>')
-        owing = [
-            one
-            for one in self.world.of("invoice")
-            if one["customer"] == session["customer"] and one["status"] == "open"
+        unpaid = [
+            invoice
+            for invoice in self.state.objects_of("invoice")
+            if invoice["customer"] == session["customer"] and invoice["status"] == "open"
         ]
-        links = [f'<li><a href="/i/{one["id"]}">Pay {money(one["amount_due"], one["currency"])}</a>' for one in owing]
+        links = [
+            f'<li><a href="/i/{invoice["id"]}">Pay {money(invoice["amount_due"], invoice["currency"])}</a>'
+            for invoice in unpaid
+        ]
         parts.append(f"<h2>Open invoices</h2><ul>{''.join(links)}</ul>" if links else "")
         return "".join(parts) + f'<form method="post">{back}</form>'
 
+    def _portal_subscription(self, subscription: Json) -> str:
+        item = items_of(subscription)[0]
+        price, product = item["price"], self.state.objects[item["price"]["product"]]
+        verb = "ends" if subscription["cancel_at"] else "renews"
+        at = subscription["cancel_at"] or item["current_period_end"]
+        text = (
+            f"<h2>{html.escape(product['name'])}</h2>"
+            f"<p>{money(item_amount(item), price['currency'])} / {price['recurring']['interval']}, "
+            f"{html.escape(subscription['status'])}, {verb} {day(at)}</p>"
+        )
+        resume = button("action", f"resume:{subscription['id']}", "Don’t cancel subscription", main=True)
+        cancel = button("action", f"cancel:{subscription['id']}", "Cancel subscription at the end of the period")
+        text += f'<form method="post">{resume if subscription["cancel_at"] else cancel}</form>'
+        plans = [plan for plan in portal.plans(self.state, subscription) if plan["id"] != price["id"]]
+        if plans:
+            options = "".join(
+                f'<option value="{plan["id"]}">{html.escape(self._plan(plan))}</option>' for plan in plans
+            )
+            change = button("action", f"plan:{subscription['id']}", "Change to this plan")
+            text += f'<form method="post"><label>Plan<select name="price">{options}</select></label>{change}</form>'
+        return text
+
     def _plan(self, price: Json) -> str:
-        name = self.world.objects[price["product"]]["name"]
+        name = self.state.objects[price["product"]]["name"]
         return f"{name}: {money(price['unit_amount'] or 0, price['currency'])} / {price['recurring']['interval']}"
 
     # --- an invoice --------------------------------------------------------------------------------------------------
@@ -233,63 +237,77 @@ class Pages:
         invoice = self._find("invoice", request.path_params["id"])
         if invoice is None or not invoice["number"]:
             return page("Something went wrong", "<p>There is no such invoice.", 404)
-        told = ""
+        message = ""
         if request.method == "POST" and invoice["status"] == "open":
-            way = (await self._form(request)).get("way")
-            portal.pay_open(self.world, invoice, way == "good_card")
-            told = "Thank you, it is paid." if invoice["status"] == "paid" else "Your card was declined."
-            await self._told()
+            choice = (await self._form(request)).get("way")
+            portal.pay_open(self.state, invoice, choice == "good_card")
+            message = "Thank you, it is paid." if invoice["status"] == "paid" else DECLINED
+            await self._wait_for_webhooks()
         lines = [(line["description"] or "Item", money(line["amount"], line["currency"])) for line in invoice["_lines"]]
         body = f"<table>{rows(lines)}</table><p class='total'>{money(invoice['amount_due'], invoice['currency'])}</p>"
         if invoice["status"] == "open":
-            ways = button("way", "good_card", "Pay with a good card", main=True) + button(
-                "way", "bad_card", "Pay with a card that fails"
-            )
-            body += f'<form method="post">{ways}</form>'
-        return page(f"Invoice {invoice['number']}: {invoice['status']}", said(told) + body)
+            good = button("way", "good_card", "Pay with a good card", main=True)
+            bad = button("way", "bad_card", "Pay with a card that fails")
+            body += f'<form method="post">{good}{bad}</form>'
+        return page(f"Invoice {invoice['number']}: {invoice['status']}", notice(message) + body)
 
     # --- home --------------------------------------------------------------------------------------------------------
 
     async def home(self, request: Request) -> Response:
-        """What exists, newest first, and buttons that let time pass."""
+        """The newest objects, and buttons that move the clock."""
         if request.method == "POST":
-            given = (await self._form(request)).get("advance", "0")
-            seconds = int(given) if str(given).isdecimal() else 0
-            await self.world.clock.move(self.world.now + min(seconds, 400 * DAY), self.world.act, self.deliverer.idle)
+            seconds = (await self._form(request)).get("advance", "0")
+            step = min(int(seconds) if str(seconds).isdecimal() else 0, 400 * DAY)
+            await self.state.clock.advance(self.state.now + step, self.state.run_action, self.webhooks.wait_until_idle)
             return RedirectResponse("/", 303)
         steps = [(HOUR, "1 hour"), (DAY, "1 day"), (7 * DAY, "1 week"), (31 * DAY, "31 days")]
         buttons = "".join(button("advance", str(seconds), f"+ {label}") for seconds, label in steps)
-        world = self.world
-        newest = {kind: list(world.of(kind))[::-1][:15] for kind in ("subscription", "invoice", "charge", "event")}
-        tables = [
+        tables = "".join(f"<h2>{name}</h2><table>{rows(lines)}</table>" for name, lines in self._tables() if lines)
+        target = f"Webhooks go to {self.webhooks.url}." if self.webhooks.url else "There is no webhook address yet."
+        body = (
+            f"<p>It is <b>{day(self.state.now)}</b> UTC here. Let time pass:</p>"
+            f'<form method="post"><div class="row">{buttons}</div></form>'
+            f'<p class="note">{html.escape(target)}</p>{tables}'
+        )
+        return page("Stripe, a stand-in", body, width="56rem")
+
+    def _tables(self) -> list[tuple[str, list[tuple[str, ...]]]]:
+        """Title and rows of each table of the home page, newest first."""
+
+        def newest(kind: str) -> list[Json]:
+            return list(self.state.objects_of(kind))[::-1][:15]
+
+        return [
             (
                 "Subscriptions",
                 [
-                    (one["id"], one["customer"], f"{one['status']} to {day(subscriptions.period_of(one)[1])}")
-                    for one in newest["subscription"]
+                    (
+                        subscription["id"],
+                        subscription["customer"],
+                        f"{subscription['status']} to {day(period_of(subscription)[1])}",
+                    )
+                    for subscription in newest("subscription")
                 ],
             ),
             (
                 "Invoices",
-                [(one["id"], one["status"], money(one["total"], one["currency"])) for one in newest["invoice"]],
+                [
+                    (invoice["id"], invoice["status"], money(invoice["total"], invoice["currency"]))
+                    for invoice in newest("invoice")
+                ],
             ),
             (
                 "Charges",
-                [(one["id"], one["status"], money(one["amount"], one["currency"])) for one in newest["charge"]],
+                [
+                    (charge["id"], charge["status"], money(charge["amount"], charge["currency"]))
+                    for charge in newest("charge")
+                ],
             ),
             (
                 "Events",
                 [
-                    (day(one["created"]), one["type"], one["_delivery"]["state"] or "not sent")
-                    for one in newest["event"]
+                    (day(event["created"]), event["type"], event["_delivery"]["state"] or "not sent")
+                    for event in newest("event")
                 ],
             ),
         ]
-        shown = "".join(f"<h2>{name}</h2><table>{rows(lines)}</table>" for name, lines in tables if lines)
-        where = f"Webhooks go to {self.deliverer.url}." if self.deliverer.url else "There is no webhook address yet."
-        body = (
-            f"<p>It is <b>{day(world.now)}</b> UTC here. Let time pass:</p>"
-            f'<form method="post"><div class="row">{buttons}</div></form>'
-            f'<p class="note">{html.escape(where)}</p>{shown}'
-        )
-        return page("Stripe, a stand-in", body, width="56rem")

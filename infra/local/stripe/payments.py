@@ -1,25 +1,25 @@
 """Payment intents, charges, refunds and disputes.
 
-Only Checkout and invoices take payments, so intents and charges are read, not created. A refund succeeds at once. A
-dispute is opened and closed by `POST /_disputes`, as banks do without asking.
+Only Checkout and invoices take payments, so the API reads intents and charges but does not create them. A refund
+succeeds at once. `POST /_disputes` opens and closes disputes, which at Stripe only banks can do.
 """
 
-from stripe import params as kinds
+from stripe import params as param_types
 
-from infra.local.stripe.customers import billing_details
-from infra.local.stripe.endpoints import LISTING, endpoint
-from infra.local.stripe.errors import Json, Refused, missing_param
-from infra.local.stripe.world import World, includable
+from infra.local.stripe.clock import DAY
+from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
+from infra.local.stripe.errors import DECLINED, ApiError, Json, missing_param
+from infra.local.stripe.payment_methods import billing_details
+from infra.local.stripe.state import State, expandable
 
-DECLINED = "Your card was declined."
-CLOSED = ("won", "lost", "warning_closed")
-DAY = 86400
+DISPUTE_CLOSED = ("won", "lost", "warning_closed")
+DISPUTE_STATUSES = ("needs_response", "under_review", "warning_needs_response", *DISPUTE_CLOSED)
 
 
-def make_intent(world: World, amount: int, currency: str, customer: Json | None, **more: object) -> Json:
-    """A payment that has not been tried yet."""
-    intent_id = world.new_id("pi")
-    return world.add(
+def make_intent(state: State, amount: int, currency: str, customer: Json | None, **more: object) -> Json:
+    """A payment that has not been attempted yet."""
+    intent_id = state.new_id("pi")
+    return state.add(
         {
             "id": intent_id,
             "object": "payment_intent",
@@ -35,7 +35,7 @@ def make_intent(world: World, amount: int, currency: str, customer: Json | None,
             "capture_method": "automatic_async",
             "client_secret": f"{intent_id}_secret_standin",
             "confirmation_method": "automatic",
-            "created": world.now,
+            "created": state.now,
             "currency": currency,
             "customer": customer and customer["id"],
             "description": None,
@@ -63,12 +63,12 @@ def make_intent(world: World, amount: int, currency: str, customer: Json | None,
     )
 
 
-def attempt(world: World, intent: Json, card: Json | None, works: bool, details: Json | None = None) -> bool:
-    """Charge the card. `details` are the payer's where no customer is. Returns whether it was paid."""
-    customer = world.objects.get(intent["customer"] or "")
-    charge = world.add(
+def charge_card(state: State, intent: Json, card: Json | None, works: bool, details: Json | None = None) -> bool:
+    """Charge the card. `details` describe a payer who is not a customer. Returns whether the charge succeeded."""
+    customer = state.objects.get(intent["customer"] or "")
+    charge = state.add(
         {
-            "id": world.new_id("ch"),
+            "id": state.new_id("ch"),
             "object": "charge",
             "amount": intent["amount"],
             "amount_captured": intent["amount"] if works else 0,
@@ -80,7 +80,7 @@ def attempt(world: World, intent: Json, card: Json | None, works: bool, details:
             "billing_details": billing_details(customer or details or dict.fromkeys(("email", "name", "phone"))),
             "calculated_statement_descriptor": "STAND-IN",
             "captured": works,
-            "created": world.now,
+            "created": state.now,
             "currency": intent["currency"],
             "customer": intent["customer"],
             "description": intent["description"],
@@ -108,7 +108,7 @@ def attempt(world: World, intent: Json, card: Json | None, works: bool, details:
             "payment_method_details": {"card": _card_details(card), "type": "card"} if card else None,
             "receipt_email": intent["receipt_email"],
             "receipt_number": None,
-            "receipt_url": f"{world.settings.public_url}/" if works else None,
+            "receipt_url": f"{state.settings.public_url}/" if works else None,
             "refunded": False,
             "review": None,
             "shipping": None,
@@ -126,13 +126,13 @@ def attempt(world: World, intent: Json, card: Json | None, works: bool, details:
         intent["payment_method"] = card and card["id"]
     else:
         intent |= {"status": "requires_payment_method", "last_payment_error": declined(charge), "payment_method": None}
-    world.emit("charge.succeeded" if works else "charge.failed", charge)
-    world.emit("payment_intent.succeeded" if works else "payment_intent.payment_failed", intent)
+    state.emit("charge.succeeded" if works else "charge.failed", charge)
+    state.emit("payment_intent.succeeded" if works else "payment_intent.payment_failed", intent)
     return works
 
 
 def declined(charge: Json) -> Json:
-    """The error that a declined charge leaves, in a payment intent and in a 402."""
+    """The error of a declined charge, in its payment intent and in a 402 answer."""
     return {
         "advice_code": "try_again_later",
         "charge": charge["id"],
@@ -143,15 +143,15 @@ def declined(charge: Json) -> Json:
     }
 
 
-def cancel_intent(world: World, intent: Json, reason: str) -> None:
-    with world.changing(intent, "payment_intent.canceled"):
-        intent |= {"status": "canceled", "canceled_at": world.now, "cancellation_reason": reason}
+def cancel_intent(state: State, intent: Json, reason: str) -> None:
+    with state.updating(intent, "payment_intent.canceled"):
+        intent |= {"status": "canceled", "canceled_at": state.now, "cancellation_reason": reason}
 
 
 def _card_details(card: Json) -> Json:
-    kept = ("brand", "checks", "country", "exp_month", "exp_year", "fingerprint", "funding", "last4", "wallet")
+    copied = ("brand", "checks", "country", "exp_month", "exp_year", "fingerprint", "funding", "last4", "wallet")
     return {
-        **{name: card["card"][name] for name in kept},
+        **{name: card["card"][name] for name in copied},
         "installments": None,
         "mandate": None,
         "network": "visa",
@@ -159,82 +159,85 @@ def _card_details(card: Json) -> Json:
     }
 
 
-@endpoint("GET", "/v1/payment_intents/{id}", kinds.PaymentIntentRetrieveParams)
-def retrieve_intent(world: World, params: Json, id: str) -> Json:  # noqa: A002 -- the path says so
-    return world.get("payment_intent", id)
+@endpoint("GET", "/v1/payment_intents/{id}", param_types.PaymentIntentRetrieveParams)
+def retrieve_intent(state: State, params: Json, id: str) -> Json:  # noqa: A002 -- named in the path
+    return state.get("payment_intent", id)
 
 
-@endpoint("GET", "/v1/payment_intents", kinds.PaymentIntentListParams, f"{LISTING} customer")
-def list_intents(world: World, params: Json) -> Json:
-    found = [one for one in world.of("payment_intent") if params.get("customer") in (None, one["customer"])]
-    return world.page(found, params, "/v1/payment_intents")
-
-
-@endpoint("GET", "/v1/charges/{id}", kinds.ChargeRetrieveParams)
-def retrieve_charge(world: World, params: Json, id: str) -> Json:  # noqa: A002
-    return world.get("charge", id)
-
-
-@endpoint("GET", "/v1/charges", kinds.ChargeListParams, f"{LISTING} customer payment_intent")
-def list_charges(world: World, params: Json) -> Json:
+@endpoint("GET", "/v1/payment_intents", param_types.PaymentIntentListParams, f"{LIST_PARAMS} customer")
+def list_intents(state: State, params: Json) -> Json:
     found = [
-        one
-        for one in world.of("charge")
-        if all(params.get(name) in (None, one[name]) for name in ("customer", "payment_intent"))
+        intent for intent in state.objects_of("payment_intent") if params.get("customer") in (None, intent["customer"])
     ]
-    return world.page(found, params, "/v1/charges")
+    return state.list_page(found, params, "/v1/payment_intents")
 
 
-@includable("charge", "refunds")
-def refunds_of(world: World, charge: Json) -> Json:
-    found = [one for one in world.of("refund") if one["charge"] == charge["id"]]
-    return world.page(found, {}, f"/v1/charges/{charge['id']}/refunds")
+@endpoint("GET", "/v1/charges/{id}", param_types.ChargeRetrieveParams)
+def retrieve_charge(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    return state.get("charge", id)
+
+
+@endpoint("GET", "/v1/charges", param_types.ChargeListParams, f"{LIST_PARAMS} customer payment_intent")
+def list_charges(state: State, params: Json) -> Json:
+    found = [
+        charge
+        for charge in state.objects_of("charge")
+        if all(params.get(name) in (None, charge[name]) for name in ("customer", "payment_intent"))
+    ]
+    return state.list_page(found, params, "/v1/charges")
+
+
+@expandable("charge", "refunds")
+def refunds_of(state: State, charge: Json) -> Json:
+    found = [refund for refund in state.objects_of("refund") if refund["charge"] == charge["id"]]
+    return state.list_page(found, {}, f"/v1/charges/{charge['id']}/refunds")
 
 
 # --- refunds ---------------------------------------------------------------------------------------------------------
 
 
-@endpoint("POST", "/v1/refunds", kinds.RefundCreateParams, "amount charge metadata payment_intent reason")
-def create_refund(world: World, params: Json) -> Json:
+@endpoint("POST", "/v1/refunds", param_types.RefundCreateParams, "amount charge metadata payment_intent reason")
+def create_refund(state: State, params: Json) -> Json:
     if "charge" not in params and "payment_intent" not in params:
         raise missing_param(
             "payment_intent", "One of the following params should be provided: payment_intent or charge."
         )
     if "charge" in params:
-        charge = world.get("charge", params["charge"], "charge")
+        charge = state.get("charge", params["charge"], "charge")
     else:
-        intent = world.get("payment_intent", params["payment_intent"], "payment_intent")
+        intent = state.get("payment_intent", params["payment_intent"], "payment_intent")
         if intent["status"] != "succeeded":
-            raise Refused(
+            raise ApiError(
                 f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund.",
                 code="payment_intent_unexpected_state",
             )
-        charge = world.get("charge", intent["latest_charge"])
+        charge = state.get("charge", intent["latest_charge"])
     if charge["status"] != "succeeded":
-        raise Refused(f"Charge {charge['id']} has not succeeded.", code="charge_not_refundable")
+        raise ApiError(f"Charge {charge['id']} has not succeeded.", code="charge_not_refundable")
     if charge["disputed"] and any(
-        one["charge"] == charge["id"] and one["status"] != "won" for one in world.of("dispute")
+        dispute["charge"] == charge["id"] and dispute["status"] != "won" for dispute in state.objects_of("dispute")
     ):
-        raise Refused(f"Charge {charge['id']} has been charged back; cannot issue a refund.", code="charge_disputed")
-    left = charge["amount"] - charge["amount_refunded"]
-    if left == 0:
-        raise Refused(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
-    amount = params.get("amount", left)
+        raise ApiError(f"Charge {charge['id']} has been charged back; cannot issue a refund.", code="charge_disputed")
+    refundable = charge["amount"] - charge["amount_refunded"]
+    if refundable == 0:
+        raise ApiError(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
+    amount = params.get("amount", refundable)
     if amount < 1:
-        raise Refused("Invalid positive integer", code="parameter_invalid_integer", param="amount")
-    if amount > left:
-        raise Refused(
-            f"Refund amount (${amount / 100:.2f}) is greater than unrefunded amount on charge (${left / 100:.2f})",
+        raise ApiError("Invalid positive integer", code="parameter_invalid_integer", param="amount")
+    if amount > refundable:
+        raise ApiError(
+            f"Refund amount (${amount / 100:.2f}) is greater than unrefunded amount on charge "
+            f"(${refundable / 100:.2f})",
             param="amount",
         )
-    refund = world.add(
+    refund = state.add(
         {
-            "id": world.new_id("re"),
+            "id": state.new_id("re"),
             "object": "refund",
             "amount": amount,
             "balance_transaction": None,
             "charge": charge["id"],
-            "created": world.now,
+            "created": state.now,
             "currency": charge["currency"],
             "destination_details": {
                 "card": {
@@ -244,7 +247,7 @@ def create_refund(world: World, params: Json) -> Json:
                 },
                 "type": "card",
             },
-            "metadata": world.metadata({}, params.get("metadata", {})),
+            "metadata": state.merge_metadata({}, params.get("metadata", {})),
             "payment_intent": charge["payment_intent"],
             "reason": params.get("reason"),
             "receipt_number": None,
@@ -253,56 +256,53 @@ def create_refund(world: World, params: Json) -> Json:
             "transfer_reversal": None,
         }
     )
-    world.emit("refund.created", refund)
-    with world.changing(charge, "charge.refunded"):
+    state.emit("refund.created", refund)
+    with state.updating(charge, "charge.refunded"):
         charge["amount_refunded"] += amount
         charge["refunded"] = charge["amount_refunded"] == charge["amount"]
     return refund
 
 
-@endpoint("GET", "/v1/refunds/{id}", kinds.RefundRetrieveParams)
-def retrieve_refund(world: World, params: Json, id: str) -> Json:  # noqa: A002
-    return world.get("refund", id)
+@endpoint("GET", "/v1/refunds/{id}", param_types.RefundRetrieveParams)
+def retrieve_refund(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    return state.get("refund", id)
 
 
-@endpoint("GET", "/v1/refunds", kinds.RefundListParams, f"{LISTING} charge payment_intent")
-def list_refunds(world: World, params: Json) -> Json:
+@endpoint("GET", "/v1/refunds", param_types.RefundListParams, f"{LIST_PARAMS} charge payment_intent")
+def list_refunds(state: State, params: Json) -> Json:
     found = [
-        one
-        for one in world.of("refund")
-        if all(params.get(name) in (None, one[name]) for name in ("charge", "payment_intent"))
+        refund
+        for refund in state.objects_of("refund")
+        if all(params.get(name) in (None, refund[name]) for name in ("charge", "payment_intent"))
     ]
-    return world.page(found, params, "/v1/refunds")
+    return state.list_page(found, params, "/v1/refunds")
 
 
 # --- disputes --------------------------------------------------------------------------------------------------------
 
 
-def dispute(world: World, charge_id: str, status: str) -> Json:
-    """Open a dispute of the charge, or end the one it has. `charge_id` may be a payment intent's."""
-    known = world.objects.get(charge_id, {})
-    charge = world.get("charge", known["latest_charge"] if known.get("object") == "payment_intent" else charge_id)
+def set_dispute(state: State, charge_id: str, status: str) -> Json:
+    """Open a dispute of the charge, or update the one it has. `charge_id` may be the id of a payment intent."""
+    obj = state.objects.get(charge_id, {})
+    charge = state.get("charge", obj["latest_charge"] if obj.get("object") == "payment_intent" else charge_id)
     if charge["status"] != "succeeded":
-        raise Refused("Only a charge that succeeded can be disputed.")
-    found = next((one for one in world.of("dispute") if one["charge"] == charge["id"]), None)
-    if found and found["status"] in CLOSED:
-        raise Refused(f"The dispute {found['id']} is closed already: {found['status']}.")
-    opening = status if status not in CLOSED else "needs_response"
-    if found is None:
-        found = _open_dispute(world, charge, opening)
-    if found["status"] != status:
-        before = {"status": found["status"]}
-        found["status"] = status
-        if status in CLOSED:
-            world.emit("charge.dispute.closed", found, before)
-        else:
-            world.emit("charge.dispute.updated", found, before)
+        raise ApiError("Only a charge that succeeded can be disputed.")
+    dispute = next((dispute for dispute in state.objects_of("dispute") if dispute["charge"] == charge["id"]), None)
+    if dispute and dispute["status"] in DISPUTE_CLOSED:
+        raise ApiError(f"The dispute {dispute['id']} is closed already: {dispute['status']}.")
+    if dispute is None:
+        dispute = _open_dispute(state, charge, "needs_response" if status in DISPUTE_CLOSED else status)
+    if dispute["status"] != status:
+        previous = {"status": dispute["status"]}
+        dispute["status"] = status
+        kind = "closed" if status in DISPUTE_CLOSED else "updated"
+        state.emit(f"charge.dispute.{kind}", dispute, previous)
         if status == "won":
-            world.emit("charge.dispute.funds_reinstated", found)
-    return found
+            state.emit("charge.dispute.funds_reinstated", dispute)
+    return dispute
 
 
-def _open_dispute(world: World, charge: Json, status: str) -> Json:
+def _open_dispute(state: State, charge: Json, status: str) -> Json:
     evidence = (
         "access_activity_log billing_address cancellation_policy cancellation_policy_disclosure cancellation_rebuttal "
         "customer_communication customer_email_address customer_name customer_purchase_ip customer_signature "
@@ -311,19 +311,19 @@ def _open_dispute(world: World, charge: Json, status: str) -> Json:
         "shipping_address shipping_carrier shipping_date shipping_documentation shipping_tracking_number "
         "uncategorized_file uncategorized_text"
     )
-    found = world.add(
+    dispute = state.add(
         {
-            "id": world.new_id("dp"),
+            "id": state.new_id("dp"),
             "object": "dispute",
             "amount": charge["amount"] - charge["amount_refunded"],
             "balance_transactions": [],
             "charge": charge["id"],
-            "created": world.now,
+            "created": state.now,
             "currency": charge["currency"],
             "enhanced_eligibility_types": [],
             "evidence": {**dict.fromkeys(evidence.split()), "enhanced_evidence": {}},
             "evidence_details": {
-                "due_by": world.now + 9 * DAY,
+                "due_by": state.now + 9 * DAY,
                 "enhanced_eligibility": {},
                 "has_evidence": False,
                 "past_due": False,
@@ -341,24 +341,24 @@ def _open_dispute(world: World, charge: Json, status: str) -> Json:
             "status": status,
         }
     )
-    with world.changing(charge, "charge.updated"):
+    with state.updating(charge, "charge.updated"):
         charge["disputed"] = True
-    world.emit("charge.dispute.created", found)
+    state.emit("charge.dispute.created", dispute)
     if not status.startswith("warning"):
-        world.emit("charge.dispute.funds_withdrawn", found)
-    return found
+        state.emit("charge.dispute.funds_withdrawn", dispute)
+    return dispute
 
 
-@endpoint("GET", "/v1/disputes/{id}", kinds.DisputeRetrieveParams)
-def retrieve_dispute(world: World, params: Json, id: str) -> Json:  # noqa: A002
-    return world.get("dispute", id)
+@endpoint("GET", "/v1/disputes/{id}", param_types.DisputeRetrieveParams)
+def retrieve_dispute(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    return state.get("dispute", id)
 
 
-@endpoint("GET", "/v1/disputes", kinds.DisputeListParams, f"{LISTING} charge payment_intent")
-def list_disputes(world: World, params: Json) -> Json:
+@endpoint("GET", "/v1/disputes", param_types.DisputeListParams, f"{LIST_PARAMS} charge payment_intent")
+def list_disputes(state: State, params: Json) -> Json:
     found = [
-        one
-        for one in world.of("dispute")
-        if all(params.get(name) in (None, one[name]) for name in ("charge", "payment_intent"))
+        dispute
+        for dispute in state.objects_of("dispute")
+        if all(params.get(name) in (None, dispute[name]) for name in ("charge", "payment_intent"))
     ]
-    return world.page(found, params, "/v1/disputes")
+    return state.list_page(found, params, "/v1/disputes")

@@ -1,32 +1,35 @@
-"""Billing portal sessions: a page on which customers manage what they have; `pages.py` draws it.
+"""Billing portal sessions: the page where customers manage their subscriptions. `pages.py` draws it.
 
-Its changes are those of Stripe's own portal: a cancellation sets `cancel_at` and not `cancel_at_period_end`, a change
-of plan leaves prorations for the next invoice, a new card becomes the customer's and the subscription's default.
+It behaves as Stripe's own portal: a cancellation sets `cancel_at` and not `cancel_at_period_end`, a change of plan
+leaves prorations for the next invoice, a new card becomes the default of the customer and of the subscription.
 """
 
-from stripe.params import billing_portal as kinds
+from stripe.params import billing_portal as param_types
 
-from infra.local.stripe import invoices, subscriptions
-from infra.local.stripe.customers import make_card, set_card
 from infra.local.stripe.endpoints import endpoint
-from infra.local.stripe.errors import Json, Refused, missing_param
-from infra.local.stripe.world import World
+from infra.local.stripe.errors import ApiError, Json, missing_param
+from infra.local.stripe.invoice_lifecycle import collect
+from infra.local.stripe.payment_methods import make_card, set_card
+from infra.local.stripe.state import State
+from infra.local.stripe.subscription_changes import change_items
+from infra.local.stripe.subscription_items import ENDED, items_of, period_of
+from infra.local.stripe.subscription_lifecycle import request_end, schedule_end
 
 CONFIGURATION = "bpc_standin"
 
 
-@endpoint("POST", "/v1/billing_portal/sessions", kinds.SessionCreateParams, "customer locale return_url")
-def create_portal_session(world: World, params: Json) -> Json:
+@endpoint("POST", "/v1/billing_portal/sessions", param_types.SessionCreateParams, "customer locale return_url")
+def create_portal_session(state: State, params: Json) -> Json:
     if "customer" not in params:
         raise missing_param("customer")
-    customer = world.get("customer", params["customer"], "customer")
-    session_id = world.new_id("bps")
-    return world.add(
+    customer = state.get("customer", params["customer"], "customer")
+    session_id = state.new_id("bps")
+    return state.add(
         {
             "id": session_id,
             "object": "billing_portal.session",
             "configuration": CONFIGURATION,
-            "created": world.now,
+            "created": state.now,
             "customer": customer["id"],
             "customer_account": None,
             "flow": None,
@@ -34,58 +37,63 @@ def create_portal_session(world: World, params: Json) -> Json:
             "locale": params.get("locale"),
             "on_behalf_of": None,
             "return_url": params.get("return_url"),
-            "url": f"{world.settings.public_url}/p/session/{session_id}",
+            "url": f"{state.settings.public_url}/p/session/{session_id}",
         }
     )
 
 
-def subscriptions_of(world: World, session: Json) -> list[Json]:
-    found = [one for one in world.of("subscription") if one["customer"] == session["customer"]]
-    return [one for one in found if one["status"] not in subscriptions.ENDED]
-
-
-def plans(world: World, subscription: Json) -> list[Json]:
-    """The prices that it may change to: active, recurring, of its currency."""
+def subscriptions_of(state: State, session: Json) -> list[Json]:
+    """The live subscriptions of the customer."""
     return [
-        one
-        for one in world.of("price")
-        if one["active"] and one["type"] == "recurring" and one["currency"] == subscription["currency"]
+        subscription
+        for subscription in state.objects_of("subscription")
+        if subscription["customer"] == session["customer"] and subscription["status"] not in ENDED
     ]
 
 
-def act(world: World, session: Json, action: str, subscription_id: str, price: str) -> str:
-    """What a button of the page does. Returns a sentence about it. Raises Refused."""
-    customer = world.get("customer", session["customer"])
+def plans(state: State, subscription: Json) -> list[Json]:
+    """The prices that the subscription can change to: active, recurring, in its currency."""
+    return [
+        price
+        for price in state.objects_of("price")
+        if price["active"] and price["type"] == "recurring" and price["currency"] == subscription["currency"]
+    ]
+
+
+def press(state: State, session: Json, action: str, subscription_id: str, price: str) -> str:
+    """Do what a button of the page does. Returns a sentence for the customer. Raises ApiError."""
+    customer = state.get("customer", session["customer"])
     if action in ("good_card", "bad_card"):
-        card = make_card(world, customer, action == "good_card")
-        world.emit("payment_method.attached", card)
-        set_card(world, customer, action == "good_card")
-        with world.changing(customer, "customer.updated"):
+        card = make_card(state, customer, action == "good_card")
+        state.emit("payment_method.attached", card)
+        set_card(state, customer, action == "good_card")
+        with state.updating(customer, "customer.updated"):
             customer["invoice_settings"]["default_payment_method"] = card["id"]
-        for one in subscriptions_of(world, session):
-            with world.changing(one, "customer.subscription.updated"):
-                one["default_payment_method"] = card["id"]
+        for subscription in subscriptions_of(state, session):
+            with state.updating(subscription, "customer.subscription.updated"):
+                subscription["default_payment_method"] = card["id"]
         return "The card on file has been replaced."
-    subscription = next((one for one in subscriptions_of(world, session) if one["id"] == subscription_id), None)
-    if subscription is None:
-        raise Refused("This subscription has ended.")
-    with world.changing(subscription, "customer.subscription.updated"):
+    owned = {subscription["id"]: subscription for subscription in subscriptions_of(state, session)}
+    if subscription_id not in owned:
+        raise ApiError("This subscription has ended.")
+    subscription = owned[subscription_id]
+    with state.updating(subscription, "customer.subscription.updated"):
         if action == "cancel":
-            subscriptions.asked_for(world, subscription, subscriptions.period_of(subscription)[1], at_period_end=False)
+            request_end(state, subscription, period_of(subscription)[1], at_period_end=False)
             return "The subscription will end with its period."
         if action == "resume":
-            subscriptions.schedule_end(world, subscription, {"cancel_at_period_end": False})
+            schedule_end(state, subscription, {"cancel_at_period_end": False})
             return "The subscription goes on."
         if action == "plan":
-            item = subscriptions.items_of(subscription)[0]
-            subscriptions.change_items(world, subscription, [{"id": item["id"], "price": price}], {})
+            item = items_of(subscription)[0]
+            change_items(state, subscription, [{"id": item["id"], "price": price}], {})
             return "The plan has been changed."
-    raise Refused(f"There is no such action: {action}")
+    raise ApiError(f"There is no such action: {action}")
 
 
-def pay_open(world: World, invoice: Json, card_works: bool) -> None:
-    """Pay an open invoice on its own page, with a new card that stays on file only if it works."""
-    customer = world.get("customer", invoice["customer"])
-    card = make_card(world, customer, card_works)
-    if not invoices.collect(world, invoice, card):
+def pay_open(state: State, invoice: Json, card_works: bool) -> None:
+    """Pay an open invoice on its page with a new card, which stays on file only if it works."""
+    customer = state.get("customer", invoice["customer"])
+    card = make_card(state, customer, card_works)
+    if not collect(state, invoice, card):
         card["customer"] = None

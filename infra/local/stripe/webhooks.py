@@ -1,8 +1,8 @@
-"""The webhook deliverer: posts signed events to one endpoint, by default at once and in order.
+"""Webhook delivery: posts signed events to one endpoint, by default at once and in order.
 
-An answer other than 2xx is tried again, further and further apart by the fake's clock, for three days. `hold` keeps
-events back, `drop` loses them as far as Stripe is concerned, and `deliver` posts chosen ones in any order, as often as
-they are named, one after the other or together. Signatures carry the real time, which is what a receiver checks.
+A delivery without a 2xx answer is retried for three days of the stand-in's clock, with growing intervals. Tests can
+hold events back, drop them, or deliver chosen events in any order and as often as they are named, one after the other
+or together. Signatures carry the real time, because a receiver checks it against its own clock.
 """
 
 import asyncio
@@ -17,42 +17,42 @@ import aiohttp
 
 from infra.local.stripe.clock import HOUR
 from infra.local.stripe.errors import Json
-from infra.local.stripe.world import World, later, public
+from infra.local.stripe.state import State, public, scheduled_action
 
 BACKOFF = (60, 5 * 60, 30 * 60, 2 * HOUR, 5 * HOUR, 10 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR)
 ANSWER_WITHIN = 30  # seconds
 
 
 def sign(payload: str, secrets: str, at: int) -> str:
-    """The `Stripe-Signature` header: one v1 for every secret, of which commas separate several."""
+    """The `Stripe-Signature` header: one v1 signature for each of the comma-separated secrets."""
     signed = f"{at}.{payload}".encode()
-    marks = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets.split(",")]
-    return ",".join([f"t={at}", *(f"v1={mark}" for mark in marks)])
+    signatures = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets.split(",")]
+    return ",".join([f"t={at}", *(f"v1={signature}" for signature in signatures)])
 
 
-class Deliverer:
-    """`waiting` are the ids of events to post, in order; `run` posts them for as long as the server runs."""
+class WebhookSender:
+    """`waiting` holds the ids of events to deliver, in order. `run` delivers them while the server runs."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.url, self.secret = world.settings.webhook_url, world.settings.webhook_secret
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.url, self.secret = state.settings.webhook_url, state.settings.webhook_secret
         self.types: list[str] = ["*"]
-        self.hold, self.drop = world.settings.hold, False
+        self.hold, self.drop = state.settings.hold, False
         self.waiting: deque[str] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._http: aiohttp.ClientSession | None = None
 
-    def hear(self, event: Json) -> None:
-        """A new event."""
+    def on_event(self, event: Json) -> None:
+        """Queue, hold or drop a new event."""
         if not self.url or not ({"*", event["type"]} & {*self.types}):
             if event["type"] == "invoice.created":
-                self._acknowledged(event)
+                self._acknowledge(event)
             return
         event["pending_webhooks"] = 1
         if self.drop:
-            self.lose(event)
+            self.drop_event(event)
         else:
             self.queue(event)
 
@@ -65,23 +65,20 @@ class Deliverer:
         self._idle.clear()
         self._wake.set()
 
-    def lose(self, event: Json) -> None:
-        """Never deliver it, unless somebody names it."""
+    def drop_event(self, event: Json) -> None:
+        """Do not deliver the event, unless a test names it."""
         event["_delivery"]["state"], event["pending_webhooks"] = "dropped", 0
         if event["id"] in self.waiting:
             self.waiting.remove(event["id"])
 
-    def release(self) -> None:
-        """Post what was held, in order."""
-        for event in list(self._world.of("event")):
+    def release_held(self) -> None:
+        """Queue the events that were held, in order."""
+        for event in list(self._state.objects_of("event")):
             if event["_delivery"]["state"] == "held":
                 self.queue(event)
 
-    def clear(self) -> None:
-        self.waiting.clear()
-
-    async def idle(self) -> None:
-        """Wait until everything that waits has been posted once."""
+    async def wait_until_idle(self) -> None:
+        """Wait until every queued event has been posted once."""
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -93,12 +90,12 @@ class Deliverer:
                     self._wake.clear()
                     await self._wake.wait()
                     continue
-                event = self._world.objects.get(self.waiting.popleft())
+                event = self._state.objects.get(self.waiting.popleft())
                 if event is not None:
                     await self.post(event)
 
     async def deliver(self, events: Sequence[Json], together: bool = False) -> list[int]:
-        """Post these now, whatever their state. Returns each one's HTTP status, 0 for no answer."""
+        """Post these events now, whatever their state. Returns the HTTP status of each, 0 for no answer."""
         if together:
             return list(await asyncio.gather(*(self.post(event) for event in events)))
         return [await self.post(event) for event in events]
@@ -110,7 +107,7 @@ class Deliverer:
             "stripe-signature": sign(payload, self.secret, int(time.time())),
             "user-agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
         }
-        assert self._http is not None, "the deliverer runs with the server's lifespan"
+        assert self._http is not None, "events are delivered only while the server runs"
         try:
             async with self._http.post(
                 self.url, data=payload.encode(), headers=headers, allow_redirects=False
@@ -118,29 +115,33 @@ class Deliverer:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, ValueError):
             status = 0
-        delivery = event["_delivery"]
-        delivery["attempts"].append({"at": self._world.now, "status": status})
-        if 200 <= status < 300:
-            delivery["state"], event["pending_webhooks"] = "delivered", 0
-            self._acknowledged(event)
-        elif delivery["state"] not in ("delivered", "dropped"):
-            delivery["state"] = "failed"
-            tries = len(delivery["attempts"])
-            if tries <= len(BACKOFF):
-                self._world.clock.due(self._world.now + BACKOFF[tries - 1], "redeliver", event["id"])
-            else:
-                event["pending_webhooks"] = 0
+        self._record(event, status)
         return status
 
-    def _acknowledged(self, event: Json) -> None:
-        """A draft waits for this before it is finalized."""
-        invoice = self._world.objects.get(event["data"]["object"]["id"], {})
+    def _record(self, event: Json, status: int) -> None:
+        """Record a delivery attempt, and schedule the next one after a failure."""
+        delivery = event["_delivery"]
+        delivery["attempts"].append({"at": self._state.now, "status": status})
+        if 200 <= status < 300:
+            delivery["state"], event["pending_webhooks"] = "delivered", 0
+            self._acknowledge(event)
+        elif delivery["state"] not in ("delivered", "dropped"):
+            delivery["state"] = "failed"
+            attempts = len(delivery["attempts"])
+            if attempts <= len(BACKOFF):
+                self._state.clock.schedule(self._state.now + BACKOFF[attempts - 1], "redeliver", event["id"])
+            else:
+                event["pending_webhooks"] = 0
+
+    def _acknowledge(self, event: Json) -> None:
+        """Record when the endpoint acknowledged `invoice.created`: an hour later the draft is finalized."""
+        invoice = self._state.objects.get(event["data"]["object"]["id"], {})
         if event["type"] == "invoice.created" and not invoice.get("webhooks_delivered_at"):
-            invoice["webhooks_delivered_at"] = self._world.now
+            invoice["webhooks_delivered_at"] = self._state.now
 
 
-@later("redeliver")
-def redeliver(world: World, event_id: str) -> None:
-    event = world.objects[event_id]
+@scheduled_action("redeliver")
+def redeliver(state: State, event_id: str) -> None:
+    event = state.objects[event_id]
     if event["_delivery"]["state"] == "failed":
-        world.retry(event)
+        state.resend(event)

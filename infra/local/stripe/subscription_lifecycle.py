@@ -1,0 +1,294 @@
+"""The life of a subscription: start, renewal, overdue payment, and end.
+
+Flexible billing mode, charged automatically, no trials.
+"""
+
+from infra.local.stripe.clock import HOUR, next_period_end
+from infra.local.stripe.errors import ApiError, Json, card_declined, missing_param, unsupported
+from infra.local.stripe.invoice_lifecycle import (
+    OUTCOME_HANDLERS,
+    collect,
+    default_card,
+    finalize,
+    intent_of,
+    make_invoice,
+    void,
+)
+from infra.local.stripe.invoice_lines import pending_items, subscription_id_of
+from infra.local.stripe.state import State, list_object, scheduled_action
+from infra.local.stripe.subscription_items import (
+    ENDED,
+    billing_interval,
+    item_amount,
+    items_of,
+    make_period_line,
+    make_subscription_item,
+    period_of,
+    recurring_price,
+)
+
+INCOMPLETE_FOR = 23 * HOUR
+
+
+def start(state: State, customer: Json, params: Json, card: Json | None, processing: bool = False) -> Json:
+    """A new subscription, and its first invoice charged to the card. `processing`: the payment is delayed.
+
+    Raises ApiError, 402, for a declined card with `payment_behavior=error_if_incomplete`.
+    """
+    if not params.get("items"):
+        raise missing_param("items")
+    prices = [recurring_price(state, entry, f"items[{index}]") for index, entry in enumerate(params["items"])]
+    if len({(billing_interval(price), price["currency"]) for price in prices}) != 1:
+        raise unsupported("prices of several intervals or currencies in one subscription", "items")
+    behavior = params.get("payment_behavior", "allow_incomplete")
+    if behavior == "pending_if_incomplete":
+        raise ApiError("pending_if_incomplete is for updates.", param="payment_behavior")
+    subscription = _make_subscription(state, customer, params, prices)
+    items = items_of(subscription)
+    due = sum(item_amount(item) for item in items)
+    if due and behavior == "error_if_incomplete" and not processing and not (card and card["_works"]):
+        del state.objects[subscription["id"]]
+        raise card_declined()
+    schedule_end(state, subscription, params)
+    state.emit("customer.subscription.created", subscription)
+    lines = [make_period_line(state, subscription, item) for item in items]
+    pending = pending_items(state, customer["id"], subscription["currency"], subscription["id"])
+    invoice = make_subscription_invoice(state, subscription, "subscription_create", lines, pending)
+    finalize(state, invoice)
+    if invoice["status"] == "open" and processing:
+        intent = intent_of(state, invoice)
+        assert intent is not None
+        intent["status"] = "processing"
+        state.emit("payment_intent.processing", intent)
+        set_status(state, subscription, "active")
+    elif invoice["status"] == "open" and behavior != "default_incomplete":
+        collect(state, invoice, card)
+    if subscription["status"] == "incomplete":
+        state.clock.schedule(state.now + INCOMPLETE_FOR, "expire_incomplete", subscription["id"])
+    state.clock.schedule(period_of(subscription)[1], "renew", subscription["id"])
+    return subscription
+
+
+def _make_subscription(state: State, customer: Json, params: Json, prices: list[Json]) -> Json:
+    """A new subscription with its items; the caller emits the event."""
+    now = state.now
+    period = (now, next_period_end(now, *billing_interval(prices[0]), now))
+    subscription_id = state.new_id("sub")
+    subscription = state.add(
+        {
+            "id": subscription_id,
+            "object": "subscription",
+            "application": None,
+            "application_fee_percent": None,
+            "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
+            "billing_cycle_anchor": now,
+            "billing_cycle_anchor_config": None,
+            "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible", "updated_at": now},
+            "billing_schedules": [],
+            "billing_thresholds": None,
+            "cancel_at": None,
+            "cancel_at_period_end": False,
+            "canceled_at": None,
+            "cancellation_details": {"comment": None, "feedback": None, "reason": None},
+            "collection_method": "charge_automatically",
+            "created": now,
+            "currency": prices[0]["currency"],
+            "customer": customer["id"],
+            "days_until_due": None,
+            "default_payment_method": params.get("default_payment_method"),
+            "default_source": None,
+            "default_tax_rates": [],
+            "description": params.get("description") or None,
+            "discounts": [],
+            "ended_at": None,
+            "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
+            "items": list_object([], f"/v1/subscription_items?subscription={subscription_id}"),
+            "latest_invoice": None,
+            "livemode": False,
+            "metadata": state.merge_metadata({}, params.get("metadata", {})),
+            "next_pending_invoice_item_invoice": None,
+            "on_behalf_of": None,
+            "pause_collection": None,
+            "payment_settings": {
+                "payment_method_options": None,
+                "payment_method_types": None,
+                "save_default_payment_method": params.get("payment_settings", {}).get(
+                    "save_default_payment_method", "off"
+                ),
+            },
+            "pending_invoice_item_interval": None,
+            "pending_setup_intent": None,
+            "pending_update": None,
+            "schedule": None,
+            "start_date": now,
+            "status": "incomplete",
+            "test_clock": None,
+            "transfer_data": None,
+            "trial_end": None,
+            "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+            "trial_start": None,
+        }
+    )
+    items = zip(prices, params["items"], strict=True)
+    subscription["items"]["data"] = [
+        make_subscription_item(state, subscription, price, entry, period) for price, entry in items
+    ]
+    return subscription
+
+
+def make_subscription_invoice(
+    state: State,
+    subscription: Json,
+    reason: str,
+    lines: list[Json],
+    items: list[Json],
+    period: tuple[int, int] | None = None,
+    auto_advance: bool = False,
+) -> Json:
+    """A draft with the lines and the items, which becomes the latest invoice of the subscription."""
+    customer = state.objects[subscription["customer"]]
+    invoice = make_invoice(
+        state,
+        customer,
+        subscription["currency"],
+        reason,
+        lines,
+        items,
+        subscription,
+        period,
+        auto_advance=auto_advance,
+    )
+    subscription["latest_invoice"] = invoice["id"]
+    return invoice
+
+
+def finalize_and_collect(state: State, invoice: Json) -> None:
+    if finalize(state, invoice) and invoice["status"] == "open":
+        collect(state, invoice, default_card(state, invoice))
+
+
+@scheduled_action("renew")
+def renew(state: State, subscription_id: str) -> None:
+    """At the end of a period: start the next one with a draft, or end the subscription."""
+    subscription = state.objects[subscription_id]
+    start, end = period_of(subscription)
+    if subscription["status"] in (*ENDED, "incomplete") or end > state.now:
+        return
+    if subscription["cancel_at"] is not None and subscription["cancel_at"] <= state.now:
+        end_at_period_end(state, subscription)
+        return
+    interval, count = billing_interval(items_of(subscription)[0]["price"])
+    with state.updating(subscription, "customer.subscription.updated"):
+        next_end = next_period_end(subscription["billing_cycle_anchor"], interval, count, end)
+        for item in items_of(subscription):
+            item |= {"current_period_start": end, "current_period_end": next_end}
+        lines = [make_period_line(state, subscription, item) for item in items_of(subscription)]
+        items = pending_items(state, subscription["customer"], subscription["currency"], subscription_id)
+        make_subscription_invoice(
+            state, subscription, "subscription_cycle", lines, items, (start, end), auto_advance=True
+        )
+    state.clock.schedule(next_end, "renew", subscription_id)
+
+
+@scheduled_action("cancel")
+def cancel_when_due(state: State, subscription_id: str) -> None:
+    subscription = state.objects[subscription_id]
+    at = subscription["cancel_at"]
+    if subscription["status"] not in ENDED and at is not None and at <= state.now:
+        end_at_period_end(state, subscription)
+
+
+@scheduled_action("expire_incomplete")
+def expire_incomplete(state: State, subscription_id: str) -> None:
+    """23 hours without the first payment: end the subscription and void its invoice."""
+    subscription = state.objects[subscription_id]
+    if subscription["status"] == "incomplete":
+        invoice = state.objects[subscription["latest_invoice"]]
+        with state.updating(subscription, "customer.subscription.updated"):
+            subscription |= {"status": "incomplete_expired", "ended_at": state.now}
+        if invoice["status"] == "open":
+            void(state, invoice)
+
+
+def set_status(state: State, subscription: Json, status: str) -> None:
+    with state.updating(subscription, "customer.subscription.updated"):
+        subscription["status"] = status
+
+
+def on_invoice_outcome(state: State, invoice: Json, final: bool) -> None:
+    """Update the status of the subscription after its invoice was attempted, paid, voided or given up."""
+    subscription = state.objects.get(subscription_id_of(invoice) or "")
+    if subscription is None or subscription["status"] in ENDED:
+        return
+    unpaid = invoice["status"] == "open"
+    if final and unpaid:
+        end(state, subscription, "payment_failed")
+    elif unpaid and subscription["status"] == "active":
+        set_status(state, subscription, "past_due")
+    elif subscription["status"] == "incomplete":
+        if invoice["status"] == "paid":
+            set_status(state, subscription, "active")
+    elif not unpaid and subscription["status"] == "past_due" and subscription["latest_invoice"] == invoice["id"]:
+        set_status(state, subscription, "active")
+
+
+def end_at_period_end(state: State, subscription: Json) -> None:
+    """End the subscription as requested earlier. Invoice prorations that are still pending."""
+    items = pending_items(state, subscription["customer"], subscription["currency"], subscription["id"])
+    if any(item["proration"] and item["_subscription"] == subscription["id"] for item in items):
+        make_subscription_invoice(
+            state, subscription, "subscription_cycle", [], items, period_of(subscription), auto_advance=True
+        )
+    end(
+        state,
+        subscription,
+        subscription["cancellation_details"]["reason"] or "cancellation_requested",
+        stop_collecting=False,
+    )
+
+
+def end(state: State, subscription: Json, reason: str, stop_collecting: bool = True) -> None:
+    """End the subscription now. Pending items stay pending; `stop_collecting`: open invoices are not retried."""
+    subscription |= {
+        "status": "canceled",
+        "ended_at": state.now,
+        "canceled_at": subscription["canceled_at"] or state.now,
+    }
+    subscription["cancellation_details"]["reason"] = reason
+    for invoice in state.objects_of("invoice"):
+        ours = subscription_id_of(invoice) == subscription["id"]
+        if stop_collecting and ours and invoice["status"] == "open":
+            invoice |= {"auto_advance": False, "next_payment_attempt": None}
+    state.emit("customer.subscription.deleted", subscription)
+
+
+def schedule_end(state: State, subscription: Json, params: Json) -> None:
+    """Apply `cancel_at_period_end` or `cancel_at`. Both can also withdraw an earlier request."""
+    _, period_end = period_of(subscription)
+    cancel_at = params.get("cancel_at")
+    if params.get("cancel_at_period_end") and cancel_at:
+        raise ApiError(
+            "You may only specify one of these parameters: cancel_at, cancel_at_period_end.", param="cancel_at"
+        )
+    if cancel_at in ("min_period_end", "max_period_end", "max_billed_until"):
+        cancel_at = period_end
+    if isinstance(cancel_at, int) and cancel_at <= state.now:
+        raise ApiError("`cancel_at` must be in the future.", param="cancel_at")
+    if params.get("cancel_at_period_end"):
+        request_end(state, subscription, period_end, at_period_end=True)
+    elif cancel_at:
+        request_end(state, subscription, int(cancel_at), at_period_end=False)
+    elif params.get("cancel_at_period_end") is False or cancel_at == "":
+        subscription |= {"cancel_at": None, "cancel_at_period_end": False, "canceled_at": None}
+        subscription["cancellation_details"]["reason"] = None
+
+
+def request_end(state: State, subscription: Json, at: int, at_period_end: bool) -> None:
+    """Record that the subscription ends at that time. The portal sets only the time, not `cancel_at_period_end`."""
+    subscription |= {"cancel_at": at, "cancel_at_period_end": at_period_end, "canceled_at": state.now}
+    subscription["cancellation_details"]["reason"] = "cancellation_requested"
+    if at != period_of(subscription)[1]:
+        state.clock.schedule(at, "cancel", subscription["id"])
+
+
+OUTCOME_HANDLERS.append(on_invoice_outcome)
