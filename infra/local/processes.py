@@ -57,7 +57,7 @@ class Child:
                 raise StackError(f"{self.name} did not start. {self.last_words()}")
             if time.monotonic() > deadline:
                 raise StackError(f"{self.name} did not answer within {READY_S:.0f} s; its log is {self.log}")
-            time.sleep(0.01)
+            time.sleep(0.03)
 
     def last_words(self, lines: int = 5) -> str:
         """The end of its log."""
