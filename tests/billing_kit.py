@@ -1,6 +1,6 @@
-"""What the tests of billing share: a Stripe stand-in whose clock stands, the webhooks on a real server, people who buy.
+"""Shared by the billing tests: a Stripe stand-in with a stopped clock, two functions on real servers, and users.
 
-The database is the running stack's. The stand-in keeps every event until it is told to deliver it.
+The database is the running stack's. The stand-in holds every event until the test delivers it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from functions.checkout.handler import create as create_checkout
 from functions.common.billing.stripe_client import Account, StripeSettings
 from functions.common.settings import load
-from functions.maintenance.publish_catalog import publish_catalog as publish
+from functions.maintenance.publish_catalog import publish_catalog
 from functions.webhooks.handler import create as create_webhooks
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import Stack
@@ -39,13 +39,13 @@ from tests.sql.metering import Db, value
 __all__ = ["DAY", "HOUR", "START"]
 
 SITE = "https://shop.example"
-AS_US = {"authorization": f"Bearer {KEY}"}
+STRIPE_HEADERS = {"authorization": f"Bearer {KEY}"}
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Town:
-    """A Stripe of its own beside the stack's database, and the two functions that deal with it."""
+class BillingStack:
+    """A Stripe stand-in beside the stack's database, and the two functions that use both."""
 
     stack: Stack
     fake: Fake
@@ -55,7 +55,7 @@ class Town:
 
     @property
     def db(self) -> Db:
-        """A connection as `postgres`; another one after an outage, which other tests of the stack make."""
+        """A connection as `postgres`. Reconnects after an outage, which other tests of the stack cause."""
         db = self.connections[-1]
         if db.info.transaction_status == TransactionStatus.INTRANS:
             return db
@@ -67,52 +67,52 @@ class Town:
             self.connections.append(db)
         return db
 
-    # --- people ---
+    # --- users ---
 
-    def person(self, tier: str = "free", **columns: Any) -> Person:
-        """Somebody without a customer at Stripe yet."""
+    def new_user(self, tier: str = "free", **columns: Any) -> Person:
+        """A user without a customer at Stripe."""
         user_id = new_user(self.db, tier, **columns)
         email = f"{user_id}@example.test"
         key = load_or_create_key(self.stack.config.folder / "signing-key.pem")
         issuer = f"{self.stack.info['supabase_url']}/auth/v1"
         return Person(user_id, email, access_token(key, issuer=issuer, user_id=user_id, email=email))
 
-    def post(self, person: Person, path: str, **body: Any) -> httpx.Response:
-        """A call of the checkout function."""
+    def call_checkout(self, person: Person, path: str, **body: Any) -> httpx.Response:
+        """POST to the checkout function."""
         return self.checkout.post(path, json=body, headers=person.headers)
 
-    def page(self, person: Person, **what: str) -> str:
-        """The page to buy a plan or a pack on."""
-        answer = self.post(person, "/checkout", success_url=f"{SITE}/done", cancel_url=f"{SITE}/left", **what)
+    def checkout_page(self, person: Person, **what: str) -> str:
+        """The URL of a page that sells a plan or a pack."""
+        answer = self.call_checkout(person, "/checkout", success_url=f"{SITE}/done", cancel_url=f"{SITE}/left", **what)
         assert answer.status_code == 200, answer.text
         url: str = answer.json()["url"]
         return url
 
     def buy(self, person: Person, way: str = "good_card", **what: str) -> None:
-        """Buy a plan or a pack: the page, and a button on it."""
-        answer = self.fake.http.post(self.page(person, **what), data={"way": way})
+        """Buy a plan or a pack: open the page and press a button."""
+        answer = self.fake.http.post(self.checkout_page(person, **what), data={"way": way})
         assert answer.status_code < 400, answer.text
 
-    def customer(self, person: Person) -> str:
-        """Their customer at Stripe."""
-        customer: str | None = self.row(person)["stripe_customer_id"]
+    def customer_id(self, person: Person) -> str:
+        """The user's customer at Stripe."""
+        customer: str | None = self.subscription_row(person)["stripe_customer_id"]
         assert customer is not None
         return customer
 
-    def row(self, person: Person) -> dict[str, Any]:
-        """Their subscription row."""
+    def subscription_row(self, person: Person) -> dict[str, Any]:
+        """The user's row of user_subscriptions."""
         row = self.db.execute("select * from public.user_subscriptions where user_id = %s", (person.id,)).fetchone()
         assert row is not None
         return row
 
     def packs(self, person: Person) -> list[dict[str, Any]]:
-        """Their packs, oldest first."""
+        """The user's packs, oldest first."""
         return self.db.execute(
             "select * from public.credit_packs where user_id = %s order by created_at, id", (person.id,)
         ).fetchall()
 
-    def overage(self, person: Person, queries: int, at: int, period: int, price: str = "0.025") -> None:
-        """So many settled overage queries at a time of Stripe's clock, in the period that began then."""
+    def add_overage(self, person: Person, queries: int, at: int, period: int, price: str = "0.025") -> None:
+        """Insert settled overage queries: at the time `at`, in the period that started at `period`."""
         self.db.execute(
             "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
             " query_timestamp, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model,"
@@ -131,8 +131,8 @@ class Town:
             },
         )
 
-    def items(self, person: Person) -> list[dict[str, Any]]:
-        """What they have been billed, oldest period first."""
+    def overage_items(self, person: Person) -> list[dict[str, Any]]:
+        """The user's billed overage, oldest period first."""
         return self.db.execute(
             "select * from public.overage_invoice_items where user_id = %s order by period_start, id", (person.id,)
         ).fetchall()
@@ -148,27 +148,27 @@ class Town:
         ]
 
     def deliver(self, *ids: str, together: bool = False) -> list[int]:
-        """Deliver events, all that wait where none is named. Returns the statuses that came back."""
+        """Deliver the named events, or all undelivered ones. Returns the response statuses."""
         given: dict[str, Any] = {"ids": list(ids)} if ids else {}
         return [one["status"] for one in self.fake.control("/_deliver", together=together, **given)]
 
-    def happen(self, seconds: int) -> None:
-        """Let time pass at Stripe, hour by hour, each event delivered as it comes."""
+    def advance_and_deliver(self, seconds: int) -> None:
+        """Move Stripe's clock hour by hour. Each event is delivered when it happens."""
         self.fake.control("/_webhooks/mode", hold=False)
         self.fake.advance(seconds)
         self.fake.control("/_webhooks/mode", hold=True)
 
-    def event(self, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
+    def make_event(self, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
         """An event as Stripe would send it."""
         return {"id": f"evt_{uuid.uuid4().hex}", "object": "event", "type": kind, "data": {"object": thing}}
 
-    def reconcile(self) -> list[dict[str, Any]]:
-        """Rows that break an invariant of billing."""
+    def broken_invariants(self) -> list[dict[str, Any]]:
+        """The findings of the SQL function reconcile on packs and on overage."""
         return self.db.execute("select * from public.reconcile() where invariant in ('I3', 'I7')").fetchall()
 
 
 def environment(stack: Stack, stripe_url: str) -> dict[str, str]:
-    """What the two functions are started with."""
+    """The environment of the two functions."""
     return {
         "SUPABASE_URL": stack.info["supabase_url"],
         "SUPABASE_ANON_KEY": stack.info["anon_key"],
@@ -181,8 +181,8 @@ def environment(stack: Stack, stripe_url: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(stack: Stack, **settings: Any) -> Iterator[Town]:
-    """A town whose catalogue is published and whose events are held."""
+def running_billing(stack: Stack, **settings: Any) -> Iterator[BillingStack]:
+    """A stand-in with a published catalogue, which holds its events."""
 
     def make(url: str) -> Starlette:
         given = {"start": START, "seed": uuid.uuid4().hex[:8], **settings}
@@ -198,27 +198,27 @@ def running(stack: Stack, **settings: Any) -> Iterator[Town]:
             httpx.Client(base_url=checkout_url, timeout=60) as client,
         ):
             fake = Fake(stripe_url, Shop(), "")
-            town = Town(stack, fake, [db], client, webhooks_url)
+            billing = BillingStack(stack, fake, [db], client, webhooks_url)
             try:
                 fake.control("/_webhooks", url=f"{webhooks_url}/webhooks/stripe", secret=SECRET)
                 fake.control("/_webhooks/mode", hold=True)
-                publish_catalog(town)
-                yield town
+                publish(billing)
+                yield billing
             finally:
                 fake.close()
-                for connection in town.connections[1:]:
+                for connection in billing.connections[1:]:
                     connection.close()
 
 
-def publish_catalog(town: Town) -> list[str]:
-    """The job publish-catalog, without the process. Returns its lines."""
-    plans = value(town.db, "select public.list_plans()")
-    return asyncio.run(with_account(town, lambda account: publish(account, plans)))["report"]
+def publish(billing: BillingStack) -> list[str]:
+    """The job publish-catalog, run in this process. Returns its report."""
+    prices = value(billing.db, "select public.list_plans()")
+    return asyncio.run(with_stripe_client(billing, lambda account: publish_catalog(account, prices)))["report"]
 
 
-async def with_account(town: Town, work: Callable[[Account], Awaitable[T]]) -> T:
-    """Something done with the functions' own client of Stripe."""
-    known = environment(town.stack, town.fake.url)
+async def with_stripe_client(billing: BillingStack, work: Callable[[Account], Awaitable[T]]) -> T:
+    """Run `work` with the functions' own Stripe client."""
+    known = environment(billing.stack, billing.fake.url)
     account = Account(load(StripeSettings, known))
     try:
         return await work(account)
@@ -232,44 +232,44 @@ def as_json(thing: Any) -> dict[str, Any]:
     return plain
 
 
-def at_stripe(town: Town, path: str, **params: Any) -> dict[str, Any]:
-    """Something at Stripe, as it is on the wire."""
-    answer = town.fake.http.get(f"/v1/{path}", params=params, headers=AS_US)
+def stripe_get(billing: BillingStack, path: str, **params: Any) -> dict[str, Any]:
+    """GET from Stripe: the JSON of the response."""
+    answer = billing.fake.http.get(f"/v1/{path}", params=params, headers=STRIPE_HEADERS)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
 
 
-def change(town: Town, path: str, **params: Any) -> dict[str, Any]:
-    """A change that somebody makes at Stripe."""
-    answer = town.fake.http.post(f"/v1/{path}", data=params, headers=AS_US)
+def stripe_post(billing: BillingStack, path: str, **params: Any) -> dict[str, Any]:
+    """POST to Stripe: the JSON of the response."""
+    answer = billing.fake.http.post(f"/v1/{path}", data=params, headers=STRIPE_HEADERS)
     assert answer.status_code == 200, answer.text
     changed: dict[str, Any] = answer.json()
     return changed
 
 
 @contextmanager
-def unheard(town: Town) -> Iterator[None]:
-    """What happens at Stripe meanwhile is delivered only by name."""
-    town.fake.control("/_webhooks/mode", drop=True)
+def dropped_events(billing: BillingStack) -> Iterator[None]:
+    """Stripe drops the events of this block. A test can deliver them by their ids."""
+    billing.fake.control("/_webhooks/mode", drop=True)
     try:
         yield
     finally:
-        town.fake.control("/_webhooks/mode", drop=False)
+        billing.fake.control("/_webhooks/mode", drop=False)
 
 
 @contextmanager
-def another(town: Town, create: Callable[[], Starlette], **changed: str) -> Iterator[httpx.Client]:
-    """One of the two functions with other settings, on a server of its own. Gives a client of it."""
-    with mock.patch.dict(os.environ, {**environment(town.stack, town.fake.url), **changed}):
+def function_with(billing: BillingStack, create: Callable[[], Starlette], **changed: str) -> Iterator[httpx.Client]:
+    """One of the two functions with changed settings, on its own server. Yields a client."""
+    with mock.patch.dict(os.environ, {**environment(billing.stack, billing.fake.url), **changed}):
         app = create()
     with serve(lambda url: app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
 @contextmanager
-def log_of(service: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What a function of this process writes meanwhile: gives what returns its lines so far."""
+def captured_log(service: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Captures the log of a function in this process. Yields a function that returns the lines so far."""
     (handler,) = (one for one in logging.getLogger(service).handlers if isinstance(one, logging.StreamHandler))
     written = io.StringIO()
     usual = handler.setStream(written)
@@ -280,7 +280,7 @@ def log_of(service: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 
 @pytest.fixture(scope="session")
-def town(stack: Stack) -> Iterator[Town]:
-    """One town for a test process: its people and customers are each test's own, its clock is everybody's."""
-    with running(stack) as town:
-        yield town
+def billing(stack: Stack) -> Iterator[BillingStack]:
+    """One stand-in for a test process. Each test has its own users and customers; the clock is shared."""
+    with running_billing(stack) as billing:
+        yield billing

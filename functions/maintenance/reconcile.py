@@ -31,7 +31,7 @@ RETURNED = 100
 KINDS = {
     "I1": "more included queries than the quota: find the cause; nothing is charged for them",
     "I2": "more overage than the limit: find the cause, and credit the user the difference",
-    "I3": "a pack whose credits do not add up: compare it with the ledger, and with its payment at Stripe",
+    "I3": "the credits of a pack do not add up: compare it with the ledger, and with its payment at Stripe",
     "I4": "a counter that differs from the ledger: `reconcile --fix` corrects it",
     "I5": "a query without exactly one end: run release-stale-holds; if it stays, check the row",
     "I6": "a request that was charged twice: refund one charge",

@@ -1,4 +1,4 @@
-"""retry-events: processes the events whose delivery failed.
+"""retry-events: processes events again after a failed delivery.
 
 These are the events that we recorded and did not finish, and those of the last days that Stripe could not deliver.
 Processing an event again is harmless.

@@ -42,7 +42,7 @@ def visit(tmp_path: Path) -> Iterator[Visit]:
         browser.stdin.close()
 
 
-def test_a_free_user_buys_basic_asks_sixteen_times_and_is_invoiced_one_query_beyond_the_plan(
+def test_a_new_subscriber_is_invoiced_for_one_overage_query(
     stack: Stack, api: Api, sign_up: Callable[[str], Person], visit: Visit, eventually: Callable[..., None]
 ) -> None:
     user = sign_up("free")

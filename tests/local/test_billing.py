@@ -1,4 +1,4 @@
-"""What the Stripe stand-in begins with: every seeded payer subscribed once, whatever was interrupted or lost before."""
+"""The start of the Stripe stand-in: each seeded payer is subscribed once, also after kills and lost state."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from tests.conftest import new_user
 from tests.local.stripe_kit import DAY, KEY, Checking, Fake, running
 
 Db = psycopg.Connection[dict[str, Any]]
-CATALOGUE = 20  # requests
+CATALOGUE_REQUESTS = 20
 
 
 class Killed(Exception):
-    """The end of a process."""
+    """The process was killed."""
 
 
-class Dying(Checking):
-    """A client that is killed when its request of that number has been dealt with; 0: never."""
+class KilledClient(Checking):
+    """A client that is killed after request number `last`; 0: never."""
 
     def __init__(self, last: int) -> None:
         super().__init__(allow_sync_methods=True)
@@ -36,7 +36,7 @@ class Dying(Checking):
 
 
 class Start:
-    """The stand-in, a database with three payers in it, and a start of the stack as far as they are concerned."""
+    """The stand-in, a database with three payers, and the part of a stack's start that makes them customers."""
 
     def __init__(self, fake: Fake, db: Db, database_url: str) -> None:
         self.fake, self._db, self.database_url = fake, db, database_url
@@ -50,8 +50,8 @@ class Start:
         return billing.needs_seeding(self._stand_in, self.database_url, self.payers)
 
     async def seed(self, last: int = 0) -> None:
-        """What the launcher's child does, to its end or to its request of that number."""
-        http = Dying(last)
+        """Run the launcher's child, to its end or up to request number `last`."""
+        http = KilledClient(last)
         try:
             client = self.fake.connect(http=http)
             await billing.seed(client, self._stand_in, self._plans, self.database_url, self.payers)
@@ -72,7 +72,7 @@ class Start:
         self._db.execute(f"update public.user_subscriptions set {column} = %s where user_id = %s", (to, payer.id))
 
     def at_stripe(self) -> dict[str, tuple[Any, ...]]:
-        """The same, as the stand-in has it: of customers with exactly one subscription, which is live."""
+        """The same, read from the stand-in. Each customer must have exactly one subscription, a live one."""
         found = {}
         for customer in self.fake.v1.customers.list({"limit": 100}).data:
             (subscription,) = self.fake.v1.subscriptions.list({"customer": customer.id, "status": "all"}).data
@@ -101,8 +101,8 @@ def start(served: Fake, db: Db, database_url: str) -> Start:
     return Start(served, db, database_url)
 
 
-async def test_each_payer_has_a_live_subscription_and_a_row_that_names_it(start: Start) -> None:
-    """And the next start finds nothing to do."""
+async def test_each_payer_has_a_live_subscription_and_a_row(start: Start) -> None:
+    """The next start finds nothing to do."""
     assert start.missing()
     await start.seed()
     assert len(start.rows()) == 3
@@ -110,10 +110,10 @@ async def test_each_payer_has_a_live_subscription_and_a_row_that_names_it(start:
     assert not start.missing()
 
 
-async def test_what_a_kill_interrupts_the_next_start_finishes(start: Start) -> None:
-    """Days before the next start, at some of the requests for the catalogue and at each of those for the payers:
-    nobody without a subscription, nobody with two."""
-    for last in itertools.chain(range(1, CATALOGUE, 6), itertools.count(CATALOGUE)):
+async def test_the_next_start_completes_a_killed_one(start: Start) -> None:
+    """Killed at some requests for the catalogue and at each for the payers, days before the next start: each payer has
+    exactly one subscription."""
+    for last in itertools.chain(range(1, CATALOGUE_REQUESTS, 6), itertools.count(CATALOGUE_REQUESTS)):
         start.fake.reset()
         try:
             await start.seed(last)
@@ -124,11 +124,11 @@ async def test_what_a_kill_interrupts_the_next_start_finishes(start: Start) -> N
         await start.seed()
         assert start.rows() == start.at_stripe()
         assert not start.missing()
-    assert last > CATALOGUE + 10
+    assert last > CATALOGUE_REQUESTS + 10
 
 
-async def test_what_the_stand_in_lost_is_made_anew(start: Start) -> None:
-    """All of its state, or a subscription that the row names; nobody gets a second one."""
+async def test_lost_stand_in_state_is_created_again(start: Start) -> None:
+    """All state, or only a subscription. Each payer still gets one."""
     await start.seed()
     start.fake.reset()
     assert start.missing()
@@ -141,16 +141,16 @@ async def test_what_the_stand_in_lost_is_made_anew(start: Start) -> None:
     assert start.rows() == start.at_stripe() == before
 
 
-async def test_an_id_that_the_stand_in_gave_away_twice_is_not_taken_for_the_payers(start: Start) -> None:
-    """After it lost its last moments its next subscription has the id of one that it lost."""
+async def test_a_reused_subscription_id_of_another_customer_does_not_count(start: Start) -> None:
+    """A stand-in that lost its newest state may use a subscription id again."""
     await start.seed()
     another = start.fake.subscribe(start.fake.customer().id, start.fake.price(999).id)
     start.set(start.payers[0], "stripe_subscription_id", another.id)
     assert start.missing()
 
 
-async def test_who_cancels_stays_without_a_subscription(start: Start) -> None:
-    """As long as the stand-in knows the customer."""
+async def test_a_cancelled_payer_is_not_subscribed_again(start: Start) -> None:
+    """While the stand-in has the customer."""
     await start.seed()
     basic = start.payers[0]
     _, customer, subscription, *_ = start.rows()[basic.id]
@@ -164,8 +164,8 @@ async def test_who_cancels_stays_without_a_subscription(start: Start) -> None:
     assert start.missing()
 
 
-async def test_without_payers_there_is_a_catalogue_and_no_database(start: Start) -> None:
-    """Where the project is a real one: its users are not ours to subscribe."""
+async def test_without_payers_only_the_catalogue_is_created(start: Start) -> None:
+    """For a real project, where users are not subscribed."""
     start.payers, start.database_url = [], "postgresql://postgres@127.0.0.1:1/postgres"
     assert start.missing()
     await start.seed()
@@ -174,7 +174,7 @@ async def test_without_payers_there_is_a_catalogue_and_no_database(start: Start)
     assert start.fake.v1.customers.list().data == []
 
 
-def test_a_project_that_does_not_say_what_it_sells_is_named() -> None:
+def test_a_project_without_a_price_list_is_named() -> None:
     """One sentence, without the key."""
     environ = {"SUPABASE_URL": "http://127.0.0.1:1", "SUPABASE_SERVICE_ROLE_KEY": "secret"}
     with pytest.raises(

@@ -13,7 +13,7 @@ from functions.common.billing.stripe_client import tier_of
 if TYPE_CHECKING:
     from stripe.params import InvoiceListParams
 
-# Stripe's statuses of a live subscription, and ours. Neither one whose first payment is open nor an ended one is live.
+# Our status for each status of a live subscription. Others are not live: incomplete (never paid) and the ended ones.
 STATUSES = {
     "active": "active",
     "trialing": "active",

@@ -1,0 +1,27 @@
+"""Fixtures of the tests of the jobs."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.billing_kit import DAY, BillingStack
+from tests.conftest import Person
+
+
+@pytest.fixture
+def billed(billing: BillingStack) -> Person:
+    """A user who subscribed, bought a pack, used forty-one queries of overage and was billed for them."""
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    billing.buy(user, pack="pack_100")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, 41, start + DAY, start)
+    billing.db.execute(
+        "update public.user_subscriptions set current_overage_amount = 41 * 0.025, overage_period_start = %s"
+        " where user_id = %s",
+        (datetime.fromtimestamp(start, UTC), user.id),
+    )
+    billing.advance_and_deliver(32 * DAY)
+    assert len(billing.overage_items(user)) == 1
+    return user

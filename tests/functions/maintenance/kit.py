@@ -1,0 +1,62 @@
+"""Shared by the tests of the jobs: running a job in this process or as a command."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from functions.common.database import Database
+from functions.common.observe import Observer
+from functions.common.settings import SupabaseSettings, load
+from functions.maintenance.reconcile import KINDS, reconcile
+from infra.local.postgres import ROOT
+from tests.billing_kit import BillingStack, environment, with_stripe_client
+from tests.conftest import Person
+
+Json = dict[str, Any]
+Observer("maintenance")  # creates the logger that captured_log reads
+
+
+def no_progress(line: str) -> None:
+    """Drop a line of progress."""
+
+
+def run(billing: BillingStack, job: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Run a job with the database and the Stripe client."""
+
+    async def call(stripe: Any) -> Any:
+        database = Database(load(SupabaseSettings, environment(billing.stack, billing.fake.url)))
+        try:
+            return await job(database, stripe, *arguments, **options)
+        finally:
+            await database.close()
+
+    return asyncio.run(with_stripe_client(billing, call))
+
+
+def command(billing: BillingStack, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m functions.maintenance …`, with changed environment variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "functions.maintenance", *arguments],
+        env={**os.environ, **environment(billing.stack, billing.fake.url), **changed},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def today(billing: BillingStack) -> datetime:
+    """The stand-in's time or the real time, whichever is earlier, so that the compared rows are recent for both."""
+    return min(datetime.fromtimestamp(billing.fake.now, UTC), datetime.now(UTC))
+
+
+def findings(billing: BillingStack, user: Person, subjects: Collection[str] = (), **options: Any) -> set[str]:
+    """The kinds of findings of reconcile about a user, or about the given subjects."""
+    result = run(billing, reconcile, today(billing), no_progress, **options)
+    assert result["by_kind"].keys() <= KINDS.keys()
+    return {one["kind"] for one in result["findings"] if one["user_id"] == user.id or one["subject"] in subjects}

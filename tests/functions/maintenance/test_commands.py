@@ -1,0 +1,94 @@
+"""The jobs as Lambda events and as commands."""
+
+import json
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import pytest
+
+from functions.maintenance.delete_user import delete_user
+from functions.maintenance.handler import JOBS, handler
+from tests.billing_kit import (
+    BillingStack,
+    captured_log,
+    environment,
+)
+from tests.functions.maintenance.kit import Json, command, no_progress, run
+from tests.sql.metering import USAGE, admit, settle, value
+
+
+@pytest.mark.parametrize(
+    "job", [name for name in JOBS if name not in ("rotate-keys", "export-user", "delete-user", "publish-catalog")]
+)
+def test_an_event_runs_a_job_logs_a_line_and_emits_a_metric(
+    billing: BillingStack, capsys: pytest.CaptureFixture[str], job: str
+) -> None:
+    with mock.patch.dict(os.environ, environment(billing.stack, billing.fake.url)):
+        with captured_log("maintenance") as lines:
+            counts = handler({"job": job}, None)
+        (line,) = lines()
+    assert (line["message"], line["job"]) == ("job", job)
+    assert line["counts"] == {name: number for name, number in counts.items() if type(number) is int}
+    (metric,) = [json.loads(text) for text in capsys.readouterr().out.splitlines() if "_aws" in text]
+    assert (metric["job"], metric["JobsDone"], metric["service"]) == (job, [1.0], "maintenance")
+    assert ("Differences" in metric) == (job == "reconcile")
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        ({}, "An event can start"),
+        ({"job": "reconsile"}, "An event can start"),
+        ({"job": "export-user", "user": str(uuid.uuid4()), "to": "me.json"}, "An event can start"),
+        ({"job": "reconcile", "fixx": True}, "reconcile has no option fixx."),
+        ({"job": "reconcile", "fix": "yes"}, "fix of reconcile must be true or false."),
+        ({"job": "delete-user"}, "delete-user needs user."),
+        ({"job": "delete-user", "user": "me"}, "A user id is a UUID."),
+        ({"job": "margin-report", "month": "2026-13"}, "A month is written like"),
+    ],
+)
+def test_an_invalid_event_fails_and_is_counted(capsys: pytest.CaptureFixture[str], event: Json, sentence: str) -> None:
+    with captured_log("maintenance") as lines, pytest.raises(ValueError, match=sentence):
+        handler(event, None)
+    assert [(line["message"], line["error_type"]) for line in lines()] == [("job failed", "ValueError")]
+    (metric,) = [json.loads(text) for text in capsys.readouterr().out.splitlines() if "_aws" in text]
+    assert metric["JobsFailed"] == [1.0]
+
+
+def test_an_unreachable_stripe_prints_one_sentence(billing: BillingStack) -> None:
+    done = command(billing, "margin-report", STRIPE_API_BASE="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.startswith("margin-report: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_query_cannot_be_settled_after_deletion(billing: BillingStack) -> None:
+    """Nothing is charged, although the query has a cost."""
+    user = billing.new_user("basic")
+    hold = admit(billing.db, user.id)["hold_id"]
+    assert run(billing, delete_user, user.id, no_progress)["users"] == 1
+    with pytest.raises(Exception, match=r"NOHLD|never admitted|no such"):
+        settle(billing.db, hold, usage=USAGE)
+
+
+def test_concurrent_cleanups_delete_each_conversation_once(billing: BillingStack) -> None:
+    user = billing.new_user("basic")
+    billing.db.execute(
+        "insert into public.conversations (user_id, message_count, expires_at)"
+        " select %s, 10, now() - interval '1 day' from generate_series(1, 600)",
+        (user.id,),
+    )
+    billing.db.execute(
+        "insert into public.messages (conversation_id, position, role, content)"
+        " select c.id, n, 'user', 'Who?' from public.conversations c, generate_series(1, 10) n where c.user_id = %s",
+        (user.id,),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(lambda _: command(billing, "cleanup-expired-conversations"), range(2)))
+    assert [end.returncode for end in ends] == [0, 0]
+    counts = [json.loads(end.stdout) for end in ends]
+    assert sum(one["conversations"] for one in counts) >= 600
+    assert [one["unfinished"] for one in counts] == [0, 0]
+    assert value(billing.db, "select count(*) from public.conversations where user_id = %s", user.id) == 0

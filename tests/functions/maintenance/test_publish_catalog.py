@@ -1,0 +1,287 @@
+"""publish-catalog: Stripe sells what the tables plans and packs contain, also after repeated and interrupted runs."""
+
+import asyncio
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from stripe import StripeError
+
+from functions.common.billing.stripe_client import Account
+from functions.common.errors import Internal
+from functions.maintenance.publish_catalog import publish_catalog
+from infra.local.stack import Stack
+from tests.billing_kit import (
+    DAY,
+    HOUR,
+    SITE,
+    BillingStack,
+    running_billing,
+    stripe_get,
+    stripe_post,
+    with_stripe_client,
+)
+from tests.functions.maintenance.kit import command
+from tests.local.stripe_kit import KEY, SECRET
+from tests.sql.metering import value
+
+Json = dict[str, Any]
+PLANS = {"plan_basic": 999, "plan_pro": 2999, "plan_usage_only": 0}
+PACKS = {"pack_100": 225, "pack_500": 1000}
+
+
+@pytest.fixture(scope="module")
+def shared_billing(stack: Stack) -> Iterator[BillingStack]:
+    """A stand-in of its own: these tests change the catalogue."""
+    with running_billing(stack) as billing:
+        yield billing
+
+
+@pytest.fixture
+def billing(shared_billing: BillingStack) -> BillingStack:
+    """The stand-in without a catalogue."""
+    settings = shared_billing.fake.http.get("/_webhooks").json()
+    shared_billing.fake.reset()
+    shared_billing.fake.control("/_webhooks", url=settings["url"], secret=SECRET)
+    shared_billing.fake.control("/_webhooks/mode", hold=True)
+    return shared_billing
+
+
+@pytest.fixture
+def plans(billing: BillingStack) -> Json:
+    """A copy of list_plans that the test may change."""
+    return copy.deepcopy(value(billing.db, "select public.list_plans()"))
+
+
+def run(billing: BillingStack, plans: Mapping[str, Any]) -> dict[str, str]:
+    """Publish the plans. Returns the report's lines by lookup key."""
+
+    async def work(account: Account) -> list[str]:
+        return (await publish_catalog(account, plans))["report"]
+
+    lines = asyncio.run(with_stripe_client(billing, work))
+    return {line.split()[0]: line for line in lines}
+
+
+def plan(plans: Json, tier: str) -> Json:
+    """One plan of the copy."""
+    found: Json = next(one for one in plans["plans"] if one["tier"] == tier)
+    return found
+
+
+def on_sale(billing: BillingStack) -> dict[str, Json]:
+    """The active prices by lookup key, or by id without one."""
+    found = stripe_get(billing, "prices", active="true", limit=100)["data"]
+    return {one["lookup_key"] or one["id"]: one for one in found}
+
+
+def writes(billing: BillingStack) -> list[str]:
+    """The paths of the POST requests to Stripe since the list was cleared."""
+    return [one["path"] for one in billing.fake.http.get("/_requests").json() if one["method"] == "POST"]
+
+
+def test_the_first_run_creates_all_products_and_prices(billing: BillingStack, plans: Json) -> None:
+    lines = run(billing, plans)
+    assert list(lines) == ["plan_usage_only", "plan_basic", "plan_pro", "pack_100", "pack_500"]
+    assert all("product created, price price_" in line for line in lines.values())
+    assert "$9.99 a month" in lines["plan_basic"]
+    assert "$2.25 " in lines["pack_100"]
+    products = {one["id"]: one["name"] for one in stripe_get(billing, "products", active="true", limit=100)["data"]}
+    assert products == {
+        "canadagpt_plan_usage_only": "CanadaGPT Pay as you go",
+        "canadagpt_plan_basic": "CanadaGPT Basic",
+        "canadagpt_plan_pro": "CanadaGPT Pro",
+        "canadagpt_pack_100": "CanadaGPT 100 queries",
+        "canadagpt_pack_500": "CanadaGPT 500 queries",
+    }
+    prices = on_sale(billing)
+    assert {key: price["unit_amount"] for key, price in prices.items()} == {**PLANS, **PACKS}
+    assert {price["currency"] for price in prices.values()} == {"usd"}
+    assert {price["tax_behavior"] for price in prices.values()} == {"exclusive"}
+    for key in PLANS:
+        assert (prices[key]["recurring"]["interval"], prices[key]["recurring"]["interval_count"]) == ("month", 1)
+    for key in PACKS:
+        assert prices[key]["recurring"] is None
+    assert {key: price["product"] for key, price in prices.items()} == {key: f"canadagpt_{key}" for key in prices}
+
+
+def test_a_second_run_changes_nothing(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    before = billing.fake.http.get("/_state").json()
+    billing.fake.http.delete("/_requests")
+    lines = run(billing, plans)
+    assert all(line.endswith("unchanged") for line in lines.values())
+    assert len(lines) == 5
+    assert writes(billing) == []
+    assert billing.fake.http.get("/_state").json() == before
+
+
+def test_a_changed_price_applies_to_new_buyers_only(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    user, later = billing.new_user(), billing.new_user()
+    billing.buy(user, plan="basic")
+    billing.deliver()
+    old = on_sale(billing)["plan_basic"]
+    waiting = billing.checkout_page(later, plan="basic")
+
+    plan(plans, "basic")["price_usd"] = "12.500000"
+    lines = run(billing, plans)
+    new = on_sale(billing)["plan_basic"]
+    assert (new["unit_amount"], new["product"]) == (1250, "canadagpt_plan_basic")
+    assert new["id"] != old["id"]
+    assert {key: one["unit_amount"] for key, one in on_sale(billing).items()} == {**PLANS, **PACKS, "plan_basic": 1250}
+    retired = stripe_get(billing, f"prices/{old['id']}")
+    assert (retired["active"], retired["lookup_key"], retired["unit_amount"]) == (False, None, 999)
+    assert f"price {new['id']} created, price {old['id']} retired" in lines["plan_basic"]
+    assert all(line.endswith("unchanged") for key, line in lines.items() if key != "plan_basic")
+
+    billing.advance_and_deliver(31 * DAY + 2 * HOUR)
+    (subscription,) = stripe_get(billing, "subscriptions", customer=billing.customer_id(user))["data"]
+    assert [item["price"]["id"] for item in subscription["items"]["data"]] == [old["id"]]
+    paid = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="paid")["data"]
+    assert [invoice["total"] for invoice in paid] == [999, 999]
+    row = billing.subscription_row(user)
+    assert (row["tier"], row["status"], row["current_period_start"].timestamp()) == (
+        "basic",
+        "active",
+        subscription["items"]["data"][0]["current_period_start"],
+    )
+
+    page = billing.checkout_page(later, plan="basic")
+    assert page != waiting
+    assert billing.fake.http.get(waiting).status_code == 410
+    session = stripe_get(billing, "checkout/sessions", customer=billing.customer_id(later), status="open")["data"][0]
+    assert (session["amount_total"], session["success_url"]) == (1250, f"{SITE}/done")
+
+
+@pytest.mark.parametrize(
+    ("key", "cents"), [("plan_usage_only", 100), ("pack_100", 250)], ids=["a plan of $0", "a pack"]
+)
+def test_plan_and_pack_prices_change_and_change_back(billing: BillingStack, plans: Json, key: str, cents: int) -> None:
+    first = copy.deepcopy(plans)
+    run(billing, plans)
+    thing = plan(plans, "usage_only") if key == "plan_usage_only" else plans["packs"][0]
+    thing["price_usd"] = str(cents / 100)
+    run(billing, plans)
+    assert on_sale(billing)[key]["unit_amount"] == cents
+    run(billing, first)
+    assert {name: one["unit_amount"] for name, one in on_sale(billing).items()} == {**PLANS, **PACKS}
+    billing.fake.http.delete("/_requests")
+    run(billing, first)
+    assert writes(billing) == []
+
+
+def test_changed_names_and_archived_products_are_corrected(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    prices = on_sale(billing)
+    stripe_post(billing, "products/canadagpt_pack_500", active="false")
+    plan(plans, "pro")["name"] = "Professional"
+    lines = run(billing, plans)
+    assert lines["plan_pro"].endswith("product updated")
+    assert lines["pack_500"].endswith("product updated")
+    assert stripe_get(billing, "products/canadagpt_plan_pro")["name"] == "CanadaGPT Professional"
+    assert stripe_get(billing, "products/canadagpt_pack_500")["active"] is True
+    assert on_sale(billing) == prices
+
+
+def test_a_price_altered_at_stripe_is_created_again(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    prices = on_sale(billing)
+    stripe_post(billing, f"prices/{prices['pack_100']['id']}", active="false")
+    stripe_post(billing, f"prices/{prices['plan_pro']['id']}", lookup_key="mine")
+    stray = stripe_post(billing, "prices", product="canadagpt_plan_basic", currency="usd", unit_amount="1")["id"]
+    lines = run(billing, plans)
+    assert {key: price["unit_amount"] for key, price in on_sale(billing).items()} == {**PLANS, **PACKS}
+    assert lines["plan_basic"].endswith(f"price {stray} retired")
+    assert lines["plan_usage_only"].endswith("unchanged")
+    assert stripe_get(billing, f"prices/{prices['plan_pro']['id']}")["active"] is False
+
+
+def test_products_that_are_not_ours_stay_unchanged(billing: BillingStack, plans: Json) -> None:
+    product = stripe_post(billing, "products", name="A mug")["id"]
+    price = stripe_post(billing, "prices", product=product, currency="cad", unit_amount="1500", lookup_key="mug")
+    run(billing, plans)
+    assert stripe_get(billing, f"prices/{price['id']}") == price
+    assert stripe_get(billing, f"products/{product}")["name"] == "A mug"
+
+
+def test_a_price_with_a_fraction_of_a_cent_is_refused(billing: BillingStack, plans: Json) -> None:
+    plans["packs"][0]["price_usd"] = "2.255000"
+    with pytest.raises(Internal, match=r"whole cents, not \$2\.255"):
+        run(billing, plans)
+    assert writes(billing) == []
+
+
+INTERRUPTIONS = {
+    "before the first product": ("", "/v1/products", False),
+    "before its price": ("", "/v1/prices", False),
+    "with a lost response for its price": ("", "/v1/prices", True),
+    "before a name": ("basic", "/v1/products/", False),
+    "before another price": ("basic", "/v1/prices", False),
+    "with a lost response for another price": ("basic", "/v1/prices", True),
+    "before the old one is retired": ("basic", "/v1/prices/{old}", False),
+}
+
+
+@pytest.mark.parametrize(("changed", "path", "lost"), INTERRUPTIONS.values(), ids=INTERRUPTIONS)
+def test_the_next_run_completes_an_interrupted_run(
+    billing: BillingStack, plans: Json, changed: str, path: str, lost: bool
+) -> None:
+    expected = {**PLANS, **PACKS}
+    if changed:
+        run(billing, plans)
+        plan(plans, changed).update(price_usd="12.00", name="Fundamental")
+        expected["plan_basic"] = 1200
+        path = path.format(old=on_sale(billing)["plan_basic"]["id"])
+    billing.fake.control("/_faults", method="POST", path=path, status=403, lost=lost)
+    with pytest.raises(StripeError):
+        run(billing, plans)
+    assert billing.fake.http.get("/_faults").json() == []
+    run(billing, plans)
+    assert {key: price["unit_amount"] for key, price in on_sale(billing).items()} == expected
+    assert len(stripe_get(billing, "prices", limit=100)["data"]) == len(expected) + bool(changed)
+    assert len(stripe_get(billing, "products", limit=100)["data"]) == len(expected)
+    assert stripe_get(billing, "products/canadagpt_plan_basic")["name"] == (
+        "CanadaGPT Fundamental" if changed else "CanadaGPT Basic"
+    )
+    billing.fake.http.delete("/_requests")
+    assert all(line.endswith("unchanged") for line in run(billing, plans).values())
+    assert writes(billing) == []
+
+
+# The command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_line_for_each_product(billing: BillingStack) -> None:
+    done = command(billing, "publish-catalog")
+    assert done.returncode == 0
+    assert done.stderr.startswith("publish-catalog: done in ")
+    prices = on_sale(billing)
+    *lines, counts = done.stdout.splitlines()
+    assert json.loads(counts) == {"products": 5, "changed": 5}
+    assert lines == [
+        f"{key:<16} {amount:<16} product created, price {prices[key]['id']} created"
+        for key, amount in {
+            "plan_usage_only": "$0.00 a month",
+            "plan_basic": "$9.99 a month",
+            "plan_pro": "$29.99 a month",
+            "pack_100": "$2.25",
+            "pack_500": "$10.00",
+        }.items()
+    ]
+
+
+def test_a_failing_command_prints_one_sentence_without_secrets(billing: BillingStack) -> None:
+    other_key = "sk_test_canary_of_another_account"
+    no_key = command(billing, "publish-catalog", STRIPE_SECRET_KEY="")
+    wrong_key = command(billing, "publish-catalog", STRIPE_SECRET_KEY=other_key)
+    assert no_key.stderr == "publish-catalog: STRIPE_SECRET_KEY is missing.\n"
+    assert "Invalid API Key" in wrong_key.stderr
+    for done in (no_key, wrong_key):
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("publish-catalog: ")
+        assert done.stderr.count("\n") == 1
+        assert not [secret for secret in (KEY, other_key) if secret in done.stderr]
+    assert writes(billing) == []
