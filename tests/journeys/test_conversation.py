@@ -27,10 +27,9 @@ QUESTIONS = [
 ]
 HEADER = """# A conversation
 
-Five turns about one bill, as the local stack gives them: `make run`, then these questions in one chat. The data are
-invented and the model is a stand-in, which picks one tool by plain rules and quotes the beginning of what it gave; the
-tools, their sources, the metering and the stream are the real ones. `tests/journeys/test_conversation.py` compares
-this page with what comes out today.
+Five turns about one bill on the local stack: `make run`, then these questions in one chat. The data are invented, and
+the model is a stand-in that chooses one tool by simple rules and quotes the start of its result. The tools, their
+sources, the metering and the stream are real. `tests/journeys/test_conversation.py` compares this page with the output.
 """
 
 
