@@ -18,7 +18,7 @@ Json = dict[str, Any]
 class Heard:
     """What the AI SDK's client got: the parts as it read them, and the message that it built of them.
 
-    `wrong` is what stream_rules.mjs finds, `thrown` what the client raised, `ended_at` seconds of a steady clock.
+    `wrong` is what stream_rules.mjs finds, `thrown` what the client raised.
     """
 
     parts: list[Json]
@@ -30,7 +30,6 @@ class Heard:
     nothing: bool
     status: int | None
     headers: dict[str, str]
-    ended_at: float
 
     @property
     def kinds(self) -> list[str]:
@@ -117,15 +116,15 @@ class Browser:
             nothing=told.get("nothing", False),
             status=told.get("status"),
             headers=told.get("headers", {}),
-            ended_at=told["ended_at"] / 1000,
         )
 
-    def stopped(self, name: str) -> tuple[float, bool]:
-        """Wait for the answer to a stop: when it was sent, and whether there was something to stop."""
+    def stopped(self, name: str) -> bool:
+        """Wait for the response to a stop. Returns whether there was something to stop."""
         told = self._do("end", name=name)
         assert told["status"] == 202, told
         assert set(told["body"]) == {"stopping"}, told
-        return told["sent_at"] / 1000, told["body"]["stopping"]
+        stopping: bool = told["body"]["stopping"]
+        return stopping
 
     def hear(self, name: str, person: Person, body: Json) -> Heard:
         """Send a message and wait for the end of its answer."""

@@ -25,6 +25,7 @@ class Stream {
   leaving = new AbortController();
   deadline = setTimeout(() => this.leaving.abort(), DEADLINE_MS).unref();
   parts = [];
+  ended = false;
   errors = []; // what readUIMessageStream reports
   body = "";
   wire = Promise.resolve();
@@ -61,7 +62,7 @@ class Stream {
       this.thrown = { name: error.name, status: error.statusCode, body: error.responseBody };
     }
     await this.wire;
-    this.ended_at = performance.now();
+    this.ended = true;
     this.news.emit("part");
   }
 
@@ -79,14 +80,14 @@ class Stream {
 
   async until({ type, parts }) {
     const enough = () => this.parts.filter((part) => part.type === type).length >= parts;
-    while (!enough() && this.ended_at === undefined) await once(this.news, "part");
+    while (!enough() && !this.ended) await once(this.news, "part");
   }
 
   async told() {
-    const { status, headers, nothing, parts, message, errors, thrown, ended_at } = this;
+    const { status, headers, nothing, parts, message, errors, thrown } = this;
     const wrong = parts.length && !thrown ? await bodyThatIsWrong(this.body, parts) : [];
     const { comments } = eventsOf(this.body);
-    return { status, headers, nothing, parts, comments, wrong, message, errors, thrown, ended_at };
+    return { status, headers, nothing, parts, comments, wrong, message, errors, thrown };
   }
 }
 
@@ -138,10 +139,9 @@ const does = {
   stop({ name, api, token, chat, when }) {
     return begin(name, {}, async () => {
       if (when) await jobs.get(when.name).stream.until(when);
-      const sent_at = performance.now();
       const headers = { authorization: `Bearer ${token}` };
       const response = await fetch(`${api}/${encodeURIComponent(chat)}/stop`, { method: "POST", headers });
-      return { sent_at, status: response.status, body: await response.json() };
+      return { status: response.status, body: await response.json() };
     });
   },
   talk({ name, chat, acts, body, ...where }) {
