@@ -17,6 +17,7 @@ from functions.chat import limits
 from functions.chat.request import Context
 from functions.chat.tools import Language, Source, ToolError
 from functions.chat.tools.parliament import Parliament
+from functions.chat.tools.records import describe_bill, describe_mp
 from functions.common import money
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -62,9 +63,9 @@ async def _record(context: Context, language: Language, parliament: Parliament) 
     try:
         async with asyncio.timeout(limits.CONTEXT_S):
             if context.type == "mp" and SLUG.fullmatch(context.id or ""):
-                return await parliament.describe_mp(context.id or "", language)
+                return await describe_mp(parliament, context.id or "", language)
             if context.type == "bill" and (bill := BILL.fullmatch(context.id or "")):
-                return await parliament.describe_bill(bill[1], bill[2].upper(), language)
+                return await describe_bill(parliament, bill[1], bill[2].upper(), language)
     except (ToolError, TimeoutError):
         pass  # The model can still find it with its tools.
     return None

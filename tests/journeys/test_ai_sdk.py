@@ -344,7 +344,7 @@ def test_two_calls_of_a_step_answer_in_their_order_and_a_source_is_told_once(
 @pytest.mark.parametrize(
     ("name", "arguments", "complaint"),
     [
-        ("rm_rf", {}, "There is no tool of that name; there are"),
+        ("rm_rf", {}, "No tool has that name; the tools are"),
         ("get_bill", {"number": "C5"}, "Wrong arguments: number:"),
         ("get_bill", {"number": "C-5", "colour": "green"}, "Wrong arguments: colour:"),
         ("get_mp", {"slug": "nobody-at-all"}, "No MP has the slug nobody-at-all"),

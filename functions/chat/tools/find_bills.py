@@ -1,82 +1,87 @@
-"""find_bills: bills by the words of their titles, their number, sponsor or kind.
+"""find_bills: bills by words of their titles, number, sponsor or kind.
 
-openparliament.ca does not search titles, so the bills of a session are read and searched here, in both languages.
+openparliament.ca cannot search titles, so this tool reads a session's bills and searches them in both languages.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from functions.chat.tools import Found, Language, Source, Tool
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
+from functions.chat.tools.base import JsonObject, Language, Source
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Entry, Record, bill_source, listed, mentions, said, shorten
+from functions.chat.tools.records import bill_source, describe_mp
+from functions.chat.tools.results import Item, list_result
+from functions.chat.tools.text import contains_words, localized, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class FindBills(Arguments):
-    words: Annotated[Words | None, Field(description="Words of the title in English or French; parts of words do.")] = (
-        None
-    )
+    words: Annotated[
+        Words | None, Field(description="Words of the title in English or French; parts of words also match.")
+    ] = None
     session: Session | None = None
     number: BillNumber | None = None
     sponsor: MpSlug | None = None
     private_member: Annotated[
-        bool | None, Field(description="true for private members' bills only, false for the others only.")
+        bool | None, Field(description="true for private members' bills only, false for all other bills.")
     ] = None
-    law: Annotated[bool | None, Field(description="true for bills that became law only, false for the others.")] = None
+    law: Annotated[
+        bool | None, Field(description="true for bills that became law only, false for all other bills.")
+    ] = None
     limit: Limit = 10
 
 
-async def find_bills(wanted: FindBills, parliament: Parliament, language: Language) -> Found:
-    """The newest bills first. A number or a sponsor is looked for in every session, all else in one."""
-    asked = wanted.model_dump(exclude_none=True, exclude={"limit"})
+async def find_bills(arguments: FindBills, parliament: Parliament, language: Language) -> ToolResult:
+    """The newest bills first. Searches all sessions for a number or a sponsor, and one session for everything else."""
+    criteria = arguments.model_dump(exclude_none=True, exclude={"limit"})
     sources: list[Source] = []
-    if wanted.sponsor is not None:
-        # An unknown sponsor is not a sponsor without bills.
-        asked["sponsor"], source = await parliament.describe_mp(wanted.sponsor, language)
+    if arguments.sponsor is not None:
+        # An unknown sponsor is an error, not an empty list.
+        criteria["sponsor"], source = await describe_mp(parliament, arguments.sponsor, language)
         sources.append(source)
-    session = wanted.session
-    if session is None and wanted.number is None and wanted.sponsor is None:
-        asked["session"] = session = await parliament.current_session()
-    bills, more = await parliament.many(
+    session = arguments.session
+    if session is None and arguments.number is None and arguments.sponsor is None:
+        criteria["session"] = session = await parliament.current_session()
+    bills, more = await parliament.list_records(
         "bills",
         session=session,
-        number=wanted.number,
-        sponsor_politician=wanted.sponsor,
-        private_member_bill=_flag(wanted.private_member),
-        law=_flag(wanted.law),
+        number=arguments.number,
+        sponsor_politician=arguments.sponsor,
+        private_member_bill=_flag(arguments.private_member),
+        law=_flag(arguments.law),
     )
-    found = [bill for bill in bills if wanted.words is None or _mentions(wanted.words, bill)]
+    found = [bill for bill in bills if arguments.words is None or _title_contains(arguments.words, bill)]
     found.sort(key=lambda bill: str(bill.get("introduced") or ""), reverse=True)
-    entries = [_entry(bill, parliament, language) for bill in found]
-    return listed({"bills_with": asked}, sources, entries, wanted.limit, more=more)
+    items = [_item(bill, parliament, language) for bill in found]
+    return list_result({"bills_with": criteria}, sources, items, arguments.limit, more=more)
 
 
 def _flag(value: bool | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _mentions(words: str, bill: Record) -> bool:
-    names = [bill.get("name"), bill.get("short_title")]
-    return mentions(words, *(said(name, language) for name in names for language in ("en", "fr")))
+def _title_contains(words: str, bill: JsonObject) -> bool:
+    titles = [bill.get("name"), bill.get("short_title")]
+    return contains_words(words, *(localized(title, language) for title in titles for language in ("en", "fr")))
 
 
-def _entry(bill: Record, parliament: Parliament, language: Language) -> Entry:
+def _item(bill: JsonObject, parliament: Parliament, language: Language) -> Item:
     source = bill_source(parliament, bill, language)
-    item = {
+    data = {
         "bill": bill.get("number"),
         "session": bill.get("session"),
-        "title": shorten(said(bill.get("name"), language), 300),
+        "title": shorten(localized(bill.get("name"), language), 300),
         "introduced": bill.get("introduced"),
         "url": source.url,
     }
-    return item, source
+    return Item(data, source)
 
 
 TOOL = Tool(
     "find_bills",
-    "Find bills by words of their title, number, sponsor, or kind, in the current session unless you give another. "
-    "With a number or a sponsor and no session, in all sessions. The status is in get_bill.",
+    "Find bills by words of their title, number, sponsor, or kind. Searches the current session unless you give "
+    "another, and all sessions if you give a number or a sponsor without a session. get_bill returns the status.",
     FindBills,
     find_bills,
 )

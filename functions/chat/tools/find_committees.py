@@ -1,49 +1,54 @@
-"""find_committees: the House's committees, all of them or by words of their names."""
+"""find_committees: the committees of the House, all of them or by words of their names."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from functions.chat.tools import Found, Language, Tool
 from functions.chat.tools.arguments import Arguments, Limit, Words
+from functions.chat.tools.base import JsonObject, Language
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Entry, Record, committee_source, listed, mentions, said, shorten
+from functions.chat.tools.records import committee_source
+from functions.chat.tools.results import Item, list_result
+from functions.chat.tools.text import contains_words, localized, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class FindCommittees(Arguments):
-    words: Annotated[Words | None, Field(description="Words of the name in English or French; parts of words do.")] = (
-        None
-    )
+    words: Annotated[
+        Words | None, Field(description="Words of the name in English or French; parts of words also match.")
+    ] = None
     limit: Limit = 10
 
 
-async def find_committees(wanted: FindCommittees, parliament: Parliament, language: Language) -> Found:
+async def find_committees(arguments: FindCommittees, parliament: Parliament, language: Language) -> ToolResult:
     """The committees of the newest session that has any, by name."""
-    committees, _ = await parliament.many("committees")
-    found = [committee for committee in committees if wanted.words is None or _mentions(wanted.words, committee)]
-    entries = [_entry(committee, parliament, language) for committee in found]
-    return listed({"committees_with": wanted.words}, [], entries, wanted.limit)
+    committees = (await parliament.list_records("committees")).records
+    words = arguments.words
+    found = [committee for committee in committees if words is None or _name_contains(words, committee)]
+    items = [_item(committee, parliament, language) for committee in found]
+    return list_result({"committees_with": words}, [], items, arguments.limit)
 
 
-def _mentions(words: str, committee: Record) -> bool:
+def _name_contains(words: str, committee: JsonObject) -> bool:
     names = [committee.get("name"), committee.get("short_name")]
-    return mentions(words, *(said(name, language) for name in names for language in ("en", "fr")))
+    return contains_words(words, *(localized(name, language) for name in names for language in ("en", "fr")))
 
 
-def _entry(committee: Record, parliament: Parliament, language: Language) -> Entry:
+def _item(committee: JsonObject, parliament: Parliament, language: Language) -> Item:
     source = committee_source(parliament, committee, language)
-    item = {
+    data = {
         "committee": committee.get("slug"),
-        "name": shorten(said(committee.get("name"), language), 200),
-        "short_name": shorten(said(committee.get("short_name"), language), 100),
+        "name": shorten(localized(committee.get("name"), language), 200),
+        "short_name": shorten(localized(committee.get("short_name"), language), 100),
         "url": source.url,
     }
-    return item, source
+    return Item(data, source)
 
 
 TOOL = Tool(
     "find_committees",
-    "The committees of the House, all or by words of their names. Gives their slugs, which get_committee needs.",
+    "List the committees of the House, all of them or by words of their names. Returns the slugs that get_committee "
+    "needs.",
     FindCommittees,
     find_committees,
 )

@@ -1,9 +1,11 @@
-"""get_bill: one bill: its title, status, sponsor and dates, and where to read it."""
+"""get_bill: a bill's title, status, sponsor, dates and links."""
 
-from functions.chat.tools import Found, Language, NotThere, Source, Tool
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
+from functions.chat.tools.base import JsonObject, Language, NotFound, Source
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Record, bill_in_short, in_language, said, shorten, slug_of
+from functions.chat.tools.records import MpSummary, describe_mp, summarize_bill
+from functions.chat.tools.text import localized, localized_url, shorten, slug_of
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class GetBill(Arguments):
@@ -11,42 +13,44 @@ class GetBill(Arguments):
     session: Session | None = None
 
 
-async def get_bill(wanted: GetBill, parliament: Parliament, language: Language) -> Found:
-    """The bill, and its sponsor's page too."""
-    bill = await parliament.bill(wanted.session, wanted.number)
-    described, source = bill_in_short(parliament, bill, language)
-    sponsor, pages = await _sponsor(bill, parliament, language)
+async def get_bill(arguments: GetBill, parliament: Parliament, language: Language) -> ToolResult:
+    """The bill. The sources include the sponsor's page."""
+    bill = await parliament.get_bill(arguments.session, arguments.number)
+    summary, source = summarize_bill(parliament, bill, language)
+    sponsor, sponsor_sources = await _sponsor(bill, parliament, language)
     votes = bill.get("vote_urls") or []
     data = {
-        **described,
-        "short_title": shorten(said(bill.get("short_title"), language), 300),
+        **summary,
+        "short_title": shorten(localized(bill.get("short_title"), language), 300),
         "status_code": bill.get("status_code"),
         "law": bill.get("law"),
         "private_member": bill.get("private_member_bill"),
         "home_chamber": bill.get("home_chamber"),
         "sponsor": sponsor,
         "recorded_votes": len(votes),
-        "text": in_language(bill.get("text_url"), language),
+        "text": localized_url(bill.get("text_url"), language),
     }
-    return Found(data, [source, *pages])
+    return ToolResult(data, [source, *sponsor_sources])
 
 
-async def _sponsor(bill: Record, parliament: Parliament, language: Language) -> tuple[Record | None, list[Source]]:
-    """Who brought it in; senators have no page there."""
+async def _sponsor(
+    bill: JsonObject, parliament: Parliament, language: Language
+) -> tuple[MpSummary | dict[str, str] | None, list[Source]]:
+    """The MP who introduced the bill. None for a senator: openparliament.ca has no records of senators."""
     slug = slug_of(bill.get("sponsor_politician_url"))
     if slug is None:
         return None, []
     try:
-        described, source = await parliament.describe_mp(slug, language)
-    except NotThere:
+        summary, source = await describe_mp(parliament, slug, language)
+    except NotFound:
         return {"mp": slug}, []
-    return described, [source]
+    return summary, [source]
 
 
 TOOL = Tool(
     "get_bill",
-    "One bill by its number: title, status, sponsor, date of introduction, whether it is law, the links to its text "
-    "and to LEGISinfo. Numbers start anew in every session.",
+    "One bill by its number: title, status, sponsor, date of introduction, whether it is law, and links to its text "
+    "and to LEGISinfo. Bill numbers restart in every session.",
     GetBill,
     get_bill,
 )

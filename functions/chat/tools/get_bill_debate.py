@@ -1,9 +1,11 @@
-"""get_bill_debate: what was said about a bill when the House debated it."""
+"""get_bill_debate: the speeches of the House's debate on a bill."""
 
-from functions.chat.tools import Found, Language, Tool
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, Session
+from functions.chat.tools.base import Language
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import bill_in_short, listed, speech_entry, speech_room
+from functions.chat.tools.records import speech_item, summarize_bill
+from functions.chat.tools.results import list_result, speech_text_limit
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class GetBillDebate(Arguments):
@@ -12,22 +14,22 @@ class GetBillDebate(Arguments):
     limit: Limit = 5
 
 
-async def get_bill_debate(wanted: GetBillDebate, parliament: Parliament, language: Language) -> Found:
-    """The newest speeches first, without the short procedural ones."""
-    bill = await parliament.bill(wanted.session, wanted.number)
-    described, source = bill_in_short(parliament, bill, language)
-    speeches, more = await parliament.many(
-        "speeches", limit=wanted.limit, bill_debated=bill.get("url"), procedural="False"
+async def get_bill_debate(arguments: GetBillDebate, parliament: Parliament, language: Language) -> ToolResult:
+    """The newest speeches first, without procedural ones."""
+    bill = await parliament.get_bill(arguments.session, arguments.number)
+    summary, source = summarize_bill(parliament, bill, language)
+    speeches, more = await parliament.list_records(
+        "speeches", limit=arguments.limit, bill_debated=bill.get("url"), procedural="False"
     )
-    room = speech_room(len(speeches))
-    entries = [speech_entry(parliament, speech, language, room) for speech in speeches]
-    return listed(described, [source], entries, wanted.limit, more=more)
+    text_limit = speech_text_limit(len(speeches))
+    items = [speech_item(parliament, speech, language, text_limit) for speech in speeches]
+    return list_result({**summary}, [source], items, arguments.limit, more=more)
 
 
 TOOL = Tool(
     "get_bill_debate",
-    "The newest speeches of the House's debate on a bill: who spoke, their words and the transcript's page. Long "
-    "speeches are cut; fewer of them leave more room for each.",
+    "The newest speeches of the House's debate on a bill: the speaker, the words and the transcript's page. Long "
+    "speeches are shortened; a lower limit returns more of each.",
     GetBillDebate,
     get_bill_debate,
 )

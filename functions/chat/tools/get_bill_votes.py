@@ -1,9 +1,12 @@
 """get_bill_votes: the recorded votes on a bill, with totals and results."""
 
-from functions.chat.tools import Found, Language, Tool
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, Session
+from functions.chat.tools.base import JsonObject, Language
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Entry, Record, bill_in_short, listed, said, shorten, vote_source
+from functions.chat.tools.records import summarize_bill, vote_source
+from functions.chat.tools.results import Item, list_result
+from functions.chat.tools.text import localized, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class GetBillVotes(Arguments):
@@ -12,34 +15,35 @@ class GetBillVotes(Arguments):
     limit: Limit = 10
 
 
-async def get_bill_votes(wanted: GetBillVotes, parliament: Parliament, language: Language) -> Found:
-    """The newest votes first. Asks for the bill too: an unknown one has no votes either, and that is another answer."""
-    bill = await parliament.bill(wanted.session, wanted.number)
-    described, source = bill_in_short(parliament, bill, language)
-    votes, more = await parliament.many("votes", limit=wanted.limit, bill=bill.get("url"))
-    entries = [_entry(vote, parliament, language) for vote in votes]
-    return listed(described, [source], entries, wanted.limit, more=more)
+async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, language: Language) -> ToolResult:
+    """The newest votes first. Reads the bill too, so that an unknown bill is an error and not an empty list."""
+    bill = await parliament.get_bill(arguments.session, arguments.number)
+    summary, source = summarize_bill(parliament, bill, language)
+    votes, more = await parliament.list_records("votes", limit=arguments.limit, bill=bill.get("url"))
+    items = [_item(vote, parliament, language) for vote in votes]
+    return list_result({**summary}, [source], items, arguments.limit, more=more)
 
 
-def _entry(vote: Record, parliament: Parliament, language: Language) -> Entry:
+def _item(vote: JsonObject, parliament: Parliament, language: Language) -> Item:
     source = vote_source(parliament, vote, language)
-    item = {
+    data = {
         "vote": vote.get("number"),
         "session": vote.get("session"),
         "date": vote.get("date"),
-        "about": shorten(said(vote.get("description"), language), 400),
+        "about": shorten(localized(vote.get("description"), language), 400),
         "result": vote.get("result"),
         "yea": vote.get("yea_total"),
         "nay": vote.get("nay_total"),
         "paired": vote.get("paired_total"),
         "url": source.url,
     }
-    return item, source
+    return Item(data, source)
 
 
 TOOL = Tool(
     "get_bill_votes",
-    "The recorded votes on a bill: what each was about, its date, totals and result. How parties voted is in get_vote.",
+    "The recorded votes on a bill: what each was about, its date, totals and result. get_vote returns how the parties "
+    "voted.",
     GetBillVotes,
     get_bill_votes,
 )

@@ -1,11 +1,14 @@
 """get_committee: a committee and its meetings."""
 
-from functions.chat.tools import Found, Language, Source, Tool
 from functions.chat.tools.arguments import Arguments, CommitteeSlug, Limit
+from functions.chat.tools.base import JsonObject, Language, Source
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Entry, Record, committee_source, listed, said, shorten
+from functions.chat.tools.records import committee_source
+from functions.chat.tools.results import Item, list_result
+from functions.chat.tools.text import localized, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
-SESSIONS = 5
+MAX_SESSIONS = 5
 
 
 class GetCommittee(Arguments):
@@ -13,37 +16,39 @@ class GetCommittee(Arguments):
     limit: Limit = 10
 
 
-async def get_committee(wanted: GetCommittee, parliament: Parliament, language: Language) -> Found:
-    """The newest meetings first; some may be yet to come."""
-    committee = await parliament.committee(wanted.slug)
+async def get_committee(arguments: GetCommittee, parliament: Parliament, language: Language) -> ToolResult:
+    """The newest meetings first. Includes future meetings."""
+    committee = await parliament.get_committee(arguments.slug)
     source = committee_source(parliament, committee, language)
-    meetings, more = await parliament.many("committees", "meetings", limit=wanted.limit, committee=wanted.slug)
+    meetings, more = await parliament.list_records(
+        "committees", "meetings", limit=arguments.limit, committee=arguments.slug
+    )
     meetings.sort(key=lambda meeting: str(meeting.get("date") or ""), reverse=True)
-    name = said(committee.get("short_name"), language) or said(committee.get("name"), language)
-    entries = [_entry(meeting, name, parliament, language) for meeting in meetings]
+    name = localized(committee.get("short_name"), language) or localized(committee.get("name"), language)
+    items = [_item(meeting, name, parliament, language) for meeting in meetings]
     about = {
-        "committee": wanted.slug,
-        "name": shorten(said(committee.get("name"), language), 200),
+        "committee": arguments.slug,
+        "name": shorten(localized(committee.get("name"), language), 200),
         "sessions": [
             {"session": session.get("session"), "acronym": session.get("acronym")}
-            for session in (committee.get("sessions") or [])[:SESSIONS]
+            for session in (committee.get("sessions") or [])[:MAX_SESSIONS]
         ],
         "url": source.url,
     }
-    return listed(about, [source], entries, wanted.limit, more=more)
+    return list_result(about, [source], items, arguments.limit, more=more)
 
 
-def _entry(meeting: Record, committee: str | None, parliament: Parliament, language: Language) -> Entry:
-    url, number, date = parliament.page(meeting.get("url")), meeting.get("number"), meeting.get("date")
+def _item(meeting: JsonObject, committee: str | None, parliament: Parliament, language: Language) -> Item:
+    url, number, date = parliament.public_url(meeting.get("url")), meeting.get("number"), meeting.get("date")
     word = "réunion" if language == "fr" else "meeting"
-    item = {
+    data = {
         "meeting": number,
         "date": date,
         "in_camera": meeting.get("in_camera"),
         "transcript": meeting.get("has_evidence"),
         "url": url,
     }
-    return item, Source(url, f"{shorten(committee, 100)}, {word} {number}, {date}")
+    return Item(data, Source(url, f"{shorten(committee, 100)}, {word} {number}, {date}"))
 
 
 TOOL = Tool(

@@ -1,9 +1,12 @@
-"""get_mp: an MP's record: party, riding, every term, and where to reach them."""
+"""get_mp: an MP's party, riding, terms and contact information."""
 
-from functions.chat.tools import Found, Language, Tool
 from functions.chat.tools.arguments import Arguments, MpSlug
+from functions.chat.tools.base import JsonObject, Language
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Record, fit, member_in_short, said, shorten
+from functions.chat.tools.records import summarize_mp
+from functions.chat.tools.results import fit
+from functions.chat.tools.text import localized, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
 MEMBERSHIPS_CHARACTERS = 4_000
 LINKS_CHARACTERS = 1_500
@@ -13,40 +16,41 @@ class GetMp(Arguments):
     slug: MpSlug
 
 
-async def get_mp(wanted: GetMp, parliament: Parliament, language: Language) -> Found:
-    """The record, the newest term first."""
-    member = await parliament.member(wanted.slug)
-    described, source = member_in_short(parliament, member, language)
-    terms = sorted(member.get("memberships") or [], key=lambda term: str(term.get("start_date") or ""), reverse=True)
+async def get_mp(arguments: GetMp, parliament: Parliament, language: Language) -> ToolResult:
+    """The MP's record, the newest term first."""
+    mp = await parliament.get_mp(arguments.slug)
+    summary, source = summarize_mp(parliament, mp, language)
+    terms = sorted(mp.get("memberships") or [], key=lambda term: str(term.get("start_date") or ""), reverse=True)
     links = [
-        {"url": shorten(link.get("url"), 500), "about": shorten(said(link.get("note"), language), 100)}
-        for link in member.get("links") or []
+        {"url": shorten(link.get("url"), 500), "about": shorten(localized(link.get("note"), language), 100)}
+        for link in mp.get("links") or []
     ]
     data = {
-        **described,
-        "memberships": fit([_membership(term, language) for term in terms], MEMBERSHIPS_CHARACTERS),
+        **summary,
+        "memberships": fit([_term(term, language) for term in terms], MEMBERSHIPS_CHARACTERS),
         "links": fit(links, LINKS_CHARACTERS)["items"],
-        "email": shorten(said(member.get("email"), language), 100),
-        "telephone": shorten(said(member.get("voice"), language), 50),
+        "email": shorten(localized(mp.get("email"), language), 100),
+        "telephone": shorten(localized(mp.get("voice"), language), 50),
     }
-    return Found(data, [source])
+    return ToolResult(data, [source])
 
 
-def _membership(term: Record, language: Language) -> Record:
+def _term(term: JsonObject, language: Language) -> JsonObject:
     riding = term.get("riding") or {}
     party = term.get("party") or {}
     return {
         "from": term.get("start_date"),
         "to": term.get("end_date"),
-        "party": said(party.get("name"), language) or said(party.get("short_name"), language),
-        "riding": said(riding.get("name"), language),
+        "party": localized(party.get("name"), language) or localized(party.get("short_name"), language),
+        "riding": localized(riding.get("name"), language),
         "province": riding.get("province"),
     }
 
 
 TOOL = Tool(
     "get_mp",
-    "An MP's record: party, riding, every term in the House, links and contact. Not what they said or how they voted.",
+    "An MP's record: party, riding, every term in the House, links and contact information. get_mp_speeches returns "
+    "speeches and get_mp_votes votes.",
     GetMp,
     get_mp,
 )

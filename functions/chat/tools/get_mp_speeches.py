@@ -1,14 +1,16 @@
-"""get_mp_speeches: what an MP said in the House and in committees, in their own words, with the transcript's page."""
+"""get_mp_speeches: an MP's speeches in the House and in committees, with the transcript's pages."""
 
 from datetime import date
 from typing import Annotated
 
 from pydantic import Field
 
-from functions.chat.tools import Found, Language, Tool
 from functions.chat.tools.arguments import Arguments, Limit, MpSlug
+from functions.chat.tools.base import Language
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import listed, speech_entry, speech_room
+from functions.chat.tools.records import describe_mp, speech_item
+from functions.chat.tools.results import list_result, speech_text_limit
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class GetMpSpeeches(Arguments):
@@ -17,22 +19,22 @@ class GetMpSpeeches(Arguments):
     limit: Limit = 5
 
 
-async def get_mp_speeches(wanted: GetMpSpeeches, parliament: Parliament, language: Language) -> Found:
-    """The newest speeches first, without the short procedural ones."""
-    described, source = await parliament.describe_mp(wanted.slug, language)
-    since = None if wanted.since is None else wanted.since.isoformat()
-    speeches, more = await parliament.many(
-        "speeches", limit=wanted.limit, politician=wanted.slug, procedural="False", time__gte=since
+async def get_mp_speeches(arguments: GetMpSpeeches, parliament: Parliament, language: Language) -> ToolResult:
+    """The newest speeches first, without procedural ones."""
+    summary, source = await describe_mp(parliament, arguments.slug, language)
+    since = None if arguments.since is None else arguments.since.isoformat()
+    speeches, more = await parliament.list_records(
+        "speeches", limit=arguments.limit, politician=arguments.slug, procedural="False", time__gte=since
     )
-    room = speech_room(len(speeches))
-    entries = [speech_entry(parliament, speech, language, room) for speech in speeches]
-    return listed({"speeches_of": described, "since": since}, [source], entries, wanted.limit, more=more)
+    text_limit = speech_text_limit(len(speeches))
+    items = [speech_item(parliament, speech, language, text_limit) for speech in speeches]
+    return list_result({"speeches_of": summary, "since": since}, [source], items, arguments.limit, more=more)
 
 
 TOOL = Tool(
     "get_mp_speeches",
-    "What an MP said lately in the House and in committees: the transcript's words and its page. Long speeches are "
-    "cut; fewer of them leave more room for each.",
+    "An MP's newest speeches in the House and in committees: the words of the transcript and its page. Long speeches "
+    "are shortened; a lower limit returns more of each.",
     GetMpSpeeches,
     get_mp_speeches,
 )

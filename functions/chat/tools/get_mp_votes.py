@@ -1,17 +1,20 @@
 """get_mp_votes: how an MP voted, and what each vote was about.
 
-A ballot knows only the address of its vote, so each is joined. The newest votes come in one list, and who sits has a
-ballot in every one of them; the others are asked for one by one.
+A ballot contains only the path of its vote, so each ballot is joined with its vote. One list of the newest votes covers
+the ballots of an MP who sits now; other votes are read one by one.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from functions.chat.tools import Found, Language, NotThere, Tool
 from functions.chat.tools.arguments import Arguments, Limit, MpSlug
+from functions.chat.tools.base import JsonObject, Language, NotFound
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Entry, Record, bill_of, listed, said, shorten, vote_source
+from functions.chat.tools.records import describe_mp, vote_source
+from functions.chat.tools.results import Item, list_result
+from functions.chat.tools.text import bill_reference, localized, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class GetMpVotes(Arguments):
@@ -23,35 +26,36 @@ class GetMpVotes(Arguments):
     limit: Limit = 8
 
 
-async def get_mp_votes(wanted: GetMpVotes, parliament: Parliament, language: Language) -> Found:
+async def get_mp_votes(arguments: GetMpVotes, parliament: Parliament, language: Language) -> ToolResult:
     """The newest votes first."""
-    described, source = await parliament.describe_mp(wanted.slug, language)
-    ballots, more = await parliament.many(
+    summary, source = await describe_mp(parliament, arguments.slug, language)
+    ballots, more = await parliament.list_records(
         "votes",
         "ballots",
-        limit=wanted.limit,
-        politician=wanted.slug,
-        dissent="True" if wanted.only_dissent else None,
+        limit=arguments.limit,
+        politician=arguments.slug,
+        dissent="True" if arguments.only_dissent else None,
     )
-    newest, _ = ([], False) if wanted.only_dissent else await parliament.many("votes", limit=wanted.limit)
-    known = {str(vote.get("url")): vote for vote in newest}
-    entries = [await _entry(ballot, known, parliament, language) for ballot in ballots]
-    about = {"votes_of": described, "only_dissent": wanted.only_dissent}
-    return listed(about, [source], entries, wanted.limit, more=more)
+    # Ballots against the party are too rare for the newest votes to cover them.
+    newest = [] if arguments.only_dissent else (await parliament.list_records("votes", limit=arguments.limit)).records
+    votes = {str(vote.get("url")): vote for vote in newest}
+    items = [await _item(ballot, votes, parliament, language) for ballot in ballots]
+    about = {"votes_of": summary, "only_dissent": arguments.only_dissent}
+    return list_result(about, [source], items, arguments.limit, more=more)
 
 
-async def _entry(ballot: Record, known: dict[str, Record], parliament: Parliament, language: Language) -> Entry:
-    address = str(ballot.get("vote_url") or "")
+async def _item(ballot: JsonObject, votes: dict[str, JsonObject], parliament: Parliament, language: Language) -> Item:
+    path = str(ballot.get("vote_url") or "")
     try:
-        vote = known.get(address) or await parliament.at(address)
-    except NotThere:
-        vote = {"url": address}
+        vote = votes.get(path) or await parliament.get_record_at(path)
+    except NotFound:
+        vote = {"url": path}
     source = vote_source(parliament, vote, language)
-    item = {
+    data = {
         "ballot": ballot.get("ballot"),
         "date": vote.get("date"),
-        "about": shorten(said(vote.get("description"), language), 400),
-        "on_bill": bill_of(vote.get("bill_url")),
+        "about": shorten(localized(vote.get("description"), language), 400),
+        "on_bill": bill_reference(vote.get("bill_url")),
         "result": vote.get("result"),
         "yea": vote.get("yea_total"),
         "nay": vote.get("nay_total"),
@@ -59,7 +63,7 @@ async def _entry(ballot: Record, known: dict[str, Record], parliament: Parliamen
         "session": vote.get("session"),
         "url": source.url,
     }
-    return item, source
+    return Item(data, source)
 
 
 TOOL = Tool(

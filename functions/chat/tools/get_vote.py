@@ -1,15 +1,18 @@
-"""get_vote: one recorded vote: totals, how each party voted, and who voted otherwise than their party."""
+"""get_vote: one recorded vote: totals, how each party voted, and the MPs who voted against their party."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from functions.chat.tools import Found, Language, Source, Tool
 from functions.chat.tools.arguments import Arguments, Session
+from functions.chat.tools.base import JsonObject, Language, Source
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Record, bill_of, fit, member_source, said, shorten, slug_of, vote_source
+from functions.chat.tools.records import mp_source, vote_source
+from functions.chat.tools.results import fit
+from functions.chat.tools.text import bill_reference, localized, shorten, slug_of
+from functions.chat.tools.tool import Tool, ToolResult
 
-DISSENTERS = 60
+MAX_DISSENTERS = 60
 DISSENTERS_CHARACTERS = 3_000
 PARTIES_CHARACTERS = 2_000
 
@@ -19,17 +22,17 @@ class GetVote(Arguments):
     session: Session | None = None
 
 
-async def get_vote(wanted: GetVote, parliament: Parliament, language: Language) -> Found:
-    """The vote. Dissent is openparliament.ca's estimate: a ballot against most of one's party."""
-    vote = await parliament.vote(wanted.session, wanted.number)
+async def get_vote(arguments: GetVote, parliament: Parliament, language: Language) -> ToolResult:
+    """The vote. Dissent is openparliament.ca's estimate: a ballot against most of the MP's party."""
+    vote = await parliament.get_vote(arguments.session, arguments.number)
     source = vote_source(parliament, vote, language)
-    dissenters, pages = await _dissenters(vote, parliament)
+    dissenters, dissenter_sources = await _dissenters(vote, parliament)
     data = {
         "vote": vote.get("number"),
         "session": vote.get("session"),
         "date": vote.get("date"),
-        "about": shorten(said(vote.get("description"), language), 1_000),
-        "on_bill": bill_of(vote.get("bill_url")),
+        "about": shorten(localized(vote.get("description"), language), 1_000),
+        "on_bill": bill_reference(vote.get("bill_url")),
         "result": vote.get("result"),
         "yea": vote.get("yea_total"),
         "nay": vote.get("nay_total"),
@@ -38,43 +41,44 @@ async def get_vote(wanted: GetVote, parliament: Parliament, language: Language) 
         "dissenting_mps": dissenters,
         "url": source.url,
     }
-    return Found(data, [source, *pages])
+    return ToolResult(data, [source, *dissenter_sources])
 
 
-def _party(party_vote: Record, language: Language) -> Record:
+def _party(party_vote: JsonObject, language: Language) -> JsonObject:
     party = party_vote.get("party") or {}
     return {
-        "party": said(party.get("short_name"), language) or said(party.get("name"), language),
+        "party": localized(party.get("short_name"), language) or localized(party.get("name"), language),
         "vote": party_vote.get("vote"),
-        "disagreement": _share(party_vote.get("disagreement")),
+        "disagreement": _rounded(party_vote.get("disagreement")),
     }
 
 
-def _share(disagreement: Any) -> float | None:
-    """The part of the party that voted otherwise, 0 to 1."""
+def _rounded(disagreement: Any) -> float | None:
+    """The share of the party that voted against the majority, from 0 to 1."""
     return round(disagreement, 3) if isinstance(disagreement, int | float) else None
 
 
-async def _dissenters(vote: Record, parliament: Parliament) -> tuple[Record, list[Source]]:
-    ballots, more = await parliament.many(
-        "votes", "ballots", limit=DISSENTERS, vote=str(vote.get("url")), dissent="True"
+async def _dissenters(vote: JsonObject, parliament: Parliament) -> tuple[JsonObject, list[Source]]:
+    ballots, more = await parliament.list_records(
+        "votes", "ballots", limit=MAX_DISSENTERS, vote=str(vote.get("url")), dissent="True"
     )
-    # The list of who sits is most likely in the cache; who sits no more is known by the slug.
-    members = {member.get("url"): member for member in await parliament.members()} if ballots else {}
-    voters = [members.get(ballot.get("politician_url"), {"url": ballot.get("politician_url")}) for ballot in ballots]
-    mps = [
+    # The list of sitting MPs is usually cached. Former MPs are not in it and are named by their slugs.
+    mps_by_url = {mp.get("url"): mp for mp in await parliament.sitting_mps()} if ballots else {}
+    voters = [mps_by_url.get(ballot.get("politician_url"), {"url": ballot.get("politician_url")}) for ballot in ballots]
+    dissenters = [
         {"mp": slug_of(voter.get("url")), "name": voter.get("name"), "ballot": ballot.get("ballot")}
         for voter, ballot in zip(voters, ballots, strict=True)
     ]
-    fitted = fit(mps, DISSENTERS_CHARACTERS)
-    pages = [member_source(parliament, voter) for voter in voters[: len(fitted["items"])]]
-    return {**fitted, **({"more": True} if more else {})}, pages
+    fitted = fit(dissenters, DISSENTERS_CHARACTERS)
+    sources = [mp_source(parliament, voter) for voter in voters[: len(fitted["items"])]]
+    return {**fitted, **({"more": True} if more else {})}, sources
 
 
 TOOL = Tool(
     "get_vote",
     "One recorded vote of the House by its number: what it was about, date, totals, result, how each party voted "
-    "(disagreement is the share that voted otherwise), and which MPs went against most of their party.",
+    "(disagreement is the share that voted against the party's majority), and which MPs voted against most of their "
+    "party.",
     GetVote,
     get_vote,
 )

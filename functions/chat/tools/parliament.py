@@ -1,7 +1,7 @@
-"""Parliament's public record at openparliament.ca, and MPs by postal code at Represent.
+"""API client for Parliament's public record at openparliament.ca, and for MPs by postal code at Represent.
 
-The only place that knows their addresses and the shapes of their answers. Every part of a path is escaped, however
-well it was checked before; every link that is given out leads to openparliament.ca's own pages.
+The only module that knows these APIs' URLs and response formats. It escapes every segment of a path, even a validated
+one, and every link that it returns leads to openparliament.ca's own pages.
 
 Sources: https://openparliament.ca/api/ and https://represent.opennorth.ca/api/.
 """
@@ -9,30 +9,54 @@ Sources: https://openparliament.ca/api/ and https://represent.opennorth.ca/api/.
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import orjson
 
-from functions.chat.tools import Language, NotThere, Source, ToolError
-from functions.chat.tools.shape import bill_in_short, member_in_short
+from functions.chat.tools.base import JsonObject, NotFound, ToolError
 from functions.chat.tools.upstream import Upstream
 
 OPENPARLIAMENT = "openparliament.ca"
 REPRESENT = "Represent"
 
-PAGE = 500  # the most that openparliament.ca gives at once
-PAGES = 6  # of a list that is searched as a whole; the longest, the bills of a session, has two or three
+PAGE_SIZE = 500  # the maximum of openparliament.ca
+MAX_PAGES = 6  # of one list; the longest list, a session's bills, has two or three
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 SESSION = re.compile(r"[0-9]{2}-[0-9]")
 BILL = re.compile(r"[CS]-[0-9]{1,4}[A-Z]?")
 
-Record = dict[str, Any]
+
+class Records(NamedTuple):
+    """Records of a list, and whether the list has more."""
+
+    records: list[JsonObject]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Representative:
+    """An MP as Represent names them."""
+
+    name: str | None
+    riding: str | None
+    party: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A speech in the search feed. `title` and `excerpt` are HTML; `date` is ISO 8601, or None where unreadable."""
+
+    title: str
+    url: str
+    excerpt: str
+    date: str | None
 
 
 class Parliament:
-    """The public record. Share one: calls stand in one line, and what was read is kept for a while."""
+    """The public record. Share one instance: it serializes the requests to a host and caches their responses."""
 
     def __init__(self, api_url: str, represent_url: str, contact: str) -> None:
         self._api = api_url.rstrip("/")
@@ -41,169 +65,162 @@ class Parliament:
         self.upstream = Upstream(contact)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the HTTP connections."""
         await self.upstream.close()
 
-    def page(self, address: str | None) -> str:
-        """The public page of an object, from its address in the API or in the feed. Never leads elsewhere."""
-        parts = urlsplit(address or "/")
+    def public_url(self, url: str | None) -> str:
+        """The public page of a record, given its path in the API or its URL in the feed. Always on the site itself."""
+        parts = urlsplit(url or "/")
         path = f"/{parts.path.lstrip('/')}"
         return f"{self.site}{path}" + (f"#{parts.fragment}" if parts.fragment else "")
 
-    async def one(self, *path: str) -> Record:
-        """One object. Raises NotThere."""
-        return await self.upstream.read(OPENPARLIAMENT, f"{self._api}{_path(path)}", _record)
+    async def get_record(self, *path: str) -> JsonObject:
+        """The record at a path, given as segments. Raises NotFound."""
+        return await self.upstream.get(OPENPARLIAMENT, f"{self._api}{_path(path)}", _parse_object)
 
-    async def many(
-        self, *path: str, limit: int | None = None, **filters: str | int | None
-    ) -> tuple[list[Record], bool]:
-        """The first objects of a list, all (but at most PAGES pages) without a limit, and whether there are more.
+    async def get_record_at(self, path: str) -> JsonObject:
+        """The record at a path that the API returned. Raises NotFound."""
+        return await self.get_record(*filter(None, path.split("/")))
 
-        openparliament.ca ignores filters that it does not know.
+    async def list_records(self, *path: str, limit: int | None = None, **filters: str | int | None) -> Records:
+        """The first `limit` records of a list, or up to MAX_PAGES pages of it.
+
+        Filters of None are left out. openparliament.ca ignores unknown filters.
         """
         params: Mapping[str, str | int] | None = {
             **{name: value for name, value in filters.items() if value is not None},
-            "limit": min(limit or PAGE, PAGE),
+            "limit": min(limit or PAGE_SIZE, PAGE_SIZE),
         }
         url = f"{self._api}{_path(path)}"
-        objects: list[Record] = []
-        for _ in range(PAGES):
-            answer = await self.upstream.read(OPENPARLIAMENT, url, _page, params)
-            objects += answer["objects"]
-            next_url = answer["pagination"].get("next_url")
-            if limit is not None and len(objects) >= limit:
-                return objects[:limit], bool(next_url) or len(objects) > limit
-            if not next_url:
-                return objects, False
-            # It is relative and has all parameters.
-            url, params = f"{self._api}/{str(next_url).lstrip('/')}", None
-        return objects, True
-
-    async def at(self, address: str) -> Record:
-        """The object at an address that the API gave. Raises NotThere."""
-        return await self.one(*filter(None, address.split("/")))
+        records: list[JsonObject] = []
+        for _ in range(MAX_PAGES):
+            page = await self.upstream.get(OPENPARLIAMENT, url, _parse_page, params)
+            records += page.records
+            if limit is not None and len(records) >= limit:
+                return Records(records[:limit], bool(page.next_url) or len(records) > limit)
+            if not page.next_url:
+                return Records(records, more=False)
+            # The next URL is relative and includes all parameters.
+            url, params = f"{self._api}/{page.next_url.lstrip('/')}", None
+        return Records(records, more=True)
 
     async def current_session(self) -> str:
-        """The session of Parliament that sits, or sat last: that of the newest vote."""
-        votes, _ = await self.many("votes", limit=1)
+        """The session of the newest vote: the one that sits now, or that sat last."""
+        votes = (await self.list_records("votes", limit=1)).records
         if not votes:
-            raise ToolError(f"{OPENPARLIAMENT} does not say which session it is; give the session, for example 45-1.")
+            raise ToolError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
         return str(votes[0]["session"])
 
-    async def members(self) -> list[Record]:
+    async def sitting_mps(self) -> list[JsonObject]:
         """All MPs who sit now, by family name."""
-        objects, _ = await self.many("politicians")
-        return objects
+        return (await self.list_records("politicians")).records
 
-    async def member(self, slug: str) -> Record:
-        """An MP, present or former. Raises NotThere."""
+    async def get_mp(self, slug: str) -> JsonObject:
+        """An MP, present or former. Raises NotFound."""
         if not SLUG.fullmatch(slug):
-            raise NotThere("That is not the slug of an MP; find_mps finds slugs by name.")
+            raise NotFound("That is not an MP's slug; find_mps finds slugs by name.")
         try:
-            return await self.one("politicians", slug)
-        except NotThere:
-            raise NotThere(f"No MP has the slug {slug}; find_mps finds slugs by name.") from None
+            return await self.get_record("politicians", slug)
+        except NotFound:
+            raise NotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.") from None
 
-    async def bill(self, session: str | None, number: str) -> Record:
-        """A bill, of the current session where none is given. Raises NotThere, which says where there is one."""
+    async def get_bill(self, session: str | None, number: str) -> JsonObject:
+        """A bill of the session, or of the current one.
+
+        Raises NotFound; its message lists the other sessions that have a bill of this number.
+        """
         if not BILL.fullmatch(number) or (session is not None and not SESSION.fullmatch(session)):
-            raise NotThere("That is not the number of a bill in a session; find_bills finds bills by words.")
+            raise NotFound("That is not a bill's number and session; find_bills finds bills by words.")
         session = session or await self.current_session()
         try:
-            return await self.one("bills", session, number)
-        except NotThere:
-            # Numbers start anew in every session: which one is meant is not ours to guess.
-            others, _ = await self.many("bills", limit=20, number=number)
+            return await self.get_record("bills", session, number)
+        except NotFound:
+            # Numbers start again in every session, so the caller has to choose one.
+            others = (await self.list_records("bills", limit=20, number=number)).records
             sessions = ", ".join(sorted({str(other["session"]) for other in others}, reverse=True))
-            hint = f"there is one in {sessions}: give the session" if sessions else "find_bills finds bills by words"
-            raise NotThere(f"There is no bill {number} in session {session}; {hint}.") from None
+            hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
+            raise NotFound(f"There is no bill {number} in session {session}; {hint}.") from None
 
-    async def vote(self, session: str | None, number: int) -> Record:
-        """A vote, of the current session where none is given. Raises NotThere."""
+    async def get_vote(self, session: str | None, number: int) -> JsonObject:
+        """A vote of the session, or of the current one. Raises NotFound."""
         session = session or await self.current_session()
         try:
-            return await self.one("votes", session, str(number))
-        except NotThere:
-            raise NotThere(
-                f"There is no vote {number} in session {session}; get_bill_votes and get_mp_votes give numbers."
+            return await self.get_record("votes", session, str(number))
+        except NotFound:
+            raise NotFound(
+                f"There is no vote {number} in session {session}; get_bill_votes and get_mp_votes return numbers."
             ) from None
 
-    async def committee(self, slug: str) -> Record:
-        """A committee. Raises NotThere."""
+    async def get_committee(self, slug: str) -> JsonObject:
+        """A committee. Raises NotFound."""
         try:
-            return await self.one("committees", slug)
-        except NotThere:
-            raise NotThere(f"No committee has the slug {slug}; find_committees finds slugs by words.") from None
+            return await self.get_record("committees", slug)
+        except NotFound:
+            raise NotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.") from None
 
-    async def representatives(self, postal_code: str) -> list[Record]:
-        """The MPs of a postal code as Represent names them, none for an unknown code. `postal_code`: K1A0A6."""
+    async def representatives(self, postal_code: str) -> list[Representative]:
+        """The MPs of the ridings of a postal code such as K1A0A6. Empty for an unknown code."""
         url = f"{self._represent}{_path(('postcodes', postal_code))}"
         try:
-            answer = await self.upstream.read(REPRESENT, url, _record)
-        except NotThere:
+            answer = await self.upstream.get(REPRESENT, url, _parse_object)
+        except NotFound:
             return []
-        found: dict[str, Record] = {}
+        by_riding: dict[str, Representative] = {}
         for group in ("representatives_centroid", "representatives_concordance"):
             for person in answer.get(group) or []:
                 if person.get("elected_office") == "MP":
-                    found.setdefault(str(person.get("district_name")), person)
-        return list(found.values())
+                    riding = person.get("district_name")
+                    mp = Representative(person.get("name"), riding, person.get("party_name"))
+                    by_riding.setdefault(str(riding), mp)
+        return list(by_riding.values())
 
-    async def search(self, words: str) -> list[Record]:
-        """What was said with these words, the newest first: title, link, description as HTML, date."""
-        return await self.upstream.read(
-            OPENPARLIAMENT, f"{self.site}/search/feed/", _feed, {"q": words}, accept="application/rss+xml"
+    async def search_speeches(self, words: str) -> list[SearchHit]:
+        """The newest speeches that contain the words, in the House and in committees."""
+        return await self.upstream.get(
+            OPENPARLIAMENT, f"{self.site}/search/feed/", _parse_feed, {"q": words}, accept="application/rss+xml"
         )
 
-    async def describe_mp(self, slug: str, language: Language) -> tuple[Record, Source]:
-        """An MP in a few words, for a conversation about their page. Raises NotThere, ToolError."""
-        return member_in_short(self, await self.member(slug), language)
 
-    async def describe_bill(self, session: str | None, number: str, language: Language) -> tuple[Record, Source]:
-        """A bill in a few words, for a conversation about its page. Raises NotThere, ToolError."""
-        return bill_in_short(self, await self.bill(session, number), language)
+def _path(segments: tuple[str, ...]) -> str:
+    assert not {"", ".", ".."} & set(segments), "an empty or relative segment would change the path"
+    return f"/{'/'.join(quote(segment, safe='') for segment in segments)}/"
 
 
-def _path(parts: tuple[str, ...]) -> str:
-    assert not {"", ".", ".."} & set(parts), "a path without surprises"
-    return f"/{'/'.join(quote(part, safe='') for part in parts)}/"
-
-
-def _record(body: bytes) -> Record:
+def _parse_object(body: bytes) -> JsonObject:
     answer = orjson.loads(body)
     if not isinstance(answer, dict):
         raise ValueError("not an object")
     return answer
 
 
-def _page(body: bytes) -> Record:
-    answer = _record(body)
-    objects, pagination = answer.get("objects"), answer.get("pagination")
-    if not (isinstance(objects, list) and isinstance(pagination, dict) and all(isinstance(o, dict) for o in objects)):
+class _Page(NamedTuple):
+    records: list[JsonObject]
+    next_url: str | None
+
+
+def _parse_page(body: bytes) -> _Page:
+    answer = _parse_object(body)
+    records, pagination = answer.get("objects"), answer.get("pagination")
+    if not (isinstance(records, list) and isinstance(pagination, dict) and all(isinstance(r, dict) for r in records)):
         raise ValueError("not a page of objects")
-    return answer
+    next_url = pagination.get("next_url")
+    return _Page(records, str(next_url) if next_url else None)
 
 
-def _feed(body: bytes) -> list[Record]:
-    # Only this needs them.
+def _parse_feed(body: bytes) -> list[SearchHit]:
+    # Imported here because only the search needs them.
     from email.utils import parsedate_to_datetime
     from xml.etree import ElementTree
 
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314 -- expat bounds what entities expand to, and loads no others
+        root = ElementTree.fromstring(body)  # noqa: S314 -- expat limits entity expansion and loads no external entity
     except ElementTree.ParseError as error:
         raise ValueError("not XML") from error
-    speeches = []
+    hits = []
     for item in root.iter("item"):
         date = None
         with suppress(TypeError, ValueError):
             date = parsedate_to_datetime(item.findtext("pubDate") or "").date().isoformat()
-        speeches.append(
-            {
-                "title": item.findtext("title") or "",
-                "link": item.findtext("link") or "",
-                "description": item.findtext("description") or "",
-                "date": date,
-            }
-        )
-    return speeches
+        title, link, description = (item.findtext(tag) or "" for tag in ("title", "link", "description"))
+        hits.append(SearchHit(title, link, description, date))
+    return hits

@@ -1,46 +1,48 @@
-"""search_debates: what anybody said about something, in the House and in committees.
+"""search_debates: speeches that contain certain words, in the House and in committees.
 
-The API does not search texts, but the site gives its search as an RSS feed: the newest fifteen or so, in English.
+The API cannot search texts, but the site's search has an RSS feed: about the newest fifteen speeches, in English.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from functions.chat.tools import Found, Language, Source, Tool
 from functions.chat.tools.arguments import Arguments, Limit, Words
-from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.shape import Entry, Record, listed, plain, shorten, speech_room
+from functions.chat.tools.base import Language, Source
+from functions.chat.tools.parliament import Parliament, SearchHit
+from functions.chat.tools.results import Item, list_result, speech_text_limit
+from functions.chat.tools.text import html_to_text, shorten
+from functions.chat.tools.tool import Tool, ToolResult
 
 
 class SearchDebates(Arguments):
-    words: Annotated[Words, Field(description='What to look for; "several words" in quotes are looked for as such.')]
+    words: Annotated[Words, Field(description='The words to search for; quotes search for an "exact phrase".')]
     limit: Limit = 8
 
 
-async def search_debates(wanted: SearchDebates, parliament: Parliament, language: Language) -> Found:
-    """The newest first."""
-    speeches = await parliament.search(wanted.words)
-    room = speech_room(min(len(speeches), wanted.limit))
-    entries = [_entry(speech, parliament, room) for speech in speeches]
-    return listed({"speeches_with": wanted.words, "excerpts_in": "en"}, [], entries, wanted.limit)
+async def search_debates(arguments: SearchDebates, parliament: Parliament, language: Language) -> ToolResult:
+    """The newest speeches first."""
+    hits = await parliament.search_speeches(arguments.words)
+    text_limit = speech_text_limit(min(len(hits), arguments.limit))
+    items = [_item(hit, parliament, text_limit) for hit in hits]
+    return list_result({"speeches_with": arguments.words, "excerpts_in": "en"}, [], items, arguments.limit)
 
 
-def _entry(speech: Record, parliament: Parliament, room: int) -> Entry:
-    url = parliament.page(speech["link"])
-    title = shorten(plain(speech["title"]), 160) or "openparliament.ca"
-    item = {
-        "date": speech["date"],
+def _item(hit: SearchHit, parliament: Parliament, text_limit: int) -> Item:
+    url = parliament.public_url(hit.url)
+    title = shorten(html_to_text(hit.title), 160) or "openparliament.ca"
+    data = {
+        "date": hit.date,
         "heading_and_speaker": title,
-        "excerpt": shorten(plain(speech["description"]), room),
+        "excerpt": shorten(html_to_text(hit.excerpt), text_limit),
         "url": url,
     }
-    return item, Source(url, title)
+    return Item(data, Source(url, title))
 
 
 TOOL = Tool(
     "search_debates",
-    "Search everything said in the House and in committees for words, newest first: heading and speaker, an excerpt "
+    "Search all speeches in the House and in committees for words, newest first: heading and speaker, an excerpt, "
     "and the transcript's page.",
     SearchDebates,
     search_debates,

@@ -1,0 +1,41 @@
+"""Types shared by the tools and by their callers. Imports no other module of this package."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Language = Literal["en", "fr"]
+JsonObject = dict[str, Any]
+
+
+class ToolError(Exception):
+    """A call failed. The message is one sentence for the model and the client, without internal details."""
+
+
+class NotFound(ToolError):
+    """The requested object does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A public page that a result is based on. `title` is in the requested language."""
+
+    url: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A tool as providers receive it. `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of a call: either `output` or `error`, one sentence. Failed calls have no sources."""
+
+    output: JsonObject | None
+    error: str | None
+    sources: list[Source]

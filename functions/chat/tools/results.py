@@ -1,0 +1,66 @@
+"""Builds results that are small enough for the model.
+
+A result counts the items that it leaves out. Otherwise the model would take a shortened list for a complete one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import orjson
+
+from functions.chat import limits
+from functions.chat.tools.base import JsonObject, Source
+from functions.chat.tools.tool import ToolResult
+
+# Reserved for the keys and punctuation around the items of a list.
+LIST_OVERHEAD_CHARACTERS = 80
+
+
+class Item(NamedTuple):
+    """An item of a list, with its public page."""
+
+    data: JsonObject
+    source: Source
+
+
+class Fitted(TypedDict):
+    """The first items of a list, and the number of items left out."""
+
+    items: list[Any]
+    left_out: int
+
+
+def json_length(data: Any) -> int:
+    """The length of the data's JSON in characters."""
+    return len(orjson.dumps(data).decode())
+
+
+def fit(items: Sequence[Any], limit_characters: int) -> Fitted:
+    """The first items whose JSON fits into `limit_characters`."""
+    fitted: list[Any] = []
+    remaining = limit_characters
+    for item in items:
+        remaining -= json_length(item) + 1
+        if remaining < 0:
+            break
+        fitted.append(item)
+    return {"items": fitted, "left_out": len(items) - len(fitted)}
+
+
+def list_result(
+    about: JsonObject, sources: Sequence[Source], items: Sequence[Item], limit: int, *, more: bool = False
+) -> ToolResult:
+    """The subject of a list, then its first items that fit, with `sources` and the pages of these items.
+
+    `more` says that the API has further items, an unknown number of them.
+    """
+    selected = items[:limit]
+    available = limits.TOOL_RESULT_CHARACTERS - json_length(about) - LIST_OVERHEAD_CHARACTERS
+    fitted = fit([item.data for item in selected], available)["items"]
+    data = {**about, "items": fitted, "left_out": len(items) - len(fitted), **({"more": True} if more else {})}
+    return ToolResult(data, [*sources, *(item.source for item in selected[: len(fitted)])])
+
+
+def speech_text_limit(speeches: int) -> int:
+    """The maximum length of each speech's text in characters: the texts share two thirds of the result."""
+    return limits.TOOL_RESULT_CHARACTERS * 2 // (3 * max(speeches, 1))

@@ -1,0 +1,67 @@
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+
+from functions.chat.tools import Tools
+from functions.chat.tools.parliament import Parliament
+from infra.local.parliament import create_app
+from tests.functions.tools.kit import CONTACT, Runner, ScriptedServer
+from tests.servers import serve
+
+
+@pytest.fixture(scope="package")
+def origin() -> Iterator[str]:
+    """The URL of the stand-in."""
+    with serve(create_app(delay=0.005)) as url:
+        yield url
+
+
+@pytest.fixture(scope="package")
+async def http(origin: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=origin) as client:
+        yield client
+
+
+@pytest.fixture
+async def runner(origin: str, http: httpx.AsyncClient) -> AsyncIterator[Runner]:
+    """Tools with an empty cache. Fails after the test if a tool raised an unexpected exception."""
+    failures: list[tuple[str, BaseException]] = []
+    parliament = Parliament(origin, origin, CONTACT)
+    tools = Tools(parliament, lambda name, error: failures.append((name, error)))
+    await http.delete("/_requests")
+    yield Runner(origin, tools, parliament, http)
+    await http.delete("/_fail")
+    await tools.close()
+    assert failures == []
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.http.shutdown()
+    thread.join()
+    server.http.server_close()
+
+
+@pytest.fixture
+async def parliament(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parliament]:
+    """A client of the scripted server that retries without a pause."""
+    monkeypatch.setattr("functions.chat.tools.upstream.RETRY_PAUSE_S", 0.01)
+    parliament = Parliament(f"{server.url}/", server.url, CONTACT)
+    yield parliament
+    await parliament.close()
+
+
+@pytest.fixture
+def tools(parliament: Parliament) -> Tools:
+    """Tools against the scripted server. An unexpected exception fails the test."""
+
+    def fail(name: str, error: BaseException) -> None:
+        raise error
+
+    return Tools(parliament, fail)

@@ -1,0 +1,143 @@
+"""find_mps, find_bills, find_committees and search_debates: which records match, and in which order."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from functions.chat.tools import Language, Source
+from tests.functions.tools.kit import LANGUAGES, Runner, values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "slugs"),
+    [
+        ({"name": "quillwater"}, ["fern-quillwater", "percival-quillwater"]),
+        ({"name": "Quillwater Fern"}, ["fern-quillwater"]),
+        ({"name": "THEODULE VERTE"}, ["theodule-vertegrange"]),
+        ({"name": "théodule"}, ["theodule-vertegrange"]),
+        ({"name": "o'fennimore"}, ["josephine-ofennimore"]),
+        ({"name": "OFennimore"}, ["josephine-ofennimore"]),
+        ({"riding": "riviere aux exemples"}, ["theodule-vertegrange"]),
+        ({"riding": "Chimere Rive-Sud"}, ["marguerite-deschimeres"]),
+        ({"riding": "upper exemplar"}, ["percival-quillwater"]),
+        ({"party": "juniper", "province": "SK"}, ["beatrix-ironlark", "magnus-wintergale"]),
+        ({"party": "Fleuve Québécois", "riding": "saint"}, ["apolline-rocheverte"]),
+        ({"name": "unknown name"}, []),
+        ({"name": "quillwater", "province": "QC"}, []),
+    ],
+)
+async def test_find_mps_ignores_accents_and_requires_every_criterion(
+    runner: Runner, arguments: dict[str, Any], slugs: list[str]
+) -> None:
+    found = await runner.output("find_mps", **arguments)
+    assert values(found) == slugs
+    assert (found["mps_with"], found["left_out"]) == (arguments, 0)
+
+
+async def test_unknown_party_is_an_error_that_lists_parties(runner: Runner) -> None:
+    error = await runner.error("find_mps", party="Whig")
+    assert error == (
+        "No party in the House has that name; the parties are Cordwood, Fleuve, Heron, Independent, Juniper, Lantern."
+    )
+
+
+@pytest.mark.parametrize(
+    ("postal_code", "slugs"),
+    [
+        ("K1A 0A6", ["fern-quillwater"]),
+        ("k1a0a6", ["fern-quillwater"]),
+        ("K1A-0A6", ["fern-quillwater"]),
+        ("H2X 1Y4", ["theodule-vertegrange"]),  # Represent omits the concordance
+        ("T5J 0N3", ["solveig-frostwren"]),  # … or the centroid
+        ("V6B 1A1", ["maribel-thistledown", "hester-pinebarrow"]),  # in two ridings
+        ("R3C 0V8", []),  # a vacant seat
+        ("X9X 9X9", []),  # unknown
+    ],
+)
+async def test_postal_code_finds_only_federal_mps(runner: Runner, postal_code: str, slugs: list[str]) -> None:
+    assert values(await runner.output("find_mps", postal_code=postal_code)) == slugs
+
+
+async def test_postal_code_combines_with_other_criteria(runner: Runner) -> None:
+    assert values(await runner.output("find_mps", postal_code="V6B 1A1", party="Juniper")) == ["hester-pinebarrow"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "bills"),
+    [
+        ({"words": "ferry routes"}, ["C-5"]),
+        ({"words": "TRAVERSIER reouverture"}, ["C-5"]),  # the French title, without accents
+        ({"words": "unnamed lakes and something else"}, []),
+        ({"words": "grain elevators"}, []),  # in another session
+        ({"words": "grain elevators", "session": "44-1"}, ["C-5"]),
+        ({"number": "c-5"}, ["C-5", "C-5"]),
+        ({"law": True}, ["C-2"]),
+        ({"private_member": True}, ["C-201"]),
+        ({"private_member": False, "words": "mitten"}, []),
+        ({"sponsor": "rosalind-copperdale"}, ["C-201"]),
+        ({"sponsor": "sixtus-plumbrook"}, []),
+    ],
+)
+async def test_find_bills_searches_both_languages_and_requires_every_criterion(
+    runner: Runner, arguments: dict[str, Any], bills: list[str]
+) -> None:
+    found = await runner.output("find_bills", **arguments)
+    assert values(found, "bill") == bills
+    assert found["left_out"] == 0
+
+
+async def test_find_bills_returns_its_criteria_and_session(runner: Runner) -> None:
+    assert (await runner.output("find_bills", words="nothing"))["bills_with"] == {"words": "nothing", "session": "45-1"}
+    assert (await runner.output("find_bills", number="C-5"))["bills_with"] == {"number": "C-5"}
+    sponsored = await runner.output("find_bills", sponsor="fern-quillwater")
+    assert sponsored["bills_with"]["sponsor"]["name"] == "Fern Quillwater"
+
+
+async def test_limit_applies_after_filtering(runner: Runner) -> None:
+    everything = [bill["number"] for bill in (await runner.record("/bills/?session=45-1&limit=500"))["objects"]]
+    assert everything.index("S-3") == len(everything) - 1
+    assert values(await runner.output("find_bills", words="bird signs", limit=1), "bill") == ["S-3"]
+    members = [member["name"] for member in (await runner.record("/politicians/?limit=500"))["objects"]]
+    assert members.index("Magnus Wintergale") > 30
+    assert values(await runner.output("find_mps", name="wintergale", limit=1)) == ["magnus-wintergale"]
+    assert values(await runner.output("find_committees", words="heritage", limit=1), "committee") == ["stories"]
+
+
+async def test_items_beyond_the_limit_are_counted(runner: Runner) -> None:
+    found = await runner.output("find_mps", party="Heron", limit=3)
+    sitting = (await runner.record("/politicians/?limit=500"))["objects"]
+    party = [member for member in sitting if member["current_party"]["short_name"]["en"] == "Heron"]
+    assert (len(found["items"]), found["left_out"]) == (3, len(party) - 3)
+
+
+async def test_search_returns_matching_speeches_newest_first(runner: Runner) -> None:
+    found = await runner.output("search_debates", words="lighthouse storytelling", limit=3)
+    assert (found["speeches_with"], len(found["items"])) == ("lighthouse storytelling", 3)
+    assert all("lighthouse" in item["excerpt"].lower() for item in found["items"])
+    assert [item["date"] for item in found["items"]] == sorted([item["date"] for item in found["items"]], reverse=True)
+    assert all(re.fullmatch(r"2026-\d\d-\d\d", item["date"]) for item in found["items"])
+    assert found["left_out"] > 0
+    assert (await runner.output("search_debates", words="xylophone"))["items"] == []
+
+
+async def test_search_escapes_the_words(runner: Runner) -> None:
+    words = 'a&limit=1#"é/../?q=x'
+    assert (await runner.output("search_debates", words=words))["items"] == []
+    (entry,) = await runner.requests()
+    assert entry["path"] == "/search/feed/"
+    assert httpx.QueryParams(entry["query"]).multi_items() == [("q", words)]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_committees_are_found_with_their_meetings(runner: Runner, language: Language) -> None:
+    found = await runner.output("find_committees", language, words="recensement")
+    birds = {"en": "Birds and Census", "fr": "Oiseaux et recensement"}[language]
+    assert (values(found, "committee"), values(found, "name")) == (["birds"], [birds])
+    outcome = await runner.tools.run("get_committee", {"slug": "birds", "limit": 2}, language)
+    assert outcome.output is not None
+    meetings = [(meeting["meeting"], meeting["date"]) for meeting in outcome.output["items"]]
+    assert meetings == [(5, "2026-08-06"), (4, "2026-07-02")]
+    word = {"en": "meeting", "fr": "réunion"}[language]
+    assert outcome.sources[1] == Source(runner.url("/committees/birds/45-1/5/"), f"{birds}, {word} 5, 2026-08-06")

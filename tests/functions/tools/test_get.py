@@ -1,0 +1,205 @@
+"""The tools that return one record or the records that belong to it, in both languages."""
+
+import json
+import re
+
+import pytest
+
+from functions.chat import limits
+from functions.chat.tools import Language, Source
+from functions.chat.tools.records import describe_bill, describe_mp, speech_item
+from functions.chat.tools.results import speech_text_limit
+from functions.chat.tools.text import html_to_text
+from tests.functions.tools.kit import CALLS, LANGUAGES, Runner
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", CALLS)
+async def test_every_result_fits_and_has_reachable_sources(runner: Runner, name: str, language: Language) -> None:
+    outcome = await runner.tools.run(name, CALLS[name], language)
+    assert outcome.error is None
+    text = json.dumps(outcome.output, ensure_ascii=False, separators=(",", ":"))
+    assert 200 < len(text) <= limits.TOOL_RESULT_CHARACTERS
+    assert re.search(r"</?\w+[^>]*>|&\w+;", text) is None
+    pages = [source.url for source in outcome.sources]
+    assert 1 <= len(pages) == len({*pages}) <= limits.TOOL_SOURCES
+    assert all(url.startswith(f"{runner.origin}/") and url in text for url in pages if name != "get_vote")
+    assert all(source.title and len(source.title) <= 160 for source in outcome.sources)
+    for url in pages:
+        assert (await runner.http.get(url)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["get_bill", "get_bill_debate", "get_bill_votes", "get_committee", "get_mp_speeches", "get_mp_votes"]
+)
+async def test_output_and_titles_are_in_the_requested_language(runner: Runner, name: str) -> None:
+    english, french = [await runner.tools.run(name, CALLS[name], language) for language in LANGUAGES]
+    assert [source.url for source in english.sources] == [source.url for source in french.sources]
+    assert english.output != french.output
+    assert [source.title for source in english.sources] != [source.title for source in french.sources]
+
+
+async def test_get_mp_returns_all_terms_newest_first(runner: Runner) -> None:
+    crossed = await runner.output("get_mp", slug="sixtus-plumbrook")
+    assert (crossed["name"], crossed["party"], crossed["sits_now"]) == ("Sixtus Plumbrook", "Independent", True)
+    terms = [(term["from"], term["to"], term["party"]) for term in crossed["memberships"]["items"]]
+    assert terms == [("2026-05-20", None, "Independent"), ("2026-01-12", "2026-05-20", "Juniper Alliance")]
+    left = await runner.output("get_mp", slug="ottoline-greyfeather")
+    assert (left["party"], left["riding"], left["sits_now"]) == ("Heron", "Upper Exemplar", False)
+    assert left["url"] == runner.url("/politicians/ottoline-greyfeather/")
+    assert left["links"] == [{"url": "https://ottoline-greyfeather.example/", "about": "Official site"}]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("only_dissent", [False, True])
+async def test_each_ballot_is_joined_with_its_vote(runner: Runner, language: Language, only_dissent: bool) -> None:
+    arguments = {"slug": "fern-quillwater", "only_dissent": only_dissent, "limit": 6}
+    found = await runner.output("get_mp_votes", language, **arguments)
+    # One list of votes covers all ballots, unless they are filtered.
+    joins = 2 if only_dissent else 1
+    assert [entry["path"].split("/")[1] for entry in await runner.requests()] == [
+        "politicians",
+        "votes",
+        *["votes"] * joins,
+    ]
+    assert found["votes_of"]["name"] == "Fern Quillwater"
+    dissent = "&dissent=True" if only_dissent else ""
+    ballots = (await runner.record(f"/votes/ballots/?politician=fern-quillwater&limit=6{dissent}"))["objects"]
+    assert len(ballots) == len(found["items"]) == (2 if only_dissent else 6)
+    for item, ballot in zip(found["items"], ballots, strict=True):
+        vote = await runner.record(ballot["vote_url"])
+        assert item["ballot"] == ballot["ballot"]
+        assert (item["vote"], item["date"], item["about"]) == (
+            vote["number"],
+            vote["date"],
+            vote["description"][language],
+        )
+        assert (item["result"], item["yea"], item["nay"]) == (vote["result"], vote["yea_total"], vote["nay_total"])
+        bill = item["on_bill"]
+        assert vote["bill_url"] == (f"/bills/{bill['session']}/{bill['bill']}/" if bill else None)
+        assert item["url"] == runner.url(ballot["vote_url"])
+    assert found.get("more", False) is (not only_dissent)
+
+
+async def test_former_mps_ballots_are_joined_with_their_votes(runner: Runner) -> None:
+    found = await runner.output("get_mp_votes", slug="ottoline-greyfeather", limit=3)
+    assert [item["vote"] for item in found["items"]] == [17, 16, 15]
+    assert all(item["about"] and item["date"] < "2026-05-15" for item in found["items"])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_speeches_quote_the_transcript_and_omit_procedural_ones(runner: Runner, language: Language) -> None:
+    found = await runner.output("get_mp_speeches", language, slug="fern-quillwater", limit=3)
+    expected = (await runner.record("/speeches/?politician=fern-quillwater&limit=3"))["objects"]
+    for item, speech in zip(found["items"], expected, strict=True):
+        assert item["url"] == runner.url(speech["url"])
+        assert (item["time"], item["mp"]) == (speech["time"].replace(" ", "T"), "fern-quillwater")
+        assert (item["speaker"], item["heading"]) == (speech["attribution"][language], speech["h2"][language])
+        paragraphs = re.findall(r"<p [^>]*>(.*?)</p>", speech["content"][language])
+        text = "\n".join(re.sub(r"<.*?>", "", paragraph).replace("&amp;", "&") for paragraph in paragraphs)
+        assert item["text"] == text
+    # All speeches of the Speaker are procedural.
+    assert (await runner.output("get_mp_speeches", slug="tobias-hollowmere"))["items"] == []
+
+
+async def test_speeches_start_at_the_date_and_are_shortened(runner: Runner) -> None:
+    found = await runner.output("get_mp_speeches", slug="fern-quillwater", since="2026-10-06", limit=20)
+    assert found["since"] == "2026-10-06"
+    assert {item["time"][:10] for item in found["items"]} == {"2026-10-06", "2026-10-20"}
+    speeches = (await runner.record("/speeches/?bill_debated=/bills/45-1/C-5/&limit=500"))["objects"]
+    longest = max(speeches, key=lambda speech: len(speech["content"]["en"]))
+    item, _ = speech_item(runner.parliament, longest, "en", speech_text_limit(1))
+    assert item["text"].endswith("…")
+    full_text = html_to_text(longest["content"]["en"])
+    assert full_text.startswith(item["text"][:-1])
+    assert full_text[len(item["text"]) - 1].isspace()
+    assert 5_000 < len(item["text"]) < 5_400
+
+
+@pytest.mark.parametrize(("language", "title"), [("en", "Small Ferries Act"), ("fr", "Loi sur les petits traversiers")])
+async def test_get_bill_returns_status_sponsor_dates_and_links(runner: Runner, language: Language, title: str) -> None:
+    outcome = await runner.tools.run("get_bill", {"number": "C-5"}, language)
+    bill = outcome.output
+    assert bill is not None
+    assert (bill["bill"], bill["session"], bill["short_title"]) == ("C-5", "45-1", title)
+    assert (bill["status"], bill["introduced"], bill["law"]) == ("Second reading (Senate)", "2026-02-12", False)
+    assert (bill["sponsor"]["mp"], bill["recorded_votes"]) == ("fern-quillwater", 6)
+    assert bill["legisinfo"] == f"https://www.parl.ca/legisinfo/{language}/bill/45-1/c-5"
+    assert bill["text"] == "https://commons.example/bills/45-1/c-5/first-reading"
+    start = {"en": "Bill C-5: An Act respecting", "fr": "Projet de loi C-5 : Loi concernant"}[language]
+    assert outcome.sources[0].title.startswith(start)
+    assert outcome.sources[1] == Source(runner.url("/politicians/fern-quillwater/"), "Fern Quillwater")
+
+
+async def test_senate_bill_has_no_sponsor(runner: Runner) -> None:
+    assert (await runner.output("get_bill", number="S-2"))["sponsor"] is None
+
+
+async def test_bill_tools_use_only_the_requested_session(runner: Runner) -> None:
+    older = await runner.output("get_bill", number="C-5", session="44-1")
+    assert (older["session"], older["short_title"]) == ("44-1", "Grain Elevators Act")
+    assert (await runner.output("get_bill_votes", number="C-5", session="44-1"))["items"] == []
+    assert (await runner.output("get_bill_debate", number="C-5", session="44-1"))["items"] == []
+
+
+async def test_get_bill_votes_returns_totals_and_results(runner: Runner) -> None:
+    found = await runner.output("get_bill_votes", number="C-5", limit=20)
+    assert (found["bill"], found["title"]) == ("C-5", (await runner.record("/bills/45-1/C-5/"))["name"]["en"])
+    expected = (await runner.record("/votes/?bill=/bills/45-1/C-5/"))["objects"]
+    keys = ("vote", "result", "yea", "nay", "paired", "about")
+    assert [tuple(item[key] for key in keys) for item in found["items"]] == [
+        (v["number"], v["result"], v["yea_total"], v["nay_total"], v["paired_total"], v["description"]["en"])
+        for v in expected
+    ]
+    assert len(expected) == 6
+
+
+async def test_get_bill_debate_returns_only_that_bills_speeches(runner: Runner) -> None:
+    found = await runner.output("get_bill_debate", "fr", number="C-12", limit=4)
+    expected = (await runner.record("/speeches/?bill_debated=/bills/45-1/C-12/&procedural=False&limit=4"))["objects"]
+    assert [item["url"] for item in found["items"]] == [runner.url(speech["url"]) for speech in expected]
+    assert all("cerfs-volants" in item["text"] for item in found["items"])
+    assert found["more"]
+
+
+async def test_get_vote_returns_parties_and_dissenting_mps(runner: Runner) -> None:
+    outcome = await runner.tools.run("get_vote", {"number": 17}, "en")
+    vote = outcome.output
+    assert vote is not None
+    expected = await runner.record("/votes/45-1/17/")
+    assert (vote["about"], vote["on_bill"], vote["result"]) == (expected["description"]["en"], None, expected["result"])
+    lines = {line["party"]["short_name"]["en"]: line["vote"] for line in expected["party_votes"]}
+    assert {line["party"]: line["vote"] for line in vote["parties"]["items"]} == lines
+    # A former MP is named by the slug.
+    assert vote["dissenting_mps"]["items"] == [
+        {"mp": "ottoline-greyfeather", "name": None, "ballot": "Yes"},
+        {"mp": "gaspard-belletremplin", "name": "Gaspard Belletremplin", "ballot": "Yes"},
+    ]
+    assert [source.title for source in outcome.sources[1:]] == ["ottoline-greyfeather", "Gaspard Belletremplin"]
+    assert (await runner.output("get_vote", number=21))["on_bill"] == {"bill": "C-9", "session": "45-1"}
+
+
+@pytest.mark.parametrize(
+    ("language", "start"), [("en", "Vote 21: Bill C-9,"), ("fr", "Vote nº 21 : projet de loi C-9,")]
+)
+async def test_vote_source_title_is_in_the_requested_language(runner: Runner, language: Language, start: str) -> None:
+    outcome = await runner.tools.run("get_vote", {"number": 21}, language)
+    assert outcome.sources[0].title.startswith(start)
+    assert outcome.sources[0].title.endswith(", 2026-06-09")
+
+
+async def test_describe_functions_return_summary_and_source(runner: Runner) -> None:
+    mp, source = await describe_mp(runner.parliament, "fern-quillwater", "fr")
+    assert mp == {
+        "mp": "fern-quillwater",
+        "name": "Fern Quillwater",
+        "party": "Heron",
+        "riding": "Sampleton—Fogwood",
+        "province": "ON",
+        "sits_now": True,
+        "url": source.url,
+    }
+    assert source == Source(runner.url("/politicians/fern-quillwater/"), "Fern Quillwater")
+    bill, source = await describe_bill(runner.parliament, None, "C-5", "fr")
+    assert (bill["bill"], bill["session"], bill["title"][:14]) == ("C-5", "45-1", "Loi concernant")
+    assert source.url == runner.url("/bills/45-1/C-5/")

@@ -1,0 +1,188 @@
+"""The API client against a scripted server: pages of lists, paths, the search feed, and incomplete records."""
+
+import contextlib
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from functions.chat.tools import NotFound, ToolError, Tools
+from functions.chat.tools.parliament import MAX_PAGES, Parliament
+from tests.functions.tools.kit import ScriptedServer, page
+
+
+def mp(number: int) -> dict[str, Any]:
+    return {
+        "name": f"Member {number}",
+        "url": f"/politicians/member-{number}/",
+        "current_party": {"short_name": {"en": "Heron"}},
+        "current_riding": {"province": "ON", "name": {"en": f"Riding {number}"}},
+    }
+
+
+async def test_find_mps_searches_every_page(server: ScriptedServer, tools: Tools) -> None:
+    mps = [mp(number) for number in range(1_100)]
+    server.answer(
+        "/politicians/",
+        page(mps[:500], "/politicians/?limit=500&offset=500"),
+        page(mps[500:1_000], "/politicians/?limit=500&offset=1000"),
+        page(mps[1_000:]),
+    )
+    outcome = await tools.run("find_mps", {"riding": "riding 1099", "limit": 1}, "en")
+    assert outcome.output is not None
+    assert [item["mp"] for item in outcome.output["items"]] == ["member-1099"]
+    assert server.requests == [
+        "/politicians/?limit=500",
+        "/politicians/?limit=500&offset=500",
+        "/politicians/?limit=500&offset=1000",
+    ]
+    outcome = await tools.run("find_mps", {"riding": "riding", "limit": 20}, "en")
+    assert outcome.output is not None
+    assert len(outcome.output["items"]) + outcome.output["left_out"] == 1_100
+
+
+async def test_list_stops_after_the_maximum_number_of_pages(server: ScriptedServer, parliament: Parliament) -> None:
+    server.answer("/bills/", *(page([{"n": n}], f"/bills/?offset={n + 1}") for n in range(MAX_PAGES + 5)))
+    records, more = await parliament.list_records("bills")
+    assert (records, more) == ([{"n": n} for n in range(MAX_PAGES)], True)
+    assert len(server.requests) == MAX_PAGES
+
+
+async def test_list_requests_only_as_many_records_as_needed(server: ScriptedServer, parliament: Parliament) -> None:
+    server.answer("/votes/", page([{"n": 1}, {"n": 2}], "/votes/?offset=2"))
+    assert await parliament.list_records("votes", limit=2, session=None) == ([{"n": 1}, {"n": 2}], True)
+    assert await parliament.list_records("votes", limit=1) == ([{"n": 1}], True)
+    server.answer("/votes/", page([{"n": 1}]))
+    assert await parliament.list_records("votes", limit=3) == ([{"n": 1}], False)
+    assert server.requests == ["/votes/?limit=2", "/votes/?limit=1", "/votes/?limit=3"]
+
+
+@pytest.mark.parametrize("next_url", ["http://elsewhere.test/bills/", "//elsewhere.test/bills/"])
+async def test_next_page_never_leads_to_another_host(
+    server: ScriptedServer, parliament: Parliament, next_url: str
+) -> None:
+    server.answer("/bills/", page([{"n": 1}], next_url))
+    with pytest.raises(NotFound):
+        await parliament.list_records("bills")
+    assert [path.rstrip("/") for path in server.requests] == ["/bills/?limit=500", f"/{next_url.strip('/')}"]
+
+
+async def test_mp_known_only_to_represent_has_no_slug(server: ScriptedServer, tools: Tools) -> None:
+    server.answer("/politicians/", page([mp(1), mp(2)]))
+    people = [
+        {"name": "Member One", "elected_office": "MP", "district_name": "RIDING—1", "party_name": "Heron"},
+        {"name": "Mémber 2", "elected_office": "MP", "district_name": "Somewhere", "party_name": "Heron"},
+        {"name": "New One", "elected_office": "MP", "district_name": "Riding 3", "party_name": "Fleuve"},
+        {"name": "Member 2", "elected_office": "MPP", "district_name": "Riding 2", "party_name": "Heron"},
+    ]
+    server.answer("/postcodes/K1A0A6/", {"representatives_centroid": people, "representatives_concordance": people})
+    outcome = await tools.run("find_mps", {"postal_code": "k1a 0a6"}, "en")
+    assert outcome.output is not None
+    known = [(item.get("mp"), item["name"], item["riding"]) for item in outcome.output["items"]]
+    assert known == [
+        ("member-1", "Member 1", "Riding 1"),
+        ("member-2", "Member 2", "Riding 2"),
+        (None, "New One", "Riding 3"),
+    ]
+
+
+BOMB = b"""<!DOCTYPE r [<!ENTITY a "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa">
+%s]><rss><channel><item><title>&l9;</title></item></channel></rss>"""
+LEVELS = b"".join(b'<!ENTITY l%d "%s">' % (n, (b"&l%d;" % (n - 1) if n else b"&a;") * 10) for n in range(10))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><br></html",
+        b"",
+        b"{}",
+        BOMB % LEVELS,
+        b'<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><rss><item><title>&x;</title></item></rss>',
+    ],
+)
+async def test_invalid_or_malicious_feed_is_an_error(
+    server: ScriptedServer, parliament: Parliament, body: bytes
+) -> None:
+    server.answer("/search/feed/", body)
+    with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
+        await parliament.search_speeches("herons")
+
+
+async def test_incomplete_feed_items_link_only_to_the_site(server: ScriptedServer, tools: Tools) -> None:
+    server.answer(
+        "/search/feed/",
+        b"<rss><channel><item><title>A &amp;amp; B</title><link>https://evil.example/debates/1/?x=1#p2</link>"
+        b"<pubDate>some day</pubDate></item><item/></channel></rss>",
+    )
+    outcome = await tools.run("search_debates", {"words": "herons"}, "fr")
+    assert outcome.output is not None
+    assert outcome.output["items"] == [
+        {"date": None, "heading_and_speaker": "A & B", "excerpt": "", "url": f"{server.url}/debates/1/#p2"},
+        {"date": None, "heading_and_speaker": "openparliament.ca", "excerpt": "", "url": f"{server.url}/"},
+    ]
+
+
+async def test_public_url_never_leaves_the_site() -> None:
+    parliament = Parliament("https://api.openparliament.ca/", "https://represent.opennorth.ca", "x")
+    assert parliament.public_url("/bills/45-1/C-5/") == "https://openparliament.ca/bills/45-1/C-5/"
+    for hostile in ("//evil.example/x", "https://evil.example/x", "javascript:x", None, ""):
+        assert parliament.public_url(hostile).startswith("https://openparliament.ca/")
+
+
+@pytest.mark.parametrize("part", ["a/b", "a?limit=500", "a#b", "a%2Fb", "../a", "é", "a b", "a\n"])
+async def test_path_segments_are_escaped(server: ScriptedServer, parliament: Parliament, part: str) -> None:
+    for call in (
+        parliament.get_record("votes", part),
+        parliament.get_vote(part, 1),
+        parliament.get_committee(part),
+        parliament.representatives(part),
+    ):
+        with contextlib.suppress(NotFound):
+            await call
+    escaped = quote(part, safe="")
+    assert server.requests == [
+        f"/votes/{escaped}/",
+        f"/votes/{escaped}/1/",
+        f"/committees/{escaped}/",
+        f"/postcodes/{escaped}/",
+    ]
+
+
+@pytest.mark.parametrize("part", ["", ".", ".."])
+async def test_empty_and_relative_path_segments_are_rejected(
+    server: ScriptedServer, parliament: Parliament, part: str
+) -> None:
+    with pytest.raises(AssertionError):
+        await parliament.get_record("votes", part)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("find_bills", {"words": "heron"}),
+        ("find_committees", {}),
+        ("find_mps", {"name": "heron"}),
+        ("get_bill", {"number": "C-5"}),
+        ("get_bill_debate", {"number": "C-5"}),
+        ("get_bill_votes", {"number": "C-5"}),
+        ("get_committee", {"slug": "herons"}),
+        ("get_mp", {"slug": "heron"}),
+        ("get_mp_speeches", {"slug": "heron"}),
+        ("get_mp_votes", {"slug": "heron"}),
+        ("get_vote", {"number": 5}),
+    ],
+)
+async def test_tools_accept_records_without_values(
+    server: ScriptedServer, tools: Tools, name: str, arguments: dict[str, Any]
+) -> None:
+    gaps = {"name": None, "content": None, "url": None, "party_votes": None, "memberships": None, "links": None}
+    for path in ("speeches", "bills", "committees", "committees/meetings", "politicians"):
+        server.answer(f"/{path}/", page([{}, gaps]))
+    server.answer("/votes/", page([{"session": "45-1"}]))
+    server.answer("/votes/ballots/", page([{"vote_url": "/votes/45-1/404/"}, {"vote_url": "/votes/45-1/5/"}]))
+    for path in ("bills/45-1/C-5", "committees/herons", "politicians/heron", "votes/45-1/5"):
+        server.answer(f"/{path}/", gaps)
+    outcome = await tools.run(name, arguments, "fr")
+    assert outcome.error is None
