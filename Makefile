@@ -9,7 +9,7 @@ LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 
-.PHONY: run reset test prove check bench package schema lock clean
+.PHONY: run reset test prove check bench package migration lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
@@ -29,7 +29,7 @@ check: .venv/.ready
 	@ruff check .
 	@mypy
 	@lint-imports --no-logo
-	@squawk sql/migrations/*.sql
+	@squawk sql/migrations/*.sql sql/schemas/*.sql
 	@echo "checked: format, lint, types, import contracts, SQL"
 
 bench: .venv/.ready
@@ -38,8 +38,8 @@ bench: .venv/.ready
 package: .venv/.ready $(OSLS)
 	@python -m infra.package
 
-schema: $(LOCAL) ## writes sql/schema.sql anew from the migrations
-	@python -m infra.local.schema
+migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migration NAME=add_budget
+	@python -m infra.local.migrations $(NAME)
 
 lock: .venv/.ready ## resolves requirements anew; npm lock files: npm install in their own folders
 	@for group in package chat keys checkout webhooks maintenance dev; do \

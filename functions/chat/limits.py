@@ -50,11 +50,11 @@ RETRY_PAUSE_LIMIT_S = 2.0
 RETRY_AFTER_LIMIT_S = 120
 
 # A turn ends early enough to settle before Lambda's deadline (180 s). A hold is longer than any turn, so only a hold
-# whose process died expires. release_stale_holds, every five minutes, then deletes it with the turn's output so far:
-# nine minutes after its start at most.
+# whose process died expires. release_stale_holds, every minute, then deletes it with the turn's output so far:
+# five minutes after its start at most.
 TURN_S = 170.0
 DEADLINE_MARGIN_S = 8.0
-HOLD_S = 240
+HOLD_S = 220
 
 # How often a running turn stores its output and asks whether it has to stop; how long it waits at its end for readers
 # in other processes; how often these ask. A stop takes two seconds at most, all included.

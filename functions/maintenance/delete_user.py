@@ -42,7 +42,7 @@ async def delete_user(
     customer_id = profile.stripe_customer_id
     if customer_id is not None:
         counts["subscriptions"] = await _cancel(stripe, customer_id)
-        sequence = await database.call("begin_stripe_look", idempotent=True)
+        sequence = await database.call("next_stripe_sequence", idempotent=True)
         await apply_customer(database, stripe, customer_id, sequence)
         progress(f"delete-user: {counts['subscriptions']} subscriptions ended")
         if not write_off:

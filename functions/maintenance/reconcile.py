@@ -103,7 +103,7 @@ async def reconcile(
     if fix:
         for user_id in sorted({one.user_id for one in ours if one.kind == "I4" and one.user_id}):
             params = {"p_user_id": user_id}
-            repaired += await database.call("mend_counters", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
+            repaired += await database.call("repair_counters", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
         if repaired:
             ours = await _invariants(database)
     since = now - WINDOW

@@ -1,24 +1,35 @@
--- The tables of the AI chat: what each row means, what it may never be, and who may see it.
+-- The database of the AI chat: tables, row-level security, grants, metering, billing and scheduled jobs.
 --
--- Every change of state is a function (the migrations that follow), so nobody is granted insert, update or delete
--- here, except that users change three columns of their own conversations and delete them. Row-level security is forced: it holds for the
--- owner of the tables too, unless that role bypasses it by name, as `postgres` does on Supabase.
--- What a value may be is its type's (the domains below): every check constraint of a table is prepared anew for every
--- statement that writes to it, which costs more than the write; a type's is prepared once a connection.
--- Running this file again changes nothing.
+-- Generated from sql/schemas/ by `make migration`. Change the sources, not this file.
+-- Run it with the Supabase CLI, paste it into the dashboard's SQL editor, or use psql: sql/README.md.
+-- Running it again changes nothing.
+
+
+-- ==== sql/schemas/00_private.sql
+
+-- The schema `private`, and the helpers that tables need for their defaults and triggers.
+--
+-- Rules for every file in this folder:
+-- * Every state change is a function, so no role is granted insert, update or delete on a table. The one exception is
+--   a user's own conversations (14_conversations.sql).
+-- * Row-level security is forced, so it also applies to the tables' owner, unless that role bypasses row-level
+--   security by its own attribute, as `postgres` does on Supabase.
+-- * Limits on single values are domains (01_domains.sql). Postgres prepares a table's check constraints again for
+--   every statement that writes to it, which costs more than the write. A domain's check is prepared once a connection.
+-- * Every file can run again and then changes nothing.
 
 create schema if not exists private;
-comment on schema private is 'What the functions of public share. Never exposed over the API.';
+comment on schema private is 'Helpers of the functions in public. Never exposed over the Data API.';
 revoke all on schema private from public;
--- can_user_query and usage_summary run with the caller's own rights, so the caller reaches what they share.
+-- can_user_query and usage_summary run with the rights of the caller, who therefore needs these helpers.
 grant usage on schema private to authenticated, service_role;
 
 
--- Ids that grow with time keep the newest rows of an index on few pages, which random ids scatter over all of them.
--- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
 create or replace function private.time_ordered_id() returns uuid
 language sql volatile set search_path = ''
 as $$
+  -- Time-ordered ids keep the newest rows of an index on few pages. Random ids scatter them over all pages.
+  -- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
   select encode(
     set_bit(set_bit(
       overlay(uuid_send(gen_random_uuid())
@@ -35,17 +46,31 @@ create or replace function private.clock() returns timestamptz
 language plpgsql volatile set search_path = ''
 as $$
 begin
-  -- Not now(): a transaction that waited for a lock past midnight has to see the new day.
+  -- Not now(): a transaction that waited for a lock past midnight must see the new day.
   return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
 end
 $$;
 comment on function private.clock() is
-  'The time that metering goes by. The setting metering.now moves it, for tests; no API request can set it.';
+  'The current time for metering. Tests move it with the setting metering.now. No API request can set it.';
 revoke all on function private.clock() from public, anon, authenticated, service_role;
 grant execute on function private.clock() to authenticated, service_role;
 
 
--- What values may be --------------------------------------------------------------------------------------------
+create or replace function private.set_updated_at() returns trigger
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  new.updated_at := now();
+  return new;
+end
+$$;
+comment on function private.set_updated_at() is 'Trigger: sets updated_at when a row changes.';
+revoke all on function private.set_updated_at() from public, anon, authenticated, service_role;
+
+
+-- ==== sql/schemas/01_domains.sql
+
+-- The types of values that several tables share, with their limits.
 
 do $$
 begin
@@ -65,26 +90,30 @@ end
 $$;
 comment on domain public.usd is
   'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
-comment on domain public.quantity is 'How many: never negative.';
+comment on domain public.quantity is 'A count, never negative.';
 comment on domain public.request_key is 'The idempotency key of a request.';
-comment on domain public.subscription_status is 'How a subscription stands at Stripe.';
+comment on domain public.subscription_status is 'The status of a subscription.';
 comment on domain public.query_funding is 'What pays for a query.';
-comment on domain public.query_outcome is 'How a query ended: answered and stopped are charged, failed and lost are not.';
+comment on domain public.query_outcome is 'How a query ended. private.is_charged() decides which outcomes are charged.';
 
 
-create or replace function private.touch() returns trigger
-language plpgsql set search_path = ''
+create or replace function private.is_charged(p_outcome text) returns boolean
+language plpgsql immutable set search_path = ''
 as $$
 begin
-  new.updated_at := now();
-  return new;
+  return p_outcome in ('answered', 'stopped');
 end
 $$;
-comment on function private.touch() is 'Trigger: notes when a row last changed.';
-revoke all on function private.touch() from public, anon, authenticated, service_role;
+comment on function private.is_charged(text) is
+  'Whether an outcome is charged: answered and stopped are, failed and lost are not. The column usage_logs.is_charged '
+  'stores the result.';
+revoke all on function private.is_charged(text) from public, anon, authenticated, service_role;
 
 
--- plans ---------------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/10_plans.sql
+
+-- The tiers: quotas, prices, retention and models. One row a tier.
+-- The rows are part of this file. A later change of them is written by hand into a migration.
 
 create table if not exists public.plans (
   id uuid primary key default private.time_ordered_id(),
@@ -112,18 +141,22 @@ create table if not exists public.plans (
 comment on table public.plans is 'One row a tier: the single source of quotas, prices, retention and models.';
 comment on column public.plans.id is 'Identifies the row.';
 comment on column public.plans.created_at is 'When the plan was added.';
-comment on column public.plans.tier is 'free, basic, pro or usage_only; what subscriptions refer to.';
-comment on column public.plans.name is 'What people are shown.';
+comment on column public.plans.tier is 'free, basic, pro or usage_only. Subscriptions refer to it.';
+comment on column public.plans.name is 'The name that users see.';
 comment on column public.plans.price_usd is 'US dollars a month.';
-comment on column public.plans.daily_quota is 'Included queries a UTC day; null where the quota is for life.';
-comment on column public.plans.lifetime_quota is 'Included queries ever; null where the quota is by the day.';
-comment on column public.plans.overage_price_usd is 'US dollars a query beyond the quota; null: no overage.';
-comment on column public.plans.overage_limit_usd is 'The overage limit of a period until the user sets another, US dollars.';
+comment on column public.plans.daily_quota is 'Included queries per UTC day. Null if the quota is a lifetime quota.';
+comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
+comment on column public.plans.overage_price_usd is 'US dollars per query beyond the quota. Null: no overage.';
+comment on column public.plans.overage_limit_usd is
+  'The default overage limit of a period, US dollars. Users may set their own.';
 comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
-comment on column public.plans.allows_byok is 'Whether users may bring their own provider key.';
-comment on column public.plans.history_days is 'Days a conversation is kept after its last message; 0: nothing is kept.';
-comment on column public.plans.query_cost_limit_usd is 'What one query may cost us at the provider, US dollars, before it is brought to an end.';
-comment on column public.plans.models is 'Models by provider that the tier may use; the first of each is the default.';
+comment on column public.plans.allows_byok is 'Whether users may use their own provider key.';
+comment on column public.plans.history_days is
+  'Days a conversation is stored after its last message. 0: nothing is stored.';
+comment on column public.plans.query_cost_limit_usd is
+  'The most that one query may cost us at the provider, US dollars. The chat ends the answer there.';
+comment on column public.plans.models is
+  'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
                           allows_credits, allows_byok, history_days, query_cost_limit_usd, models)
@@ -133,7 +166,8 @@ values
   ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
   ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5,
-   '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"], "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
+   '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"],
+     "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
   ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
 on conflict (tier) do nothing;
@@ -146,7 +180,50 @@ revoke all on public.plans from public, anon, authenticated, service_role;
 grant select on public.plans to anon, authenticated, service_role;
 
 
--- user_subscriptions --------------------------------------------------------------------------------------------
+-- ==== sql/schemas/11_packs.sql
+
+-- The credit packs that are sold.
+
+create table if not exists public.packs (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  slug text not null
+    constraint packs_slug_is_unique unique
+    constraint packs_slug_is_a_lookup_key check (slug ~ '^pack_[a-z0-9_]{1,40}$'),
+  name text not null,
+  credits integer not null
+    constraint packs_credits_are_positive check (credits > 0),
+  price_usd public.usd not null
+    constraint packs_price_is_one_that_stripe_charges check (price_usd >= 0.5 and price_usd = round(price_usd, 2)),
+  expires_after_days integer
+    constraint packs_expiry_is_positive check (expires_after_days > 0),
+  is_sold boolean not null default true
+);
+comment on table public.packs is 'The credit packs that are sold: the single source of sizes and prices.';
+comment on column public.packs.id is 'Identifies the row.';
+comment on column public.packs.created_at is 'When the pack was added.';
+comment on column public.packs.slug is 'The id in POST /checkout, and the lookup key of the price at Stripe.';
+comment on column public.packs.name is 'The name that users see.';
+comment on column public.packs.credits is 'Queries that the pack pays for.';
+comment on column public.packs.price_usd is 'US dollars, whole cents.';
+comment on column public.packs.expires_after_days is 'Days until unused credits expire. Null: never.';
+comment on column public.packs.is_sold is 'False: the pack is no longer sold. Packs that users have bought stay valid.';
+
+insert into public.packs (slug, name, credits, price_usd)
+values ('pack_100', '100 queries', 100, 2.25), ('pack_500', '500 queries', 500, 10)
+on conflict (slug) do nothing;
+
+alter table public.packs enable row level security;
+alter table public.packs force row level security;
+drop policy if exists "Anyone may read the packs" on public.packs;
+create policy "Anyone may read the packs" on public.packs for select to anon, authenticated using (true);
+revoke all on public.packs from public, anon, authenticated, service_role;
+grant select on public.packs to anon, authenticated, service_role;
+
+
+-- ==== sql/schemas/12_user_subscriptions.sql
+
+-- One row a user: the plan, its status, and the counters that admission updates.
 
 create table if not exists public.user_subscriptions (
   id uuid primary key default private.time_ordered_id(),
@@ -187,70 +264,95 @@ create index if not exists user_subscriptions_next_tier_idx on public.user_subsc
   where next_tier is not null;
 
 comment on table public.user_subscriptions is
-  'One row a user: the plan, its state, and the counters that admission locks and reads. Counters include holds.';
+  'One row a user: the plan, its status, and the counters that admission updates. Counters include holds.';
 comment on column public.user_subscriptions.id is 'Identifies the row.';
 comment on column public.user_subscriptions.created_at is 'When the user signed up.';
-comment on column public.user_subscriptions.updated_at is 'When it last changed, counters aside.';
-comment on column public.user_subscriptions.user_id is 'Whose subscription it is.';
+comment on column public.user_subscriptions.updated_at is 'When the row last changed, except for its counters.';
+comment on column public.user_subscriptions.user_id is 'The user.';
 comment on column public.user_subscriptions.tier is 'The plan.';
-comment on column public.user_subscriptions.next_tier is 'The plan from current_period_end on, after a downgrade; null: the same.';
-comment on column public.user_subscriptions.status is 'active, canceled (until current_period_end), suspended or past_due.';
-comment on column public.user_subscriptions.stripe_customer_id is 'The customer at Stripe.';
-comment on column public.user_subscriptions.stripe_subscription_id is 'The live subscription at Stripe; overage needs one to be invoiced on.';
-comment on column public.user_subscriptions.daily_quota is 'A daily quota of this user''s own; null: the plan''s.';
-comment on column public.user_subscriptions.lifetime_quota is 'A lifetime quota of this user''s own; null: the plan''s.';
-comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, where the plan does.';
-comment on column public.user_subscriptions.overage_limit is 'US dollars of overage a period that the user allows; null: the plan''s.';
-comment on column public.user_subscriptions.current_overage_amount is 'US dollars of overage in the period of overage_period_start, holds included.';
-comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active key of their own.';
-comment on column public.user_subscriptions.current_period_start is 'Start of the billing period; null: calendar months, UTC.';
+comment on column public.user_subscriptions.next_tier is
+  'The plan from current_period_end on, after a downgrade. Null: the same plan.';
+comment on column public.user_subscriptions.status is
+  'active, canceled (serves until current_period_end), suspended or past_due.';
+comment on column public.user_subscriptions.stripe_customer_id is 'The Stripe customer id.';
+comment on column public.user_subscriptions.stripe_subscription_id is
+  'The live Stripe subscription. Overage needs one, because its invoices collect it.';
+comment on column public.user_subscriptions.daily_quota is
+  'A daily quota for this user only. Null: the quota of the plan.';
+comment on column public.user_subscriptions.lifetime_quota is
+  'A lifetime quota for this user only. Null: the quota of the plan.';
+comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
+comment on column public.user_subscriptions.overage_limit is
+  'The overage limit of a period set by the user, US dollars. Null: the default of the plan.';
+comment on column public.user_subscriptions.current_overage_amount is
+  'Overage in the period that starts at overage_period_start, US dollars, holds included.';
+comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
+comment on column public.user_subscriptions.current_period_start is
+  'Start of the billing period. Null: calendar months, UTC.';
 comment on column public.user_subscriptions.current_period_end is 'End of the billing period.';
-comment on column public.user_subscriptions.canceled_at is 'When the user cancelled.';
-comment on column public.user_subscriptions.past_due_since is 'When the invoice failed that made the subscription past due.';
+comment on column public.user_subscriptions.canceled_at is 'When the user canceled.';
+comment on column public.user_subscriptions.past_due_since is
+  'When the payment failed that made the subscription past due.';
 comment on column public.user_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
-comment on column public.user_subscriptions.lifetime_used is 'Included queries admitted on a lifetime quota, holds included.';
-comment on column public.user_subscriptions.overage_period_start is 'Start of the period that current_overage_amount belongs to.';
-comment on column public.user_subscriptions.included_until is 'Until then the day''s quota pays for the next query, while it lasts: private.standing has said so. Null: it has to be asked.';
-comment on column public.user_subscriptions.downgraded_at is 'When the plan became one that keeps conversations for fewer days; null once their dates have been shortened.';
-comment on column public.user_subscriptions.stripe_sequence is 'The newest look at the customer at Stripe that the row tells of: an older one changes nothing.';
+comment on column public.user_subscriptions.lifetime_used is
+  'Included queries admitted on a lifetime quota, holds included.';
+comment on column public.user_subscriptions.overage_period_start is
+  'Start of the period that current_overage_amount counts.';
+comment on column public.user_subscriptions.included_until is
+  'Until this time admission reuses its last decision, which was: the daily quota pays. Null: decide again.';
+comment on column public.user_subscriptions.downgraded_at is
+  'When the plan changed to one that stores history for fewer days. Null once expires_at has been shortened.';
+comment on column public.user_subscriptions.stripe_sequence is
+  'The sequence number of the newest state of the Stripe customer applied here. Older states are ignored.';
 
 create or replace function private.check_subscription() returns trigger
-language plpgsql set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 begin
-  -- The grace of seven days is counted from here, whoever changes the status.
+  -- The grace period of seven days starts here, for every way in which the status changes.
   new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
   if (new.current_period_start is null) <> (new.current_period_end is null)
      or new.current_period_end <= new.current_period_start then
-    raise check_violation using message = 'A billing period ends after it starts.';
+    raise check_violation using message = 'A billing period must end after it starts.';
   end if;
   return new;
 end
 $$;
 comment on function private.check_subscription() is
-  'Trigger: notes since when a subscription is past due, and refuses a period that does not end after it starts.';
+  'Trigger: sets past_due_since, and rejects a period that does not end after it starts.';
 revoke all on function private.check_subscription() from public, anon, authenticated, service_role;
 
-create or replace function private.note_downgrade() returns trigger
-language plpgsql set search_path = ''
+create or replace trigger user_subscriptions_check
+  before insert or update of status, past_due_since, current_period_start, current_period_end
+  on public.user_subscriptions for each row execute function private.check_subscription();
+
+
+create or replace function private.record_downgrade() returns trigger
+language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_before constant integer := (select p.history_days from public.plans p where p.tier = old.tier);
-  v_after constant integer := (select p.history_days from public.plans p where p.tier = new.tier);
+  v_days_before constant integer := (select p.history_days from public.plans p where p.tier = old.tier);
+  v_days_after constant integer := (select p.history_days from public.plans p where p.tier = new.tier);
 begin
-  new.downgraded_at := case when v_after < v_before then private.clock()
-                            when v_after > v_before then null
+  new.downgraded_at := case when v_days_after < v_days_before then private.clock()
+                            when v_days_after > v_days_before then null
                             else new.downgraded_at end;
   return new;
 end
 $$;
-comment on function private.note_downgrade() is
-  'Trigger: notes when a plan becomes one that keeps conversations for fewer days. cleanup_expired_conversations() does the rest.';
-revoke all on function private.note_downgrade() from public, anon, authenticated, service_role;
+comment on function private.record_downgrade() is
+  'Trigger: sets downgraded_at when the new plan stores history for fewer days. cleanup_expired_conversations() then '
+  'shortens expires_at.';
+revoke all on function private.record_downgrade() from public, anon, authenticated, service_role;
 
-create or replace function private.touch_subscription() returns trigger
-language plpgsql set search_path = ''
+create or replace trigger user_subscriptions_record_downgrade
+  before update of tier on public.user_subscriptions for each row when (old.tier <> new.tier)
+  execute function private.record_downgrade();
+
+
+create or replace function private.subscription_changed() returns trigger
+language plpgsql volatile set search_path = ''
 as $$
 begin
   new.updated_at := now();
@@ -258,22 +360,17 @@ begin
   return new;
 end
 $$;
-comment on function private.touch_subscription() is
-  'Trigger: notes when a subscription last changed, its counters aside, and that private.standing has to be asked again.';
-revoke all on function private.touch_subscription() from public, anon, authenticated, service_role;
+comment on function private.subscription_changed() is
+  'Trigger: sets updated_at and makes admission decide again when anything but the counters changes.';
+revoke all on function private.subscription_changed() from public, anon, authenticated, service_role;
 
--- Every column that private.standing reads but the counters, which change with every query.
-create or replace trigger user_subscriptions_touch
+-- Every column that private.funding_state reads, except the counters, which change with every query.
+create or replace trigger user_subscriptions_changed
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
                    past_due_since
-  on public.user_subscriptions for each row execute function private.touch_subscription();
-create or replace trigger user_subscriptions_note_downgrade
-  before update of tier on public.user_subscriptions for each row when (old.tier <> new.tier)
-  execute function private.note_downgrade();
-create or replace trigger user_subscriptions_check
-  before insert or update of status, past_due_since, current_period_start, current_period_end
-  on public.user_subscriptions for each row execute function private.check_subscription();
+  on public.user_subscriptions for each row execute function private.subscription_changed();
+
 
 alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
@@ -284,7 +381,9 @@ revoke all on public.user_subscriptions from public, anon, authenticated, servic
 grant select on public.user_subscriptions to authenticated, service_role;
 
 
--- user_api_keys -------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/13_user_api_keys.sql
+
+-- Users' own provider keys, encrypted.
 
 create table if not exists public.user_api_keys (
   id uuid primary key default private.time_ordered_id(),
@@ -307,31 +406,32 @@ create table if not exists public.user_api_keys (
   validation_error text,
   constraint user_api_keys_one_a_provider unique (user_id, provider)
 );
-comment on table public.user_api_keys is 'Keys that users brought, encrypted with AES-256-GCM. No plain text, ever.';
+comment on table public.user_api_keys is 'Provider keys of users, encrypted with AES-256-GCM. Never in plain text.';
 comment on column public.user_api_keys.id is 'Identifies the row.';
 comment on column public.user_api_keys.created_at is 'When the key was stored.';
 comment on column public.user_api_keys.updated_at is 'When the row last changed.';
-comment on column public.user_api_keys.user_id is 'Whose key it is.';
+comment on column public.user_api_keys.user_id is 'The owner of the key.';
 comment on column public.user_api_keys.provider is 'anthropic or openai.';
 comment on column public.user_api_keys.encrypted_key is 'Ciphertext. Not granted to any role.';
 comment on column public.user_api_keys.encryption_iv is 'The nonce, 96 random bits. Not granted to any role.';
 comment on column public.user_api_keys.encryption_tag is 'The authentication tag, 128 bits. Not granted to any role.';
-comment on column public.user_api_keys.encryption_key_id is 'Which key of the ring encrypted it.';
-comment on column public.user_api_keys.hint is 'The last four characters, for people to recognise it.';
-comment on column public.user_api_keys.is_active is 'False once the provider rejected it.';
-comment on column public.user_api_keys.last_validated_at is 'When the provider last accepted it; null: unchecked.';
-comment on column public.user_api_keys.validation_error is 'Why the provider rejected it.';
+comment on column public.user_api_keys.encryption_key_id is 'The id of the key in the key ring that encrypted it.';
+comment on column public.user_api_keys.hint is 'The last four characters, so that the owner recognises the key.';
+comment on column public.user_api_keys.is_active is 'False after the provider rejected the key.';
+comment on column public.user_api_keys.last_validated_at is 'When the provider last accepted the key. Null: unchecked.';
+comment on column public.user_api_keys.validation_error is 'Why the provider rejected the key.';
 
-create or replace trigger user_api_keys_touch before update on public.user_api_keys
-  for each row execute function private.touch();
+create or replace trigger user_api_keys_set_updated_at before update on public.user_api_keys
+  for each row execute function private.set_updated_at();
 
-create or replace function private.note_own_key() returns trigger
-language plpgsql security definer set search_path = ''
+
+create or replace function private.sync_uses_byo_key() returns trigger
+language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_user_id constant uuid := case when tg_op = 'DELETE' then old.user_id else new.user_id end;
 begin
-  -- Locked before it is counted: of two changes at once the second sees the first.
+  -- Lock before counting, so that the second of two concurrent changes sees the first.
   perform from public.user_subscriptions where user_id = v_user_id for update;
   update public.user_subscriptions s set
     uses_byo_key = exists (select from public.user_api_keys k where k.user_id = v_user_id and k.is_active)
@@ -339,26 +439,31 @@ begin
   return null;
 end
 $$;
-comment on function private.note_own_key() is 'Trigger: uses_byo_key says whether the user has an active key, at once. Runs as its owner: Auth deletes users.';
-revoke all on function private.note_own_key() from public, anon, authenticated, service_role;
+comment on function private.sync_uses_byo_key() is
+  'Trigger: sets user_subscriptions.uses_byo_key to whether the user has an active key. Runs as its owner, because '
+  'Auth deletes users.';
+revoke all on function private.sync_uses_byo_key() from public, anon, authenticated, service_role;
 
-create or replace trigger user_api_keys_note_own_key
+create or replace trigger user_api_keys_sync_uses_byo_key
   after insert or delete or update of is_active on public.user_api_keys
-  for each row execute function private.note_own_key();
+  for each row execute function private.sync_uses_byo_key();
+
 
 alter table public.user_api_keys enable row level security;
 alter table public.user_api_keys force row level security;
-drop policy if exists "Users read about their own keys" on public.user_api_keys;
-create policy "Users read about their own keys" on public.user_api_keys
+drop policy if exists "Users read the metadata of their own keys" on public.user_api_keys;
+create policy "Users read the metadata of their own keys" on public.user_api_keys
   for select to authenticated using (user_id = (select auth.uid()));
 revoke all on public.user_api_keys from public, anon, authenticated, service_role;
--- Neither role is granted encrypted_key, encryption_iv or encryption_tag: only functions hand them out.
+-- No role may read encrypted_key, encryption_iv or encryption_tag. Only functions return them.
 grant select (id, created_at, updated_at, user_id, provider, encryption_key_id, hint, is_active, last_validated_at,
               validation_error)
   on public.user_api_keys to authenticated, service_role;
 
 
--- conversations -------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/14_conversations.sql
+
+-- Conversations of users whose plan stores history.
 
 create table if not exists public.conversations (
   id uuid primary key default private.time_ordered_id(),
@@ -388,44 +493,48 @@ create index if not exists conversations_newest_first_idx
   on public.conversations (user_id, last_message_at desc);
 create index if not exists conversations_expires_at_idx on public.conversations (expires_at) where not is_pinned;
 
-comment on table public.conversations is 'What users of a plan with history talked about. Other plans leave no row here.';
-comment on column public.conversations.id is 'Identifies the conversation; the chat''s id where that is a UUID.';
+comment on table public.conversations is 'Conversations of users whose plan stores history. Other plans store nothing.';
+comment on column public.conversations.id is 'Identifies the conversation. Equal to the chat id if that is a UUID.';
 comment on column public.conversations.created_at is 'When its first message was answered.';
 comment on column public.conversations.updated_at is 'When the row last changed.';
-comment on column public.conversations.user_id is 'Whose conversation it is.';
-comment on column public.conversations.external_id is 'The chat''s id where that is not a UUID: the user''s own name for it.';
-comment on column public.conversations.title is 'What lists show; starts as the beginning of the first question.';
+comment on column public.conversations.user_id is 'The owner of the conversation.';
+comment on column public.conversations.external_id is 'The chat id if that is not a UUID. Unique for each user.';
+comment on column public.conversations.title is 'The title in lists. Starts as the beginning of the first question.';
 comment on column public.conversations.context_type is 'The kind of page the user was on.';
-comment on column public.conversations.context_id is 'What that page was about.';
-comment on column public.conversations.context_data is 'What the client said about it.';
-comment on column public.conversations.message_count is 'Messages in it; the position of the last one.';
+comment on column public.conversations.context_id is 'The id of the record that the page shows.';
+comment on column public.conversations.context_data is 'Data of the page, from the client.';
+comment on column public.conversations.message_count is
+  'The number of messages, equal to the position of the last one.';
 comment on column public.conversations.total_tokens is 'Tokens of all its queries, replaced answers included.';
-comment on column public.conversations.is_pinned is 'Kept past its expiry. Lapses with a plan that keeps no history.';
-comment on column public.conversations.is_archived is 'Hidden from the user''s usual list.';
-comment on column public.conversations.expires_at is 'When it may be deleted, unless it is pinned; set from the plan at each message, never by the client.';
-comment on column public.conversations.last_message_at is 'When it was last answered.';
+comment on column public.conversations.is_pinned is
+  'Pinned conversations are stored past expires_at. A plan without history removes the pin.';
+comment on column public.conversations.is_archived is 'Hidden from the default list.';
+comment on column public.conversations.expires_at is
+  'When the conversation may be deleted, unless it is pinned. Set from the plan at each message, never by a client.';
+comment on column public.conversations.last_message_at is 'When the last message was answered.';
 
-create or replace trigger conversations_touch before update on public.conversations
-  for each row execute function private.touch();
+create or replace trigger conversations_set_updated_at before update on public.conversations
+  for each row execute function private.set_updated_at();
+
 
 create or replace function private.check_pin() returns trigger
-language plpgsql set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 begin
   if not exists (
-    select from public.user_subscriptions s join public.plans p on p.tier = s.tier
-    where s.user_id = new.user_id and p.history_days > 0) then
-    raise insufficient_privilege using message = 'Your plan keeps no conversations, so none can be pinned.';
+    select from private.current_subscriptions s where s.user_id = new.user_id and s.history_days > 0) then
+    raise insufficient_privilege using message = 'Your plan stores no conversations, so none can be pinned.';
   end if;
   return new;
 end
 $$;
-comment on function private.check_pin() is 'Trigger: conversations are pinned only on plans that keep them.';
+comment on function private.check_pin() is 'Trigger: rejects pinning on plans that store no history.';
 revoke all on function private.check_pin() from public, anon, authenticated, service_role;
 
 create or replace trigger conversations_check_pin
   before update of is_pinned on public.conversations for each row when (new.is_pinned and not old.is_pinned)
   execute function private.check_pin();
+
 
 alter table public.conversations enable row level security;
 alter table public.conversations force row level security;
@@ -444,7 +553,9 @@ grant update (title, is_pinned, is_archived) on public.conversations to authenti
 grant delete on public.conversations to authenticated;
 
 
--- messages ------------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/15_messages.sql
+
+-- The messages of conversations.
 
 create table if not exists public.messages (
   id uuid primary key default private.time_ordered_id(),
@@ -468,23 +579,25 @@ create table if not exists public.messages (
   cost_usd public.usd not null default 0,
   constraint messages_position_is_taken_once unique (conversation_id, position)
 );
-comment on table public.messages is 'The questions and answers of a conversation, in order of position.';
-comment on column public.messages.id is 'Identifies the message; for an answer, the id that the client was given.';
-comment on column public.messages.created_at is 'When it was stored.';
-comment on column public.messages.conversation_id is 'The conversation it belongs to.';
-comment on column public.messages.position is '1 is the first of the conversation.';
-comment on column public.messages.role is 'Who said it: user, assistant or system.';
-comment on column public.messages.external_id is 'The id that the client gave the user''s message.';
+comment on table public.messages is 'The questions and answers of a conversation, ordered by position.';
+comment on column public.messages.id is 'Identifies the message. For an answer: the message id in the stream.';
+comment on column public.messages.created_at is 'When the message was stored.';
+comment on column public.messages.conversation_id is 'The conversation.';
+comment on column public.messages.position is 'The place in the conversation, from 1.';
+comment on column public.messages.role is 'The author: user, assistant or system.';
+comment on column public.messages.external_id is 'The id of a user message in the client.';
 comment on column public.messages.content is 'The text.';
-comment on column public.messages.tokens_input is 'Tokens the model read for this answer, cached ones included.';
-comment on column public.messages.tokens_output is 'Tokens the model wrote.';
-comment on column public.messages.tokens_total is 'Both.';
-comment on column public.messages.provider is 'Who answered: anthropic or openai.';
+comment on column public.messages.tokens_input is 'Input tokens of this answer, cached ones included.';
+comment on column public.messages.tokens_output is 'Output tokens.';
+comment on column public.messages.tokens_total is 'Input and output tokens.';
+comment on column public.messages.provider is 'The provider that answered: anthropic or openai.';
 comment on column public.messages.model is 'The model that answered.';
-comment on column public.messages.used_byo_key is 'Whether the user''s own key paid the provider.';
-comment on column public.messages.function_calls is 'Tools the model called: [{id, name, input, step, at}]; at: how many characters of the text came before.';
-comment on column public.messages.function_results is 'What they gave back, in the same order: [{id, output or error, sources: [{url, title}]}].';
-comment on column public.messages.cost_usd is 'What the provider charges for it, US dollars.';
+comment on column public.messages.used_byo_key is 'Whether the user''s own key paid.';
+comment on column public.messages.function_calls is
+  'Tool calls: [{id, name, input, step, at}]. at: the number of characters of content before the call.';
+comment on column public.messages.function_results is
+  'Tool results in the same order: [{id, output or error, sources: [{url, title}]}].';
+comment on column public.messages.cost_usd is 'The cost at the provider, US dollars.';
 
 alter table public.messages enable row level security;
 alter table public.messages force row level security;
@@ -497,46 +610,9 @@ revoke all on public.messages from public, anon, authenticated, service_role;
 grant select on public.messages to authenticated, service_role;
 
 
--- packs ---------------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/16_credit_packs.sql
 
-create table if not exists public.packs (
-  id uuid primary key default private.time_ordered_id(),
-  created_at timestamptz not null default now(),
-  slug text not null
-    constraint packs_slug_is_unique unique
-    constraint packs_slug_is_a_lookup_key check (slug ~ '^pack_[a-z0-9_]{1,40}$'),
-  name text not null,
-  credits integer not null
-    constraint packs_credits_are_positive check (credits > 0),
-  price_usd public.usd not null
-    constraint packs_price_is_one_that_stripe_charges check (price_usd >= 0.5 and price_usd = round(price_usd, 2)),
-  expires_after_days integer
-    constraint packs_expiry_is_positive check (expires_after_days > 0),
-  is_sold boolean not null default true
-);
-comment on table public.packs is 'The credit packs that are sold: the single source of their sizes and prices.';
-comment on column public.packs.id is 'Identifies the row.';
-comment on column public.packs.created_at is 'When the pack was added.';
-comment on column public.packs.slug is 'What POST /checkout calls it; its lookup key at Stripe.';
-comment on column public.packs.name is 'What people are shown.';
-comment on column public.packs.credits is 'Queries that it pays for.';
-comment on column public.packs.price_usd is 'US dollars, whole cents.';
-comment on column public.packs.expires_after_days is 'Days after which what is left of it lapses; null: never.';
-comment on column public.packs.is_sold is 'False: nobody can buy it any more; what was bought stays.';
-
-insert into public.packs (slug, name, credits, price_usd)
-values ('pack_100', '100 queries', 100, 2.25), ('pack_500', '500 queries', 500, 10)
-on conflict (slug) do nothing;
-
-alter table public.packs enable row level security;
-alter table public.packs force row level security;
-drop policy if exists "Anyone may read the packs" on public.packs;
-create policy "Anyone may read the packs" on public.packs for select to anon, authenticated using (true);
-revoke all on public.packs from public, anon, authenticated, service_role;
-grant select on public.packs to anon, authenticated, service_role;
-
-
--- credit_packs --------------------------------------------------------------------------------------------------
+-- Credit packs that users bought.
 
 create table if not exists public.credit_packs (
   id uuid primary key default private.time_ordered_id(),
@@ -568,25 +644,30 @@ create index if not exists credit_packs_to_lapse_idx on public.credit_packs (exp
 create index if not exists credit_packs_spending_order_idx
   on public.credit_packs (user_id, expires_at, created_at);
 
-comment on table public.credit_packs is 'Prepaid queries. Changed only in the owner''s queue.';
+comment on table public.credit_packs is 'Prepaid queries. Changed only under the user lock of the owner.';
 comment on column public.credit_packs.id is 'Identifies the pack.';
-comment on column public.credit_packs.created_at is 'When it was bought.';
-comment on column public.credit_packs.user_id is 'Who bought it.';
-comment on column public.credit_packs.credits_purchased is 'Queries it was bought with.';
-comment on column public.credit_packs.credits_remaining is 'Queries it can still pay.';
-comment on column public.credit_packs.credits_used is 'Queries it has paid, holds included.';
-comment on column public.credit_packs.credits_revoked is 'Queries taken back by a refund or a lost dispute: of those due, what was left.';
-comment on column public.credit_packs.credits_to_revoke is 'Queries that refunds and a lost dispute are worth. What was used before stays used.';
-comment on column public.credit_packs.credits_expired is 'Queries that were left when it lapsed.';
-comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed: until that is settled the pack pays for nothing.';
+comment on column public.credit_packs.created_at is 'When the pack was bought.';
+comment on column public.credit_packs.user_id is 'The owner of the pack.';
+comment on column public.credit_packs.credits_purchased is 'Credits bought.';
+comment on column public.credit_packs.credits_remaining is 'Credits left.';
+comment on column public.credit_packs.credits_used is 'Credits spent, holds included.';
+comment on column public.credit_packs.credits_revoked is
+  'Credits taken back after a refund or a lost dispute: at most those that were left.';
+comment on column public.credit_packs.credits_to_revoke is
+  'Credits that refunds and a lost dispute are worth. Credits spent before stay spent.';
+comment on column public.credit_packs.credits_expired is 'Credits that were left when the pack expired.';
+comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed. A frozen pack pays for nothing.';
 comment on column public.credit_packs.price_paid is 'US dollars paid for the pack.';
-comment on column public.credit_packs.price_per_credit is 'US dollars a query, to six decimals.';
-comment on column public.credit_packs.stripe_payment_intent_id is 'The payment at Stripe.';
-comment on column public.credit_packs.stripe_checkout_session_id is 'The checkout session at Stripe that it was bought in: granted once for each.';
-comment on column public.credit_packs.stripe_sequence is 'The newest look at the payment at Stripe that the row tells of: an older one changes nothing.';
-comment on column public.credit_packs.expires_at is 'When its remaining credits lapse; null: never.';
-comment on column public.credit_packs.depleted_at is 'When its last credit was taken; null while some are left.';
-comment on column public.credit_packs.lapsed_at is 'When what was left of it was written down as expired. It pays for nothing from expires_at on.';
+comment on column public.credit_packs.price_per_credit is 'US dollars per credit, to six decimals.';
+comment on column public.credit_packs.stripe_payment_intent_id is 'The Stripe payment intent.';
+comment on column public.credit_packs.stripe_checkout_session_id is
+  'The Stripe checkout session. A session grants at most one pack.';
+comment on column public.credit_packs.stripe_sequence is
+  'The sequence number of the newest state of the payment applied here. Older states are ignored.';
+comment on column public.credit_packs.expires_at is 'When the remaining credits expire. Null: never.';
+comment on column public.credit_packs.depleted_at is 'When the last credit was taken. Null while credits are left.';
+comment on column public.credit_packs.lapsed_at is
+  'When the remaining credits were recorded as expired. The pack pays for nothing from expires_at on.';
 
 alter table public.credit_packs enable row level security;
 alter table public.credit_packs force row level security;
@@ -597,7 +678,9 @@ revoke all on public.credit_packs from public, anon, authenticated, service_role
 grant select on public.credit_packs to authenticated, service_role;
 
 
--- query_holds ---------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/17_query_holds.sql
+
+-- Holds: queries that were admitted and have not ended.
 
 create table if not exists public.query_holds (
   id uuid primary key,
@@ -629,29 +712,34 @@ create index if not exists query_holds_credit_pack_id_idx on public.query_holds 
   where credit_pack_id is not null;
 
 comment on table public.query_holds is
-  'Queries that were admitted and have not ended. Each has taken its funding, and remembers where from.';
-comment on column public.query_holds.id is 'Identifies the query; its usage_logs row will have the same id.';
-comment on column public.query_holds.created_at is 'When it was admitted.';
-comment on column public.query_holds.user_id is 'Who asked.';
-comment on column public.query_holds.request_id is 'The idempotency key: the same request is never charged twice.';
-comment on column public.query_holds.tier is 'The user''s tier at admission.';
+  'Queries that were admitted and have not ended. Each has taken its funding and records from where.';
+comment on column public.query_holds.id is 'Identifies the query. Its usage_logs row gets the same id.';
+comment on column public.query_holds.created_at is 'When the query was admitted.';
+comment on column public.query_holds.user_id is 'The user.';
+comment on column public.query_holds.request_id is 'The idempotency key. The same request is never charged twice.';
+comment on column public.query_holds.tier is 'The tier of the user at admission.';
 comment on column public.query_holds.funding is 'What pays: byok, included, credit or overage.';
-comment on column public.query_holds.query_date is 'The UTC day of admission, whose quota it counts against.';
-comment on column public.query_holds.credit_pack_id is 'The pack that pays.';
-comment on column public.query_holds.overage_charge is 'US dollars held against the overage limit.';
+comment on column public.query_holds.query_date is
+  'The UTC day of admission. The query counts against the quota of that day.';
+comment on column public.query_holds.credit_pack_id is 'The credit pack that pays.';
+comment on column public.query_holds.overage_charge is 'The amount held against the overage limit, US dollars.';
 comment on column public.query_holds.period_start is 'The overage period of admission.';
-comment on column public.query_holds.quota_used is 'Included queries used just before this one, of the day or ever.';
-comment on column public.query_holds.quota_limit is 'Included queries that the plan had then, a day or ever.';
-comment on column public.query_holds.overage_used is 'US dollars of overage in the period just before this query.';
-comment on column public.query_holds.overage_limit is 'US dollars of overage that were allowed then; null: none by the plan.';
-comment on column public.query_holds.provider is 'Who is to answer.';
-comment on column public.query_holds.model is 'The model that is to answer.';
-comment on column public.query_holds.expires_at is 'After this the query is lost and its funding goes back.';
-comment on column public.query_holds.chat_id is 'The chat that it belongs to, as the client names it.';
-comment on column public.query_holds.progress is 'What has been said so far, for who resumes the answer in another process. Gone with the hold.';
-comment on column public.query_holds.followed_to is 'How far another process has read that; null: none does.';
-comment on column public.query_holds.is_closing is 'Whether the answer is about to be settled, when nobody may begin to follow it.';
-comment on column public.query_holds.stop_requested is 'Whether the user wants it to end.';
+comment on column public.query_holds.quota_used is 'Included queries used before this one, of the day or in total.';
+comment on column public.query_holds.quota_limit is 'The quota at that time, per day or in total.';
+comment on column public.query_holds.overage_used is 'Overage in the period before this query, US dollars.';
+comment on column public.query_holds.overage_limit is
+  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+comment on column public.query_holds.provider is 'The provider chosen at admission.';
+comment on column public.query_holds.model is 'The model chosen at admission.';
+comment on column public.query_holds.expires_at is 'After this time the query is lost and its funding is returned.';
+comment on column public.query_holds.chat_id is 'The chat id, as the client sent it.';
+comment on column public.query_holds.progress is
+  'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
+comment on column public.query_holds.followed_to is
+  'How many characters of progress another process has read. Null: no process reads it.';
+comment on column public.query_holds.is_closing is
+  'Whether settlement is about to start. From then on no process may start to follow the answer.';
+comment on column public.query_holds.stop_requested is 'Whether the user asked to stop the answer.';
 
 alter table public.query_holds enable row level security;
 alter table public.query_holds force row level security;
@@ -662,7 +750,9 @@ revoke all on public.query_holds from public, anon, authenticated, service_role;
 grant select on public.query_holds to authenticated, service_role;
 
 
--- overage_invoice_items -----------------------------------------------------------------------------------------
+-- ==== sql/schemas/18_overage_invoice_items.sql
+
+-- Overage on Stripe's invoices, from our ledger.
 
 create table if not exists public.overage_invoice_items (
   id uuid primary key default private.time_ordered_id(),
@@ -687,20 +777,27 @@ create index if not exists overage_invoice_items_open_idx on public.overage_invo
   where stripe_invoice_item_id is null or stripe_invoice_id is null;
 
 comment on table public.overage_invoice_items is
-  'What users are billed beyond their plans: one row a period and price, for the usage_logs rows that refer to it.';
-comment on column public.overage_invoice_items.id is 'Identifies it, also at Stripe: metadata overage_invoice_item.';
-comment on column public.overage_invoice_items.created_at is 'When its queries were taken together.';
-comment on column public.overage_invoice_items.user_id is 'Who is billed.';
-comment on column public.overage_invoice_items.period_start is 'The overage period of its queries.';
-comment on column public.overage_invoice_items.queries is 'How many queries it bills.';
-comment on column public.overage_invoice_items.unit_price_usd is 'US dollars a query.';
-comment on column public.overage_invoice_items.amount_usd is 'US dollars, exactly.';
-comment on column public.overage_invoice_items.amount_cents is 'US cents that Stripe is told: rounded down, in the user''s favour, here and nowhere else.';
-comment on column public.overage_invoice_items.attempts is 'How often it was taken to Stripe. From the second time on, what is there already is looked for.';
-comment on column public.overage_invoice_items.target is 'Where Stripe is asked to put it: {"invoice"}, a draft; {}: the customer''s next invoice takes it. Settled here, so that all who ask at once ask the same.';
-comment on column public.overage_invoice_items.refusals is 'How many targets Stripe has refused for good.';
-comment on column public.overage_invoice_items.stripe_invoice_item_id is 'The invoice item at Stripe; null: not there yet, as far as we know.';
-comment on column public.overage_invoice_items.stripe_invoice_id is 'The invoice that it stands on; null: it waits for one.';
+  'Overage that is billed: one row per period and price. usage_logs.invoice_item_id refers to it.';
+comment on column public.overage_invoice_items.id is
+  'Identifies the item, also at Stripe: metadata overage_invoice_item.';
+comment on column public.overage_invoice_items.created_at is 'When the queries were collected into this item.';
+comment on column public.overage_invoice_items.user_id is 'The user who is billed.';
+comment on column public.overage_invoice_items.period_start is 'Start of the overage period of the queries.';
+comment on column public.overage_invoice_items.queries is 'The number of queries.';
+comment on column public.overage_invoice_items.unit_price_usd is 'US dollars per query.';
+comment on column public.overage_invoice_items.amount_usd is 'The exact amount, US dollars.';
+comment on column public.overage_invoice_items.amount_cents is
+  'The amount for Stripe, US cents. Rounded down in favour of the user. No other place rounds.';
+comment on column public.overage_invoice_items.attempts is
+  'How many times the item was sent to Stripe. From the second attempt on, an existing item is searched first.';
+comment on column public.overage_invoice_items.target is
+  'Parameters of the Stripe request: {"invoice": id} for a draft, {} for the next invoice of the customer. Stored, so '
+  'that concurrent attempts send the same request.';
+comment on column public.overage_invoice_items.refusals is 'How many targets Stripe has permanently refused.';
+comment on column public.overage_invoice_items.stripe_invoice_item_id is
+  'The Stripe invoice item. Null: not known to exist yet.';
+comment on column public.overage_invoice_items.stripe_invoice_id is
+  'The Stripe invoice that has the item. Null: the item waits for one.';
 
 alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;
@@ -711,7 +808,9 @@ revoke all on public.overage_invoice_items from public, anon, authenticated, ser
 grant select on public.overage_invoice_items to authenticated, service_role;
 
 
--- usage_logs ----------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/19_usage_logs.sql
+
+-- The ledger: one row for every query that ended.
 
 create table if not exists public.usage_logs (
   id uuid primary key,
@@ -723,6 +822,7 @@ create table if not exists public.usage_logs (
   tier text not null,
   funding public.query_funding not null,
   outcome public.query_outcome not null,
+  is_charged boolean not null generated always as (private.is_charged(outcome)) stored,
   query_date date not null,
   query_timestamp timestamptz not null,
   period_start timestamptz not null,
@@ -747,7 +847,7 @@ create table if not exists public.usage_logs (
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
-  on public.usage_logs (user_id, request_id) where outcome in ('answered', 'stopped');
+  on public.usage_logs (user_id, request_id) where is_charged;
 create index if not exists usage_logs_conversation_id_idx on public.usage_logs (conversation_id)
   where conversation_id is not null;
 create index if not exists usage_logs_message_id_idx on public.usage_logs (message_id)
@@ -759,37 +859,42 @@ create index if not exists usage_logs_invoice_item_id_idx on public.usage_logs (
 create index if not exists usage_logs_not_billed_idx on public.usage_logs (user_id, query_timestamp)
   where was_overage and invoice_item_id is null;
 
-comment on table public.usage_logs is 'The ledger: one row for every admitted query that ended, however it ended.';
-comment on column public.usage_logs.id is 'Identifies the query; its hold had the same id, so it can only end once.';
-comment on column public.usage_logs.created_at is 'When it ended.';
-comment on column public.usage_logs.user_id is 'Who asked.';
+comment on table public.usage_logs is 'The ledger: one row for every admitted query that ended, with any outcome.';
+comment on column public.usage_logs.id is
+  'Identifies the query. Equal to the id of its hold, so a query ends only once.';
+comment on column public.usage_logs.created_at is 'When the query ended.';
+comment on column public.usage_logs.user_id is 'The user.';
 comment on column public.usage_logs.request_id is 'The idempotency key.';
-comment on column public.usage_logs.conversation_id is 'The conversation, while it is kept.';
-comment on column public.usage_logs.message_id is 'The answer, while it is kept.';
-comment on column public.usage_logs.tier is 'The user''s tier at admission.';
+comment on column public.usage_logs.conversation_id is 'The conversation, while it is stored.';
+comment on column public.usage_logs.message_id is 'The answer, while it is stored.';
+comment on column public.usage_logs.tier is 'The tier of the user at admission.';
 comment on column public.usage_logs.funding is 'What paid: byok, included, credit or overage.';
-comment on column public.usage_logs.outcome is 'answered, stopped (both charged), failed or lost (both not charged).';
+comment on column public.usage_logs.outcome is 'answered, stopped, failed or lost.';
+comment on column public.usage_logs.is_charged is 'Whether the outcome is charged.';
 comment on column public.usage_logs.query_date is 'The UTC day of admission.';
-comment on column public.usage_logs.query_timestamp is 'When it was admitted.';
+comment on column public.usage_logs.query_timestamp is 'When the query was admitted.';
 comment on column public.usage_logs.period_start is 'The overage period of admission.';
-comment on column public.usage_logs.credit_pack_id is 'The pack that paid, or got its credit back.';
-comment on column public.usage_logs.quota_used is 'Included queries used just before this one was admitted, of the day or ever.';
-comment on column public.usage_logs.quota_limit is 'Included queries that the plan had then, a day or ever.';
-comment on column public.usage_logs.overage_used is 'US dollars of overage in the period just before this query was admitted.';
-comment on column public.usage_logs.overage_limit is 'US dollars of overage that were allowed then; null: none by the plan.';
-comment on column public.usage_logs.tokens_input is 'Tokens the model read, cached ones included.';
-comment on column public.usage_logs.tokens_output is 'Tokens the model wrote.';
-comment on column public.usage_logs.tokens_total is 'Both.';
-comment on column public.usage_logs.cache_read_tokens is 'Of tokens_input, those read from the provider''s cache.';
-comment on column public.usage_logs.cache_write_tokens is 'Of tokens_input, those written to the provider''s cache.';
-comment on column public.usage_logs.cost_usd is 'What the provider charges for the query, US dollars.';
-comment on column public.usage_logs.provider is 'Who answered.';
+comment on column public.usage_logs.credit_pack_id is 'The credit pack that paid, or that got its credit back.';
+comment on column public.usage_logs.quota_used is
+  'Included queries used before this one was admitted, of the day or in total.';
+comment on column public.usage_logs.quota_limit is 'The quota at that time, per day or in total.';
+comment on column public.usage_logs.overage_used is 'Overage in the period before this query was admitted, US dollars.';
+comment on column public.usage_logs.overage_limit is
+  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+comment on column public.usage_logs.tokens_input is 'Input tokens, cached ones included.';
+comment on column public.usage_logs.tokens_output is 'Output tokens.';
+comment on column public.usage_logs.tokens_total is 'Input and output tokens.';
+comment on column public.usage_logs.cache_read_tokens is 'Input tokens that were read from the provider''s cache.';
+comment on column public.usage_logs.cache_write_tokens is 'Input tokens that were written to the provider''s cache.';
+comment on column public.usage_logs.cost_usd is 'The cost at the provider, US dollars.';
+comment on column public.usage_logs.provider is 'The provider that answered.';
 comment on column public.usage_logs.model is 'The model that answered.';
-comment on column public.usage_logs.used_byo_key is 'Whether the user''s own key paid the provider.';
-comment on column public.usage_logs.counted_against_quota is 'Whether it used up one included query.';
-comment on column public.usage_logs.was_overage is 'Whether the user is charged for it beyond the plan.';
-comment on column public.usage_logs.overage_charge is 'What the user is charged for it, US dollars.';
-comment on column public.usage_logs.invoice_item_id is 'The invoice item that bills it; null: nothing to bill, or its period has not ended.';
+comment on column public.usage_logs.used_byo_key is 'Whether the user''s own key paid.';
+comment on column public.usage_logs.counted_against_quota is 'Whether the query used one included query.';
+comment on column public.usage_logs.was_overage is 'Whether the query is charged as overage.';
+comment on column public.usage_logs.overage_charge is 'The overage charge, US dollars.';
+comment on column public.usage_logs.invoice_item_id is
+  'The invoice item that bills the query. Null: nothing to bill, or the period has not ended.';
 
 alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;
@@ -800,7 +905,9 @@ revoke all on public.usage_logs from public, anon, authenticated, service_role;
 grant select on public.usage_logs to authenticated, service_role;
 
 
--- query_refusals ------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/20_query_refusals.sql
+
+-- Refused queries, for support and explain_query.
 
 create table if not exists public.query_refusals (
   id uuid primary key,
@@ -820,19 +927,20 @@ create table if not exists public.query_refusals (
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
 
 comment on table public.query_refusals is
-  'Queries that were refused, the newest fifty of each user: why, and from which state. Nothing was taken for them.';
+  'Refused queries with the reason and the state at that time: the newest fifty of each user. They took no funding.';
 comment on column public.query_refusals.id is 'Identifies the attempt.';
-comment on column public.query_refusals.created_at is 'When it was last refused.';
-comment on column public.query_refusals.user_id is 'Who asked.';
+comment on column public.query_refusals.created_at is 'When the request was last refused.';
+comment on column public.query_refusals.user_id is 'The user.';
 comment on column public.query_refusals.request_id is 'The idempotency key of the request.';
-comment on column public.query_refusals.reason is 'Why, in the words of can_user_query.';
-comment on column public.query_refusals.requires_payment is 'Whether paying would have helped.';
-comment on column public.query_refusals.resets_at is 'When it would be admitted without anyone''s doing; null: never.';
-comment on column public.query_refusals.tier is 'The user''s tier then.';
-comment on column public.query_refusals.quota_used is 'Included queries used then, of the day or ever.';
-comment on column public.query_refusals.quota_limit is 'Included queries that the plan had then, a day or ever.';
-comment on column public.query_refusals.overage_used is 'US dollars of overage in the period then.';
-comment on column public.query_refusals.overage_limit is 'US dollars of overage that were allowed then; null: none by the plan.';
+comment on column public.query_refusals.reason is 'The reason, as can_user_query returns it.';
+comment on column public.query_refusals.requires_payment is 'Whether a payment would have helped.';
+comment on column public.query_refusals.resets_at is 'When the limit resets. Null: it does not reset.';
+comment on column public.query_refusals.tier is 'The tier of the user at that time.';
+comment on column public.query_refusals.quota_used is 'Included queries used at that time, of the day or in total.';
+comment on column public.query_refusals.quota_limit is 'The quota at that time, per day or in total.';
+comment on column public.query_refusals.overage_used is 'Overage in the period at that time, US dollars.';
+comment on column public.query_refusals.overage_limit is
+  'The overage limit at that time, US dollars. Null: the plan had no overage.';
 
 alter table public.query_refusals enable row level security;
 alter table public.query_refusals force row level security;
@@ -843,11 +951,13 @@ revoke all on public.query_refusals from public, anon, authenticated, service_ro
 grant select on public.query_refusals to authenticated, service_role;
 
 
--- stripe_events -------------------------------------------------------------------------------------------------
+-- ==== sql/schemas/21_stripe_events.sql
+
+-- Stripe's webhook events, and the sequence that orders reads of Stripe's state.
 
 create sequence if not exists private.stripe_sequence;
 comment on sequence private.stripe_sequence is
-  'Numbers each look at Stripe before it is taken, so that of two the later one can be told.';
+  'Numbers each read of Stripe''s state before it starts. Of two states, the one with the higher number is newer.';
 revoke all on sequence private.stripe_sequence from public, anon, authenticated, service_role;
 
 create table if not exists public.stripe_events (
@@ -863,14 +973,16 @@ create table if not exists public.stripe_events (
 create index if not exists stripe_events_not_processed_idx on public.stripe_events (created_at)
   where processed_at is null;
 create index if not exists stripe_events_processed_at_idx on public.stripe_events (processed_at);
-comment on table public.stripe_events is 'Webhook events from Stripe that mean something here, and whether they have been dealt with.';
+comment on table public.stripe_events is
+  'Stripe webhook events of the types that we use, and whether they have been processed.';
 comment on column public.stripe_events.id is 'Identifies the row.';
-comment on column public.stripe_events.created_at is 'When it was first delivered.';
-comment on column public.stripe_events.event_id is 'The event''s id at Stripe.';
-comment on column public.stripe_events.type is 'What happened, in Stripe''s words.';
-comment on column public.stripe_events.attempts is 'How often dealing with it was begun.';
-comment on column public.stripe_events.last_error is 'The kind of failure that the last attempt ended with; null: none, or none yet.';
-comment on column public.stripe_events.processed_at is 'When its effect was committed; null: another delivery or the sweep has to.';
+comment on column public.stripe_events.created_at is 'When the event was first delivered.';
+comment on column public.stripe_events.event_id is 'The Stripe event id.';
+comment on column public.stripe_events.type is 'The Stripe event type.';
+comment on column public.stripe_events.attempts is 'How many times processing was started.';
+comment on column public.stripe_events.last_error is 'The exception type of the last failed attempt. Null: no failure.';
+comment on column public.stripe_events.processed_at is
+  'When the effect of the event was committed. Null: a redelivery or retry-events will process it.';
 
 alter table public.stripe_events enable row level security;
 alter table public.stripe_events force row level security;
@@ -878,7 +990,9 @@ revoke all on public.stripe_events from public, anon, authenticated, service_rol
 grant select on public.stripe_events to service_role;
 
 
--- retained books -----------------------------------------------------------------------------------------------
+-- ==== sql/schemas/22_retained_usage.sql
+
+-- The ledger of deleted users, as sums without any user.
 
 create table if not exists public.retained_usage (
   id uuid primary key default private.time_ordered_id(),
@@ -899,27 +1013,32 @@ create table if not exists public.retained_usage (
   constraint retained_usage_one_a_kind unique (month, tier, provider, model, funding, outcome)
 );
 comment on table public.retained_usage is
-  'The ledger of users who were deleted, as sums that name nobody: what the books need of it.';
+  'The ledger of deleted users as monthly sums, for accounting. Contains no user data.';
 comment on column public.retained_usage.id is 'Identifies the row.';
-comment on column public.retained_usage.created_at is 'When the first of its users was deleted.';
+comment on column public.retained_usage.created_at is 'When the first of these users was deleted.';
 comment on column public.retained_usage.month is 'The first day of the UTC month of admission.';
-comment on column public.retained_usage.tier is 'As in usage_logs, like the columns that follow.';
-comment on column public.retained_usage.provider is 'Who answered.';
+comment on column public.retained_usage.tier is 'The tier at admission, as in usage_logs.';
+comment on column public.retained_usage.provider is 'The provider that answered.';
 comment on column public.retained_usage.model is 'The model that answered.';
 comment on column public.retained_usage.funding is 'What paid.';
 comment on column public.retained_usage.outcome is 'How the queries ended.';
-comment on column public.retained_usage.queries is 'How many.';
-comment on column public.retained_usage.tokens_input is 'Tokens that the model read.';
-comment on column public.retained_usage.tokens_output is 'Tokens that the model wrote.';
-comment on column public.retained_usage.cost_usd is 'What the provider charged, US dollars.';
-comment on column public.retained_usage.overage_usd is 'What was charged as overage, US dollars.';
-comment on column public.retained_usage.credits_usd is 'What the credits that paid had cost, US dollars.';
-comment on column public.retained_usage.written_off_usd is 'Of overage_usd, what never came to Stripe.';
+comment on column public.retained_usage.queries is 'The number of queries.';
+comment on column public.retained_usage.tokens_input is 'Input tokens.';
+comment on column public.retained_usage.tokens_output is 'Output tokens.';
+comment on column public.retained_usage.cost_usd is 'The cost at the provider, US dollars.';
+comment on column public.retained_usage.overage_usd is 'Overage charges, US dollars.';
+comment on column public.retained_usage.credits_usd is 'The price of the credits spent, US dollars.';
+comment on column public.retained_usage.written_off_usd is 'The part of overage_usd that was never billed.';
 
 alter table public.retained_usage enable row level security;
 alter table public.retained_usage force row level security;
 revoke all on public.retained_usage from public, anon, authenticated, service_role;
 grant select on public.retained_usage to service_role;
+
+
+-- ==== sql/schemas/23_retained_invoice_items.sql
+
+-- Invoice items of deleted users.
 
 create table if not exists public.retained_invoice_items (
   id uuid primary key,
@@ -934,18 +1053,2777 @@ create table if not exists public.retained_invoice_items (
 );
 create index if not exists retained_invoice_items_created_at_idx on public.retained_invoice_items (created_at);
 comment on table public.retained_invoice_items is
-  'overage_invoice_items of users who were deleted: Stripe still has the invoices that they stand on.';
-comment on column public.retained_invoice_items.id is 'As it was; also at Stripe.';
-comment on column public.retained_invoice_items.created_at is 'As it was.';
-comment on column public.retained_invoice_items.period_start is 'As it was.';
-comment on column public.retained_invoice_items.queries is 'As it was.';
-comment on column public.retained_invoice_items.unit_price_usd is 'As it was.';
-comment on column public.retained_invoice_items.amount_usd is 'As it was.';
-comment on column public.retained_invoice_items.amount_cents is 'As it was.';
-comment on column public.retained_invoice_items.stripe_invoice_item_id is 'As it was.';
-comment on column public.retained_invoice_items.stripe_invoice_id is 'As it was.';
+  'Rows of overage_invoice_items of deleted users. Stripe still has their invoices.';
+comment on column public.retained_invoice_items.id is 'Identifies the item, also at Stripe.';
+comment on column public.retained_invoice_items.created_at is 'When the queries were collected into the item.';
+comment on column public.retained_invoice_items.period_start is 'Start of the overage period.';
+comment on column public.retained_invoice_items.queries is 'The number of queries.';
+comment on column public.retained_invoice_items.unit_price_usd is 'US dollars per query.';
+comment on column public.retained_invoice_items.amount_usd is 'The exact amount, US dollars.';
+comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, US cents.';
+comment on column public.retained_invoice_items.stripe_invoice_item_id is 'The Stripe invoice item.';
+comment on column public.retained_invoice_items.stripe_invoice_id is 'The Stripe invoice.';
 
 alter table public.retained_invoice_items enable row level security;
 alter table public.retained_invoice_items force row level security;
 revoke all on public.retained_invoice_items from public, anon, authenticated, service_role;
 grant select on public.retained_invoice_items to service_role;
+
+
+-- ==== sql/schemas/30_signup.sql
+
+-- Every new user starts on the free plan.
+
+create or replace function private.start_subscription() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  insert into public.user_subscriptions (user_id) values (new.id) on conflict (user_id) do nothing;
+  return new;
+end
+$$;
+comment on function private.start_subscription() is
+  'Trigger on auth.users: creates a free subscription. Runs as its owner, because Auth may not write to public.';
+revoke all on function private.start_subscription() from public, anon, authenticated, service_role;
+
+create or replace trigger start_subscription after insert on auth.users
+  for each row execute function private.start_subscription();
+
+-- Users who signed up before this migration.
+insert into public.user_subscriptions (user_id) select id from auth.users on conflict (user_id) do nothing;
+
+
+-- ==== sql/schemas/40_periods.sql
+
+-- Billing periods.
+
+create or replace function private.period_at(
+  p_start timestamptz, p_end timestamptz, p_at timestamptz, out period_start timestamptz, out period_end timestamptz)
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  -- The day of the month on which periods start. In a shorter month only the end of the period shows it.
+  v_anchor timestamp := case
+    when extract(day from p_end at time zone 'UTC') > extract(day from p_start at time zone 'UTC') then p_end
+    else p_start end at time zone 'UTC';
+  v_at timestamp := p_at at time zone 'UTC';
+  v_months integer;
+begin
+  if p_at >= p_start and p_at < p_end then
+    period_start := p_start;
+    period_end := p_end;
+    return;
+  elsif p_start is null then
+    v_anchor := date_trunc('month', v_at);
+  end if;
+  v_months := (extract(year from v_at) - extract(year from v_anchor)) * 12
+            + extract(month from v_at) - extract(month from v_anchor);
+  -- Count from the anchor, so that a period that starts on the 31st returns to the 31st after a shorter month.
+  if v_anchor + v_months * interval '1 month' > v_at then
+    v_months := v_months - 1;
+  end if;
+  period_start := (v_anchor + v_months * interval '1 month') at time zone 'UTC';
+  period_end := (v_anchor + (v_months + 1) * interval '1 month') at time zone 'UTC';
+end
+$$;
+comment on function private.period_at(timestamptz, timestamptz, timestamptz) is
+  'The billing period that contains p_at: the given period if it does, otherwise a period a number of months before or '
+  'after it. Without a given period: the calendar month, UTC.';
+revoke all on function private.period_at(timestamptz, timestamptz, timestamptz)
+  from public, anon, authenticated, service_role;
+grant execute on function private.period_at(timestamptz, timestamptz, timestamptz) to authenticated, service_role;
+
+
+-- ==== sql/schemas/41_funding_sources.sql
+
+-- What can pay for a query besides the quota: own keys and credit packs.
+
+create or replace function private.own_key_provider(p_user_id uuid, p_provider text) returns text
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- 'anthropic' sorts before 'openai', which is the order of preference.
+  return (
+    select min(k.provider) from public.user_api_keys k
+    where k.user_id = p_user_id and k.is_active and (p_provider is null or k.provider = p_provider));
+end
+$$;
+comment on function private.own_key_provider(uuid, text) is
+  'The provider of the active key of a user that would be used. p_provider null: any provider. Null: no such key.';
+revoke all on function private.own_key_provider(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function private.own_key_provider(uuid, text) to authenticated, service_role;
+
+
+create or replace function private.next_credit_pack(p_user_id uuid, p_at timestamptz) returns uuid
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select c.id from public.credit_packs c
+    where c.user_id = p_user_id and c.credits_remaining > 0 and not c.is_frozen
+      and (c.expires_at > p_at or c.expires_at is null)
+    order by c.expires_at nulls last, c.created_at, c.id limit 1);
+end
+$$;
+comment on function private.next_credit_pack(uuid, timestamptz) is
+  'The credit pack that pays next: the first to expire, then the oldest. Null: none can pay.';
+revoke all on function private.next_credit_pack(uuid, timestamptz) from public, anon, authenticated, service_role;
+grant execute on function private.next_credit_pack(uuid, timestamptz) to authenticated, service_role;
+
+
+create or replace function private.unsubscribed_tier(p_user_id uuid, p_at timestamptz) returns text
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return case when exists (
+    select from public.credit_packs c
+    where c.user_id = p_user_id and c.credits_to_revoke < c.credits_purchased
+      and (c.expires_at > p_at or c.expires_at is null)
+  ) then 'usage_only' else 'free' end;
+end
+$$;
+comment on function private.unsubscribed_tier(uuid, timestamptz) is
+  'The tier of a user without a subscription: usage_only while a credit pack has neither expired nor been fully '
+  'refunded, even if all its credits are spent; otherwise free.';
+revoke all on function private.unsubscribed_tier(uuid, timestamptz) from public, anon, authenticated, service_role;
+grant execute on function private.unsubscribed_tier(uuid, timestamptz) to authenticated, service_role;
+
+
+create or replace function private.set_tier_from_packs(p_user_id uuid) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_tier constant text := private.unsubscribed_tier(p_user_id, private.clock());
+begin
+  update public.user_subscriptions s set tier = v_tier
+  where s.user_id = p_user_id and s.stripe_subscription_id is null and s.status = 'active'
+    and s.tier in ('free', 'usage_only') and s.tier <> v_tier;
+end
+$$;
+comment on function private.set_tier_from_packs(uuid) is
+  'Sets the tier of a user without a subscription to what their credit packs allow. The caller holds the user lock.';
+revoke all on function private.set_tier_from_packs(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.reason_of(p_funding text, p_tier text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case p_funding
+    when 'byok' then 'Unlimited (BYOK)'
+    when 'included' then case p_tier when 'free' then 'Within free tier quota' else 'Within daily quota' end
+    when 'credit' then 'Credits available'
+    when 'overage' then 'Overage allowed'
+  end;
+end
+$$;
+comment on function private.reason_of(text, text) is 'The reason text for an admitted query with this funding.';
+revoke all on function private.reason_of(text, text) from public, anon, authenticated, service_role;
+grant execute on function private.reason_of(text, text) to authenticated, service_role;
+
+
+-- ==== sql/schemas/42_funding_state.sql
+
+-- The decision: what pays for the next query of a user, in three views, each built on the one before.
+--
+-- current_subscriptions  the subscription as of now: the tier in force, counters of this day and this period
+-- subscription_limits    what the tier and the user allow
+-- funding_state          the decision: what pays, why, and when that changes
+--
+-- Postgres merges the views into one plan. A lateral subquery with `offset 0` is evaluated once for each row; without
+-- it the planner copies its expressions to every place that uses them.
+
+create or replace view private.current_subscriptions with (security_invoker = true) as
+select
+  s.user_id, s.updated_at, clock.now, clock.midnight,
+  rolled.tier, rolled.status, rolled.is_lapsed,
+  p.name, p.models, p.history_days, p.allows_byok, p.allows_credits,
+  p.query_cost_limit_usd::numeric as query_cost_limit_usd, p.overage_price_usd::numeric as overage_price_usd,
+  p.daily_quota as plan_daily_quota, p.lifetime_quota as plan_lifetime_quota,
+  p.overage_limit_usd::numeric as plan_overage_limit,
+  s.tier as stored_tier, s.stripe_subscription_id, s.past_due_since, s.allow_overages, s.uses_byo_key,
+  rolled.period_start, s.current_period_start as stored_period_start, s.current_period_end,
+  rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
+  s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
+  rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit
+from (
+  select c.now, (c.now at time zone 'UTC')::date as today,
+         ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
+  from (select private.clock() as now offset 0) c
+) clock
+cross join public.user_subscriptions s
+cross join lateral (
+  select
+    period.is_lapsed,
+    case when period.is_lapsed then private.unsubscribed_tier(s.user_id, clock.now)
+         when s.next_tier is not null and s.current_period_end <= clock.now then s.next_tier
+         else s.tier end as tier,
+    case when period.is_lapsed then 'active' else s.status end as status,
+    case when not period.is_lapsed then s.current_period_start end as period_start,
+    -- Counters only move forward: of two transactions around midnight, neither may reset the count of the other.
+    greatest(s.quota_date, clock.today) as quota_date,
+    case when clock.today > s.quota_date then 0 else s.quota_used end as quota_used,
+    greatest(s.overage_period_start, period.starts_at) as overage_period_start,
+    case when period.starts_at > s.overage_period_start then 0 else s.current_overage_amount end as overage_used
+  from (
+    select canceled.is_lapsed, case
+        when canceled.is_lapsed or s.current_period_start is null then date_trunc('month', clock.now, 'UTC')
+        when clock.now >= s.current_period_start and clock.now < s.current_period_end then s.current_period_start
+        else (private.period_at(s.current_period_start, s.current_period_end, clock.now)).period_start
+      end as starts_at
+    -- `is true`: an unknown period (null) has not ended.
+    from (select (s.status = 'canceled' and s.current_period_end <= clock.now) is true as is_lapsed) canceled
+    offset 0
+  ) period
+  offset 0
+) rolled
+join public.plans p on p.tier = rolled.tier;
+comment on view private.current_subscriptions is
+  'Each subscription as of now. The only place that decides which tier is in force: a canceled plan ends with its '
+  'period, a downgrade starts with the next period. Counters are those of the current day and period.';
+comment on column private.current_subscriptions.user_id is 'The user.';
+comment on column private.current_subscriptions.updated_at is 'When the subscription last changed, except counters.';
+comment on column private.current_subscriptions.now is 'The time of this state.';
+comment on column private.current_subscriptions.midnight is 'The end of the UTC day.';
+comment on column private.current_subscriptions.tier is 'The tier in force.';
+comment on column private.current_subscriptions.status is 'active, canceled, suspended or past_due.';
+comment on column private.current_subscriptions.is_lapsed is
+  'Whether a canceled plan has ended. The stored row does not show it until the next admission.';
+comment on column private.current_subscriptions.name is 'The name of the plan.';
+comment on column private.current_subscriptions.models is 'The models of the plan by provider.';
+comment on column private.current_subscriptions.history_days is 'Days that the plan stores conversations.';
+comment on column private.current_subscriptions.allows_byok is 'Whether the plan allows own keys.';
+comment on column private.current_subscriptions.allows_credits is 'Whether credit packs pay on this plan.';
+comment on column private.current_subscriptions.query_cost_limit_usd is 'The cost limit of one query, US dollars.';
+comment on column private.current_subscriptions.overage_price_usd is 'US dollars per overage query. Null: no overage.';
+comment on column private.current_subscriptions.plan_daily_quota is 'The daily quota of the plan.';
+comment on column private.current_subscriptions.plan_lifetime_quota is 'The lifetime quota of the plan.';
+comment on column private.current_subscriptions.plan_overage_limit is 'The default overage limit of the plan.';
+comment on column private.current_subscriptions.stored_tier is 'The tier of the stored row.';
+comment on column private.current_subscriptions.stripe_subscription_id is 'The live Stripe subscription.';
+comment on column private.current_subscriptions.past_due_since is 'When the payment failed.';
+comment on column private.current_subscriptions.allow_overages is 'Whether the user allows overage.';
+comment on column private.current_subscriptions.uses_byo_key is 'Whether the user has an active key.';
+comment on column private.current_subscriptions.period_start is
+  'Start of the billing period. Null: calendar months, UTC, also after a canceled plan has ended.';
+comment on column private.current_subscriptions.stored_period_start is 'Start of the billing period in the stored row.';
+comment on column private.current_subscriptions.current_period_end is 'End of the billing period in the stored row.';
+comment on column private.current_subscriptions.quota_date is 'The UTC day that quota_used counts.';
+comment on column private.current_subscriptions.quota_used is 'Included queries used on that day.';
+comment on column private.current_subscriptions.lifetime_used is 'Included queries used of a lifetime quota.';
+comment on column private.current_subscriptions.own_daily_quota is 'A daily quota for this user only.';
+comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetime quota for this user only.';
+comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
+comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
+comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
+revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
+grant select on private.current_subscriptions to authenticated, service_role;
+
+
+create or replace view private.subscription_limits with (security_invoker = true) as
+select
+  s.user_id, s.updated_at, s.now, s.midnight, s.tier, s.status, s.is_lapsed, s.name, s.models, s.history_days,
+  s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.past_due_since,
+  s.uses_byo_key, s.period_start, s.stored_period_start, s.current_period_end, s.quota_date, s.quota_used,
+  s.lifetime_used, s.overage_period_start, s.overage_used,
+  s.overage_price_usd is not null and s.allow_overages as allows_overage,
+  limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
+  limits.is_serving, limits.can_use_overage, limits.is_prepaid
+from private.current_subscriptions s
+cross join lateral (
+  select
+    s.plan_lifetime_quota is not null as is_lifetime,
+    case when s.plan_lifetime_quota is not null then s.lifetime_used else s.quota_used end as included_used,
+    case when s.plan_lifetime_quota is not null then coalesce(s.own_lifetime_quota, s.plan_lifetime_quota)
+         else coalesce(s.own_daily_quota, s.plan_daily_quota) end::integer as quota_limit,
+    case when s.overage_price_usd is not null then coalesce(s.own_overage_limit, s.plan_overage_limit) end
+      as overage_limit,
+    -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace.
+    -- `is true`: an unknown time (null) refuses.
+    (s.status = 'active'
+     or s.status = 'canceled' and s.current_period_end > s.now
+     or s.status = 'past_due' and s.past_due_since + interval '7 days' > s.now) is true as is_serving,
+    -- Overage needs a live subscription, whose invoices collect it.
+    s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
+      and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
+    -- Only credits can pay, and no quota resets.
+    s.tier = 'usage_only' and coalesce(s.own_daily_quota, s.plan_daily_quota) = 0
+      and (s.stripe_subscription_id is null or s.is_lapsed) as is_prepaid
+  offset 0
+) limits;
+comment on view private.subscription_limits is 'current_subscriptions with the limits of the plan and of the user.';
+comment on column private.subscription_limits.user_id is 'As in current_subscriptions.';
+comment on column private.subscription_limits.updated_at is 'As in current_subscriptions.';
+comment on column private.subscription_limits.now is 'As in current_subscriptions.';
+comment on column private.subscription_limits.midnight is 'As in current_subscriptions.';
+comment on column private.subscription_limits.tier is 'As in current_subscriptions.';
+comment on column private.subscription_limits.status is 'As in current_subscriptions.';
+comment on column private.subscription_limits.is_lapsed is 'As in current_subscriptions.';
+comment on column private.subscription_limits.name is 'As in current_subscriptions.';
+comment on column private.subscription_limits.models is 'As in current_subscriptions.';
+comment on column private.subscription_limits.history_days is 'As in current_subscriptions.';
+comment on column private.subscription_limits.allows_byok is 'As in current_subscriptions.';
+comment on column private.subscription_limits.allows_credits is 'As in current_subscriptions.';
+comment on column private.subscription_limits.query_cost_limit_usd is 'As in current_subscriptions.';
+comment on column private.subscription_limits.overage_price_usd is 'As in current_subscriptions.';
+comment on column private.subscription_limits.stored_tier is 'As in current_subscriptions.';
+comment on column private.subscription_limits.past_due_since is 'As in current_subscriptions.';
+comment on column private.subscription_limits.uses_byo_key is 'As in current_subscriptions.';
+comment on column private.subscription_limits.period_start is 'As in current_subscriptions.';
+comment on column private.subscription_limits.stored_period_start is 'As in current_subscriptions.';
+comment on column private.subscription_limits.current_period_end is 'As in current_subscriptions.';
+comment on column private.subscription_limits.quota_date is 'As in current_subscriptions.';
+comment on column private.subscription_limits.quota_used is 'As in current_subscriptions.';
+comment on column private.subscription_limits.lifetime_used is 'As in current_subscriptions.';
+comment on column private.subscription_limits.overage_period_start is 'As in current_subscriptions.';
+comment on column private.subscription_limits.overage_used is 'As in current_subscriptions.';
+comment on column private.subscription_limits.allows_overage is 'Whether the plan and the user allow overage.';
+comment on column private.subscription_limits.is_lifetime is 'Whether the quota is a lifetime quota, not a daily one.';
+comment on column private.subscription_limits.quota_limit is 'The quota: included queries per day or in total.';
+comment on column private.subscription_limits.included_used is 'Included queries used, holds included.';
+comment on column private.subscription_limits.overage_limit is
+  'The overage limit of a period, US dollars. Null: the plan has no overage.';
+comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
+comment on column private.subscription_limits.can_use_overage is
+  'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
+comment on column private.subscription_limits.is_prepaid is 'Whether only credits can pay and no quota resets.';
+revoke all on private.subscription_limits from public, anon, authenticated, service_role;
+grant select on private.subscription_limits to authenticated, service_role;
+
+
+create or replace view private.funding_state with (security_invoker = true) as
+select
+  s.user_id, s.updated_at, s.now, s.tier, s.name, s.status, s.is_lapsed, s.models, s.history_days,
+  s.query_cost_limit_usd, s.allows_byok, s.is_lifetime, s.quota_limit, s.included_used, s.quota_date, s.quota_used,
+  s.lifetime_used, s.period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
+  s.overage_price_usd, s.allows_overage,
+  s.is_serving and s.allows_byok and s.uses_byo_key as own_key_pays,
+  decision.funding,
+  case
+    when decision.funding is not null then private.reason_of(decision.funding, s.tier)
+    when not s.is_serving then 'Subscription not active: ' || s.status
+    when s.is_lifetime then 'Free tier quota exhausted'
+    when s.can_use_overage then 'Overage limit reached'
+    else 'Daily quota exceeded'
+  end as reason,
+  case when decision.funding is null then not s.is_serving or s.is_lifetime or s.is_prepaid
+       else decision.funding = 'overage' end as requires_payment,
+  case
+    when not s.is_serving or s.is_lifetime or s.is_prepaid or decision.funding = 'credit' then null
+    when decision.funding = 'included' or not s.can_use_overage then s.midnight
+    else least(
+      (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
+      case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
+  end as resets_at,
+  -- Everything that time alone can change: the day, the period and what starts or ends with it, the grace period.
+  case when decision.funding = 'included' and not s.is_lifetime and not s.uses_byo_key and s.tier = s.stored_tier
+            and not s.is_lapsed then
+    least(s.midnight, (private.period_at(s.stored_period_start, s.current_period_end, s.now)).period_end,
+          case when s.status = 'past_due' then s.past_due_since + interval '7 days' end)
+  end as included_until
+from private.subscription_limits s
+cross join lateral (
+  select case
+      when not s.is_serving then null
+      when s.included_used < s.quota_limit then 'included'
+      when s.allows_credits and private.next_credit_pack(s.user_id, s.now) is not null then 'credit'
+      when s.can_use_overage and s.overage_used + s.overage_price_usd <= s.overage_limit then 'overage'
+    end as funding
+  offset 0
+) decision;
+comment on view private.funding_state is
+  'The decision for the next query of each user: what pays, the reason, whether it costs money or a payment would '
+  'help, and when that resets. If own_key_pays, an own key pays before everything else.';
+comment on column private.funding_state.user_id is 'The user.';
+comment on column private.funding_state.updated_at is 'When the subscription last changed, except counters.';
+comment on column private.funding_state.now is 'The time of this state.';
+comment on column private.funding_state.tier is 'The tier in force.';
+comment on column private.funding_state.name is 'The name of the plan.';
+comment on column private.funding_state.status is 'active, canceled, suspended or past_due.';
+comment on column private.funding_state.is_lapsed is 'Whether a canceled plan has ended.';
+comment on column private.funding_state.models is 'The models of the plan by provider.';
+comment on column private.funding_state.history_days is 'Days that the plan stores conversations.';
+comment on column private.funding_state.query_cost_limit_usd is 'The cost limit of one query, US dollars.';
+comment on column private.funding_state.allows_byok is 'Whether the plan allows own keys.';
+comment on column private.funding_state.is_lifetime is 'Whether the quota is a lifetime quota, not a daily one.';
+comment on column private.funding_state.quota_limit is 'The quota: included queries per day or in total.';
+comment on column private.funding_state.included_used is 'Included queries used, holds included.';
+comment on column private.funding_state.quota_date is 'The UTC day that quota_used counts.';
+comment on column private.funding_state.quota_used is 'Included queries used on that day.';
+comment on column private.funding_state.lifetime_used is 'Included queries used of a lifetime quota.';
+comment on column private.funding_state.period_start is 'Start of the billing period. Null: calendar months, UTC.';
+comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
+comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
+comment on column private.funding_state.overage_used is 'Overage in that period, US dollars, holds included.';
+comment on column private.funding_state.overage_limit is 'The overage limit of a period, US dollars. Null: no overage.';
+comment on column private.funding_state.overage_price_usd is 'US dollars per overage query. Null: no overage.';
+comment on column private.funding_state.allows_overage is 'Whether the plan and the user allow overage.';
+comment on column private.funding_state.own_key_pays is 'Whether an own key pays for the next query.';
+comment on column private.funding_state.funding is 'What pays for the next query if no own key does. Null: nothing.';
+comment on column private.funding_state.reason is 'The reason, as can_user_query returns it.';
+comment on column private.funding_state.requires_payment is 'Whether it costs money, or a payment would help.';
+comment on column private.funding_state.resets_at is 'When the quota or limit that decides resets. Null: never.';
+comment on column private.funding_state.included_until is
+  'Until when the daily quota pays first, unless the subscription changes. Null: it does not pay first.';
+revoke all on private.funding_state from public, anon, authenticated, service_role;
+grant select on private.funding_state to authenticated, service_role;
+
+
+create or replace function public.can_user_query(p_user_id uuid)
+returns table (can_query boolean, reason text, requires_payment boolean)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  if current_user = 'authenticated' and p_user_id is distinct from (select auth.uid()) then
+    raise insufficient_privilege using message = 'You may only ask about yourself.';
+  end if;
+  return query
+    select s.own_key_pays or s.funding is not null,
+           case when s.own_key_pays then private.reason_of('byok', s.tier) else s.reason end,
+           s.requires_payment and not s.own_key_pays
+    from private.funding_state s where s.user_id = p_user_id;
+  if not found then
+    return query select false, 'No subscription found', true;
+  end if;
+end
+$$;
+comment on function public.can_user_query(uuid) is
+  'Whether the next query of a user would be admitted now, the reason, and whether it costs money or a payment would '
+  'help. Read-only.';
+revoke all on function public.can_user_query(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.can_user_query(uuid) to authenticated, service_role;
+
+
+-- ==== sql/schemas/43_admit_query.sql
+
+-- How a query starts. admit_query takes the funding and creates a hold, or records the refusal.
+--
+-- settle_query (answered, stopped) or release_query (failed, lost) ends the hold with exactly one usage_logs row, which
+-- has the id of the hold. A failed or lost query returns its funding to where it came from.
+--
+-- Locks. Two advisory locks are held until the end of the transaction:
+-- * the user lock, uuid_hash_extended(user id, 0): no counter and no credit pack changes without it
+-- * the hold lock, uuid_hash_extended(hold id, 1): no query ends without it
+-- The order is: user lock, hold lock, auth.users (key share, taken by the foreign key of the first row written), other
+-- rows. settle_query takes only the hold lock. tests/sql/test_lock_order.py checks the order.
+-- Advisory locks are faster here than row locks: the longest waits for a row that changes are ten times longer.
+--
+-- Functions that run for every query use few statements and call few functions, because Postgres sets up each
+-- statement again in each transaction.
+
+
+create or replace function private.record_refusal(p_user_id uuid, p_request_id text, p_hold_id uuid) returns jsonb
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_refusal public.query_refusals;
+begin
+  -- A refusal does not wait for the disk. A crash can lose only this record.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into public.query_refusals as r (
+    id, created_at, user_id, request_id, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
+    overage_used, overage_limit)
+  select p_hold_id, s.now, s.user_id, p_request_id, s.reason, s.requires_payment, s.resets_at, s.tier,
+         s.included_used, s.quota_limit, s.overage_used, s.overage_limit
+  from private.funding_state s where s.user_id = p_user_id
+  on conflict (user_id, request_id) do update set
+    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
+    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
+    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
+  returning r.* into v_refusal;
+  delete from public.query_refusals r
+  where r.id in (
+    select oldest.id from public.query_refusals oldest where oldest.user_id = p_user_id
+    order by oldest.created_at desc, oldest.id offset 50);
+  return jsonb_build_object(
+    'decision', 'refused', 'reason', v_refusal.reason, 'requires_payment', v_refusal.requires_payment,
+    'resets_at', v_refusal.resets_at);
+end
+$$;
+comment on function private.record_refusal(uuid, text, uuid) is
+  'Records why a query is refused, and returns the refusal. Stores the newest fifty of a user. The caller holds the '
+  'user lock.';
+revoke all on function private.record_refusal(uuid, text, uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.reclaim_expired_holds(p_user_id uuid, p_except_hold_id uuid, p_at timestamptz)
+returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_hold_id uuid;
+begin
+  for v_hold_id in
+    select h.id from public.query_holds h
+    where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_except_hold_id
+  loop
+    perform private.refund_hold(v_hold_id, 'lost', '{}');
+  end loop;
+end
+$$;
+comment on function private.reclaim_expired_holds(uuid, uuid, timestamptz) is
+  'Returns the funding of the expired holds of a user, except one hold. Without it, admission would have to wait for '
+  'release_stale_holds. The caller holds the user lock.';
+revoke all on function private.reclaim_expired_holds(uuid, uuid, timestamptz)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.charged_query_response(p_query_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'decision', 'ended',
+      'answer', case when m.id is not null then jsonb_build_object(
+        'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
+        'function_results', m.function_results) end,
+      'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
+      'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
+      'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
+      'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
+    from public.usage_logs u
+    join public.plans p on p.tier = u.tier
+    left join public.messages m on m.id = u.message_id
+    where u.id = p_query_id);
+end
+$$;
+comment on function private.charged_query_response(uuid) is
+  'The response of admit_query for a request that was charged before: the stored answer if there is one.';
+revoke all on function private.charged_query_response(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.conversation_key(p_chat_id text) returns uuid
+language sql immutable set search_path = ''
+as $$
+  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
+$$;
+comment on function private.conversation_key(text) is
+  'The conversation id for a chat id that is a UUID. Null for any other chat id, which is an external_id.';
+revoke all on function private.conversation_key(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.find_conversation(p_user_id uuid, p_chat_id text) returns uuid
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_key constant uuid := private.conversation_key(p_chat_id);
+  v_owner uuid;
+  v_id uuid;
+begin
+  if v_key is null then
+    select id into v_id from public.conversations where user_id = p_user_id and external_id = p_chat_id;
+    return v_id;
+  end if;
+  select id, user_id into v_id, v_owner from public.conversations where id = v_key;
+  if v_owner <> p_user_id then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  end if;
+  return v_id;
+end
+$$;
+comment on function private.find_conversation(uuid, text) is
+  'The id of the conversation of a chat. Null if it is new. NTFND: it belongs to another user.';
+revoke all on function private.find_conversation(uuid, text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.encrypted_key(p_user_id uuid, p_provider text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', k.id, 'encrypted_key', encode(k.encrypted_key, 'base64'),
+      'encryption_iv', encode(k.encryption_iv, 'base64'), 'encryption_tag', encode(k.encryption_tag, 'base64'),
+      'encryption_key_id', k.encryption_key_id)
+    from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider);
+end
+$$;
+comment on function private.encrypted_key(uuid, text) is
+  'The encrypted key of a user for a provider: {id, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}, '
+  'bytes in base64. Null: no key.';
+revoke all on function private.encrypted_key(uuid, text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.recent_messages(
+  p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer)
+returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_question_position integer;
+begin
+  -- A repeated question is answered from the messages before it.
+  select m.position into v_question_position from public.messages m
+  where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+  order by m.position desc limit 1;
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object('role', sized.role, 'content', sized.content)
+          || case when sized.size_with_results <= p_characters
+                  then jsonb_build_object('function_calls', sized.function_calls,
+                                          'function_results', sized.function_results)
+                  else '{}' end
+        order by sized.position),
+      '[]')
+    from (
+      select newest.*, sum(char_length(newest.content)) over newest_first as size,
+             sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
+               over newest_first as size_with_results
+      from (
+        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        where m.conversation_id = p_conversation_id
+          and (v_question_position is null or m.position < v_question_position)
+        order by m.position desc limit p_count
+      ) newest
+      window newest_first as (order by newest.position desc)
+    ) sized
+    where sized.size <= p_characters);
+end
+$$;
+comment on function private.recent_messages(uuid, text, integer, integer) is
+  'The newest messages of a conversation that fit into p_characters, oldest first: [{role, content, function_calls, '
+  'function_results}]. Calls and results are left out of messages where they do not fit. If the question is in the '
+  'conversation: only messages before it.';
+revoke all on function private.recent_messages(uuid, text, integer, integer)
+  from public, anon, authenticated, service_role;
+
+
+do $$
+begin
+  create type private.admission_state as (
+    now timestamptz, tier text, name text, models jsonb, history_days integer, query_cost_limit_usd numeric,
+    is_lifetime boolean, quota_limit integer, included_used integer, quota_date date,
+    overage_period_start timestamptz, overage_used numeric, overage_limit numeric, own_key_pays boolean, funding text,
+    is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
+    current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
+    running_hold_id uuid, charged_query_id uuid);
+exception when duplicate_object then
+  null; -- This file has run before.
+end
+$$;
+comment on type private.admission_state is
+  'What admit_query decides from: columns of private.funding_state, and the earlier attempts of the same request.';
+comment on column private.admission_state.now is 'As in private.funding_state.';
+comment on column private.admission_state.tier is 'As in private.funding_state.';
+comment on column private.admission_state.name is 'As in private.funding_state.';
+comment on column private.admission_state.models is 'As in private.funding_state.';
+comment on column private.admission_state.history_days is 'As in private.funding_state.';
+comment on column private.admission_state.query_cost_limit_usd is 'As in private.funding_state.';
+comment on column private.admission_state.is_lifetime is 'As in private.funding_state.';
+comment on column private.admission_state.quota_limit is 'As in private.funding_state.';
+comment on column private.admission_state.included_used is 'As in private.funding_state, before this query.';
+comment on column private.admission_state.quota_date is 'As in private.funding_state.';
+comment on column private.admission_state.overage_period_start is 'As in private.funding_state.';
+comment on column private.admission_state.overage_used is 'As in private.funding_state, before this query.';
+comment on column private.admission_state.overage_limit is 'As in private.funding_state.';
+comment on column private.admission_state.own_key_pays is 'As in private.funding_state.';
+comment on column private.admission_state.funding is 'As in private.funding_state.';
+comment on column private.admission_state.is_lapsed is 'As in private.funding_state.';
+comment on column private.admission_state.quota_used is 'As in private.funding_state.';
+comment on column private.admission_state.lifetime_used is 'As in private.funding_state.';
+comment on column private.admission_state.period_start is 'As in private.funding_state.';
+comment on column private.admission_state.current_period_end is 'As in private.funding_state.';
+comment on column private.admission_state.overage_price_usd is 'As in private.funding_state.';
+comment on column private.admission_state.included_until is 'As in private.funding_state.';
+comment on column private.admission_state.updated_at is 'As in private.funding_state.';
+comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
+comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
+
+
+create or replace function public.admit_query(
+  p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
+  p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
+  p_history_messages integer default 40, p_history_characters integer default 48000, p_own_key boolean default null,
+  p_providers text[] default '{anthropic,openai}')
+returns jsonb
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v private.admission_state;
+  v_now timestamptz;
+  v_is_counted boolean;
+  v_is_reclaimed boolean := false;
+  v_hold public.query_holds;
+  v_key_provider text;
+  v_provider text;
+  v_model text;
+  v_pack_id uuid;
+  v_charge numeric := 0.0;
+  v_taken integer := 0;
+  v_conversation_id uuid;
+  v_key jsonb;
+  v_history jsonb := '[]'::jsonb;
+  v_remaining integer;
+  v_resets_at timestamptz;
+begin
+  -- Check the arguments
+  if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
+    raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
+  end if;
+  if p_chat_id is not null then
+    v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
+  end if;
+
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  v_now := private.clock();
+
+  -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
+  update public.user_subscriptions s set quota_used = s.quota_used + 1
+  from public.plans p
+  where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
+    and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
+    and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
+    and not exists (
+      select from public.usage_logs u
+      where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+  returning
+    v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
+    false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
+    s.overage_period_start, s.current_overage_amount,
+    case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end,
+    false, 'included'
+  into v.now, v.tier, v.name, v.models, v.history_days, v.query_cost_limit_usd,
+    v.is_lifetime, v.quota_limit, v.included_used, v.quota_date,
+    v.overage_period_start, v.overage_used,
+    v.overage_limit, v.own_key_pays, v.funding;
+  v_is_counted := found;
+
+  -- Decide, full path. A new request that the quota pays for is decided by the first read. Otherwise expired holds are
+  -- reclaimed first, and the state is read again.
+  while not v_is_counted loop
+    select
+      s.now, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd,
+      s.is_lifetime, s.quota_limit, s.included_used, s.quota_date,
+      s.overage_period_start, s.overage_used, s.overage_limit, s.own_key_pays, s.funding,
+      s.is_lapsed, s.quota_used, s.lifetime_used, s.period_start,
+      s.current_period_end, s.overage_price_usd, s.included_until, s.updated_at,
+      (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id),
+      (select u.id from public.usage_logs u
+       where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+    into v from private.funding_state s where s.user_id = p_user_id;
+    if not found then
+      return jsonb_build_object(
+        'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+    elsif v.charged_query_id is not null then
+      return private.charged_query_response(v.charged_query_id);
+    end if;
+    exit when v_is_reclaimed or v.funding = 'included' and v.running_hold_id is null;
+    perform private.reclaim_expired_holds(p_user_id, p_hold_id, v.now);
+    v_is_reclaimed := true;
+  end loop;
+
+  if v.running_hold_id is not null then
+    -- The same request runs already.
+    if v.running_hold_id <> p_hold_id then
+      return jsonb_build_object('decision', 'in_progress');
+    end if;
+    select * into v_hold from public.query_holds h where h.id = p_hold_id;
+    v.funding := v_hold.funding;
+    v.tier := v_hold.tier;
+    v_provider := v_hold.provider;
+    v_model := v_hold.model;
+  else
+    -- Choose the funding
+    if v.own_key_pays and p_own_key is distinct from false then
+      v_key_provider := private.own_key_provider(p_user_id, p_provider);
+    end if;
+    if v_key_provider is not null then
+      v.funding := 'byok';
+    elsif p_own_key then
+      raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
+    elsif v.funding is null then
+      return private.record_refusal(p_user_id, p_request_id, p_hold_id);
+    elsif v.funding = 'credit' then
+      v_pack_id := private.next_credit_pack(p_user_id, v.now);
+    elsif v.funding = 'overage' then
+      v_charge := v.overage_price_usd;
+    end if;
+
+    -- Choose the model
+    v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
+    v_model := coalesce(p_model, v.models -> v_provider ->> 0);
+    if v_key_provider is null and (v_provider = any (p_providers)) is not true then
+      raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
+    elsif (v.models -> v_provider ? v_model) is not true then
+      raise exception using errcode = 'NOMDL', message = format(
+        'The %s plan has these models of %s: %s.', v.name, v_provider,
+        (select string_agg(m, ', ') from jsonb_array_elements_text(v.models -> v_provider) m));
+    end if;
+
+    -- Take the funding
+    insert into public.query_holds (
+      id, created_at, user_id, request_id, tier, funding, query_date, credit_pack_id, overage_charge, period_start,
+      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id)
+    values (
+      p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
+      v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
+      v.now + make_interval(secs => p_hold_seconds), p_chat_id);
+    if not v_is_counted then
+      if v.is_lapsed then
+        -- The canceled plan has ended, unless a webhook has renewed it since the state was read.
+        update public.user_subscriptions s set
+          tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+          current_period_start = null, current_period_end = null
+        where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
+      end if;
+      update public.user_subscriptions s set
+        quota_date = v.quota_date,
+        quota_used = v.quota_used + case when v.funding = 'included' and not v.is_lifetime then 1 else 0 end,
+        lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.is_lifetime then 1 else 0 end,
+        overage_period_start = v.overage_period_start,
+        current_overage_amount = v.overage_used + v_charge,
+        -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.
+        included_until = case when s.updated_at = v.updated_at then v.included_until end
+      where s.user_id = p_user_id;
+      if v_pack_id is not null then
+        update public.credit_packs c set
+          credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+          depleted_at = case when c.credits_remaining = 1 then v.now end
+        where c.id = v_pack_id;
+      end if;
+    end if;
+    v_taken := 1;
+  end if;
+
+  -- Return
+  if v.funding = 'byok' then
+    v_key := private.encrypted_key(p_user_id, v_provider);
+  elsif v.funding = 'included' then
+    v_remaining := greatest(0, v.quota_limit - v.included_used - v_taken);
+    v_resets_at := case when not v.is_lifetime then (v.quota_date + 1)::timestamp at time zone 'UTC' end;
+  elsif v.funding = 'credit' then
+    v_remaining := (
+      select sum(c.credits_remaining) from public.credit_packs c
+      where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
+  elsif v.funding = 'overage' then
+    v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
+    v_resets_at := (private.period_at(v.period_start, v.current_period_end, v.now)).period_end;
+  end if;
+  if v_conversation_id is not null and v.history_days > 0 then
+    v_history := private.recent_messages(
+      v_conversation_id, p_question_id, p_history_messages, p_history_characters);
+  end if;
+  return jsonb_build_object(
+    'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
+    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
+    'key', v_key, 'models', v.models, 'cost_limit_usd', v.query_cost_limit_usd::text);
+end
+$$;
+comment on function
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[]) is
+  'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
+  'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
+  'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
+  'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
+  'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
+  'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
+  'NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
+revoke all on function
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  from public, anon, authenticated, service_role;
+grant execute on function
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  to service_role;
+
+
+-- ==== sql/schemas/44_end_query.sql
+
+-- How a query ends: its hold becomes one row of the ledger, which is charged or refunded. Locks: 43_admit_query.sql.
+
+create or replace function private.close_hold(
+  p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid,
+  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
+  out used_byo_key boolean)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_is_charged constant boolean := private.is_charged(p_outcome);
+begin
+  insert into public.usage_logs as u (
+    id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
+    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
+    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
+    counted_against_quota, was_overage, overage_charge)
+  select
+    h.id, private.clock(), h.user_id, h.request_id, p_conversation_id, p_message_id, h.tier, h.funding, p_outcome,
+    h.query_date, h.created_at, h.period_start, h.credit_pack_id, h.quota_used, h.quota_limit, h.overage_used,
+    h.overage_limit, coalesce((p_usage ->> 'tokens_input')::integer, 0),
+    coalesce((p_usage ->> 'tokens_output')::integer, 0), coalesce((p_usage ->> 'cache_read_tokens')::integer, 0),
+    coalesce((p_usage ->> 'cache_write_tokens')::integer, 0), coalesce((p_usage ->> 'cost_usd')::numeric, 0),
+    coalesce(p_usage ->> 'provider', h.provider), coalesce(p_usage ->> 'model', h.model), h.funding = 'byok',
+    v_is_charged and h.funding = 'included', v_is_charged and h.funding = 'overage',
+    case when v_is_charged then h.overage_charge else 0 end
+  from public.query_holds h where h.id = p_hold_id
+  returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key;
+  delete from public.query_holds h where h.id = p_hold_id;
+end
+$$;
+comment on function private.close_hold(uuid, text, jsonb, uuid, uuid) is
+  'Replaces a hold by its usage_logs row, and returns columns of that row. id is null if there is no such hold. The '
+  'caller holds the hold lock.';
+revoke all on function private.close_hold(uuid, text, jsonb, uuid, uuid)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.ended_query(
+  p_hold_id uuid, out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
+  out used_byo_key boolean)
+language plpgsql stable set search_path = ''
+as $$
+begin
+  select u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
+  from public.usage_logs u where u.id = p_hold_id;
+  if id is null then
+    raise exception using errcode = 'NOHLD', message = 'There is no such query.';
+  end if;
+end
+$$;
+comment on function private.ended_query(uuid) is
+  'The usage_logs row of a query that has ended, with the columns of close_hold. NOHLD: the query was never admitted.';
+revoke all on function private.ended_query(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.refund_hold(
+  p_hold_id uuid, p_outcome text, p_usage jsonb,
+  out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
+  out used_byo_key boolean)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_hold public.query_holds;
+begin
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+
+  -- End the query
+  select * into v_hold from public.query_holds h where h.id = p_hold_id;
+  select e.id, e.outcome, e.charged_usd, e.cost_usd, e.message_id, e.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
+  from private.close_hold(p_hold_id, p_outcome, p_usage, null, null) e;
+
+  -- Return the funding
+  if v_hold.funding = 'included' then
+    update public.user_subscriptions s set
+      lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
+      quota_used = s.quota_used
+                 - case when p.daily_quota is not null and s.quota_date = v_hold.query_date then 1 else 0 end
+    from public.plans p
+    where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
+  elsif v_hold.funding = 'credit' then
+    -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
+    update public.credit_packs c set
+      credits_used = c.credits_used - 1,
+      credits_remaining = c.credits_remaining + case when returned.counts_as = 'remaining' then 1 else 0 end,
+      credits_revoked = c.credits_revoked + case when returned.counts_as = 'revoked' then 1 else 0 end,
+      credits_expired = c.credits_expired + case when returned.counts_as = 'expired' then 1 else 0 end,
+      depleted_at = case when returned.counts_as <> 'remaining' then c.depleted_at end
+    from (
+      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
+                        when k.lapsed_at is not null then 'expired'
+                        else 'remaining' end as counts_as
+      from public.credit_packs k where k.id = v_hold.credit_pack_id) returned
+    where c.id = returned.id;
+  elsif v_hold.funding = 'overage' then
+    update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
+    where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
+  end if;
+end
+$$;
+comment on function private.refund_hold(uuid, text, jsonb) is
+  'Ends a query without a charge and returns its funding to the same day, credit pack or overage period. Returns what '
+  'close_hold returns. The caller holds the user lock.';
+revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon, authenticated, service_role;
+
+
+create or replace function private.store_turn(
+  p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_chat_id constant text := p_turn ->> 'chat_id';
+  v_key constant uuid := private.conversation_key(v_chat_id);
+  v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
+  v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
+  v_count integer;
+  v_position integer;
+begin
+  -- Find or create the conversation
+  insert into public.conversations (id, created_at, user_id, external_id, title, context_type, context_id,
+                                    context_data, expires_at, last_message_at)
+  values (coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id,
+          case when v_key is null then v_chat_id end, p_turn ->> 'title',
+          coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
+          nullif(p_turn -> 'context' -> 'data', 'null'), v_at, v_at)
+  on conflict do nothing;
+  select c.id, c.message_count into conversation_id, v_count from public.conversations c
+  where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
+  for update;
+  if conversation_id is null then
+    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+  end if;
+
+  -- Store the question. A repeated question keeps its position; everything after it is replaced.
+  select m.position into v_position from public.messages m
+  where m.conversation_id = store_turn.conversation_id and m.role = 'user'
+    and m.external_id = p_turn -> 'question' ->> 'id'
+  order by m.position desc limit 1;
+  if v_position is null then
+    v_position := v_count + 1;
+    insert into public.messages (created_at, conversation_id, position, role, external_id, content)
+    values (p_hold.created_at, conversation_id, v_position, 'user', p_turn -> 'question' ->> 'id',
+            p_turn -> 'question' ->> 'content');
+  else
+    update public.messages m set content = p_turn -> 'question' ->> 'content'
+    where m.conversation_id = store_turn.conversation_id and m.position = v_position
+      and m.content <> p_turn -> 'question' ->> 'content';
+    delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_position;
+  end if;
+
+  -- Store the answer
+  insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,
+                               function_results, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
+  values ((p_turn -> 'answer' ->> 'id')::uuid, v_at, conversation_id, v_position + 1, 'assistant',
+          p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
+          nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
+          coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
+          p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
+  update public.conversations c set
+    message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
+    expires_at = v_at + p_history_days * interval '1 day', last_message_at = v_at
+  where c.id = conversation_id;
+end
+$$;
+comment on function private.store_turn(public.query_holds, integer, jsonb, jsonb) is
+  'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
+  'Returns its id. Null: the UUID belongs to another user.';
+revoke all on function private.store_turn(public.query_holds, integer, jsonb, jsonb)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function public.settle_query(
+  p_hold_id uuid, p_outcome text, p_usage jsonb default '{}', p_turn jsonb default null)
+returns jsonb
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_hold public.query_holds;
+  v_ended record;
+  v_history_days integer;
+  v_conversation_id uuid;
+begin
+  if private.is_charged(p_outcome) is not true then
+    raise invalid_parameter_value using message = 'p_outcome must be answered or stopped.';
+  end if;
+
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+
+  -- Store the turn, if the plan in force stores history
+  if p_turn is not null then
+    select * into v_hold from public.query_holds where id = p_hold_id;
+    select s.history_days into v_history_days
+    from private.current_subscriptions s where s.user_id = v_hold.user_id;
+    if v_history_days > 0 then
+      -- Lock the user before the conversation, as a deletion of the user does.
+      perform from auth.users where id = v_hold.user_id for key share;
+      v_conversation_id := private.store_turn(v_hold, v_history_days, p_usage, p_turn);
+    end if;
+  end if;
+
+  -- Charge
+  v_ended := private.close_hold(
+    p_hold_id, p_outcome, p_usage, v_conversation_id,
+    case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+  if v_ended.id is null then
+    v_ended := private.ended_query(p_hold_id);
+  elsif v_ended.used_byo_key then
+    -- The provider has answered with this key. A key that was stored unchecked is therefore valid.
+    update public.user_api_keys k set last_validated_at = u.created_at, validation_error = null
+    from public.usage_logs u
+    where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
+      and k.last_validated_at is null and k.created_at <= u.query_timestamp;
+  end if;
+
+  -- Return
+  return jsonb_build_object(
+    'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
+    'persisted', v_ended.message_id is not null);
+end
+$$;
+comment on function public.settle_query(uuid, text, jsonb, jsonb) is
+  'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
+  'cache_read_tokens, cache_write_tokens, cost_usd}. p_turn: {chat_id, title, context {type, id, data}, question {id, '
+  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. Returns '
+  '{outcome, charged_usd, cost_usd, persisted}. NOHLD: the query was never admitted.';
+revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
+
+
+create or replace function public.release_query(
+  p_hold_id uuid, p_outcome text default 'failed', p_usage jsonb default '{}', p_user_id uuid default null)
+returns jsonb
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_ended record;
+begin
+  if p_outcome not in ('failed', 'lost') then
+    raise invalid_parameter_value using message = 'p_outcome must be failed or lost.';
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0)) where p_user_id is not null;
+  perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
+  v_ended := private.refund_hold(p_hold_id, p_outcome, p_usage);
+  if v_ended.id is null then
+    v_ended := private.ended_query(p_hold_id);
+  end if;
+  return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
+end
+$$;
+comment on function public.release_query(uuid, text, jsonb, uuid) is
+  'Ends a query that is not charged and returns its funding. Repeated calls do it once. p_usage as in settle_query: '
+  'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it. '
+  'Returns {outcome, charged_usd}. NOHLD: the query was never admitted.';
+revoke all on function public.release_query(uuid, text, jsonb, uuid) from public, anon, authenticated, service_role;
+grant execute on function public.release_query(uuid, text, jsonb, uuid) to service_role;
+
+
+create or replace function public.release_stale_holds() returns integer
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_stale record;
+  v_id uuid;
+  v_released integer := 0;
+begin
+  -- At most 100 per call, so that no user waits long for a lock. Users whose lock is taken are left to the next call.
+  for v_stale in
+    select oldest.id, oldest.user_id
+    from (select h.id, h.user_id from public.query_holds h where h.expires_at <= v_at
+          order by h.expires_at limit 100) oldest
+    order by oldest.user_id, oldest.id
+  loop
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
+    v_id := (private.refund_hold(v_stale.id, 'lost', '{}')).id;
+    v_released := v_released + case when v_id is not null then 1 else 0 end;
+  end loop;
+  return v_released;
+end
+$$;
+comment on function public.release_stale_holds() is
+  'Returns the funding of expired holds, whose process died: at most 100 per call. Returns how many. Call until 0.';
+revoke all on function public.release_stale_holds() from public, anon, authenticated, service_role;
+grant execute on function public.release_stale_holds() to service_role;
+
+
+-- ==== sql/schemas/45_track_query_usage.sql
+
+-- Metering for callers that answer queries themselves.
+
+create or replace function public.track_query_usage(
+  p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer,
+  p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric)
+returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_id constant uuid := private.time_ordered_id();
+  v_admission jsonb;
+begin
+  if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
+     and p_conversation_id is not null
+     or not exists (select from public.messages where id = p_message_id and conversation_id = p_conversation_id)
+     and p_message_id is not null then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
+  end if;
+  v_admission := public.admit_query(
+    p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_own_key => coalesce(p_used_byo_key, false),
+    p_provider => case when p_used_byo_key then p_provider end);
+  if v_admission ->> 'decision' = 'ended' then
+    return;
+  elsif v_admission ->> 'decision' <> 'admitted' then
+    raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
+  end if;
+  perform private.close_hold(
+    v_id, 'answered',
+    jsonb_build_object('provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input,
+                       'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
+    p_conversation_id, p_message_id);
+end
+$$;
+comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is
+  'Admits and settles one query in one call, by the same rules as the chat. A message is charged once. QUOTA: refused, '
+  'with the reason as the message. NTFND: the conversation or message does not belong to the user.';
+revoke all on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric)
+  from public, anon, authenticated, service_role;
+grant execute on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric)
+  to service_role;
+
+
+-- ==== sql/schemas/46_running_query.sql
+
+-- Stop and resume a running answer from another process, through its hold.
+--
+-- On Lambda every request can reach another process. Everything stored here is deleted with the hold, so plans without
+-- history store nothing.
+
+create or replace function public.note_progress(
+  p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean default false)
+returns jsonb
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_noted jsonb;
+begin
+  -- No charge depends on this, so it does not wait for the disk. A crash ends the answer too.
+  perform set_config('synchronous_commit', 'off', true);
+  update public.query_holds h set
+    -- p_from makes a repeated call harmless.
+    progress = case when p_progress <> '' then left(h.progress, p_from) || p_progress else h.progress end,
+    is_closing = h.is_closing or p_is_closing and h.followed_to is null
+  where h.id = p_hold_id
+  returning jsonb_build_object('stop_requested', h.stop_requested, 'followed_to', h.followed_to) into v_noted;
+  return v_noted;
+end
+$$;
+comment on function public.note_progress(uuid, integer, text, boolean) is
+  'Appends to the progress of a running query from character p_from on. Returns {stop_requested, followed_to}: whether '
+  'to stop, and how far another process has read (null: none reads). With p_is_closing no process may start to read '
+  'any more. Null: there is no such hold.';
+revoke all on function public.note_progress(uuid, integer, text, boolean)
+  from public, anon, authenticated, service_role;
+grant execute on function public.note_progress(uuid, integer, text, boolean) to service_role;
+
+
+create or replace function private.running_query(p_user_id uuid, p_chat_id text) returns uuid
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select h.id from public.query_holds h
+    where h.user_id = p_user_id and h.expires_at > private.clock() and not h.is_closing
+      and (h.chat_id = p_chat_id or private.conversation_key(h.chat_id) = private.conversation_key(p_chat_id))
+    order by h.created_at desc, h.id desc limit 1);
+end
+$$;
+comment on function private.running_query(uuid, text) is
+  'The newest running query of a chat. Null: none runs, or it is about to be settled.';
+revoke all on function private.running_query(uuid, text) from public, anon, authenticated, service_role;
+
+
+create or replace function public.stop_query(p_user_id uuid, p_chat_id text) returns boolean
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+begin
+  update public.query_holds h set stop_requested = true where h.id = private.running_query(p_user_id, p_chat_id);
+  return found;
+end
+$$;
+comment on function public.stop_query(uuid, text) is
+  'Requests that the running query of a chat stops. Returns whether there was one.';
+revoke all on function public.stop_query(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.stop_query(uuid, text) to service_role;
+
+
+create or replace function public.follow_query(
+  p_user_id uuid, p_chat_id text, p_hold_id uuid default null, p_from integer default 0)
+returns jsonb
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_followed jsonb;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update public.query_holds h set followed_to = p_from
+  where h.id = coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id)) and h.user_id = p_user_id
+    and h.expires_at > private.clock() and not h.is_closing
+  returning jsonb_build_object('hold_id', h.id, 'progress', substr(h.progress, p_from + 1)) into v_followed;
+  if v_followed is null and p_hold_id is not null then
+    select jsonb_build_object(
+      'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
+      'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,
+      'cache_write_tokens', u.cache_write_tokens, 'cost_usd', u.cost_usd::text,
+      'charged_usd', u.overage_charge::text, 'persisted', u.message_id is not null)
+    into v_followed
+    from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
+  end if;
+  return v_followed;
+end
+$$;
+comment on function public.follow_query(uuid, text, uuid, integer) is
+  'The progress of the running query of a chat from character p_from on: {hold_id, progress}. Call again with the '
+  'hold_id and the number of characters read so far. After the query has ended: {hold_id, outcome, usage and charge}. '
+  'Null: nothing runs, or the query was lost.';
+revoke all on function public.follow_query(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.follow_query(uuid, text, uuid, integer) to service_role;
+
+
+-- ==== sql/schemas/50_usage.sql
+
+-- What users see of their own metering.
+
+create or replace function public.usage_summary() returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+  v private.funding_state;
+  v_can record;
+  v_period record;
+  v_packs jsonb;
+  v_providers jsonb;
+  v_today record;
+  v_month record;
+  v_billing jsonb;
+begin
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Sign in to see your usage.';
+  end if;
+  select * into v from private.funding_state s where s.user_id = v_user_id;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no subscription.';
+  end if;
+  select * into v_can from public.can_user_query(v_user_id);
+  select * into v_period from private.period_at(v.period_start, v.current_period_end, v.now);
+
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
+           'bought_at', c.created_at, 'expires_at', c.expires_at, 'is_frozen', c.is_frozen)
+           order by c.expires_at nulls last, c.created_at), '[]')
+  into v_packs
+  from public.credit_packs c
+  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
+
+  select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
+  from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
+
+  select count(*) filter (where u.is_charged) as queries,
+         coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
+  into v_today
+  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v.now at time zone 'UTC')::date;
+  select count(*) filter (where u.is_charged) as queries,
+         coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
+  into v_month
+  from public.usage_logs u
+  where u.user_id = v_user_id and u.query_date >= (v_period.period_start at time zone 'UTC')::date
+    and u.query_timestamp >= v_period.period_start;
+
+  select jsonb_build_object(
+    'is_customer', s.stripe_customer_id is not null,
+    'is_subscribed', s.stripe_subscription_id is not null and not v.is_lapsed,
+    'ends_at', case when v.status = 'canceled' then s.current_period_end end,
+    'next_tier', case when s.current_period_end > v.now then s.next_tier end,
+    'past_due_since', s.past_due_since,
+    'to_be_billed_usd', (
+      select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
+      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null),
+    'billed', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'period_start', i.period_start, 'queries', i.queries, 'unit_price_usd', i.unit_price_usd::text,
+        'amount_usd', i.amount_usd::text, 'billed_usd', (i.amount_cents / 100.0)::numeric(14,2)::text)
+        order by i.period_start desc), '[]')
+      from (
+        select * from public.overage_invoice_items o where o.user_id = v_user_id
+        order by o.period_start desc limit 12) i))
+  into v_billing
+  from public.user_subscriptions s where s.user_id = v_user_id;
+
+  -- Amounts are text under names that end in _usd, so that no JSON parser turns them into floats.
+  return jsonb_build_object(
+    'tier', v.tier,
+    'status', v.status,
+    'period', jsonb_build_object('start', v_period.period_start, 'end', v_period.period_end),
+    'included', jsonb_build_object(
+      'limit', v.quota_limit, 'used', v.included_used, 'remaining', greatest(0, v.quota_limit - v.included_used),
+      'resets_at', case when not v.is_lifetime
+                        then (((v.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
+    'overage', jsonb_build_object(
+      'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
+      'used_usd', v.overage_used::text),
+    'credits', jsonb_build_object(
+      'remaining', (
+        select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack
+        where not (pack ->> 'is_frozen')::boolean),
+      'packs', v_packs),
+    'byok', jsonb_build_object('allowed', v.allows_byok, 'providers', v_providers),
+    'billing', v_billing,
+    'can_query', v_can.can_query,
+    'reason', v_can.reason,
+    'requires_payment', v_can.requires_payment,
+    'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
+                                'cost_usd', v_today.cost_usd::text),
+    'month', jsonb_build_object('queries', v_month.queries, 'tokens', v_month.tokens,
+                                'cost_usd', v_month.cost_usd::text));
+end
+$$;
+comment on function public.usage_summary() is
+  'The response of GET /usage for the signed-in user: plan, quotas, overage, credits, bills, and usage today and in '
+  'this period.';
+revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
+grant execute on function public.usage_summary() to authenticated;
+
+
+create or replace function public.explain_query(p_request_id text)
+returns table (
+  query_id uuid, user_id uuid, request_id text, decided_at timestamptz, decision text, reason text, funding text,
+  tier text, quota_used integer, quota_limit integer, overage_used numeric, overage_limit numeric,
+  credit_pack_id uuid, outcome text, charged_usd numeric, cost_usd numeric, tokens_total integer, provider text,
+  model text)
+language sql stable security invoker set search_path = ''
+as $$
+  select u.id, u.user_id, u.request_id, u.query_timestamp, 'admitted', private.reason_of(u.funding, u.tier),
+         u.funding, u.tier, u.quota_used, u.quota_limit, u.overage_used, u.overage_limit, u.credit_pack_id, u.outcome,
+         u.overage_charge, u.cost_usd, u.tokens_total, u.provider, u.model
+  from public.usage_logs u where u.request_id = p_request_id
+  union all
+  select h.id, h.user_id, h.request_id, h.created_at, 'admitted', private.reason_of(h.funding, h.tier), h.funding,
+         h.tier, h.quota_used, h.quota_limit, h.overage_used, h.overage_limit, h.credit_pack_id, null,
+         null, null, null, h.provider, h.model
+  from public.query_holds h where h.request_id = p_request_id
+  union all
+  select r.id, r.user_id, r.request_id, r.created_at, 'refused', r.reason, null,
+         r.tier, r.quota_used, r.quota_limit, r.overage_used, r.overage_limit, null, null,
+         null, null, null, null, null
+  from public.query_refusals r where r.request_id = p_request_id
+  order by 4
+$$;
+comment on function public.explain_query(text) is
+  'Every attempt at a request: the decision, the state it was made from, the outcome, the charge and the cost. outcome '
+  'is null while the query runs. Signed-in users see only their own requests.';
+revoke all on function public.explain_query(text) from public, anon, authenticated, service_role;
+grant execute on function public.explain_query(text) to authenticated, service_role;
+
+
+create or replace view public.daily_quota_usage with (security_invoker = true) as
+select
+  u.user_id,
+  u.query_date,
+  count(*) filter (where u.counted_against_quota)::integer as queries_today,
+  sum(u.tokens_total)::bigint as tokens_today,
+  sum(u.cost_usd) as cost_today,
+  count(*) filter (where u.was_overage)::integer as overage_queries,
+  sum(u.overage_charge) as overage_charges,
+  s.tier,
+  case when not s.is_lifetime then s.quota_limit end as daily_quota,
+  k.uses_byo_key
+from public.usage_logs u
+join private.funding_state s on s.user_id = u.user_id
+join public.user_subscriptions k on k.user_id = u.user_id
+group by u.user_id, u.query_date, s.tier, s.is_lifetime, s.quota_limit, k.uses_byo_key;
+comment on view public.daily_quota_usage is
+  'The usage of each user on each UTC day, from the ledger. Users see only their own rows.';
+comment on column public.daily_quota_usage.user_id is 'The user.';
+comment on column public.daily_quota_usage.query_date is 'The UTC day.';
+comment on column public.daily_quota_usage.queries_today is 'Ended queries of the day that count against the quota.';
+comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of the day.';
+comment on column public.daily_quota_usage.cost_today is 'The cost of these queries at the providers, US dollars.';
+comment on column public.daily_quota_usage.overage_queries is 'Queries of the day that are charged as overage.';
+comment on column public.daily_quota_usage.overage_charges is 'The overage charges of the day, US dollars.';
+comment on column public.daily_quota_usage.tier is 'The current tier of the user.';
+comment on column public.daily_quota_usage.daily_quota is
+  'The current daily quota. Null if the quota is a lifetime quota.';
+comment on column public.daily_quota_usage.uses_byo_key is 'Whether the user has an active provider key now.';
+revoke all on public.daily_quota_usage from public, anon, authenticated, service_role;
+grant select on public.daily_quota_usage to authenticated, service_role;
+
+
+-- ==== sql/schemas/51_api_keys.sql
+
+-- Users' own provider keys: stored and returned encrypted, and only for the service role.
+--
+-- Every change locks auth.users first (key share), as metering does. Otherwise it could deadlock with a deletion of the
+-- user: the trigger for uses_byo_key locks the key and then the subscription, a deletion does the opposite.
+
+
+create or replace function private.describe_key(
+  p_provider text, p_hint text, p_is_active boolean, p_last_validated_at timestamptz, p_validation_error text,
+  p_created_at timestamptz)
+returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return jsonb_build_object(
+    'provider', p_provider, 'hint', p_hint,
+    'status', case when not p_is_active then 'invalid' when p_last_validated_at is null then 'unchecked'
+                   else 'valid' end,
+    'last_validated_at', p_last_validated_at, 'validation_error', p_validation_error, 'created_at', p_created_at);
+end
+$$;
+comment on function private.describe_key(text, text, boolean, timestamptz, text, timestamptz) is
+  'The metadata of a key, as its owner sees it.';
+revoke all on function private.describe_key(text, text, boolean, timestamptz, text, timestamptz)
+  from public, anon, authenticated, service_role;
+grant execute on function private.describe_key(text, text, boolean, timestamptz, text, timestamptz)
+  to authenticated, service_role;
+
+
+create or replace function public.list_api_keys() returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Sign in to see your keys.';
+  end if;
+  return jsonb_build_object(
+    'allowed', coalesce((select s.allows_byok from private.funding_state s where s.user_id = v_user_id), false),
+    'keys', coalesce((
+      select jsonb_agg(
+        private.describe_key(k.provider, k.hint, k.is_active, k.last_validated_at, k.validation_error, k.created_at)
+        order by k.provider)
+      from public.user_api_keys k where k.user_id = v_user_id), '[]'));
+end
+$$;
+comment on function public.list_api_keys() is
+  'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}.';
+revoke all on function public.list_api_keys() from public, anon, authenticated, service_role;
+grant execute on function public.list_api_keys() to authenticated;
+
+
+create or replace function public.put_api_key(
+  p_id uuid, p_user_id uuid, p_provider text, p_encrypted_key text, p_encryption_iv text, p_encryption_tag text,
+  p_encryption_key_id text, p_hint text, p_is_valid boolean)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v public.user_api_keys;
+begin
+  perform from auth.users where id = p_user_id for key share;
+  if not coalesce((select s.allows_byok from private.funding_state s where s.user_id = p_user_id), false) then
+    raise exception using errcode = 'NBYOK', message = 'The plan does not allow own keys.';
+  end if;
+  -- A replaced key gets a new id, so that results of checks of the old key are not recorded for the new one.
+  insert into public.user_api_keys as k (
+    id, created_at, user_id, provider, encrypted_key, encryption_iv, encryption_tag, encryption_key_id, hint,
+    is_active, last_validated_at)
+  values (
+    p_id, private.clock(), p_user_id, p_provider, decode(p_encrypted_key, 'base64'),
+    decode(p_encryption_iv, 'base64'), decode(p_encryption_tag, 'base64'), p_encryption_key_id, p_hint, true,
+    case when p_is_valid then private.clock() end)
+  on conflict (user_id, provider) do update set
+    id = excluded.id, created_at = excluded.created_at, encrypted_key = excluded.encrypted_key,
+    encryption_iv = excluded.encryption_iv, encryption_tag = excluded.encryption_tag,
+    encryption_key_id = excluded.encryption_key_id, hint = excluded.hint, is_active = true,
+    last_validated_at = excluded.last_validated_at, validation_error = null
+  returning k.* into v;
+  return private.describe_key(
+    v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
+end
+$$;
+comment on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) is
+  'Stores an encrypted key and replaces the previous key of the user for this provider. Bytes are base64. p_is_valid: '
+  'the provider has just accepted the key. Returns its metadata. NBYOK: the plan does not allow own keys.';
+revoke all on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean)
+  from public, anon, authenticated, service_role;
+grant execute on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) to service_role;
+
+
+create or replace function public.get_api_key(p_user_id uuid, p_provider text) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return private.encrypted_key(p_user_id, p_provider);
+end
+$$;
+comment on function public.get_api_key(uuid, text) is
+  'The encrypted key of a user for a provider, active or not. Null: no key.';
+revoke all on function public.get_api_key(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.get_api_key(uuid, text) to service_role;
+
+
+create or replace function public.note_api_key(p_id uuid, p_user_id uuid, p_is_valid boolean, p_error text)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v public.user_api_keys;
+begin
+  perform from auth.users where id = p_user_id for key share;
+  update public.user_api_keys k set
+    is_active = p_is_valid,
+    last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
+    validation_error = case when not p_is_valid then p_error end
+  where k.id = p_id and k.user_id = p_user_id
+  returning k.* into v;
+  if not found then
+    return null;
+  end if;
+  return private.describe_key(
+    v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
+end
+$$;
+comment on function public.note_api_key(uuid, uuid, boolean, text) is
+  'Records whether the provider accepted a key, and returns its metadata. Null: the key was replaced or deleted.';
+revoke all on function public.note_api_key(uuid, uuid, boolean, text) from public, anon, authenticated, service_role;
+grant execute on function public.note_api_key(uuid, uuid, boolean, text) to service_role;
+
+
+create or replace function public.delete_api_key(p_user_id uuid, p_provider text) returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform from auth.users where id = p_user_id for key share;
+  delete from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider;
+  return found;
+end
+$$;
+comment on function public.delete_api_key(uuid, text) is
+  'Deletes the key of a user for a provider. Returns whether there was one.';
+revoke all on function public.delete_api_key(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.delete_api_key(uuid, text) to service_role;
+
+
+create or replace function public.api_keys_to_rotate(p_current text, p_after uuid, p_limit integer) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', old.id, 'user_id', old.user_id, 'provider', old.provider,
+      'encrypted_key', encode(old.encrypted_key, 'base64'), 'encryption_iv', encode(old.encryption_iv, 'base64'),
+      'encryption_tag', encode(old.encryption_tag, 'base64'), 'encryption_key_id', old.encryption_key_id)
+      order by old.id), '[]')
+    from (
+      select * from public.user_api_keys k
+      where k.encryption_key_id <> p_current and (k.id > p_after or p_after is null)
+      order by k.id limit least(p_limit, 1000)
+    ) old);
+end
+$$;
+comment on function public.api_keys_to_rotate(text, uuid, integer) is
+  'Keys that are not encrypted with the current key of the key ring, ordered by id, after p_after, at most 1,000.';
+revoke all on function public.api_keys_to_rotate(text, uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.api_keys_to_rotate(text, uuid, integer) to service_role;
+
+
+create or replace function public.count_keys_to_rotate(p_current text) returns integer
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (select count(*) from public.user_api_keys k where k.encryption_key_id <> p_current);
+end
+$$;
+comment on function public.count_keys_to_rotate(text) is
+  'The number of keys that are not encrypted with the current key of the key ring.';
+revoke all on function public.count_keys_to_rotate(text) from public, anon, authenticated, service_role;
+grant execute on function public.count_keys_to_rotate(text) to service_role;
+
+
+create or replace function public.rotate_api_keys(p_rows jsonb) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_rotated integer;
+begin
+  -- A key that was replaced or rotated since it was read has another nonce. It is skipped.
+  with reencrypted as (
+    select k.id, r.encrypted_key, r.encryption_iv, r.encryption_tag, r.encryption_key_id
+    from jsonb_to_recordset(p_rows) r (
+      id uuid, old_iv text, encrypted_key text, encryption_iv text, encryption_tag text, encryption_key_id text)
+    join public.user_api_keys k on k.id = r.id and k.encryption_iv = decode(r.old_iv, 'base64')
+    order by k.id
+    for no key update of k skip locked
+  )
+  update public.user_api_keys k set
+    encrypted_key = decode(r.encrypted_key, 'base64'), encryption_iv = decode(r.encryption_iv, 'base64'),
+    encryption_tag = decode(r.encryption_tag, 'base64'), encryption_key_id = r.encryption_key_id
+  from reencrypted r where k.id = r.id;
+  get diagnostics v_rotated = row_count;
+  return v_rotated;
+end
+$$;
+comment on function public.rotate_api_keys(jsonb) is
+  'Replaces ciphertexts: [{id, old_iv, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}]. Returns how '
+  'many. Skips keys that changed since they were read, or that are locked.';
+revoke all on function public.rotate_api_keys(jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.rotate_api_keys(jsonb) to service_role;
+
+
+-- ==== sql/schemas/60_checkout.sql
+
+-- Plans and packs on sale, the Stripe customer of a user, and the overage settings.
+
+create or replace function public.list_plans() returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return jsonb_build_object(
+    'plans', (
+      select jsonb_agg(jsonb_build_object(
+        'tier', p.tier, 'name', p.name, 'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
+        'lifetime_quota', p.lifetime_quota, 'overage_price_usd', p.overage_price_usd::text,
+        'overage_limit_usd', p.overage_limit_usd::text, 'allows_credits', p.allows_credits,
+        'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models)
+        order by p.price_usd, p.lifetime_quota nulls last)
+      from public.plans p),
+    'packs', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'id', k.slug, 'name', k.name, 'credits', k.credits, 'price_usd', k.price_usd::text,
+        'price_per_credit_usd', round(k.price_usd / k.credits, 6)::text, 'expires_after_days', k.expires_after_days)
+        order by k.credits), '[]')
+      from public.packs k where k.is_sold));
+end
+$$;
+comment on function public.list_plans() is 'The response of GET /plans: plans and credit packs on sale.';
+revoke all on function public.list_plans() from public, anon, authenticated, service_role;
+grant execute on function public.list_plans() to anon, authenticated, service_role;
+
+
+create or replace function public.billing_profile(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'email', u.email, 'stripe_customer_id', s.stripe_customer_id, 'stripe_sequence', s.stripe_sequence)
+    from public.user_subscriptions s join auth.users u on u.id = s.user_id where s.user_id = p_user_id);
+end
+$$;
+comment on function public.billing_profile(uuid) is
+  'The e-mail address of a user for Stripe, their Stripe customer, and the sequence number of its newest applied '
+  'state. Null: no such user.';
+revoke all on function public.billing_profile(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.billing_profile(uuid) to service_role;
+
+
+create or replace function public.link_stripe_customer(p_user_id uuid, p_customer_id text) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_customer_id text;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
+  where s.user_id = p_user_id
+  returning s.stripe_customer_id into v_customer_id;
+  return v_customer_id;
+end
+$$;
+comment on function public.link_stripe_customer(uuid, text) is
+  'Links a user to a Stripe customer, unless they have one. Returns the customer of the user. Null: no such user.';
+revoke all on function public.link_stripe_customer(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.link_stripe_customer(uuid, text) to service_role;
+
+
+create or replace function public.set_overage(p_settings jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Sign in to change your overage settings.';
+  elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
+    raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+  update public.user_subscriptions s set
+    allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
+    overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
+                         else s.overage_limit end
+  where s.user_id = v_user_id;
+  return public.usage_summary() -> 'overage';
+end
+$$;
+comment on function public.set_overage(jsonb) is
+  'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
+  'restores the limit of the plan. Returns the overage object of usage_summary.';
+revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.set_overage(jsonb) to authenticated;
+
+
+-- ==== sql/schemas/61_stripe_events.sql
+
+-- Stripe's webhook events: which were processed, which must be retried.
+
+create or replace function public.claim_stripe_event(p_event_id text, p_type text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_processed_at timestamptz;
+begin
+  insert into public.stripe_events as e (created_at, event_id, type, attempts)
+  values (private.clock(), p_event_id, p_type, 1)
+  on conflict (event_id) do update set attempts = e.attempts + 1 where e.processed_at is null;
+  select e.processed_at into v_processed_at from public.stripe_events e where e.event_id = p_event_id;
+  return jsonb_build_object(
+    'processed', v_processed_at is not null, 'sequence', nextval('private.stripe_sequence'::regclass));
+end
+$$;
+comment on function public.claim_stripe_event(text, text) is
+  'Records that processing of an event starts. Returns {processed, sequence}: whether it was processed before, and the '
+  'sequence number for reading Stripe''s state now. Two processes may process one event at the same time.';
+revoke all on function public.claim_stripe_event(text, text) from public, anon, authenticated, service_role;
+grant execute on function public.claim_stripe_event(text, text) to service_role;
+
+
+create or replace function public.next_stripe_sequence() returns bigint
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  return nextval('private.stripe_sequence'::regclass);
+end
+$$;
+comment on function public.next_stripe_sequence() is
+  'The sequence number for reading Stripe''s state now, without an event.';
+revoke all on function public.next_stripe_sequence() from public, anon, authenticated, service_role;
+grant execute on function public.next_stripe_sequence() to service_role;
+
+
+create or replace function public.finish_stripe_event(p_event_id text, p_error text default null) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.stripe_events e set
+    last_error = p_error, processed_at = case when p_error is null then private.clock() end
+  where e.event_id = p_event_id and e.processed_at is null;
+end
+$$;
+comment on function public.finish_stripe_event(text, text) is
+  'Records that the effect of an event is committed, or the exception type of the failure.';
+revoke all on function public.finish_stripe_event(text, text) from public, anon, authenticated, service_role;
+grant execute on function public.finish_stripe_event(text, text) to service_role;
+
+
+create or replace function public.unfinished_stripe_events(p_after uuid default null, p_limit integer default 100)
+returns table (id uuid, event_id text)
+language sql stable security definer set search_path = ''
+as $$
+  select e.id, e.event_id from public.stripe_events e
+  where e.processed_at is null and (p_after is null or e.id > p_after)
+    -- Stripe stores an event for thirty days. An event of the last minutes may still be in progress.
+    and e.created_at between private.clock() - interval '29 days' and private.clock() - interval '5 minutes'
+  order by e.id limit least(p_limit, 1000)
+$$;
+comment on function public.unfinished_stripe_events(uuid, integer) is
+  'Events whose effect is not committed, ordered by id, after p_after, at most 1,000.';
+revoke all on function public.unfinished_stripe_events(uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.unfinished_stripe_events(uuid, integer) to service_role;
+
+
+-- ==== sql/schemas/62_stripe_state.sql
+
+-- Stripe's state becomes plans and credit packs.
+--
+-- An event is only a reason to read Stripe's current state. Each read takes a sequence number before it starts
+-- (claim_stripe_event), and each row stores the number of the state that was applied to it. A state with a higher
+-- number is at least as new, so a lower number is ignored: the order and the number of events do not matter. The
+-- result depends only on Stripe's state, never on the earlier content of the row.
+
+create or replace function public.apply_customer(
+  p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb)
+returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_tier text;
+begin
+  select s.user_id into v_user_id from public.user_subscriptions s where s.stripe_customer_id = p_customer_id;
+  if v_user_id is null then
+    return null;
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+  if p_subscription is null then
+    v_tier := private.unsubscribed_tier(v_user_id, private.clock());
+  else
+    select p.tier into strict v_tier from public.plans p
+    where p.tier = p_subscription ->> 'tier' or p_subscription -> 'paid_tiers' ? p.tier
+    order by p.price_usd desc limit 1;
+  end if;
+  update public.user_subscriptions s set
+    tier = v_tier,
+    next_tier = case when p_subscription ->> 'status' <> 'canceled'
+                     then nullif(p_subscription ->> 'tier', v_tier) end,
+    status = coalesce(p_subscription ->> 'status', 'active'),
+    stripe_customer_id = case when not p_is_deleted then s.stripe_customer_id end,
+    stripe_subscription_id = p_subscription ->> 'id',
+    current_period_start = (p_subscription ->> 'period_start')::timestamptz,
+    current_period_end = (p_subscription ->> 'period_end')::timestamptz,
+    canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
+    past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
+    stripe_sequence = p_sequence
+  where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
+  return v_user_id;
+end
+$$;
+comment on function public.apply_customer(text, bigint, boolean, jsonb) is
+  'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: no '
+  'live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, unless '
+  'canceled. Returns the user. Null: no user has this customer.';
+revoke all on function public.apply_customer(text, bigint, boolean, jsonb)
+  from public, anon, authenticated, service_role;
+grant execute on function public.apply_customer(text, bigint, boolean, jsonb) to service_role;
+
+
+create or replace function public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_session_id constant text := p_payment ->> 'session_id';
+  v_credits constant integer := (p_payment ->> 'credits')::integer;
+  v_paid_at constant timestamptz := (p_payment ->> 'paid_at')::timestamptz;
+  v_to_revoke integer;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  if not found then
+    return null;
+  end if;
+  v_to_revoke := case
+    when (p_payment ->> 'is_lost')::boolean then v_credits
+    else floor(v_credits * (p_payment ->> 'refunded_cents')::numeric / (p_payment ->> 'paid_cents')::numeric) end;
+  if v_paid_at is not null then
+    insert into public.credit_packs (
+      created_at, user_id, credits_purchased, credits_remaining, price_paid, stripe_payment_intent_id,
+      stripe_checkout_session_id, expires_at)
+    select v_paid_at, p_user_id, v_credits, v_credits, (p_payment ->> 'paid_cents')::numeric / 100,
+           p_payment ->> 'payment_intent_id', v_session_id,
+           v_paid_at + (select k.expires_after_days * interval '1 day' from public.packs k
+                        where k.slug = p_payment ->> 'pack')
+    on conflict (stripe_checkout_session_id) do nothing;
+  end if;
+  -- Revoke the credits that were refunded, as far as they are not spent. A running query that fails later adds its
+  -- credit.
+  update public.credit_packs c set
+    credits_to_revoke = v_to_revoke,
+    credits_revoked = least(v_to_revoke, c.credits_purchased - c.credits_used),
+    credits_remaining = case when c.lapsed_at is null then unspent.credits else 0 end,
+    credits_expired = case when c.lapsed_at is null then 0 else unspent.credits end,
+    depleted_at = case when c.lapsed_at is null and unspent.credits > 0 then null else c.depleted_at end,
+    is_frozen = (p_payment ->> 'is_disputed')::boolean,
+    stripe_sequence = p_sequence
+  from (select k.id, greatest(0, k.credits_purchased - k.credits_used - v_to_revoke) as credits
+        from public.credit_packs k where k.stripe_checkout_session_id = v_session_id) unspent
+  where c.id = unspent.id and c.user_id = p_user_id and c.stripe_sequence < p_sequence;
+  if found then
+    perform private.set_tier_from_packs(p_user_id);
+  end if;
+  return p_user_id;
+end
+$$;
+comment on function public.apply_pack(uuid, bigint, jsonb) is
+  'Applies the state of the payment of a pack, unless a newer state was applied. A paid session grants one pack. A '
+  'refund revokes credits pro rata, rounded in favour of the user; a lost dispute revokes all; an open dispute freezes '
+  'the pack. p_payment: {session_id, payment_intent_id, pack, credits, paid_at, paid_cents, refunded_cents, '
+  'is_disputed, is_lost}. Returns the user. Null: the user was deleted.';
+revoke all on function public.apply_pack(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.apply_pack(uuid, bigint, jsonb) to service_role;
+
+
+-- ==== sql/schemas/63_overage_billing.sql
+
+-- The ledger's overage becomes Stripe invoice items.
+
+create or replace function public.claim_overage(p_user_id uuid, p_until timestamptz, p_target jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  -- Skip locked rows, whose conversation is being deleted: waiting for one while holding others could deadlock. The
+  -- next call bills them.
+  with due as (
+    select u.id, u.period_start, u.overage_charge
+    from public.usage_logs u
+    where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
+    for no key update skip locked
+  ), made as (
+    insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd, target)
+    select private.clock(), p_user_id, d.period_start, count(*), d.overage_charge, p_target from due d
+    group by d.period_start, d.overage_charge
+    order by d.period_start, d.overage_charge
+    returning i.id, i.period_start, i.unit_price_usd
+  )
+  update public.usage_logs u set invoice_item_id = m.id
+  from due d join made m on m.period_start = d.period_start and m.unit_price_usd = d.overage_charge
+  where u.id = d.id;
+  update public.overage_invoice_items i set attempts = i.attempts + 1
+  where i.user_id = p_user_id and i.stripe_invoice_item_id is null;
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
+      'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
+      'attempts', i.attempts, 'target', i.target, 'refusals', i.refusals,
+      'stripe_invoice_item_id', i.stripe_invoice_item_id) order by i.period_start, i.id), '[]')
+    from public.overage_invoice_items i
+    where i.user_id = p_user_id and (i.stripe_invoice_item_id is null or i.stripe_invoice_id is null));
+end
+$$;
+comment on function public.claim_overage(uuid, timestamptz, jsonb) is
+  'Collects the settled overage of a user before p_until into invoice items, one per period and price. Each query is '
+  'collected once. p_target: parameters of the Stripe request. Returns the items that are not known to be on an '
+  'invoice.';
+revoke all on function public.claim_overage(uuid, timestamptz, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.claim_overage(uuid, timestamptz, jsonb) to service_role;
+
+
+create or replace function public.retarget_overage(p_id uuid, p_refusals integer, p_target jsonb) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.overage_invoice_items i set target = p_target, refusals = i.refusals + 1
+  where i.id = p_id and i.refusals = p_refusals and i.stripe_invoice_item_id is null;
+end
+$$;
+comment on function public.retarget_overage(uuid, integer, jsonb) is
+  'Changes the target of an item after Stripe permanently refused it. p_refusals: the refusals before this one, so '
+  'that a repeated call changes nothing.';
+revoke all on function public.retarget_overage(uuid, integer, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.retarget_overage(uuid, integer, jsonb) to service_role;
+
+
+create or replace function public.place_overage(p_id uuid, p_invoice_item_id text, p_invoice_id text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.overage_invoice_items i set
+    stripe_invoice_item_id = p_invoice_item_id, stripe_invoice_id = coalesce(p_invoice_id, i.stripe_invoice_id)
+  where i.id = p_id;
+end
+$$;
+comment on function public.place_overage(uuid, text, text) is
+  'Records the Stripe invoice item and the invoice of an item. Invoice null: the item waits for one.';
+revoke all on function public.place_overage(uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.place_overage(uuid, text, text) to service_role;
+
+
+create or replace function public.users_to_bill(p_after uuid default null, p_limit integer default 100)
+returns table (user_id uuid, stripe_customer_id text)
+language sql stable security definer set search_path = ''
+as $$
+  select s.user_id, s.stripe_customer_id
+  from public.user_subscriptions s
+  where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
+    and (exists (
+           select from public.usage_logs u
+           where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+             and (s.stripe_subscription_id is null or u.query_timestamp < s.current_period_start
+                  or s.current_period_end <= private.clock()))
+         or exists (
+           select from public.overage_invoice_items i
+           where i.user_id = s.user_id and (i.stripe_invoice_item_id is null or i.stripe_invoice_id is null)))
+  order by s.user_id limit least(p_limit, 1000)
+$$;
+comment on function public.users_to_bill(uuid, integer) is
+  'Users with overage of an ended period that is on no invoice, ordered by id, after p_after, at most 1,000.';
+revoke all on function public.users_to_bill(uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.users_to_bill(uuid, integer) to service_role;
+
+
+-- ==== sql/schemas/70_jobs.sql
+
+-- Scheduled jobs. Each call does a bounded batch, so that no user waits long for a lock, and returns how much it did:
+-- call until 0. A job may run twice, or at the same time as itself.
+
+create or replace function public.reset_monthly_overages() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_user_id uuid;
+  v_reset integer := 0;
+begin
+  -- Admission does the same for users who ask something. The amount owed stays in usage_logs.
+  for v_user_id in
+    select s.user_id from public.user_subscriptions s
+    where s.current_overage_amount > 0
+      and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start
+    limit 500
+  loop
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+    update public.user_subscriptions s set
+      current_overage_amount = 0,
+      overage_period_start = (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start
+    where s.user_id = v_user_id
+      and (private.period_at(s.current_period_start, s.current_period_end, v_at)).period_start > s.overage_period_start;
+    v_reset := v_reset + case when found then 1 else 0 end;
+  end loop;
+  return v_reset;
+end
+$$;
+comment on function public.reset_monthly_overages() is
+  'Resets the overage counter of ended periods, at most 500 per call. Returns how many. Call until 0. The amounts owed '
+  'stay in usage_logs.';
+revoke all on function public.reset_monthly_overages() from public, anon, authenticated, service_role;
+grant execute on function public.reset_monthly_overages() to service_role;
+
+
+create or replace function public.expire_credits() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_pack record;
+  v_lapsed integer := 0;
+begin
+  -- Admission ignores expired packs already. This records the expiry and updates the tier.
+  for v_pack in
+    select c.id, c.user_id from public.credit_packs c
+    where c.expires_at <= v_at and c.lapsed_at is null
+    order by c.expires_at limit 200
+  loop
+    continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_pack.user_id, 0));
+    update public.credit_packs c set credits_expired = c.credits_remaining, credits_remaining = 0, lapsed_at = v_at
+    where c.id = v_pack.id and c.lapsed_at is null;
+    if found then
+      perform private.set_tier_from_packs(v_pack.user_id);
+      v_lapsed := v_lapsed + 1;
+    end if;
+  end loop;
+  return v_lapsed;
+end
+$$;
+comment on function public.expire_credits() is
+  'Records the remaining credits of expired packs as expired, at most 200 packs per call, and returns users without '
+  'another pack to the free tier. Returns how many packs. Call until 0.';
+revoke all on function public.expire_credits() from public, anon, authenticated, service_role;
+grant execute on function public.expire_credits() to service_role;
+
+
+create or replace function public.purge_events() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  -- Stripe redelivers nothing after thirty days. Unprocessed events stay, so that reconcile reports them.
+  delete from public.stripe_events e where e.id in (
+    select old.id from public.stripe_events old
+    where old.processed_at < private.clock() - interval '90 days'
+    order by old.processed_at limit 1000 for update skip locked);
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end
+$$;
+comment on function public.purge_events() is
+  'Deletes Stripe events that were processed more than 90 days ago, at most 1,000 per call. Returns how many. Call '
+  'until 0.';
+revoke all on function public.purge_events() from public, anon, authenticated, service_role;
+grant execute on function public.purge_events() to service_role;
+
+
+-- ==== sql/schemas/71_retention.sql
+
+-- Retention: conversations expire, and a downgrade shortens expires_at.
+
+create or replace function private.apply_downgrades() returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  -- At most thirty days after the downgrade. Messages after the downgrade have set expires_at from the new plan. A plan
+  -- without history also removes pins; formerly pinned conversations get the thirty days.
+  with affected as (
+    select c.id, s.downgraded_at + interval '30 days' as until, p.history_days = 0 as removes_pin
+    from public.user_subscriptions s
+    join public.plans p on p.tier = s.tier
+    join public.conversations c on c.user_id = s.user_id
+    where s.downgraded_at is not null
+      and (c.expires_at > s.downgraded_at + interval '30 days' and c.last_message_at <= s.downgraded_at
+           or c.is_pinned and p.history_days = 0)
+    limit 1000
+    for update of c skip locked
+  )
+  update public.conversations c set
+    expires_at = case when c.is_pinned and a.removes_pin then a.until else least(c.expires_at, a.until) end,
+    is_pinned = c.is_pinned and not a.removes_pin
+  from affected a where c.id = a.id;
+
+  update public.user_subscriptions s set downgraded_at = null
+  from (
+    select d.id from public.user_subscriptions d
+    join public.plans p on p.tier = d.tier
+    where d.downgraded_at is not null and not exists (
+      select from public.conversations c
+      where c.user_id = d.user_id
+        and (c.expires_at > d.downgraded_at + interval '30 days' and c.last_message_at <= d.downgraded_at
+             or c.is_pinned and p.history_days = 0))
+    limit 1000
+    for update of d skip locked
+  ) done
+  where s.id = done.id;
+end
+$$;
+comment on function private.apply_downgrades() is
+  'Shortens expires_at of the conversations of downgraded users, at most 1,000 per call.';
+revoke all on function private.apply_downgrades() from public, anon, authenticated, service_role;
+
+
+create or replace function private.delete_conversations(p_ids uuid[]) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_longest record;
+begin
+  select c.id, c.message_count into v_longest from public.conversations c
+  where c.id = any (p_ids) order by c.message_count desc limit 1;
+  if v_longest.message_count > 250 then
+    -- Delete from the end, so that the rest stays a valid conversation.
+    delete from public.messages m
+    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 250;
+    update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
+    return 1;
+  end if;
+  -- One update clears both columns. A cascade would clear each of them separately, row by row.
+  update public.usage_logs u set conversation_id = null, message_id = null where u.conversation_id = any (p_ids);
+  delete from public.messages m where m.conversation_id = any (p_ids);
+  delete from public.conversations c where c.id = any (p_ids);
+  return cardinality(p_ids);
+end
+$$;
+comment on function private.delete_conversations(uuid[]) is
+  'Deletes conversations with their messages. If one has more than 250 messages: deletes 250 of those and nothing '
+  'else. Returns how many conversations it processed. The caller has locked them.';
+revoke all on function private.delete_conversations(uuid[]) from public, anon, authenticated, service_role;
+
+
+create or replace function public.cleanup_expired_conversations() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_ids uuid[];
+  v_deleted integer := 0;
+begin
+  with expired as (
+    select c.id, c.expires_at, c.message_count
+    from public.conversations c
+    -- An update of usage_logs checks the foreign key to the user. So lock the user first, and skip users that are being
+    -- deleted.
+    join auth.users u on u.id = c.user_id
+    where c.expires_at <= v_at and not c.is_pinned
+    order by c.expires_at
+    limit 100
+    for key share of u skip locked
+    for update of c skip locked
+  ), counted as (
+    select e.id, row_number() over oldest as place, sum(e.message_count) over oldest as messages
+    from expired e window oldest as (order by e.expires_at, e.id)
+  )
+  -- At least one conversation, and more while they have at most 250 messages in total, which determine the duration.
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
+  if v_ids is not null then
+    v_deleted := private.delete_conversations(v_ids);
+  end if;
+  -- Last: it skips locked rows, so its own locks are held only briefly.
+  perform private.apply_downgrades();
+  return v_deleted;
+end
+$$;
+comment on function public.cleanup_expired_conversations() is
+  'Deletes expired conversations with their messages, except pinned ones, about 250 messages per call. Also shortens '
+  'expires_at after downgrades. Returns how many conversations it processed. Call until 0.';
+revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
+grant execute on function public.cleanup_expired_conversations() to service_role;
+
+
+-- ==== sql/schemas/72_reconcile.sql
+
+-- The invariants of metering as one query, which returns violations, and the repair of counters.
+
+create or replace function public.reconcile()
+returns table (invariant text, user_id uuid, subject text, expected text, found text)
+-- A million queries take seconds. PostgREST applies this time-out to the call.
+language sql stable security definer set search_path = '' set statement_timeout = '120s'
+as $$
+  with
+  -- Every query that has taken funding: charged or held.
+  taken as (
+    select u.user_id, u.funding, u.tier, u.query_date, u.period_start, u.credit_pack_id, u.overage_charge,
+           u.quota_limit, u.overage_limit
+    from public.usage_logs u where u.is_charged
+    union all
+    select h.user_id, h.funding, h.tier, h.query_date, h.period_start, h.credit_pack_id, h.overage_charge,
+           h.quota_limit, h.overage_limit
+    from public.query_holds h
+  ),
+  included as (
+    select t.user_id, p.lifetime_quota is not null as is_lifetime,
+           case when p.lifetime_quota is null then t.query_date end as day,
+           count(*) as used, max(t.quota_limit) as quota
+    from taken t join public.plans p on p.tier = t.tier
+    where t.funding = 'included' group by 1, 2, 3
+  ),
+  overage as (
+    select t.user_id, t.period_start, sum(t.overage_charge) as used, max(t.overage_limit) as allowed
+    from taken t where t.funding = 'overage' group by 1, 2
+  ),
+  credits as (
+    select t.credit_pack_id, count(*) as used from taken t where t.credit_pack_id is not null group by 1
+  )
+  -- The limits are those at the admission of each query, because a downgrade revokes nothing.
+  select 'I1', i.user_id, coalesce(i.day::text, 'lifetime'), '<= ' || i.quota, i.used::text
+  from included i where i.used > i.quota
+  union all
+  select 'I2', o.user_id, o.period_start::text, '<= ' || o.allowed, o.used::text
+  from overage o where o.used > o.allowed
+  union all
+  select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
+         concat_ws(' ', c.credits_used, 'used,', c.credits_remaining, 'left,', c.credits_revoked, 'revoked,',
+                   c.credits_expired, 'expired')
+  from public.credit_packs c left join credits t on t.credit_pack_id = c.id
+  where c.credits_used <> coalesce(t.used, 0)
+     or c.credits_remaining + c.credits_used + c.credits_revoked + c.credits_expired <> c.credits_purchased
+  union all
+  select 'I4', s.user_id, 'quota_used of ' || s.quota_date, coalesce(i.used, 0)::text, s.quota_used::text
+  from public.user_subscriptions s
+  left join included i on i.user_id = s.user_id and not i.is_lifetime and i.day = s.quota_date
+  where s.quota_used <> coalesce(i.used, 0)
+  union all
+  select 'I4', s.user_id, 'lifetime_used', coalesce(i.used, 0)::text, s.lifetime_used::text
+  from public.user_subscriptions s
+  left join included i on i.user_id = s.user_id and i.is_lifetime
+  where s.lifetime_used <> coalesce(i.used, 0)
+  union all
+  select 'I4', s.user_id, 'current_overage_amount of ' || s.overage_period_start, coalesce(o.used, 0)::text,
+         s.current_overage_amount::text
+  from public.user_subscriptions s
+  left join overage o on o.user_id = s.user_id and o.period_start = s.overage_period_start
+  where s.current_overage_amount <> coalesce(o.used, 0)
+  union all
+  select 'I4', c.user_id, 'message_count of ' || c.id, count(m.id)::text, c.message_count::text
+  from public.conversations c left join public.messages m on m.conversation_id = c.id
+  group by c.id having count(m.id) <> c.message_count
+  union all
+  select 'I5', h.user_id, h.id::text, 'ended by ' || h.expires_at, 'held'
+  from public.query_holds h where h.expires_at < private.clock() - interval '1 hour'
+  union all
+  select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
+  from public.query_holds h join public.usage_logs u on u.id = h.id
+  union all
+  select 'I5', u.user_id, u.id::text, 'charged as its funding and outcome say',
+         concat_ws(' ', u.funding, u.outcome, u.overage_charge)
+  from public.usage_logs u
+  where u.used_byo_key <> (u.funding = 'byok')
+     or u.counted_against_quota <> (u.funding = 'included' and u.is_charged)
+     or u.was_overage <> (u.funding = 'overage' and u.is_charged)
+     or u.was_overage <> (u.overage_charge > 0)
+  union all
+  select 'I4', s.user_id, 'uses_byo_key', (not s.uses_byo_key)::text, s.uses_byo_key::text
+  from public.user_subscriptions s
+  where s.uses_byo_key <> exists (select from public.user_api_keys k where k.user_id = s.user_id and k.is_active)
+  union all
+  -- The decision that admission reuses must be the one that it would make.
+  select 'I4', s.user_id, 'included_until', 'decided: ' || coalesce(d.funding, d.reason), s.included_until::text
+  from public.user_subscriptions s
+  join public.plans p on p.tier = s.tier
+  join private.funding_state d on d.user_id = s.user_id
+  where s.included_until > d.now and s.quota_used < coalesce(s.daily_quota, p.daily_quota)
+    and p.lifetime_quota is null and d.included_until is null
+  union all
+  select 'I6', u.user_id, u.request_id, '1', count(*)::text
+  from public.usage_logs u where u.is_charged
+  group by u.user_id, u.request_id having count(*) > 1
+  union all
+  select 'I6', h.user_id, h.request_id, 'charged or held', 'charged and held'
+  from public.query_holds h
+  join public.usage_logs u on u.user_id = h.user_id and u.request_id = h.request_id
+                          and u.is_charged
+  union all
+  select 'I7', i.user_id, i.id::text, concat_ws(' ', i.queries, 'queries,', i.amount_usd),
+         concat_ws(' ', count(u.id), 'queries,', coalesce(sum(u.overage_charge), 0))
+  from public.overage_invoice_items i
+  left join public.usage_logs u on u.invoice_item_id = i.id and u.user_id = i.user_id and u.was_overage
+                               and u.period_start = i.period_start and u.overage_charge = i.unit_price_usd
+  group by i.id having count(u.id) <> i.queries
+  union all
+  select 'I7', u.user_id, u.id::text, 'billed on an item of its own user, period and price', i.id::text
+  from public.usage_logs u
+  join public.overage_invoice_items i on i.id = u.invoice_item_id
+  where not u.was_overage or u.user_id <> i.user_id or u.period_start <> i.period_start
+     or u.overage_charge <> i.unit_price_usd
+  union all
+  -- 62 days: the longest period, and a month in which bill-overages should have billed it.
+  select 'overdue', u.user_id, 'period of ' || u.period_start, 'billed',
+         count(*) || ' queries not billed, ' || sum(u.overage_charge)
+  from public.usage_logs u
+  where u.was_overage and u.invoice_item_id is null and u.query_timestamp < private.clock() - interval '62 days'
+  group by u.user_id, u.period_start
+  union all
+  select 'overdue', i.user_id, i.id::text, 'at Stripe', 'not there after ' || i.attempts || ' attempts'
+  from public.overage_invoice_items i
+  where i.stripe_invoice_item_id is null and i.created_at < private.clock() - interval '3 days'
+  union all
+  select 'overdue', null, e.event_id, 'processed',
+         concat_ws(' ', e.type, 'failed', e.attempts, 'times:', e.last_error)
+  from public.stripe_events e
+  where e.processed_at is null and e.created_at < private.clock() - interval '3 days'
+$$;
+comment on function public.reconcile() is
+  'Violations of the invariants of metering, and work that is overdue (bills, events): the invariant, the user, the '
+  'subject, the expected value from the ledger, and the value found. No rows: everything is consistent.';
+revoke all on function public.reconcile() from public, anon, authenticated, service_role;
+grant execute on function public.reconcile() to service_role;
+
+
+create or replace function public.repair_counters(p_user_id uuid) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_repaired integer := 0;
+  v_rows integer;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  -- Lock in the order of settlement: the user, then conversations, then the subscription.
+  perform from auth.users where id = p_user_id for key share;
+  with counted as (
+    select c.id, (select count(*) from public.messages m where m.conversation_id = c.id) as messages
+    from public.conversations c where c.user_id = p_user_id
+    order by c.id
+    for update
+  )
+  update public.conversations c set message_count = n.messages from counted n
+  where c.id = n.id and c.message_count <> n.messages;
+  get diagnostics v_repaired = row_count;
+
+  -- A query moves from query_holds to usage_logs in one transaction, so one statement counts it exactly once.
+  with taken as (
+    select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge
+    from public.usage_logs u where u.user_id = p_user_id and u.is_charged
+    union all
+    select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge
+    from public.query_holds h where h.user_id = p_user_id
+  ), counted as (
+    select
+      count(*) filter (where t.funding = 'included' and p.lifetime_quota is null and t.query_date = s.quota_date)
+        as today,
+      count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
+      coalesce(sum(t.overage_charge) filter (
+        where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
+      exists (select from public.user_api_keys k where k.user_id = p_user_id and k.is_active) as own_key,
+      exists (select from private.funding_state d where d.user_id = p_user_id and d.included_until is not null)
+        as is_included
+    from public.user_subscriptions s
+    left join taken t on true
+    left join public.plans p on p.tier = t.tier
+    where s.user_id = p_user_id
+    group by s.id
+  )
+  update public.user_subscriptions s set
+    quota_used = c.today, lifetime_used = c.ever, current_overage_amount = c.overage, uses_byo_key = c.own_key,
+    included_until = case when c.is_included then s.included_until end
+  from counted c
+  where s.user_id = p_user_id
+    and (s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
+        is distinct from (c.today, c.ever, c.overage, c.own_key, case when c.is_included then s.included_until end);
+  get diagnostics v_rows = row_count;
+  return v_repaired + v_rows;
+end
+$$;
+comment on function public.repair_counters(uuid) is
+  'Sets the counters of a user to the values of the ledger, holds, keys and messages, and clears a wrong '
+  'included_until. Returns how many rows changed. Changes no charge, credit or bill.';
+revoke all on function public.repair_counters(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.repair_counters(uuid) to service_role;
+
+
+-- ==== sql/schemas/73_reports.sql
+
+-- Reports for operators: what we billed and sold, to compare with Stripe, and the margin of a month.
+
+create or replace function public.billed_items(
+  p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
+returns table (
+  id uuid, created_at timestamptz, user_id uuid, amount_cents integer, stripe_invoice_item_id text,
+  stripe_invoice_id text)
+language sql stable security definer set search_path = ''
+as $$
+  select i.id, i.created_at, i.user_id, i.amount_cents, i.stripe_invoice_item_id, i.stripe_invoice_id from (
+    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id
+    from public.overage_invoice_items o where o.created_at >= p_since and (p_after is null or o.id > p_after)
+    union all
+    select r.id, r.created_at, null::uuid, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id
+    from public.retained_invoice_items r where r.created_at >= p_since and (p_after is null or r.id > p_after)
+  ) i
+  order by i.id limit least(p_limit, 1000)
+$$;
+comment on function public.billed_items(timestamptz, uuid, integer) is
+  'Billed overage items since a time, ordered by id, after p_after, at most 1,000, to compare with Stripe. user_id '
+  'null: the user was deleted.';
+revoke all on function public.billed_items(timestamptz, uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.billed_items(timestamptz, uuid, integer) to service_role;
+
+
+create or replace function public.sold_packs(p_sessions text[])
+returns table (session_id text, user_id uuid, credits integer, price_paid_usd text)
+language sql stable security definer set search_path = ''
+as $$
+  select c.stripe_checkout_session_id, c.user_id, c.credits_purchased, c.price_paid::text
+  from public.credit_packs c where c.stripe_checkout_session_id = any (p_sessions[1:1000])
+$$;
+comment on function public.sold_packs(text[]) is
+  'The credit packs that were granted for checkout sessions, at most 1,000 sessions, to compare with Stripe.';
+revoke all on function public.sold_packs(text[]) from public, anon, authenticated, service_role;
+grant execute on function public.sold_packs(text[]) to service_role;
+
+
+create or replace function public.margin_report(p_month date)
+returns table (
+  tier text, provider text, model text, queries bigint, overage_usd text, credits_usd text, cost_usd text,
+  written_off_usd text)
+language sql stable security definer set search_path = '' set statement_timeout = '120s'
+as $$
+  with spent as (
+    select u.tier, u.provider, u.model, count(*) as queries, sum(u.overage_charge) as overage,
+           coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0) as credits,
+           coalesce(sum(u.cost_usd) filter (where not u.used_byo_key), 0) as cost, 0 as written_off
+    from public.usage_logs u
+    left join public.credit_packs c on c.id = u.credit_pack_id
+    where u.query_date >= date_trunc('month', p_month)::date
+      and u.query_date < (date_trunc('month', p_month) + interval '1 month')::date
+    group by 1, 2, 3
+    union all
+    select r.tier, r.provider, r.model, r.queries, r.overage_usd, r.credits_usd,
+           case when r.funding = 'byok' then 0 else r.cost_usd end, r.written_off_usd
+    from public.retained_usage r where r.month = date_trunc('month', p_month)::date
+  )
+  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::numeric(20,6)::text,
+         sum(s.credits)::numeric(20,6)::text, sum(s.cost)::numeric(20,6)::text,
+         sum(s.written_off)::numeric(20,6)::text
+  from spent s group by 1, 2, 3 order by 1, 2, 3
+$$;
+comment on function public.margin_report(date) is
+  'A UTC month by tier, provider and model: queries, overage charges, spent credits, and our cost at the providers '
+  '(zero for own keys), US dollars as text. Plan fees are only at Stripe.';
+revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
+grant execute on function public.margin_report(date) to service_role;
+
+
+-- ==== sql/schemas/74_leaving.sql
+
+-- Export and deletion of all data of a user.
+
+
+create or replace function public.export_user(
+  p_user_id uuid, p_part text, p_after uuid default null, p_limit integer default 1000)
+returns table (id uuid, record text)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_limit constant integer := least(p_limit, 1000);
+begin
+  -- Text, so that no JSON parser turns amounts into floats. Columns keep the order of their table.
+  case p_part
+    when 'account' then
+      -- An allow-list, because auth.users also has password hashes and tokens.
+      return query select u.id, (
+        select json_object_agg(a.key, a.value)::text from jsonb_each(to_jsonb(u)) a
+        where a.key in ('id', 'email', 'phone', 'created_at', 'updated_at', 'last_sign_in_at', 'email_confirmed_at',
+                        'raw_user_meta_data'))
+      from auth.users u where u.id = p_user_id and p_after is null;
+    when 'subscription' then
+      return query select s.id, row_to_json(s)::text from public.user_subscriptions s
+      where s.user_id = p_user_id and p_after is null;
+    when 'keys' then
+      -- Without the ciphertext, which only this service can decrypt.
+      return query select k.id, row_to_json(k)::text from (
+        select a.id, a.created_at, a.updated_at, a.provider, a.hint, a.is_active, a.last_validated_at,
+               a.validation_error
+        from public.user_api_keys a where a.user_id = p_user_id and p_after is null) k order by k.id;
+    when 'packs' then
+      return query select c.id, row_to_json(c)::text from public.credit_packs c
+      where c.user_id = p_user_id and (p_after is null or c.id > p_after) order by c.id limit v_limit;
+    when 'bills' then
+      return query select i.id, row_to_json(i)::text from public.overage_invoice_items i
+      where i.user_id = p_user_id and (p_after is null or i.id > p_after) order by i.id limit v_limit;
+    when 'conversations' then
+      return query select t.id, row_to_json(t)::text from (
+        select c.*, (select json_agg(row_to_json(m) order by m.position) from public.messages m
+                     where m.conversation_id = c.id) as messages
+        from public.conversations c
+        where c.user_id = p_user_id and (p_after is null or c.id > p_after) order by c.id limit v_limit) t
+      order by t.id;
+    when 'usage' then
+      return query select u.id, row_to_json(u)::text from public.usage_logs u
+      where u.user_id = p_user_id and (p_after is null or u.id > p_after) order by u.id limit v_limit;
+    when 'running' then
+      return query select h.id, row_to_json(h)::text from public.query_holds h
+      where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
+    when 'refusals' then
+      return query select r.id, row_to_json(r)::text from public.query_refusals r
+      where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
+    else
+      raise invalid_parameter_value using message = format('There is no export part %L.', p_part);
+  end case;
+end
+$$;
+comment on function public.export_user(uuid, text, uuid, integer) is
+  'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
+  'usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
+  'passwords.';
+revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
+
+
+create or replace function private.retain_ledger() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  -- Ordered, so that two concurrent deletions lock the same rows in the same order.
+  insert into public.retained_usage as r (
+    month, tier, provider, model, funding, outcome, queries, tokens_input, tokens_output, cost_usd, overage_usd,
+    credits_usd, written_off_usd)
+  select date_trunc('month', u.query_date)::date, u.tier, u.provider, u.model, u.funding, u.outcome, count(*),
+         sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd), sum(u.overage_charge),
+         coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0),
+         coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null), 0)
+  from public.usage_logs u
+  left join public.credit_packs c on c.id = u.credit_pack_id
+  left join public.overage_invoice_items i on i.id = u.invoice_item_id
+  where u.user_id = old.id
+  group by 1, 2, 3, 4, 5, 6
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (month, tier, provider, model, funding, outcome) do update set
+    queries = r.queries + excluded.queries, tokens_input = r.tokens_input + excluded.tokens_input,
+    tokens_output = r.tokens_output + excluded.tokens_output, cost_usd = r.cost_usd + excluded.cost_usd,
+    overage_usd = r.overage_usd + excluded.overage_usd, credits_usd = r.credits_usd + excluded.credits_usd,
+    written_off_usd = r.written_off_usd + excluded.written_off_usd;
+  insert into public.retained_invoice_items (
+    id, created_at, period_start, queries, unit_price_usd, amount_usd, amount_cents, stripe_invoice_item_id,
+    stripe_invoice_id)
+  select i.id, i.created_at, i.period_start, i.queries, i.unit_price_usd, i.amount_usd, i.amount_cents,
+         i.stripe_invoice_item_id, i.stripe_invoice_id
+  from public.overage_invoice_items i where i.user_id = old.id and i.stripe_invoice_item_id is not null
+  on conflict (id) do nothing;
+  return old;
+end
+$$;
+comment on function private.retain_ledger() is
+  'Trigger on auth.users: before a user is deleted, stores the sums of their ledger and their invoice items for '
+  'accounting, without the user. Runs as its owner, because Auth may not write to public.';
+revoke all on function private.retain_ledger() from public, anon, authenticated, service_role;
+
+create or replace trigger retain_ledger before delete on auth.users
+  for each row execute function private.retain_ledger();
+
+
+create or replace function public.delete_history(p_user_id uuid) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_ids uuid[];
+begin
+  perform from auth.users where id = p_user_id for key share;
+  with oldest as (
+    select c.id, c.message_count from public.conversations c where c.user_id = p_user_id
+    order by c.id limit 100 for update
+  ), counted as (
+    select o.id, row_number() over by_id as place, sum(o.message_count) over by_id as messages
+    from oldest o window by_id as (order by o.id)
+  )
+  select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
+  return case when v_ids is null then 0 else private.delete_conversations(v_ids) end;
+end
+$$;
+comment on function public.delete_history(uuid) is
+  'Deletes conversations of a user with their messages, about 250 messages per call. Returns how many conversations it '
+  'processed. Call until 0.';
+revoke all on function public.delete_history(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.delete_history(uuid) to service_role;
+
+
+create or replace function public.delete_user(p_user_id uuid, p_write_off boolean default false) returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  if exists (select from public.user_subscriptions s
+             where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
+    raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
+  elsif not p_write_off and exists (
+      select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
+      where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
+    raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
+  end if;
+  -- Running queries are not charged. Foreign keys delete all other rows; retain_ledger stores the sums.
+  delete from auth.users u where u.id = p_user_id;
+  return found;
+end
+$$;
+comment on function public.delete_user(uuid, boolean) is
+  'Deletes a user and all their data. The sums of their ledger stay, without the user. OWING: they still have a '
+  'subscription, or overage that is not billed and p_write_off is false. Returns whether the user existed.';
+revoke all on function public.delete_user(uuid, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.delete_user(uuid, boolean) to service_role;
+
+
+-- ==== sql/schemas/90_schedule.sql
+
+-- The schedule of the jobs, if pg_cron is available. Each job calls the function of the same name. Times are UTC.
+-- Without pg_cron this file schedules nothing and raises a notice. It can run again once pg_cron is available.
+
+do $migration$
+declare
+  -- A top-level block, because it may commit. A procedure that sets search_path may not.
+  v_work constant text := $command$
+do $job$
+declare
+  v_end constant timestamptz := clock_timestamp() + interval '100 seconds';
+  v_began timestamptz;
+  v_took interval;
+  v_done integer;
+begin
+  loop
+    v_began := clock_timestamp();
+    v_done := public.%I();
+    -- Commit after each batch, so that no lock is held longer than one batch takes.
+    commit;
+    v_took := clock_timestamp() - v_began;
+    -- Supabase cancels a statement after two minutes. The next run does the rest.
+    exit when v_done = 0 or clock_timestamp() + 5 * v_took > v_end;
+    -- Leave four fifths of the time to users.
+    perform pg_sleep_for(4 * v_took);
+  end loop;
+end
+$job$
+$command$;
+  -- pg_cron never deletes its log. Delete only the runs of these jobs.
+  v_purge constant text := $command$
+delete from cron.job_run_details
+where runid in (
+  select r.runid
+  from cron.job_run_details r
+  join cron.job j on j.jobid = r.jobid
+  where j.jobname = any (%L::text[]) and coalesce(r.end_time, r.start_time) < now() - interval '14 days'
+  order by r.runid
+  limit 10000
+)
+$command$;
+  v_names text[] := array['purge-job-runs'];
+  v_name text;
+  v_schedule text;
+begin
+  if not exists (select from pg_available_extensions where name = 'pg_cron') then
+    raise notice 'pg_cron is not available, so no job is scheduled. Expired holds, conversations and credits stay '
+      'until something else calls the functions.';
+    return;
+  end if;
+
+  create extension if not exists pg_cron with schema pg_catalog;
+  -- cron.schedule replaces a job of the same name.
+  for v_name, v_schedule in
+    values
+      ('release-stale-holds', '* * * * *'),
+      ('reset-monthly-overages', '0 0 1 * *'),
+      ('expire-credits', '10 0 * * *'),
+      ('cleanup-expired-conversations', '0 2 * * *'),
+      ('purge-events', '0 3 * * *')
+  loop
+    perform cron.schedule(v_name, v_schedule, format(v_work, replace(v_name, '-', '_')));
+    v_names := v_names || v_name;
+  end loop;
+  perform cron.schedule('purge-job-runs', '30 3 * * *', format(v_purge, v_names));
+exception when others then
+  raise notice 'pg_cron cannot be used in this database (%), so no job is scheduled. Run this file again once it can.',
+    sqlerrm;
+end
+$migration$;

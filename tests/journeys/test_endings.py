@@ -451,7 +451,7 @@ def forget(cell: Cell, *meanwhile: str) -> list[Heard]:
             "update public.credit_packs set credits_remaining = credits_purchased, credits_used = 0"
             " where user_id = %s returning id"
         )
-        cell.all_of("select public.mend_counters(%s)")
+        cell.all_of("select public.repair_counters(%s)")
         return [heard.to_the_end()]
 
 
@@ -837,7 +837,7 @@ def test_what_the_plan_has_paid_is_not_paid_by_a_key_that_came_later(somebody: C
         key = {"api_key": f"sk-own-{uuid.uuid4().hex}"}
         assert cell.api.http.put("/keys/anthropic", json=key, headers=cell.person.headers).status_code == 200
         cell.all_of("delete from public.query_holds where user_id = %s returning id")
-        cell.all_of("select public.mend_counters(%s)")
+        cell.all_of("select public.repair_counters(%s)")
         heard.to_the_end()
     assert ledger(cell)["funding"] == "included"
 

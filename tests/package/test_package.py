@@ -294,7 +294,7 @@ def test_the_secrets_outlive_the_stack_and_are_created_empty(packaged: Packaged)
 
 # When a job runs: the time from one start to the next, or the hour and minute of each day, or of one day of the month.
 WHEN: dict[str, timedelta | tuple[int, int] | tuple[int, int, int]] = {
-    "release-stale-holds": timedelta(minutes=5),
+    "release-stale-holds": timedelta(minutes=1),
     "retry-events": timedelta(minutes=15),
     "bill-overages": timedelta(hours=1),
     "expire-credits": (0, 10),

@@ -368,7 +368,7 @@ def test_whatever_changes_but_the_counters_has_to_be_decided_anew(db: Db) -> Non
         """
         select a.attname, a.attnum = any (t.tgattr) as clears
         from pg_attribute a
-        join pg_trigger t on t.tgrelid = a.attrelid and t.tgname = 'user_subscriptions_touch'
+        join pg_trigger t on t.tgrelid = a.attrelid and t.tgname = 'user_subscriptions_changed'
         where a.attrelid = 'public.user_subscriptions'::regclass and a.attnum > 0 and not a.attisdropped
         """
     ).fetchall()

@@ -203,7 +203,7 @@ def test_listing_needs_a_user_and_shows_their_own_alone(db: Db, connect: Connect
     put(db, other, hint="…othr")
     assert listed(connect, me) == {"allowed": True, "keys": []}
     assert [key["hint"] for key in listed(connect, other)["keys"]] == ["…othr"]
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Only a signed-in user has keys"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Sign in to see your keys"):
         connect("authenticated").execute("select public.list_api_keys()")
 
 

@@ -178,9 +178,9 @@ def test_the_best_plan_that_is_paid_holds_until_the_period_ends(
     look_at_customer(db, 1, tier=tier, paid_tiers=paid_tiers)
     assert (counters(db, user)["tier"], counters(db, user)["next_tier"]) == (now, then)
     at(db, "2026-03-31T23:59:59Z")
-    assert value(db, "select tier from private.standing where user_id = %s", user) == now
+    assert value(db, "select tier from private.funding_state where user_id = %s", user) == now
     at(db, "2026-04-01T00:00:00Z")
-    assert value(db, "select tier from private.standing where user_id = %s", user) == (then or now)
+    assert value(db, "select tier from private.funding_state where user_id = %s", user) == (then or now)
     assert admit(db, user)["tier"] == (then or now)
 
 
@@ -189,7 +189,7 @@ def test_nothing_comes_after_a_cancelled_plan(db: Db) -> None:
     look_at_customer(db, 1, tier="basic", paid_tiers=["pro"], status="canceled")
     assert (counters(db, user)["tier"], counters(db, user)["next_tier"]) == ("pro", None)
     at(db, "2026-04-01T00:00:00Z")
-    assert value(db, "select tier from private.standing where user_id = %s", user) == "free"
+    assert value(db, "select tier from private.funding_state where user_id = %s", user) == "free"
 
 
 def test_a_later_look_forgets_a_downgrade(db: Db) -> None:
@@ -198,7 +198,7 @@ def test_a_later_look_forgets_a_downgrade(db: Db) -> None:
     look_at_customer(db, 2, tier="pro", paid_tiers=["pro"])
     at(db, "2026-04-02T00:00Z")
     assert counters(db, user)["next_tier"] is None
-    assert value(db, "select tier from private.standing where user_id = %s", user) == "pro"
+    assert value(db, "select tier from private.funding_state where user_id = %s", user) == "pro"
 
 
 def test_a_plan_that_there_is_not_changes_nothing(db: Db) -> None:
@@ -1166,7 +1166,7 @@ def test_only_a_signed_in_user_sets_overage(db: Db, connect: Connect) -> None:
         (connect("anon"), "permission denied for function set_overage"),
         (connect("anon", user), "permission denied for function set_overage"),
         (connect("service_role"), "permission denied for function set_overage"),
-        (connect("authenticated"), "Only a signed-in user has overage settings"),
+        (connect("authenticated"), "Sign in to change your overage settings"),
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match=refusal):
             value(asking, "select public.set_overage('{\"allow_overages\": false}')")

@@ -13,42 +13,42 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 # A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them,
 # but for set_overage, which changes two columns of whoever calls it.
 FUNCTIONS = """
+private.apply_downgrades               volatile   invoker  nobody
+private.charged_query_response         stable     invoker  nobody
 private.check_pin                      volatile   invoker  nobody
 private.check_subscription             volatile   invoker  nobody
 private.clock                          volatile   invoker  authenticated service_role
+private.close_hold                     volatile   invoker  nobody
 private.conversation_key               immutable  invoker  nobody
 private.delete_conversations           volatile   invoker  nobody
 private.describe_key                   stable     invoker  authenticated service_role
-private.end_query                      volatile   invoker  nobody
-private.ended                          stable     invoker  nobody
+private.encrypted_key                  stable     invoker  nobody
+private.ended_query                    stable     invoker  nobody
 private.find_conversation              stable     invoker  nobody
-private.give_back                      volatile   invoker  nobody
-private.go_by_packs                    volatile   invoker  nobody
-private.how_it_ended                   stable     invoker  nobody
-private.keep_books                     volatile   definer  nobody
-private.keep_turn                      volatile   invoker  nobody
-private.key_provider                   stable     invoker  authenticated service_role
-private.look_back                      volatile   invoker  nobody
+private.is_charged                     immutable  invoker  nobody
 private.next_credit_pack               stable     invoker  authenticated service_role
-private.note_downgrade                 volatile   invoker  nobody
-private.note_own_key                   volatile   definer  nobody
+private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                stable     invoker  nobody
-private.refuse                         volatile   invoker  nobody
+private.reclaim_expired_holds          volatile   invoker  nobody
+private.record_downgrade               volatile   invoker  nobody
+private.record_refusal                 volatile   invoker  nobody
+private.refund_hold                    volatile   invoker  nobody
+private.retain_ledger                  volatile   definer  nobody
 private.running_query                  stable     invoker  nobody
-private.sealed_key                     stable     invoker  nobody
-private.shorten_histories              volatile   invoker  nobody
+private.set_tier_from_packs            volatile   invoker  nobody
+private.set_updated_at                 volatile   invoker  nobody
 private.start_subscription             volatile   definer  nobody
+private.store_turn                     volatile   invoker  nobody
+private.subscription_changed           volatile   invoker  nobody
+private.sync_uses_byo_key              volatile   definer  nobody
 private.time_ordered_id                volatile   invoker  nobody
-private.touch                          volatile   invoker  nobody
-private.touch_subscription             volatile   invoker  nobody
 private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
 public.apply_customer                  volatile   definer  service_role
 public.apply_pack                      volatile   definer  service_role
-public.begin_stripe_look               volatile   definer  service_role
 public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
@@ -69,7 +69,7 @@ public.link_stripe_customer            volatile   definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
 public.list_plans                      stable     invoker  anon authenticated service_role
 public.margin_report                   stable     definer  service_role
-public.mend_counters                   volatile   definer  service_role
+public.next_stripe_sequence            volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
@@ -78,6 +78,7 @@ public.put_api_key                     volatile   definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
+public.repair_counters                 volatile   definer  service_role
 public.reset_monthly_overages          volatile   definer  service_role
 public.retarget_overage                volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role

@@ -50,7 +50,7 @@ def test_periods_return_to_the_day_they_began_on(
         assert admit(db, user)["resets_at"] == value(db, "select to_jsonb(%s::timestamptz)", until)
         assert str(counters(db, user)["current_overage_amount"]) == "0.025000"
     at(db, until)
-    assert value(db, "select overage_used from private.standing where user_id = %s", asks) == 0
+    assert value(db, "select overage_used from private.funding_state where user_id = %s", asks) == 0
     assert value(db, "select public.reset_monthly_overages()") == 2
     for user in (asks, waits):
         assert value(

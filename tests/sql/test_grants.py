@@ -13,63 +13,69 @@ ROLES = ("anon", "authenticated", "service_role")
 # State is changed by functions, so nobody inserts, and a user updates three columns of their own conversations. Which
 # rows a role sees is another question: test_row_level_security.py.
 GRANTS = """
-schema private               anon           nothing
-schema private               authenticated  usage
-schema private               service_role   usage
-schema public                anon           usage
-schema public                authenticated  usage
-schema public                service_role   usage
-private.standing             anon           nothing
-private.standing             authenticated  select
-private.standing             service_role   select
-private.stripe_sequence      anon           nothing
-private.stripe_sequence      authenticated  nothing
-private.stripe_sequence      service_role   nothing
-public.conversations         anon           nothing
-public.conversations         authenticated  select, delete, update(is_archived, is_pinned, title)
-public.conversations         service_role   select
-public.credit_packs          anon           nothing
-public.credit_packs          authenticated  select
-public.credit_packs          service_role   select
-public.daily_quota_usage     anon           nothing
-public.daily_quota_usage     authenticated  select
-public.daily_quota_usage     service_role   select
-public.messages              anon           nothing
-public.messages              authenticated  select
-public.messages              service_role   select
-public.overage_invoice_items anon           nothing
-public.overage_invoice_items authenticated  select
-public.overage_invoice_items service_role   select
-public.packs                 anon           select
-public.packs                 authenticated  select
-public.packs                 service_role   select
-public.plans                 anon           select
-public.plans                 authenticated  select
-public.plans                 service_role   select
-public.query_holds           anon           nothing
-public.query_holds           authenticated  select
-public.query_holds           service_role   select
-public.query_refusals        anon           nothing
-public.query_refusals        authenticated  select
-public.query_refusals        service_role   select
-public.retained_invoice_items anon           nothing
-public.retained_invoice_items authenticated  nothing
-public.retained_invoice_items service_role   select
-public.retained_usage        anon           nothing
-public.retained_usage        authenticated  nothing
-public.retained_usage        service_role   select
-public.stripe_events         anon           nothing
-public.stripe_events         authenticated  nothing
-public.stripe_events         service_role   select
-public.usage_logs            anon           nothing
-public.usage_logs            authenticated  select
-public.usage_logs            service_role   select
-public.user_api_keys         anon           nothing
-public.user_api_keys         authenticated  select(KEYS)
-public.user_api_keys         service_role   select(KEYS)
-public.user_subscriptions    anon           nothing
-public.user_subscriptions    authenticated  select
-public.user_subscriptions    service_role   select
+schema private                 anon           nothing
+schema private                 authenticated  usage
+schema private                 service_role   usage
+schema public                  anon           usage
+schema public                  authenticated  usage
+schema public                  service_role   usage
+private.current_subscriptions  anon           nothing
+private.current_subscriptions  authenticated  select
+private.current_subscriptions  service_role   select
+private.funding_state          anon           nothing
+private.funding_state          authenticated  select
+private.funding_state          service_role   select
+private.stripe_sequence        anon           nothing
+private.stripe_sequence        authenticated  nothing
+private.stripe_sequence        service_role   nothing
+private.subscription_limits    anon           nothing
+private.subscription_limits    authenticated  select
+private.subscription_limits    service_role   select
+public.conversations           anon           nothing
+public.conversations           authenticated  select, delete, update(is_archived, is_pinned, title)
+public.conversations           service_role   select
+public.credit_packs            anon           nothing
+public.credit_packs            authenticated  select
+public.credit_packs            service_role   select
+public.daily_quota_usage       anon           nothing
+public.daily_quota_usage       authenticated  select
+public.daily_quota_usage       service_role   select
+public.messages                anon           nothing
+public.messages                authenticated  select
+public.messages                service_role   select
+public.overage_invoice_items   anon           nothing
+public.overage_invoice_items   authenticated  select
+public.overage_invoice_items   service_role   select
+public.packs                   anon           select
+public.packs                   authenticated  select
+public.packs                   service_role   select
+public.plans                   anon           select
+public.plans                   authenticated  select
+public.plans                   service_role   select
+public.query_holds             anon           nothing
+public.query_holds             authenticated  select
+public.query_holds             service_role   select
+public.query_refusals          anon           nothing
+public.query_refusals          authenticated  select
+public.query_refusals          service_role   select
+public.retained_invoice_items  anon           nothing
+public.retained_invoice_items  authenticated  nothing
+public.retained_invoice_items  service_role   select
+public.retained_usage          anon           nothing
+public.retained_usage          authenticated  nothing
+public.retained_usage          service_role   select
+public.stripe_events           anon           nothing
+public.stripe_events           authenticated  nothing
+public.stripe_events           service_role   select
+public.usage_logs              anon           nothing
+public.usage_logs              authenticated  select
+public.usage_logs              service_role   select
+public.user_api_keys           anon           nothing
+public.user_api_keys           authenticated  select(KEYS)
+public.user_api_keys           service_role   select(KEYS)
+public.user_subscriptions      anon           nothing
+public.user_subscriptions      authenticated  select
+public.user_subscriptions      service_role   select
 """
 KEYS = (
     "created_at, encryption_key_id, hint, id, is_active, last_validated_at, provider, updated_at, user_id, "
@@ -88,7 +94,7 @@ def test_grants_are_exactly_those_listed(db: Db) -> None:
           select c.oid, c.relkind, format('%%s.%%s', c.relnamespace::regnamespace, c.relname) as name
           from pg_class c
           where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
-            and c.relkind not in ('i', 'I', 't')
+            and c.relkind not in ('i', 'I', 't', 'c')
         ), granted as (
           select r.name, role, verb, case
             when verb = 'usage' then
@@ -115,7 +121,7 @@ def test_grants_are_exactly_those_listed(db: Db) -> None:
         """,
         {"roles": list(ROLES), "verbs": verbs},
     ).fetchall()
-    lines = [f"{row['name']:<28} {row['role']:<14} {row['may']}" for row in found]
+    lines = [f"{row['name']:<30} {row['role']:<14} {row['may']}" for row in found]
     assert lines == GRANTS.replace("KEYS", KEYS).strip().splitlines()
 
 

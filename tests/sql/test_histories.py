@@ -379,7 +379,7 @@ class Histories(RuleBasedStateMachine):
         asks_for_payment = user.asks_for_payment(self.now)
         assert (said["can_query"], said["reason"]) == (predicted[0] is not None, predicted[1])
         assert said["requires_payment"] == (asks_for_payment and predicted[0] != "byok")
-        rolled = self.db.execute("select * from private.standing where user_id = %s", (self.user_id,)).fetchone()
+        rolled = self.db.execute("select * from private.funding_state where user_id = %s", (self.user_id,)).fetchone()
         assert rolled is not None
         assert (rolled["quota_used"], rolled["lifetime_used"]) == (user.used_today(), user.used_ever())
         assert rolled["overage_used"] == user.overage()

@@ -80,7 +80,7 @@ CALLS = {
     "public.cleanup_expired_conversations()",
     "expire_credits": "select set_config('metering.now', '2100-01-01Z', true), public.expire_credits()",
     "purge_events": "select set_config('metering.now', '2100-01-01Z', true), public.purge_events()",
-    "mend_counters": "select public.mend_counters(%(user)s)",
+    "repair_counters": "select public.repair_counters(%(user)s)",
     "delete_history": "select public.delete_history(%(user)s)",
     "put_api_key": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'openai', {SEALED})",
     "put_api_key, a first one": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'anthropic', {SEALED})",

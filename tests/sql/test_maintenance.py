@@ -131,7 +131,7 @@ def test_nothing_is_pinned_on_a_plan_that_keeps_nothing(db: Db, connect: Connect
     me.execute("update public.conversations set is_pinned = true")
     me.execute("update public.conversations set is_pinned = false")
     change_plan(db, user, "free")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Your plan keeps no conversations"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Your plan stores no conversations"):
         me.execute("update public.conversations set is_pinned = true")
     me.execute("update public.conversations set title = 'Budget', is_pinned = false")
     assert conversations(db, user)[0][1] is False

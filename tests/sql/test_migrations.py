@@ -1,31 +1,42 @@
-"""The migrations as they are really run: by psql, by the Supabase CLI and by the local runner, on every Postgres that
-a project may have, under the default grants of old and of new projects."""
+"""The migrations as users run them: with psql, the Supabase CLI and the local runner, on every supported Postgres, and
+with the default grants of old and of new Supabase projects. And what `make migration` writes."""
 
 import difflib
 import importlib.util
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
-from infra.local import schema
+from infra.local import migrations
 from infra.local.postgres import MIGRATIONS, PLATFORM, ROOT, Postgres
-from infra.local.processes import Processes
+from infra.local.processes import Processes, StackError
 from infra.local.stack import POSTGRES, free_offset, locked
 from tests import debian
 
+SCHEMAS = migrations.SCHEMAS
 FILES = sorted(MIGRATIONS.glob("*.sql"))
 GRANTS = {"present": [PLATFORM], "legacy": [PLATFORM, PLATFORM.with_name("platform_legacy_grants.sql")]}
 # The CLI is tried on one version, the hosted platform's own where there is a wheel of it: the SQL is tried on each.
 HOSTED = pytest.mark.parametrize("cluster", ["17" if sys.platform == "linux" else "18"], indirect=True)
 CLI = ROOT / "tests" / "clients" / "node_modules" / ".bin" / "supabase"
+
+
+class Sources(NamedTuple):
+    """What write_migration reads and writes."""
+
+    schemas: Path
+    migrations: Path
+    released: Path
 
 
 def programs(version: str) -> Path:
@@ -85,7 +96,7 @@ def run(command: list[str], **options: Any) -> str:
 
 def everything(cluster: Postgres, database: str, *options: str) -> str:
     """A whole database as pg_dump writes it: every schema, every row."""
-    return schema.repeatable(run(cluster.command("pg_dump", *options, cluster.url("supabase_admin", database))))
+    return migrations.repeatable(run(cluster.command("pg_dump", *options, cluster.url("supabase_admin", database))))
 
 
 def difference(one: str, other: str) -> str:
@@ -101,14 +112,16 @@ def made(cluster: Postgres) -> dict[str, str]:
         database = platform_database(cluster, grants)
         for path in FILES:
             psql(cluster, database, path)
-        dumps[grants] = schema.dump(cluster, database)
+        dumps[grants] = migrations.dump(cluster, database)
     return dumps
 
 
-def test_psql_makes_the_committed_schema_from_empty(made: dict[str, str]) -> None:
-    """The same objects with the same grants on every version, those of sql/schema.sql."""
-    found = difference(schema.SCHEMA.read_text(encoding="utf-8"), made["present"])
-    assert not found, f"The migrations make something else than sql/schema.sql says. Run `make schema`.\n{found}"
+def test_migrations_and_schemas_build_the_same_database(cluster: Postgres, made: dict[str, str]) -> None:
+    database = platform_database(cluster)
+    for path in sorted(SCHEMAS.glob("*.sql")):
+        psql(cluster, database, path)
+    found = difference(migrations.dump(cluster, database), made["present"])
+    assert not found, f"sql/migrations/ differs from sql/schemas/. Run `make migration NAME=...`.\n{found}"
 
 
 def test_the_default_grants_of_older_projects_leave_no_trace(made: dict[str, str]) -> None:
@@ -194,11 +207,69 @@ def test_the_supabase_cli_has_nothing_to_do_after_the_local_runner(cluster: Post
     assert "Remote database is up to date" in push(cluster, database, tmp_path)
 
 
-def test_make_schema_writes_what_the_test_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m infra.local.schema` needs no running stack and gives the committed file."""
-    monkeypatch.setattr(schema, "SCHEMA", tmp_path / "schema.sql")
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    """A copy of sql/ in which the present migrations are released."""
+    for folder in (SCHEMAS, MIGRATIONS):
+        shutil.copytree(folder, tmp_path / folder.name)
+    released = tmp_path / "released.toml"
+    checksums = "\n".join(f'"{path.name}" = "{migrations.checksum(path)}"' for path in FILES)
+    released.write_text(
+        f'[[release]]\nversion = "0.1.0"\ncommit = "{"0" * 40}"\n[release.migrations]\n{checksums}\n', encoding="utf-8"
+    )
+    return Sources(tmp_path / SCHEMAS.name, tmp_path / MIGRATIONS.name, released)
 
-    assert schema.main() == 0
 
-    committed = (ROOT / "sql" / "schema.sql").read_text(encoding="utf-8")
-    assert not difference(committed, (tmp_path / "schema.sql").read_text(encoding="utf-8"))
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_a_changed_source_becomes_the_next_migration(sources: Sources) -> None:
+    """A table, a function and a view of views change. The migration turns one database into the other."""
+    replace_in(
+        sources.schemas / "10_plans.sql",
+        "  history_days public.quantity not null,",
+        "  history_days public.quantity not null,\n  trial_days public.quantity not null default 0,",
+    )
+    replace_in(
+        sources.schemas / "10_plans.sql",
+        "comment on column public.plans.models",
+        "comment on column public.plans.trial_days is 'Days of trial.';\ncomment on column public.plans.models",
+    )
+    replace_in(
+        sources.schemas / "42_funding_state.sql", "p.allows_byok, p.allows_credits,", "p.allows_credits, p.allows_byok,"
+    )
+    replace_in(sources.schemas / "44_end_query.sql", "There is no such query.", "The query is unknown.")
+    now = datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    path = migrations.write_migration("trial_days", **sources._asdict(), now=now)
+
+    assert path == sources.migrations / "20270102030405_trial_days.sql"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(migrations.MIGRATION_HEADER)
+    assert 'ADD COLUMN "trial_days"' in text
+    assert "The query is unknown." in text
+    assert "comment on column private.funding_state.reason" in text
+    with migrations.throwaway_postgres() as postgres:
+        for name, folder in (("migrated", sources.migrations), ("declared", sources.schemas)):
+            migrations.build_from(postgres, name, sorted(folder.glob("*.sql")))
+        assert not difference(migrations.dump(postgres, "declared"), migrations.dump(postgres, "migrated"))
+    assert migrations.write_migration("again", **sources._asdict(), now=now) is None
+
+
+def test_a_migration_needs_a_plain_name(sources: Sources) -> None:
+    with pytest.raises(StackError, match="Give the migration a name"):
+        migrations.write_migration("../x", **sources._asdict(), now=datetime.now(UTC))
+
+
+def test_before_the_first_release_the_baseline_is_rewritten(sources: Sources) -> None:
+    sources.released.write_text("", encoding="utf-8")
+    replace_in(sources.schemas / "44_end_query.sql", "There is no such query.", "The query is unknown.")
+
+    path = migrations.write_migration("", **sources._asdict(), now=datetime.now(UTC))
+
+    assert path == sources.migrations / migrations.BASELINE
+    assert "The query is unknown." in path.read_text(encoding="utf-8")
+    assert migrations.write_migration("", **sources._asdict(), now=datetime.now(UTC)) is None

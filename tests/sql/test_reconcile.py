@@ -104,11 +104,11 @@ def test_what_is_presumed_of_a_quota_is_found_and_mended_where_it_is_not_so(live
     lived.execute(presume)
     assert broken(lived) == set()  # it is so
     user = value(lived, "select user_id::text from public.user_subscriptions where tier = 'basic'")
-    assert value(lived, "select public.mend_counters(%s)", user) == 0
+    assert value(lived, "select public.repair_counters(%s)", user) == 0
     lived.execute("update public.user_subscriptions set status = 'suspended' where tier = 'basic'")
     lived.execute(presume)
     assert broken(lived) == {"I4"}
-    assert value(lived, "select public.mend_counters(%s)", user) == 1
+    assert value(lived, "select public.repair_counters(%s)", user) == 1
     assert broken(lived) == set()
 
 

@@ -217,7 +217,7 @@ def test_usage_summary_is_about_the_signed_in_user(as_me: Db, me: Somebody) -> N
 
 def test_usage_summary_needs_a_user(connect: Connect) -> None:
     """A token without one is told so."""
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Only a signed-in user has usage"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Sign in to see your usage"):
         connect("authenticated").execute("select public.usage_summary()")
 
 

@@ -12,7 +12,8 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from infra.local.postgres import MIGRATIONS, Postgres
+from infra.local.migrations import SCHEMAS
+from infra.local.postgres import Postgres
 from infra.local.processes import Child, Processes
 from infra.local.stack import POSTGRES, free_offset, locked
 from tests import debian
@@ -22,9 +23,9 @@ from tests.sql.metering import Db, admit, at, value
 
 pytestmark = pytest.mark.timeout(300)  # the first time, packages are downloaded
 
-FILE = (MIGRATIONS / "20250104000800_schedule.sql").read_bytes()
+FILE = (SCHEMAS / "90_schedule.sql").read_bytes()
 JOBS = {
-    "release-stale-holds": "*/5 * * * *",
+    "release-stale-holds": "* * * * *",
     "reset-monthly-overages": "0 0 1 * *",
     "expire-credits": "10 0 * * *",
     "cleanup-expired-conversations": "0 2 * * *",
@@ -279,7 +280,7 @@ def test_where_pg_cron_cannot_be_used_the_file_says_so(
             db.execute("create database another")
     with without.connect(user, database) as db:
         (notice,) = notices_of(db)
-        assert re.search(rf"pg_cron cannot be used in this database \(.*({reason}).*\): no job is scheduled", notice)
+        assert re.search(rf"pg_cron cannot be used in this database \(.*({reason}).*\), so no job is scheduled", notice)
         assert value(db, "select to_regnamespace('cron')") is None
 
 
@@ -296,7 +297,7 @@ def test_without_pg_cron_the_file_says_so_and_leaves_nothing(db: Db) -> None:
     if value(db, "select count(*) from pg_available_extensions where name = 'pg_cron'"):
         pytest.skip("POSTGRES_BIN names a Postgres that has pg_cron")
     (notice,) = notices_of(db)
-    assert notice.startswith("pg_cron is not available: no job is scheduled")
+    assert notice.startswith("pg_cron is not available, so no job is scheduled")
     assert value(db, "select to_regnamespace('cron')") is None
 
 

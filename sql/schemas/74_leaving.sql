@@ -1,18 +1,18 @@
--- The right to know and to leave: everything that is held on a person, and its end.
+-- Export and deletion of all data of a user.
 
 
 create or replace function public.export_user(
   p_user_id uuid, p_part text, p_after uuid default null, p_limit integer default 1000)
-returns table (id uuid, told text)
+returns table (id uuid, record text)
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
   v_limit constant integer := least(p_limit, 1000);
 begin
-  -- Text, so that no JSON parser on the way makes money a float. Columns keep the order of their table.
+  -- Text, so that no JSON parser turns amounts into floats. Columns keep the order of their table.
   case p_part
     when 'account' then
-      -- By allow-list: Auth keeps password hashes and tokens beside them.
+      -- An allow-list, because auth.users also has password hashes and tokens.
       return query select u.id, (
         select json_object_agg(a.key, a.value)::text from jsonb_each(to_jsonb(u)) a
         where a.key in ('id', 'email', 'phone', 'created_at', 'updated_at', 'last_sign_in_at', 'email_confirmed_at',
@@ -22,9 +22,10 @@ begin
       return query select s.id, row_to_json(s)::text from public.user_subscriptions s
       where s.user_id = p_user_id and p_after is null;
     when 'keys' then
-      -- A sealed key is of no use to anybody but us, and is nobody's to read.
+      -- Without the ciphertext, which only this service can decrypt.
       return query select k.id, row_to_json(k)::text from (
-        select a.id, a.created_at, a.updated_at, a.provider, a.hint, a.is_active, a.last_validated_at, a.validation_error
+        select a.id, a.created_at, a.updated_at, a.provider, a.hint, a.is_active, a.last_validated_at,
+               a.validation_error
         from public.user_api_keys a where a.user_id = p_user_id and p_after is null) k order by k.id;
     when 'packs' then
       return query select c.id, row_to_json(c)::text from public.credit_packs c
@@ -49,28 +50,29 @@ begin
       return query select r.id, row_to_json(r)::text from public.query_refusals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
     else
-      raise invalid_parameter_value using message = format('There is no part %L of what is held on a person.', p_part);
+      raise invalid_parameter_value using message = format('There is no export part %L.', p_part);
   end case;
 end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
-  'What is held on a user, a part at a time (account, subscription, keys, packs, bills, conversations with their messages, '
-  'usage, running, refusals): JSON objects by id from p_after on, at most 1,000 rows. Sealed keys and passwords are not told.';
+  'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
+  'usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
+  'passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 
 
-create or replace function private.keep_books() returns trigger
+create or replace function private.retain_ledger() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  -- In one order, so that two deletions add to the same rows one after the other.
+  -- Ordered, so that two concurrent deletions lock the same rows in the same order.
   insert into public.retained_usage as r (
     month, tier, provider, model, funding, outcome, queries, tokens_input, tokens_output, cost_usd, overage_usd,
     credits_usd, written_off_usd)
   select date_trunc('month', u.query_date)::date, u.tier, u.provider, u.model, u.funding, u.outcome, count(*),
          sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd), sum(u.overage_charge),
-         coalesce(sum(c.price_per_credit) filter (where u.outcome in ('answered', 'stopped')), 0),
+         coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0),
          coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null), 0)
   from public.usage_logs u
   left join public.credit_packs c on c.id = u.credit_pack_id
@@ -83,7 +85,9 @@ begin
     tokens_output = r.tokens_output + excluded.tokens_output, cost_usd = r.cost_usd + excluded.cost_usd,
     overage_usd = r.overage_usd + excluded.overage_usd, credits_usd = r.credits_usd + excluded.credits_usd,
     written_off_usd = r.written_off_usd + excluded.written_off_usd;
-  insert into public.retained_invoice_items
+  insert into public.retained_invoice_items (
+    id, created_at, period_start, queries, unit_price_usd, amount_usd, amount_cents, stripe_invoice_item_id,
+    stripe_invoice_id)
   select i.id, i.created_at, i.period_start, i.queries, i.unit_price_usd, i.amount_usd, i.amount_cents,
          i.stripe_invoice_item_id, i.stripe_invoice_id
   from public.overage_invoice_items i where i.user_id = old.id and i.stripe_invoice_item_id is not null
@@ -91,13 +95,13 @@ begin
   return old;
 end
 $$;
-comment on function private.keep_books() is
-  'Trigger on auth.users: before a user''s rows go with them, what the books need is kept without them. Runs as its '
-  'owner, because Auth may not write to public.';
-revoke all on function private.keep_books() from public, anon, authenticated, service_role;
+comment on function private.retain_ledger() is
+  'Trigger on auth.users: before a user is deleted, stores the sums of their ledger and their invoice items for '
+  'accounting, without the user. Runs as its owner, because Auth may not write to public.';
+revoke all on function private.retain_ledger() from public, anon, authenticated, service_role;
 
-create or replace trigger keep_books before delete on auth.users
-  for each row execute function private.keep_books();
+create or replace trigger retain_ledger before delete on auth.users
+  for each row execute function private.retain_ledger();
 
 
 create or replace function public.delete_history(p_user_id uuid) returns integer
@@ -119,8 +123,8 @@ begin
 end
 $$;
 comment on function public.delete_history(uuid) is
-  'Deletes a user''s conversations with their messages, about 250 of these a call; returns how many conversations. Call '
-  'it until 0.';
+  'Deletes conversations of a user with their messages, about 250 messages per call. Returns how many conversations it '
+  'processed. Call until 0.';
 revoke all on function public.delete_history(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.delete_history(uuid) to service_role;
 
@@ -132,19 +136,19 @@ begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
-    raise exception using errcode = 'OWING', message = 'The user has a subscription at Stripe, which would go on.';
+    raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
   elsif not p_write_off and exists (
       select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
-  -- What runs is not charged, and everything that is theirs goes with them; keep_books keeps the sums.
+  -- Running queries are not charged. Foreign keys delete all other rows; retain_ledger stores the sums.
   delete from auth.users u where u.id = p_user_id;
   return found;
 end
 $$;
 comment on function public.delete_user(uuid, boolean) is
-  'Deletes a user with everything that is theirs. The sums of the ledger stay, without them. OWING: a subscription that '
-  'would go on, or overage that has not been billed, unless p_write_off. Returns whether there was such a user.';
+  'Deletes a user and all their data. The sums of their ledger stay, without the user. OWING: they still have a '
+  'subscription, or overage that is not billed and p_write_off is false. Returns whether the user existed.';
 revoke all on function public.delete_user(uuid, boolean) from public, anon, authenticated, service_role;
 grant execute on function public.delete_user(uuid, boolean) to service_role;

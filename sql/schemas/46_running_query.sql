@@ -1,8 +1,7 @@
--- A query that runs: what it has said so far, and whether it is to stop, for processes other than the one that runs it.
+-- Stop and resume a running answer from another process, through its hold.
 --
--- A function's every request may meet another process, so stopping and resuming an answer go through its hold. All of
--- it is gone with the hold: plans without history keep nothing.
-
+-- On Lambda every request can reach another process. Everything stored here is deleted with the hold, so plans without
+-- history store nothing.
 
 create or replace function public.note_progress(
   p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean default false)
@@ -12,10 +11,10 @@ as $$
 declare
   v_noted jsonb;
 begin
-  -- Nobody is charged by it, and what a crash could forget ends with the crash.
+  -- No charge depends on this, so it does not wait for the disk. A crash ends the answer too.
   perform set_config('synchronous_commit', 'off', true);
   update public.query_holds h set
-    -- From a position, so that a call that is sent twice is noted once.
+    -- p_from makes a repeated call harmless.
     progress = case when p_progress <> '' then left(h.progress, p_from) || p_progress else h.progress end,
     is_closing = h.is_closing or p_is_closing and h.followed_to is null
   where h.id = p_hold_id
@@ -24,8 +23,9 @@ begin
 end
 $$;
 comment on function public.note_progress(uuid, integer, text, boolean) is
-  'Notes what a running query has said from a character on, and tells whether it is to stop and how far another process '
-  'has read (null: none does; with p_is_closing none can begin to). Null where there is no such hold.';
+  'Appends to the progress of a running query from character p_from on. Returns {stop_requested, followed_to}: whether '
+  'to stop, and how far another process has read (null: none reads). With p_is_closing no process may start to read '
+  'any more. Null: there is no such hold.';
 revoke all on function public.note_progress(uuid, integer, text, boolean)
   from public, anon, authenticated, service_role;
 grant execute on function public.note_progress(uuid, integer, text, boolean) to service_role;
@@ -43,7 +43,7 @@ begin
 end
 $$;
 comment on function private.running_query(uuid, text) is
-  'The newest query of a user''s chat that runs; null where none does, or its end has begun.';
+  'The newest running query of a chat. Null: none runs, or it is about to be settled.';
 revoke all on function private.running_query(uuid, text) from public, anon, authenticated, service_role;
 
 
@@ -56,7 +56,7 @@ begin
 end
 $$;
 comment on function public.stop_query(uuid, text) is
-  'Asks the running query of a user''s chat to stop; whether there was one.';
+  'Requests that the running query of a chat stops. Returns whether there was one.';
 revoke all on function public.stop_query(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.stop_query(uuid, text) to service_role;
 
@@ -78,8 +78,8 @@ begin
     select jsonb_build_object(
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,
-      'cache_write_tokens', u.cache_write_tokens, 'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text,
-      'persisted', u.message_id is not null)
+      'cache_write_tokens', u.cache_write_tokens, 'cost_usd', u.cost_usd::text,
+      'charged_usd', u.overage_charge::text, 'persisted', u.message_id is not null)
     into v_followed
     from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
   end if;
@@ -87,8 +87,8 @@ begin
 end
 $$;
 comment on function public.follow_query(uuid, text, uuid, integer) is
-  'What the running query of a user''s chat has said from a character on; call it again with its hold_id and the '
-  'characters that are known. Once it has ended, how: outcome, usage and charge. Null where nothing runs, or where the '
-  'query was lost.';
+  'The progress of the running query of a chat from character p_from on: {hold_id, progress}. Call again with the '
+  'hold_id and the number of characters read so far. After the query has ended: {hold_id, outcome, usage and charge}. '
+  'Null: nothing runs, or the query was lost.';
 revoke all on function public.follow_query(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.follow_query(uuid, text, uuid, integer) to service_role;

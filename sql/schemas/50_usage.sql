@@ -1,11 +1,11 @@
--- What a user sees of their own metering.
+-- What users see of their own metering.
 
 create or replace function public.usage_summary() returns jsonb
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   v_user_id constant uuid := (select auth.uid());
-  v record;
+  v private.funding_state;
   v_can record;
   v_period record;
   v_packs jsonb;
@@ -15,18 +15,19 @@ declare
   v_billing jsonb;
 begin
   if v_user_id is null then
-    raise insufficient_privilege using message = 'Only a signed-in user has usage.';
+    raise insufficient_privilege using message = 'Sign in to see your usage.';
   end if;
-  select * into v from private.standing s where s.user_id = v_user_id;
+  select * into v from private.funding_state s where s.user_id = v_user_id;
   if not found then
     raise exception using errcode = 'NTFND', message = 'There is no subscription.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
-  select * into v_period from private.period_at(v.current_period_start, v.current_period_end, v.now);
+  select * into v_period from private.period_at(v.period_start, v.current_period_end, v.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
-           'bought_at', c.created_at, 'expires_at', c.expires_at, 'is_frozen', c.is_frozen) order by c.expires_at nulls last, c.created_at), '[]')
+           'bought_at', c.created_at, 'expires_at', c.expires_at, 'is_frozen', c.is_frozen)
+           order by c.expires_at nulls last, c.created_at), '[]')
   into v_packs
   from public.credit_packs c
   where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
@@ -34,11 +35,11 @@ begin
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
 
-  select count(*) filter (where u.outcome in ('answered', 'stopped')) as queries,
+  select count(*) filter (where u.is_charged) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_today
   from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v.now at time zone 'UTC')::date;
-  select count(*) filter (where u.outcome in ('answered', 'stopped')) as queries,
+  select count(*) filter (where u.is_charged) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_month
   from public.usage_logs u
@@ -47,7 +48,7 @@ begin
 
   select jsonb_build_object(
     'is_customer', s.stripe_customer_id is not null,
-    'is_subscribed', s.stripe_subscription_id is not null and not v.lapsed,
+    'is_subscribed', s.stripe_subscription_id is not null and not v.is_lapsed,
     'ends_at', case when v.status = 'canceled' then s.current_period_end end,
     'next_tier', case when s.current_period_end > v.now then s.next_tier end,
     'past_due_since', s.past_due_since,
@@ -65,14 +66,14 @@ begin
   into v_billing
   from public.user_subscriptions s where s.user_id = v_user_id;
 
-  -- Money travels as text under names that end in _usd, so that no JSON parser makes it a float.
+  -- Amounts are text under names that end in _usd, so that no JSON parser turns them into floats.
   return jsonb_build_object(
     'tier', v.tier,
     'status', v.status,
     'period', jsonb_build_object('start', v_period.period_start, 'end', v_period.period_end),
     'included', jsonb_build_object(
-      'limit', v.quota_limit, 'used', v.used, 'remaining', greatest(0, v.quota_limit - v.used),
-      'resets_at', case when not v.for_life
+      'limit', v.quota_limit, 'used', v.included_used, 'remaining', greatest(0, v.quota_limit - v.included_used),
+      'resets_at', case when not v.is_lifetime
                         then (((v.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
     'overage', jsonb_build_object(
       'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
@@ -94,7 +95,8 @@ begin
 end
 $$;
 comment on function public.usage_summary() is
-  'The signed-in user''s plan, quotas, overage, credits, bills and use today and in this period: the answer of GET /usage.';
+  'The response of GET /usage for the signed-in user: plan, quotas, overage, credits, bills, and usage today and in '
+  'this period.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
 
@@ -107,8 +109,8 @@ returns table (
   model text)
 language sql stable security invoker set search_path = ''
 as $$
-  select u.id, u.user_id, u.request_id, u.query_timestamp, 'admitted', private.reason_of(u.funding, u.tier), u.funding,
-         u.tier, u.quota_used, u.quota_limit, u.overage_used, u.overage_limit, u.credit_pack_id, u.outcome,
+  select u.id, u.user_id, u.request_id, u.query_timestamp, 'admitted', private.reason_of(u.funding, u.tier),
+         u.funding, u.tier, u.quota_used, u.quota_limit, u.overage_used, u.overage_limit, u.credit_pack_id, u.outcome,
          u.overage_charge, u.cost_usd, u.tokens_total, u.provider, u.model
   from public.usage_logs u where u.request_id = p_request_id
   union all
@@ -124,8 +126,8 @@ as $$
   order by 4
 $$;
 comment on function public.explain_query(text) is
-  'Every attempt at a request: what was decided, from which state, how it ended and what it cost. outcome is null while '
-  'it runs. A signed-in user is shown their own.';
+  'Every attempt at a request: the decision, the state it was made from, the outcome, the charge and the cost. outcome '
+  'is null while the query runs. Signed-in users see only their own requests.';
 revoke all on function public.explain_query(text) from public, anon, authenticated, service_role;
 grant execute on function public.explain_query(text) to authenticated, service_role;
 
@@ -140,23 +142,24 @@ select
   count(*) filter (where u.was_overage)::integer as overage_queries,
   sum(u.overage_charge) as overage_charges,
   s.tier,
-  case when not s.for_life then s.quota_limit end as daily_quota,
+  case when not s.is_lifetime then s.quota_limit end as daily_quota,
   k.uses_byo_key
 from public.usage_logs u
-join private.standing s on s.user_id = u.user_id
+join private.funding_state s on s.user_id = u.user_id
 join public.user_subscriptions k on k.user_id = u.user_id
-group by u.user_id, u.query_date, s.tier, s.for_life, s.quota_limit, k.uses_byo_key;
+group by u.user_id, u.query_date, s.tier, s.is_lifetime, s.quota_limit, k.uses_byo_key;
 comment on view public.daily_quota_usage is
-  'What each user used on each UTC day, from the ledger. Shows a user their own rows only.';
-comment on column public.daily_quota_usage.user_id is 'Whose usage it is.';
+  'The usage of each user on each UTC day, from the ledger. Users see only their own rows.';
+comment on column public.daily_quota_usage.user_id is 'The user.';
 comment on column public.daily_quota_usage.query_date is 'The UTC day.';
-comment on column public.daily_quota_usage.queries_today is 'Ended queries of that day that count against the quota.';
-comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of that day.';
-comment on column public.daily_quota_usage.cost_today is 'What the providers charge for them, US dollars.';
-comment on column public.daily_quota_usage.overage_queries is 'Queries of that day charged as overage.';
-comment on column public.daily_quota_usage.overage_charges is 'What the user is charged for them, US dollars.';
-comment on column public.daily_quota_usage.tier is 'The user''s tier now.';
-comment on column public.daily_quota_usage.daily_quota is 'The user''s daily quota now; null where the quota is for life.';
-comment on column public.daily_quota_usage.uses_byo_key is 'Whether the user has an active key of their own now.';
+comment on column public.daily_quota_usage.queries_today is 'Ended queries of the day that count against the quota.';
+comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of the day.';
+comment on column public.daily_quota_usage.cost_today is 'The cost of these queries at the providers, US dollars.';
+comment on column public.daily_quota_usage.overage_queries is 'Queries of the day that are charged as overage.';
+comment on column public.daily_quota_usage.overage_charges is 'The overage charges of the day, US dollars.';
+comment on column public.daily_quota_usage.tier is 'The current tier of the user.';
+comment on column public.daily_quota_usage.daily_quota is
+  'The current daily quota. Null if the quota is a lifetime quota.';
+comment on column public.daily_quota_usage.uses_byo_key is 'Whether the user has an active provider key now.';
 revoke all on public.daily_quota_usage from public, anon, authenticated, service_role;
 grant select on public.daily_quota_usage to authenticated, service_role;

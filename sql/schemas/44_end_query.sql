@@ -1,14 +1,13 @@
--- How a query ends: its hold becomes one row of the ledger, charged or given back. See ..._metering.sql.
+-- How a query ends: its hold becomes one row of the ledger, which is charged or refunded. Locks: 43_admit_query.sql.
 
-
-create or replace function private.end_query(
+create or replace function private.close_hold(
   p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
   out used_byo_key boolean)
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_charged constant boolean := p_outcome in ('answered', 'stopped');
+  v_is_charged constant boolean := private.is_charged(p_outcome);
 begin
   insert into public.usage_logs as u (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
@@ -22,22 +21,22 @@ begin
     coalesce((p_usage ->> 'tokens_output')::integer, 0), coalesce((p_usage ->> 'cache_read_tokens')::integer, 0),
     coalesce((p_usage ->> 'cache_write_tokens')::integer, 0), coalesce((p_usage ->> 'cost_usd')::numeric, 0),
     coalesce(p_usage ->> 'provider', h.provider), coalesce(p_usage ->> 'model', h.model), h.funding = 'byok',
-    v_charged and h.funding = 'included', v_charged and h.funding = 'overage',
-    case when v_charged then h.overage_charge else 0 end
+    v_is_charged and h.funding = 'included', v_is_charged and h.funding = 'overage',
+    case when v_is_charged then h.overage_charge else 0 end
   from public.query_holds h where h.id = p_hold_id
   returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
   into id, outcome, charged_usd, cost_usd, message_id, used_byo_key;
   delete from public.query_holds h where h.id = p_hold_id;
 end
 $$;
-comment on function private.end_query(uuid, text, jsonb, uuid, uuid) is
-  'Turns a hold into its one usage_logs row, and returns of that what matters; id is null where there is no hold. The '
-  'hold is locked.';
-revoke all on function private.end_query(uuid, text, jsonb, uuid, uuid)
+comment on function private.close_hold(uuid, text, jsonb, uuid, uuid) is
+  'Replaces a hold by its usage_logs row, and returns columns of that row. id is null if there is no such hold. The '
+  'caller holds the hold lock.';
+revoke all on function private.close_hold(uuid, text, jsonb, uuid, uuid)
   from public, anon, authenticated, service_role;
 
 
-create or replace function private.how_it_ended(
+create or replace function private.ended_query(
   p_hold_id uuid, out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
   out used_byo_key boolean)
 language plpgsql stable set search_path = ''
@@ -51,11 +50,12 @@ begin
   end if;
 end
 $$;
-comment on function private.how_it_ended(uuid) is 'How a query ended, as end_query says it. NOHLD: never admitted.';
-revoke all on function private.how_it_ended(uuid) from public, anon, authenticated, service_role;
+comment on function private.ended_query(uuid) is
+  'The usage_logs row of a query that has ended, with the columns of close_hold. NOHLD: the query was never admitted.';
+revoke all on function private.ended_query(uuid) from public, anon, authenticated, service_role;
 
 
-create or replace function private.give_back(
+create or replace function private.refund_hold(
   p_hold_id uuid, p_outcome text, p_usage jsonb,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
   out used_byo_key boolean)
@@ -64,10 +64,16 @@ as $$
 declare
   v_hold public.query_holds;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+
+  -- End the query
   select * into v_hold from public.query_holds h where h.id = p_hold_id;
-  select e.* into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
-  from private.end_query(p_hold_id, p_outcome, p_usage, null, null) e;
+  select e.id, e.outcome, e.charged_usd, e.cost_usd, e.message_id, e.used_byo_key
+  into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
+  from private.close_hold(p_hold_id, p_outcome, p_usage, null, null) e;
+
+  -- Return the funding
   if v_hold.funding = 'included' then
     update public.user_subscriptions s set
       lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
@@ -76,32 +82,32 @@ begin
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
   elsif v_hold.funding = 'credit' then
-    -- A credit that comes back after a refund or after its pack has lapsed goes where that would have taken it.
+    -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
     update public.credit_packs c set
       credits_used = c.credits_used - 1,
-      credits_remaining = c.credits_remaining + case when back.to = 'remaining' then 1 else 0 end,
-      credits_revoked = c.credits_revoked + case when back.to = 'revoked' then 1 else 0 end,
-      credits_expired = c.credits_expired + case when back.to = 'expired' then 1 else 0 end,
-      depleted_at = case when back.to <> 'remaining' then c.depleted_at end
+      credits_remaining = c.credits_remaining + case when returned.counts_as = 'remaining' then 1 else 0 end,
+      credits_revoked = c.credits_revoked + case when returned.counts_as = 'revoked' then 1 else 0 end,
+      credits_expired = c.credits_expired + case when returned.counts_as = 'expired' then 1 else 0 end,
+      depleted_at = case when returned.counts_as <> 'remaining' then c.depleted_at end
     from (
       select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
                         when k.lapsed_at is not null then 'expired'
-                        else 'remaining' end as to
-      from public.credit_packs k where k.id = v_hold.credit_pack_id) back
-    where c.id = back.id;
+                        else 'remaining' end as counts_as
+      from public.credit_packs k where k.id = v_hold.credit_pack_id) returned
+    where c.id = returned.id;
   elsif v_hold.funding = 'overage' then
     update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
     where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
   end if;
 end
 $$;
-comment on function private.give_back(uuid, text, jsonb) is
-  'Ends a query without a charge: the same day''s count, the same pack or the same period''s overage gets it back. '
-  'Returns what end_query returns. The user is locked.';
-revoke all on function private.give_back(uuid, text, jsonb) from public, anon, authenticated, service_role;
+comment on function private.refund_hold(uuid, text, jsonb) is
+  'Ends a query without a charge and returns its funding to the same day, credit pack or overage period. Returns what '
+  'close_hold returns. The caller holds the user lock.';
+revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon, authenticated, service_role;
 
 
-create or replace function private.keep_turn(
+create or replace function private.store_turn(
   p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
 language plpgsql volatile set search_path = ''
 as $$
@@ -114,6 +120,7 @@ declare
   v_count integer;
   v_position integer;
 begin
+  -- Find or create the conversation
   insert into public.conversations (id, created_at, user_id, external_id, title, context_type, context_id,
                                     context_data, expires_at, last_message_at)
   values (coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id,
@@ -125,12 +132,12 @@ begin
   where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
   for update;
   if conversation_id is null then
-    return; -- Somebody else used this UUID first, since admission: their conversation is not touched.
+    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
   end if;
 
-  -- A question that is asked again keeps its place, in the words it has now; what was answered before is replaced.
+  -- Store the question. A repeated question keeps its position; everything after it is replaced.
   select m.position into v_position from public.messages m
-  where m.conversation_id = keep_turn.conversation_id and m.role = 'user'
+  where m.conversation_id = store_turn.conversation_id and m.role = 'user'
     and m.external_id = p_turn -> 'question' ->> 'id'
   order by m.position desc limit 1;
   if v_position is null then
@@ -140,10 +147,12 @@ begin
             p_turn -> 'question' ->> 'content');
   else
     update public.messages m set content = p_turn -> 'question' ->> 'content'
-    where m.conversation_id = keep_turn.conversation_id and m.position = v_position
+    where m.conversation_id = store_turn.conversation_id and m.position = v_position
       and m.content <> p_turn -> 'question' ->> 'content';
-    delete from public.messages m where m.conversation_id = keep_turn.conversation_id and m.position > v_position;
+    delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_position;
   end if;
+
+  -- Store the answer
   insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,
                                function_results, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
   values ((p_turn -> 'answer' ->> 'id')::uuid, v_at, conversation_id, v_position + 1, 'assistant',
@@ -157,9 +166,10 @@ begin
   where c.id = conversation_id;
 end
 $$;
-comment on function private.keep_turn(public.query_holds, integer, jsonb, jsonb) is
-  'Stores a question and its answer in the conversation of the chat''s id, which the first turn creates.';
-revoke all on function private.keep_turn(public.query_holds, integer, jsonb, jsonb)
+comment on function private.store_turn(public.query_holds, integer, jsonb, jsonb) is
+  'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
+  'Returns its id. Null: the UUID belongs to another user.';
+revoke all on function private.store_turn(public.query_holds, integer, jsonb, jsonb)
   from public, anon, authenticated, service_role;
 
 
@@ -174,44 +184,50 @@ declare
   v_history_days integer;
   v_conversation_id uuid;
 begin
-  if p_outcome not in ('answered', 'stopped') then
-    raise invalid_parameter_value using message = 'A settled query was answered or stopped.';
+  if private.is_charged(p_outcome) is not true then
+    raise invalid_parameter_value using message = 'p_outcome must be answered or stopped.';
   end if;
+
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
+
+  -- Store the turn, if the plan in force stores history
   if p_turn is not null then
     select * into v_hold from public.query_holds where id = p_hold_id;
-    select p.history_days into v_history_days
-    from public.user_subscriptions s
-    join public.plans p
-      on p.tier = coalesce(case when s.current_period_end <= private.clock() then s.next_tier end, s.tier)
-    where s.user_id = v_hold.user_id;
+    select s.history_days into v_history_days
+    from private.current_subscriptions s where s.user_id = v_hold.user_id;
     if v_history_days > 0 then
-      -- Before the conversation, so that a user's deletion cannot cross us.
+      -- Lock the user before the conversation, as a deletion of the user does.
       perform from auth.users where id = v_hold.user_id for key share;
-      v_conversation_id := private.keep_turn(v_hold, v_history_days, p_usage, p_turn);
+      v_conversation_id := private.store_turn(v_hold, v_history_days, p_usage, p_turn);
     end if;
   end if;
-  v_ended := private.end_query(
+
+  -- Charge
+  v_ended := private.close_hold(
     p_hold_id, p_outcome, p_usage, v_conversation_id,
     case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
-    v_ended := private.how_it_ended(p_hold_id);
+    v_ended := private.ended_query(p_hold_id);
   elsif v_ended.used_byo_key then
-    -- The provider has answered to it, so a key that could not be checked when it was stored is valid.
+    -- The provider has answered with this key. A key that was stored unchecked is therefore valid.
     update public.user_api_keys k set last_validated_at = u.created_at, validation_error = null
     from public.usage_logs u
     where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
       and k.last_validated_at is null and k.created_at <= u.query_timestamp;
   end if;
+
+  -- Return
   return jsonb_build_object(
     'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
     'persisted', v_ended.message_id is not null);
 end
 $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
-  'Ends a query that is charged, once however often it is called. p_usage: provider, model, tokens_input, '
-  'tokens_output, cache_read_tokens, cache_write_tokens, cost_usd. p_turn: chat_id, title, context {type, id, data}, '
-  'question {id, content}, answer {id, content, function_calls, function_results}; kept only where the plan keeps history. NOHLD: never admitted.';
+  'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
+  'cache_read_tokens, cache_write_tokens, cost_usd}. p_turn: {chat_id, title, context {type, id, data}, question {id, '
+  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. Returns '
+  '{outcome, charged_usd, cost_usd, persisted}. NOHLD: the query was never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 
@@ -225,21 +241,21 @@ declare
   v_ended record;
 begin
   if p_outcome not in ('failed', 'lost') then
-    raise invalid_parameter_value using message = 'A released query failed or was lost.';
+    raise invalid_parameter_value using message = 'p_outcome must be failed or lost.';
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0)) where p_user_id is not null;
   perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
-  v_ended := private.give_back(p_hold_id, p_outcome, p_usage);
+  v_ended := private.refund_hold(p_hold_id, p_outcome, p_usage);
   if v_ended.id is null then
-    v_ended := private.how_it_ended(p_hold_id);
+    v_ended := private.ended_query(p_hold_id);
   end if;
   return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
 end
 $$;
 comment on function public.release_query(uuid, text, jsonb, uuid) is
-  'Ends a query that is not charged and gives its funding back, once however often it is called. p_usage as in '
-  'settle_query: our cost. p_user_id, where the query may still be waiting to be admitted: behind it in the user''s '
-  'queue. NOHLD: never admitted.';
+  'Ends a query that is not charged and returns its funding. Repeated calls do it once. p_usage as in settle_query: '
+  'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it. '
+  'Returns {outcome, charged_usd}. NOHLD: the query was never admitted.';
 revoke all on function public.release_query(uuid, text, jsonb, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.release_query(uuid, text, jsonb, uuid) to service_role;
 
@@ -250,10 +266,10 @@ as $$
 declare
   v_at constant timestamptz := private.clock();
   v_stale record;
-  v_ended record;
+  v_id uuid;
   v_released integer := 0;
 begin
-  -- At most 100 a call, so that no user waits long for a lock. Whoever is being served right now is left to the next.
+  -- At most 100 per call, so that no user waits long for a lock. Users whose lock is taken are left to the next call.
   for v_stale in
     select oldest.id, oldest.user_id
     from (select h.id, h.user_id from public.query_holds h where h.expires_at <= v_at
@@ -261,53 +277,13 @@ begin
     order by oldest.user_id, oldest.id
   loop
     continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
-    v_ended := private.give_back(v_stale.id, 'lost', '{}');
-    v_released := v_released + case when v_ended.id is not null then 1 else 0 end;
+    v_id := (private.refund_hold(v_stale.id, 'lost', '{}')).id;
+    v_released := v_released + case when v_id is not null then 1 else 0 end;
   end loop;
   return v_released;
 end
 $$;
 comment on function public.release_stale_holds() is
-  'Gives back the funding of queries whose process died, at most 100 a call; returns how many. Call it until 0.';
+  'Returns the funding of expired holds, whose process died: at most 100 per call. Returns how many. Call until 0.';
 revoke all on function public.release_stale_holds() from public, anon, authenticated, service_role;
 grant execute on function public.release_stale_holds() to service_role;
-
-
-create or replace function public.track_query_usage(
-  p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_tokens_input integer, p_tokens_output integer,
-  p_provider text, p_model text, p_used_byo_key boolean, p_cost_usd numeric)
-returns void
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_id constant uuid := private.time_ordered_id();
-  v_admission jsonb;
-begin
-  if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
-     and p_conversation_id is not null
-     or not exists (select from public.messages where id = p_message_id and conversation_id = p_conversation_id)
-     and p_message_id is not null then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
-  end if;
-  v_admission := public.admit_query(
-    p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_own_key => coalesce(p_used_byo_key, false),
-    p_provider => case when p_used_byo_key then p_provider end);
-  if v_admission ->> 'decision' = 'ended' then
-    return;
-  elsif v_admission ->> 'decision' <> 'admitted' then
-    raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
-  end if;
-  perform private.end_query(
-    v_id, 'answered',
-    jsonb_build_object('provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input,
-                       'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
-    p_conversation_id, p_message_id);
-end
-$$;
-comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is
-  'Admits and settles one query in one call, by the same rules as the chat; once for each message. QUOTA: refused, '
-  'the message says why. NTFND: not the user''s conversation or message.';
-revoke all on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric)
-  from public, anon, authenticated, service_role;
-grant execute on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric)
-  to service_role;

@@ -1,7 +1,7 @@
--- Keys that users bring: stored sealed, handed out sealed, and only to functions that the service role calls.
+-- Users' own provider keys: stored and returned encrypted, and only for the service role.
 --
--- Every change of a row whose user may be deleted meanwhile takes auth.users first (key share), like metering does: the
--- trigger that keeps uses_byo_key locks the subscription after the key, a deletion the other way round.
+-- Every change locks auth.users first (key share), as metering does. Otherwise it could deadlock with a deletion of the
+-- user: the trigger for uses_byo_key locks the key and then the subscription, a deletion does the opposite.
 
 
 create or replace function private.describe_key(
@@ -13,12 +13,13 @@ as $$
 begin
   return jsonb_build_object(
     'provider', p_provider, 'hint', p_hint,
-    'status', case when not p_is_active then 'invalid' when p_last_validated_at is null then 'unchecked' else 'valid' end,
+    'status', case when not p_is_active then 'invalid' when p_last_validated_at is null then 'unchecked'
+                   else 'valid' end,
     'last_validated_at', p_last_validated_at, 'validation_error', p_validation_error, 'created_at', p_created_at);
 end
 $$;
 comment on function private.describe_key(text, text, boolean, timestamptz, text, timestamptz) is
-  'A stored key as its owner is shown it.';
+  'The metadata of a key, as its owner sees it.';
 revoke all on function private.describe_key(text, text, boolean, timestamptz, text, timestamptz)
   from public, anon, authenticated, service_role;
 grant execute on function private.describe_key(text, text, boolean, timestamptz, text, timestamptz)
@@ -32,10 +33,10 @@ declare
   v_user_id constant uuid := (select auth.uid());
 begin
   if v_user_id is null then
-    raise insufficient_privilege using message = 'Only a signed-in user has keys.';
+    raise insufficient_privilege using message = 'Sign in to see your keys.';
   end if;
   return jsonb_build_object(
-    'allowed', coalesce((select s.allows_byok from private.standing s where s.user_id = v_user_id), false),
+    'allowed', coalesce((select s.allows_byok from private.funding_state s where s.user_id = v_user_id), false),
     'keys', coalesce((
       select jsonb_agg(
         private.describe_key(k.provider, k.hint, k.is_active, k.last_validated_at, k.validation_error, k.created_at)
@@ -44,7 +45,7 @@ begin
 end
 $$;
 comment on function public.list_api_keys() is
-  'The signed-in user''s stored keys without anything of what is in them, and whether the plan allows any.';
+  'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}.';
 revoke all on function public.list_api_keys() from public, anon, authenticated, service_role;
 grant execute on function public.list_api_keys() to authenticated;
 
@@ -59,10 +60,10 @@ declare
   v public.user_api_keys;
 begin
   perform from auth.users where id = p_user_id for key share;
-  if not coalesce((select s.allows_byok from private.standing s where s.user_id = p_user_id), false) then
-    raise exception using errcode = 'NBYOK', message = 'The plan does not allow keys of the user''s own.';
+  if not coalesce((select s.allows_byok from private.funding_state s where s.user_id = p_user_id), false) then
+    raise exception using errcode = 'NBYOK', message = 'The plan does not allow own keys.';
   end if;
-  -- A replaced key gets a new id, so that what is learnt about the old one is not said of it.
+  -- A replaced key gets a new id, so that results of checks of the old key are not recorded for the new one.
   insert into public.user_api_keys as k (
     id, created_at, user_id, provider, encrypted_key, encryption_iv, encryption_tag, encryption_key_id, hint,
     is_active, last_validated_at)
@@ -81,8 +82,8 @@ begin
 end
 $$;
 comment on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) is
-  'Stores a sealed key, in place of the one that the user had for the provider. Bytes are base64. p_is_valid: the '
-  'provider has just accepted it. NBYOK: the plan does not allow it.';
+  'Stores an encrypted key and replaces the previous key of the user for this provider. Bytes are base64. p_is_valid: '
+  'the provider has just accepted the key. Returns its metadata. NBYOK: the plan does not allow own keys.';
 revoke all on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean)
   from public, anon, authenticated, service_role;
 grant execute on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) to service_role;
@@ -92,11 +93,11 @@ create or replace function public.get_api_key(p_user_id uuid, p_provider text) r
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  return private.sealed_key(p_user_id, p_provider);
+  return private.encrypted_key(p_user_id, p_provider);
 end
 $$;
 comment on function public.get_api_key(uuid, text) is
-  'A user''s sealed key for a provider, active or not; null where there is none.';
+  'The encrypted key of a user for a provider, active or not. Null: no key.';
 revoke all on function public.get_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.get_api_key(uuid, text) to service_role;
 
@@ -110,7 +111,8 @@ declare
 begin
   perform from auth.users where id = p_user_id for key share;
   update public.user_api_keys k set
-    is_active = p_is_valid, last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
+    is_active = p_is_valid,
+    last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
     validation_error = case when not p_is_valid then p_error end
   where k.id = p_id and k.user_id = p_user_id
   returning k.* into v;
@@ -122,7 +124,7 @@ begin
 end
 $$;
 comment on function public.note_api_key(uuid, uuid, boolean, text) is
-  'Notes what the provider said of a key. Null where the key has been replaced or deleted since.';
+  'Records whether the provider accepted a key, and returns its metadata. Null: the key was replaced or deleted.';
 revoke all on function public.note_api_key(uuid, uuid, boolean, text) from public, anon, authenticated, service_role;
 grant execute on function public.note_api_key(uuid, uuid, boolean, text) to service_role;
 
@@ -136,7 +138,8 @@ begin
   return found;
 end
 $$;
-comment on function public.delete_api_key(uuid, text) is 'Deletes a user''s key for a provider; returns whether there was one.';
+comment on function public.delete_api_key(uuid, text) is
+  'Deletes the key of a user for a provider. Returns whether there was one.';
 revoke all on function public.delete_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.delete_api_key(uuid, text) to service_role;
 
@@ -159,7 +162,7 @@ begin
 end
 $$;
 comment on function public.api_keys_to_rotate(text, uuid, integer) is
-  'Sealed keys that another than the current key of the ring sealed, by id from p_after on, at most 1,000.';
+  'Keys that are not encrypted with the current key of the key ring, ordered by id, after p_after, at most 1,000.';
 revoke all on function public.api_keys_to_rotate(text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.api_keys_to_rotate(text, uuid, integer) to service_role;
 
@@ -171,7 +174,8 @@ begin
   return (select count(*) from public.user_api_keys k where k.encryption_key_id <> p_current);
 end
 $$;
-comment on function public.count_keys_to_rotate(text) is 'How many sealed keys another than the current key of the ring sealed.';
+comment on function public.count_keys_to_rotate(text) is
+  'The number of keys that are not encrypted with the current key of the key ring.';
 revoke all on function public.count_keys_to_rotate(text) from public, anon, authenticated, service_role;
 grant execute on function public.count_keys_to_rotate(text) to service_role;
 
@@ -182,8 +186,8 @@ as $$
 declare
   v_rotated integer;
 begin
-  -- What has been replaced or rotated since it was read has another nonce, and is left alone.
-  with resealed as (
+  -- A key that was replaced or rotated since it was read has another nonce. It is skipped.
+  with reencrypted as (
     select k.id, r.encrypted_key, r.encryption_iv, r.encryption_tag, r.encryption_key_id
     from jsonb_to_recordset(p_rows) r (
       id uuid, old_iv text, encrypted_key text, encryption_iv text, encryption_tag text, encryption_key_id text)
@@ -194,13 +198,13 @@ begin
   update public.user_api_keys k set
     encrypted_key = decode(r.encrypted_key, 'base64'), encryption_iv = decode(r.encryption_iv, 'base64'),
     encryption_tag = decode(r.encryption_tag, 'base64'), encryption_key_id = r.encryption_key_id
-  from resealed r where k.id = r.id;
+  from reencrypted r where k.id = r.id;
   get diagnostics v_rotated = row_count;
   return v_rotated;
 end
 $$;
 comment on function public.rotate_api_keys(jsonb) is
-  'Replaces seals: [{id, old_iv, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}]. Returns how many; '
-  'rows that changed since they were read, or are being changed, stay as they are.';
+  'Replaces ciphertexts: [{id, old_iv, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}]. Returns how '
+  'many. Skips keys that changed since they were read, or that are locked.';
 revoke all on function public.rotate_api_keys(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.rotate_api_keys(jsonb) to service_role;

@@ -1,9 +1,9 @@
--- When the jobs run: pg_cron calls the functions of the same names, where the platform has it. Its clock is UTC.
--- Where it is missing this file schedules nothing and says so; it can run again once pg_cron is there.
+-- The schedule of the jobs, if pg_cron is available. Each job calls the function of the same name. Times are UTC.
+-- Without pg_cron this file schedules nothing and raises a notice. It can run again once pg_cron is available.
 
 do $migration$
 declare
-  -- A block at top level, because it may commit, which a procedure that sets its search_path may not.
+  -- A top-level block, because it may commit. A procedure that sets search_path may not.
   v_work constant text := $command$
 do $job$
 declare
@@ -15,18 +15,18 @@ begin
   loop
     v_began := clock_timestamp();
     v_done := public.%I();
-    -- After each batch, so that nobody waits for a lock longer than one takes.
+    -- Commit after each batch, so that no lock is held longer than one batch takes.
     commit;
     v_took := clock_timestamp() - v_began;
-    -- Supabase ends a statement of postgres after two minutes. What is left waits for the next run.
+    -- Supabase cancels a statement after two minutes. The next run does the rest.
     exit when v_done = 0 or clock_timestamp() + 5 * v_took > v_end;
-    -- Most of the time is the users'.
+    -- Leave four fifths of the time to users.
     perform pg_sleep_for(4 * v_took);
   end loop;
 end
 $job$
 $command$;
-  -- pg_cron keeps every run for ever. Other people's runs are theirs.
+  -- pg_cron never deletes its log. Delete only the runs of these jobs.
   v_purge constant text := $command$
 delete from cron.job_run_details
 where runid in (
@@ -43,16 +43,16 @@ $command$;
   v_schedule text;
 begin
   if not exists (select from pg_available_extensions where name = 'pg_cron') then
-    raise notice 'pg_cron is not available: no job is scheduled, and holds, conversations and credits that expire stay '
+    raise notice 'pg_cron is not available, so no job is scheduled. Expired holds, conversations and credits stay '
       'until something else calls the functions.';
     return;
   end if;
 
   create extension if not exists pg_cron with schema pg_catalog;
-  -- By name: a job that is there already is made to be this one.
+  -- cron.schedule replaces a job of the same name.
   for v_name, v_schedule in
     values
-      ('release-stale-holds', '*/5 * * * *'),
+      ('release-stale-holds', '* * * * *'),
       ('reset-monthly-overages', '0 0 1 * *'),
       ('expire-credits', '10 0 * * *'),
       ('cleanup-expired-conversations', '0 2 * * *'),
@@ -63,6 +63,7 @@ begin
   end loop;
   perform cron.schedule('purge-job-runs', '30 3 * * *', format(v_purge, v_names));
 exception when others then
-  raise notice 'pg_cron cannot be used in this database (%): no job is scheduled. Run this file again once it can.', sqlerrm;
+  raise notice 'pg_cron cannot be used in this database (%), so no job is scheduled. Run this file again once it can.',
+    sqlerrm;
 end
 $migration$;

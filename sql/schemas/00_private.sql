@@ -1,0 +1,59 @@
+-- The schema `private`, and the helpers that tables need for their defaults and triggers.
+--
+-- Rules for every file in this folder:
+-- * Every state change is a function, so no role is granted insert, update or delete on a table. The one exception is
+--   a user's own conversations (14_conversations.sql).
+-- * Row-level security is forced, so it also applies to the tables' owner, unless that role bypasses row-level
+--   security by its own attribute, as `postgres` does on Supabase.
+-- * Limits on single values are domains (01_domains.sql). Postgres prepares a table's check constraints again for
+--   every statement that writes to it, which costs more than the write. A domain's check is prepared once a connection.
+-- * Every file can run again and then changes nothing.
+
+create schema if not exists private;
+comment on schema private is 'Helpers of the functions in public. Never exposed over the Data API.';
+revoke all on schema private from public;
+-- can_user_query and usage_summary run with the rights of the caller, who therefore needs these helpers.
+grant usage on schema private to authenticated, service_role;
+
+
+create or replace function private.time_ordered_id() returns uuid
+language sql volatile set search_path = ''
+as $$
+  -- Time-ordered ids keep the newest rows of an index on few pages. Random ids scatter them over all pages.
+  -- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
+  select encode(
+    set_bit(set_bit(
+      overlay(uuid_send(gen_random_uuid())
+              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+              from 1 for 6),
+      52, 1), 53, 1),
+    'hex')::uuid
+$$;
+comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
+revoke all on function private.time_ordered_id() from public, anon, authenticated, service_role;
+
+
+create or replace function private.clock() returns timestamptz
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  -- Not now(): a transaction that waited for a lock past midnight must see the new day.
+  return coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, clock_timestamp());
+end
+$$;
+comment on function private.clock() is
+  'The current time for metering. Tests move it with the setting metering.now. No API request can set it.';
+revoke all on function private.clock() from public, anon, authenticated, service_role;
+grant execute on function private.clock() to authenticated, service_role;
+
+
+create or replace function private.set_updated_at() returns trigger
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  new.updated_at := now();
+  return new;
+end
+$$;
+comment on function private.set_updated_at() is 'Trigger: sets updated_at when a row changes.';
+revoke all on function private.set_updated_at() from public, anon, authenticated, service_role;

@@ -1,0 +1,38 @@
+-- The types of values that several tables share, with their limits.
+
+do $$
+begin
+  create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0);
+  create domain public.quantity as integer constraint quantity_is_not_negative check (value >= 0);
+  create domain public.request_key as text
+    constraint request_key_is_bounded check (octet_length(value) between 1 and 800);
+  create domain public.subscription_status as text
+    constraint subscription_status_is_known check (value in ('active', 'canceled', 'suspended', 'past_due'));
+  create domain public.query_funding as text
+    constraint query_funding_is_known check (value in ('byok', 'included', 'credit', 'overage'));
+  create domain public.query_outcome as text
+    constraint query_outcome_is_known check (value in ('answered', 'stopped', 'failed', 'lost'));
+exception when duplicate_object then
+  null; -- This file has run before.
+end
+$$;
+comment on domain public.usd is
+  'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+comment on domain public.quantity is 'A count, never negative.';
+comment on domain public.request_key is 'The idempotency key of a request.';
+comment on domain public.subscription_status is 'The status of a subscription.';
+comment on domain public.query_funding is 'What pays for a query.';
+comment on domain public.query_outcome is 'How a query ended. private.is_charged() decides which outcomes are charged.';
+
+
+create or replace function private.is_charged(p_outcome text) returns boolean
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_outcome in ('answered', 'stopped');
+end
+$$;
+comment on function private.is_charged(text) is
+  'Whether an outcome is charged: answered and stopped are, failed and lost are not. The column usage_logs.is_charged '
+  'stores the result.';
+revoke all on function private.is_charged(text) from public, anon, authenticated, service_role;

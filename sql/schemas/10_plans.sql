@@ -1,0 +1,66 @@
+-- The tiers: quotas, prices, retention and models. One row a tier.
+-- The rows are part of this file. A later change of them is written by hand into a migration.
+
+create table if not exists public.plans (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  tier text not null
+    constraint plans_tier_is_unique unique
+    constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
+  name text not null,
+  price_usd public.usd not null,
+  daily_quota public.quantity,
+  lifetime_quota public.quantity,
+  overage_price_usd public.usd
+    constraint plans_overage_price_is_positive check (overage_price_usd > 0),
+  overage_limit_usd public.usd,
+  allows_credits boolean not null,
+  allows_byok boolean not null,
+  history_days public.quantity not null,
+  query_cost_limit_usd public.usd not null,
+  models jsonb not null
+    constraint plans_models_are_lists_by_provider check (
+      jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
+  constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
+  constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
+);
+comment on table public.plans is 'One row a tier: the single source of quotas, prices, retention and models.';
+comment on column public.plans.id is 'Identifies the row.';
+comment on column public.plans.created_at is 'When the plan was added.';
+comment on column public.plans.tier is 'free, basic, pro or usage_only. Subscriptions refer to it.';
+comment on column public.plans.name is 'The name that users see.';
+comment on column public.plans.price_usd is 'US dollars a month.';
+comment on column public.plans.daily_quota is 'Included queries per UTC day. Null if the quota is a lifetime quota.';
+comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
+comment on column public.plans.overage_price_usd is 'US dollars per query beyond the quota. Null: no overage.';
+comment on column public.plans.overage_limit_usd is
+  'The default overage limit of a period, US dollars. Users may set their own.';
+comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
+comment on column public.plans.allows_byok is 'Whether users may use their own provider key.';
+comment on column public.plans.history_days is
+  'Days a conversation is stored after its last message. 0: nothing is stored.';
+comment on column public.plans.query_cost_limit_usd is
+  'The most that one query may cost us at the provider, US dollars. The chat ends the answer there.';
+comment on column public.plans.models is
+  'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
+
+insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
+                          allows_credits, allows_byok, history_days, query_cost_limit_usd, models)
+values
+  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05,
+   '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}'),
+  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15,
+   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
+  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5,
+   '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"],
+     "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
+  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15,
+   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
+on conflict (tier) do nothing;
+
+alter table public.plans enable row level security;
+alter table public.plans force row level security;
+drop policy if exists "Anyone may read the plans" on public.plans;
+create policy "Anyone may read the plans" on public.plans for select to anon, authenticated using (true);
+revoke all on public.plans from public, anon, authenticated, service_role;
+grant select on public.plans to anon, authenticated, service_role;

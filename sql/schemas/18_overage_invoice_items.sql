@@ -1,0 +1,54 @@
+-- Overage on Stripe's invoices, from our ledger.
+
+create table if not exists public.overage_invoice_items (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  period_start timestamptz not null,
+  queries integer not null
+    constraint overage_invoice_items_queries_are_positive check (queries > 0),
+  unit_price_usd public.usd not null,
+  amount_usd public.usd not null generated always as (queries * unit_price_usd) stored,
+  amount_cents integer not null generated always as (floor(queries * unit_price_usd * 100)) stored,
+  attempts public.quantity not null default 0,
+  target jsonb not null,
+  refusals public.quantity not null default 0,
+  stripe_invoice_item_id text
+    constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
+  stripe_invoice_id text
+);
+create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
+create index if not exists overage_invoice_items_created_at_idx on public.overage_invoice_items (created_at);
+create index if not exists overage_invoice_items_open_idx on public.overage_invoice_items (user_id)
+  where stripe_invoice_item_id is null or stripe_invoice_id is null;
+
+comment on table public.overage_invoice_items is
+  'Overage that is billed: one row per period and price. usage_logs.invoice_item_id refers to it.';
+comment on column public.overage_invoice_items.id is
+  'Identifies the item, also at Stripe: metadata overage_invoice_item.';
+comment on column public.overage_invoice_items.created_at is 'When the queries were collected into this item.';
+comment on column public.overage_invoice_items.user_id is 'The user who is billed.';
+comment on column public.overage_invoice_items.period_start is 'Start of the overage period of the queries.';
+comment on column public.overage_invoice_items.queries is 'The number of queries.';
+comment on column public.overage_invoice_items.unit_price_usd is 'US dollars per query.';
+comment on column public.overage_invoice_items.amount_usd is 'The exact amount, US dollars.';
+comment on column public.overage_invoice_items.amount_cents is
+  'The amount for Stripe, US cents. Rounded down in favour of the user. No other place rounds.';
+comment on column public.overage_invoice_items.attempts is
+  'How many times the item was sent to Stripe. From the second attempt on, an existing item is searched first.';
+comment on column public.overage_invoice_items.target is
+  'Parameters of the Stripe request: {"invoice": id} for a draft, {} for the next invoice of the customer. Stored, so '
+  'that concurrent attempts send the same request.';
+comment on column public.overage_invoice_items.refusals is 'How many targets Stripe has permanently refused.';
+comment on column public.overage_invoice_items.stripe_invoice_item_id is
+  'The Stripe invoice item. Null: not known to exist yet.';
+comment on column public.overage_invoice_items.stripe_invoice_id is
+  'The Stripe invoice that has the item. Null: the item waits for one.';
+
+alter table public.overage_invoice_items enable row level security;
+alter table public.overage_invoice_items force row level security;
+drop policy if exists "Users read what they are billed" on public.overage_invoice_items;
+create policy "Users read what they are billed" on public.overage_invoice_items
+  for select to authenticated using (user_id = (select auth.uid()));
+revoke all on public.overage_invoice_items from public, anon, authenticated, service_role;
+grant select on public.overage_invoice_items to authenticated, service_role;

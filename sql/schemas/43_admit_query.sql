@@ -1,0 +1,431 @@
+-- How a query starts. admit_query takes the funding and creates a hold, or records the refusal.
+--
+-- settle_query (answered, stopped) or release_query (failed, lost) ends the hold with exactly one usage_logs row, which
+-- has the id of the hold. A failed or lost query returns its funding to where it came from.
+--
+-- Locks. Two advisory locks are held until the end of the transaction:
+-- * the user lock, uuid_hash_extended(user id, 0): no counter and no credit pack changes without it
+-- * the hold lock, uuid_hash_extended(hold id, 1): no query ends without it
+-- The order is: user lock, hold lock, auth.users (key share, taken by the foreign key of the first row written), other
+-- rows. settle_query takes only the hold lock. tests/sql/test_lock_order.py checks the order.
+-- Advisory locks are faster here than row locks: the longest waits for a row that changes are ten times longer.
+--
+-- Functions that run for every query use few statements and call few functions, because Postgres sets up each
+-- statement again in each transaction.
+
+
+create or replace function private.record_refusal(p_user_id uuid, p_request_id text, p_hold_id uuid) returns jsonb
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_refusal public.query_refusals;
+begin
+  -- A refusal does not wait for the disk. A crash can lose only this record.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into public.query_refusals as r (
+    id, created_at, user_id, request_id, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
+    overage_used, overage_limit)
+  select p_hold_id, s.now, s.user_id, p_request_id, s.reason, s.requires_payment, s.resets_at, s.tier,
+         s.included_used, s.quota_limit, s.overage_used, s.overage_limit
+  from private.funding_state s where s.user_id = p_user_id
+  on conflict (user_id, request_id) do update set
+    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
+    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
+    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
+  returning r.* into v_refusal;
+  delete from public.query_refusals r
+  where r.id in (
+    select oldest.id from public.query_refusals oldest where oldest.user_id = p_user_id
+    order by oldest.created_at desc, oldest.id offset 50);
+  return jsonb_build_object(
+    'decision', 'refused', 'reason', v_refusal.reason, 'requires_payment', v_refusal.requires_payment,
+    'resets_at', v_refusal.resets_at);
+end
+$$;
+comment on function private.record_refusal(uuid, text, uuid) is
+  'Records why a query is refused, and returns the refusal. Stores the newest fifty of a user. The caller holds the '
+  'user lock.';
+revoke all on function private.record_refusal(uuid, text, uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.reclaim_expired_holds(p_user_id uuid, p_except_hold_id uuid, p_at timestamptz)
+returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_hold_id uuid;
+begin
+  for v_hold_id in
+    select h.id from public.query_holds h
+    where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_except_hold_id
+  loop
+    perform private.refund_hold(v_hold_id, 'lost', '{}');
+  end loop;
+end
+$$;
+comment on function private.reclaim_expired_holds(uuid, uuid, timestamptz) is
+  'Returns the funding of the expired holds of a user, except one hold. Without it, admission would have to wait for '
+  'release_stale_holds. The caller holds the user lock.';
+revoke all on function private.reclaim_expired_holds(uuid, uuid, timestamptz)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.charged_query_response(p_query_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'decision', 'ended',
+      'answer', case when m.id is not null then jsonb_build_object(
+        'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
+        'function_results', m.function_results) end,
+      'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
+      'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
+      'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
+      'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
+    from public.usage_logs u
+    join public.plans p on p.tier = u.tier
+    left join public.messages m on m.id = u.message_id
+    where u.id = p_query_id);
+end
+$$;
+comment on function private.charged_query_response(uuid) is
+  'The response of admit_query for a request that was charged before: the stored answer if there is one.';
+revoke all on function private.charged_query_response(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.conversation_key(p_chat_id text) returns uuid
+language sql immutable set search_path = ''
+as $$
+  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
+$$;
+comment on function private.conversation_key(text) is
+  'The conversation id for a chat id that is a UUID. Null for any other chat id, which is an external_id.';
+revoke all on function private.conversation_key(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.find_conversation(p_user_id uuid, p_chat_id text) returns uuid
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_key constant uuid := private.conversation_key(p_chat_id);
+  v_owner uuid;
+  v_id uuid;
+begin
+  if v_key is null then
+    select id into v_id from public.conversations where user_id = p_user_id and external_id = p_chat_id;
+    return v_id;
+  end if;
+  select id, user_id into v_id, v_owner from public.conversations where id = v_key;
+  if v_owner <> p_user_id then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  end if;
+  return v_id;
+end
+$$;
+comment on function private.find_conversation(uuid, text) is
+  'The id of the conversation of a chat. Null if it is new. NTFND: it belongs to another user.';
+revoke all on function private.find_conversation(uuid, text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.encrypted_key(p_user_id uuid, p_provider text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', k.id, 'encrypted_key', encode(k.encrypted_key, 'base64'),
+      'encryption_iv', encode(k.encryption_iv, 'base64'), 'encryption_tag', encode(k.encryption_tag, 'base64'),
+      'encryption_key_id', k.encryption_key_id)
+    from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider);
+end
+$$;
+comment on function private.encrypted_key(uuid, text) is
+  'The encrypted key of a user for a provider: {id, encrypted_key, encryption_iv, encryption_tag, encryption_key_id}, '
+  'bytes in base64. Null: no key.';
+revoke all on function private.encrypted_key(uuid, text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.recent_messages(
+  p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer)
+returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_question_position integer;
+begin
+  -- A repeated question is answered from the messages before it.
+  select m.position into v_question_position from public.messages m
+  where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+  order by m.position desc limit 1;
+  return (
+    select coalesce(
+      jsonb_agg(
+        jsonb_build_object('role', sized.role, 'content', sized.content)
+          || case when sized.size_with_results <= p_characters
+                  then jsonb_build_object('function_calls', sized.function_calls,
+                                          'function_results', sized.function_results)
+                  else '{}' end
+        order by sized.position),
+      '[]')
+    from (
+      select newest.*, sum(char_length(newest.content)) over newest_first as size,
+             sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
+               over newest_first as size_with_results
+      from (
+        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        where m.conversation_id = p_conversation_id
+          and (v_question_position is null or m.position < v_question_position)
+        order by m.position desc limit p_count
+      ) newest
+      window newest_first as (order by newest.position desc)
+    ) sized
+    where sized.size <= p_characters);
+end
+$$;
+comment on function private.recent_messages(uuid, text, integer, integer) is
+  'The newest messages of a conversation that fit into p_characters, oldest first: [{role, content, function_calls, '
+  'function_results}]. Calls and results are left out of messages where they do not fit. If the question is in the '
+  'conversation: only messages before it.';
+revoke all on function private.recent_messages(uuid, text, integer, integer)
+  from public, anon, authenticated, service_role;
+
+
+do $$
+begin
+  create type private.admission_state as (
+    now timestamptz, tier text, name text, models jsonb, history_days integer, query_cost_limit_usd numeric,
+    is_lifetime boolean, quota_limit integer, included_used integer, quota_date date,
+    overage_period_start timestamptz, overage_used numeric, overage_limit numeric, own_key_pays boolean, funding text,
+    is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
+    current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
+    running_hold_id uuid, charged_query_id uuid);
+exception when duplicate_object then
+  null; -- This file has run before.
+end
+$$;
+comment on type private.admission_state is
+  'What admit_query decides from: columns of private.funding_state, and the earlier attempts of the same request.';
+comment on column private.admission_state.now is 'As in private.funding_state.';
+comment on column private.admission_state.tier is 'As in private.funding_state.';
+comment on column private.admission_state.name is 'As in private.funding_state.';
+comment on column private.admission_state.models is 'As in private.funding_state.';
+comment on column private.admission_state.history_days is 'As in private.funding_state.';
+comment on column private.admission_state.query_cost_limit_usd is 'As in private.funding_state.';
+comment on column private.admission_state.is_lifetime is 'As in private.funding_state.';
+comment on column private.admission_state.quota_limit is 'As in private.funding_state.';
+comment on column private.admission_state.included_used is 'As in private.funding_state, before this query.';
+comment on column private.admission_state.quota_date is 'As in private.funding_state.';
+comment on column private.admission_state.overage_period_start is 'As in private.funding_state.';
+comment on column private.admission_state.overage_used is 'As in private.funding_state, before this query.';
+comment on column private.admission_state.overage_limit is 'As in private.funding_state.';
+comment on column private.admission_state.own_key_pays is 'As in private.funding_state.';
+comment on column private.admission_state.funding is 'As in private.funding_state.';
+comment on column private.admission_state.is_lapsed is 'As in private.funding_state.';
+comment on column private.admission_state.quota_used is 'As in private.funding_state.';
+comment on column private.admission_state.lifetime_used is 'As in private.funding_state.';
+comment on column private.admission_state.period_start is 'As in private.funding_state.';
+comment on column private.admission_state.current_period_end is 'As in private.funding_state.';
+comment on column private.admission_state.overage_price_usd is 'As in private.funding_state.';
+comment on column private.admission_state.included_until is 'As in private.funding_state.';
+comment on column private.admission_state.updated_at is 'As in private.funding_state.';
+comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
+comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
+
+
+create or replace function public.admit_query(
+  p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
+  p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
+  p_history_messages integer default 40, p_history_characters integer default 48000, p_own_key boolean default null,
+  p_providers text[] default '{anthropic,openai}')
+returns jsonb
+language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v private.admission_state;
+  v_now timestamptz;
+  v_is_counted boolean;
+  v_is_reclaimed boolean := false;
+  v_hold public.query_holds;
+  v_key_provider text;
+  v_provider text;
+  v_model text;
+  v_pack_id uuid;
+  v_charge numeric := 0.0;
+  v_taken integer := 0;
+  v_conversation_id uuid;
+  v_key jsonb;
+  v_history jsonb := '[]'::jsonb;
+  v_remaining integer;
+  v_resets_at timestamptz;
+begin
+  -- Check the arguments
+  if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
+    raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
+  end if;
+  if p_chat_id is not null then
+    v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
+  end if;
+
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  v_now := private.clock();
+
+  -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
+  update public.user_subscriptions s set quota_used = s.quota_used + 1
+  from public.plans p
+  where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
+    and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
+    and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
+    and not exists (
+      select from public.usage_logs u
+      where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+  returning
+    v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
+    false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
+    s.overage_period_start, s.current_overage_amount,
+    case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end,
+    false, 'included'
+  into v.now, v.tier, v.name, v.models, v.history_days, v.query_cost_limit_usd,
+    v.is_lifetime, v.quota_limit, v.included_used, v.quota_date,
+    v.overage_period_start, v.overage_used,
+    v.overage_limit, v.own_key_pays, v.funding;
+  v_is_counted := found;
+
+  -- Decide, full path. A new request that the quota pays for is decided by the first read. Otherwise expired holds are
+  -- reclaimed first, and the state is read again.
+  while not v_is_counted loop
+    select
+      s.now, s.tier, s.name, s.models, s.history_days, s.query_cost_limit_usd,
+      s.is_lifetime, s.quota_limit, s.included_used, s.quota_date,
+      s.overage_period_start, s.overage_used, s.overage_limit, s.own_key_pays, s.funding,
+      s.is_lapsed, s.quota_used, s.lifetime_used, s.period_start,
+      s.current_period_end, s.overage_price_usd, s.included_until, s.updated_at,
+      (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id),
+      (select u.id from public.usage_logs u
+       where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+    into v from private.funding_state s where s.user_id = p_user_id;
+    if not found then
+      return jsonb_build_object(
+        'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+    elsif v.charged_query_id is not null then
+      return private.charged_query_response(v.charged_query_id);
+    end if;
+    exit when v_is_reclaimed or v.funding = 'included' and v.running_hold_id is null;
+    perform private.reclaim_expired_holds(p_user_id, p_hold_id, v.now);
+    v_is_reclaimed := true;
+  end loop;
+
+  if v.running_hold_id is not null then
+    -- The same request runs already.
+    if v.running_hold_id <> p_hold_id then
+      return jsonb_build_object('decision', 'in_progress');
+    end if;
+    select * into v_hold from public.query_holds h where h.id = p_hold_id;
+    v.funding := v_hold.funding;
+    v.tier := v_hold.tier;
+    v_provider := v_hold.provider;
+    v_model := v_hold.model;
+  else
+    -- Choose the funding
+    if v.own_key_pays and p_own_key is distinct from false then
+      v_key_provider := private.own_key_provider(p_user_id, p_provider);
+    end if;
+    if v_key_provider is not null then
+      v.funding := 'byok';
+    elsif p_own_key then
+      raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
+    elsif v.funding is null then
+      return private.record_refusal(p_user_id, p_request_id, p_hold_id);
+    elsif v.funding = 'credit' then
+      v_pack_id := private.next_credit_pack(p_user_id, v.now);
+    elsif v.funding = 'overage' then
+      v_charge := v.overage_price_usd;
+    end if;
+
+    -- Choose the model
+    v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
+    v_model := coalesce(p_model, v.models -> v_provider ->> 0);
+    if v_key_provider is null and (v_provider = any (p_providers)) is not true then
+      raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
+    elsif (v.models -> v_provider ? v_model) is not true then
+      raise exception using errcode = 'NOMDL', message = format(
+        'The %s plan has these models of %s: %s.', v.name, v_provider,
+        (select string_agg(m, ', ') from jsonb_array_elements_text(v.models -> v_provider) m));
+    end if;
+
+    -- Take the funding
+    insert into public.query_holds (
+      id, created_at, user_id, request_id, tier, funding, query_date, credit_pack_id, overage_charge, period_start,
+      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id)
+    values (
+      p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
+      v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
+      v.now + make_interval(secs => p_hold_seconds), p_chat_id);
+    if not v_is_counted then
+      if v.is_lapsed then
+        -- The canceled plan has ended, unless a webhook has renewed it since the state was read.
+        update public.user_subscriptions s set
+          tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+          current_period_start = null, current_period_end = null
+        where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
+      end if;
+      update public.user_subscriptions s set
+        quota_date = v.quota_date,
+        quota_used = v.quota_used + case when v.funding = 'included' and not v.is_lifetime then 1 else 0 end,
+        lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.is_lifetime then 1 else 0 end,
+        overage_period_start = v.overage_period_start,
+        current_overage_amount = v.overage_used + v_charge,
+        -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.
+        included_until = case when s.updated_at = v.updated_at then v.included_until end
+      where s.user_id = p_user_id;
+      if v_pack_id is not null then
+        update public.credit_packs c set
+          credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
+          depleted_at = case when c.credits_remaining = 1 then v.now end
+        where c.id = v_pack_id;
+      end if;
+    end if;
+    v_taken := 1;
+  end if;
+
+  -- Return
+  if v.funding = 'byok' then
+    v_key := private.encrypted_key(p_user_id, v_provider);
+  elsif v.funding = 'included' then
+    v_remaining := greatest(0, v.quota_limit - v.included_used - v_taken);
+    v_resets_at := case when not v.is_lifetime then (v.quota_date + 1)::timestamp at time zone 'UTC' end;
+  elsif v.funding = 'credit' then
+    v_remaining := (
+      select sum(c.credits_remaining) from public.credit_packs c
+      where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
+  elsif v.funding = 'overage' then
+    v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
+    v_resets_at := (private.period_at(v.period_start, v.current_period_end, v.now)).period_end;
+  end if;
+  if v_conversation_id is not null and v.history_days > 0 then
+    v_history := private.recent_messages(
+      v_conversation_id, p_question_id, p_history_messages, p_history_characters);
+  end if;
+  return jsonb_build_object(
+    'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
+    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
+    'key', v_key, 'models', v.models, 'cost_limit_usd', v.query_cost_limit_usd::text);
+end
+$$;
+comment on function
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[]) is
+  'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
+  'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
+  'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
+  'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
+  'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
+  'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
+  'NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
+revoke all on function
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  from public, anon, authenticated, service_role;
+grant execute on function
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  to service_role;

@@ -1,0 +1,89 @@
+-- Plans and packs on sale, the Stripe customer of a user, and the overage settings.
+
+create or replace function public.list_plans() returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return jsonb_build_object(
+    'plans', (
+      select jsonb_agg(jsonb_build_object(
+        'tier', p.tier, 'name', p.name, 'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
+        'lifetime_quota', p.lifetime_quota, 'overage_price_usd', p.overage_price_usd::text,
+        'overage_limit_usd', p.overage_limit_usd::text, 'allows_credits', p.allows_credits,
+        'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models)
+        order by p.price_usd, p.lifetime_quota nulls last)
+      from public.plans p),
+    'packs', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'id', k.slug, 'name', k.name, 'credits', k.credits, 'price_usd', k.price_usd::text,
+        'price_per_credit_usd', round(k.price_usd / k.credits, 6)::text, 'expires_after_days', k.expires_after_days)
+        order by k.credits), '[]')
+      from public.packs k where k.is_sold));
+end
+$$;
+comment on function public.list_plans() is 'The response of GET /plans: plans and credit packs on sale.';
+revoke all on function public.list_plans() from public, anon, authenticated, service_role;
+grant execute on function public.list_plans() to anon, authenticated, service_role;
+
+
+create or replace function public.billing_profile(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'email', u.email, 'stripe_customer_id', s.stripe_customer_id, 'stripe_sequence', s.stripe_sequence)
+    from public.user_subscriptions s join auth.users u on u.id = s.user_id where s.user_id = p_user_id);
+end
+$$;
+comment on function public.billing_profile(uuid) is
+  'The e-mail address of a user for Stripe, their Stripe customer, and the sequence number of its newest applied '
+  'state. Null: no such user.';
+revoke all on function public.billing_profile(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.billing_profile(uuid) to service_role;
+
+
+create or replace function public.link_stripe_customer(p_user_id uuid, p_customer_id text) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_customer_id text;
+begin
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
+  where s.user_id = p_user_id
+  returning s.stripe_customer_id into v_customer_id;
+  return v_customer_id;
+end
+$$;
+comment on function public.link_stripe_customer(uuid, text) is
+  'Links a user to a Stripe customer, unless they have one. Returns the customer of the user. Null: no such user.';
+revoke all on function public.link_stripe_customer(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.link_stripe_customer(uuid, text) to service_role;
+
+
+create or replace function public.set_overage(p_settings jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Sign in to change your overage settings.';
+  elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
+    raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+  update public.user_subscriptions s set
+    allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
+    overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
+                         else s.overage_limit end
+  where s.user_id = v_user_id;
+  return public.usage_summary() -> 'overage';
+end
+$$;
+comment on function public.set_overage(jsonb) is
+  'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
+  'restores the limit of the plan. Returns the overage object of usage_summary.';
+revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.set_overage(jsonb) to authenticated;

@@ -1,0 +1,68 @@
+-- Reports for operators: what we billed and sold, to compare with Stripe, and the margin of a month.
+
+create or replace function public.billed_items(
+  p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
+returns table (
+  id uuid, created_at timestamptz, user_id uuid, amount_cents integer, stripe_invoice_item_id text,
+  stripe_invoice_id text)
+language sql stable security definer set search_path = ''
+as $$
+  select i.id, i.created_at, i.user_id, i.amount_cents, i.stripe_invoice_item_id, i.stripe_invoice_id from (
+    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id
+    from public.overage_invoice_items o where o.created_at >= p_since and (p_after is null or o.id > p_after)
+    union all
+    select r.id, r.created_at, null::uuid, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id
+    from public.retained_invoice_items r where r.created_at >= p_since and (p_after is null or r.id > p_after)
+  ) i
+  order by i.id limit least(p_limit, 1000)
+$$;
+comment on function public.billed_items(timestamptz, uuid, integer) is
+  'Billed overage items since a time, ordered by id, after p_after, at most 1,000, to compare with Stripe. user_id '
+  'null: the user was deleted.';
+revoke all on function public.billed_items(timestamptz, uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.billed_items(timestamptz, uuid, integer) to service_role;
+
+
+create or replace function public.sold_packs(p_sessions text[])
+returns table (session_id text, user_id uuid, credits integer, price_paid_usd text)
+language sql stable security definer set search_path = ''
+as $$
+  select c.stripe_checkout_session_id, c.user_id, c.credits_purchased, c.price_paid::text
+  from public.credit_packs c where c.stripe_checkout_session_id = any (p_sessions[1:1000])
+$$;
+comment on function public.sold_packs(text[]) is
+  'The credit packs that were granted for checkout sessions, at most 1,000 sessions, to compare with Stripe.';
+revoke all on function public.sold_packs(text[]) from public, anon, authenticated, service_role;
+grant execute on function public.sold_packs(text[]) to service_role;
+
+
+create or replace function public.margin_report(p_month date)
+returns table (
+  tier text, provider text, model text, queries bigint, overage_usd text, credits_usd text, cost_usd text,
+  written_off_usd text)
+language sql stable security definer set search_path = '' set statement_timeout = '120s'
+as $$
+  with spent as (
+    select u.tier, u.provider, u.model, count(*) as queries, sum(u.overage_charge) as overage,
+           coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0) as credits,
+           coalesce(sum(u.cost_usd) filter (where not u.used_byo_key), 0) as cost, 0 as written_off
+    from public.usage_logs u
+    left join public.credit_packs c on c.id = u.credit_pack_id
+    where u.query_date >= date_trunc('month', p_month)::date
+      and u.query_date < (date_trunc('month', p_month) + interval '1 month')::date
+    group by 1, 2, 3
+    union all
+    select r.tier, r.provider, r.model, r.queries, r.overage_usd, r.credits_usd,
+           case when r.funding = 'byok' then 0 else r.cost_usd end, r.written_off_usd
+    from public.retained_usage r where r.month = date_trunc('month', p_month)::date
+  )
+  select s.tier, s.provider, s.model, sum(s.queries)::bigint, sum(s.overage)::numeric(20,6)::text,
+         sum(s.credits)::numeric(20,6)::text, sum(s.cost)::numeric(20,6)::text,
+         sum(s.written_off)::numeric(20,6)::text
+  from spent s group by 1, 2, 3 order by 1, 2, 3
+$$;
+comment on function public.margin_report(date) is
+  'A UTC month by tier, provider and model: queries, overage charges, spent credits, and our cost at the providers '
+  '(zero for own keys), US dollars as text. Plan fees are only at Stripe.';
+revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
+grant execute on function public.margin_report(date) to service_role;
