@@ -13,9 +13,9 @@ import httpx
 import psycopg
 import pytest
 from fastapi import FastAPI
-from functions.chat.tools.tool import Tool
 
 from functions.chat.tools.parliament import Parliament
+from functions.chat.tools.tool import Tool
 from functions.common.auth import User, current_user
 from functions.common.observe import Observer
 from functions.common.web import create_app

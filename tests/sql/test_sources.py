@@ -6,7 +6,7 @@ from infra.local.migrations import SCHEMAS
 
 FILES = sorted(SCHEMAS.glob("*.sql"))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
-INSERT = re.compile(r"insert into \S+(?: as \w+)?+\s*+(?!\()", re.IGNORECASE)
+INSERT = re.compile(r"insert into \S++(?: as \w+)?+\s*+(?!\()", re.IGNORECASE)
 
 
 def lines() -> list[tuple[str, int, str]]:
