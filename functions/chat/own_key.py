@@ -2,13 +2,13 @@
 
 from functions.chat.metering import Hold
 from functions.common.database import Database
-from functions.common.errors import AppError, ByokKeyRejected
+from functions.common.errors import AppError, ByokKeyRejected, ByokKeyUnreadable
 from functions.common.observe import Observer
 from functions.common.vault import DecryptionFailed, EncryptedKey, PlainKey, Vault
 
 
 class OwnKeys:
-    """Opens stored keys and records their rejection."""
+    """Decrypts stored keys and records their rejection."""
 
     def __init__(self, database: Database, vault: Vault, observer: Observer) -> None:
         self._database = database
@@ -16,15 +16,15 @@ class OwnKeys:
         self._observer = observer
 
     async def open(self, hold: Hold) -> PlainKey | None:
-        """The own key that pays; None where the platform's account pays. Raises ByokKeyRejected."""
+        """The own key that pays; None where the platform's account pays. Raises ByokKeyUnreadable."""
         if hold.admission.funding != "byok":
             return None
         query, provider = hold.query, hold.admission.provider
         try:
             return await self._vault.decrypt(EncryptedKey.from_row(hold.admission.key), query.user_id, provider)
         except DecryptionFailed as error:
-            self._observer.failure("own key not opened", error, **query.identity, provider=provider)
-            raise ByokKeyRejected("Your own key can no longer be read. Store it again, or delete it.") from None
+            self._observer.failure("own key not decrypted", error, **query.identity, provider=provider)
+            raise ByokKeyUnreadable from None
 
     async def reject(self, hold: Hold, error: ByokKeyRejected) -> None:
         """Record that the provider does not accept the key, so that the next query does not use it."""

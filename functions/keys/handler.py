@@ -89,7 +89,7 @@ class Keys:
         try:
             key = await self._vault.decrypt(EncryptedKey.from_row(stored), user.id, provider)
         except DecryptionFailed as error:
-            self._observer.failure("own key not opened", error, user_id=user.id, provider=provider)
+            self._observer.failure("own key not decrypted", error, user_id=user.id, provider=provider)
             raise ByokKeyUnreadable from None
         result = await self._check(user, provider, key)
         updated: KeyInfo | None = None

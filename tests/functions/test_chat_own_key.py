@@ -34,10 +34,11 @@ from functions.common.errors import (
 )
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
-from functions.common.vault import PlainKey, Vault
+from functions.common.vault import PlainKey
 from infra.local.stack import Stack
 from tests.api import Api, Left, question
 from tests.conftest import Person
+from tests.own_keys import encryption_environment, store_key
 
 People = Callable[..., Person]
 Look = Callable[[Person], Left]
@@ -52,12 +53,12 @@ NOTHING_USED = Left(["failed"], 0, [], 0, 0, "0.000000")
 
 
 class Own:
-    """People's own keys: put through the API, or straight into the database, sealed as the stack seals."""
+    """Users' own keys: stored through the API, or directly in the database."""
 
-    def __init__(self, api: Api, db: Db, ring: dict[str, str]) -> None:
+    def __init__(self, api: Api, db: Db, stack: Stack) -> None:
         self.api = api
         self.db = db
-        self.vault = Vault(ring, lambda: ring)
+        self.stack = stack
 
     def put(self, person: Person, provider: str) -> str:
         """PUT /keys; returns the last four characters of a key that the provider accepts."""
@@ -68,14 +69,9 @@ class Own:
 
     def store(self, person: Person, provider: str, kind: str, *, is_valid: bool = True) -> str:
         """A key that the provider never saw; the stand-in goes by `kind`. Returns its last four characters."""
-        key = PlainKey(f"sk-own-{kind}-{uuid.uuid4().hex}")
-        sealed = self.vault.encrypt_without_refresh(key, person.id, provider).to_row()
-        self.db.execute(
-            "select public.put_api_key(gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s)",
-            (person.id, provider, sealed["encrypted_key"], sealed["encryption_iv"], sealed["encryption_tag"],
-             sealed["encryption_key_id"], key.hint, is_valid),
-        )  # fmt: skip
-        return key.reveal()[-4:]
+        key = f"sk-own-{kind}-{uuid.uuid4().hex}"
+        store_key(self.stack, person, key, provider, is_valid=is_valid)
+        return key[-4:]
 
     def delete(self, person: Person, provider: str) -> None:
         """DELETE /keys."""
@@ -104,12 +100,7 @@ class Own:
 @pytest.fixture
 def own(api: Api, stack: Stack, stack_db: Db) -> Own:
     """People's own keys."""
-    return Own(api, stack_db, ring(stack))
-
-
-def ring(stack: Stack) -> dict[str, str]:
-    """What the stack's functions seal with."""
-    return {"ENCRYPTION_KEY": (stack.config.folder / "encryption-key").read_text()}
+    return Own(api, stack_db, stack)
 
 
 class Accounts:
@@ -517,7 +508,13 @@ async def chat(settings: ChatSettings, stack: Stack, monkeypatch: pytest.MonkeyP
     """The chat, with little patience for a provider."""
     monkeypatch.setattr(limits, "PROVIDER_SILENCE_S", 0.5)
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
-    chat = Chat(Database(settings), Providers(settings), parliament, load_vault(ring(stack)), Observer("own-key"))
+    chat = Chat(
+        Database(settings),
+        Providers(settings),
+        parliament,
+        load_vault(encryption_environment(stack)),
+        Observer("own-key"),
+    )
     yield chat
     await chat.close()
 

@@ -1,8 +1,6 @@
-"""Keys of users that end in every way there is, and a search for them everywhere but with their provider.
+"""Users' own keys go through every ending there is, and are then searched for everywhere but at their provider.
 
-A canary is `sk-HEAD-name-TAIL` and four characters more, the hint. HEAD and TAIL are random and the same for all of a
-test run, so that a piece is recognised whichever key it is from, as text or encoded. One more such key is planted in
-every place that is searched, and has to be found there.
+A planted key in every place that is searched shows that the search works there.
 """
 
 import errno
@@ -11,19 +9,13 @@ import io
 import json
 import logging
 import os
-import secrets
-import string
-import subprocess
-import sys
-import threading
 import traceback
 import uuid
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -41,21 +33,21 @@ from functions.common.database import Database
 from functions.common.errors import AppError, Internal, ProviderTimeout
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
-from functions.common.vault import PlainKey, Vault
+from functions.common.vault import PlainKey
 from functions.keys import handler as keys_handler
-from infra.local.postgres import ROOT
 from infra.local.stack import Config, Stack, free_offset, running
 from tests.api import Api, Left, question
 from tests.conftest import Person
+from tests.journeys.canary_kit import PLACES, CanaryKeys, Observation, logs, plant
+from tests.own_keys import encryption_environment, store_key
 
 People = Callable[..., Person]
 Look = Callable[[Person], Left]
 PROVIDERS = ("anthropic", "openai")
 CLIENTS = 6
-PROC = Path("/proc")
 
-# What is written when people look for trouble: everything that the SDKs, asyncio and the logger can be asked for.
-TALKATIVE = {
+# The highest log levels of the SDKs, asyncio and the logger, as used for debugging.
+VERBOSE = {
     "ANTHROPIC_LOG": "debug",
     "OPENAI_LOG": "debug",
     "POWERTOOLS_LOG_LEVEL": "DEBUG",
@@ -67,52 +59,6 @@ TALKATIVE = {
     "PYTHONDEVMODE": "1",
     "PYTHONFAULTHANDLER": "1",
 }
-
-
-# Canaries, and how one is recognised ---------------------------------------------------------------------------------
-
-
-class Brood:
-    """Keys that have their beginning and their end in common."""
-
-    def __init__(self) -> None:
-        alphabet = string.ascii_letters + string.digits
-        first, second, self._tail = ("".join(secrets.choice(alphabet) for _ in range(size)) for size in (8, 8, 16))
-        self._head = f"{first}+/{second}"  # characters that other writings change
-        self._needles = {
-            f"{form} of the {half} half": needle
-            for half, piece in (("first", self._head), ("second", self._tail))
-            for form, needle in forms(piece).items()
-        }
-
-    def key(self, name: str) -> str:
-        """A key of that name. The stand-in goes by `invalid` and `exhausted` in it."""
-        return f"sk-{self._head}-{name}-{self._tail}{secrets.token_hex(2)}"
-
-    def traces(self, place: bytes) -> list[str]:
-        """What is found of any of the keys."""
-        return [form for form, needle in self._needles.items() if needle in place]
-
-
-def forms(piece: str) -> dict[str, bytes]:
-    """How a text may be written down."""
-    data = piece.encode()
-    reverse = piece[::-1].encode()
-    written = {
-        "text": data,
-        "text backwards": reverse,
-        "hex": data.hex().encode(),
-        "HEX": data.hex().upper().encode(),
-        "URL encoding": quote(piece, safe="").encode(),
-        "UTF-16": piece.encode("utf-16-le"),
-    }
-    for alphabet, encode in (("base64", b64encode), ("base64url", urlsafe_b64encode)):
-        for before in range(3):
-            # The characters that only these bytes decide, wherever they stand in what is encoded.
-            first, last = -(-before * 8 // 6), (before + len(data)) * 8 // 6
-            written[f"{alphabet} after {before}"] = encode(bytes(before) + data)[first:last]
-    return written
-
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "as it is": lambda key: key.encode(),
@@ -134,35 +80,32 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_search_recognises_a_key_however_it_is_written(encoding: str) -> None:
-    brood, another = Brood(), Brood()
-    place = b"before \x00" + ENCODINGS[encoding](brood.key("this")) + b"\xff after"
-    assert brood.traces(place)
+def test_the_search_recognises_a_key_in_every_encoding(encoding: str) -> None:
+    canaries, another = CanaryKeys(), CanaryKeys()
+    place = b"before \x00" + ENCODINGS[encoding](canaries.key("this")) + b"\xff after"
+    assert canaries.traces(place)
     assert not another.traces(place)
 
 
-def test_the_hint_is_no_trace() -> None:
-    brood = Brood()
-    assert brood.traces(f"{brood.key('this')[-4:]} sk- this".encode()) == []
-
-
-# The stack that they live in -----------------------------------------------------------------------------------------
+def test_the_hint_is_not_reported_as_a_trace() -> None:
+    canaries = CanaryKeys()
+    assert canaries.traces(f"{canaries.key('this')[-4:]} sk- this".encode()) == []
 
 
 @pytest.fixture(scope="module")
-def planted() -> Brood:
-    """Keys that are where they should not be."""
-    return Brood()
+def planted() -> CanaryKeys:
+    """Keys that are put in every place, so that the search must find them."""
+    return CanaryKeys()
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, planted: Brood) -> Iterator[Stack]:
-    """A stack of its own, that writes down all it can: SDKs in debug mode, Postgres every statement."""
-    environ = {**TALKATIVE, "PLANTED": planted.key("environment")}
+def stack(tmp_path_factory: pytest.TempPathFactory, planted: CanaryKeys) -> Iterator[Stack]:
+    """A stack that logs as much as possible: SDKs in debug mode, every statement in Postgres."""
+    environ = {**VERBOSE, "PLANTED": planted.key("environment")}
     config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ=environ)
     with running(config) as stack:
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
-            for setting, told in {
+            for setting, level in {
                 "log_statement": "all",
                 "log_min_messages": "debug1",
                 "log_error_verbosity": "verbose",
@@ -170,181 +113,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, planted: Brood) -> Iterator[
                 "log_parameter_max_length_on_error": "-1",
                 "track_activity_query_size": "1MB",  # at the next start only
             }.items():
-                db.execute(f"alter system set {setting} = '{told}'".encode())
+                db.execute(f"alter system set {setting} = '{level}'".encode())
             db.execute("select pg_reload_conf()")
         yield stack
 
 
-def ring(stack: Stack) -> dict[str, str]:
-    """What the stack's functions seal with."""
-    return {"ENCRYPTION_KEY": (stack.config.folder / "encryption-key").read_text()}
-
-
-def store(stack: Stack, person: Person, provider: str, text: str) -> None:
-    """Store a key that its provider would refuse at once. Only its seal reaches the database."""
-    key, known = PlainKey(text), ring(stack)
-    sealed = Vault(known, lambda: known).encrypt_without_refresh(key, person.id, provider).to_row()
-    with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
-        db.execute(
-            "select public.put_api_key(gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, true)",
-            (person.id, provider, sealed["encrypted_key"], sealed["encryption_iv"], sealed["encryption_tag"],
-             sealed["encryption_key_id"], key.hint),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Witness:
-    """Everything that came back over the wire, and everything that could be seen of the processes meanwhile."""
-
-    stack: Stack
-    api: Api
-    received: list[bytes] = field(default_factory=list)
-    activity: set[bytes] = field(default_factory=set)
-    command_lines: set[bytes] = field(default_factory=set)
-
-    def hear(self, response: httpx.Response) -> None:
-        """Note an answer."""
-        headers = b"\n".join(name + b": " + value for name, value in response.headers.raw)
-        self.received.append(b"%d\n%b\n\n%b" % (response.status_code, headers, response.read()))
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look at the database's activity and at the processes' command lines, again and again."""
-        over = threading.Event()
-
-        def watch() -> None:
-            with psycopg.connect(self.stack.postgres.url("supabase_admin"), autocommit=True) as db:
-                while not over.wait(0.02):
-                    rows = db.execute("select a::text from pg_stat_activity a where pid <> pg_backend_pid()").fetchall()
-                    self.activity.update(row[0].encode() for row in rows)
-                    self.command_lines.update(text for _, text in of_processes("cmdline"))
-
-        with ThreadPoolExecutor(1) as pool:
-            watcher = pool.submit(watch)
-            try:
-                yield
-            finally:
-                over.set()
-                watcher.result()
-
-
-def of_processes(what: str) -> Iterator[tuple[str, bytes]]:
-    """A file of /proc of every process that this one started, and they."""
-    parents = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    for pid in sorted(ours - {os.getpid()}):
-        with suppress(OSError):
-            name = (PROC / str(pid) / "comm").read_text().strip()
-            yield f"{name} ({pid})", (PROC / str(pid) / what).read_bytes()
-
-
-# Where a key could be ------------------------------------------------------------------------------------------------
-
-Found = Iterable[tuple[str, bytes]]
-
-
-def files(folder: Path, *apart: Path) -> Found:
-    """Every file below a folder, apart from some of its folders."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(path.is_relative_to(other) for other in apart):
-            with suppress(FileNotFoundError):  # Postgres has files that come and go
-                yield str(path.relative_to(folder)), path.read_bytes()
-
-
-def responses(witness: Witness) -> Found:
-    return ((str(number), text) for number, text in enumerate(witness.received))
-
-
-def logs(witness: Witness) -> Found:
-    return files(witness.stack.config.folder / "logs")
-
-
-def metrics(witness: Witness) -> Found:
-    for name, text in logs(witness):
-        for line in text.splitlines():
-            if b'"CloudWatchMetrics"' in line:
-                yield name, line
-
-
-def journal(witness: Witness) -> Found:
-    yield "the stand-in's", httpx.get(f"{witness.api.model_url}/_requests").content
-
-
-def dump(witness: Witness) -> Found:
-    """Every column of every table, bytes in hex."""
-    postgres = witness.stack.postgres
-    command = postgres.command("pg_dump", "--dbname", postgres.url("supabase_admin"))
-    yield "pg_dump", subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
-
-
-def activity(witness: Witness) -> Found:
-    return (("pg_stat_activity", row) for row in witness.activity)
-
-
-def command_lines(witness: Witness) -> Found:
-    yield from ((text.split(b"\0")[0].decode(), text) for text in witness.command_lines)
-    yield from of_processes("cmdline")
-
-
-def environments(witness: Witness) -> Found:
-    return of_processes("environ")
-
-
-def stack_files(witness: Witness) -> Found:
-    folder = witness.stack.config.folder
-    return files(folder, folder / "postgres", folder / "logs")
-
-
-def data_files(witness: Witness) -> Found:
-    data = witness.stack.postgres.data
-    return files(data, data / "pg_wal")
-
-
-def write_ahead_log(witness: Witness) -> Found:
-    return files(witness.stack.postgres.data / "pg_wal")
-
-
-PLACES: tuple[Callable[[Witness], Found], ...] = (
-    responses, logs, metrics, journal, dump, activity, stack_files, data_files, write_ahead_log,
-    *((command_lines, environments) if PROC.exists() else ()),
-)  # fmt: skip
-
-SAYS_PLANTED = """
-import signal, sys
-from functions.common.observe import Observer
-observer = Observer("planted")
-observer.info("planted", request_id=sys.argv[1])
-observer.count(**{sys.argv[1]: 1})
-print(flush=True)
-signal.pause()
-"""
-
-
-def plant(witness: Witness, planted: Brood, person: Person, eventually: Callable[..., None]) -> None:
-    """A key in every place: in a question and its answer, a statement, a log line, a metric, a file, an argument."""
-    stack, api = witness.stack, witness.api
-    assert planted.traces(api.stream(person, question(planted.key("question"))).text.encode())
-    (stack.config.folder / "planted").write_text(planted.key("file"))
-    child = stack._processes.start(
-        "planted",
-        [sys.executable, "-c", SAYS_PLANTED, planted.key("argument")],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-    )
-    eventually(lambda: b"CloudWatchMetrics" in child.log.read_bytes())
-    with psycopg.connect(stack.postgres.url()) as db:
-        db.execute(f"select '{planted.key('statement')}'".encode())
-        eventually(lambda: any(planted.traces(row) for row in list(witness.activity)))
-
-
-# What happens to them ------------------------------------------------------------------------------------------------
-
-# What the provider does to a chat on an own key, and the status of its answer as JSON.
+# The provider's fault in a chat with an own key, and the status of the JSON answer.
 ENDINGS = {
     "": 200,
     "[fault:max-tokens]": 200,
@@ -366,21 +140,21 @@ ENDINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """What canaries go through, each step with its outcome asserted."""
+class Scenarios:
+    """What happens to canary keys. Every scenario asserts its outcome."""
 
-    witness: Witness
-    brood: Brood
+    observation: Observation
+    canaries: CanaryKeys
     person: People
     left: Look
     eventually: Callable[..., None]
 
     @property
     def api(self) -> Api:
-        return self.witness.api
+        return self.observation.api
 
     def put(self, person: Person, provider: str, name: str, status: int = 200) -> None:
-        body = {"api_key": self.brood.key(name)}
+        body = {"api_key": self.canaries.key(name)}
         response = self.api.http.put(f"/keys/{provider}", json=body, headers=person.headers)
         assert response.status_code == status, response.text
 
@@ -389,32 +163,32 @@ class Life:
         assert response.status_code == status, response.text
 
     def owner(self, provider: str, name: str) -> Person:
-        """Somebody with a key."""
+        """A user with a stored key."""
         person = self.person("basic")
         self.put(person, provider, name)
         return person
 
     def chat(self, person: Person, provider: str, text: str, status: int, **fields: Any) -> None:
-        """As JSON, then as a stream; a rejected key is made valid in between."""
-        body = question(f"Tell me {text}", provider=provider, **fields)
+        """Chat with a JSON answer, then with a stream. A rejected key is validated in between."""
+        body = question(f"Explain it {text}", provider=provider, **fields)
         assert self.api.chat(person, body).status_code == status
         if status == 422 and "[" in text:
             self.validate(person, provider)
-        self.api.http.post("/chat", json=question(f"Tell me {text}", provider=provider), headers=person.headers)
+        self.api.http.post("/chat", json=question(f"Explain it {text}", provider=provider), headers=person.headers)
 
-    def ends(self, provider: str, text: str) -> None:
-        """A chat that ends as the provider wants."""
+    def chat_ends(self, provider: str, text: str) -> None:
+        """A chat that ends with a fault of the provider."""
         self.chat(self.owner(provider, "valid"), provider, text, ENDINGS[text])
 
-    def is_not_accepted(self, provider: str) -> None:
-        """A key that the provider never accepted, and an account without credit."""
+    def key_is_rejected(self, provider: str) -> None:
+        """A key that the provider rejects, and an account without credit."""
         person = self.person("basic")
-        store(self.witness.stack, person, provider, self.brood.key("invalid"))
+        store_key(self.observation.stack, person, self.canaries.key("invalid"), provider)
         self.chat(person, provider, "", 422)
         self.validate(person, provider)
         self.chat(self.owner(provider, "exhausted"), provider, "", 402)
 
-    def is_replaced_and_deleted(self, provider: str) -> None:
+    def key_is_replaced_and_deleted(self, provider: str) -> None:
         person = self.owner(provider, "first")
         self.put(person, provider, "second")
         self.put(person, provider, "invalid-third", 422)
@@ -426,24 +200,24 @@ class Life:
         self.validate(person, provider, 404)
         self.put(self.person("free"), provider, "of-a-free-user", 403)
 
-    def is_read_by_nobody(self, provider: str) -> None:
-        """By its owner, and by the service role."""
+    def key_is_read(self, provider: str) -> None:
+        """By its owner and by the service role."""
         person = self.owner(provider, "read")
-        info = self.witness.stack.info
+        info = self.observation.stack.info
         rest, service = f"{info['supabase_url']}/rest/v1", info["service_role_key"]
-        with httpx.Client(event_hooks={"response": [self.witness.hear]}, timeout=30) as http:
+        with httpx.Client(event_hooks={"response": [self.observation.record]}, timeout=30) as http:
             for token in (person.token, service):
                 headers = {"apikey": info["anon_key"], "authorization": f"Bearer {token}"}
                 for columns in ("*", "provider,hint,is_active,validation_error", "encrypted_key"):
                     http.get(f"{rest}/user_api_keys?select={columns}", headers=headers)
                 http.post(f"{rest}/rpc/list_api_keys", json={}, headers=headers)
-                asked = {"p_user_id": person.id, "p_provider": provider}
-                http.post(f"{rest}/rpc/get_api_key", json=asked, headers=headers)
+                params = {"p_user_id": person.id, "p_provider": provider}
+                http.post(f"{rest}/rpc/get_api_key", json=params, headers=headers)
         assert self.api.http.get("/keys", headers=person.headers).status_code == 200
 
-    def is_sent_wrongly(self, provider: str) -> None:
-        """In bodies that are no request, and where no key belongs."""
-        person, key, path = self.person("basic"), self.brood.key("mistaken"), f"/keys/{provider}"
+    def key_is_misplaced(self, provider: str) -> None:
+        """In malformed bodies, and in places where no key belongs."""
+        person, key, path = self.person("basic"), self.canaries.key("mistaken"), f"/keys/{provider}"
         http = self.api.http
         for content, status in (
             (json.dumps({"api_key": f"{key} {key}"}), 422),
@@ -469,33 +243,33 @@ class Life:
         bad = question("Hi", provider=provider, api_key=key, language=key)
         assert self.api.chat(person, bad).status_code == 422
 
-    def is_of_a_model_that_the_plan_lacks(self, provider: str) -> None:
+    def model_is_not_in_the_plan(self, provider: str) -> None:
         model = {"anthropic": "claude-opus-5-5", "openai": "gpt-6-astra"}[provider]
         self.chat(self.owner(provider, "valid"), provider, "", 422, model=model)
 
-    def is_left_by_its_client(self, provider: str) -> None:
-        """The client leaves in the middle of the answer, and before its beginning."""
+    def client_disconnects(self, provider: str) -> None:
+        """In the middle of an answer, and before its start."""
         person = self.owner(provider, "left")
         with httpx.Client(base_url=self.api.http.base_url, timeout=30) as http:
             body = question("At length [fault:slow 0.05]", provider=provider)
             with http.stream("POST", "/chat", json=body, headers=person.headers) as response:
                 lines = response.iter_lines()
-                self.witness.received.append(next(line for line in lines if "text-delta" in line).encode())
+                self.observation.received.append(next(line for line in lines if "text-delta" in line).encode())
             body = question("At last [fault:stall-before 2]", provider=provider)
             with suppress(httpx.ReadTimeout):
                 http.post("/chat", json=body, headers=person.headers, timeout=0.5)
         self.eventually(lambda: self.left(person).outcomes == ["answered", "answered"])
 
-    def meets_our_own_faults(self, provider: str) -> None:
-        """The database refuses to store, to keep, to settle, to note; and a seal that does not open."""
-        at_put, at_keep, at_settle, at_note, at_open = (self.person("basic") for _ in range(5))
-        for person in (at_keep, at_settle, at_note, at_open):
+    def our_own_faults(self, provider: str) -> None:
+        """The database refuses each write, and a stored key cannot be decrypted."""
+        at_put, at_history, at_settle, at_note, at_decrypt = (self.person("basic") for _ in range(5))
+        for person in (at_history, at_settle, at_note, at_decrypt):
             self.put(person, provider, "unlucky")
-        with psycopg.connect(self.witness.stack.postgres.url(), autocommit=True) as db:
+        with psycopg.connect(self.observation.stack.postgres.url(), autocommit=True) as db:
             for number, (table, when, value) in enumerate(
                 [
                     ("user_api_keys", "insert", f"new.user_id = '{at_put.id}'"),
-                    ("conversations", "insert", f"new.user_id = '{at_keep.id}'"),
+                    ("conversations", "insert", f"new.user_id = '{at_history.id}'"),
                     ("usage_logs", "insert", f"new.user_id = '{at_settle.id}'"),
                     ("user_api_keys", "update", f"new.user_id = '{at_note.id}'"),
                 ]
@@ -508,78 +282,79 @@ class Life:
                     f" when ({value}) execute function private.{name}()".encode()
                 )
             db.execute(
-                "update public.user_api_keys set encryption_tag = '0123456789abcdef' where user_id = %s", (at_open.id,)
+                "update public.user_api_keys set encryption_tag = '0123456789abcdef' where user_id = %s",
+                (at_decrypt.id,),
             )
         self.put(at_put, provider, "unlucky", 500)
-        self.chat(at_keep, provider, "", 200)
+        self.chat(at_history, provider, "", 200)
         self.api.chat(at_settle, question("Well?", provider=provider))
         self.api.chat(at_settle, question("Well? [fault:drop]", provider=provider))
         assert self.api.chat(at_note, question("Well? [fault:status 401]", provider=provider)).status_code == 422
-        self.validate(at_open, provider, 422)
-        self.chat(at_open, provider, "", 422)
+        self.validate(at_decrypt, provider, 422)
+        self.chat(at_decrypt, provider, "", 422)
 
-    def all(self) -> None:
-        """All of it, several at once."""
+    def run_all(self) -> None:
+        """Run every scenario for both providers, several at a time."""
         steps = (
-            self.is_not_accepted, self.is_replaced_and_deleted, self.is_read_by_nobody, self.is_sent_wrongly,
-            self.is_of_a_model_that_the_plan_lacks, self.is_left_by_its_client, self.meets_our_own_faults,
+            self.key_is_rejected, self.key_is_replaced_and_deleted, self.key_is_read, self.key_is_misplaced,
+            self.model_is_not_in_the_plan, self.client_disconnects, self.our_own_faults,
         )  # fmt: skip
         with ThreadPoolExecutor(CLIENTS) as pool:
-            lives = [pool.submit(step, provider) for step in steps for provider in PROVIDERS]
-            lives += [pool.submit(self.ends, provider, text) for text in ENDINGS for provider in PROVIDERS]
-            for life in lives:
-                life.result()
+            runs = [pool.submit(step, provider) for step in steps for provider in PROVIDERS]
+            runs += [pool.submit(self.chat_ends, provider, text) for text in ENDINGS for provider in PROVIDERS]
+            for run in runs:
+                run.result()
 
 
 @pytest.mark.timeout(300)
-def test_a_key_is_nowhere_but_with_its_provider_however_its_use_ends(
-    stack: Stack, person: People, left: Look, eventually: Callable[..., None], planted: Brood
+def test_no_key_appears_anywhere_but_at_its_provider(
+    stack: Stack, person: People, left: Look, eventually: Callable[..., None], planted: CanaryKeys
 ) -> None:
-    brood = Brood()
+    canaries = CanaryKeys()
     with httpx.Client(base_url=stack.info["functions_url"], timeout=60) as http:
-        witness = Witness(stack, Api(http, stack.info["model_url"]))
-        http.event_hooks = {"response": [witness.hear]}
-        with witness.watching():
-            Life(witness, brood, person, left, eventually).all()
-            plant(witness, planted, person("basic"), eventually)
+        observation = Observation(stack, Api(http, stack.info["model_url"]))
+        http.event_hooks = {"response": [observation.record]}
+        with observation.watching():
+            Scenarios(observation, canaries, person, left, eventually).run_all()
+            plant(observation, planted, person("basic"), eventually)
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
             db.execute("checkpoint")
 
-        # What is searched is as talkative as it was told to be, and went through what it should.
-        said = {name: text.decode(errors="replace") for name, text in logs(witness)}
+        # The logs are verbose, and show that every path was taken.
+        texts_of_logs = {name: text.decode(errors="replace") for name, text in logs(observation)}
         for line in (
             "Request options", "HTTP Response", '"HoldsLeftToExpire"', "hold left to expire", "turn not kept",
-            "rejected key not noted", "own key not opened",
+            "rejected key not noted", "own key not decrypted",
         ):  # fmt: skip
-            assert line in said["functions.log"], line
+            assert line in texts_of_logs["functions.log"], line
         for function in ("admit_query", "put_api_key", "note_api_key", "settle_query", "release_query"):
-            assert function in said["postgres.log"], function
-        assert "Parameters: $1" in said["postgres.log"]
+            assert function in texts_of_logs["postgres.log"], function
+        assert "Parameters: $1" in texts_of_logs["postgres.log"]
 
-        found = {place.__name__: list(place(witness)) for place in PLACES}
+        found = {place.__name__: list(place(observation)) for place in PLACES}
     assert [place for place, texts in found.items() if not any(planted.traces(text) for _, text in texts)] == []
     leaks = {
         f"{place}: {name}": traces
         for place, texts in found.items()
         for name, text in texts
-        if (traces := brood.traces(text))
+        if (traces := canaries.traces(text))
     }
     assert leaks == {}
 
 
-# In this process: faults that cannot be ordered from outside ----------------------------------------------------------
+# Faults that only this process can cause ---------------------------------------------------------------
 
 
-def quoting(kind: type[BaseException], plain: str) -> BaseException:
-    """An exception that shows a key to whoever shows it."""
+def exception_with(kind: type[BaseException], plain: str) -> BaseException:
+    """An exception with a key in its message."""
     if kind is ExceptionGroup:
-        return ExceptionGroup(f"two were tried with {plain}", [ValueError(plain), KeyError(plain)])
+        return ExceptionGroup(f"two attempts with {plain}", [ValueError(plain), KeyError(plain)])
     return kind(f"cannot use {plain}")
 
 
 @dataclass(slots=True)
-class Quoting:
-    """A provider, and all providers, that fails with the key in its message, its arguments and its locals."""
+class LeakingProvider:
+    """In place of all providers: fails with the key in the exception's message, its arguments and its locals."""
 
     kind: type[BaseException]
     at_once: bool
@@ -595,7 +370,7 @@ class Quoting:
         if not self.at_once:
             yield Opened()
             yield Text("Well, ")
-        self.raised = quoting(self.kind, plain)
+        self.raised = exception_with(self.kind, plain)
         raise self.raised
 
     async def close(self) -> None:
@@ -603,7 +378,7 @@ class Quoting:
 
 
 class Panic(BaseException):
-    """As extensions written in Rust raise it."""
+    """A BaseException, as extensions written in Rust raise."""
 
 
 Output = Callable[[], bytes]
@@ -611,20 +386,20 @@ Output = Callable[[], bytes]
 
 @pytest.fixture
 def output(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Output:
-    """All that this process has written and logged, at every level."""
+    """Everything that this process has written and logged, at every level."""
     caplog.set_level(logging.DEBUG)
 
     def read() -> bytes:
-        written = capfd.readouterr()
+        captured = capfd.readouterr()
         logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
-        return f"{written.out}{written.err}{logged}".encode()
+        return f"{captured.out}{captured.err}{logged}".encode()
 
     return read
 
 
 @pytest.fixture
 def environ(stack: Stack) -> Mapping[str, str]:
-    """The functions' environment."""
+    """The environment of the functions."""
     return {
         "SUPABASE_URL": stack.info["supabase_url"],
         "SUPABASE_ANON_KEY": stack.info["anon_key"],
@@ -633,15 +408,15 @@ def environ(stack: Stack) -> Mapping[str, str]:
         "ANTHROPIC_BASE_URL": stack.info["model_url"],
         "OPENAI_API_KEY": "of-the-platform",
         "OPENAI_BASE_URL": f"{stack.info['model_url']}/v1",
-        **ring(stack),
+        **encryption_environment(stack),
     }
 
 
 @asynccontextmanager
 async def chatting(environ: Mapping[str, str]) -> AsyncIterator[Chat]:
-    """The chat. No fixture: it logs to the standard output that it finds at its start."""
+    """The chat. Not a fixture, because its logger uses the standard output at the time of its creation."""
     settings = load(ChatSettings, environ)
-    # Of a name of its own, because powertools keeps a logger with its stream.
+    # A unique name, because powertools reuses a logger of the same name with its old stream.
     observer = Observer(f"canary-{uuid.uuid4()}")
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
     chat = Chat(Database(settings), Providers(settings), parliament, load_vault(environ), observer)
@@ -651,7 +426,7 @@ async def chatting(environ: Mapping[str, str]) -> AsyncIterator[Chat]:
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "in the middle"])
 @pytest.mark.parametrize("kind", [RuntimeError, TimeoutError, OSError, ExceptionGroup, Panic])
-async def test_an_exception_that_quotes_the_key_is_told_without_it(
+async def test_an_exception_with_the_key_is_reported_without_it(
     stack: Stack,
     person: People,
     left: Look,
@@ -660,54 +435,54 @@ async def test_an_exception_that_quotes_the_key_is_told_without_it(
     kind: type[BaseException],
     at_once: bool,
 ) -> None:
-    brood, user, provider = Brood(), person("basic"), Quoting(kind, at_once)
-    store(stack, user, "anthropic", brood.key("valid"))
+    canaries, user, provider = CanaryKeys(), person("basic"), LeakingProvider(kind, at_once)
+    store_key(stack, user, canaries.key("valid"), "anthropic")
     body = question("Hi", provider="anthropic")
     async with chatting(environ) as chat:
         chat.providers = provider  # type: ignore[assignment]
         feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
         with pytest.raises((Internal, ProviderTimeout)) as caught:
             await feed.answer()
-        told = f"{caught.value}{caught.value!r}{caught.value.sentence}".encode()
-        spoken = b"".join([chunk async for chunk in feed.read(60)])
+        raised = f"{caught.value}{caught.value!r}{caught.value.sentence}".encode()
+        streamed = b"".join([chunk async for chunk in feed.read(60)])
     assert left(user).outcomes == ["failed"]
-    gc.collect()  # a task whose exception nobody asked for is told when it is forgotten
-    written = output()
-    assert b'"message":"query"' in written
-    assert brood.traces(told + spoken + written) == []
+    gc.collect()  # asyncio reports the exception of a task when the task is collected
+    output_bytes = output()
+    assert b'"message":"query"' in output_bytes
+    assert canaries.traces(raised + streamed + output_bytes) == []
 
-    # There was something to tell: in the text, and to whoever would print the locals of every frame.
+    # The exception contains the key: in its text, and in the locals of its frames.
     assert provider.raised is not None
-    whole = traceback.TracebackException.from_exception(provider.raised, capture_locals=True)
-    assert brood.traces(repr(provider.raised).encode())
-    assert brood.traces("".join(whole.format()).encode())
+    full_traceback = traceback.TracebackException.from_exception(provider.raised, capture_locals=True)
+    assert canaries.traces(repr(provider.raised).encode())
+    assert canaries.traces("".join(full_traceback.format()).encode())
 
 
-class Full(io.StringIO):
-    """Where a log is written that has no room left."""
+class FullDisk(io.StringIO):
+    """A log stream without space."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def test_a_log_that_cannot_be_written_is_not_told_with_the_key(
+async def test_a_failing_log_stream_does_not_print_the_key(
     stack: Stack, person: People, output: Output, environ: Mapping[str, str]
 ) -> None:
-    """Python says on the standard error why it could not log, and what was being handled meanwhile."""
-    brood, user = Brood(), person("basic")
-    store(stack, user, "anthropic", brood.key("valid"))
+    """By default Python prints such a failure to stderr, with the exception that is being handled."""
+    canaries, user = CanaryKeys(), person("basic")
+    store_key(stack, user, canaries.key("valid"), "anthropic")
     async with chatting(environ) as chat:
-        chat.providers = Quoting(RuntimeError, at_once=True)  # type: ignore[assignment]
-        chat.observer._logger.registered_handler.setStream(Full())  # type: ignore[attr-defined]
+        chat.providers = LeakingProvider(RuntimeError, at_once=True)  # type: ignore[assignment]
+        chat.observer._logger.registered_handler.setStream(FullDisk())  # type: ignore[attr-defined]
         feed = chat.start(user.id, ChatRequest.model_validate(question("Hi", provider="anthropic")), "request")
         with pytest.raises(Internal):
             await feed.answer()
-    assert brood.traces(output()) == []
+    assert canaries.traces(output()) == []
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["stall-before 60", "stall 60", "drop", "status 401", "status 429", "bad-json"])
-async def test_a_silent_or_broken_provider_is_told_without_the_key_at_any_level(
+async def test_a_broken_provider_is_reported_without_the_key(
     stack: Stack,
     person: People,
     left: Look,
@@ -718,33 +493,33 @@ async def test_a_silent_or_broken_provider_is_told_without_the_key_at_any_level(
     fault: str,
 ) -> None:
     monkeypatch.setattr(limits, "PROVIDER_SILENCE_S", 0.5)
-    brood, user = Brood(), person("basic")
-    store(stack, user, provider, brood.key("valid"))
+    canaries, user = CanaryKeys(), person("basic")
+    store_key(stack, user, canaries.key("valid"), provider)
     body = question(f"Hi [fault:{fault}]", provider=provider)
     async with chatting(environ) as chat:
         feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
         with pytest.raises(AppError) as caught:
             await feed.answer()
-        told = "".join(traceback.format_exception(caught.value)).encode()
-        spoken = b"".join([chunk async for chunk in feed.read(60)])
+        raised = "".join(traceback.format_exception(caught.value)).encode()
+        streamed = b"".join([chunk async for chunk in feed.read(60)])
     assert left(user).outcomes == ["failed"]
-    written = output()
-    assert b'"message":"query"' in written
-    assert f"{provider}._base_client".encode() in written
-    assert brood.traces(told + spoken + written) == []
+    output_bytes = output()
+    assert b'"message":"query"' in output_bytes
+    assert f"{provider}._base_client".encode() in output_bytes
+    assert canaries.traces(raised + streamed + output_bytes) == []
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyError, ExceptionGroup])
-async def test_keys_that_fails_with_the_key_in_its_message_is_told_without_it(
+async def test_a_failing_key_check_is_reported_without_the_key(
     person: People, output: Output, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    brood, user = Brood(), person("basic")
-    raised: list[BaseException] = []
+    canaries, user = CanaryKeys(), person("basic")
+    exceptions: list[BaseException] = []
 
     async def check(provider: str, key: PlainKey, settings: Any) -> None:
         plain = key.reveal()
-        raised.append(quoting(kind, plain))
-        raise raised[-1]
+        exceptions.append(exception_with(kind, plain))
+        raise exceptions[-1]
 
     monkeypatch.setattr(keys_handler, "check", check)
     monkeypatch.setattr(keys_handler, "Observer", lambda name: Observer(f"{name}-{uuid.uuid4()}"))
@@ -754,9 +529,9 @@ async def test_keys_that_fails_with_the_key_in_its_message_is_told_without_it(
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://keys") as http,
     ):
-        response = await http.put("/keys/openai", json={"api_key": brood.key("valid")}, headers=user.headers)
+        response = await http.put("/keys/openai", json={"api_key": canaries.key("valid")}, headers=user.headers)
     assert (response.status_code, response.json()["error"]["message"]) == (500, Internal.message)
-    assert brood.traces(str(raised[0]).encode())
-    written = output()
-    assert b"unexpected failure" in written
-    assert brood.traces(written + response.content + repr(response.headers).encode()) == []
+    assert canaries.traces(str(exceptions[0]).encode())
+    output_bytes = output()
+    assert b"unexpected failure" in output_bytes
+    assert canaries.traces(output_bytes + response.content + repr(response.headers).encode()) == []
