@@ -1,6 +1,6 @@
 r"""Arguments that several tools take, each with its pattern and its bounds.
 
-The patterns keep the model's text out of URLs and show the model the expected format. They use [0-9] because \d also
+The patterns prevent unsafe text in URLs and show the model the expected format. They use [0-9] because \d also
 matches the digits of other scripts.
 """
 

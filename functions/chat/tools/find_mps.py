@@ -1,6 +1,6 @@
 """find_mps: MPs who sit now, by name, riding, province, party or postal code.
 
-openparliament.ca matches only whole names and no ridings, so this tool searches the list of sitting MPs.
+openparliament.ca matches only complete names and cannot search ridings, so this tool searches the list of sitting MPs.
 """
 
 from typing import Annotated, Any, Literal
@@ -75,7 +75,7 @@ def _is_member(party: str, mp: JsonObject) -> bool:
 
 
 def _check_party(party: str, mps: list[JsonObject]) -> None:
-    """Raise ToolError for an unknown party: the result would look like a party without MPs."""
+    """Raise ToolError for an unknown party: an empty result would mean a party without MPs."""
     if not any(_is_member(party, mp) for mp in mps):
         parties = sorted({_party(mp) for mp in mps} - {""})
         raise ToolError(f"No party in the House has that name; the parties are {', '.join(parties[:20])}.")

@@ -36,7 +36,7 @@ def json_length(data: Any) -> int:
 
 
 def fit(items: Sequence[Any], limit_characters: int) -> Fitted:
-    """The first items whose JSON fits into `limit_characters`."""
+    """The first items that fit into `limit_characters` of JSON."""
     fitted: list[Any] = []
     remaining = limit_characters
     for item in items:
@@ -52,7 +52,7 @@ def list_result(
 ) -> ToolResult:
     """The subject of a list, then its first items that fit, with `sources` and the pages of these items.
 
-    `more` says that the API has further items, an unknown number of them.
+    `more` adds that the API has further items; their number is unknown.
     """
     selected = items[:limit]
     available = limits.TOOL_RESULT_CHARACTERS - json_length(about) - LIST_OVERHEAD_CHARACTERS

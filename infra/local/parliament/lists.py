@@ -1,4 +1,4 @@
-"""openparliament.ca's lists: which filters each has, what they refuse and what they ignore, and paging."""
+"""openparliament.ca's lists: the filters of each, the values they reject, the parameters they ignore, and paging."""
 
 import re
 from collections.abc import Callable
@@ -6,94 +6,97 @@ from datetime import date, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from infra.local.parliament.house import house
-from infra.local.parliament.invented import DEFAULT_LIMIT, MAX_LIMIT, OTTAWA, Json
+from infra.local.parliament.data import DEFAULT_LIMIT, MAX_LIMIT, OTTAWA
+from infra.local.parliament.dataset import dataset
+from infra.local.parliament.model import Json
+
+DEFAULT_POLITICIANS_LIMIT = 338
 
 
 class BadRequest(Exception):
-    """A parameter with a value that it cannot have: 400, as plain text."""
+    """A parameter has an invalid value: 400, as plain text."""
 
 
-class Missing(Exception):
-    """There is nothing at this address: 404, as a page."""
+class NotFound(Exception):
+    """Nothing exists at this URL: 404, as a page."""
 
 
 Test = Callable[[Any], bool]
 Filter = Callable[[str, str], Test]
-"""Of a parameter's lookup (`gte` of `date__gte`) and value: which of the records' values pass."""
+"""Takes a parameter's lookup (`gte` of `date__gte`) and its value. Returns the test of a record's value."""
 
 
 def _boolean(text: str) -> bool:
     return {"true": True, "True": True, "false": False, "False": False}[text]
 
 
-def column(read: Callable[[str], Any] = str, compared: bool = False) -> Filter:
-    """A filter for a value as it is, or compared with another."""
+def column(parse: Callable[[str], Any] = str, ordered: bool = False) -> Filter:
+    """A filter that compares a record's value, by order too where `ordered`."""
 
-    def made(lookup: str, given: str) -> Test:
-        kinds: dict[str, Callable[[Any, Any], bool]] = {"": lambda ours, theirs: bool(ours == theirs)}
-        kinds["exact"] = kinds[""]
-        if compared:
-            kinds |= {
-                "gt": lambda ours, theirs: bool(ours > theirs),
-                "gte": lambda ours, theirs: bool(ours >= theirs),
-                "lt": lambda ours, theirs: bool(ours < theirs),
-                "lte": lambda ours, theirs: bool(ours <= theirs),
-                "range": lambda ours, theirs: bool(theirs[0] <= ours <= theirs[1]),
-                "isnull": lambda ours, theirs: (ours is None) is theirs,
+    def make_test(lookup: str, text: str) -> Test:
+        comparisons: dict[str, Callable[[Any, Any], bool]] = {"": lambda actual, value: bool(actual == value)}
+        comparisons["exact"] = comparisons[""]
+        if ordered:
+            comparisons |= {
+                "gt": lambda actual, value: bool(actual > value),
+                "gte": lambda actual, value: bool(actual >= value),
+                "lt": lambda actual, value: bool(actual < value),
+                "lte": lambda actual, value: bool(actual <= value),
+                "range": lambda actual, value: bool(value[0] <= actual <= value[1]),
+                "isnull": lambda actual, value: (actual is None) is value,
             }
-        if lookup not in kinds:
+        if lookup not in comparisons:
             raise BadRequest(f"Invalid filter argument {lookup}")
         try:
             if lookup == "range":
-                low, high = given.split(",")
-                value: Any = (read(low), read(high))
+                low, high = text.split(",")
+                value: Any = (parse(low), parse(high))
             else:
-                value = _boolean(given) if lookup == "isnull" else read(given)
+                value = _boolean(text) if lookup == "isnull" else parse(text)
         except (ValueError, KeyError):
-            raise BadRequest(f"[“{given}” is not a valid value.]") from None
-        return lambda ours: (ours is not None or lookup == "isnull") and kinds[lookup](ours, value)
+            raise BadRequest(f"[“{text}” is not a valid value.]") from None
+        return lambda actual: (actual is not None or lookup == "isnull") and comparisons[lookup](actual, value)
 
-    return made
-
-
-def link(parts: int = 1) -> Filter:
-    """A filter for another thing: its address, or the last parts of it. Case counts."""
-
-    def made(lookup: str, given: str) -> Test:
-        bits = given.rstrip("/").split("/")
-        if len(bits) < parts:
-            raise BadRequest(f"Invalid URL {given}")
-        return lambda ours: bool(ours == "/".join(bits[-parts:]))
-
-    return made
+    return make_test
 
 
-def choice(*known: str) -> Filter:
-    def made(lookup: str, given: str) -> Test:
-        if given not in known:
+def link(segments: int = 1) -> Filter:
+    """A filter by another record: its URL, or the last `segments` of it. Case-sensitive."""
+
+    def make_test(lookup: str, text: str) -> Test:
+        parts = text.rstrip("/").split("/")
+        if len(parts) < segments:
+            raise BadRequest(f"Invalid URL {text}")
+        return lambda actual: bool(actual == "/".join(parts[-segments:]))
+
+    return make_test
+
+
+def choice(*choices: str) -> Filter:
+    def make_test(lookup: str, text: str) -> Test:
+        if text not in choices:
             raise BadRequest("Invalid value for this filter")
-        return lambda ours: bool(ours == given)
+        return lambda actual: bool(actual == text)
 
-    return made
+    return make_test
 
 
-def document(lookup: str, given: str) -> Test:
-    """The speeches of a debate or of a committee meeting."""
-    url = f"/{given.strip('/')}/"
-    known = re.fullmatch(r"/debates/\d+(/[1-9]\d?){2}/", url, re.ASCII) or (url in house().at and "committees" in url)
-    if not known:
+def document(lookup: str, text: str) -> Test:
+    """Tests for the speeches of a debate or of a committee meeting."""
+    url = f"/{text.strip('/')}/"
+    is_debate = re.fullmatch(r"/debates/\d+(/[1-9]\d?){2}/", url, re.ASCII)
+    if not is_debate and not (url in dataset().by_url and "committees" in url):
         raise BadRequest("Invalid document URL")
-    return lambda ours: bool(ours == url)
+    return lambda actual: bool(actual == url)
 
 
-def moment(text: str) -> datetime:
-    """As the speeches have it: in Ottawa, and not said so."""
-    read = datetime.fromisoformat(text)
-    return read.astimezone(OTTAWA).replace(tzinfo=None) if read.tzinfo else read
+def ottawa_time(text: str) -> datetime:
+    """The time in the speeches' format: Ottawa time without a zone."""
+    time = datetime.fromisoformat(text)
+    return time.astimezone(OTTAWA).replace(tzinfo=None) if time.tzinfo else time
 
 
-NUMBER, DAY = column(int, compared=True), column(date.fromisoformat, compared=True)
+NUMBER, DAY = column(int, ordered=True), column(date.fromisoformat, ordered=True)
 FILTERS: dict[str, dict[str, Filter]] = {
     "politicians": {"name": column(), "given_name": column(), "family_name": column()},
     "memberships": {},
@@ -122,7 +125,7 @@ FILTERS: dict[str, dict[str, Filter]] = {
         **dict.fromkeys(("politician", "politician_membership", "mentioned_politician"), link()),
         **dict.fromkeys(("bill_debated", "mentioned_bill"), link(2)),
         "procedural": column(_boolean),
-        "time": column(moment, compared=True),
+        "time": column(ottawa_time, ordered=True),
         "document": document,
     },
     "debates": {"session": column(), "date": DAY, "number": column()},
@@ -137,39 +140,40 @@ FILTERS: dict[str, dict[str, Filter]] = {
 }
 
 
-def _count(query: list[tuple[str, str]], name: str, otherwise: int) -> int:
-    text = dict(query).get(name, str(otherwise))
+def _integer(query: list[tuple[str, str]], name: str, default: int) -> int:
+    text = dict(query).get(name, str(default))
     if not re.fullmatch(r"\d+", text, re.ASCII):
         raise BadRequest(f"Invalid {name} '{text}' provided. Please provide a positive integer.")
     return int(text)
 
 
 def page(table: str, path: str, query: list[tuple[str, str]]) -> Json:
-    """One page of a list. What is no filter is ignored, as there."""
-    records = house().tables[table]
+    """One page of a list. Ignores unknown parameters, as the real API does."""
+    records = dataset().tables[table]
     if table == "politicians":
         include = dict(query).get("include")
-        records = [record for record in records if include == "all" or record.by["sitting"] is (include != "former")]
+        sitting = include != "former"
+        records = [record for record in records if include == "all" or record.filter_values["sitting"] is sitting]
     elif table == "speeches" and "document" not in dict(query):
-        records = sorted(records, key=lambda record: record.by["time"], reverse=True)
-    for given, value in query:
-        name, _, lookup = given.partition("__")
-        if made := FILTERS[table].get(name):
-            passes = made(lookup, value)
-            records = [record for record in records if passes(record.by[name])]
-    usual = 338 if table == "politicians" else DEFAULT_LIMIT
-    limit, offset = min(_count(query, "limit", usual) or usual, MAX_LIMIT), _count(query, "offset", 0)
-    rest = [(name, value) for name, value in query if name not in ("limit", "offset")]
+        records = sorted(records, key=lambda record: record.filter_values["time"], reverse=True)
+    for parameter, text in query:
+        name, _, lookup = parameter.partition("__")
+        if make_test := FILTERS[table].get(name):
+            test = make_test(lookup, text)
+            records = [record for record in records if test(record.filter_values[name])]
+    default = DEFAULT_POLITICIANS_LIMIT if table == "politicians" else DEFAULT_LIMIT
+    limit, offset = min(_integer(query, "limit", default) or default, MAX_LIMIT), _integer(query, "offset", 0)
+    other_parameters = [(name, value) for name, value in query if name not in ("limit", "offset")]
 
-    def elsewhere(start: int) -> str:
-        return f"{path}?{urlencode([*rest, ('limit', limit), ('offset', max(start, 0))])}"
+    def page_url(start: int) -> str:
+        return f"{path}?{urlencode([*other_parameters, ('limit', limit), ('offset', max(start, 0))])}"
 
     return {
-        "objects": [record.seen() for record in records[offset : offset + limit]],
+        "objects": [record.to_json() for record in records[offset : offset + limit]],
         "pagination": {
             "offset": offset,
             "limit": limit,
-            "next_url": elsewhere(offset + limit) if len(records) > offset + limit else None,
-            "previous_url": elsewhere(offset - limit) if offset else None,
+            "next_url": page_url(offset + limit) if len(records) > offset + limit else None,
+            "previous_url": page_url(offset - limit) if offset else None,
         },
     }

@@ -1,17 +1,14 @@
-"""What is invented: parties, people, ridings, bills, what is said in speeches, committees and postal codes."""
+"""The invented data: parties, people, ridings, bills, votes, sentences of speeches, committees and postal codes."""
 
 from datetime import date
-from typing import Any
 from zoneinfo import ZoneInfo
 
-Json = dict[str, Any]
-
-SESSION, BEGAN = "45-1", date(2026, 1, 12)
+SESSION, PREVIOUS_SESSION, SESSION_START = "45-1", "44-1", date(2026, 1, 12)
 OTTAWA = ZoneInfo("America/Toronto")
 SITE = "https://openparliament.ca"
 API = ("politicians", "votes", "bills", "speeches", "debates", "committees")
 DEFAULT_LIMIT, MAX_LIMIT, FEED_LIMIT = 20, 500, 15
-MAX_ENTRIES = 5000  # of the journal: a whole test run fits, and memory stays bounded
+MAX_LOGGED_REQUESTS = 5000  # more than one test run sends
 NO_DATE = "0001-01-01T00:00:00"
 
 PARTIES = {
@@ -67,11 +64,11 @@ Lantern     M ON Ephraim Duskfield           Table Talk Centre
 Juniper     M YT Sixtus Plumbrook            Northern Legend
 """
 MINISTER, SPEAKER = "fern-quillwater", "tobias-hollowmere"
-LEFT = {"ottoline-greyfeather": date(2026, 5, 15)}
-JOINED = {"percival-quillwater": date(2026, 6, 8)}  # … her seat, at a by-election
-CROSSED = {"sixtus-plumbrook": ("Independent", date(2026, 5, 20))}
+LEFT_ON = {"ottoline-greyfeather": date(2026, 5, 15)}
+JOINED_ON = {"percival-quillwater": date(2026, 6, 8)}  # won her seat in a by-election
+CHANGED_PARTY = {"sixtus-plumbrook": ("Independent", date(2026, 5, 20))}
 
-# Number: English title and short title, French ones, introduced, status, sponsor, what it is about.
+# The fields of model.Bill.
 BILLS = """
 C-2|An Act respecting the national census of herons|Heron Census Act|Loi concernant le recensement national des hérons|Loi sur le recensement des hérons|2026-01-27|RoyalAssentGiven|odalys-brambleton|the heron census|du recensement des hérons
 C-3|An Act to standardize the length of portage trails|Portage Trails Act|Loi normalisant la longueur des sentiers de portage|Loi sur les sentiers de portage|2026-01-28|SenateInCommittee|corin-ashpetal|portage trails|des sentiers de portage
@@ -99,7 +96,7 @@ STATUSES = {
     "BillDefeated": ("Defeated", "Rejeté"),
     "WillNotBeProceededWith": ("Dead", "Mort au Feuilleton"),
 }
-# Day, bill or subject, what was voted on, and who voted for it: initials of parties; `*` is a free vote, `=` a tie.
+# The fields of model.Vote. Of the supporters, `*` is a free vote, and a final `=` makes a tie.
 VOTES = """
 2026-02-12 bus-shelters motion JC
 2026-02-24 C-2 second HJCFL
@@ -133,7 +130,7 @@ VOTES = """
 2026-10-20 bus-shelters motion HCFL
 2026-10-20 night-trains motion JCFL
 """
-QUESTIONS = {
+VOTE_DESCRIPTIONS = {
     "second": ("2nd reading of {bill}, {name}", "2e lecture du {bill}, {name}"),
     "third": ("3rd reading and adoption of {bill}, {name}", "3e lecture et adoption du {bill}, {name}"),
     "report": ("Concurrence at report stage of {bill}, {name}", "Adoption à l’étape du rapport du {bill}, {name}"),
@@ -149,8 +146,8 @@ SUBJECTS = {
     "community-gardens": ("community gardens", "des jardins communautaires"),
     "sled-routes": ("sled routes", "des pistes de traîneau"),
 }
-# What no vote of the House tells: the Senate, the Crown, and the House's unrecorded votes.
-ELSEWHERE = {
+# LEGISinfo's dates of events without a recorded vote of the House: in the Senate, royal assent, unrecorded votes.
+EVENTS_WITHOUT_VOTES = {
     "C-2": {
         "PassedSenateFirstReading": "2026-03-12",
         "PassedSenateSecondReading": "2026-04-23",
@@ -166,13 +163,16 @@ ELSEWHERE = {
     },
     "S-3": {"PassedSenateSecondReading": "2026-06-09"},
 }
-PASSED = [f"Passed{chamber}{name}Reading" for chamber in ("House", "Senate") for name in ("First", "Second", "Third")]
-PASSED += ["ReceivedRoyalAssent"]
-# Sitting days on which no vote was taken.
-QUIET_DAYS = ("2026-02-03",)
-# Speeches in the debates of a bill: 8, but these; the very first one of C-5 is of 120 paragraphs.
-LONG_DEBATES = {("2026-03-10", "C-5"): 70, ("2026-03-11", "C-5"): 30, ("2026-05-26", "C-5"): 16}
-DEBATED = {"2026-03-10": ["C-5"], "2026-09-22": ["C-11"], "2026-09-03": ["C-6"], "2026-10-20": ["C-12", "C-201"]}
+LEGISINFO_EVENTS = [
+    f"Passed{chamber}{name}Reading" for chamber in ("House", "Senate") for name in ("First", "Second", "Third")
+]
+LEGISINFO_EVENTS += ["ReceivedRoyalAssent"]
+# Sitting days without a vote.
+DAYS_WITHOUT_VOTES = ("2026-02-03",)
+# The number of speeches in the debate of a bill, where it is not 8.
+DEBATE_LENGTHS = {("2026-03-10", "C-5"): 70, ("2026-03-11", "C-5"): 30, ("2026-05-26", "C-5"): 16}
+# Bills debated on a day, in addition to those voted on.
+BILLS_DEBATED = {"2026-03-10": ["C-5"], "2026-09-22": ["C-11"], "2026-09-03": ["C-6"], "2026-10-20": ["C-12", "C-201"]}
 SENTENCES = (
     (
         "When I visited {riding} this spring, people asked me about {thing}.",
@@ -211,7 +211,7 @@ SENTENCES = (
         "J’ai une question pour le député d’en face : qui assumera les frais {thing} ?",
     ),
 )
-# Slug: English and French name, acronym, parent.
+# By slug: English name, French name, acronym, slug of the parent.
 COMMITTEES = {
     "wharves": ("Wharves, Ferries and Puddles", "Quais, traversiers et flaques", "WHAR", None),
     "birds": ("Birds and Census", "Oiseaux et recensement", "BIRD", None),
@@ -220,12 +220,12 @@ COMMITTEES = {
     "stories": ("Stories and Heritage", "Contes et patrimoine", "STOR", None),
     "winter-mittens": ("Subcommittee on Mittens", "Sous-comité des mitaines", "SMIT", "winter"),
 }
-# Postal code: city, province, the members whose ridings the centroid and the concordance find; None: the key is absent.
+# By postal code: city, province, and the members by centroid and by concordance; None leaves the key out.
 POSTAL_CODES: dict[str, tuple[str, str, list[str] | None, list[str] | None]] = {
     "K1A0A6": ("Ottawa", "ON", ["fern-quillwater"], ["fern-quillwater"]),
     "H2X1Y4": ("Montréal", "QC", ["theodule-vertegrange"], None),
     "T5J0N3": ("Edmonton", "AB", None, ["solveig-frostwren"]),
     "V6B1A1": ("Vancouver", "BC", ["maribel-thistledown"], ["hester-pinebarrow", "maribel-thistledown"]),
     "N0G1A0": ("Exemplar", "ON", ["percival-quillwater"], ["odalys-brambleton", "percival-quillwater"]),
-    "R3C0V8": ("Winnipeg", "MB", [], None),  # no member: the seat is vacant
+    "R3C0V8": ("Winnipeg", "MB", [], None),  # the seat is vacant
 }

@@ -1,0 +1,111 @@
+"""The stand-in's routes: records as JSON, or as HTML pages for clients that do not request JSON."""
+
+import html
+import json
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from infra.local.parliament.data import API, MAX_LOGGED_REQUESTS
+from infra.local.parliament.dataset import dataset
+from infra.local.parliament.lists import BadRequest, NotFound, page
+from infra.local.parliament.middleware import Fault, RequestControl, fail, requests
+from infra.local.parliament.model import Json
+from infra.local.parliament.other_sites import legisinfo_bill, represent_postcode, search_feed
+
+
+def negotiated(request: Request, answer: Json) -> Response:
+    """The answer as JSON where the request asks for JSON, otherwise as the page that browsers get."""
+    format_ = request.query_params.get("format")
+    accept = request.headers.get("accept", "application/json")
+    headers = {"API-Version": "v1"}
+    supported = re.search(r"json|\*/\*|text/html|text/\*", format_ or accept)
+    if format_ not in (None, "json", "apibrowser") or not supported:
+        return PlainTextResponse("This resource is not available in the requested format.", 406)
+    if format_ == "json" or (not format_ and "application/json" in accept):
+        return JSONResponse(answer, headers=headers)
+    text = html.escape(json.dumps(answer, indent=4, ensure_ascii=False))
+    return HTMLResponse(f"<!DOCTYPE html><title>API</title><pre>{text}</pre>", headers=headers)
+
+
+def list_route(table: str) -> Callable[[Request], Awaitable[Response]]:
+    async def respond(request: Request) -> Response:
+        return negotiated(request, page(table, request.url.path, request.query_params.multi_items()))
+
+    return respond
+
+
+async def detail(request: Request) -> Response:
+    path = request.url.path
+    if not path.endswith("/"):
+        return RedirectResponse(request.url.replace(path=f"{path}/"), 301)
+    record = dataset().by_url.get(path)
+    if record is None:
+        raise NotFound
+    return negotiated(request, record.to_json(with_details=True))
+
+
+async def search(request: Request) -> Response:
+    if "q" not in request.query_params:
+        raise NotFound
+    query = "".join(letter for letter in request.query_params["q"] if letter.isprintable())  # valid in XML
+    return Response(search_feed(query), media_type="application/rss+xml")
+
+
+async def postcode(request: Request) -> Response:
+    code = request.path_params["code"]
+    if not re.fullmatch(r"[A-Z]\d[A-Z]\d[A-Z]\d", code, re.ASCII):
+        return PlainTextResponse("Postal codes must be in the format A1A1A1 (capital letters, no spaces).", 400)
+    answer = represent_postcode(code)
+    return JSONResponse(answer or {"detail": "Postal code not found."}, 200 if answer else 404)
+
+
+async def legisinfo(request: Request) -> Response:
+    bill = legisinfo_bill(request.path_params["session"], request.path_params["number"])
+    if bill is None:
+        raise NotFound
+    return JSONResponse([bill])
+
+
+async def portrait(request: Request) -> Response:
+    """A GIF of one pixel."""
+    return Response(b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\0;", media_type="image/gif")
+
+
+async def error_response(request: Request, error: Exception) -> Response:
+    if isinstance(error, BadRequest):
+        return PlainTextResponse(html.escape(str(error)), 400)
+    return HTMLResponse("<!DOCTYPE html><html><title>Not found</title><h1>Page not found</h1></html>", 404)
+
+
+def create_app(delay: float = 0.01) -> Starlette:
+    """The stand-in. Every answer takes at least `delay` seconds."""
+    dataset()
+    lists = {"votes/ballots": "ballots", "committees/meetings": "meetings", "politicians/memberships": "memberships"}
+    lists |= {name: name for name in API}
+    routes = [
+        *(Route(f"/{path}/", list_route(table)) for path, table in lists.items()),
+        *(Route(f"/{name}/{{rest:path}}", detail) for name in API),
+        Route("/search/feed/", search),
+        Route("/postcodes/{code}/", postcode),
+        *(
+            Route(f"/{name}/{{language}}/bill/{{session}}/{{number}}/json", legisinfo)
+            for name in ("LegisInfo", "legisinfo")
+        ),
+        Route("/media/polpics/{name}", portrait),
+        Route("/_requests", requests, methods=["GET", "DELETE"]),
+        Route("/_fail", fail, methods=["POST", "DELETE"]),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(RequestControl, delay=delay)],
+        exception_handlers={BadRequest: error_response, NotFound: error_response, 404: error_response},
+    )
+    app.state.requests, app.state.faults = deque[Json](maxlen=MAX_LOGGED_REQUESTS), list[Fault]()
+    return app
