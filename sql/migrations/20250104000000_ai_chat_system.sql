@@ -18,6 +18,16 @@
 --   every statement that writes to it, which costs more than the write. A domain's check is prepared once a connection.
 -- * Every file can run again and then changes nothing.
 
+do $$
+begin
+  if current_setting('server_version_num')::integer < 150000 then
+    raise feature_not_supported
+      using message = format('The database needs Postgres 15 or newer, not %s.', current_setting('server_version'));
+  end if;
+end
+$$;
+
+
 create schema if not exists private;
 comment on schema private is 'Helpers of the functions in public. Never exposed over the Data API.';
 revoke all on schema private from public;

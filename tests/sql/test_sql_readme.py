@@ -239,6 +239,14 @@ def test_migration_without_supabase_fails_as_the_page_says(stack: Stack, empty_u
     assert failure(empty_url, without_table)[0] == 'relation "auth.users" does not exist'
 
 
+def test_migration_on_an_old_postgres_fails_as_the_page_says(platform_url: str) -> None:
+    """The check of the version, with the version of no Postgres yet in place of 15."""
+    assert MIGRATION.count("< 150000") == 1
+    with psycopg.connect(platform_url) as db, pytest.raises(psycopg.errors.FeatureNotSupported) as caught:
+        db.execute(MIGRATION.replace("< 150000", "< 990000").encode())
+    message("A migration fails", str(caught.value).split(", ")[0])
+
+
 def test_migration_over_taken_names_fails_as_the_page_says(platform_url: str) -> None:
     error, notices = failure(platform_url, "create table public.conversations (id bigint primary key)")
     assert error == 'column "user_id" does not exist'
