@@ -1,5 +1,5 @@
-# Everything runs from this checkout: Python packages in .venv, npm packages beside the package.json that names them.
-# The promises of each target are in README.md.
+# Everything is installed into this checkout: Python packages in .venv, npm packages beside their package.json.
+# README.md describes each target.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,10 +18,10 @@ run: $(LOCAL)
 reset: .venv/.ready
 	@python -m infra.local reset
 
-test: $(LOCAL) $(CLIENTS) $(OSLS) ## ONLY='tests/sql -k free' runs some
+test: $(LOCAL) $(CLIENTS) $(OSLS) ## ONLY='tests/sql -k free' runs a part
 	@python -m pytest -n 3 --dist worksteal $(ONLY)
 
-prove: $(LOCAL) $(CLIENTS) ## what `make test` samples, in full size
+prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size
 	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600
 
 check: .venv/.ready
@@ -41,18 +41,18 @@ package: .venv/.ready $(OSLS)
 migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migration NAME=add_budget
 	@python -m infra.local.migrations $(NAME)
 
-lock: .venv/.ready ## resolves requirements anew; npm lock files: npm install in their own folders
+lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
 	@for group in package chat keys checkout webhooks maintenance dev; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-annotate --no-header --upgrade --group $$group -o requirements/$$group.txt || exit 1; \
 	done
 
-clean: ## removes what was installed and built; the stack's data stays until `make reset`
+clean: ## removes everything installed or built; `make reset` deletes the stack's data
 	rm -rf .venv .serverless .build infra/local/node_modules infra/package/node_modules tests/clients/node_modules
 
 .venv/.ready: requirements/package.txt requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Name another one: make PYTHON=python3.13"; exit 1; }
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Choose another: make PYTHON=python3.13"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "installing Python packages into .venv"

@@ -1,4 +1,4 @@
-"""`python -m bench [part ...]`: runs the benchmarks, or some, prints a table, and notes it in bench/results.json."""
+"""`python -m bench [part ...]` runs the named benchmarks or all, prints a table and updates bench/results.json."""
 
 import argparse
 import json
@@ -19,20 +19,22 @@ RESULTS = Path(__file__).with_name("results.json")
 
 
 def main() -> None:
-    """The benchmarks that are named, or every one, with progress. What others found before stays noted."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Figures measured side by side in one run.")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; none: all of them")
+    """Runs the named parts, or all. The stored results of other parts stay in the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Ratios to baselines measured in the same run."
+    )
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all")
     named: list[str] = parser.parse_args().parts
     if unknown := set(named) - set(PARTS):
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
-    noted: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    results: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in named or PARTS:
-        noted[part] = PARTS[part]()
-        # Each as it comes: a later one may take long, or fail.
-        RESULTS.write_text(json.dumps({name: noted[name] for name in PARTS if name in noted}, indent=2) + "\n")
+        results[part] = PARTS[part]()
+        # Written after each part, because a later one may take long or fail.
+        RESULTS.write_text(json.dumps({name: results[name] for name in PARTS if name in results}, indent=2) + "\n")
     print(f"\n{'what':<62} {'ours':>10} {'baseline':>10} {'ratio':>7}")
     for part in named or PARTS:
-        for row in noted[part]:
+        for row in results[part]:
             print(f"{row['what']:<62} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")
 
 

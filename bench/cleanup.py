@@ -1,8 +1,8 @@
-"""Cleanup beside chats: a million messages in fifty thousand expired conversations go while sixteen clients chat.
+"""The cleanup during chats: deletes a million messages of fifty thousand expired conversations, with sixteen clients.
 
-The job with its own pacing, on a durable cluster. Slices with and without it alternate, because a disk's mood changes
-by the second; what it leaves to the vacuum falls into both. A chat here is what it asks of the database: admission,
-then settling with a turn that is kept.
+The job runs with its own pacing on a durable cluster. Slices with and without it alternate, because a disk's speed
+changes by the second. The vacuum's work falls into both. A chat is its database calls: admission, then settlement with
+a stored turn.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from functions.maintenance.batches import run_batches
 from infra.local.postgres import Postgres
 
 USERS = 2_000
-CONVERSATIONS, MESSAGES = 50_000, 20  # of each
+CONVERSATIONS, MESSAGES = 50_000, 20  # messages per conversation
 CLIENTS = 16
-CHATS_S = 160  # together: a chat every tenth of a second a client, far more than people do
+CHATS_S = 160  # of all clients: 10 chats per second and client, far more than in production
 SLICE_S = 5
 LOCK_WAIT_MS = 100
 
@@ -41,7 +41,7 @@ select public.settle_query({HOLD}, 'answered', '{{"tokens_input": 100, "tokens_o
 
 
 def prepare(db: psycopg.Connection[Any]) -> None:
-    """Users of a plan with history, and Postgres telling of every wait for a lock that is longer than allowed."""
+    """Creates users of a plan with history, and makes Postgres log every wait for a lock longer than LOCK_WAIT_MS."""
     db.execute(f"alter system set deadlock_timeout = '{LOCK_WAIT_MS}ms'")
     db.execute("alter system set log_lock_waits = on")
     db.execute("select pg_reload_conf()")
@@ -50,7 +50,7 @@ def prepare(db: psycopg.Connection[Any]) -> None:
 
 
 def fill(db: psycopg.Connection[Any]) -> None:
-    """Conversations that expired yesterday, their messages, and a charged query for every answer."""
+    """Inserts conversations that expired yesterday, their messages, and a charged query for every answer."""
     db.execute("set synchronous_commit = off")
     db.execute(
         "insert into public.conversations (id, user_id, message_count, expires_at, last_message_at)"
@@ -78,7 +78,7 @@ def fill(db: psycopg.Connection[Any]) -> None:
 
 
 class Batches:
-    """What the job calls its batches through, and how long each took."""
+    """Calls the job's batches and records how long each took."""
 
     def __init__(self, postgres: Postgres) -> None:
         self.took_ms: list[float] = []
@@ -92,12 +92,12 @@ class Batches:
         return int(row[0])
 
 
-def quietly(line: str) -> None:
-    """The slices tell how far it is."""
+def no_report(line: str) -> None:
+    """Ignores the job's progress lines."""
 
 
 def chat(postgres: Postgres, folder: Path, number: int) -> list[float]:
-    """Milliseconds of each chat of a slice, its waiting for its turn included."""
+    """The milliseconds of each chat of a slice, including the time that it waits for a client."""
     script, log = folder / "chat.sql", folder / f"log{number}"
     script.write_text(CHAT)
     command = postgres.command(
@@ -115,13 +115,13 @@ def chat(postgres: Postgres, folder: Path, number: int) -> list[float]:
 
 
 def percentile(times: list[float], share: float) -> float:
-    """The time within which that share of chats was done."""
+    """The duration that this share of the chats did not exceed."""
     return sorted(times)[int(len(times) * share)]
 
 
 def run() -> list[dict[str, Any]]:
-    """Figures on the cleanup."""
-    usual: list[float] = []
+    """Measures the cleanup."""
+    without: list[float] = []
     during: list[float] = []
     with cluster() as postgres, tempfile.TemporaryDirectory() as folder:
         with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:
@@ -131,27 +131,27 @@ def run() -> list[dict[str, Any]]:
             print("cleanup: filled", flush=True)
             batches = Batches(postgres)
             cleaned = 0
-            goes = threading.Event()
+            may_run = threading.Event()
 
-            async def rest(seconds: float) -> None:
+            async def pause(seconds: float) -> None:
                 await asyncio.sleep(seconds)
-                await asyncio.to_thread(goes.wait)
+                await asyncio.to_thread(may_run.wait)
 
             def clean() -> None:
                 nonlocal cleaned
                 unfinished = 1
-                while unfinished:  # a run has its time; the scheduler starts the next one
-                    cleaning = run_batches(batches, "cleanup_expired_conversations", "conversations", quietly, rest)  # type: ignore[arg-type]
+                while unfinished:  # a run has a time limit; the scheduler starts the next one
+                    cleaning = run_batches(batches, "cleanup_expired_conversations", "conversations", no_report, pause)  # type: ignore[arg-type]
                     done = asyncio.run(cleaning)
                     cleaned, unfinished = cleaned + done["conversations"], done["unfinished"]
 
             job, number = threading.Thread(target=clean), itertools.count(1)
-            chat(postgres, Path(folder), next(number))  # warms up
+            chat(postgres, Path(folder), next(number))  # warm-up
             job.start()
             while job.is_alive():
-                goes.clear()
-                usual += chat(postgres, Path(folder), next(number))
-                goes.set()
+                may_run.clear()
+                without += chat(postgres, Path(folder), next(number))
+                may_run.set()
                 during += chat(postgres, Path(folder), next(number))
                 print(f"cleanup: {len(batches.took_ms):,} batches", flush=True)
             row = db.execute("select count(*) from public.conversations where expires_at < now()").fetchone()
@@ -161,28 +161,28 @@ def run() -> list[dict[str, Any]]:
             sizes.append(size(db))
         waits = waits_in(postgres)
     print(f"cleanup: {cleaned:,} conversations in {len(batches.took_ms):,} batches", flush=True)
-    slow = 1.5 * percentile(usual, 0.95)
+    slow = 1.5 * percentile(without, 0.95)
     return [
         {
-            "what": f"p95 of a chat in ms, {CLIENTS} clients, beside the cleanup",
-            "ratio": percentile(during, 0.95) / percentile(usual, 0.95),
+            "what": f"p95 of a chat in ms, {CLIENTS} clients, during the cleanup",
+            "ratio": percentile(during, 0.95) / percentile(without, 0.95),
             "ours": percentile(during, 0.95),
-            "baseline": percentile(usual, 0.95),
+            "baseline": percentile(without, 0.95),
         },
         {
-            "what": "chats in 10,000 that take over 1.5 x the usual p95",
-            "ratio": share(during, slow) / max(share(usual, slow), 1e-9),
+            "what": "chats in 10,000 slower than 1.5 x the p95 without cleanup",
+            "ratio": share(during, slow) / max(share(without, slow), 1e-9),
             "ours": share(during, slow),
-            "baseline": share(usual, slow),
+            "baseline": share(without, slow),
         },
         {
-            "what": "slowest chat in ms, beside the cleanup",
-            "ratio": max(during) / max(usual),
+            "what": "slowest chat in ms, during the cleanup",
+            "ratio": max(during) / max(without),
             "ours": max(during),
-            "baseline": max(usual),
+            "baseline": max(without),
         },
         {
-            "what": f"99 of 100 batches in ms, against the {LOCK_WAIT_MS} that they may last",
+            "what": f"p99 of a batch in ms, against the limit of {LOCK_WAIT_MS}",
             "ratio": percentile(batches.took_ms, 0.99) / LOCK_WAIT_MS,
             "ours": percentile(batches.took_ms, 0.99),
             "baseline": float(LOCK_WAIT_MS),
@@ -194,7 +194,7 @@ def run() -> list[dict[str, Any]]:
             "baseline": 0.0,
         },
         {
-            "what": "bytes a message takes, tables filled again, against the first time",
+            "what": "bytes per message, tables filled again, against the first time",
             "ratio": sizes[1] / sizes[0],
             "ours": sizes[1],
             "baseline": sizes[0],
@@ -203,12 +203,12 @@ def run() -> list[dict[str, Any]]:
 
 
 def share(times: list[float], slow: float) -> float:
-    """How many in ten thousand take longer."""
+    """How many of ten thousand chats are slower."""
     return sum(one > slow for one in times) / len(times) * 10_000
 
 
 def size(db: psycopg.Connection[Any]) -> float:
-    """Bytes of conversations and messages with their indexes, a message."""
+    """The bytes of conversations and messages with their indexes, per message."""
     row = db.execute(
         "select (pg_total_relation_size('public.conversations') + pg_total_relation_size('public.messages'))"
         " / (select count(*) from public.messages)"
@@ -218,10 +218,10 @@ def size(db: psycopg.Connection[Any]) -> float:
 
 
 def waits_in(postgres: Postgres) -> float:
-    """How often somebody waited for a lock longer than allowed, by Postgres's log."""
+    """The waits for locks longer than LOCK_WAIT_MS in Postgres's log."""
     logs = list(postgres.data.parent.glob("**/postgres*.log"))
     assert logs
-    told = [line for log in logs for line in log.read_text(errors="replace").splitlines() if "still waiting" in line]
-    for line in told:
+    waits = [line for log in logs for line in log.read_text(errors="replace").splitlines() if "still waiting" in line]
+    for line in waits:
         print(f"cleanup: {line}", flush=True)
-    return float(len(told))
+    return float(len(waits))

@@ -1,4 +1,4 @@
-"""What grows with the rows: admission beside 10 thousand and 10 million of them, and a heavy user's deletion."""
+"""The effect of table size: admission with 10 thousand and 10 million usage rows, and the deletion of a heavy user."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ ADMIT = "select public.admit_query(%s, gen_random_uuid()::text, private.time_ord
 
 
 def fill(db: psycopg.Connection[Any], first: int, last: int) -> None:
-    """Usage rows numbered so, spread evenly over the users and the last year."""
+    """Inserts usage rows with these numbers, spread evenly over the users and the last year."""
     db.execute(
         "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
         " query_timestamp, period_start, quota_used, quota_limit, overage_used, tokens_input, tokens_output, cost_usd,"
@@ -31,7 +31,7 @@ def fill(db: psycopg.Connection[Any], first: int, last: int) -> None:
 
 
 def admission(db: psycopg.Connection[Any]) -> tuple[float, float]:
-    """The median milliseconds of an admission, and the median of the buffers it touches, over many users."""
+    """The median milliseconds and buffers of an admission, over many users."""
     times, buffers = [], []
     for number in range(SAMPLES):
         user = f"{number * 7 % USERS + 1:032x}"
@@ -44,7 +44,7 @@ def admission(db: psycopg.Connection[Any]) -> tuple[float, float]:
 
 
 def deletion(db: psycopg.Connection[Any]) -> tuple[float, float]:
-    """Milliseconds to delete a user with much behind them, and one with nothing."""
+    """The milliseconds to delete a user with many rows, and a user without any."""
     heavy, light = "f" * 32, "e" * 32
     db.execute("insert into auth.users (id) values (%s), (%s)", (heavy, light))
     db.execute(
@@ -70,7 +70,7 @@ def deletion(db: psycopg.Connection[Any]) -> tuple[float, float]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Figures on growth."""
+    """Measures admission and deletion at both sizes."""
     with cluster() as postgres:
         prepare(postgres)
         with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:
@@ -79,7 +79,7 @@ def run() -> list[dict[str, Any]]:
             db.execute("vacuum analyze public.usage_logs")
             few_time, few_buffers = admission(db)
             heavy, light = deletion(db)
-            print("growth: measured beside ten thousand rows", flush=True)
+            print("growth: measured with ten thousand rows", flush=True)
             for first in range(FEW + 1, MANY, 1_000_000):
                 fill(db, first, min(first + 999_999, MANY))
                 print(f"growth: {min(first + 999_999, MANY):,} of {MANY:,} rows", flush=True)
@@ -93,7 +93,7 @@ def run() -> list[dict[str, Any]]:
             "baseline": few_time,
         },
         {
-            "what": "buffers of an admission, likewise",
+            "what": "buffers of an admission, 10 million rows against 10 thousand",
             "ratio": many_buffers / few_buffers,
             "ours": many_buffers,
             "baseline": few_buffers,

@@ -1,6 +1,6 @@
-"""What the vault adds to a cold start: its import, in ms, against the import of its cipher alone.
+"""The vault's share of a cold start: the time of its import against the import of its cipher alone.
 
-Each measure is a fresh process, timed inside around the import. Rounds are interleaved; the medians are compared.
+Each measurement is a new process that times the import itself. Rounds are interleaved; the medians are compared.
 """
 
 import statistics
@@ -18,7 +18,7 @@ IMPORTS = {
 
 
 def measure(statement: str) -> float:
-    """How many ms a fresh process takes for an import."""
+    """The milliseconds of the import in a new process."""
     code = (
         "from time import perf_counter\n"
         f"started = perf_counter()\n{statement}\n"
@@ -29,7 +29,7 @@ def measure(statement: str) -> float:
 
 
 def run() -> list[dict[str, Any]]:
-    """The figure: medians of interleaved rounds, after one that fills the caches."""
+    """Measures the medians of interleaved rounds, after one round that fills the caches."""
     times: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for number in range(ROUNDS + 1):
         for name, statement in IMPORTS.items():

@@ -1,8 +1,8 @@
-"""What metering costs Postgres, durable commits included: admit + settle against a plain baseline, in one run.
+"""The cost of metering in Postgres with durable commits: admit + settle against two baselines.
 
-(a) the baseline: one plpgsql call that inserts a usage row (four indexes) and bumps a counter, twice, two commits.
-(b) the limit: two commits of one small insert each, as pgbench sends them.
-Rounds are interleaved, because a disk's mood changes by the minute; the medians are compared.
+(a) A plpgsql function that inserts a usage row (four indexes) and increments a counter, called twice: two commits.
+(b) The lower limit: two commits of one small insert each.
+Rounds are interleaved, because a disk's speed changes by the minute; the medians are compared.
 """
 
 import statistics
@@ -41,7 +41,7 @@ begin
 end $$;
 create table public.raw (id bigint generated always as identity primary key, value integer);
 """
-# Ids grow with time, as the chat's do: a sequence number, then the client.
+# Ids grow with time, like the chat's: a sequence number, then the client.
 ID = "(lpad(to_hex(:seq::bigint * 2 + {half}), 16, '0') || lpad(to_hex(:client_id::bigint), 16, '0'))::uuid"
 USER = "lpad(to_hex(:u::bigint), 32, '0')::uuid"
 USAGE = (
@@ -60,7 +60,7 @@ SCRIPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How it is asked: by how many clients, over how many users."""
+    """The number of clients, and of users that they choose from."""
 
     name: str
     clients: int
@@ -74,7 +74,7 @@ HOT_64 = Load("one hot user, 64 clients", 64, 1)
 
 @contextmanager
 def cluster() -> Iterator[Postgres]:
-    """A durable cluster of its own, with every migration and the baseline."""
+    """A new durable cluster with every migration."""
     with (
         tempfile.TemporaryDirectory() as folder,
         locked(Path(folder)) as lock,
@@ -87,7 +87,7 @@ def cluster() -> Iterator[Postgres]:
 
 
 def prepare(postgres: Postgres) -> None:
-    """Users with a quota that no benchmark reaches."""
+    """Creates the baseline's tables, and users with a quota that no benchmark reaches."""
     with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:
         db.execute(SETUP)
         db.execute(
@@ -99,7 +99,7 @@ def prepare(postgres: Postgres) -> None:
 
 
 class Bench:
-    """Runs pgbench; keeps sequence numbers apart from run to run."""
+    """Runs pgbench. Each run has its own range of sequence numbers."""
 
     def __init__(self, postgres: Postgres, folder: Path) -> None:
         self._postgres = postgres
@@ -107,7 +107,7 @@ class Bench:
         self._run = 0
 
     def measure(self, script: str, load: Load) -> tuple[float, float]:
-        """Pairs of commits a second, and the 99th percentile of a pair in milliseconds."""
+        """Pairs of commits per second, and the 99th percentile of a pair in milliseconds."""
         self._run += 1
         path = self._folder / f"{script}.sql"
         path.write_text(SCRIPTS[script])
@@ -132,7 +132,7 @@ class Bench:
 
 
 def run() -> list[dict[str, Any]]:
-    """All figures: medians of interleaved rounds."""
+    """Measures the medians of interleaved rounds."""
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     tails: dict[tuple[str, str], list[float]] = defaultdict(list)
     plan = [(script, load) for load in (MANY, HOT, HOT_64) for script in ("baseline", "ours")] + [("raw", MANY)]
@@ -148,15 +148,20 @@ def run() -> list[dict[str, Any]]:
     results = []
     for load in (MANY, HOT, HOT_64):
         ours, baseline = (statistics.median(rates[script, load.name]) for script in ("ours", "baseline"))
-        slowest, usual = (statistics.median(tails[script, load.name]) for script in ("ours", "baseline"))
+        ours_p99, baseline_p99 = (statistics.median(tails[script, load.name]) for script in ("ours", "baseline"))
         results += [
             {
-                "what": f"admit + settle a second, {load.name}",
+                "what": f"admit + settle per second, {load.name}",
                 "ratio": ours / baseline,
                 "ours": ours,
                 "baseline": baseline,
             },
-            {"what": f"p99 of a pair in ms, {load.name}", "ratio": slowest / usual, "ours": slowest, "baseline": usual},
+            {
+                "what": f"p99 of a pair in ms, {load.name}",
+                "ratio": ours_p99 / baseline_p99,
+                "ours": ours_p99,
+                "baseline": baseline_p99,
+            },
         ]
     ours, raw = statistics.median(rates["ours", MANY.name]), statistics.median(rates["raw", MANY.name])
     results.append(

@@ -1,13 +1,13 @@
-"""What the chat costs over its provider: what it adds to the first word, and what two hundred streams need.
+"""The overhead of the chat over its provider: the time to the first word, and the cost of two hundred streams.
 
-(a) The first word: the chat's app, called in this process with a fresh question, against the provider's SDK called
-directly with the same prompt. What it adds is compared with an admission sent bare. Interleaved rounds; medians.
-(b) Two hundred streams at once: the chat against a relay that hands on the same provider's bytes, each served by
-uvicorn in a process of its own. Streams a second are the whole machine's, database and client included; CPU seconds,
-memory and the loop's lateness are the process's own. The memory of an open stream is measured while the provider
-halts all of them. Interleaved rounds; medians, but of the lateness the most.
+(a) First word: the chat's app, called in this process with a new question, against the provider's SDK called directly
+with the same prompt. The difference is compared with a single admission request. Interleaved rounds; medians.
+(b) Two hundred concurrent streams: the chat against a relay that forwards the same provider's bytes, each served by
+uvicorn in its own process. Streams per second include the database and the client on the same machine; CPU seconds,
+memory and the delay of the event loop are those of the process. The memory of an open stream is measured while the
+provider pauses all streams. Interleaved rounds; medians, but the maximum of the delay.
 
-The provider is a process that plays the stand-in's streams from memory, so that it is not what is measured.
+The provider is a separate process that replays the stand-in's streams from memory, so that its cost is small.
 """
 
 import asyncio
@@ -51,11 +51,11 @@ PAUSE_S = 0.005
 
 FIRST_WORDS = 150  # rounds
 OPEN = 200
-STREAMS = {"baseline": 2000, "ours": 400}  # a round: seconds of each
+STREAMS = {"baseline": 2000, "ours": 400}  # per round; takes seconds each
 ROUNDS = 3
 
 
-# The provider, in a process of its own -------------------------------------------------------------------------------
+# The provider, in its own process -------------------------------------------------------------------------------
 
 
 DELTA = re.compile(r"event: (content_block_delta|response\.output_text\.delta)\n")
@@ -66,16 +66,16 @@ def record(model_url: str) -> dict[str, list[str]]:
     streams = {}
     for path in PATHS.values():
         for deltas in (FEW, DELTAS):
-            body = {"messages": [{"role": "user", "content": asking(deltas)}], "stream": True}
-            told = httpx.post(model_url + path, json=body, headers={"authorization": "Bearer stand-in"}).text
-            streams[f"{path} {deltas}"] = [f"{frame}\n\n" for frame in told.split("\n\n")[:-1]]
+            body = {"messages": [{"role": "user", "content": question(deltas)}], "stream": True}
+            stream = httpx.post(model_url + path, json=body, headers={"authorization": "Bearer stand-in"}).text
+            streams[f"{path} {deltas}"] = [f"{frame}\n\n" for frame in stream.split("\n\n")[:-1]]
             assert sum(bool(DELTA.match(frame)) for frame in streams[f"{path} {deltas}"]) == deltas
     return streams
 
 
-async def play(fd: int, streams: Mapping[str, list[str]]) -> None:
-    """Serve these streams: [fault:long N] says how many deltas, with a pause after each. [halt] makes the first pause
-    last until the next /go.
+async def replay(fd: int, streams: Mapping[str, list[str]]) -> None:
+    """Serves these streams. [fault:long N] selects the number of deltas; a pause follows each. With [halt], the first
+    pause lasts until the next request to /go.
     """
     go = asyncio.Event()
     frames = {
@@ -96,12 +96,12 @@ async def play(fd: int, streams: Mapping[str, list[str]]) -> None:
                     go = asyncio.Event()
                     writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
                     continue
-                asked, halts = re.search(rb"\[fault:long (\d+)\]", body), b"[halt]" in body
-                assert asked is not None, body
+                deltas, halts = re.search(rb"\[fault:long (\d+)\]", body), b"[halt]" in body
+                assert deltas is not None, body
                 writer.write(
                     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
                 )
-                for frame, pauses in frames[f"{path.decode()} {asked[1].decode()}"]:
+                for frame, pauses in frames[f"{path.decode()} {deltas[1].decode()}"]:
                     writer.write(frame)
                     if pauses:
                         await (go.wait() if halts else asyncio.sleep(PAUSE_S))
@@ -114,8 +114,8 @@ async def play(fd: int, streams: Mapping[str, list[str]]) -> None:
 
 
 @contextmanager
-def playing(streams: Mapping[str, list[str]]) -> Iterator[str]:
-    """The provider, from its start to its end. Gives its address."""
+def provider(streams: Mapping[str, list[str]]) -> Iterator[str]:
+    """Runs the provider. Yields its URL."""
     with listener(0) as listening:
         host, port = listening.getsockname()
         command = [sys.executable, "-m", "bench.turn", str(listening.fileno())]
@@ -134,7 +134,7 @@ def playing(streams: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def relay() -> ASGIApp:
-    """Hands a request to PROVIDER_URL, and its answer on as it comes."""
+    """An app that forwards requests to PROVIDER_URL and streams the answers back."""
     http: aiohttp.ClientSession | None = None
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,20 +162,20 @@ def relay() -> ASGIApp:
     return app
 
 
-# What both stand on --------------------------------------------------------------------------------------------------
+# The setup of both --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """The stack, the provider, and somebody for each stream, of whom the token is known too."""
+class Setup:
+    """The stack, the provider's URL, and a user (id, token) for each stream."""
 
     stack: Stack
     provider_url: str
-    people: list[tuple[str, str]]
+    users: list[tuple[str, str]]
 
     @property
     def environment(self) -> dict[str, str]:
-        """The chat's."""
+        """The environment variables of the chat."""
         return {
             "SUPABASE_URL": self.stack.info["supabase_url"],
             "SUPABASE_ANON_KEY": self.stack.info["anon_key"],
@@ -190,34 +190,34 @@ class Ground:
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
-    """All of it, with a quota that no benchmark reaches."""
+def running_setup() -> Iterator[Setup]:
+    """Starts everything. The users' quota is above what the benchmark uses."""
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Config(Path(folder), free_offset(), environ={})) as stack,
-        playing(record(stack.info["model_url"])) as provider_url,
+        provider(record(stack.info["model_url"])) as provider_url,
     ):
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
-            made = db.execute(
+            created = db.execute(
                 "insert into auth.users (id) select gen_random_uuid() from generate_series(1, %s) returning id::text",
                 (OPEN,),
             ).fetchall()
             db.execute("update public.user_subscriptions set tier = 'pro', daily_quota = 1000000000")
         key = load_or_create_key(stack.config.folder / "signing-key.pem")
         issuer = f"{stack.info['supabase_url']}/auth/v1"
-        people = [(user, access_token(key, issuer=issuer, user_id=user, email="")) for (user,) in made]
-        yield Ground(stack, provider_url, people)
+        users = [(user, access_token(key, issuer=issuer, user_id=user, email="")) for (user,) in created]
+        yield Setup(stack, provider_url, users)
 
 
-def asking(deltas: int, more: str = "") -> str:
-    """A question that the provider answers in so many deltas."""
+def question(deltas: int, more: str = "") -> str:
+    """A question that the provider answers in this number of deltas."""
     return f"What is a quorum? [fault:long {deltas}]{more}"
 
 
 def chat_body(provider: str, text: str) -> dict[str, Any]:
     """The body of POST /chat in a new conversation."""
-    said = {"id": str(uuid.uuid4()), "role": "user", "parts": [{"type": "text", "text": text}]}
-    return {"id": str(uuid.uuid4()), "messages": [said], "provider": provider}
+    message = {"id": str(uuid.uuid4()), "role": "user", "parts": [{"type": "text", "text": text}]}
+    return {"id": str(uuid.uuid4()), "messages": [message], "provider": provider}
 
 
 # (a) -----------------------------------------------------------------------------------------------------------------
@@ -227,14 +227,16 @@ Seconds = Callable[[], Awaitable[float]]
 
 @asynccontextmanager
 async def anthropic_sdk(url: str) -> AsyncIterator[Seconds]:
-    """Asks Anthropic's SDK what the chat asks it. Gives the seconds to the first word."""
+    """Sends the chat's request with Anthropic's SDK. Yields a function that returns the seconds to the first word."""
     from anthropic import AsyncAnthropic, DefaultAioHttpClient
 
     from functions.chat.limits import OUTPUT_TOKENS
 
     client = AsyncAnthropic(api_key="stand-in", base_url=url, max_retries=0, http_client=DefaultAioHttpClient())
     system, tools = prompt()
-    written = [{"name": name, "description": told, "input_schema": schema} for name, told, schema in tools]
+    definitions = [
+        {"name": name, "description": description, "input_schema": schema} for name, description, schema in tools
+    ]
 
     async def ask() -> float:
         started, first = time.perf_counter(), 0.0
@@ -242,8 +244,8 @@ async def anthropic_sdk(url: str) -> AsyncIterator[Seconds]:
             model=MODELS["anthropic"],
             max_tokens=OUTPUT_TOKENS,
             system=[{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}],
-            messages=[{"role": "user", "content": asking(FEW)}],
-            tools=written,  # type: ignore[arg-type]
+            messages=[{"role": "user", "content": question(FEW)}],
+            tools=definitions,  # type: ignore[arg-type]
             tool_choice={"type": "auto"},
             stream=True,
         )
@@ -258,16 +260,16 @@ async def anthropic_sdk(url: str) -> AsyncIterator[Seconds]:
 
 @asynccontextmanager
 async def openai_sdk(url: str) -> AsyncIterator[Seconds]:
-    """The same with OpenAI's."""
+    """The same with OpenAI's SDK."""
     from openai import AsyncOpenAI, DefaultAioHttpClient
 
     from functions.chat.limits import OUTPUT_TOKENS
 
     client = AsyncOpenAI(api_key="stand-in", base_url=f"{url}/v1", max_retries=0, http_client=DefaultAioHttpClient())
     system, tools = prompt()
-    written = [
-        {"type": "function", "name": name, "description": told, "parameters": schema, "strict": False}
-        for name, told, schema in tools
+    definitions = [
+        {"type": "function", "name": name, "description": description, "parameters": schema, "strict": False}
+        for name, description, schema in tools
     ]
 
     async def ask() -> float:
@@ -276,8 +278,8 @@ async def openai_sdk(url: str) -> AsyncIterator[Seconds]:
             model=MODELS["openai"],
             max_output_tokens=OUTPUT_TOKENS,
             instructions=system,
-            input=[{"role": "user", "content": asking(FEW)}],
-            tools=written,  # type: ignore[arg-type]
+            input=[{"role": "user", "content": question(FEW)}],
+            tools=definitions,  # type: ignore[arg-type]
             tool_choice="auto",
             store=False,
             stream=True,
@@ -292,7 +294,7 @@ async def openai_sdk(url: str) -> AsyncIterator[Seconds]:
 
 
 def prompt() -> tuple[str, list[tuple[str, str, Mapping[str, Any]]]]:
-    """What the chat sends with every question: its system prompt, and each tool's name, description and schema."""
+    """The chat's system prompt, and the name, description and schema of each of its tools."""
     from functions.chat.system_prompt import system_prompt
     from functions.chat.tools import Tools
     from functions.chat.tools.parliament import Parliament
@@ -301,24 +303,24 @@ def prompt() -> tuple[str, list[tuple[str, str, Mapping[str, Any]]]]:
     return system_prompt(), [(tool.name, tool.description, tool.parameters) for tool in tools.definitions]
 
 
-def through_the_chat(app: ASGIApp, provider: str, people: Iterator[tuple[str, str]]) -> Seconds:
-    """Asks the chat's app, without a server between: seconds from the request to the first word of its answer."""
+def chat_requests(app: ASGIApp, provider: str, users: Iterator[tuple[str, str]]) -> Seconds:
+    """Calls the chat's app without a server. Returns a function that returns the seconds to the first word."""
 
     async def ask() -> float:
-        body = orjson.dumps(chat_body(provider, asking(FEW)))
-        _, token = next(people)
+        body = orjson.dumps(chat_body(provider, question(FEW)))
+        _, token = next(users)
         requests = iter([{"type": "http.request", "body": body, "more_body": False}])
-        started, first, said = time.perf_counter(), 0.0, b""
+        started, first, answer = time.perf_counter(), 0.0, b""
 
         async def receive() -> Message:
             for request in requests:
                 return request
-            return await asyncio.get_running_loop().create_future()  # the client stays
+            return await asyncio.get_running_loop().create_future()  # the client stays connected
 
         async def send(message: Message) -> None:
-            nonlocal first, said
-            said += message.get("body", b"")
-            if not first and b'"text-delta"' in said:
+            nonlocal first, answer
+            answer += message.get("body", b"")
+            if not first and b'"text-delta"' in answer:
                 first = time.perf_counter() - started
 
         headers = {"host": "chat", "content-type": "application/json", "authorization": f"Bearer {token}"}
@@ -338,20 +340,20 @@ def through_the_chat(app: ASGIApp, provider: str, people: Iterator[tuple[str, st
             "state": {},
         }
         await app(scope, receive, send)
-        complete(said)
+        assert_complete(answer)
         return first
 
     return ask
 
 
-def bare_admission(http: aiohttp.ClientSession, ground: Ground, people: Iterator[tuple[str, str]]) -> Seconds:
-    """Admits a query and leaves its hold to expire. Gives the round trip's seconds."""
-    key = ground.stack.info["service_role_key"]
+def admissions(http: aiohttp.ClientSession, setup: Setup, users: Iterator[tuple[str, str]]) -> Seconds:
+    """Admits a query and lets its hold expire. Returns a function that returns the seconds of the request."""
+    key = setup.stack.info["service_role_key"]
     headers = {"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"}
-    url = f"{ground.stack.info['supabase_url']}/rest/v1/rpc/admit_query"
+    url = f"{setup.stack.info['supabase_url']}/rest/v1/rpc/admit_query"
 
     async def ask() -> float:
-        user_id, _ = next(people)
+        user_id, _ = next(users)
         params = {"p_user_id": user_id, "p_request_id": str(uuid.uuid4()), "p_hold_id": str(uuid.uuid4())}
         started = time.perf_counter()
         async with http.post(url, data=orjson.dumps(params), headers=headers) as response:
@@ -363,46 +365,46 @@ def bare_admission(http: aiohttp.ClientSession, ground: Ground, people: Iterator
 
 
 def chat_app(environment: Mapping[str, str]) -> FastAPI:
-    """The chat's app, its log lines thrown away."""
+    """The chat's app without its log output."""
     from functions.chat import handler
 
     with patch.dict(os.environ, environment), redirect_stdout(io.StringIO()):
         return handler.create()
 
 
-async def first_words(ground: Ground) -> list[dict[str, Any]]:
-    """The figures of (a)."""
-    people = cycle(ground.people)
+async def first_words(setup: Setup) -> list[dict[str, Any]]:
+    """Measures (a)."""
+    users = cycle(setup.users)
     times: dict[str, list[float]] = {}
-    app = chat_app(ground.environment)
+    app = chat_app(setup.environment)
     async with (
         app.router.lifespan_context(app),
-        anthropic_sdk(ground.provider_url) as anthropic,
-        openai_sdk(ground.provider_url) as openai,
+        anthropic_sdk(setup.provider_url) as anthropic,
+        openai_sdk(setup.provider_url) as openai,
         aiohttp.ClientSession() as http,
     ):
-        asked: dict[str, Seconds] = {
+        requests: dict[str, Seconds] = {
             "anthropic, directly": anthropic,
-            "anthropic": through_the_chat(app, "anthropic", people),
+            "anthropic": chat_requests(app, "anthropic", users),
             "openai, directly": openai,
-            "openai": through_the_chat(app, "openai", people),
-            "admission": bare_admission(http, ground, people),
+            "openai": chat_requests(app, "openai", users),
+            "admission": admissions(http, setup, users),
         }
         for number in range(-10, FIRST_WORDS):
-            for name, ask in asked.items():
-                took = await ask()
+            for name, ask in requests.items():
+                seconds = await ask()
                 if number >= 0:
-                    times.setdefault(name, []).append(took * 1000)
+                    times.setdefault(name, []).append(seconds * 1000)
             if number > 0 and (number + 1) % 50 == 0:
                 print(f"turn: first words, round {number + 1} of {FIRST_WORDS}", flush=True)
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
     results = []
     for provider in MODELS:
         directly = f"{provider}, directly"
         added = statistics.median(ours - theirs for ours, theirs in zip(times[provider], times[directly], strict=True))
         results += [
             row(f"first word in ms, {provider}, against its SDK", medians[provider], medians[directly]),
-            row(f"what is added to {provider}'s in ms, against an admission alone", added, medians["admission"]),
+            row(f"overhead on {provider} in ms, against an admission alone", added, medians["admission"]),
         ]
     return results
 
@@ -412,60 +414,60 @@ async def first_words(ground: Ground) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server under load, and how it is asked: a person's number and a text make the request."""
+    """A server under load. `request` returns the arguments of a request from a user's number and a text."""
 
     url: str
     http: aiohttp.ClientSession
     request: Callable[[int, str], dict[str, Any]]
 
     async def ask(self, number: int, text: str, *, reading: asyncio.Barrier | None = None) -> None:
-        """One stream, read to its end; where it halts, after everyone is there."""
+        """Reads one stream to its end. With `reading`, waits at the barrier after the first delta and again later."""
         async with self.http.post(**self.request(number, text)) as response:
-            said = b""
+            answer = b""
             if reading is not None:
-                while b"delta" not in said:
+                while b"delta" not in answer:
                     chunk = await response.content.readany()
-                    assert chunk, (response.status, said)
-                    said += chunk
+                    assert chunk, (response.status, answer)
+                    answer += chunk
                 await reading.wait()
-                await reading.wait()  # meanwhile the memory is looked at
-            complete(said + await response.read())
+                await reading.wait()  # meanwhile the memory is measured
+            assert_complete(answer + await response.read())
 
     async def watched(self) -> dict[str, Any]:
-        """What it has needed."""
+        """The resources that the process has used."""
         async with self.http.get(f"{self.url}/_watched") as response:
-            told: dict[str, Any] = await response.json()
-        return told
+            usage: dict[str, Any] = await response.json()
+        return usage
 
     async def load(self, streams: int) -> float:
-        """So many streams, OPEN at a time. Gives the seconds."""
+        """Runs this number of streams, OPEN at a time. Returns the seconds."""
         left = iter(range(streams))
 
-        async def one_after_the_other(number: int) -> None:
+        async def worker(number: int) -> None:
             for _ in left:
-                await self.ask(number, asking(DELTAS))
+                await self.ask(number, question(DELTAS))
 
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in range(OPEN):
-                group.create_task(one_after_the_other(number))
+                group.create_task(worker(number))
         return time.perf_counter() - started
 
 
-def complete(said: bytes) -> None:
-    """A stream has said everything."""
-    assert any(end in said for end in ENDS), said[-1000:]
+def assert_complete(answer: bytes) -> None:
+    """Asserts that the stream has its last event."""
+    assert any(end in answer for end in ENDS), answer[-1000:]
 
 
 async def memory_of_open_streams(server: Server, provider_url: str) -> float:
-    """KB for each of OPEN streams that the provider halts."""
+    """The KB per stream while the provider pauses OPEN streams."""
     for number in range(4):
-        await server.ask(number, asking(DELTAS))
+        await server.ask(number, question(DELTAS))
     before = (await server.watched())["memory_kb"]
     reading = asyncio.Barrier(OPEN + 1)
     async with asyncio.TaskGroup() as group:
         for number in range(OPEN):
-            group.create_task(server.ask(number, asking(DELTAS, " [halt]"), reading=reading))
+            group.create_task(server.ask(number, question(DELTAS, " [halt]"), reading=reading))
         await reading.wait()
         meanwhile = (await server.watched())["memory_kb"]
         await reading.wait()
@@ -474,12 +476,12 @@ async def memory_of_open_streams(server: Server, provider_url: str) -> float:
     return (meanwhile - before) / OPEN
 
 
-async def many_streams(ground: Ground, urls: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The figures of (b)."""
+async def many_streams(setup: Setup, urls: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Measures (b)."""
     providers = list(MODELS)
 
     def to_chat(number: int, text: str) -> dict[str, Any]:
-        headers = {"authorization": f"Bearer {ground.people[number][1]}"}
+        headers = {"authorization": f"Bearer {setup.users[number][1]}"}
         return {
             "url": f"{urls['ours']}/chat",
             "json": chat_body(providers[number % 2], text),
@@ -495,9 +497,9 @@ async def many_streams(ground: Ground, urls: Mapping[str, str]) -> list[dict[str
         requests = {"baseline": to_relay, "ours": to_chat}
         servers = {name: Server(urls[name], http, request) for name, request in requests.items()}
         for name, server in servers.items():
-            each = await memory_of_open_streams(server, ground.provider_url)
+            each = await memory_of_open_streams(server, setup.provider_url)
             measured[name] = {"each": [each], "rate": [], "cpu": [], "late": [], "peak": []}
-        print(f"turn: {OPEN} were open at once", flush=True)
+        print(f"turn: {OPEN} streams were open at once", flush=True)
         for number in range(ROUNDS):
             for name, server in servers.items():
                 before = await server.watched()
@@ -509,14 +511,14 @@ async def many_streams(ground: Ground, urls: Mapping[str, str]) -> list[dict[str
                 figures["late"].append(after["late_s"] * 1000)
                 figures["peak"].append(after["peak_memory_kb"] / 1024)
             print(f"turn: many streams, round {number + 1} of {ROUNDS}", flush=True)
-    figures_told = [
-        (f"streams a second, {OPEN} open, against a bare relay", "rate", statistics.median),
-        ("CPU seconds of 1,000 streams, likewise", "cpu", statistics.median),
-        ("the most that its loop was late in ms, likewise", "late", max),
-        ("the most memory in MB, likewise", "peak", max),
-        ("memory of an open stream in KB, likewise", "each", max),
+    rows = [
+        (f"streams per second, {OPEN} open, against a relay", "rate", statistics.median),
+        ("CPU seconds of 1,000 streams, against a relay", "cpu", statistics.median),
+        ("longest delay of the event loop in ms, against a relay", "late", max),
+        ("peak memory in MB, against a relay", "peak", max),
+        ("memory of an open stream in KB, against a relay", "each", max),
     ]
-    return [row(what, of(measured["ours"][name]), of(measured["baseline"][name])) for what, name, of in figures_told]
+    return [row(what, of(measured["ours"][name]), of(measured["baseline"][name])) for what, name, of in rows]
 
 
 def row(what: str, ours: float, baseline: float) -> dict[str, Any]:
@@ -525,16 +527,16 @@ def row(what: str, ours: float, baseline: float) -> dict[str, Any]:
 
 
 def run() -> list[dict[str, Any]]:
-    """All figures."""
-    with ground() as stood:
-        results = asyncio.run(first_words(stood))
+    """Measures (a) and (b)."""
+    with running_setup() as setup:
+        results = asyncio.run(first_words(setup))
         with (
-            served("bench.turn:relay", {"PROVIDER_URL": stood.provider_url}) as relay_url,
-            served("tests.functions.watched:patient_chat", stood.environment) as chat_url,
+            served("bench.turn:relay", {"PROVIDER_URL": setup.provider_url}) as relay_url,
+            served("tests.functions.watched:patient_chat", setup.environment) as chat_url,
         ):
-            results += asyncio.run(many_streams(stood, {"ours": chat_url, "baseline": relay_url}))
+            results += asyncio.run(many_streams(setup, {"ours": chat_url, "baseline": relay_url}))
     return results
 
 
 if __name__ == "__main__":
-    asyncio.run(play(int(sys.argv[1]), json.load(sys.stdin)))
+    asyncio.run(replay(int(sys.argv[1]), json.load(sys.stdin)))

@@ -1,6 +1,6 @@
-"""Debian's Postgres with extensions that no wheel brings, unpacked into the checkout: nothing is installed, no root.
+"""Debian's Postgres with extensions that no wheel has, unpacked into the checkout without root or installation.
 
-Postgres finds its libraries and its share folder from where its programs are, so it runs from any folder.
+Postgres finds its libraries and its share folder relative to its programs, so it runs from any folder.
 """
 
 import fcntl
@@ -18,16 +18,16 @@ from infra.local.postgres import ROOT
 
 FOLDER = ROOT / ".venv" / "debian"
 EXTENSIONS = ("cron", "plpgsql-check")
-# What neither Postgres's programs nor the extensions load: the compiler of queries, and what scripts need.
+# Not loaded by Postgres's programs or the extensions: the JIT compiler, and the requirements of scripts.
 UNNEEDED = re.compile(r"libllvm.*|libz3.*|libperl.*|.*-perl|.*-dev|libpq5")
 
 
 def programs(version: str | None = None) -> Path:
-    """The folder of Postgres's programs. Skips where there are no such packages, or not in that version; fails where
-    they cannot be fetched."""
+    """The folder of Postgres's programs. Skips where apt has no packages for the version; fails where the download
+    fails."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the test processes come here at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may call this at the same time
         if not (FOLDER / "root").exists():
             _unpack()
     (found,) = (FOLDER / "root" / "usr" / "lib" / "postgresql").iterdir()
@@ -38,7 +38,7 @@ def programs(version: str | None = None) -> Path:
 
 @contextmanager
 def libraries() -> Iterator[None]:
-    """While programs of them start: the machine may lack some of the libraries."""
+    """Sets LD_LIBRARY_PATH while the programs start: the machine may lack some of the libraries."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LD_LIBRARY_PATH", _folders())
         yield
@@ -50,19 +50,19 @@ def _folders() -> str:
 
 
 def _unpack() -> None:
-    """Download the packages, and the libraries that the machine lacks, and unpack them: whole or not at all."""
+    """Downloads the packages and the libraries that the machine lacks, and unpacks them atomically."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        pytest.skip("no wheel brings pg_cron; Debian's package needs apt-get and dpkg-deb")
-    # The machine's own lists may be missing or too old to download by.
+        pytest.skip("no wheel has pg_cron; Debian's package needs apt-get and dpkg-deb")
+    # The machine's package lists may be missing or out of date.
     _apt("apt-get", "update")
     packaged = re.findall(r"^postgresql-(\d+)-cron$", _apt("apt-cache", "pkgnames", "postgresql-"), re.MULTILINE)
     versions = sorted((int(version) for version in packaged if int(version) >= 15), reverse=True)
     if not versions:
         pytest.skip("apt has no postgresql-*-cron for Postgres 15 or newer")
-    # libpq5 even where there is one: the client's has to be as new as the client.
+    # libpq5 is always downloaded: it must be as new as the client.
     names = ["libpq5", f"postgresql-{versions[0]}", f"postgresql-client-{versions[0]}"]
     names += [f"postgresql-{versions[0]}-{extension}" for extension in EXTENSIONS]
-    # "Inst name (version ..." is missing here; "Inst name [version] (..." would be replaced by a newer one.
+    # "Inst name (version ..." is not installed; "Inst name [version] (..." would be upgraded.
     missing = re.findall(r"^Inst (lib\S+) \(", _apt("apt-get", "--simulate", "install", *names), re.MULTILINE)
     downloads, unfinished = FOLDER / "packages", FOLDER / "unfinished"
     for folder in (downloads, unfinished):
@@ -86,8 +86,8 @@ def _apt(program: str, *arguments: str, cwd: Path = FOLDER) -> str:
         "Dir::Cache": FOLDER / "cache",
         "Acquire::Languages": "none",
         "Acquire::http::Timeout": 20,
-        "APT::Update::Error-Mode": "any",  # else it goes on without what it could not fetch
-        "APT::Sandbox::User": "",  # as root, apt would become a user who may not write here
+        "APT::Update::Error-Mode": "any",  # otherwise apt ignores failed downloads
+        "APT::Sandbox::User": "",  # as root, apt would switch to a user without write permission
         "APT::Install-Recommends": "false",
     }
     settings = [argument for name, value in options.items() for argument in ("-o", f"{name}={value}")]
@@ -98,5 +98,5 @@ def _run(*command: str, cwd: Path = FOLDER) -> str:
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     if done.returncode != 0:
-        pytest.fail(f"Debian's packages cannot be had: {command[0]}: {done.stderr.strip()[-400:]}")
+        pytest.fail(f"Debian's packages cannot be downloaded: {command[0]}: {done.stderr.strip()[-400:]}")
     return done.stdout

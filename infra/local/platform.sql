@@ -1,28 +1,28 @@
--- What Supabase provides before a project's first migration: roles, schemas auth and extensions, sign-in tables,
--- default privileges. Run by the superuser supabase_admin (`initdb -U supabase_admin`) on Postgres 15, 17 or 18, once
--- for every database of the cluster, one at a time; it may run again. Sources: github.com/supabase/postgres
+-- The objects that Supabase creates before a project's first migration: roles, the schemas auth and extensions, sign-in
+-- tables, default privileges. The superuser supabase_admin (`initdb -U supabase_admin`) runs it on Postgres 15, 17 or
+-- 18 in every database of the cluster, one at a time. It may run again. Sources: github.com/supabase/postgres
 -- (migrations/db) and github.com/supabase/auth (migrations).
 --
--- Not imitated: supautils (on the platform `postgres` may create pg_cron), pg-safeupdate (on the platform an UPDATE or
--- DELETE without WHERE fails when called through the Data API, also inside a function), storage, realtime, vault.
+-- Not included: supautils (on the platform `postgres` may create pg_cron), pg-safeupdate (on the platform an UPDATE or
+-- DELETE without WHERE through the Data API fails, also inside a function), storage, realtime, vault.
 
--- Roles belong to the cluster: a second database finds them there.
+-- Roles belong to the cluster, so they exist when a second database is prepared.
 do $$
 declare
-  wanted text;
+  role_name text;
 begin
-  foreach wanted in array array[
+  foreach role_name in array array[
     'postgres', 'anon', 'authenticated', 'service_role', 'authenticator', 'supabase_auth_admin'
   ] loop
-    if not exists (select from pg_catalog.pg_roles where rolname = wanted) then
-      execute format('create role %I', wanted);
+    if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
+      execute format('create role %I', role_name);
     end if;
   end loop;
 end
 $$;
 
--- The project's own role runs the migrations. It is no superuser, and its BYPASSRLS is why a definer's function
--- must check who calls it.
+-- The project's role, which runs the migrations. It is not a superuser. It has BYPASSRLS, so security definer functions
+-- must check their caller.
 alter role postgres with login nosuperuser createdb createrole replication bypassrls password 'postgres';
 alter role postgres set search_path = "$user", public, extensions;
 
@@ -32,8 +32,8 @@ alter role service_role with nologin bypassrls;
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
 
--- PostgREST's login: it has no rights of its own and becomes one of the three. service_role has no timeout of its own,
--- so through the Data API it has this one.
+-- PostgREST's login has no rights and switches to one of the three roles. service_role has no timeout of its own, so
+-- this one applies to it in the Data API.
 alter role authenticator with login noinherit password 'postgres';
 alter role authenticator set statement_timeout = '8s';
 alter role authenticator set lock_timeout = '8s';
@@ -63,17 +63,17 @@ grant all on schema extensions to postgres;
 
 do $$
 declare
-  wanted text;
+  extension_name text;
 begin
-  for wanted in
+  for extension_name in
     select name from pg_catalog.pg_available_extensions where name in ('pgcrypto', 'uuid-ossp')
   loop
-    execute format('create extension if not exists %I with schema extensions', wanted);
+    execute format('create extension if not exists %I with schema extensions', extension_name);
   end loop;
 end
 $$;
 
--- PostgREST learns of new tables, columns and functions without being told by the migration.
+-- PostgREST reloads its schema cache after every change, without a statement in the migration.
 create or replace function extensions.pgrst_ddl_watch() returns event_trigger
 language plpgsql set search_path = '' as $$
 begin
@@ -104,7 +104,7 @@ drop event trigger if exists pgrst_drop_watch;
 create event trigger pgrst_drop_watch on sql_drop execute function extensions.pgrst_drop_watch();
 
 -- ---------------------------------------------------------------------------------------------------------------
--- auth: the columns that this project or its frontend could meet; names, types and owners as on the platform.
+-- auth: the columns that this project or its frontend could use; names, types and owners as on the platform.
 
 create schema if not exists auth;
 grant all on schema auth to supabase_auth_admin;
@@ -166,7 +166,7 @@ alter table auth.users owner to supabase_auth_admin;
 alter table auth.sessions owner to supabase_auth_admin;
 alter table auth.refresh_tokens owner to supabase_auth_admin;
 
--- No policy: nobody but the owner and roles that bypass RLS sees a row.
+-- No policy: only the owner and roles with BYPASSRLS see rows.
 alter table auth.users enable row level security;
 alter table auth.sessions enable row level security;
 alter table auth.refresh_tokens enable row level security;
@@ -176,7 +176,7 @@ grant all on all tables in schema auth to postgres;
 grant select on all tables in schema auth to postgres with grant option;
 grant all on all sequences in schema auth to postgres;
 
--- PostgREST sets request.jwt.claims to the verified token's claims; the settings named after one claim are older.
+-- PostgREST sets request.jwt.claims to the verified token's claims; the settings with one claim each are older.
 create or replace function auth.uid() returns uuid language sql stable as $$
   select coalesce(
     nullif(current_setting('request.jwt.claim.sub', true), ''),
@@ -217,9 +217,9 @@ grant execute on all functions in schema auth to postgres, anon, authenticated, 
 grant usage on schema public to anon, authenticated, service_role;
 grant all on schema public to postgres;
 
--- Since 30 October 2026 a new table is not exposed to the Data API. The platform takes back exactly what is taken back
--- here, so TRUNCATE, REFERENCES, TRIGGER (and MAINTAIN since 17) on tables and UPDATE on sequences stay granted, and
--- PUBLIC may execute every new function: migrations revoke before they grant.
+-- Since 30 October 2026 a new table is not exposed to the Data API. The platform revokes exactly the privileges below,
+-- so TRUNCATE, REFERENCES, TRIGGER (and MAINTAIN since 17) on tables and UPDATE on sequences stay granted, and PUBLIC
+-- may execute every new function: migrations revoke before they grant.
 alter default privileges for role postgres in schema public
   grant all on tables to anon, authenticated, service_role;
 alter default privileges for role postgres in schema public

@@ -1,6 +1,6 @@
--- The default privileges of projects before 30 October 2026: whatever `postgres` creates in public is granted, whole,
--- to the three API roles. Run by supabase_admin after platform.sql and before the first migration: what the
--- migrations lock must stay locked under both.
+-- The default privileges of projects older than 30 October 2026: every object that `postgres` creates in public is
+-- granted to the three API roles with all privileges. supabase_admin runs it after platform.sql and before the first
+-- migration. The migrations must revoke enough under both sets of defaults.
 alter default privileges for role postgres in schema public
   grant all on tables to anon, authenticated, service_role;
 alter default privileges for role postgres in schema public

@@ -1,9 +1,9 @@
-"""`python -m infra.package`: the artifacts and the template, built offline, on any machine, for Lambda's.
+"""`python -m infra.package` builds the Lambda artifacts and the CloudFormation template, offline.
 
-A function's artifact is its locked requirements as arm64 wheels, functions/common and its own folder. The same
-sources give the same bytes in any folder at any time, so an unchanged hash means that nothing needs deploying.
-Then osls turns serverless.yml into CloudFormation, cfn-lint reads the result, and every limit is checked here
-rather than half-way through a deployment. Arguments are osls's: `--stage prod`, `--param="name=value"`.
+An artifact has the function's locked requirements as arm64 wheels, functions/common and the function's own folder.
+Builds are reproducible: equal sources give equal bytes, so an unchanged hash means that no deployment is needed. Then
+osls turns serverless.yml into CloudFormation and cfn-lint checks it. The limits are checked here, before a deployment
+can fail at them. Arguments are passed to osls: `--stage prod`, `--param="name=value"`.
 """
 
 import fnmatch
@@ -25,26 +25,26 @@ TEMPLATE = ROOT / ".serverless" / "cloudformation-template-update-stack.json"
 OSLS = ROOT / "infra" / "package" / "node_modules" / ".bin" / "osls"
 TOOLS = Path(sys.executable).parent  # uv, cfn-lint and node are installed beside the Python that runs this
 
-# Lambda's side. serverless.yml says the same runtime and architecture; `check_template` compares the two.
+# Lambda's runtime and architecture. serverless.yml has the same; `check_template` compares them.
 PYTHON = "3.13"
 RUNTIME = "python3.13"
 ARCHITECTURE = "arm64"
-PLATFORM = "aarch64-manylinux2014"  # the oldest glibc that wheels are still built for; Lambda's is newer
+PLATFORM = "aarch64-manylinux2014"  # the oldest glibc that wheels are built for; Lambda's is newer
 ELF_MACHINE = 183  # EM_AARCH64 in an ELF header
-TASK_ROOT = "/var/task"  # where Lambda unpacks it; bytecode names files so, wherever it was built
+TASK_ROOT = "/var/task"  # where Lambda unpacks the artifact; bytecode contains these paths
 
 MEGABYTE = 1_000_000
-# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html counts the layers in, in larger megabytes:
-# the 12 MB between its 250 and this one are the Lambda Web Adapter's room.
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 250 MiB with all layers. The 12 MB between
+# that limit and this one are for the Lambda Web Adapter's layer.
 UNZIPPED_LIMIT = 250 * MEGABYTE
-ZIP_LIMIT = 50 * MEGABYTE  # above this a person can no longer upload the zip by hand in an emergency
+ZIP_LIMIT = 50 * MEGABYTE  # the console and the Lambda API accept no larger direct upload
 
-STEP_TIMEOUT = 300  # seconds for one program; the slowest takes ten here, a first download of every wheel a minute
+STEP_TIMEOUT = 300  # seconds per program; the first download of every wheel takes about a minute
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What goes into one artifact. Nothing else does: functions do not know each other."""
+    """The content of one artifact."""
 
     name: str
     requirements: str
@@ -56,8 +56,8 @@ FUNCTIONS = tuple(
     for name in ("chat", "keys", "checkout", "webhooks", "maintenance")
 )
 
-# Of what the wheels bring: never imported on Lambda. Licences and METADATA stay, the first because they must
-# accompany the code, the second (with entry_points.txt) for importlib.metadata.
+# Files of the wheels that are never imported on Lambda. Licences stay, because they must accompany the code; METADATA
+# and entry_points.txt stay for importlib.metadata.
 PRUNED_FOLDERS = ("tests", "test", "__pycache__")
 PRUNED_FILES = (
     "*.pyi",
@@ -79,7 +79,7 @@ SKIPPED_SOURCES = ("tests", "test_*.py", "conftest.py", "__pycache__", "*.pyc", 
 
 
 class PackageError(Exception):
-    """One sentence that says what is wrong with the artifact or the template."""
+    """One sentence that states what is wrong with the artifact or the template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def main(osls_arguments: list[str]) -> int:
     try:
         compiler = find_compiler()
         if compiler is None:
-            print(f"no Python {PYTHON} on this machine: bytecode is left out, and a cold start compiles it every time")
+            print(f"no Python {PYTHON} on this machine: bytecode is left out, so every cold start compiles the code")
         artifacts = [build(function, compiler) for function in FUNCTIONS]
         package(osls_arguments)
         lint()
@@ -120,11 +120,11 @@ def main(osls_arguments: list[str]) -> int:
 
 
 def build(function: Function, compiler: Path | None) -> Artifact:
-    """Builds .build/<function>/ anew and zips it."""
+    """Builds .build/<function>/ from scratch and zips it."""
     folder = BUILD / function.name
     archive = BUILD / f"{function.name}.zip"
     shutil.rmtree(folder, ignore_errors=True)
-    archive.unlink(missing_ok=True)  # a failed build must not leave yesterday's artifact to be deployed
+    archive.unlink(missing_ok=True)  # a failed build must not leave an old artifact to be deployed
     folder.mkdir(parents=True)
     print(f"{function.name}: installing {function.requirements} for Python {PYTHON} on {ARCHITECTURE}", flush=True)
     install(function, folder)
@@ -153,8 +153,8 @@ def install(function: Function, folder: Path) -> None:
         [
             str(TOOLS / "uv"), "pip", "install", "--quiet", "--python", sys.executable,
             "--python-version", PYTHON, "--python-platform", PLATFORM, "--only-binary", ":all:",
-            "--require-hashes", "--no-deps",  # the lock names everything, so nothing is resolved
-            "--link-mode", "copy",  # a link would let a later step write into uv's cache
+            "--require-hashes", "--no-deps",  # the lock file is complete, so nothing is resolved
+            "--link-mode", "copy",  # with links, a later step would write into uv's cache
             "--target", str(folder), "--requirements", str(requirements),
         ],
         f"uv could not install {function.requirements} as wheels for {PLATFORM}",
@@ -181,7 +181,7 @@ def copy_sources(function: Function, folder: Path) -> None:
 
 
 def check_libraries(folder: Path) -> None:
-    """Every native library is for Lambda's processor, and every Python extension for its version."""
+    """Checks that native libraries are for Lambda's processor and Python extensions for its version."""
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         with path.open("rb") as file:
             header = file.read(20)
@@ -197,7 +197,7 @@ def check_libraries(folder: Path) -> None:
 
 
 def find_compiler() -> Path | None:
-    """A final CPython of Lambda's own minor version: bytecode of any other is ignored there."""
+    """A released CPython of Lambda's minor version, which ignores bytecode of others. None where there is none."""
     found = subprocess.run(
         [str(TOOLS / "uv"), "python", "find", "--quiet", "--system", "--no-python-downloads", PYTHON],
         capture_output=True,
@@ -205,7 +205,7 @@ def find_compiler() -> Path | None:
         timeout=STEP_TIMEOUT,
         check=False,
     )
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))  # uv sees there only what is switched on
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))  # uv finds only pyenv's active versions
     candidates = [Path(sys.executable), Path(found.stdout.strip()), *pyenv.glob(f"versions/{PYTHON}.*/bin/python")]
     question = "import sys; print(sys.implementation.cache_tag, sys.version_info.releaselevel)"
     for python in (candidate for candidate in candidates if candidate.is_file()):
@@ -218,7 +218,7 @@ def find_compiler() -> Path | None:
 
 
 def compile_bytecode(folder: Path, compiler: Path) -> None:
-    """Half of a cold start, saved. Unchecked, because a zip's fixed times would make dated bytecode look stale."""
+    """Halves a cold start. The hash is unchecked, because fixed times would make dated bytecode seem stale."""
     run(
         [
             str(compiler), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
@@ -229,14 +229,14 @@ def compile_bytecode(folder: Path, compiler: Path) -> None:
 
 
 def write_zip(folder: Path, archive: Path) -> int:
-    """Returns the bytes zipped. Order, times and permissions are fixed, so that equal contents are equal files."""
+    """Returns the unzipped size in bytes. Fixed order, times and permissions make equal contents equal files."""
     total = 0
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as zipped:
         for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
             if not path.is_file():
                 continue
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3  # Unix, whatever builds it: the permissions below are read only then
+            entry.create_system = 3  # Unix: otherwise unzip ignores the permissions below
             executable = path.suffix == ".sh" and path.stat().st_mode & stat.S_IXUSR
             entry.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -261,9 +261,9 @@ def check_size(artifact: Artifact) -> None:
 
 
 def package(arguments: list[str]) -> None:
-    """Runs osls with no credentials to find and a home of its own: what it caches stays in this checkout."""
+    """Runs osls without credentials, and with a HOME in this checkout for its cache."""
     if not OSLS.exists():
-        raise PackageError("osls is not installed; `make package` installs it, `python -m infra.package` does not")
+        raise PackageError("osls is not installed: run `make package`, which installs it")
     print("osls: writing the CloudFormation template", flush=True)
     shutil.rmtree(TEMPLATE.parent, ignore_errors=True)
     home = BUILD / "home"
@@ -271,7 +271,7 @@ def package(arguments: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
     environment |= {
         "HOME": str(home),
-        "PATH": f"{TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # osls is a script that looks for node
+        "PATH": f"{TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # osls is a script that finds node on PATH
         "AWS_EC2_METADATA_DISABLED": "true",
         "SLS_DEPRECATION_NOTIFICATION_MODE": "error",
         "SLS_SCHEMA_CACHE_BASE_DIR": str(home),
@@ -282,14 +282,14 @@ def package(arguments: list[str]) -> None:
 def lint() -> None:
     print("cfn-lint: checking the template", flush=True)
     run(
-        # W3005: osls writes a DependsOn beside the reference to a function's own role; both say the same.
+        # W3005: osls adds a redundant DependsOn to the reference to a function's role.
         [str(TOOLS / "cfn-lint"), "--ignore-checks", "W3005", "--template", str(TEMPLATE)],
-        "cfn-lint found fault with the template that serverless.yml gives",
+        "cfn-lint found errors in the template built from serverless.yml",
     )
 
 
 def check_template(artifacts: list[Artifact]) -> None:
-    """The template and the artifacts were made from two lists; a deployment needs them to agree."""
+    """Checks that the template and the artifacts have the same functions, runtime and handlers."""
     resources = json.loads(TEMPLATE.read_text())["Resources"].values()
     declared = {
         Path(resource["Properties"]["Code"]["S3Key"]).stem: resource["Properties"]
@@ -307,7 +307,7 @@ def check_template(artifacts: list[Artifact]) -> None:
 
 
 def check_handler(handler: str, artifact: Artifact) -> None:
-    """A handler is a script's path, which must be executable, or `module.function`."""
+    """Checks that the handler is in the artifact: an executable script, or `module.function`."""
     path = handler if handler.endswith(".sh") else handler.rpartition(".")[0].replace(".", "/") + ".py"
     with zipfile.ZipFile(artifact.path) as archive:
         if path not in archive.namelist():
@@ -317,7 +317,7 @@ def check_handler(handler: str, artifact: Artifact) -> None:
 
 
 def run(command: list[str], failure: str, environment: dict[str, str] | None = None) -> None:
-    """Runs one program of this checkout quietly; where it fails, shows its words and raises `failure`."""
+    """Runs a program quietly. Where it fails, prints its output and raises PackageError with `failure`."""
     try:
         result = subprocess.run(
             command,
@@ -331,7 +331,9 @@ def run(command: list[str], failure: str, environment: dict[str, str] | None = N
             check=False,
         )
     except FileNotFoundError as error:
-        raise PackageError(f"{Path(command[0]).name} is not installed; `make package` installs it") from error
+        raise PackageError(
+            f"{Path(command[0]).name} is not installed: run `make package`, which installs it"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise PackageError(f"{failure} within {STEP_TIMEOUT} s") from error
     if result.returncode != 0:
