@@ -1,4 +1,4 @@
-"""A client of the running functions, and a look at what they left in the database and sent to the provider."""
+"""A client of the running functions, with readers for what they store and what they send to the provider."""
 
 import json
 import uuid
@@ -16,14 +16,14 @@ from tests.conftest import Person
 
 
 def question(text: str, *earlier: tuple[str, str], chat_id: str | None = None, **fields: Any) -> dict[str, Any]:
-    """The body of POST /chat as the AI SDK's client makes it. `earlier` are (role, text)."""
+    """The body of POST /chat as the AI SDK sends it. `earlier` are (role, text)."""
     messages = [*earlier, ("user", text)]
     return {
         "id": chat_id or str(uuid.uuid4()),
         "trigger": "submit-message",
         "messages": [
-            {"id": f"message-{uuid.uuid4()}", "role": role, "parts": [{"type": "text", "text": said}]}
-            for role, said in messages
+            {"id": f"message-{uuid.uuid4()}", "role": role, "parts": [{"type": "text", "text": content}]}
+            for role, content in messages
         ],
         **fields,
     }
@@ -31,7 +31,7 @@ def question(text: str, *earlier: tuple[str, str], chat_id: str | None = None, *
 
 @dataclass(slots=True)
 class Streamed:
-    """A streamed answer, read to its end."""
+    """A streamed answer, read to the end."""
 
     status: int
     headers: httpx.Headers
@@ -54,7 +54,7 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The running functions, and the stand-in's journal of what they asked the provider."""
+    """A client of the running functions and of the journal of the provider's stand-in."""
 
     http: httpx.Client
     model_url: str
@@ -67,7 +67,7 @@ class Api:
         """The answer as a stream."""
         with self.http.stream("POST", "/chat", json=body, headers=person.headers) as response:
             streamed = Streamed(response.status_code, response.headers)
-            # Not iter_lines: it splits at U+2028 too, which may stand within JSON.
+            # Not iter_lines, which also splits at U+2028, a character that JSON may contain.
             for line in response.read().decode().split("\n"):
                 if line == "data: [DONE]":
                     streamed.done = True
@@ -84,7 +84,7 @@ class Api:
         return usage
 
     def asked(self, text: str) -> list[dict[str, Any]]:
-        """What the provider was asked that contains this text."""
+        """The requests to the provider that contain this text."""
         journal: list[dict[str, Any]] = httpx.get(f"{self.model_url}/_requests").json()
         return [entry for entry in journal if any(text in message["text"] for message in entry["messages"])]
 

@@ -1,4 +1,4 @@
-"""Who may call: every token that is not exactly right is refused, whoever signed it and however."""
+"""Authentication: a token that fails any check is refused."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ def key(stack: Stack) -> SigningKey:
 
 @pytest.fixture
 def claims(stack: Stack, person: People) -> dict[str, Any]:
-    """What a good token says."""
+    """The claims of a valid token."""
     now = int(time.time())
     return {
         "iss": f"{stack.info['supabase_url']}/auth/v1",
@@ -57,20 +57,20 @@ def public_pem(key: SigningKey) -> bytes:
     )
 
 
-def hmac_signed_with_the_public_key(key: SigningKey, claims: dict[str, Any]) -> str:
-    """The algorithm confusion attack, which PyJWT's own encode refuses to make."""
+def signed_with_public_key_as_secret(key: SigningKey, claims: dict[str, Any]) -> str:
+    """The algorithm confusion attack, built by hand because PyJWT refuses to encode it."""
     header = {"alg": "HS256", "typ": "JWT", "kid": key.public_jwk["kid"]}
-    signed = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
-    return f"{signed}.{b64(hmac.new(public_pem(key), signed.encode(), hashlib.sha256).digest())}"
+    signing_input = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
+    return f"{signing_input}.{b64(hmac.new(public_pem(key), signing_input.encode(), hashlib.sha256).digest())}"
 
 
 def unsigned(claims: dict[str, Any]) -> str:
     return f"{b64(json.dumps({'alg': 'none', 'typ': 'JWT'}).encode())}.{b64(json.dumps(claims).encode())}."
 
 
-def signed_by_a_stranger(claims: dict[str, Any], kid: object) -> str:
-    stranger = ec.generate_private_key(ec.SECP256R1())
-    return jwt.encode(claims, stranger, "ES256", headers={"kid": kid})
+def signed_with_another_key(claims: dict[str, Any], kid: object) -> str:
+    another_key = ec.generate_private_key(ec.SECP256R1())
+    return jwt.encode(claims, another_key, "ES256", headers={"kid": kid})
 
 
 Forge = Callable[[SigningKey, dict[str, Any]], str]
@@ -86,56 +86,54 @@ FORGERIES: dict[str, Forge] = {
     "anonymous role": lambda key, claims: key.sign({**claims, "role": "anon"}),
     "no role": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "role"}),
     "no subject": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "sub"}),
-    "a subject that is no user id": lambda key, claims: key.sign({**claims, "sub": "me"}),
+    "a subject that is not a user id": lambda key, claims: key.sign({**claims, "sub": "me"}),
     "alg none": lambda key, claims: unsigned(claims),
-    "public key as HMAC secret": hmac_signed_with_the_public_key,
-    "signed by a stranger": lambda key, claims: signed_by_a_stranger(claims, key.public_jwk["kid"]),
-    "unknown key id": lambda key, claims: signed_by_a_stranger(claims, "unknown"),
+    "public key as HMAC secret": signed_with_public_key_as_secret,
+    "signed with another key": lambda key, claims: signed_with_another_key(claims, key.public_jwk["kid"]),
+    "unknown key id": lambda key, claims: signed_with_another_key(claims, "unknown"),
     "truncated": lambda key, claims: key.sign(claims)[:-10],
     "not a token": lambda key, claims: "token",
 }
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_token_that_is_not_exactly_right_is_refused(
-    api: Api, key: SigningKey, claims: dict[str, Any], forgery: str
-) -> None:
+def test_an_invalid_token_is_refused(api: Api, key: SigningKey, claims: dict[str, Any], forgery: str) -> None:
     headers = {"authorization": f"Bearer {FORGERIES[forgery](key, claims)}"}
     response = api.http.post("/chat", json=question("Let me in"), headers=headers)
     assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic dXNlcjpwYXNz", "Token x"])
-def test_no_token_is_refused(api: Api, header: str | None) -> None:
+def test_a_request_without_a_token_is_refused(api: Api, header: str | None) -> None:
     headers = {} if header is None else {"authorization": header}
     assert api.http.get("/usage", headers=headers).status_code == 401
 
 
-def test_the_projects_own_keys_are_no_users(api: Api, stack: Stack) -> None:
+def test_the_keys_of_the_project_are_not_users(api: Api, stack: Stack) -> None:
     for name in ("anon_key", "service_role_key"):
         response = api.http.get("/usage", headers={"authorization": f"Bearer {stack.info[name]}"})
         assert response.status_code == 401
 
 
-def test_who_is_calling_is_asked_before_what_is_said(api: Api) -> None:
+def test_authentication_precedes_parsing_the_body(api: Api) -> None:
     assert api.http.post("/chat", content=b"{").status_code == 401
 
 
-def test_a_good_token_is_accepted(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
+def test_a_valid_token_is_accepted(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
     headers = {"authorization": f"bearer {key.sign(claims)}"}
     assert api.http.get("/usage", headers=headers).status_code == 200
 
 
-# Other ways that projects sign, without the stack.
+# Other signing configurations, without the stack.
 
 
 def settings(url: str = "http://127.0.0.1:9", **more: str) -> SupabaseSettings:
-    """Of a project. Nothing listens on port 9."""
-    names = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "anon", "SUPABASE_SERVICE_ROLE_KEY": "service", **more}
-    return load(SupabaseSettings, names)
+    """The settings of a project. Nothing listens on port 9."""
+    environment = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "anon", "SUPABASE_SERVICE_ROLE_KEY": "service", **more}
+    return load(SupabaseSettings, environment)
 
 
-def legacy(**claims: Any) -> dict[str, Any]:
+def claims_of_user(**claims: Any) -> dict[str, Any]:
     now = int(time.time())
     return {
         "iss": "http://127.0.0.1:9/auth/v1",
@@ -148,17 +146,17 @@ def legacy(**claims: Any) -> dict[str, Any]:
     }
 
 
-async def test_a_project_with_a_secret_takes_hs256_and_nothing_else() -> None:
+async def test_a_project_with_a_secret_accepts_only_hs256() -> None:
     verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
-    user = await verifier.verify(jwt.encode(legacy(), SECRET, "HS256"))
-    assert user.id == legacy()["sub"]
-    elliptic, modular = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+    user = await verifier.verify(jwt.encode(claims_of_user(), SECRET, "HS256"))
+    assert user.id == claims_of_user()["sub"]
+    elliptic_key, rsa_key = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
     for token in (
-        jwt.encode(legacy(), SECRET + SECRET, "HS512"),
-        jwt.encode(legacy(), elliptic, "ES256"),
-        jwt.encode(legacy(), modular, "RS256"),
-        jwt.encode(legacy(aud="anon"), SECRET, "HS256"),
-        jwt.encode(legacy(), "another-secret-of-quite-enough-characters", "HS256"),
+        jwt.encode(claims_of_user(), SECRET + SECRET, "HS512"),
+        jwt.encode(claims_of_user(), elliptic_key, "ES256"),
+        jwt.encode(claims_of_user(), rsa_key, "RS256"),
+        jwt.encode(claims_of_user(aud="anon"), SECRET, "HS256"),
+        jwt.encode(claims_of_user(), "another-secret-of-quite-enough-characters", "HS256"),
     ):
         with pytest.raises(Unauthenticated):
             await verifier.verify(token)
@@ -166,7 +164,7 @@ async def test_a_project_with_a_secret_takes_hs256_and_nothing_else() -> None:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """A project that publishes keys: its URL, its JWKS (may be changed), and the paths that were fetched."""
+    """A project with published keys: its URL, its JWKS, which the test may change, and the fetched paths."""
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -194,7 +192,7 @@ def published(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]
     server.server_close()
 
 
-async def test_rs256_by_published_keys_which_are_fetched_once_and_not_for_every_made_up_key_id(
+async def test_published_keys_are_fetched_once_despite_unknown_key_ids(
     published: tuple[str, dict[str, Any], list[str]],
 ) -> None:
     url, jwks, fetched = published
@@ -203,29 +201,29 @@ async def test_rs256_by_published_keys_which_are_fetched_once_and_not_for_every_
         {**jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "1", "use": "sig"}
     ]
     verifier = auth.Verifier(settings(url))
-    claims = legacy(iss=f"{url}/auth/v1")
+    claims = claims_of_user(iss=f"{url}/auth/v1")
     token = jwt.encode(claims, private, "RS256", headers={"kid": "1"})
     for _ in range(3):
         assert (await verifier.verify(token)).id == claims["sub"]
-    for made_up in range(5):
+    for number in range(5):
         with pytest.raises(Unauthenticated):
-            await verifier.verify(jwt.encode(claims, private, "RS256", headers={"kid": f"made-up-{made_up}"}))
+            await verifier.verify(jwt.encode(claims, private, "RS256", headers={"kid": f"invented-{number}"}))
     assert fetched == ["/auth/v1/.well-known/jwks.json"]
 
 
-async def test_keys_that_cannot_be_fetched_are_our_failure_and_not_the_users() -> None:
+async def test_unreachable_keys_are_our_failure() -> None:
     verifier = auth.Verifier(settings())
     private = ec.generate_private_key(ec.SECP256R1())
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await verifier.verify(jwt.encode(legacy(), private, "ES256", headers={"kid": "1"}))
+            await verifier.verify(jwt.encode(claims_of_user(), private, "ES256", headers={"kid": "1"}))
 
 
-def test_a_user_shows_no_token() -> None:
+def test_the_repr_of_a_user_hides_the_token() -> None:
     assert "secret" not in repr(auth.User(id="1", token="secret"))
 
 
-def test_the_answer_to_a_stranger_says_nothing_of_why(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
+def test_the_error_does_not_reveal_which_check_failed(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
     messages = set()
     for forgery in ("expired", "wrong issuer", "alg none"):
         headers = {"authorization": f"Bearer {FORGERIES[forgery](key, claims)}"}

@@ -1,4 +1,4 @@
-"""The database's client: what is tried again, what is not, what each failure becomes."""
+"""The database client: which calls are retried, and which error each failure becomes."""
 
 import json
 import threading
@@ -16,17 +16,19 @@ from functions.common.settings import SupabaseSettings, load
 
 
 class Gateway:
-    """A Data API that answers from a script: (status, body), or None for a connection that is torn down."""
+    """A Data API that replies from a script: (status, body), or None to close the connection."""
 
     def __init__(self) -> None:
         self.script: list[tuple[int, Any] | None] = []
-        self.asked: list[tuple[str, dict[str, str], Any]] = []
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
         gateway = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                gateway.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                gateway.requests.append(
+                    (self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+                )
                 step = gateway.script.pop(0)
                 if step is None:
                     self.close_connection = True
@@ -48,7 +50,7 @@ class Gateway:
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    """A Data API with a script."""
+    """A running Data API with an empty script."""
     gateway = Gateway()
     thread = threading.Thread(target=gateway.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -59,44 +61,48 @@ def gateway() -> Iterator[Gateway]:
 
 
 def database(url: str) -> Database:
-    names = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "the-anon-key", "SUPABASE_SERVICE_ROLE_KEY": "the-service-key"}
-    return Database(load(SupabaseSettings, names))
+    environment = {
+        "SUPABASE_URL": url,
+        "SUPABASE_ANON_KEY": "the-anon-key",
+        "SUPABASE_SERVICE_ROLE_KEY": "the-service-key",
+    }
+    return Database(load(SupabaseSettings, environment))
 
 
 DOWN = (503, {"code": "PGRST001", "message": "no connection"})
 
 
-async def test_a_call_is_the_services_own_or_a_users_and_money_comes_back_exact(gateway: Gateway) -> None:
+async def test_calls_use_the_service_or_user_token_and_exact_money(gateway: Gateway) -> None:
     gateway.script = [(200, {"cost_usd": "0.100000"}), (200, True)]
     db = database(gateway.url)
     assert await db.call("settle_query", {"p_a": 1}) == {"cost_usd": Decimal("0.100000")}
     assert await db.call("usage_summary", user_token="the-users-token") is True
     await db.close()
-    (path, service, body), (_, user, _) = gateway.asked
+    (path, service, body), (_, user, _) = gateway.requests
     assert (path, body) == ("/rest/v1/rpc/settle_query", {"p_a": 1})
     assert (service["apikey"], service["authorization"]) == ("the-service-key", "Bearer the-service-key")
     assert (user["apikey"], user["authorization"]) == ("the-anon-key", "Bearer the-users-token")
 
 
-async def test_what_is_safe_to_repeat_is_repeated(gateway: Gateway) -> None:
+async def test_an_idempotent_call_is_retried(gateway: Gateway) -> None:
     gateway.script = [DOWN, None, (200, "done")]
     db = database(gateway.url)
     assert await db.call("settle_query", idempotent=True) == "done"
     await db.close()
-    assert len(gateway.asked) == 3
+    assert len(gateway.requests) == 3
 
 
 @pytest.mark.parametrize("step", [DOWN, None])
-async def test_what_may_have_been_carried_out_is_not_repeated(gateway: Gateway, step: tuple[int, Any] | None) -> None:
+async def test_a_call_that_may_have_succeeded_is_not_retried(gateway: Gateway, step: tuple[int, Any] | None) -> None:
     gateway.script = [step]
     db = database(gateway.url)
     with pytest.raises(errors.Unavailable):
         await db.call("track_query_usage")
     await db.close()
-    assert len(gateway.asked) == 1
+    assert len(gateway.requests) == 1
 
 
-async def test_an_error_that_the_database_spoke_is_not_repeated(gateway: Gateway) -> None:
+async def test_an_error_from_sql_is_not_retried(gateway: Gateway) -> None:
     gateway.script = [(400, {"code": "NTFND", "message": "There is no such conversation."})]
     db = database(gateway.url)
     with pytest.raises(errors.NotFound, match="no such conversation"):
@@ -104,7 +110,7 @@ async def test_an_error_that_the_database_spoke_is_not_repeated(gateway: Gateway
     await db.close()
 
 
-async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> None:
+async def test_an_unreachable_database_fails_within_the_timeout() -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.Unavailable):
         await db.call("admit_query", idempotent=True, timeout_s=0.25)
@@ -112,7 +118,7 @@ async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "error_type"),
     [
         ("NTFND", errors.NotFound),
         ("NOMDL", errors.ModelNotAvailable),
@@ -134,8 +140,8 @@ async def test_a_database_out_of_reach_is_given_up_within_the_calls_time() -> No
         ("", errors.Unavailable),
     ],
 )
-def test_each_code_becomes_one_error(code: str | None, kind: type[errors.AppError]) -> None:
-    failure = translate(APIError({"code": code, "message": "canary: what the database says to us"}))
-    assert type(failure) is kind
-    shown = "canary" in failure.sentence
-    assert shown is (code in ("NTFND", "NOMDL"))
+def test_each_code_maps_to_one_error(code: str | None, error_type: type[errors.AppError]) -> None:
+    failure = translate(APIError({"code": code, "message": "canary of an internal message"}))
+    assert type(failure) is error_type
+    is_shown = "canary" in failure.sentence
+    assert is_shown is (code in ("NTFND", "NOMDL"))

@@ -1,4 +1,4 @@
-"""What each function imports, measured in a fresh process: a cold start pays for all of it."""
+"""What each function imports, in a new process: imports make up most of a cold start."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from infra.local.postgres import ROOT
 
-# Function: what must not be imported before it is needed.
+# Modules that must not be imported before they are needed, by function.
 HEAVY = {
     "functions.chat.handler": {
         "anthropic",
@@ -71,7 +71,7 @@ HEAVY = {
 
 
 @pytest.mark.parametrize("module", HEAVY)
-def test_a_module_imports_nothing_heavy_that_it_may_not_need(module: str) -> None:
+def test_a_function_does_not_import_heavy_modules_early(module: str) -> None:
     code = f"import {module}, json, sys; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60

@@ -1,4 +1,4 @@
-"""Money keeps its digits between SQL, Python and JSON."""
+"""Amounts keep their digits between SQL, Python and JSON."""
 
 import json
 from decimal import Decimal
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from functions.common import money
 
 
-def test_text_under_names_that_end_in_usd_becomes_decimal_however_deep() -> None:
+def test_text_under_usd_names_becomes_decimal_at_any_depth() -> None:
     parsed = money.parse_amounts(
         {"cost_usd": "0.025000", "note": "1.5", "packs": [{"price_usd": "9.99", "limit_usd": None}]}
     )
@@ -22,7 +22,7 @@ def test_text_under_names_that_end_in_usd_becomes_decimal_however_deep() -> None
 
 
 @given(st.decimals(min_value=0, max_value=10**8, places=6))
-def test_a_decimal_is_written_as_a_json_number_with_exactly_its_digits(amount: Decimal) -> None:
+def test_a_decimal_is_a_json_number_with_exactly_its_digits(amount: Decimal) -> None:
     assert json.loads(money.dumps({"amount": amount}), parse_float=Decimal, parse_int=Decimal)["amount"] == amount
 
 
@@ -31,6 +31,6 @@ def test_trailing_zeros_and_exponents_are_not_written() -> None:
     assert money.dumps(amounts) == b"[0.025,10,100,100,0]"
 
 
-def test_what_is_not_json_is_refused() -> None:
+def test_a_value_that_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError):
         money.dumps({"a": object()})

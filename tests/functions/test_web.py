@@ -1,4 +1,4 @@
-"""The edge that the functions share: request ids, the body limit, CORS of the local origin, unexpected failures."""
+"""What the HTTP functions share: request ids, the body limit, CORS of the local origin, unexpected failures."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,15 +17,13 @@ from tests.conftest import Person
 CANARY = "sk-canary"
 
 
-def test_every_answer_has_an_id_of_its_own_whatever_the_client_sends(api: Api) -> None:
+def test_every_response_has_its_own_request_id(api: Api) -> None:
     ids = {api.http.get("/health", headers={"x-request-id": "mine"}).headers["x-request-id"] for _ in range(2)}
     assert len(ids) == 2
     assert "mine" not in ids
 
 
-def test_a_body_over_the_limit_is_refused_also_when_its_length_is_not_said(
-    api: Api, person: Callable[..., Person]
-) -> None:
+def test_a_chunked_body_over_the_limit_is_refused(api: Api, person: Callable[..., Person]) -> None:
     def chunks(size: int) -> Iterator[bytes]:
         yield b'{"id": "'
         for _ in range(size // 1024):
@@ -42,7 +40,7 @@ def test_a_body_over_the_limit_is_refused_also_when_its_length_is_not_said(
     ("origin", "allowed"),
     [("http://localhost:3000", True), ("http://127.0.0.1:5173", True), ("https://evil.example", False)],
 )
-def test_browsers_on_this_machine_may_call_the_local_origin(api: Api, origin: str, allowed: bool) -> None:
+def test_only_browser_origins_on_this_machine_are_allowed(api: Api, origin: str, allowed: bool) -> None:
     preflight = api.http.options(
         "/chat",
         headers={
@@ -72,7 +70,7 @@ def failing() -> FastAPI:
         errors: dict[str, Exception] = {
             "unexpected": RuntimeError(CANARY),
             "internal": Internal(CANARY),
-            "known": NotFound(retry_after=3, hint="x"),
+            "expected": NotFound(retry_after=3, hint="x"),
         }
         raise errors[kind]
 
@@ -81,7 +79,9 @@ def failing() -> FastAPI:
 
 
 @pytest.mark.parametrize("kind", ["unexpected", "internal"])
-async def test_a_fault_of_ours_leaks_nothing(failing: FastAPI, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+async def test_an_unexpected_error_reveals_nothing(
+    failing: FastAPI, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(failing), base_url="http://test") as client:
         response = await client.get(f"/fail/{kind}")
     error = response.json()["error"]
@@ -89,10 +89,10 @@ async def test_a_fault_of_ours_leaks_nothing(failing: FastAPI, capsys: pytest.Ca
     assert CANARY not in response.text + capsys.readouterr().out
 
 
-async def test_an_expected_error_tells_its_details_and_when_to_come_back(failing: FastAPI) -> None:
+async def test_an_expected_error_has_details_and_retry_after(failing: FastAPI) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(failing), base_url="http://test") as client:
-        response = await client.get("/fail/known")
-        missing = await client.get("/nowhere")
+        response = await client.get("/fail/expected")
+        missing = await client.get("/unknown")
     assert (response.status_code, response.headers["retry-after"]) == (404, "3")
     assert response.json() == {
         "error": {

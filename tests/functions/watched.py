@@ -1,7 +1,7 @@
-"""An ASGI app in a process of its own, its event loop watched: `python -m tests.functions.watched MODULE:FACTORY FD`.
+"""Runs an ASGI app in a process of its own and measures its event loop.
 
-FD is a socket that listens. `GET /_watched` tells what the process has needed; what is the most or the longest is so
-since it was last asked.
+`python -m tests.functions.watched MODULE:FACTORY FD`, where FD is a listening socket. `GET /_watched` returns the
+measurements. Maxima are since the previous request to it.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ PATIENCE_S = 60.0
 
 
 class Watched:
-    """Hands requests to an app, counts those that are open, and ticks."""
+    """Passes requests to an app, counts the open ones, and measures the event loop."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open = 0
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._most_open, self._busy_s, self._late_s = self._open, 0.0, 0.0
 
     async def watch(self) -> None:
-        """Tick for ever. What the loop's thread works between two ticks is how long it did not come round. Unlike what
-        the clock says, that does not grow when others need the machine.
+        """Measure for ever. `busy_s` is the CPU time of the loop's thread between two ticks. Unlike the elapsed time,
+        it does not grow when other processes use the machine.
         """
         while True:
             clock, worked = time.perf_counter(), time.thread_time()
@@ -52,8 +52,8 @@ class Watched:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] == "/_watched":
-            await JSONResponse(self._told())(scope, receive, send)
-            self._begin()
+            await JSONResponse(self._measurements())(scope, receive, send)
+            self._reset()
         else:
             self._open += 1
             self._most_open = max(self._most_open, self._open)
@@ -62,8 +62,8 @@ class Watched:
             finally:
                 self._open -= 1
 
-    def _told(self) -> dict[str, Any]:
-        # Not getrusage's peak, which a process inherits from the one that started it.
+    def _measurements(self) -> dict[str, Any]:
+        # Not the peak of getrusage, which a process inherits from its parent.
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return {
             "most_open": self._most_open,
@@ -76,7 +76,7 @@ class Watched:
 
 
 def patient_chat() -> ASGIApp:
-    """The chat, for loads that its database cannot take as soon as it should."""
+    """The chat with long timeouts, for loads that its database handles slowly."""
     from functions.chat import handler, limits
 
     limits.ADMIT_S = limits.SETTLE_S = limits.PROVIDER_CONNECT_S = PATIENCE_S
@@ -85,7 +85,7 @@ def patient_chat() -> ASGIApp:
 
 @contextmanager
 def served(factory: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """Such a process, from its start to its end. Gives its address, which answers once it has started."""
+    """Run the process. Yields its address, where requests wait until it has started."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
     with listener(0) as listening:
         host, port = listening.getsockname()
@@ -104,7 +104,7 @@ def served(factory: str, environment: Mapping[str, str]) -> Iterator[str]:
 
 
 async def main() -> None:
-    """Serve until told to end, with what functions/chat/run.sh tells uvicorn."""
+    """Serve until SIGTERM, with the options that functions/chat/run.sh passes to uvicorn."""
     module, _, factory = sys.argv[1].partition(":")
     app = Watched(getattr(importlib.import_module(module), factory)())
     config = uvicorn.Config(

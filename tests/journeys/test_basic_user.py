@@ -1,4 +1,4 @@
-"""A basic user's first visit through the real clients: signs in, chats, finds the conversation, sees what is left."""
+"""A basic user's first visit with the real client libraries: sign in, chat, read the conversation and the usage."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from infra.local.postgres import ROOT
 from infra.local.stack import PASSWORD, Stack
 from tests.conftest import Person
 
-# Every key that a part may have, and must have: the clients tolerate others, so they are looked for here.
+# The exact fields of each part. The clients accept other fields, so the test compares them.
 PARTS: dict[str, set[str]] = {
     "start": {"type", "messageId"},
     "start-step": {"type"},
@@ -23,12 +23,12 @@ PARTS: dict[str, set[str]] = {
 }
 
 
-def run_client(script: str, given: dict[str, Any]) -> dict[str, Any]:
+def run_client(script: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """Run one of tests/clients/*.mjs with JSON in and JSON out."""
     done = subprocess.run(
         ["node", script],
         cwd=ROOT / "tests/clients",
-        input=json.dumps(given),
+        input=json.dumps(parameters),
         capture_output=True,
         text=True,
         timeout=60,
@@ -40,7 +40,7 @@ def run_client(script: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
-def test_a_basic_user_signs_in_chats_and_finds_the_conversation(
+def test_a_basic_user_signs_in_chats_and_reads_the_conversation(
     stack: Stack, sign_up: Callable[[str], Person], provider: str
 ) -> None:
     basic = sign_up("basic")
@@ -105,4 +105,4 @@ def test_a_basic_user_signs_in_chats_and_finds_the_conversation(
     ]
     assert seen["subscriptions"] == [{"user_id": basic.id}]
     assert seen["renamed"] == [{"title": "Renamed"}]
-    assert seen["cheat"] == "42501"  # insufficient_privilege: when a conversation expires is not the client's
+    assert seen["cheat"] == "42501"  # insufficient_privilege: a client cannot change expires_at
