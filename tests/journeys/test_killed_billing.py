@@ -1,9 +1,8 @@
-"""A process killed with SIGKILL between any two steps of an event, of the sweep or of a click: after retries nothing is
-lost or doubled, neither in our tables nor at Stripe.
+"""A process is killed with SIGKILL at any step of an event, of the job bill-overages or of a click. After retries,
+nothing is lost or doubled, neither in our tables nor at Stripe.
 
-Each work is tried by people of their own, all at once, so that time passes once for all of them: one whose process
-lives, and one for each step that it is killed at, under each of LATER. `PROVE=1` takes every step under each, not one
-under one.
+Each attempt has a user of its own. All users of a work share one timeline: one process that is not killed, and one for
+each step and each of RETRIES. `PROVE=1` takes every step with each of RETRIES; otherwise one step with one of them.
 """
 
 import asyncio
@@ -35,41 +34,41 @@ from tests.sql.metering import admit, settle, value
 from tests.sql.test_settle_query import turn
 
 Json = dict[str, Any]
-Way = Callable[[BillingStack, Sequence[Person]], None]
+Action = Callable[[BillingStack, Sequence[Person]], None]
 
-# Hours between the kill and the retry, and how often the retry is killed too: never, always, or perhaps. Stripe forgets
-# idempotency keys after 24 hours, and finalizes a draft without us after 72.
-LATER: dict[str, tuple[int, Sequence[bool]]] = {
+# Hours between the kill and the retry, and whether the retry may be killed too. Stripe deletes idempotency keys after
+# 24 hours, and finalizes a draft after 72 if its event is not acknowledged.
+RETRIES: dict[str, tuple[int, Sequence[bool]]] = {
     "at once": (0, (False,)),
     "killed twice": (0, (True,)),
     "a day later": (25, (False, True)),
     "four days later": (96, (False, True)),
 }
-KEYS_LAST, DRAFTS_WAIT = 24, 72
-# Steps that a retry may have beyond what it retries: it looks for what is there, and goes elsewhere.
-MORE = 8
+KEYS_EXPIRE_H, DRAFTS_FINALIZE_H = 24, 72
+# A retry may have more steps: it searches for existing items, and may choose another invoice.
+EXTRA_STEPS = 8
 PAGES = {"success_url": f"{SITE}/done", "cancel_url": f"{SITE}/left"}
 
 
-# --- the works -------------------------------------------------------------------------------------------------------
+# --- works -------------------------------------------------------------------------------------------------------
 
 
-def each(do: Callable[[BillingStack, Person], Any]) -> Way:
-    """The same for everybody."""
+def each(do: Callable[[BillingStack, Person], Any]) -> Action:
+    """The same action for each user."""
 
-    def way(billing: BillingStack, people: Sequence[Person]) -> None:
+    def action(billing: BillingStack, people: Sequence[Person]) -> None:
         for person in people:
             do(billing, person)
 
-    return way
+    return action
 
 
-def buys(**what: str) -> Way:
+def buy(**what: str) -> Action:
     return each(lambda billing, person: billing.buy(person, **what))
 
 
-def owes(queries: int, days_ago: int = 0) -> Way:
-    """Settled overage, of a period that began then."""
+def owe_overage(queries: int, days_ago: int = 0) -> Action:
+    """Add settled overage, in a period that started `days_ago`."""
 
     def owe(billing: BillingStack, person: Person) -> None:
         at = billing.fake.now - days_ago * DAY
@@ -78,80 +77,84 @@ def owes(queries: int, days_ago: int = 0) -> Way:
     return each(owe)
 
 
-def renews(billing: BillingStack, people: Sequence[Person]) -> None:
-    """Everybody's period ends, a minute ago."""
+def renew(billing: BillingStack, people: Sequence[Person]) -> None:
+    """Move the clock to one minute after the end of the period."""
     (newest,) = billing.fake.v1.subscriptions.list({"limit": 1}).data
     billing.fake.control("/_clock", to=newest["items"].data[0].current_period_end + 60)
 
 
-def is_told(billing: BillingStack, people: Sequence[Person]) -> None:
-    """All events so far are dealt with, a few in each request: it has an end."""
+def deliver_all(billing: BillingStack, people: Sequence[Person]) -> None:
+    """Deliver all events, fifty in each request, which has a time limit."""
     waiting = billing.undelivered()
     for at in range(0, len(waiting), 50):
         assert set(billing.deliver(*waiting[at : at + 50])) == {200}
 
 
-def cancels(billing: BillingStack, person: Person) -> None:
+def cancel(billing: BillingStack, person: Person) -> None:
     (live,) = billing.fake.v1.subscriptions.list({"customer": billing.customer_id(person)}).data
     billing.fake.v1.subscriptions.cancel(live.id)
 
 
-def loses_card(billing: BillingStack, person: Person) -> None:
+def remove_card(billing: BillingStack, person: Person) -> None:
     billing.fake.control(f"/_customers/{billing.customer_id(person)}/card", works=None)
 
 
-def is_finalized(billing: BillingStack, person: Person) -> None:
-    """The renewal's draft is, before we have put anything on it."""
+def finalize_draft(billing: BillingStack, person: Person) -> None:
+    """Finalize the draft of the renewal before we put anything on it."""
     (draft,) = billing.fake.v1.invoices.list({"customer": billing.customer_id(person), "status": "draft"}).data
     assert draft.id is not None
     billing.fake.v1.invoices.finalize_invoice(draft.id)
 
 
-def is_refunded(billing: BillingStack, person: Person) -> None:
+def refund(billing: BillingStack, person: Person) -> None:
     (pack,) = billing.packs(person)
     billing.fake.v1.refunds.create({"payment_intent": pack["stripe_payment_intent_id"], "amount": 90})
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What leads to it, in order; what is done, an event of a type where it is no other work; how many steps it
-    has; the cents of the invoice items that come of it; what happens between the kill and the retry."""
+    """`before`: actions that lead to the work. `kind`: subscribe, buy, sweep, or the type of an event to process.
+    `steps`: the number of its steps. `cents`: the amounts of the resulting invoice items. `meanwhile`: actions between
+    the kill and the retry."""
 
-    ways: tuple[Way, ...]
-    does: str
+    before: tuple[Action, ...]
+    kind: str
     steps: int
     cents: tuple[int, ...] = ()
     given: Json = field(default_factory=dict)
-    meanwhile: tuple[Way, ...] = ()
+    meanwhile: tuple[Action, ...] = ()
 
     @property
     def is_click(self) -> bool:
-        return self.does in ("subscribe", "buy")
+        return self.kind in ("subscribe", "buy")
 
 
 WORKS = {
-    "subscribed": Work((buys(plan="basic"),), "customer.subscription.created", 10),
-    "renewed": Work((buys(plan="basic"), owes(41), renews), "invoice.created", 20, (102,)),
+    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 10),
+    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 20, (102,)),
     "renewed and owing for two periods": Work(
-        (buys(plan="basic"), owes(3, 31), owes(5), renews), "invoice.created", 24, (7, 12)
+        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 24, (7, 12)
     ),
-    "ended": Work((buys(plan="basic"), owes(41), each(cancels)), "customer.subscription.deleted", 26, (102,)),
+    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 26, (102,)),
     "ended without a card": Work(
-        (buys(plan="basic"), owes(41), each(loses_card), each(cancels)), "customer.subscription.deleted", 26, (102,)
+        (buy(plan="basic"), owe_overage(41), each(remove_card), each(cancel)),
+        "customer.subscription.deleted",
+        26,
+        (102,),
     ),
-    "bought a pack": Work((buys(pack="pack_100"),), "checkout.session.completed", 12),
-    "got a refund": Work((buys(pack="pack_100"), is_told, each(is_refunded)), "charge.refunded", 12),
+    "bought a pack": Work((buy(pack="pack_100"),), "checkout.session.completed", 12),
+    "got a refund": Work((buy(pack="pack_100"), deliver_all, each(refund)), "charge.refunded", 12),
     "missed the draft": Work(
-        (buys(plan="basic"), renews, is_told, each(is_finalized), owes(41, 10)), "sweep", 16, (102,)
+        (buy(plan="basic"), renew, deliver_all, each(finalize_draft), owe_overage(41, 10)), "sweep", 16, (102,)
     ),
     "missed the draft and cancels": Work(
-        (buys(plan="basic"), renews, is_told, each(is_finalized), owes(41, 10)),
+        (buy(plan="basic"), renew, deliver_all, each(finalize_draft), owe_overage(41, 10)),
         "sweep",
         16,
         (102,),
-        meanwhile=(each(cancels),),
+        meanwhile=(each(cancel),),
     ),
-    "missed the end": Work((buys(plan="basic"), each(cancels), is_told, owes(41)), "sweep", 22, (102,)),
+    "missed the end": Work((buy(plan="basic"), each(cancel), deliver_all, owe_overage(41)), "sweep", 22, (102,)),
     "clicks on a plan": Work((), "subscribe", 18, given={"tier": "basic"}),
     "clicks on a pack": Work((), "buy", 16, given={"pack_id": "pack_100"}),
     "clicks on another plan": Work(
@@ -163,14 +166,14 @@ WORKS = {
 }
 
 
-# --- processes that are killed ---------------------------------------------------------------------------------------
+# --- killed processes ---------------------------------------------------------------------------------------
 
 
 class Processes:
-    """Starts one for each piece of work; see killable_billing.py."""
+    """Runs each piece of work in a process of its own; see killable_billing.py."""
 
     def __init__(self, billing: BillingStack) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- until close()
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.journeys.killable_billing"],
             cwd=ROOT,
@@ -180,15 +183,15 @@ class Processes:
             text=True,
             bufsize=1,
         )
-        self._tell(environment(billing.stack, billing.fake.url))
+        self._send(environment(billing.stack, billing.fake.url))
 
-    def _tell(self, what: Json) -> None:
+    def _send(self, what: Json) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(what) + "\n")
 
     def do(self, work: str, given: Json, step: int | None) -> Json:
-        """Returns `{"killed"}`, and of who was not also `{"steps", "result", "error"}`."""
-        self._tell({"work": work, "given": given, "step": step})
+        """Returns `{"killed"}`, and for a process that was not killed `{"steps", "result", "error"}`."""
+        self._send({"work": work, "given": given, "step": step})
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         self._errors.seek(0)
@@ -202,9 +205,9 @@ class Processes:
 
 
 @dataclass(slots=True)
-class Try:
-    """Somebody for whom a work is done: killed at the steps of `first`, hours later at those of `then`, and at last
-    not."""
+class Attempt:
+    """A user, and the steps at which their work is killed: those of `first`, hours later those of `then`. The last run
+    is not killed."""
 
     person: Person
     later: str
@@ -220,30 +223,30 @@ class Try:
 
     @property
     def hours(self) -> int:
-        return LATER[self.later][0]
+        return RETRIES[self.later][0]
 
 
-def tries(billing: BillingStack, work: Work) -> list[Try]:
-    """The first is of one who is never killed."""
-    found = [Try(billing.new_user(), "at once", (), ())]
+def attempts(billing: BillingStack, work: Work) -> list[Attempt]:
+    """The first attempt is never killed."""
+    found = [Attempt(billing.new_user(), "at once", (), ())]
     prove = bool(os.environ.get("PROVE"))
-    for later in LATER if prove else random.sample([*LATER], 1):
-        _, twice = LATER[later]
+    for later in RETRIES if prove else random.sample([*RETRIES], 1):
+        _, twice = RETRIES[later]
         for step in range(work.steps) if prove else random.sample(range(work.steps), 1):
             first, then = [step], []
             if random.choice(twice):  # noqa: S311
-                random.choice((first, then)).append(random.randrange(work.steps + MORE))  # noqa: S311
-            found.append(Try(billing.new_user(), later, tuple(first), tuple(then)))
+                random.choice((first, then)).append(random.randrange(work.steps + EXTRA_STEPS))  # noqa: S311
+            found.append(Attempt(billing.new_user(), later, tuple(first), tuple(then)))
     return found
 
 
 @pytest.fixture(scope="module")
 def own_billing(stack: Stack) -> Iterator[BillingStack]:
-    """Its Stripe is a day ahead of us: the search for an item begins when our own clock says that it was made."""
+    """The stand-in's clock is a day ahead of ours: the search for an item starts at our time of its creation."""
     seed = uuid.uuid4().hex[:8]
     with running_billing(stack, start=int(time.time()) + DAY, seed=seed) as billing:
         yield billing
-        # What a failure left is nobody else's.
+        # Rows of a failed test must not affect other tests.
         billing.db.execute(
             "update public.user_subscriptions set stripe_customer_id = null where stripe_customer_id like %s",
             (f"cus_{seed}%",),
@@ -260,7 +263,7 @@ def processes(own_billing: BillingStack) -> Iterator[Processes]:
 
 @pytest.fixture
 def fresh_billing(own_billing: BillingStack) -> BillingStack:
-    """Nothing has happened at Stripe."""
+    """A stand-in without any past."""
     own_billing.fake.reset()
     own_billing.fake.control(
         "/_webhooks", url=f"{own_billing.webhooks_url}/webhooks/stripe", secret=SECRET, types=sorted(HANDLED_EVENTS)
@@ -270,10 +273,10 @@ def fresh_billing(own_billing: BillingStack) -> BillingStack:
     return own_billing
 
 
-# --- what happens ----------------------------------------------------------------------------------------------------
+# --- running the works ---------------------------------------------------------------------------------------------
 
 
-def happened(billing: BillingStack) -> dict[tuple[str, str], Json]:
+def newest_events(billing: BillingStack) -> dict[tuple[str, str], Json]:
     """The newest event by customer and type."""
     newest = {}
     for event in billing.fake.http.get("/_events").json():
@@ -282,56 +285,56 @@ def happened(billing: BillingStack) -> dict[tuple[str, str], Json]:
     return newest
 
 
-def give(billing: BillingStack, work: Work, all_of_them: list[Try]) -> None:
-    """What each work is done with."""
-    events = happened(billing)
+def set_input(billing: BillingStack, work: Work, all_of_them: list[Attempt]) -> None:
+    """Set the input of each attempt."""
+    events = newest_events(billing)
     for one in all_of_them:
         if work.is_click:
             one.given = {"user_id": one.person.id, **work.given, **PAGES}
-        elif work.does == "sweep":
+        elif work.kind == "sweep":
             one.given = {"user_id": one.person.id}
         else:
-            one.given = {"event": events[billing.customer_id(one.person), work.does]}
+            one.given = {"event": events[billing.customer_id(one.person), work.kind]}
 
 
-def attempt(billing: BillingStack, processes: Processes, work: Work, one: Try, steps: Sequence[int | None]) -> None:
-    """Do it, killed at each of the steps in turn; None: to its end."""
-    name = work.does if work.is_click or work.does == "sweep" else "event"
+def run(billing: BillingStack, processes: Processes, work: Work, one: Attempt, steps: Sequence[int | None]) -> None:
+    """Run the work once for each of the steps, killed there; None: to its end."""
+    name = work.kind if work.is_click or work.kind == "sweep" else "event"
     for step in steps:
-        told = processes.do(name, one.given, step)
-        if told["killed"]:
+        answer = processes.do(name, one.given, step)
+        if answer["killed"]:
             one.kills += 1
             continue
-        one.steps = told["steps"]
-        if told["error"]:
-            one.wrong.append(f"failed: {told['error']}")
+        one.steps = answer["steps"]
+        if answer["error"]:
+            one.wrong.append(f"failed: {answer['error']}")
         elif work.is_click and step is None:
-            leave_page(billing, one, told["result"]["url"])
+            pay(billing, one, answer["result"]["url"])
 
 
-def leave_page(billing: BillingStack, one: Try, url: str) -> None:
-    """Pay, on the only page that is open: two could be paid twice."""
+def pay(billing: BillingStack, one: Attempt, url: str) -> None:
+    """Pay on the page, which must be the only open one: two pages could be paid twice."""
     listed = billing.fake.v1.checkout.sessions.list({"customer": billing.customer_id(one.person), "limit": 100}).data
     pages = [session.url for session in listed if session.status == "open"]
     if pages != [url]:
-        one.wrong.append(f"was sent to {url}, open are {pages}")
+        one.wrong.append(f"sent to {url}, open pages: {pages}")
     assert billing.fake.http.post(url, data={"way": "good_card"}).status_code == 303
 
 
 def sweep(billing: BillingStack) -> None:
-    """Whom Stripe does not know here belongs to other tests of the stack."""
+    """The job bill-overages. It also finds users of other tests, whom this stand-in does not have."""
     with mock.patch.dict(os.environ, environment(billing.stack, billing.fake.url)):
         asyncio.run(run_job("bill-overages", lambda line: None, {}))
 
 
-def live(billing: BillingStack, processes: Processes, work: Work, all_of_them: list[Try]) -> None:
-    """Everything, from the first kill to the invoice after the next."""
+def run_all(billing: BillingStack, processes: Processes, work: Work, all_of_them: list[Attempt]) -> None:
+    """Everything from the first kill to the invoice after the next."""
     unkilled, *killed = all_of_them
-    attempt(billing, processes, work, unkilled, [None])
+    run(billing, processes, work, unkilled, [None])
     for one in killed:
-        attempt(billing, processes, work, one, one.first)
-    for way in work.meanwhile:
-        way(billing, [one.person for one in all_of_them])
+        run(billing, processes, work, one, one.first)
+    for action in work.meanwhile:
+        action(billing, [one.person for one in all_of_them])
     passed = 0
     for hours in sorted({one.hours for one in killed}):
         if hours > passed:
@@ -339,21 +342,21 @@ def live(billing: BillingStack, processes: Processes, work: Work, all_of_them: l
             passed = hours
         for one in killed:
             if one.hours == hours:
-                attempt(billing, processes, work, one, [*one.then, None])
-    is_told(billing, [])
+                run(billing, processes, work, one, [*one.then, None])
+    deliver_all(billing, [])
     sweep(billing)
-    # Past the next invoice of those who owe something, which may stand on that one.
+    # Pass the next invoice, which may take the overage.
     for _ in range(20 if work.cents else 1):
         billing.fake.advance(2 * DAY)
-        is_told(billing, [])
+        deliver_all(billing, [])
     sweep(billing)
 
 
-# --- what came of it -------------------------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------------------
 
 
-class Ends:
-    """Stripe and the database, read once for everybody."""
+class Results:
+    """The state of Stripe and of the database, read once for all users."""
 
     def __init__(self, billing: BillingStack, people: Sequence[Person]) -> None:
         self.billing = billing
@@ -381,7 +384,7 @@ class Ends:
         return [one for one in self._stripe["customer"] if one["metadata"].get("user_id") == person.id]
 
     def unprocessed(self) -> list[str]:
-        """Events that we want and have not dealt with."""
+        """The types of the handled events that were not processed."""
         wanted = {one["id"]: one["type"] for one in self._stripe["event"] if one["type"] in HANDLED_EVENTS}
         done = self.billing.db.execute(
             "select event_id from public.stripe_events where processed_at is not null and event_id = any(%s)",
@@ -390,7 +393,7 @@ class Ends:
         return [wanted[name] for name in wanted.keys() - {row["event_id"] for row in done}]
 
     def state(self, person: Person) -> Json:
-        """How somebody stands, without ids and times."""
+        """A user's state without ids and times."""
         row, customer = self.billing.subscription_row(person), self.billing.customer_id(person)
         sold = [one for one in self.of("checkout.session", customer) if one["status"] != "expired"]
         (account,) = [one for one in self._stripe["customer"] if one["id"] == customer]
@@ -417,24 +420,24 @@ class Ends:
             "paid": sum(one["amount"] - one["amount_refunded"] for one in charges),
         }
 
-    def wrong(self, one: Try, work: Work) -> Iterator[str]:
-        """What is lost or doubled."""
+    def wrong(self, one: Attempt, work: Work) -> Iterator[str]:
+        """Yields what is lost or doubled."""
         person = one.person
         row, customer = self.billing.subscription_row(person), self.billing.customer_id(person)
         if self.broken[person.id]:
-            yield "reconcile() finds something"
+            yield "reconcile() has findings"
         if self.unbilled[person.id]:
             yield f"{self.unbilled[person.id]} queries were never billed"
         yield from self._wrong_items(self.billing.overage_items(person), customer, work)
         yield from self._wrong_accounts(one, customer)
-        # An event that was acknowledged before its effect leaves the plan that was before it.
+        # An event that was acknowledged before its effect would leave the old plan.
         for subscription in self.of("subscription", customer):
             item = subscription["items"]["data"][0]
             known = (row["stripe_subscription_id"], row["current_period_end"])
             if subscription["status"] == "active" and (
                 known[0] != subscription["id"] or known[1].timestamp() != item["current_period_end"]
             ):
-                yield f"the plan of {known} is not that of Stripe's {subscription['id']}"
+                yield f"the row has {known}, Stripe has {subscription['id']}"
         paid = [
             one
             for one in self.of("checkout.session", customer)
@@ -442,21 +445,21 @@ class Ends:
         ]
         packs = {pack["stripe_checkout_session_id"]: pack["credits_purchased"] for pack in self.billing.packs(person)}
         if packs != {one["id"]: int(one["metadata"]["credits"]) for one in paid}:
-            yield f"paid were {[one['id'] for one in paid]}, granted {packs}"
+            yield f"paid {[one['id'] for one in paid]}, granted {packs}"
 
     def _wrong_items(self, items: list[Json], customer: str, work: Work) -> Iterator[str]:
         there = [one for one in self.of("invoiceitem", customer) if ITEM_ID_KEY in one["metadata"]]
         if Counter(one["metadata"][ITEM_ID_KEY] for one in there) != Counter(str(item["id"]) for item in items):
-            yield f"of {len(items)} items {len(there)} are at Stripe"
-        # What Stripe has and we do not know of would be billed again, or looked for for ever.
+            yield f"{len(items)} items here, {len(there)} at Stripe"
+        # An item at Stripe that we have not stored would be billed again, or searched for ever.
         stripe_get = {one["metadata"][ITEM_ID_KEY]: (one["id"], one["invoice"], one["amount"]) for one in there}
         for item in items:
             known = (item["stripe_invoice_item_id"], item["stripe_invoice_id"], item["amount_cents"])
             if None in known or stripe_get.get(str(item["id"])) != known:
-                yield f"we know of {known}, Stripe of {stripe_get.get(str(item['id']))}"
+                yield f"we have {known}, Stripe has {stripe_get.get(str(item['id']))}"
         if sorted(one["amount"] for one in there) != sorted(work.cents):
-            yield f"billed were {[one['amount'] for one in there]} cents"
-        # An item may say that an invoice has it, and its customer be charged for it on two, or on none.
+            yield f"billed {[one['amount'] for one in there]} cents"
+        # An item may name one invoice and still be charged on two, or on none.
         lines = Counter(
             line["parent"]["invoice_item_details"]["invoice_item"]
             for invoice in self.of("invoice", customer)
@@ -466,13 +469,13 @@ class Ends:
         if lines != Counter(one["id"] for one in there):
             yield f"final invoices have {lines}"
 
-    def _wrong_accounts(self, one: Try, customer: str) -> Iterator[str]:
+    def _wrong_accounts(self, one: Attempt, customer: str) -> Iterator[str]:
         for other in self.customers(one.person):
-            # Who was killed before we noted their customer, and came back when Stripe had forgotten that they asked for
-            # one, gets another. Nothing may hang on the first: no event of it is anybody's.
+            # A process may be killed before it stores the customer. If the idempotency key expires before the retry,
+            # there is a second customer. The first one must be unused: its events lead to no user.
             used = [kind for kind in ("checkout.session", "subscription", "invoice") if self.of(kind, other["id"])]
-            if other["id"] != customer and (used or one.hours < KEYS_LAST):
-                yield f"is also {other['id']}, who has {used}"
+            if other["id"] != customer and (used or one.hours < KEYS_EXPIRE_H):
+                yield f"second customer {other['id']} has {used}"
 
 
 @pytest.mark.prove
@@ -482,33 +485,33 @@ def test_billing_killed_at_any_step_loses_and_doubles_nothing(
     fresh_billing: BillingStack, processes: Processes, name: str
 ) -> None:
     billing, work = fresh_billing, WORKS[name]
-    all_of_them = tries(billing, work)
+    all_of_them = attempts(billing, work)
     people = [one.person for one in all_of_them]
-    for way in work.ways:
-        way(billing, people)
-    give(billing, work, all_of_them)
+    for action in work.before:
+        action(billing, people)
+    set_input(billing, work, all_of_them)
 
-    live(billing, processes, work, all_of_them)
-    assert all_of_them[0].steps == work.steps, "count its steps anew: else some are not tried"
+    run_all(billing, processes, work, all_of_them)
+    assert all_of_them[0].steps == work.steps, "the number of steps changed: update WORKS, or some steps are not tested"
     assert all(one.kills for one in all_of_them[1:])
 
-    ends = Ends(billing, people)
-    assert ends.unprocessed() == []
-    unkilled = ends.state(people[0])
+    results = Results(billing, people)
+    assert results.unprocessed() == []
+    unkilled = results.state(people[0])
     for one in all_of_them:
-        one.wrong += ends.wrong(one, work)
-        state = ends.state(one.person)
-        # A draft that was finalized meanwhile cannot take what the next one then takes.
-        without = {"invoices"} if one.hours > DRAFTS_WAIT else set()
+        one.wrong += results.wrong(one, work)
+        state = results.state(one.person)
+        # If the draft was finalized meanwhile, the next invoice takes the items.
+        ignored = {"invoices"} if one.hours > DRAFTS_FINALIZE_H else set()
         one.wrong += [
             f"{key}: {state[key]}, unkilled {unkilled[key]}"
-            for key in state.keys() - without
+            for key in state.keys() - ignored
             if state[key] != unkilled[key]
         ]
     assert [f"{one}: {wrong}" for one in all_of_them for wrong in one.wrong] == []
 
 
-# --- who leaves ------------------------------------------------------------------------------------------------------
+# --- deletion ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.prove
@@ -516,30 +519,30 @@ def test_billing_killed_at_any_step_loses_and_doubles_nothing(
 def test_a_deletion_killed_at_any_step_continues_and_bills_once(
     fresh_billing: BillingStack, processes: Processes
 ) -> None:
-    """Somebody with a subscription, forty-one queries of overage and two conversations, for each step."""
+    """Each step has a user with a subscription, forty-one queries of overage and two conversations."""
     billing = fresh_billing
 
-    def somebody() -> Person:
+    def user_to_delete() -> Person:
         person = billing.new_user()
         billing.buy(person, plan="basic")
-        is_told(billing, [])
+        deliver_all(billing, [])
         billing.add_overage(person, 41, billing.fake.now, billing.fake.now)
         for chat in ("first", "second"):
             settle(billing.db, admit(billing.db, person.id)["hold_id"], turn=turn(chat, "q1"))
         return person
 
     wanted = {"subscriptions": 1, "items": 1, "conversations": 2, "users": 1}
-    whole = processes.do("delete", {"user_id": somebody().id}, None)
-    assert whole["result"] == wanted, whole["error"]
-    steps = range(whole["steps"])
+    unkilled = processes.do("delete", {"user_id": user_to_delete().id}, None)
+    assert unkilled["result"] == wanted, unkilled["error"]
+    steps = range(unkilled["steps"])
     assert len(steps) > 20
     for step in steps if os.environ.get("PROVE") else sorted(random.sample(steps, 8)):
-        person = somebody()
+        person = user_to_delete()
         given, customer = {"user_id": person.id}, billing.customer_id(person)
         assert processes.do("delete", given, step)["killed"]
         again = processes.do("delete", given, None)
         assert again["error"] is None, again["error"]
-        found = Ends(billing, [person])
+        found = Results(billing, [person])
         (item,) = found.of("invoiceitem", customer)
         (live,) = found.of("subscription", customer)
         lines = [

@@ -1,4 +1,4 @@
-"""A free user in a real browser: buys a plan, comes back, asks more than it includes, and is billed exactly that."""
+"""A free user buys a plan in a real browser, asks more than it includes, and is billed exactly for that."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_a_new_subscriber_is_invoiced_for_one_overage_query(
 
 
 def invoice_of(stripe: httpx.Client, user: Person) -> dict[str, Any]:
-    """Their newest invoice."""
+    """The user's newest invoice."""
     key = {"authorization": "Bearer sk_test_local"}
     customers = stripe.get("/v1/customers", params={"email": user.email}, headers=key).json()["data"]
     (customer,) = (one["id"] for one in customers)
