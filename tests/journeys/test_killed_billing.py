@@ -27,7 +27,7 @@ from functions.common.billing.overage import ITEM_ID_KEY
 from functions.maintenance.handler import run_job
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
-from tests.billing_kit import DAY, HOUR, SITE, BillingStack, environment, publish_catalog, running_billing
+from tests.billing_kit import DAY, HOUR, SITE, BillingStack, environment, publish, running_billing
 from tests.conftest import Person
 from tests.local.stripe_kit import SECRET
 from tests.sql.metering import admit, settle, value
@@ -269,7 +269,7 @@ def fresh_billing(own_billing: BillingStack) -> BillingStack:
         "/_webhooks", url=f"{own_billing.webhooks_url}/webhooks/stripe", secret=SECRET, types=sorted(HANDLED_EVENTS)
     )
     own_billing.fake.control("/_webhooks/mode", hold=True)
-    publish_catalog(own_billing)
+    publish(own_billing)
     return own_billing
 
 
