@@ -21,7 +21,9 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     path = ROOT / ".env.local" if named is None else Path(named)
     if named == "" or (named is None and not path.exists()):
         return dict(environ)
-    return {**read(path), **environ}
+    # An empty variable counts as not set, but the providers' SDKs would read it as their address.
+    variables = {name: value for name, value in read(path).items() if value}
+    return {**variables, **environ}
 
 
 def read(path: Path) -> dict[str, str]:

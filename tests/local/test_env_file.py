@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.env_file import environment, read
+from infra.local.env_file import ROOT, environment, read
 from infra.local.processes import StackError
 
 
@@ -55,3 +55,7 @@ def test_the_file_is_optional_unless_it_is_named(tmp_path: Path, monkeypatch: py
     assert environment({"ENV_FILE": ""}) == {"ENV_FILE": ""}
     with pytest.raises(StackError, match=r"missing cannot be read \(No such file or directory\)"):
         environment({"ENV_FILE": str(tmp_path / "missing")})
+
+
+def test_a_copy_of_env_example_sets_nothing() -> None:
+    assert environment({"ENV_FILE": str(ROOT / ".env.example")}) == {"ENV_FILE": str(ROOT / ".env.example")}
