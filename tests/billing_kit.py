@@ -158,6 +158,13 @@ class BillingStack:
         self.fake.advance(seconds)
         self.fake.control("/_webhooks/mode", hold=True)
 
+    def cancel_subscriptions(self) -> None:
+        """Cancel every active subscription at Stripe without delivering its events."""
+        with dropped_events(self):
+            for subscription in stripe_get(self, "subscriptions", status="active", limit=100)["data"]:
+                path = f"/v1/subscriptions/{subscription['id']}"
+                self.fake.http.delete(path, headers=STRIPE_HEADERS).raise_for_status()
+
     def make_event(self, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
         """An event as Stripe would send it."""
         return {"id": f"evt_{uuid.uuid4().hex}", "object": "event", "type": kind, "data": {"object": thing}}

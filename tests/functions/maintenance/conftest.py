@@ -1,11 +1,21 @@
 """Fixtures of the tests of the jobs."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
 from tests.billing_kit import DAY, BillingStack
 from tests.conftest import Person
+
+
+@pytest.fixture(autouse=True)
+def no_subscription_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Moving the stand-in's clock renews every subscription, so those of earlier tests would cost most of the time."""
+    yield
+    if "billing" in request.fixturenames:
+        billing: BillingStack = request.getfixturevalue("billing")
+        billing.cancel_subscriptions()
 
 
 @pytest.fixture
