@@ -276,9 +276,11 @@ def test_migration_by_the_wrong_role_fails_as_the_page_says(platform_url: str) -
 
 def test_queries_without_a_user_return_nothing(db: Db, connect: Connect) -> None:
     new_user(db)
-    nobody = connect("authenticated")
-    assert run(nobody, block("Row-level security blocks queries")) == [{"current_user": "authenticated", "uid": None}]
-    assert run(nobody, "select * from public.user_subscriptions") == []
+    without_user = connect("authenticated")
+    assert run(without_user, block("Row-level security blocks queries")) == [
+        {"current_user": "authenticated", "uid": None}
+    ]
+    assert run(without_user, "select * from public.user_subscriptions") == []
 
 
 Ask = Callable[..., httpx.Response]
