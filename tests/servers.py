@@ -1,4 +1,4 @@
-"""Runs an ASGI app on a real server, for tests that need sockets."""
+"""Servers and ports for tests that need sockets."""
 
 import socket
 import threading
@@ -16,9 +16,17 @@ def serve(app: ASGIApp) -> Iterator[str]:
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()  # so that requests before the server's start wait for it
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+        # Without a limit, the shutdown would wait for responses that a test has left open.
+        config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join(timeout=10)
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

@@ -108,7 +108,7 @@ def test_the_next_start_ends_what_launcher_and_reaper_left(tmp_path: Path) -> No
         assert running.end() == 0
 
 
-def test_a_process_with_the_old_id_of_postgres_is_not_ended(tmp_path: Path) -> None:
+def test_a_process_with_postgres_old_id_is_not_ended(tmp_path: Path) -> None:
     """After a reboot, another process may have the recorded id. It is not signalled, and Postgres starts."""
     postgres = Postgres(tmp_path / "postgres", POSTGRES + free_offset(), durable=False)
     pid_file = postgres.data / "postmaster.pid"

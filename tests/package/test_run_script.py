@@ -4,7 +4,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.package.kit import ROOT
+from tests.servers import free_port
 
 STUB = """
 async def app(scope, receive, send):
@@ -77,12 +77,6 @@ def healthy(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_run_sh_logs_immediately_and_stops_on_sigterm(task_root: Path) -> None:

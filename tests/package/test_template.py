@@ -98,7 +98,7 @@ def test_time_memory_and_concurrency_are_limited(packaged: Packaged, name: str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_role_may_only_write_its_log_and_read_its_secret(packaged: Packaged, name: str) -> None:
+def test_a_role_may_only_use_its_log_and_secret(packaged: Packaged, name: str) -> None:
     """No `*`, no managed policy, and no additional role from osls."""
     role = packaged.resource(f"{name.capitalize()}Role")
     assert packaged.function(name)["Role"] == {"Fn::GetAtt": [f"{name.capitalize()}Role", "Arn"]}

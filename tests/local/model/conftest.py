@@ -1,32 +1,21 @@
 """Both real SDKs as clients of the model stand-in, over both of their HTTP transports."""
 
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 
 import anthropic
 import httpx2
 import openai
 import pytest
-import uvicorn
 
 from infra.local.model import create_app
+from tests.servers import serve
 
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
     """The stand-in on a real server, because a closed connection looks different without sockets."""
-    # The protocol is explicit: without it asyncio leaves Nagle's algorithm on, and every reply takes 40 ms longer.
-    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # a request may arrive before the server runs
-        config = uvicorn.Config(create_app(delay=0), lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(timeout=10)
+    with serve(create_app(delay=0)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module", params=["httpx2", "aiohttp"])

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from infra.local.auth import api_key, load_or_create_key
+from infra.local.serve import listener
 from infra.local.supabase import Config
 from tests.local.supabase.kit import (
     PLATFORM,
@@ -19,12 +20,11 @@ from tests.local.supabase.kit import (
     Stack,
     cluster,
     dsn,
-    free_port,
-    listen,
     process,
     run_sql,
     serve,
 )
+from tests.servers import free_port
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +32,11 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     directory = tmp_path_factory.mktemp("supabase")
     with (
         cluster(POSTGRES[0], directory) as port,
-        listen() as listener,
+        listener(0) as socket,
     ):
         run_sql(port, PLATFORM, "supabase_admin")
         run_sql(port, PROJECT)
-        url, rest_port = f"http://127.0.0.1:{listener.getsockname()[1]}", free_port()
+        url, rest_port = f"http://127.0.0.1:{socket.getsockname()[1]}", free_port()
         config = Config(url, f"http://127.0.0.1:{rest_port}", dsn(port, "supabase_auth_admin"), directory / "key.pem")
         signing_key = load_or_create_key(config.signing_key_path)
         (directory / "jwks.json").write_text(json.dumps(signing_key.jwks()))
@@ -54,7 +54,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         keys = api_key(signing_key, "anon"), api_key(signing_key, "service_role")
         stack = Stack(url, port, signing_key, *keys)
         with process([POSTGREST], directory / "postgrest.log", env=environment):
-            async with serve(config, listener), httpx.AsyncClient() as client:
+            async with serve(config, socket), httpx.AsyncClient() as client:
                 deadline = time.monotonic() + 10
                 while (await client.get(f"{url}/rest/v1/", headers=stack.headers())).status_code != 200:
                     assert time.monotonic() < deadline, (directory / "postgrest.log").read_text()

@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from infra.local.auth import SigningKey
 from infra.local.supabase import Config, create_app
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[3]
 LOCAL = ROOT / "infra" / "local"
@@ -80,18 +81,6 @@ class Stack:
         return {"apikey": self.anon_key} | ({"authorization": f"Bearer {token}"} if token else {})
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def listen() -> socket.socket:
-    """A loopback socket with an explicit protocol: without it asyncio leaves Nagle's algorithm on, 40 ms per answer."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    return listener
-
-
 def dsn(port: int, user: str = "postgres", database: str = "postgres") -> str:
     return make_conninfo(host="127.0.0.1", port=port, user=user, password="postgres", dbname=database)
 
@@ -140,9 +129,9 @@ def cluster(bin_dir: Path, directory: Path) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def serve(config: Config, listener: socket.socket) -> AsyncIterator[None]:
+async def serve(config: Config, listening: socket.socket) -> AsyncIterator[None]:
     server = uvicorn.Server(uvicorn.Config(create_app(config), log_config=None, ws="none"))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started:
         assert not serving.done()
         await asyncio.sleep(0.01)

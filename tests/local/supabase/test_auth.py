@@ -3,7 +3,6 @@
 import asyncio
 import json
 import stat
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from infra.local.auth import access_token, load_or_create_key
 from tests.local.supabase.kit import (
@@ -34,7 +35,8 @@ def test_concurrent_callers_create_one_signing_key(tmp_path: Path) -> None:
 
 def test_a_file_with_another_key_type_is_refused(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
-    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    key.write_bytes(rsa.generate_private_key(65537, 2048).private_bytes(pem, pkcs8, serialization.NoEncryption()))
     with pytest.raises(ValueError, match=r"key\.pem holds no P-256 private key"):
         load_or_create_key(key)
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from infra.local.auth import access_token, api_key, load_or_create_key
+from infra.local.serve import listener
 from infra.local.supabase import Config
 from tests.local.supabase.kit import (
     CLIENTS,
@@ -17,12 +18,11 @@ from tests.local.supabase.kit import (
     Stack,
     bearer,
     dsn,
-    free_port,
     grant,
-    listen,
     serve,
     sign_up,
 )
+from tests.servers import free_port
 
 
 @pytest.mark.parametrize("path", ["/rest/v1/notes", "/auth/v1/user", "/auth/v1/settings"])
@@ -129,10 +129,10 @@ async def test_browsers_on_every_origin_are_allowed(client: httpx.AsyncClient) -
 
 
 async def test_unreachable_postgrest_is_503_and_database_500(stack: Stack, tmp_path: Path) -> None:
-    with listen() as listener:
-        url, closed_port = f"http://127.0.0.1:{listener.getsockname()[1]}", free_port()
+    with listener(0) as socket:
+        url, closed_port = f"http://127.0.0.1:{socket.getsockname()[1]}", free_port()
         config = Config(url, f"http://127.0.0.1:{closed_port}", dsn(closed_port), tmp_path / "key.pem")
-        async with serve(config, listener), httpx.AsyncClient(base_url=url) as client:
+        async with serve(config, socket), httpx.AsyncClient(base_url=url) as client:
             client.headers["apikey"] = api_key(load_or_create_key(config.signing_key_path), "anon")
             answer = await client.post("/rest/v1/notes", json={})
             assert (answer.status_code, answer.json()["message"]) == (503, "PostgREST is out of reach")
