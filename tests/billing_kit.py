@@ -33,7 +33,7 @@ from infra.local.stack import Stack
 from infra.local.stripe import Settings
 from infra.local.stripe import create_app as create_stripe
 from tests.conftest import Person, new_user
-from tests.local.stripe_kit import DAY, HOUR, KEY, SECRET, START, Fake, Shop, serve
+from tests.local.stripe.kit import DAY, HOUR, KEY, SECRET, START, Fake, WebhookReceiver, serve
 from tests.sql.metering import Db, value
 
 __all__ = ["DAY", "HOUR", "START"]
@@ -204,7 +204,7 @@ def running_billing(stack: Stack, **settings: Any) -> Iterator[BillingStack]:
             psycopg.connect(stack.postgres.url(), autocommit=True, row_factory=dict_row) as db,
             httpx.Client(base_url=checkout_url, timeout=60) as client,
         ):
-            fake = Fake(stripe_url, Shop(), "")
+            fake = Fake(stripe_url, WebhookReceiver(), "")
             billing = BillingStack(stack, fake, [db], client, webhooks_url)
             try:
                 fake.control("/_webhooks", url=f"{webhooks_url}/webhooks/stripe", secret=SECRET)

@@ -44,7 +44,7 @@ from functions.maintenance.retry_events import retry_events
 from infra.local.stack import Stack
 from tests.billing_kit import DAY, HOUR, BillingStack, environment, running_billing
 from tests.conftest import Person
-from tests.local.stripe_kit import KEY, SECRET
+from tests.local.stripe.kit import KEY, SECRET
 from tests.sql.metering import USAGE, at
 
 FULL = bool(os.environ.get("PROVE"))

@@ -10,7 +10,7 @@ import pytest
 from infra.local import billing
 from infra.local.billing import Payer, StandIn
 from tests.conftest import new_user
-from tests.local.stripe_kit import DAY, KEY, Checking, Fake, running
+from tests.local.stripe.kit import DAY, KEY, CheckedClient, Fake, running
 
 Db = psycopg.Connection[dict[str, Any]]
 CATALOGUE_REQUESTS = 20
@@ -20,7 +20,7 @@ class Killed(Exception):
     """The process was killed."""
 
 
-class KilledClient(Checking):
+class KilledClient(CheckedClient):
     """A client that is killed after request number `last`; 0: never."""
 
     def __init__(self, last: int) -> None:

@@ -33,7 +33,7 @@ from tests.functions.checkout.kit import (
     pages,
     set_overage,
 )
-from tests.local.stripe_kit import KEY, SECRET
+from tests.local.stripe.kit import KEY, SECRET
 
 
 @pytest.mark.parametrize(

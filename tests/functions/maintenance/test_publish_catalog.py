@@ -24,7 +24,7 @@ from tests.billing_kit import (
     with_stripe_client,
 )
 from tests.functions.maintenance.kit import command
-from tests.local.stripe_kit import KEY, SECRET
+from tests.local.stripe.kit import KEY, SECRET
 from tests.sql.metering import value
 
 Json = dict[str, Any]

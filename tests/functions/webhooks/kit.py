@@ -11,7 +11,7 @@ import httpx
 
 from tests.billing_kit import DAY, SITE, BillingStack, dropped_events, stripe_get
 from tests.conftest import Person
-from tests.local.stripe_kit import SECRET
+from tests.local.stripe.kit import SECRET
 
 UNAVAILABLE = (503, "payment_unavailable")
 MONTH = 31 * DAY

@@ -37,7 +37,7 @@ from tests.functions.webhooks.kit import (
     stripe_requests,
     subscriber,
 )
-from tests.local.stripe_kit import KEY, SECRET
+from tests.local.stripe.kit import KEY, SECRET
 
 pytestmark = pytest.mark.usefixtures("clean_up")
 

@@ -38,7 +38,7 @@ from tests.functions.webhooks.kit import (
     stored,
     stripe_requests,
 )
-from tests.local.stripe_kit import SECRET
+from tests.local.stripe.kit import SECRET
 
 
 @pytest.fixture(autouse=True)
