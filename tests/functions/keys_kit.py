@@ -1,6 +1,5 @@
 """Helpers for the tests of key storage: requests, stored rows, and a provider that a test controls."""
 
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from infra.local.stack import Stack
 from tests.api import Api
 from tests.conftest import Person
 from tests.own_keys import encryption_environment, store_key
+from tests.servers import serve_http
 
 People = Callable[..., Person]
 PROVIDERS = {"anthropic": "Anthropic", "openai": "OpenAI"}
@@ -144,14 +144,8 @@ class Provider:
 def running_provider() -> Iterator[Provider]:
     """A provider on a port of its own."""
     provider = Provider()
-    thread = threading.Thread(target=provider.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serve_http(provider.server):
         yield provider
-    finally:
-        provider.server.shutdown()
-        thread.join()
-        provider.server.server_close()
 
 
 def environment(stack: Stack, provider_url: str) -> dict[str, str]:

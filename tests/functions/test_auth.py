@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from infra.local.auth import SigningKey, load_or_create_key
 from infra.local.stack import Stack
 from tests.api import Api, question
 from tests.conftest import Person
+from tests.servers import serve_http
 
 People = Callable[..., Person]
 SECRET = "a-legacy-project-secret-of-enough-characters"
@@ -165,9 +167,6 @@ async def test_a_project_with_a_secret_accepts_only_hs256() -> None:
 @pytest.fixture
 def published(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """A project with published keys: its URL, its JWKS, which the test may change, and the fetched paths."""
-    import threading
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
     jwks: dict[str, Any] = {"keys": []}
     fetched: list[str] = []
 
@@ -183,13 +182,8 @@ def published(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Project)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", jwks, fetched
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_http(ThreadingHTTPServer(("127.0.0.1", 0), Project)) as url:
+        yield url, jwks, fetched
 
 
 async def test_published_keys_are_fetched_once_despite_unknown_key_ids(

@@ -1,7 +1,6 @@
 """The database client: which calls are retried, and which error each failure becomes."""
 
 import json
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from postgrest.exceptions import APIError
 from functions.common import errors
 from functions.common.database import Database, translate
 from functions.common.settings import SupabaseSettings, load
+from tests.servers import serve_http
 
 
 class Gateway:
@@ -52,12 +52,8 @@ class Gateway:
 def gateway() -> Iterator[Gateway]:
     """A running Data API with an empty script."""
     gateway = Gateway()
-    thread = threading.Thread(target=gateway.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield gateway
-    gateway.server.shutdown()
-    thread.join()
-    gateway.server.server_close()
+    with serve_http(gateway.server):
+        yield gateway
 
 
 def database(url: str) -> Database:

@@ -131,7 +131,7 @@ SERIALIZATIONS: dict[str, Callable[[PlainKey], object]] = {
 
 
 @pytest.mark.parametrize("form", SERIALIZATIONS)
-def test_a_plain_key_cannot_be_serialized_and_the_error_hides_it(form: str) -> None:
+def test_a_plain_key_cannot_be_serialized_and_errors_hide_it(form: str) -> None:
     key = PlainKey(CANARY)
     with pytest.raises((TypeError, ValueError)) as caught:  # pydantic and orjson raise their own subclasses
         SERIALIZATIONS[form](key)

@@ -1,4 +1,3 @@
-import threading
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -8,7 +7,7 @@ from functions.chat.tools import Tools
 from functions.chat.tools.parliament import Parliament
 from infra.local.parliament import create_app
 from tests.functions.tools.kit import CONTACT, Runner, ScriptedServer
-from tests.servers import serve
+from tests.servers import serve, serve_http
 
 
 @pytest.fixture(scope="package")
@@ -40,12 +39,8 @@ async def runner(origin: str, http: httpx.AsyncClient) -> AsyncIterator[Runner]:
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     server = ScriptedServer()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
+    with serve_http(server.http):
+        yield server
 
 
 @pytest.fixture
