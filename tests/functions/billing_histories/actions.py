@@ -1,0 +1,201 @@
+"""The actions of a script, performed at Stripe and in the database."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.billing_kit import DAY, BillingStack
+from tests.functions.billing_histories.expected import TIERS, expected_packs
+from tests.functions.billing_histories.history import History
+from tests.functions.billing_histories.stripe_view import JsonClient, StripeView, Twin
+from tests.sql.metering import USAGE
+
+Json = dict[str, Any]
+
+
+class Actions:
+    """Each method `_<action>` returns a function that performs the action for one twin, or None if it is impossible."""
+
+    billing: BillingStack
+    support: JsonClient
+    now: int
+    owners: dict[str, tuple[History, Twin]]
+    prices: dict[str, str]
+
+    def _subscribe(self, history: History, view: StripeView, plan: str, way: str) -> Callable[[], None] | None:
+        return None if view.live else lambda: self.buy_at_checkout(view.twin, way, plan=plan)
+
+    def _buy(self, history: History, view: StripeView, pack: str, way: str) -> Callable[[], None] | None:
+        return lambda: self.buy_at_checkout(view.twin, way, pack=pack)
+
+    def buy_at_checkout(self, twin: Twin, way: str, **what: str) -> None:
+        """Open a checkout page and pay on it."""
+        url = self.billing.checkout_page(twin.person, **what)
+        twin.customer = self.billing.customer_id(twin.person)
+        self.owners[url.rpartition("/")[2]] = self.owners[twin.person.id]
+        answer = self.support.http.post(url, data={"way": way})
+        assert answer.status_code == (402 if way == "bad_card" else 303), answer.text
+
+    def _change(self, history: History, view: StripeView, to: str, where: str) -> Callable[[], None] | None:
+        if not view.live or TIERS[view.product] == to:
+            return None
+        price = self.prices[f"canadagpt_plan_{to}"]
+        if where == "portal":
+            return lambda: self.press_portal_button(view, "plan", price=price)
+        item = view.live["items"]["data"][0]["id"]
+        change = {"items[0][id]": item, "items[0][price]": price, "proration_behavior": where}
+        return lambda: self.update(view, **change)
+
+    def _invoiced_change(self, history: History, view: StripeView, to: str, refuses: bool) -> Callable[[], None] | None:
+        if not view.live or TIERS[view.product] == to:
+            return None
+        change = {
+            "items[0][id]": view.live["items"]["data"][0]["id"],
+            "items[0][price]": self.prices[f"canadagpt_plan_{to}"],
+            "proration_behavior": "always_invoice",
+            "payment_behavior": "error_if_incomplete" if refuses else "allow_incomplete",
+        }
+        return lambda: self.update(view, **change)
+
+    def press_portal_button(self, view: StripeView, action: str, **form: str) -> None:
+        """Press a button of the customer portal."""
+        page = self.support.post("billing_portal/sessions", customer=view.twin.customer)["url"]
+        named = action if action.endswith("_card") or not view.live else f"{action}:{view.live['id']}"
+        self.support.http.post(page, data={"action": named, **form}).raise_for_status()
+
+    def update(self, view: StripeView, **form: Any) -> None:
+        assert view.live
+        self.support.post(f"subscriptions/{view.live['id']}", **form)
+
+    def _cancel(self, history: History, view: StripeView, where: str, days: int) -> Callable[[], None] | None:
+        if not view.live or view.live["cancel_at"]:
+            return None
+        if where == "portal":
+            return lambda: self.press_portal_button(view, "cancel")
+        if where == "at_period_end":
+            return lambda: self.update(view, cancel_at_period_end="true")
+        return lambda: self.update(view, cancel_at=self.now + days * DAY)
+
+    def _resume(self, history: History, view: StripeView) -> Callable[[], None] | None:
+        return (lambda: self.press_portal_button(view, "resume")) if view.live and view.live["cancel_at"] else None
+
+    def _cancel_now(self, history: History, view: StripeView, how: str) -> Callable[[], object] | None:
+        """A refund is invoiced at once; otherwise a later invoice might include it."""
+        if not view.live:
+            return None
+        invoiced, refunds = how != "as it is", how == "with a refund of the rest"
+        params = {"prorate": str(refunds).lower(), "invoice_now": str(invoiced).lower()}
+        path = f"/v1/subscriptions/{view.live['id']}"
+        return lambda: self.support.http.delete(path, params=params).raise_for_status()
+
+    def _card(self, history: History, view: StripeView, how: str) -> Callable[[], object] | None:
+        if not view.twin.customer:
+            return None
+        if how.startswith("portal"):
+            return lambda: self.press_portal_button(view, f"{how.removeprefix('portal_')}_card")
+        works = {"works": True, "breaks": False, "gone": None}[how]
+        return lambda: self.billing.fake.control(f"/_customers/{view.twin.customer}/card", works=works)
+
+    def _pay(self, history: History, view: StripeView, way: str) -> Callable[[], object] | None:
+        owed = view.plan_invoices("open")
+        if not owed:
+            return None
+        return lambda: self.support.http.post(f"/i/{owed[-1]['id']}", data={"way": way}).raise_for_status()
+
+    def _refund(self, history: History, view: StripeView, which: int, share: float) -> Callable[[], object] | None:
+        payments = [one["payment_intent"] for one in view.sales]
+        return self.refund_payment(view, payments, which, share)
+
+    def _refund_plan(self, history: History, view: StripeView, share: float) -> Callable[[], object] | None:
+        return self.refund_payment(view, view.plan_payments(), -1, share)
+
+    def refund_payment(
+        self, view: StripeView, payments: list[str], which: int, share: float
+    ) -> Callable[[], object] | None:
+        if not payments:
+            return None
+        payment = payments[which if which < len(payments) else -1]
+        amount = max(1, int(view.charges[payment]["amount"] * share))
+        return lambda: self.support.post("refunds", payment_intent=payment, amount=amount)
+
+    def _dispute(self, history: History, view: StripeView, which: int, status: str) -> Callable[[], object] | None:
+        payments = [one["payment_intent"] for one in view.sales]
+        return self.set_dispute(payments, which, status)
+
+    def _dispute_plan(self, history: History, view: StripeView) -> Callable[[], object] | None:
+        return self.set_dispute(view.plan_payments(), -1, "needs_response")
+
+    def set_dispute(self, payments: list[str], which: int, status: str) -> Callable[[], object] | None:
+        if not payments:
+            return None
+        payment = payments[which if which < len(payments) else -1]
+        return lambda: self.support.http.post("/_disputes", json={"charge": payment, "status": status})
+
+    def _block_finalization(self, history: History, view: StripeView) -> Callable[[], object] | None:
+        """Finalization of the renewal's draft fails until it is unblocked."""
+        drafts = [one["id"] for one in view.plan_invoices("draft")]
+        if not drafts:
+            return None
+        return lambda: [self.block_invoice(history, name) for name in drafts]
+
+    def block_invoice(self, history: History, name: str) -> None:
+        self.billing.fake.control(f"/_invoices/{name}/finalization", fails=True)
+        history.unfinalizable.append(name)
+
+    def _unblock_finalization(self, history: History, view: StripeView) -> Callable[[], object] | None:
+        names = history.unfinalizable
+        return lambda: [
+            self.billing.fake.control(f"/_invoices/{names.pop()}/finalization", fails=False) for _ in range(len(names))
+        ]
+
+    def _overage(self, history: History, view: StripeView, queries: int) -> Callable[[], object] | None:
+        if not view.live or view.live["status"] != "active" or view.live["cancel_at"]:
+            return None
+        start = view.period[0]
+        if view.twin is history.twins[0]:
+            history.overage[start] += queries
+        return lambda: self.billing.add_overage(view.twin.person, queries, self.now, start)
+
+    def _spend(self, history: History, view: StripeView, credits: int) -> Callable[[], object] | None:  # noqa: A002
+        """Use credits. All events are delivered first, so that both twins pay with the same packs."""
+        if view.live or not view.sales:
+            return None
+        return lambda: self.use_credits(history, view, credits)
+
+    def use_credits(self, history: History, view: StripeView, credits: int) -> None:  # noqa: A002
+        waiting = history.waiting()
+        if view.twin is history.twins[1] and waiting:
+            self.record(history, waiting, self.post(*(event.id for event in waiting)), "before credits are used")
+        packs = expected_packs(view, self.used(view.twin))
+        left = sum(pack["remaining"] for pack in packs if not pack["frozen"])
+        admitted = self.billing.db.execute(
+            "with queries as materialized ("
+            "  select q.id, public.admit_query(%s, q.id::text, q.id) as admitted"
+            "  from (select gen_random_uuid() as id from generate_series(1, %s)) q)"
+            " select admitted ->> 'funding' as funding, public.settle_query(id, 'answered', %s) from queries",
+            (view.twin.person.id, min(credits, left), USAGE),
+        ).fetchall()
+        assert {row["funding"] for row in admitted} <= {"credit"}
+
+    def used(self, twin: Twin) -> dict[str, int]:
+        """The credits used of each pack according to the ledger, by session."""
+        rows = self.billing.db.execute(
+            "select c.stripe_checkout_session_id as session, count(*) as used"
+            " from public.usage_logs u join public.credit_packs c on c.id = u.credit_pack_id"
+            " where u.user_id = %s and u.outcome = 'answered' group by 1",
+            (twin.person.id,),
+        ).fetchall()
+        return {row["session"]: row["used"] for row in rows}
+
+    def _allow(self, history: History, view: StripeView, allow_overages: bool) -> Callable[[], object] | None:
+        person, body = view.twin.person, {"allow_overages": allow_overages}
+        return lambda: self.billing.checkout.patch("/overage", json=body, headers=person.headers).raise_for_status()
+
+    def _wait(self, history: History, view: StripeView) -> Callable[[], None] | None:
+        return lambda: None
+
+    def _delete(self, history: History, view: StripeView) -> Callable[[], object] | None:
+        return (lambda: self.delete(view.twin)) if view.twin.customer else None
+
+    def delete(self, twin: Twin) -> None:
+        self.support.http.delete(f"/v1/customers/{twin.customer}").raise_for_status()
+        twin.is_deleted = True

@@ -1,0 +1,93 @@
+"""The plan and the packs that a user must have, computed from Stripe's state."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from tests.functions.billing_histories.stripe_view import StripeView, Twin
+
+Json = dict[str, Any]
+
+
+TIERS = {"canadagpt_plan_usage_only": "usage_only", "canadagpt_plan_basic": "basic", "canadagpt_plan_pro": "pro"}
+RANKS = ["free", "usage_only", "basic", "pro"]
+
+
+def as_time(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def expected_plan(view: StripeView, has_packs: bool) -> Json:
+    """The user's plan according to Stripe's state."""
+    live = view.live
+    plan: Json = dict.fromkeys(("next_tier", "current_period_start", "current_period_end", "canceled_at"))
+    plan |= {"tier": "usage_only" if has_packs else "free", "status": "active", "past_due_since": None}
+    plan |= {"customer": view.twin.customer if not view.twin.is_deleted else None, "subscription": None}
+    if live is None:
+        return {**plan, "customer": plan["customer"] or None}
+    start, end = view.period
+    tier_bought = TIERS[view.product]
+    paid = [
+        TIERS[line["pricing"]["price_details"]["product"]]
+        for invoice in view.plan_invoices("paid")
+        for line in invoice["lines"]["data"]
+        if invoice["parent"]["subscription_details"]["subscription"] == live["id"]
+        and line["pricing"]["price_details"]["product"] in TIERS
+        and line["amount"] > 0
+        and line["period"]["start"] >= start
+    ]
+    tier = max([tier_bought, *paid], key=RANKS.index)
+    plan |= {"tier": tier, "next_tier": tier_bought if tier_bought != tier else None, "subscription": live["id"]}
+    if live["cancel_at"] and live["cancel_at"] <= end:
+        end, plan["status"] = live["cancel_at"], "canceled"
+    if live["status"] == "past_due":
+        latest = next(one for one in view.invoices if one["id"] == live["latest_invoice"])
+        since = latest["status_transitions"]["finalized_at"] or latest["created"]
+        plan |= {"status": "past_due", "past_due_since": as_time(since)}
+    if plan["status"] == "canceled":
+        plan["next_tier"] = None
+    plan |= {"current_period_start": as_time(start), "current_period_end": as_time(end)}
+    return {**plan, "canceled_at": as_time(live["canceled_at"])}
+
+
+def has_credits_left(pack: Json) -> bool:
+    """Whether a refund or dispute left any of the pack."""
+    left: bool = pack["to_revoke"] < pack["purchased"]
+    return left
+
+
+def expected_packs(view: StripeView, used: dict[str, int]) -> list[Json]:
+    """The user's packs according to payments and refunds. `used`: credits used, by session."""
+    packs = []
+    for sale in view.sales:
+        charge = view.charges[sale["payment_intent"]]
+        disputes = [one["status"] for one in view.disputes(sale["payment_intent"])]
+        bought = int(sale["metadata"]["credits"])
+        due = bought if "lost" in disputes else bought * charge["amount_refunded"] // charge["amount"]
+        spent = used.get(sale["id"], 0)
+        packs.append(
+            {
+                "session": sale["id"],
+                "purchased": bought,
+                "used": spent,
+                "remaining": max(0, bought - spent - due),
+                "revoked": min(due, bought - spent),
+                "to_revoke": due,
+                "frozen": any(one not in ("won", "lost", "warning_closed") for one in disputes),
+                "price": Decimal(charge["amount"]) / 100,
+                "at": as_time(charge["created"]),
+            }
+        )
+    return sorted_packs(packs)
+
+
+def sorted_packs(packs: list[Json]) -> list[Json]:
+    return sorted(packs, key=lambda pack: (pack["at"], pack["purchased"], pack["session"]))
+
+
+def without_ids(thing: Any, twin: Twin) -> Any:
+    """With each id replaced by whether it is None: twins have different ids."""
+    if isinstance(thing, list):
+        return [without_ids(one, twin) for one in thing]
+    own = ("customer", "subscription", "session", "past_due_since")  # the last one moves with a late draft
+    return {name: value is None if name in own else value for name, value in thing.items()}

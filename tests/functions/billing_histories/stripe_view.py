@@ -1,0 +1,129 @@
+"""What Stripe has about a user, read through its API."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import httpx
+
+from tests.conftest import Person
+from tests.local.stripe.kit import KEY
+
+Json = dict[str, Any]
+ENDED = ("canceled", "incomplete_expired")
+
+
+class JsonClient:
+    """A client of Stripe's API that returns plain JSON."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+
+    def all(self, path: str, **params: Any) -> list[Json]:
+        """A list, oldest first."""
+        page = self.http.get(f"/v1/{path}", params={"limit": 100, **params}).raise_for_status().json()
+        assert not page["has_more"]
+        found: list[Json] = page["data"]
+        return found[::-1]
+
+    def post(self, path: str, **form: Any) -> Json:
+        answer = self.http.post(f"/v1/{path}", data=form)
+        assert answer.status_code < 500, answer.text
+        content: Json = answer.json()
+        return content
+
+
+@dataclass(slots=True)
+class Twin:
+    """A user and their customer at Stripe."""
+
+    person: Person
+    customer: str = ""
+    is_deleted: bool = False
+
+
+class StripeView:
+    """What Stripe has about a twin. Each kind is read on first use."""
+
+    def __init__(self, support: JsonClient, twin: Twin) -> None:
+        self.support, self.twin = support, twin
+
+    def _all(self, path: str, **params: Any) -> list[Json]:
+        twin = self.twin
+        return self.support.all(path, customer=twin.customer, **params) if twin.customer and not twin.is_deleted else []
+
+    @cached_property
+    def subscriptions(self) -> list[Json]:
+        return self._all("subscriptions", status="all")
+
+    @cached_property
+    def invoices(self) -> list[Json]:
+        return self._all("invoices")
+
+    @cached_property
+    def items(self) -> list[Json]:
+        return self._all("invoiceitems")
+
+    @cached_property
+    def sales(self) -> list[Json]:
+        """The paid sessions that sold a pack, in the order of their creation."""
+        params = {"customer": self.twin.customer, "limit": 100}
+        if not self.twin.customer:
+            return []
+        found = self.support.http.get("/v1/checkout/sessions", params=params).raise_for_status().json()["data"]
+        return [one for one in found[::-1] if one["mode"] == "payment" and one["payment_status"] == "paid"]
+
+    @cached_property
+    def charges(self) -> dict[str, Json]:
+        """Charges that succeeded, by their payment intents."""
+        params = {"customer": self.twin.customer, "limit": 100}
+        found = self.support.http.get("/v1/charges", params=params).raise_for_status().json()["data"]
+        return {one["payment_intent"]: one for one in found[::-1] if one["paid"]}
+
+    def disputes(self, payment: str) -> list[Json]:
+        return self.support.all("disputes", payment_intent=payment)
+
+    @property
+    def live(self) -> Json | None:
+        """The subscription that has not ended."""
+        return next((one for one in self.subscriptions if one["status"] not in ENDED), None)
+
+    @property
+    def product(self) -> str:
+        """The product of the live subscription."""
+        assert self.live
+        return str(self.live["items"]["data"][0]["price"]["product"])
+
+    @property
+    def period(self) -> tuple[int, int]:
+        assert self.live
+        item = self.live["items"]["data"][0]
+        return item["current_period_start"], item["current_period_end"]
+
+    def plan_payments(self) -> list[str]:
+        """The payment intents of plan invoices, oldest first."""
+        packs = {one["payment_intent"] for one in self.sales}
+        return [name for name in self.charges if name not in packs]
+
+    def plan_invoices(self, *statuses: str) -> list[Json]:
+        return [one for one in self.invoices if one["parent"] and one["status"] in statuses]
+
+    def subscription_states(self) -> Any:
+        """The states of the subscriptions and of their open payments, without ids. Actions depend on them."""
+        created = {one["id"]: one["created"] for one in self.subscriptions}
+        return (
+            [
+                (one["created"], one["status"], one["cancel_at"], one["items"]["data"][0]["price"]["product"])
+                for one in self.subscriptions
+            ],
+            sorted(
+                (
+                    created[one["parent"]["subscription_details"]["subscription"]],
+                    one["billing_reason"],
+                    one["status"],
+                    one["attempt_count"],
+                    one["next_payment_attempt"] is None,
+                )
+                for one in self.plan_invoices("draft", "open")
+            ),
+        )
