@@ -1,4 +1,4 @@
-"""The key of a user's own that pays for a query (bring your own key)."""
+"""The user's own key that pays for a query (bring your own key)."""
 
 from functions.chat.metering import Hold
 from functions.common.database import Database
@@ -15,7 +15,7 @@ class OwnKeys:
         self._vault = vault
         self._observer = observer
 
-    async def open(self, hold: Hold) -> PlainKey | None:
+    async def decrypt(self, hold: Hold) -> PlainKey | None:
         """The own key that pays; None where the platform's account pays. Raises ByokKeyUnreadable."""
         if hold.admission.funding != "byok":
             return None

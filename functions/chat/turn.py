@@ -106,7 +106,7 @@ class Turn:
 
     async def _converse_in_time(self, hold: Hold, failover: Failover) -> FinishReason | None:
         """Why the answer ended; None where the user stopped it. Raises the provider's error, or ProviderTimeout."""
-        own_key = await self.own_keys.open(hold)
+        own_key = await self.own_keys.decrypt(hold)
         try:
             async with asyncio.timeout_at(0 if self.stopped else self.ends_at) as self._timeout:
                 reason = await self._converse(hold, failover, own_key)

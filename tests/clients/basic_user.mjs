@@ -21,10 +21,10 @@ const stream = await transport.sendMessages({
   body: { provider: stack.provider },
 });
 const chunks = [];
-const [heard, read] = stream.tee();
-for await (const chunk of heard) chunks.push(chunk);
+const [copy, original] = stream.tee();
+for await (const chunk of copy) chunks.push(chunk);
 let message;
-for await (message of readUIMessageStream({ stream: read }));
+for await (message of readUIMessageStream({ stream: original }));
 
 const usage = await (await fetch(`${stack.functions_url}/usage`, { headers })).json();
 const { data: conversation, error } = await supabase

@@ -1,75 +1,74 @@
 // A browser, as far as the chat needs one: the AI SDK's client. Standard input: one job a line, as JSON. Standard
-// output: one answer a line, in the same order. Jobs that take a while get a name, run beside the others, and are
-// asked for with `end`.
-//   ask    {name, api, token, body}      POST; `body` as the client makes it: {id, messages, trigger, messageId, …}
+// output: one result a line, in the same order. Long jobs have a name and run concurrently; `end` returns their result.
+//   ask    {name, api, token, body}      POST; `body` as the client builds it: {id, messages, trigger, messageId, …}
 //   resume {name, api, token, chat}      reconnectToStream
-//   stop   {name, api, token, chat, when?: {name, type, parts}}   ... once that stream has so many parts of the type
-//   until  {name, type, parts}           waits until a stream has them, or has ended
-//   peek   {name}                        what is on the wire so far
-//   leave  {name}                        the client goes
-//   talk   {name, api, token, chat, acts, body}   what a page does, one after the other: {send: text}, {regenerate:
+//   stop   {name, api, token, chat, when?: {name, type, parts}}   ... when that stream has so many parts of the type
+//   until  {name, type, parts}           waits until a stream has so many parts of the type, or has ended
+//   peek   {name}                        the events so far
+//   disconnect {name}                    closes the connection
+//   use    {name, api, token, chat, acts, body}   a page's actions, one after the other: {send: text}, {regenerate:
 //                                        {messageId?}}, {edit: text, messageId}, {resume: {}}; "question" is the
 //                                        first message's id
-//   end    {name}                        waits for the end; gives what there was, for the test to judge
-//   check  {parts, body?}                what is wrong with them
+//   end    {name}                        waits for the end and returns the result
+//   check  {parts, body?}                the violations in them
 import { AbstractChat, DefaultChatTransport, readUIMessageStream } from "ai";
 import { EventEmitter, once } from "node:events";
 import { createInterface } from "node:readline";
-import { bodyThatIsWrong, eventsOf, partsThatAreWrong } from "./stream_rules.mjs";
+import { bodyViolations, eventsOf, partViolations } from "./stream_rules.mjs";
 
-const DEADLINE_MS = 60_000; // no stream of the tests takes that long
+const DEADLINE_MS = 60_000; // longer than any stream of the tests
 const jobs = new Map();
 
 class Stream {
-  news = new EventEmitter();
+  changes = new EventEmitter();
   leaving = new AbortController();
   deadline = setTimeout(() => this.leaving.abort(), DEADLINE_MS).unref();
   parts = [];
   ended = false;
-  errors = []; // what readUIMessageStream reports
+  errors = []; // of readUIMessageStream
   body = "";
-  wire = Promise.resolve();
+  tapped = Promise.resolve();
 
   transport({ api, token }) {
     return new DefaultChatTransport({ api, headers: { authorization: `Bearer ${token}` }, fetch: this.fetch });
   }
 
-  // The platform's, with an ear on the wire.
+  // Node's fetch, with a copy of the body.
   fetch = async (url, init) => {
     const response = await fetch(url, init);
     this.status = response.status;
     this.headers = Object.fromEntries(response.headers);
     if (!response.ok || !response.body) return response;
-    const [heard, read] = response.body.tee();
-    this.wire = this.tap(heard);
-    return new Response(read, { status: response.status, headers: response.headers });
+    const [copy, original] = response.body.tee();
+    this.tapped = this.tap(copy);
+    return new Response(original, { status: response.status, headers: response.headers });
   };
 
-  async tap(heard) {
+  async tap(body) {
     try {
-      for await (const piece of heard.pipeThrough(new TextDecoderStream())) this.body += piece;
+      for await (const piece of body.pipeThrough(new TextDecoderStream())) this.body += piece;
     } catch (error) {
-      this.broke_off = error.name;
+      this.interrupted = error.name;
     }
   }
 
-  async listen(opening) {
+  async read(opening) {
     try {
       const stream = await opening;
-      this.nothing = stream === null;
-      if (stream) await Promise.all(stream.tee().map((branch, at) => (at ? this.build(branch) : this.hear(branch))));
+      this.was_empty = stream === null;
+      if (stream) await Promise.all(stream.tee().map((branch, at) => (at ? this.build(branch) : this.collect(branch))));
     } catch (error) {
       this.thrown = { name: error.name, status: error.statusCode, body: error.responseBody };
     }
-    await this.wire;
+    await this.tapped;
     this.ended = true;
-    this.news.emit("part");
+    this.changes.emit("part");
   }
 
-  async hear(stream) {
+  async collect(stream) {
     for await (const part of stream) {
       this.parts.push(part);
-      this.news.emit("part");
+      this.changes.emit("part");
     }
   }
 
@@ -80,18 +79,18 @@ class Stream {
 
   async until({ type, parts }) {
     const enough = () => this.parts.filter((part) => part.type === type).length >= parts;
-    while (!enough() && !this.ended) await once(this.news, "part");
+    while (!enough() && !this.ended) await once(this.changes, "part");
   }
 
-  async told() {
-    const { status, headers, nothing, parts, message, errors, thrown } = this;
-    const wrong = parts.length && !thrown ? await bodyThatIsWrong(this.body, parts) : [];
+  async result() {
+    const { status, headers, was_empty, parts, message, errors, thrown } = this;
+    const violations = parts.length && !thrown ? await bodyViolations(this.body, parts) : [];
     const { comments } = eventsOf(this.body);
-    return { status, headers, nothing, parts, comments, wrong, message, errors, thrown };
+    return { status, headers, was_empty, parts, comments, violations, message, errors, thrown };
   }
 }
 
-// What a frontend's framework keeps of a chat, without a framework.
+// The state of a chat, which a frontend's framework would keep.
 class State {
   status = "ready";
   error = undefined;
@@ -112,41 +111,41 @@ class Page extends AbstractChat {
   }
 }
 
-// Runs beside the others until `end` asks for it.
-function begin(name, job, run) {
+// Starts a concurrent job. `end` returns its result.
+function start(name, job, run) {
   const running = run();
-  running.catch(() => {}); // told by `end`
+  running.catch(() => {}); // `end` reports it
   jobs.set(name, { ...job, running });
   return {};
 }
 
-const does = {
+const commands = {
   ask({ name, body: { id, messages, trigger, messageId, ...body }, ...where }) {
     const stream = new Stream();
     const send = { chatId: id, messages, trigger, messageId, body, abortSignal: stream.leaving.signal };
-    return begin(name, { stream }, async () => {
-      await stream.listen(stream.transport(where).sendMessages(send));
-      return stream.told();
+    return start(name, { stream }, async () => {
+      await stream.read(stream.transport(where).sendMessages(send));
+      return stream.result();
     });
   },
   resume({ name, chat, ...where }) {
     const stream = new Stream();
-    return begin(name, { stream }, async () => {
-      await stream.listen(stream.transport(where).reconnectToStream({ chatId: chat, abortSignal: stream.leaving.signal }));
-      return stream.told();
+    return start(name, { stream }, async () => {
+      await stream.read(stream.transport(where).reconnectToStream({ chatId: chat, abortSignal: stream.leaving.signal }));
+      return stream.result();
     });
   },
   stop({ name, api, token, chat, when }) {
-    return begin(name, {}, async () => {
+    return start(name, {}, async () => {
       if (when) await jobs.get(when.name).stream.until(when);
       const headers = { authorization: `Bearer ${token}` };
       const response = await fetch(`${api}/${encodeURIComponent(chat)}/stop`, { method: "POST", headers });
       return { status: response.status, body: await response.json() };
     });
   },
-  talk({ name, chat, acts, body, ...where }) {
+  use({ name, chat, acts, body, ...where }) {
     const page = new Page({ id: chat, transport: new Stream().transport(where), state: new State() });
-    return begin(name, {}, async () => {
+    return start(name, {}, async () => {
       const seen = [];
       for (const act of acts) {
         await page.act(act, body);
@@ -161,25 +160,25 @@ const does = {
     return { parts: stream.parts };
   },
   peek: ({ name }) => eventsOf(jobs.get(name).stream.body),
-  leave({ name }) {
+  disconnect({ name }) {
     jobs.get(name).stream.leaving.abort();
     return {};
   },
   end: ({ name }) => jobs.get(name).running,
   check: async ({ parts, body }) => ({
-    wrong: body === undefined ? await partsThatAreWrong(parts) : await bodyThatIsWrong(body, parts),
+    violations: body === undefined ? await partViolations(parts) : await bodyViolations(body, parts),
   }),
 };
 
 const lines = createInterface({ input: process.stdin });
-lines.on("close", () => process.exit()); // whatever still runs
+lines.on("close", () => process.exit()); // even if jobs are running
 for await (const line of lines) {
-  const { do: what, ...job } = JSON.parse(line);
-  let told;
+  const { command, ...job } = JSON.parse(line);
+  let result;
   try {
-    told = await does[what](job);
+    result = await commands[command](job);
   } catch (error) {
-    told = { failed: error.stack };
+    result = { failed: error.stack };
   }
-  process.stdout.write(`${JSON.stringify(told)}\n`);
+  process.stdout.write(`${JSON.stringify(result)}\n`);
 }

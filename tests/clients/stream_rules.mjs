@@ -1,10 +1,9 @@
-// What a stream of the chat may say: the AI SDK's own schema, and beyond it exactly the keys and the order that this
-// backend promises. The SDK passes over keys that it does not know and parts that come too early, so both are looked
-// for here.
+// The rules of the chat's streams: the AI SDK's own schema, and the exact keys and order that this backend promises. The
+// SDK ignores keys that it does not know and parts that are too early, so both are checked here.
 import { asSchema, uiMessageChunkSchema } from "ai";
 import { isDeepStrictEqual } from "node:util";
 
-// Every key that a part has, beside `type`: it has to have all of them, and no other.
+// The keys of each part beside `type`: all of them are required, and no others are allowed.
 const KEYS = {
   "start": ["messageId"],
   "start-step": [],
@@ -30,22 +29,22 @@ const USAGE = ["input_tokens", "output_tokens", "cache_read_tokens", "cache_writ
 const WITHIN_A_STEP = /^(text|tool|source)-/;
 const SCHEMA = asSchema(uiMessageChunkSchema);
 
-// What is wrong with an object's keys.
-function* keysThatAreWrong(what, value, allowed) {
+// Missing and unknown keys of an object.
+function* keyViolations(what, value, allowed) {
   const keys = Object.keys(value ?? {});
   for (const key of allowed) if (!keys.includes(key)) yield `${what} has no ${key}`;
   for (const key of keys) if (!allowed.includes(key)) yield `${what} has ${key}`;
 }
 
-// The state of a message while it is told.
+// The state of a message while its parts arrive.
 class Message {
   started = false;
   inStep = false;
   failed = false;
-  closed = null; // by which part
-  previous = null; // part's type
+  closed = null; // the type of the part that closed it
+  previous = null; // the type of the previous part
   texts = new Map(); // id: whether it is open
-  calls = new Map(); // id: {name, state: begun, called or answered, step}
+  calls = new Map(); // id: {name, state: started, called or answered, step}
   sources = new Set();
   urls = new Set();
   step = 0;
@@ -72,7 +71,7 @@ class Message {
   }
 
   * "finish-step"() {
-    if (!this.inStep) yield "the end of a step that was not begun";
+    if (!this.inStep) yield "the end of a step that was not started";
     yield* this.open("at the end of the step");
     this.inStep = false;
   }
@@ -93,15 +92,15 @@ class Message {
 
   * "tool-input-start"({ toolCallId, toolName }) {
     if (this.calls.has(toolCallId)) yield `a second call ${toolCallId}`;
-    this.calls.set(toolCallId, { name: toolName, state: "begun", step: this.step });
+    this.calls.set(toolCallId, { name: toolName, state: "started", step: this.step });
   }
 
   * "tool-input-available"({ toolCallId, toolName }) {
-    yield* this.moves(toolCallId, "begun", "called", toolName);
+    yield* this.moves(toolCallId, "started", "called", toolName);
   }
 
   * "tool-input-error"({ toolCallId, toolName }) {
-    yield* this.moves(toolCallId, "begun", "answered", toolName);
+    yield* this.moves(toolCallId, "started", "answered", toolName);
   }
 
   * "tool-output-available"({ toolCallId }) {
@@ -115,41 +114,41 @@ class Message {
   * "source-url"({ sourceId, url }) {
     if (!["tool-output-available", "source-url"].includes(this.previous)) yield `a source after ${this.previous}`;
     if (this.sources.has(sourceId)) yield `a second source ${sourceId}`;
-    if (this.urls.has(url)) yield `${url} is told twice`;
+    if (this.urls.has(url)) yield `${url} is sent twice`;
     this.sources.add(sourceId);
     this.urls.add(url);
   }
 
   * "message-metadata"({ messageMetadata }) {
-    yield* this.left("at the metadata");
-    yield* metadataThatIsWrong(messageMetadata);
+    yield* this.unclosed("at the metadata");
+    yield* metadataViolations(messageMetadata);
   }
 
   * "error"() {
-    yield* this.left("at the error");
+    yield* this.unclosed("at the error");
     this.failed = true;
   }
 
   * "finish"({ finishReason, messageMetadata }) {
-    yield* this.left("at the finish");
-    yield* metadataThatIsWrong(messageMetadata);
+    yield* this.unclosed("at the finish");
+    yield* metadataViolations(messageMetadata);
     if ((finishReason === "error") !== this.failed) yield `finishReason ${finishReason}, error: ${this.failed}`;
     this.closed = "finish";
   }
 
   * "abort"() {
-    yield* this.left("at the abort");
-    if (this.previous !== "message-metadata") yield "an abort that does not say what it cost";
+    yield* this.unclosed("at the abort");
+    if (this.previous !== "message-metadata") yield "an abort without metadata before it";
     this.closed = "abort";
   }
 
   * end() {
     if (!this.closed && !this.failed) yield "no end";
-    yield* this.left("at the end");
+    yield* this.unclosed("at the end");
   }
 
-  // What was opened and not closed: told once.
-  * left(where) {
+  // What was opened and not closed, reported once.
+  * unclosed(where) {
     yield* this.open(where);
     if (this.inStep) yield `a step is open ${where}`;
     this.inStep = false;
@@ -164,56 +163,56 @@ class Message {
 
   * moves(id, from, to, name) {
     const call = this.calls.get(id);
-    if (call?.state !== from) yield `call ${id} is ${to}, but was ${call?.state ?? "not begun"}`;
-    if (call && name && call.name !== name) yield `call ${id} is of ${call.name} and of ${name}`;
+    if (call?.state !== from) yield `call ${id} is ${to}, but was ${call?.state ?? "not started"}`;
+    if (call && name && call.name !== name) yield `call ${id} has the names ${call.name} and ${name}`;
     if (call && call.step !== this.step) yield `call ${id} is ${to} in another step`;
     this.calls.set(id, { name, step: this.step, ...call, state: to });
   }
 }
 
-function* metadataThatIsWrong(metadata) {
-  yield* keysThatAreWrong("the metadata", metadata, METADATA);
-  yield* keysThatAreWrong("the usage", metadata?.usage, USAGE);
+function* metadataViolations(metadata) {
+  yield* keyViolations("the metadata", metadata, METADATA);
+  yield* keyViolations("the usage", metadata?.usage, USAGE);
 }
 
-// What is wrong with the parts of a whole message, as sentences; none where all is well.
-export async function partsThatAreWrong(parts) {
-  const wrong = [];
+// The violations in the parts of a whole message, as sentences.
+export async function partViolations(parts) {
+  const violations = [];
   const message = new Message();
   for (const part of parts) {
     const keys = KEYS[part.type];
     if (!keys) {
-      wrong.push(`a part ${part.type}`);
+      violations.push(`a part ${part.type}`);
       continue;
     }
-    wrong.push(...keysThatAreWrong(part.type, part, ["type", ...keys]));
+    violations.push(...keyViolations(part.type, part, ["type", ...keys]));
     const read = await SCHEMA.validate(part);
-    if (!read.success) wrong.push(`the AI SDK refuses ${part.type}`);
-    wrong.push(...message.take(part));
+    if (!read.success) violations.push(`the AI SDK refuses ${part.type}`);
+    violations.push(...message.take(part));
   }
-  return [...wrong, ...message.end()];
+  return [...violations, ...message.end()];
 }
 
-// What a body of server-sent events says: {parts, comments, done, wrong}.
+// The contents of a body of server-sent events: {parts, comments, done, violations}.
 export function eventsOf(body) {
-  const told = { parts: [], comments: [], done: false, wrong: [] };
+  const read = { parts: [], comments: [], done: false, violations: [] };
   const blocks = body.split("\n\n");
-  if (blocks.pop() !== "") told.wrong.push("the last event is cut off");
+  if (blocks.pop() !== "") read.violations.push("the last event is cut off");
   for (const block of blocks) {
-    if (told.done) told.wrong.push(`${block.slice(0, 40)} after [DONE]`);
-    if (block === "data: [DONE]") told.done = true;
-    else if (block.startsWith(":") && !block.includes("\n")) told.comments.push(block);
-    else if (block.startsWith("data: {") && !block.includes("\n")) told.parts.push(JSON.parse(block.slice(6)));
-    else told.wrong.push(`no event: ${block.slice(0, 40)}`);
+    if (read.done) read.violations.push(`${block.slice(0, 40)} after [DONE]`);
+    if (block === "data: [DONE]") read.done = true;
+    else if (block.startsWith(":") && !block.includes("\n")) read.comments.push(block);
+    else if (block.startsWith("data: {") && !block.includes("\n")) read.parts.push(JSON.parse(block.slice(6)));
+    else read.violations.push(`no event: ${block.slice(0, 40)}`);
   }
-  return told;
+  return read;
 }
 
-// What is wrong with a body: on the wire, and with the parts, which have to be those that the AI SDK made of it.
-export async function bodyThatIsWrong(body, parts) {
-  const told = eventsOf(body);
-  if (!told.done) told.wrong.push("no [DONE]");
-  for (const comment of told.comments) if (comment !== ": keep-alive") told.wrong.push(`a comment ${comment}`);
-  if (!isDeepStrictEqual(told.parts, parts)) told.wrong.push("the AI SDK read something else");
-  return [...told.wrong, ...(await partsThatAreWrong(told.parts))];
+// The violations in a body and in its parts, which have to equal those that the AI SDK read from it.
+export async function bodyViolations(body, parts) {
+  const read = eventsOf(body);
+  if (!read.done) read.violations.push("no [DONE]");
+  for (const comment of read.comments) if (comment !== ": keep-alive") read.violations.push(`a comment ${comment}`);
+  if (!isDeepStrictEqual(read.parts, parts)) read.violations.push("the AI SDK read something else");
+  return [...read.violations, ...(await partViolations(read.parts))];
 }

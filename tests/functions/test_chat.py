@@ -1,8 +1,8 @@
-"""POST /chat: what is answered, what is kept, what is refused."""
+"""POST /chat: answers, what is stored, refusals."""
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,15 +10,28 @@ import httpx
 import psycopg
 import pytest
 
+from infra.local.stack import Stack
 from tests.api import Api, Left, question
+from tests.chat_kit import chat_environment
 from tests.conftest import Person
+from tests.functions.watched import served
 
-People = Callable[..., Person]
-Look = Callable[[Person], Left]
+NewPerson = Callable[..., Person]
+ReadLeft = Callable[[Person], Left]
+
+
+@pytest.fixture
+def patient_api(stack: Stack) -> Iterator[Api]:
+    """A chat whose calls of the database may take long, so that a busy machine causes no 503."""
+    with (
+        served("tests.functions.watched:patient_chat", chat_environment(stack)) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
+        yield Api(http, stack.info["model_url"])
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
-def test_json_mode_gives_the_turn_that_the_stream_gives(api: Api, person: People, provider: str) -> None:
+def test_json_mode_returns_the_same_turn_as_the_stream(api: Api, person: NewPerson, provider: str) -> None:
     basic = person("basic")
     streamed = api.stream(basic, question("What is a quorum?", provider=provider))
     whole = api.chat(basic, question("What is a quorum?", provider=provider))
@@ -36,20 +49,20 @@ def test_json_mode_gives_the_turn_that_the_stream_gives(api: Api, person: People
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
-def test_unusual_characters_arrive_as_they_are(api: Api, person: People, provider: str) -> None:
-    """Line separators that are no line feeds, and what is outside the Basic Multilingual Plane."""
+def test_unusual_characters_arrive_unchanged(api: Api, person: NewPerson, provider: str) -> None:
+    """Line separators other than line feeds, and characters outside the Basic Multilingual Plane."""
     text = "À la «Chambre»\u2028et\u0085au\x0bSénat 🇨🇦"
     assert text in api.stream(person("basic"), question(text, provider=provider)).text
 
 
 @pytest.mark.parametrize("tier", ["basic", "pro"])
-def test_a_plan_with_history_continues_from_storage_whatever_the_client_claims(
-    api: Api, person: People, left: Look, tier: str
+def test_a_plan_with_history_ignores_the_clients_history(
+    api: Api, person: NewPerson, left: ReadLeft, tier: str
 ) -> None:
     user = person(tier)
     chat_id, first, second = str(uuid.uuid4()), f"First {uuid.uuid4()}", f"Second {uuid.uuid4()}"
     answer = api.chat(user, question(first, chat_id=chat_id)).json()["message"]["parts"][0]["text"]
-    api.chat(user, question(second, ("user", "What I never said"), ("assistant", "Nor you"), chat_id=chat_id))
+    api.chat(user, question(second, ("user", "What I never wrote"), ("assistant", "Nor you"), chat_id=chat_id))
     (asked,) = api.asked(second)
     assert [(message["role"], message["text"]) for message in asked["messages"]] == [
         ("user", first),
@@ -60,10 +73,10 @@ def test_a_plan_with_history_continues_from_storage_whatever_the_client_claims(
 
 
 @pytest.mark.parametrize(("tier", "funding"), [("free", "included"), ("usage_only", "overage")])
-def test_a_plan_without_history_keeps_nothing_and_remembers_what_the_client_sends(
+def test_a_plan_without_history_uses_the_clients_history(
     api: Api,
-    person: People,
-    left: Look,
+    person: NewPerson,
+    left: ReadLeft,
     stack_db: "psycopg.Connection[dict[str, Any]]",
     tier: str,
     funding: str,
@@ -77,11 +90,11 @@ def test_a_plan_without_history_keeps_nothing_and_remembers_what_the_client_send
     assert [message["text"] for message in asked["messages"]] == ["Earlier", "Indeed", text]
     assert left(user).messages == []
     assert left(user).outcomes == ["answered"]
-    kept = stack_db.execute("select count(*) from public.conversations where user_id = %s", (user.id,)).fetchone()
-    assert kept == {"count": 0}
+    stored = stack_db.execute("select count(*) from public.conversations where user_id = %s", (user.id,)).fetchone()
+    assert stored == {"count": 0}
 
 
-def test_overage_is_charged_at_its_price_and_said_so(api: Api, person: People, left: Look) -> None:
+def test_the_metadata_have_the_overage_that_was_charged(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
     metadata = api.stream(user, question("Who speaks next?")).metadata
     assert (metadata["funding"], metadata["charged_usd"], metadata["remaining"]) == ("overage", 0.025, 399)
@@ -89,15 +102,15 @@ def test_overage_is_charged_at_its_price_and_said_so(api: Api, person: People, l
     assert api.usage(user)["overage"]["used_usd"] == 0.025
 
 
-def test_forty_at_once_of_a_user_with_fifteen_left_answers_exactly_fifteen(
-    api: Api, person: People, left: Look
+def test_forty_concurrent_queries_with_fifteen_left_get_fifteen_answers(
+    patient_api: Api, person: NewPerson, left: ReadLeft
 ) -> None:
     user = person("basic", allow_overages=False)
     together = threading.Barrier(40)
 
     def ask(number: int) -> httpx.Response:
         together.wait()
-        return api.chat(user, question(f"Question {number}"))
+        return patient_api.chat(user, question(f"Question {number}"))
 
     with ThreadPoolExecutor(40) as pool:
         responses = list(pool.map(ask, range(40)))
@@ -113,7 +126,7 @@ def test_forty_at_once_of_a_user_with_fifteen_left_answers_exactly_fifteen(
     assert (after.holds, after.quota_used, after.outcomes) == (0, 15, ["answered"] * 15)
 
 
-def test_a_free_user_has_ten_for_life_and_is_then_told_that_paying_helps(api: Api, person: People, left: Look) -> None:
+def test_the_eleventh_query_of_a_free_user_requires_payment(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("free", lifetime_used=9)
     assert api.chat(user, question("The tenth")).json()["metadata"]["remaining"] == 0
     refused = api.chat(user, question("The eleventh"))
@@ -124,7 +137,7 @@ def test_a_free_user_has_ten_for_life_and_is_then_told_that_paying_helps(api: Ap
     assert left(user).outcomes == ["answered"]
 
 
-def test_an_overage_limit_that_is_reached_says_when_it_starts_anew(api: Api, person: People) -> None:
+def test_a_reached_overage_limit_is_refused_with_a_retry_after(api: Api, person: NewPerson) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}", overage_limit=0)
     refused = api.chat(user, question("One too many"))
     assert refused.status_code == 429
@@ -132,7 +145,7 @@ def test_an_overage_limit_that_is_reached_says_when_it_starts_anew(api: Api, per
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_the_same_message_is_answered_once_and_then_repeated_from_storage(api: Api, person: People, left: Look) -> None:
+def test_a_message_sent_again_gets_the_stored_answer(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("basic")
     body = question(f"Only once {uuid.uuid4()}")
     first, second = api.stream(user, body), api.stream(user, body)
@@ -144,7 +157,7 @@ def test_the_same_message_is_answered_once_and_then_repeated_from_storage(api: A
     assert len(left(user).messages) == 2
 
 
-def test_the_same_message_sent_while_it_is_answered_is_a_conflict(api: Api, person: People, left: Look) -> None:
+def test_a_message_sent_again_during_its_answer_is_a_conflict(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("basic")
     body = question("Slowly [fault:slow 0.1]")
     with api.http.stream("POST", "/chat", json=body, headers=user.headers) as running:
@@ -155,7 +168,7 @@ def test_the_same_message_sent_while_it_is_answered_is_a_conflict(api: Api, pers
     assert left(user).outcomes == ["answered"]
 
 
-def test_an_answer_that_was_not_kept_is_not_given_twice_for_nothing(api: Api, person: People, left: Look) -> None:
+def test_a_message_whose_answer_was_not_stored_is_refused_again(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("free")
     body = question("Only once")
     assert api.chat(user, body).status_code == 200
@@ -164,7 +177,7 @@ def test_an_answer_that_was_not_kept_is_not_given_twice_for_nothing(api: Api, pe
     assert left(user).lifetime_used == 1
 
 
-def test_regenerating_is_a_new_query_that_replaces_the_last_answer(api: Api, person: People, left: Look) -> None:
+def test_regenerating_is_charged_and_replaces_the_last_answer(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("basic")
     body = question(f"Again {uuid.uuid4()}")
     first = api.chat(user, body).json()["message"]
@@ -179,7 +192,7 @@ def test_regenerating_is_a_new_query_that_replaces_the_last_answer(api: Api, per
     assert [len(entry["messages"]) for entry in asked] == [1, 1]  # the replaced answer is not its own context
 
 
-def test_anothers_conversation_is_not_found_and_nothing_is_written(api: Api, person: People, left: Look) -> None:
+def test_a_conversation_of_another_user_is_not_found(api: Api, person: NewPerson, left: ReadLeft) -> None:
     owner, other = person("basic"), person("basic")
     chat_id = str(uuid.uuid4())
     assert api.chat(owner, question("Mine", chat_id=chat_id)).status_code == 200
@@ -189,13 +202,13 @@ def test_anothers_conversation_is_not_found_and_nothing_is_written(api: Api, per
     assert len(left(owner).messages) == 2
 
 
-def test_two_users_may_give_their_conversations_the_same_name(api: Api, person: People, left: Look) -> None:
+def test_two_users_may_use_the_same_chat_id(api: Api, person: NewPerson, left: ReadLeft) -> None:
     for user in (person("basic"), person("pro")):
         assert api.chat(user, question("Mine", chat_id="my-chat")).status_code == 200
         assert len(left(user).messages) == 2
 
 
-def test_a_model_of_another_plan_is_refused_and_the_plans_own_are_named(api: Api, person: People, left: Look) -> None:
+def test_a_model_outside_the_plan_is_refused(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("basic")
     refused = api.chat(user, question("With the best", provider="anthropic", model="claude-opus-5-5"))
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "model_not_available")
@@ -249,8 +262,8 @@ SMUGGLED = _with(
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
-def test_a_bad_request_is_a_clear_error_and_costs_nothing(
-    api: Api, person: People, left: Look, body: bytes | dict[str, Any], status: int, code: str, field: str | None
+def test_an_invalid_request_is_refused_and_not_charged(
+    api: Api, person: NewPerson, left: ReadLeft, body: bytes | dict[str, Any], status: int, code: str, field: str | None
 ) -> None:
     user = person("basic")
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
@@ -263,21 +276,21 @@ def test_a_bad_request_is_a_clear_error_and_costs_nothing(
     assert left(user) == Left([], 0, [], 0, 0, "0.000000")
 
 
-def test_a_null_character_is_a_bad_request(api: Api, person: People, left: Look) -> None:
-    """Postgres text cannot hold it: found before the query is paid for and answered."""
+def test_a_null_character_is_an_invalid_request(api: Api, person: NewPerson, left: ReadLeft) -> None:
+    """Postgres cannot store it in a text, so it is refused before the query is charged."""
     user = person("basic")
     response = api.chat(user, question("Hello \x00 there"))
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
     assert left(user).outcomes == []
 
 
-def test_a_method_that_an_address_does_not_take_is_an_error_of_the_same_shape(api: Api) -> None:
+def test_a_method_that_is_not_allowed_is_an_error(api: Api) -> None:
     response = api.http.get("/chat")
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (405, "method_not_allowed")
     assert error["request_id"] == response.headers["x-request-id"]
 
 
-def test_health_asks_for_no_token(api: Api) -> None:
+def test_health_needs_no_token(api: Api) -> None:
     response = api.http.get("/health")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})

@@ -1,35 +1,28 @@
-"""How a turn ends: on the wire, in the ledger, in the counters. Failing is never charged, and holds never stay."""
+"""The ends of a turn: in the stream, the ledger and the counters. A failure is never charged, and no hold is left."""
 
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
 from functions.chat import limits
-from functions.chat.chat import Chat
 from functions.chat.progress import Progress
-from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
-from functions.chat.settings import ChatSettings
-from functions.chat.tools.parliament import Parliament
-from functions.common.database import Database
 from functions.common.errors import Unavailable
-from functions.common.observe import Observer
-from functions.common.settings import load, load_vault
 from infra.local.stack import Stack
 from tests.api import Api, Left, question
+from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
 
-People = Callable[..., Person]
-Look = Callable[[Person], Left]
+NewPerson = Callable[..., Person]
+ReadLeft = Callable[[Person], Left]
 PROVIDERS = ["anthropic", "openai"]
 
-# What the provider does before the first byte, and what the client gets: HTTP status, code, Retry-After.
+# Failures of the provider before the first byte, and the client's response: HTTP status, code, Retry-After.
 BEFORE = [
     ("status 401", 502, "provider_error", None),
     ("status 400", 502, "provider_error", None),
@@ -38,7 +31,7 @@ BEFORE = [
     ("status 429 9000", 503, "provider_overloaded", None),
     ("overloaded", 503, "provider_overloaded", None),
 ]
-# What the provider does in the middle of its answer: the stream ends with an error part.
+# Failures of the provider within its answer: the stream ends with an error part.
 WITHIN = ["drop", "early-end", "bad-json", "error-event", "failed"]
 # How the provider ends an answer, and the AI SDK's finishReason.
 FINISHES = [("max-tokens", "length"), ("refusal", "content-filter")]
@@ -46,10 +39,10 @@ FINISHES = [("max-tokens", "length"), ("refusal", "content-filter")]
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("fault", "status", "code", "retry_after"), BEFORE)
-def test_a_provider_that_refuses_is_an_http_error_and_nothing_is_charged(
+def test_a_providers_refusal_is_an_http_error_without_charge(
     api: Api,
-    person: People,
-    left: Look,
+    person: NewPerson,
+    left: ReadLeft,
     provider: str,
     fault: str,
     status: int,
@@ -65,8 +58,8 @@ def test_a_provider_that_refuses_is_an_http_error_and_nothing_is_charged(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", WITHIN)
-def test_an_answer_that_breaks_off_ends_in_an_error_part_and_nothing_is_charged(
-    api: Api, person: People, left: Look, provider: str, fault: str
+def test_an_interrupted_answer_ends_in_an_error_without_charge(
+    api: Api, person: NewPerson, left: ReadLeft, provider: str, fault: str
 ) -> None:
     user = person("basic")
     streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
@@ -81,8 +74,8 @@ def test_an_answer_that_breaks_off_ends_in_an_error_part_and_nothing_is_charged(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_in_json_mode_an_answer_that_breaks_off_is_an_http_error(
-    api: Api, person: People, left: Look, provider: str
+def test_an_interrupted_answer_is_an_http_error_in_json_mode(
+    api: Api, person: NewPerson, left: ReadLeft, provider: str
 ) -> None:
     user = person("basic")
     response = api.chat(user, question("Tell me [fault:drop]", provider=provider))
@@ -92,8 +85,8 @@ def test_in_json_mode_an_answer_that_breaks_off_is_an_http_error(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("fault", "reason"), FINISHES)
-def test_an_answer_that_the_provider_cuts_short_is_an_answer(
-    api: Api, person: People, left: Look, provider: str, fault: str, reason: str
+def test_an_answer_cut_by_the_provider_is_charged(
+    api: Api, person: NewPerson, left: ReadLeft, provider: str, fault: str, reason: str
 ) -> None:
     user = person("basic")
     streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
@@ -104,15 +97,15 @@ def test_an_answer_that_the_provider_cuts_short_is_an_answer(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_answer_without_a_word_is_not_charged(api: Api, person: People, left: Look, provider: str) -> None:
+def test_an_answer_without_text_is_not_charged(api: Api, person: NewPerson, left: ReadLeft, provider: str) -> None:
     user = person("basic")
     streamed = api.stream(user, question("Tell me [fault:empty]", provider=provider))
     assert streamed.kinds == ["start", "start-step", "finish-step", "error", "finish"]
     assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
 
 
-def test_a_failed_answers_tokens_are_logged_as_our_cost(
-    api: Api, person: People, stack_db: "psycopg.Connection[dict[str, Any]]"
+def test_the_tokens_of_a_failed_answer_are_logged(
+    api: Api, person: NewPerson, stack_db: "psycopg.Connection[dict[str, Any]]"
 ) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
     api.stream(user, question("Tell me [fault:drop]", provider="anthropic"))
@@ -122,7 +115,7 @@ def test_a_failed_answers_tokens_are_logged_as_our_cost(
     assert (row["funding"], row["was_overage"], row["overage_charge"]) == ("overage", False, 0)
 
 
-def test_failing_gives_an_overage_query_its_money_back(api: Api, person: People, left: Look) -> None:
+def test_a_failed_overage_query_is_given_back(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}", overage_limit="0.025")
     api.chat(user, question("Tell me [fault:drop]"))
     assert left(user).overage == "0.000000"
@@ -130,7 +123,7 @@ def test_failing_gives_an_overage_query_its_money_back(api: Api, person: People,
     assert left(user).overage == "0.025000"
 
 
-def test_a_message_that_failed_may_be_sent_again(api: Api, person: People, left: Look) -> None:
+def test_a_failed_message_may_be_sent_again(api: Api, person: NewPerson, left: ReadLeft) -> None:
     user = person("basic")
     body = question(f"Tell me {uuid.uuid4()} [fault:first-only status 400]")
     assert api.chat(user, body).status_code == 502
@@ -140,26 +133,26 @@ def test_a_message_that_failed_may_be_sent_again(api: Api, person: People, left:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_client_that_leaves_finds_the_whole_answer_when_it_comes_back(
-    api: Api, person: People, left: Look, eventually: Callable[..., None], provider: str
+def test_a_client_that_disconnects_gets_the_whole_answer_later(
+    api: Api, person: NewPerson, left: ReadLeft, eventually: Callable[..., None], provider: str
 ) -> None:
-    """As on Lambda, where a client that leaves is not noticed: the answer is finished, kept and charged."""
+    """As on Lambda, where a disconnect is not noticed: the answer is finished, stored and charged."""
     user = person("basic")
     body = question("At length [fault:slow 0.05]", provider=provider)
     with api.http.stream("POST", "/chat", json=body, headers=user.headers) as response:
-        heard = next(line for line in response.iter_lines() if "text-delta" in line)
+        first = next(line for line in response.iter_lines() if "text-delta" in line)
     eventually(lambda: left(user).outcomes == ["answered"])
     after = left(user)
     assert (after.holds, after.quota_used) == (0, 1)
     answer = after.messages[-1][1]
-    assert answer.startswith(json.loads(heard.removeprefix("data: "))["delta"])
+    assert answer.startswith(json.loads(first.removeprefix("data: "))["delta"])
     assert api.chat(user, body).json()["message"]["parts"][0]["text"] == answer
 
 
-def test_a_turn_that_cannot_be_stored_is_charged_all_the_same(
-    api: Api, person: People, left: Look, stack_db: "psycopg.Connection[dict[str, Any]]"
+def test_a_turn_that_cannot_be_stored_is_charged(
+    api: Api, person: NewPerson, left: ReadLeft, stack_db: "psycopg.Connection[dict[str, Any]]"
 ) -> None:
-    """Whatever the reason: text that the database refuses must not be a way to free answers."""
+    """A text that the database rejects must not be a way to free answers."""
     user = person("basic")
     stack_db.execute(
         "create function private.refuse_messages() returns trigger language plpgsql as"
@@ -176,8 +169,8 @@ def test_a_turn_that_cannot_be_stored_is_charged_all_the_same(
     assert (after.outcomes, after.holds, after.quota_used, after.messages) == (["answered"], 0, 1, [])
 
 
-def test_keep_alive_comments_fill_a_silence(api: Api, person: People) -> None:
-    """A comment line after ten seconds without a word; the clients pass over it."""
+def test_a_silent_stream_gets_keep_alive_comments(api: Api, person: NewPerson) -> None:
+    """A comment line after ten seconds without a part. Clients ignore it."""
     body = question("Hm [fault:stall 11]")
     with api.http.stream("POST", "/chat", json=body, headers=person("basic").headers) as response:
         lines = list(response.iter_lines())
@@ -185,54 +178,36 @@ def test_keep_alive_comments_fill_a_silence(api: Api, person: People) -> None:
     assert lines[-2:] == ["data: [DONE]", ""]
 
 
-@asynccontextmanager
-async def chatting(stack: Stack) -> AsyncIterator[Chat]:
-    """A chat in this process."""
-    known = {
-        "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
-        "ANTHROPIC_API_KEY": "stand-in",
-        "ANTHROPIC_BASE_URL": stack.info["model_url"],
-        "ENCRYPTION_KEY": "0" * 64,
-    }
-    settings = load(ChatSettings, known)
-    parliament = Parliament(stack.info["parliament_url"], stack.info["parliament_url"], "")
-    chat = Chat(Database(settings), Providers(settings), parliament, load_vault(known), Observer("endings"))
-    yield chat
-    await chat.close()
-
-
-async def test_a_server_that_stops_while_a_turn_is_settled_settles_it(
-    stack: Stack, person: People, left: Look, monkeypatch: pytest.MonkeyPatch
+async def test_a_shutdown_during_settlement_still_settles(
+    stack: Stack, person: NewPerson, left: ReadLeft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model has finished: what is cancelled then is the turn, not its end."""
+    """After the model has finished, a cancellation of the turn does not cancel its settlement."""
     monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
     closing, really_close = asyncio.Event(), Progress.close
 
     async def close(progress: Progress, patience_s: float) -> None:
         closing.set()
-        await asyncio.sleep(0.05)  # the moment in which the server stops
+        await asyncio.sleep(0.05)  # the server shuts down during this time
         await really_close(progress, patience_s)
 
     monkeypatch.setattr(Progress, "close", close)
     user = person("basic")
-    async with chatting(stack) as chat:
+    async with running_chat(chat_environment(stack)) as chat:
         chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")
         await closing.wait()
     assert left(user).outcomes == ["answered"]
     assert left(user).holds == 0
 
 
-async def test_an_admission_that_is_not_heard_of_in_time_takes_nothing(
-    stack: Stack, person: People, left: Look, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+async def test_an_admission_that_commits_after_its_timeout_is_released(
+    stack: Stack, person: NewPerson, left: ReadLeft, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
-    """It waits in the user's queue, the client has been told 503, and then it happens after all."""
+    """It waits for the user's lock, the client gets 503, and then it commits."""
     monkeypatch.setattr(limits, "ADMIT_S", 0.2)
     user = person("basic")
-    async with chatting(stack) as chat:
-        with psycopg.connect(stack.postgres.url()) as queue:
-            queue.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
+    async with running_chat(chat_environment(stack)) as chat:
+        with psycopg.connect(stack.postgres.url()) as locked:
+            locked.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
             with pytest.raises(Unavailable):
                 await chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request").answer()
     eventually(lambda: left(user).outcomes == ["failed"])

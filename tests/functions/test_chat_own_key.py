@@ -1,5 +1,5 @@
-"""Chat on a user's own key: their account pays and the plan is not touched; what is wrong with the key or the account
-is said so, and never paid otherwise."""
+"""Chat with a user's own key: the user's account pays and the plan does not. Problems with the key or the account are
+reported, and the platform's account does not pay instead."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -21,8 +21,6 @@ from functions.chat.providers import Event, Finished, Message, Prompt, Providers
 from functions.chat.providers.faults import Faults
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
-from functions.chat.tools.parliament import Parliament
-from functions.common.database import Database
 from functions.common.errors import (
     AppError,
     ByokBalanceExhausted,
@@ -32,28 +30,28 @@ from functions.common.errors import (
     ProviderTimeout,
     TooManyRequests,
 )
-from functions.common.observe import Observer
-from functions.common.settings import load, load_vault
+from functions.common.settings import load
 from functions.common.vault import PlainKey
 from infra.local.stack import Stack
 from tests.api import Api, Left, question
+from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
-from tests.own_keys import encryption_environment, store_key
+from tests.own_keys import store_key
 
-People = Callable[..., Person]
-Look = Callable[[Person], Left]
+NewPerson = Callable[..., Person]
+ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 
 NAMES = {"anthropic": "Anthropic", "openai": "OpenAI"}
 PROVIDERS = list(NAMES)
 OTHER = {"anthropic": "openai", "openai": "anthropic"}
-# The last four characters of the platform's key, in the stand-in's journal.
+# The last four characters of the platform's key, in the requests that the stand-in recorded.
 PLATFORM = "d-in"
 NOTHING_USED = Left(["failed"], 0, [], 0, 0, "0.000000")
 
 
-class Own:
-    """Users' own keys: stored through the API, or directly in the database."""
+class OwnKeys:
+    """Stores users' own keys: through the API, or encrypted directly into the database."""
 
     def __init__(self, api: Api, db: Db, stack: Stack) -> None:
         self.api = api
@@ -61,14 +59,14 @@ class Own:
         self.stack = stack
 
     def put(self, person: Person, provider: str) -> str:
-        """PUT /keys; returns the last four characters of a key that the provider accepts."""
+        """PUT /keys with a key that the provider accepts. Returns its last four characters."""
         text = f"sk-own-{uuid.uuid4().hex}"
         response = self.api.http.put(f"/keys/{provider}", json={"api_key": text}, headers=person.headers)
         assert (response.status_code, response.json()["status"]) == (200, "valid")
         return text[-4:]
 
     def store(self, person: Person, provider: str, kind: str, *, is_valid: bool = True) -> str:
-        """A key that the provider never saw; the stand-in goes by `kind`. Returns its last four characters."""
+        """Store a key that was never checked. The stand-in reacts to `kind`. Returns the last four characters."""
         key = f"sk-own-{kind}-{uuid.uuid4().hex}"
         store_key(self.stack, person, key, provider, is_valid=is_valid)
         return key[-4:]
@@ -79,32 +77,32 @@ class Own:
         assert response.json() == {"deleted": True}
 
     def status(self, person: Person, provider: str) -> str:
-        """How GET /keys says that the key stands."""
+        """The key's status in GET /keys."""
         keys = self.api.http.get("/keys", headers=person.headers).json()["keys"]
         (status,) = (key["status"] for key in keys if key["provider"] == provider)
         return str(status)
 
     def row(self, person: Person, provider: str) -> dict[str, Any]:
-        """What is stored."""
+        """The row of user_api_keys."""
         (row,) = self.db.execute(
             "select * from public.user_api_keys where user_id = %s and provider = %s", (person.id, provider)
         ).fetchall()
         return row
 
     def ledger(self, person: Person) -> dict[str, Any]:
-        """The person's only row of the ledger."""
+        """The user's only row of usage_logs."""
         (row,) = self.db.execute("select * from public.usage_logs where user_id = %s", (person.id,)).fetchall()
         return row
 
 
 @pytest.fixture
-def own(api: Api, stack: Stack, stack_db: Db) -> Own:
-    """People's own keys."""
-    return Own(api, stack_db, stack)
+def own_keys(api: Api, stack: Stack, stack_db: Db) -> OwnKeys:
+    """Stores users' own keys."""
+    return OwnKeys(api, stack_db, stack)
 
 
 class Accounts:
-    """The accounts that were asked for an answer since it was made, as (provider, last four of the key)."""
+    """Lists the accounts that were asked for an answer since this was created: (provider, last four of the key)."""
 
     def __init__(self, api: Api) -> None:
         self._url = f"{api.model_url}/_requests"
@@ -131,11 +129,11 @@ def failure(response: httpx.Response) -> tuple[int, str, str | None]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("streams", [True, False])
-def test_an_own_key_pays_and_the_plan_is_not_touched(
-    api: Api, person: People, left: Look, own: Own, provider: str, streams: bool
+def test_an_own_key_pays_instead_of_the_plan(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str, streams: bool
 ) -> None:
     user = person("basic")
-    last4 = own.put(user, provider)
+    last4 = own_keys.put(user, provider)
     before, accounts = api.usage(user), Accounts(api)
     body = question("Who has the floor?", provider=provider)
     metadata = api.stream(user, body).metadata if streams else api.chat(user, body).json()["metadata"]
@@ -143,7 +141,7 @@ def test_an_own_key_pays_and_the_plan_is_not_touched(
     assert (metadata["remaining"], metadata["resets_at"], metadata["persisted"]) == (None, None, True)
     assert metadata["cost_usd"] > 0
     assert accounts.asked == [(provider, last4)]
-    row = own.ledger(user)
+    row = own_keys.ledger(user)
     assert (row["funding"], row["outcome"], row["used_byo_key"]) == ("byok", "answered", True)
     assert (row["counted_against_quota"], row["was_overage"], row["overage_charge"]) == (False, False, 0)
     after = left(user)
@@ -156,22 +154,22 @@ def test_an_own_key_pays_and_the_plan_is_not_touched(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_own_key_answers_where_the_plan_would_refuse(
-    api: Api, person: People, left: Look, own: Own, provider: str
+def test_an_own_key_pays_where_the_plan_would_refuse(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str
 ) -> None:
     user = person("usage_only", overage_limit=0, stripe_subscription_id=f"sub_{uuid.uuid4()}")
     assert api.chat(user, question("Without a key")).status_code == 429
-    own.put(user, provider)
+    own_keys.put(user, provider)
     assert api.chat(user, question("With one")).json()["metadata"]["funding"] == "byok"
     assert left(user).overage == "0.000000"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_conversation_on_an_own_key_is_kept_and_continued(
-    api: Api, person: People, left: Look, own: Own, stack_db: Db, provider: str
+def test_a_conversation_with_an_own_key_is_stored_and_continued(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, stack_db: Db, provider: str
 ) -> None:
     user = person("basic")
-    last4 = own.put(user, provider)
+    last4 = own_keys.put(user, provider)
     chat_id, second = str(uuid.uuid4()), f"And second? {uuid.uuid4()}"
     first = api.chat(user, question("What is first reading?", chat_id=chat_id, provider=provider)).json()
     api.chat(user, question(second, chat_id=chat_id, provider=provider))
@@ -183,17 +181,17 @@ def test_a_conversation_on_an_own_key_is_kept_and_continued(
     ]
     assert asked["api_key_last4"] == last4
     assert [role for role, _ in left(user).messages] == ["user", "assistant", "user", "assistant"]
-    kept = stack_db.execute(
+    stored = stack_db.execute(
         "select m.used_byo_key from public.messages m join public.conversations c on c.id = m.conversation_id"
         " where c.user_id = %s and m.role = 'assistant'",
         (user.id,),
     ).fetchall()
-    assert kept == [{"used_byo_key": True}] * 2
+    assert stored == [{"used_byo_key": True}] * 2
 
 
-def test_the_same_message_is_answered_once_on_an_own_key_too(api: Api, person: People, own: Own) -> None:
+def test_an_own_key_pays_once_for_a_repeated_message(api: Api, person: NewPerson, own_keys: OwnKeys) -> None:
     user = person("basic")
-    last4 = own.put(user, "anthropic")
+    last4 = own_keys.put(user, "anthropic")
     accounts, body = Accounts(api), question("Only once")
     first, second = api.chat(user, body).json(), api.chat(user, body).json()
     assert second["message"] == first["message"]
@@ -201,39 +199,39 @@ def test_the_same_message_is_answered_once_on_an_own_key_too(api: Api, person: P
     assert accounts.asked == [("anthropic", last4)]
 
 
-def test_without_a_wish_anthropics_key_is_used_and_then_openais(api: Api, person: People, own: Own) -> None:
+def test_anthropics_key_is_preferred_to_openais(api: Api, person: NewPerson, own_keys: OwnKeys) -> None:
     user = person("basic")
-    openais, anthropics = own.put(user, "openai"), own.put(user, "anthropic")
+    openais, anthropics = own_keys.put(user, "openai"), own_keys.put(user, "anthropic")
     accounts = Accounts(api)
     assert api.chat(user, question("First")).json()["metadata"]["provider"] == "anthropic"
-    own.delete(user, "anthropic")
+    own_keys.delete(user, "anthropic")
     assert api.chat(user, question("Second")).json()["metadata"]["provider"] == "openai"
-    own.delete(user, "openai")
+    own_keys.delete(user, "openai")
     metadata = api.chat(user, question("Third")).json()["metadata"]
     assert (metadata["provider"], metadata["funding"]) == ("anthropic", "included")
     assert accounts.asked == [("anthropic", anthropics), ("openai", openais), ("anthropic", PLATFORM)]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_question_to_the_other_provider_is_the_plans(
-    api: Api, person: People, left: Look, own: Own, provider: str
+def test_an_own_key_does_not_pay_for_the_other_provider(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str
 ) -> None:
     user = person("basic")
-    own.put(user, provider)
+    own_keys.put(user, provider)
     accounts = Accounts(api)
     metadata = api.chat(user, question("Over there", provider=OTHER[provider])).json()["metadata"]
     assert (metadata["provider"], metadata["funding"]) == (OTHER[provider], "included")
     assert accounts.asked == [(OTHER[provider], PLATFORM)]
     assert left(user).quota_used == 1
-    assert own.ledger(user)["used_byo_key"] is False
+    assert own_keys.ledger(user)["used_byo_key"] is False
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_plan_without_own_keys_does_not_use_the_one_from_before(
-    api: Api, person: People, left: Look, own: Own, stack_db: Db, provider: str
+def test_a_stored_key_is_not_used_after_a_downgrade(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, stack_db: Db, provider: str
 ) -> None:
     user = person("basic")
-    own.put(user, provider)
+    own_keys.put(user, provider)
     stack_db.execute("update public.user_subscriptions set tier = 'free' where user_id = %s", (user.id,))
     accounts = Accounts(api)
     assert api.chat(user, question("Since then", provider=provider)).json()["metadata"]["funding"] == "included"
@@ -242,18 +240,20 @@ def test_a_plan_without_own_keys_does_not_use_the_one_from_before(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_unchecked_key_is_valid_once_it_has_answered(api: Api, person: People, own: Own, provider: str) -> None:
+def test_an_unchecked_key_becomes_valid_with_its_first_answer(
+    api: Api, person: NewPerson, own_keys: OwnKeys, provider: str
+) -> None:
     user = person("basic")
-    own.store(user, provider, "good", is_valid=False)
-    assert own.status(user, provider) == "unchecked"
+    own_keys.store(user, provider, "good", is_valid=False)
+    assert own_keys.status(user, provider) == "unchecked"
     assert api.chat(user, question("Hi [fault:drop]", provider=provider)).status_code == 502
-    assert own.status(user, provider) == "unchecked"
+    assert own_keys.status(user, provider) == "unchecked"
     assert api.chat(user, question("Hi", provider=provider)).status_code == 200
-    assert own.status(user, provider) == "valid"
-    assert own.row(user, provider)["last_validated_at"] is not None
+    assert own_keys.status(user, provider) == "valid"
+    assert own_keys.row(user, provider)["last_validated_at"] is not None
 
 
-# The key is not accepted --------------------------------------------------------------------------------------------
+# Rejected keys -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -263,11 +263,11 @@ def test_an_unchecked_key_is_valid_once_it_has_answered(api: Api, person: People
      ("good", "[fault:status 403]", True)],
     ids=["a key", "an unchecked key", "401", "403"],
 )  # fmt: skip
-def test_a_key_that_the_provider_rejects_is_said_so_and_not_tried_again(
-    api: Api, person: People, left: Look, own: Own, provider: str, kind: str, fault: str, is_valid: bool
+def test_a_rejected_key_is_reported_and_not_used_again(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str, kind: str, fault: str, is_valid: bool
 ) -> None:
     user = person("basic")
-    last4 = own.store(user, provider, kind, is_valid=is_valid)
+    last4 = own_keys.store(user, provider, kind, is_valid=is_valid)
     accounts = Accounts(api)
     refused = api.http.post("/chat", json=question(f"Hi {fault}", provider=provider), headers=user.headers)
     assert failure(refused) == (422, "byok_key_rejected", None)
@@ -275,13 +275,13 @@ def test_a_key_that_the_provider_rejects_is_said_so_and_not_tried_again(
     assert sentence == (
         f"{NAMES[provider]} does not accept your own key. Store another one, or delete it to use your plan's queries."
     )
-    assert accounts.asked == [(provider, last4)]  # and never the platform's account
+    assert accounts.asked == [(provider, last4)]  # never the platform's account
     assert left(user) == NOTHING_USED
-    assert own.ledger(user)["funding"] == "byok"
-    row = own.row(user, provider)
+    assert own_keys.ledger(user)["funding"] == "byok"
+    row = own_keys.row(user, provider)
     assert (row["is_active"], row["validation_error"]) == (False, sentence)
     assert (row["last_validated_at"] is not None) == is_valid
-    assert own.status(user, provider) == "invalid"
+    assert own_keys.status(user, provider) == "invalid"
 
     metadata = api.chat(user, question("Next", provider=provider)).json()["metadata"]
     assert (metadata["provider"], metadata["funding"]) == (provider, "included")
@@ -289,62 +289,64 @@ def test_a_key_that_the_provider_rejects_is_said_so_and_not_tried_again(
     assert left(user).quota_used == 1
 
 
-def test_after_a_rejection_the_other_providers_key_is_used(api: Api, person: People, own: Own) -> None:
+def test_the_other_providers_key_is_used_after_a_rejection(api: Api, person: NewPerson, own_keys: OwnKeys) -> None:
     user = person("basic")
-    rejected, good = own.store(user, "anthropic", "invalid"), own.put(user, "openai")
+    rejected, good = own_keys.store(user, "anthropic", "invalid"), own_keys.put(user, "openai")
     accounts = Accounts(api)
     assert failure(api.chat(user, question("Hi")))[:2] == (422, "byok_key_rejected")
     assert api.chat(user, question("Hi")).json()["metadata"]["funding"] == "byok"
     assert accounts.asked == [("anthropic", rejected), ("openai", good)]
 
 
-def test_the_message_that_met_a_rejected_key_may_be_sent_again(api: Api, person: People, left: Look, own: Own) -> None:
+def test_a_message_refused_for_its_key_may_be_sent_again(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys
+) -> None:
     user = person("basic")
-    own.store(user, "anthropic", "invalid")
+    own_keys.store(user, "anthropic", "invalid")
     body = question("Hi")
     assert api.chat(user, body).status_code == 422
-    own.put(user, "anthropic")
+    own_keys.put(user, "anthropic")
     assert api.chat(user, body).json()["metadata"]["funding"] == "byok"
     assert left(user).outcomes == ["failed", "answered"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_is_learnt_of_a_replaced_key_is_not_said_of_the_new_one(
-    api: Api, person: People, own: Own, eventually: Callable[..., None], provider: str
+def test_a_rejection_does_not_apply_to_a_newer_key(
+    api: Api, person: NewPerson, own_keys: OwnKeys, eventually: Callable[..., None], provider: str
 ) -> None:
     user = person("basic")
-    old = own.put(user, provider)
+    old = own_keys.put(user, provider)
     accounts = Accounts(api)
     body = question("Hi [fault:stall-before 2] [fault:status 401]", provider=provider)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(api.chat, user, body)
         eventually(lambda: accounts.asked == [(provider, old)])
-        own.put(user, provider)
+        own_keys.put(user, provider)
         assert failure(answer.result())[:2] == (422, "byok_key_rejected")
-    assert own.status(user, provider) == "valid"
+    assert own_keys.status(user, provider) == "valid"
 
 
-# The account cannot pay, or not now ---------------------------------------------------------------------------------
+# The account cannot pay now -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_account_without_credit_is_said_so_and_keeps_its_key(
-    api: Api, person: People, left: Look, own: Own, provider: str
+def test_an_account_without_credit_is_reported_and_keeps_its_key(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str
 ) -> None:
     user = person("basic")
-    last4 = own.store(user, provider, "exhausted")
-    stored, accounts = own.row(user, provider), Accounts(api)
+    last4 = own_keys.store(user, provider, "exhausted")
+    stored, accounts = own_keys.row(user, provider), Accounts(api)
     for _ in range(2):
         refused = api.chat(user, question("Hi", provider=provider))
         assert failure(refused) == (402, "byok_balance_exhausted", None)
         assert NAMES[provider] in refused.json()["error"]["message"]
     assert accounts.asked == [(provider, last4)] * 2
     assert left(user) == Left(["failed", "failed"], 0, [], 0, 0, "0.000000")
-    assert own.row(user, provider) == stored
+    assert own_keys.row(user, provider) == stored
 
 
-# What the provider does before the first byte, and what its owner gets, as in test_chat_endings.py for the platform's
-# account; only the rate limit is the owner's own.
+# Failures before the first byte, and the response to the owner of the account. Compare test_chat_endings.py: only the
+# rate limit differs from the platform's account.
 BEFORE = [
     ("status 429 7", 429, "too_many_requests", "7"),
     ("status 429 9000", 429, "too_many_requests", None),
@@ -360,11 +362,11 @@ BEFORE = [
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("fault", "status", "code", "retry_after"), BEFORE)
-def test_a_provider_that_refuses_is_an_error_and_the_platform_does_not_step_in(
+def test_the_platform_does_not_pay_if_an_own_account_fails(
     api: Api,
-    person: People,
-    left: Look,
-    own: Own,
+    person: NewPerson,
+    left: ReadLeft,
+    own_keys: OwnKeys,
     provider: str,
     fault: str,
     status: int,
@@ -372,22 +374,22 @@ def test_a_provider_that_refuses_is_an_error_and_the_platform_does_not_step_in(
     retry_after: str | None,
 ) -> None:
     user = person("basic")
-    last4 = own.put(user, provider)
-    stored, accounts = own.row(user, provider), Accounts(api)
+    last4 = own_keys.put(user, provider)
+    stored, accounts = own_keys.row(user, provider), Accounts(api)
     response = api.http.post("/chat", json=question(f"Hi [fault:{fault}]", provider=provider), headers=user.headers)
     assert failure(response) == (status, code, retry_after)
-    attempts = 2 if fault in ("status 500", "overloaded") else 1  # its own trouble, and no long wait asked for
+    attempts = 2 if fault in ("status 500", "overloaded") else 1  # a failure of the provider without a long Retry-After
     assert accounts.asked == [(provider, last4)] * attempts
     assert left(user) == NOTHING_USED
-    assert own.row(user, provider) == stored
+    assert own_keys.row(user, provider) == stored
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_rate_limit_is_told_only_to_the_owner_of_the_account(
-    api: Api, person: People, own: Own, provider: str
+def test_only_the_accounts_owner_learns_of_a_rate_limit(
+    api: Api, person: NewPerson, own_keys: OwnKeys, provider: str
 ) -> None:
     owner, another = person("basic"), person("basic")
-    own.put(owner, provider)
+    own_keys.put(owner, provider)
     body = question("Hi [fault:status 429 7]", provider=provider)
     mine, ours = api.chat(owner, body), api.chat(another, body)
     assert failure(mine) == (429, "too_many_requests", "7")
@@ -398,12 +400,12 @@ def test_a_rate_limit_is_told_only_to_the_owner_of_the_account(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["drop", "early-end", "bad-json", "error-event", "failed", "empty"])
-def test_an_answer_that_breaks_off_ends_in_an_error_part_and_nothing_is_charged(
-    api: Api, person: People, left: Look, own: Own, provider: str, fault: str
+def test_an_interrupted_answer_ends_in_an_error_without_charge(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str, fault: str
 ) -> None:
     user = person("basic")
-    last4 = own.put(user, provider)
-    stored, accounts = own.row(user, provider), Accounts(api)
+    last4 = own_keys.put(user, provider)
+    stored, accounts = own_keys.row(user, provider), Accounts(api)
     streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
     assert streamed.status == 200
     assert streamed.kinds[-3:] == ["finish-step", "error", "finish"]
@@ -411,10 +413,10 @@ def test_an_answer_that_breaks_off_ends_in_an_error_part_and_nothing_is_charged(
     assert (streamed.metadata["funding"], streamed.metadata["charged_usd"]) == ("byok", 0)
     assert accounts.asked == [(provider, last4)]
     assert left(user) == NOTHING_USED
-    assert own.row(user, provider) == stored
+    assert own_keys.row(user, provider) == stored
 
 
-# Codes of an error in the middle of an answer: on the own account, and on the platform's.
+# Codes of error events within an answer: on an own account, and on the platform's.
 IN_BAND = [
     ("rate_limit_error", TooManyRequests, ProviderOverloaded),
     ("rate_limit_exceeded", TooManyRequests, ProviderOverloaded),
@@ -431,48 +433,50 @@ IN_BAND = [
 
 @pytest.mark.parametrize("sdk", [anthropic, openai])
 @pytest.mark.parametrize(("code", "own", "platform"), IN_BAND)
-def test_an_error_event_means_the_owner_only_on_their_own_account(
+def test_an_error_event_is_explained_only_on_an_own_account(
     sdk: ModuleType, code: str | None, own: type[AppError], platform: type[AppError]
 ) -> None:
     assert type(Faults(sdk, "It", own_account=True).from_event(code)) is own
     assert type(Faults(sdk, "It", own_account=False).from_event(code)) is platform
 
 
-# The stored key cannot be read --------------------------------------------------------------------------------------
+# Keys that cannot be decrypted --------------------------------------------------------------------------------------
 
 UNREADABLE = {
     "the tag was tampered with": "encryption_tag = set_byte(encryption_tag, 0, 255 - get_byte(encryption_tag, 0))",
     "the ciphertext was tampered with": "encrypted_key = set_byte(encrypted_key, 5, 255 - get_byte(encrypted_key, 5))",
-    "the ring lacks its key": "encryption_key_id = 'of-another-year'",
+    "the ring lacks its key": "encryption_key_id = 'no-such-key'",
 }
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("harm", UNREADABLE)
-def test_a_key_that_does_not_open_is_to_be_stored_again_and_is_left_alone(
-    api: Api, person: People, left: Look, own: Own, stack_db: Db, provider: str, harm: str
+def test_a_key_that_cannot_be_decrypted_is_reported_and_unchanged(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, stack_db: Db, provider: str, harm: str
 ) -> None:
     user = person("basic")
-    own.put(user, provider)
+    own_keys.put(user, provider)
     stack_db.execute(f"update public.user_api_keys set {UNREADABLE[harm]} where user_id = '{user.id}'".encode())
-    stored, accounts = own.row(user, provider), Accounts(api)
+    stored, accounts = own_keys.row(user, provider), Accounts(api)
     refused = api.http.post("/chat", json=question("Hi", provider=provider), headers=user.headers)
     assert failure(refused) == (422, "byok_key_rejected", None)
     assert "Store it again" in refused.json()["error"]["message"]
     assert accounts.asked == []
     assert left(user) == NOTHING_USED
-    assert own.row(user, provider) == stored
+    assert own_keys.row(user, provider) == stored
 
-    last4 = own.put(user, provider)
+    last4 = own_keys.put(user, provider)
     assert api.chat(user, question("Hi", provider=provider)).json()["metadata"]["funding"] == "byok"
     assert accounts.asked == [(provider, last4)]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_anothers_key_does_not_open(api: Api, person: People, own: Own, stack_db: Db, provider: str) -> None:
+def test_a_key_of_another_user_cannot_be_decrypted(
+    api: Api, person: NewPerson, own_keys: OwnKeys, stack_db: Db, provider: str
+) -> None:
     owner, thief = person("basic"), person("basic")
-    own.put(owner, provider)
-    own.put(thief, provider)
+    own_keys.put(owner, provider)
+    own_keys.put(thief, provider)
     stack_db.execute(
         "update public.user_api_keys theirs set encrypted_key = k.encrypted_key, encryption_iv = k.encryption_iv,"
         " encryption_tag = k.encryption_tag from public.user_api_keys k where k.user_id = %s and theirs.user_id = %s",
@@ -483,50 +487,25 @@ def test_anothers_key_does_not_open(api: Api, person: People, own: Own, stack_db
     assert accounts.asked == []
 
 
-# In this process: what cannot be seen, or waited for, from outside ---------------------------------------------------
+# In this process, to replace limits and read connections -----------------------------------------------------------
 
 
 @pytest.fixture
-def settings(stack: Stack) -> ChatSettings:
-    """The chat's settings, as the stack has them."""
-    return load(
-        ChatSettings,
-        {
-            "SUPABASE_URL": stack.info["supabase_url"],
-            "SUPABASE_ANON_KEY": stack.info["anon_key"],
-            "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
-            "ANTHROPIC_API_KEY": "of-the-platform",
-            "ANTHROPIC_BASE_URL": stack.info["model_url"],
-            "OPENAI_API_KEY": "of-the-platform",
-            "OPENAI_BASE_URL": f"{stack.info['model_url']}/v1",
-        },
-    )
-
-
-@pytest.fixture
-async def chat(settings: ChatSettings, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Chat]:
-    """The chat, with little patience for a provider."""
+async def chat(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Chat]:
+    """The chat, with a short limit of a provider's silence."""
     monkeypatch.setattr(limits, "PROVIDER_SILENCE_S", 0.5)
-    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
-    chat = Chat(
-        Database(settings),
-        Providers(settings),
-        parliament,
-        load_vault(encryption_environment(stack)),
-        Observer("own-key"),
-    )
-    yield chat
-    await chat.close()
+    async with running_chat(chat_environment(stack)) as chat:
+        yield chat
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["stall-before", "stall"])
-async def test_a_provider_that_falls_silent_is_a_timeout_and_nothing_is_charged(
-    api: Api, person: People, left: Look, own: Own, chat: Chat, provider: str, fault: str
+async def test_a_silent_provider_is_a_timeout_without_charge(
+    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, chat: Chat, provider: str, fault: str
 ) -> None:
     user = person("basic")
-    last4 = own.put(user, provider)
-    stored, accounts = own.row(user, provider), Accounts(api)
+    last4 = own_keys.put(user, provider)
+    stored, accounts = own_keys.row(user, provider), Accounts(api)
     body = question(f"Hm [fault:{fault} 60]", provider=provider)
     feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
     with pytest.raises(ProviderTimeout):
@@ -534,14 +513,14 @@ async def test_a_provider_that_falls_silent_is_a_timeout_and_nothing_is_charged(
     assert feed.is_streaming == (fault == "stall")
     assert accounts.asked == [(provider, last4)]
     assert left(user) == NOTHING_USED
-    assert own.row(user, provider) == stored
+    assert own_keys.row(user, provider) == stored
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-async def test_own_keys_share_the_platforms_connections_and_nothing_else(
-    settings: ChatSettings, api: Api, monkeypatch: pytest.MonkeyPatch, name: str
+async def test_own_keys_share_only_connections_with_the_platform(
+    stack: Stack, api: Api, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """One HTTP client for all; each request carries one key, its owner's, and no account that the environment names."""
+    """One HTTP client for all. Each request has the key of its user and no account from the environment."""
     for variable in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.setenv(variable, "theirs")
     sent: list[tuple[httpx2.AsyncClient, httpx2.Headers]] = []
@@ -552,7 +531,8 @@ async def test_own_keys_share_the_platforms_connections_and_nothing_else(
         return await really_send(client, request, **how)
 
     monkeypatch.setattr(httpx2.AsyncClient, "send", send)
-    providers = Providers(settings)
+    accounts = {"ANTHROPIC_API_KEY": "of-the-platform", "OPENAI_API_KEY": "of-the-platform"}
+    providers = Providers(load(ChatSettings, {**chat_environment(stack), **accounts}))
     try:
         provider: Any = await providers.get(name)
         prompt = Prompt("claude-haiku-5-5", "Be brief.", "Today is a day.", [Message("user", "Hi")], [], False, 100)
@@ -560,8 +540,8 @@ async def test_own_keys_share_the_platforms_connections_and_nothing_else(
         for text in texts:
             own_key = None if text == "of-the-platform" else PlainKey(text)
             async with aclosing(provider.stream(prompt, own_key)) as events:
-                said: list[Event] = [event async for event in events]
-            assert said[-1] == Finished("stop")
+                received: list[Event] = [event async for event in events]
+            assert received[-1] == Finished("stop")
         shared = provider._client._client
     finally:
         await providers.close()

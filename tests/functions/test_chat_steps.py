@@ -1,4 +1,4 @@
-"""Between the question and the answer: tools, what is remembered of them, the page's context, another provider."""
+"""Within a turn: tools and their results, the page's context, retries and the other provider, history."""
 
 import json
 import uuid
@@ -24,8 +24,8 @@ from infra.local.stack import Stack
 from tests.api import Api, Left, Streamed, question
 from tests.conftest import Person
 
-People = Callable[..., Person]
-Look = Callable[[Person], Left]
+NewPerson = Callable[..., Person]
+ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 BILL = '[tool:get_bill {"number": "C-5"}]'
@@ -37,14 +37,14 @@ def of_kind(streamed: Streamed, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def parliament(stack: Stack) -> Iterator[httpx.Client]:
-    """The sample data's own address. What it was told to do wrong is forgotten afterwards."""
+    """A client of the stand-in of openparliament.ca."""
     with httpx.Client(base_url=stack.info["parliament_url"], headers={"accept": "application/json"}) as http:
         http.delete("/_requests")
         yield http
 
 
 def fail(parliament: httpx.Client, **how: Any) -> None:
-    """Make the sample data's next answers go wrong."""
+    """Make the stand-in's next responses fail."""
     assert parliament.post("/_fail", json=how).is_success
 
 
@@ -52,7 +52,7 @@ def fail(parliament: httpx.Client, **how: Any) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_a_tool_gives_is_what_the_model_reads_and_the_client_sees(api: Api, person: People, provider: str) -> None:
+def test_model_and_client_get_the_same_tool_output(api: Api, person: NewPerson, provider: str) -> None:
     text = f"{BILL} {uuid.uuid4()}"
     streamed = api.stream(person("pro"), question(text, provider=provider))
     (output,) = of_kind(streamed, "tool-output-available")
@@ -65,8 +65,8 @@ def test_what_a_tool_gives_is_what_the_model_reads_and_the_client_sees(api: Api,
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_both_steps_are_counted_and_paid_as_one_query(
-    api: Api, person: People, left: Look, stack_db: Db, provider: str
+def test_two_steps_are_counted_and_charged_as_one_query(
+    api: Api, person: NewPerson, left: ReadLeft, stack_db: Db, provider: str
 ) -> None:
     user = person("pro")
     one = api.stream(user, question("Hello there friend", provider=provider)).metadata["usage"]
@@ -81,20 +81,21 @@ def test_both_steps_are_counted_and_paid_as_one_query(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_later_turn_reads_what_the_tools_of_an_earlier_one_gave(api: Api, person: People, provider: str) -> None:
+def test_a_later_turn_reads_the_tool_results_of_earlier_turns(api: Api, person: NewPerson, provider: str) -> None:
     user, chat_id = person("pro"), str(uuid.uuid4())
     text = f"And the sponsor? {uuid.uuid4()}"
-    given = of_kind(
-        api.stream(user, question(f"Look it up {BILL}", chat_id=chat_id, provider=provider)), "tool-output-available"
+    output = of_kind(
+        api.stream(user, question(f"ReadLeft it up {BILL}", chat_id=chat_id, provider=provider)),
+        "tool-output-available",
     )[0]["output"]
     other = "openai" if provider == "anthropic" else "anthropic"
     assert api.stream(user, question(text, chat_id=chat_id, provider=other)).done
     (asked,) = api.asked(text)
     assert [message["role"] for message in asked["messages"]] == ["user", "tool", "assistant", "user"]
-    assert json.loads(asked["messages"][1]["text"]) == given
+    assert json.loads(asked["messages"][1]["text"]) == output
 
 
-def test_an_answer_with_tools_is_repeated_from_storage_part_by_part(api: Api, person: People) -> None:
+def test_an_answer_with_tools_is_repeated_from_storage(api: Api, person: NewPerson) -> None:
     user = person("basic")
     body = question(f"{BILL} [tool:no_such_tool {{}}] {uuid.uuid4()}")
     first, second = api.stream(user, body), api.stream(user, body)
@@ -106,28 +107,26 @@ def test_an_answer_with_tools_is_repeated_from_storage_part_by_part(api: Api, pe
     assert states == ["output-available", "output-error"]
 
 
-def test_a_source_is_named_once_however_many_tools_come_to_it(api: Api, person: People) -> None:
+def test_a_source_of_two_calls_is_sent_once(api: Api, person: NewPerson) -> None:
     streamed = api.stream(person("basic"), question(f"{BILL} {BILL}"))
     urls = [source["url"] for source in of_kind(streamed, "source-url")]
     assert len(of_kind(streamed, "tool-output-available")) == 2
     assert len(urls) == len(set(urls)) > 0
 
 
-def test_a_tool_that_fails_says_so_and_the_answer_goes_on(
-    api: Api, person: People, left: Look, parliament: httpx.Client
+def test_a_failed_tool_does_not_end_the_answer(
+    api: Api, person: NewPerson, left: ReadLeft, parliament: httpx.Client
 ) -> None:
     user = person("basic")
     fail(parliament, path_prefix="/committees/", status=500, times=2)
     streamed = api.stream(user, question("[tool:find_committees {}] Well?"))
     (failed,) = of_kind(streamed, "tool-output-error")
-    assert failed["errorText"] in streamed.text  # the model was told, too
+    assert failed["errorText"] in streamed.text  # the model received it too
     assert left(user).outcomes == ["answered"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_tools_are_called_for_seven_steps_and_the_eighth_is_the_answer(
-    api: Api, person: People, provider: str, stack_db: Db
-) -> None:
+def test_the_last_of_eight_steps_calls_no_tools(api: Api, person: NewPerson, provider: str, stack_db: Db) -> None:
     text = f'[tool-loop:get_bill {{"number": "C-5"}}] {uuid.uuid4()}'
     streamed = api.stream(person("pro"), question(text, provider=provider, model=None))
     assert len(api.asked(text)) == limits.STEPS
@@ -138,10 +137,10 @@ def test_tools_are_called_for_seven_steps_and_the_eighth_is_the_answer(
 
 
 @pytest.mark.parametrize(("limit", "steps", "reason"), [("0.000001", 1, "length"), ("0.0004", 2, "stop")])
-def test_a_query_that_costs_enough_is_brought_to_an_end(
-    api: Api, person: People, left: Look, stack_db: Db, limit: str, steps: int, reason: str
+def test_a_query_ends_at_its_cost_limit(
+    api: Api, person: NewPerson, left: ReadLeft, stack_db: Db, limit: str, steps: int, reason: str
 ) -> None:
-    """Over the ceiling: the last words are ours. Near it: the model's next step is its last. Charged as an answer."""
+    """Over the limit: a sentence of ours ends the answer. Near it: the next step is the last one. Both are charged."""
     user = person("free")
     stack_db.execute("update public.plans set query_cost_limit_usd = %s where tier = 'free'", (limit,))
     try:
@@ -153,16 +152,16 @@ def test_a_query_that_costs_enough_is_brought_to_an_end(
     assert streamed.parts[-1]["finishReason"] == reason
     assert streamed.text.endswith(cut_short("fr")) == (reason == "length")
     assert (left(user).outcomes, left(user).lifetime_used) == (["answered"], 1)
-    given = len(of_kind(streamed, "tool-output-available")), len(of_kind(streamed, "tool-output-error"))
-    assert given == ((0, 1) if steps == 1 else (1, 0))  # what was called is closed either way
+    ends = len(of_kind(streamed, "tool-output-available")), len(of_kind(streamed, "tool-output-error"))
+    assert ends == ((0, 1) if steps == 1 else (1, 0))  # the call is closed in both cases
 
 
-# Another attempt, another provider -----------------------------------------------------------------------------------
+# Retries and the other provider --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("first", "second"), [("anthropic", "openai"), ("openai", "anthropic")])
-def test_where_one_provider_has_no_capacity_the_other_answers_and_the_metadata_say_so(
-    api: Api, person: People, stack_db: Db, first: str, second: str
+def test_the_other_provider_answers_if_one_is_overloaded(
+    api: Api, person: NewPerson, stack_db: Db, first: str, second: str
 ) -> None:
     user = person("basic")
     text = f"Who answers? {uuid.uuid4()} [fault:{first} overloaded]"
@@ -177,7 +176,7 @@ def test_where_one_provider_has_no_capacity_the_other_answers_and_the_metadata_s
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_provider_that_fails_before_it_begins_is_asked_once_more(api: Api, person: People, provider: str) -> None:
+def test_a_failure_before_the_first_byte_is_retried_once(api: Api, person: NewPerson, provider: str) -> None:
     text = f"Again? {uuid.uuid4()} [fault:first-only status 500]"
     assert api.stream(person("basic"), question(text, provider=provider)).done
     assert [entry["provider"] for entry in api.asked(text)] == [provider, provider]
@@ -185,18 +184,18 @@ def test_a_provider_that_fails_before_it_begins_is_asked_once_more(api: Api, per
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["drop", "error-event", "early-end"])
-def test_after_the_first_byte_nothing_is_tried_again(api: Api, person: People, provider: str, fault: str) -> None:
+def test_a_failure_after_the_first_byte_is_not_retried(api: Api, person: NewPerson, provider: str, fault: str) -> None:
     text = f"No {uuid.uuid4()} [fault:{fault}]"
     assert api.stream(person("basic"), question(text, provider=provider)).parts[-1]["finishReason"] == "error"
     assert len(api.asked(text)) == 1
 
 
-# What the model is told of the page ---------------------------------------------------------------------------------
+# The page in the prompt -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def record(stack: Stack) -> AsyncIterator[Parliament]:
-    """The public record, as the chat asks it."""
+    """The chat's client of the public record."""
     url = stack.info["parliament_url"]
     record = Parliament(url, url, "tests")
     yield record
@@ -210,7 +209,7 @@ def some_member(parliament: httpx.Client) -> tuple[str, str]:
 
 
 def bill_names(parliament: httpx.Client) -> dict[str, str]:
-    """What bill C-5 is called, by language."""
+    """The names of bill C-5 by language."""
     names: dict[str, str] = parliament.get("/bills/45-1/C-5/").json()["name"]
     return names
 
@@ -219,27 +218,25 @@ NOW = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)  # still the day before in Toron
 
 
 @pytest.mark.parametrize("language", ["en", "fr"])
-async def test_the_model_is_told_the_day_in_toronto_and_the_users_language(
-    record: Parliament, language: Language
-) -> None:
-    told = await situation(Context(), language, NOW, record)
-    assert "2026-11-21" in told
-    assert {"en": "English", "fr": "French"}[language] in told
+async def test_the_prompt_has_the_date_in_toronto_and_the_language(record: Parliament, language: Language) -> None:
+    prompt = await situation(Context(), language, NOW, record)
+    assert "2026-11-21" in prompt
+    assert {"en": "English", "fr": "French"}[language] in prompt
 
 
-async def test_a_page_is_told_from_the_public_record_and_its_own_words_are_marked(
+async def test_the_prompt_separates_the_record_from_the_pages_data(
     record: Parliament, parliament: httpx.Client
 ) -> None:
     slug, name = some_member(parliament)
-    told = await situation(Context(type="mp", id=slug, data={"name": "Somebody Else"}), "en", NOW, record)
-    before, after = told.split("Nobody has checked it")
+    prompt = await situation(Context(type="mp", id=slug, data={"name": "Another Name"}), "en", NOW, record)
+    before, after = prompt.split("It is not verified")
     assert name in before
-    assert "Somebody Else" not in before
-    assert "Somebody Else" in after
+    assert "Another Name" not in before
+    assert "Another Name" in after
 
 
 @pytest.mark.parametrize("bill", ["C-5", "c-5", "45-1/C-5"])
-async def test_a_bill_is_found_by_its_number_in_the_language_asked_for(
+async def test_the_prompt_has_the_bill_in_the_users_language(
     record: Parliament, parliament: httpx.Client, bill: str
 ) -> None:
     names = bill_names(parliament)
@@ -251,36 +248,34 @@ async def test_a_bill_is_found_by_its_number_in_the_language_asked_for(
     "context",
     [
         Context(type="mp", id="../bills/45-1/C-5"),
-        Context(type="mp", id="nobody-of-that-name"),
+        Context(type="mp", id="no-such-member"),
         Context(type="bill", id="45-1/C-5/../../politicians"),
         Context(type="bill", id="C-999"),
         Context(type="bill"),
         Context(type="dashboard", id="C-5"),
     ],
 )
-async def test_a_page_that_the_record_does_not_know_is_told_as_a_hint_only(
-    record: Parliament, context: Context
-) -> None:
-    told = await situation(context, "en", NOW, record)
-    assert "public record says" not in told
-    assert ("Nobody has checked it" in told) == (context.id is not None)
+async def test_a_page_without_a_record_is_only_a_hint(record: Parliament, context: Context) -> None:
+    prompt = await situation(context, "en", NOW, record)
+    assert "public record" not in prompt
+    assert ("It is not verified" in prompt) == (context.id is not None)
 
 
-async def test_a_record_that_is_slow_or_broken_does_not_hold_up_the_answer(
+async def test_a_slow_record_does_not_delay_the_answer(
     record: Parliament, parliament: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "CONTEXT_S", 0.05)
     fail(parliament, path_prefix="/bills/45-1/C-6/", times=1, slow=1)
-    assert "public record says" not in await situation(Context(type="bill", id="45-1/C-6"), "en", NOW, record)
+    assert "public record" not in await situation(Context(type="bill", id="45-1/C-6"), "en", NOW, record)
 
 
 @pytest.mark.parametrize("kind", get_args(ContextType))
-async def test_every_kind_of_page_has_its_words(record: Parliament, kind: ContextType) -> None:
+async def test_every_type_of_page_has_a_prompt(record: Parliament, kind: ContextType) -> None:
     plain = await situation(Context(), "en", NOW, record)
     assert (await situation(Context(type=kind), "en", NOW, record) == plain) == (kind == "general")
 
 
-# What is kept and remembered, in plain Python ------------------------------------------------------------------------
+# Storage and history, without the stack ------------------------------------------------------------------------------
 
 
 ANSWER = Answer(
@@ -293,37 +288,37 @@ ANSWER = Answer(
 )
 
 
-def test_an_answer_is_the_same_after_it_was_kept() -> None:
+def test_an_answer_is_the_same_after_storage() -> None:
     row = json.loads(json.dumps(ANSWER.row()))
-    kept = Answer.from_row(row)
-    assert kept == ANSWER
-    assert kept.text == "Let me see. « Voilà. »"
-    assert kept.events(MessageStream("the-id")) == ANSWER.events(MessageStream("the-id"))
+    stored = Answer.from_row(row)
+    assert stored == ANSWER
+    assert stored.text == "Let me see. « Voilà. »"
+    assert stored.events(MessageStream("the-id")) == ANSWER.events(MessageStream("the-id"))
 
 
-def test_what_broke_off_is_told_the_model_as_an_error() -> None:
+def test_a_call_without_result_is_an_error_for_the_model() -> None:
     cut = Answer("", [Step("", [Call("1", "get_bill", {})])])
     *_, results = cut.messages()
     assert [(result.id, result.is_error) for result in results.results] == [("1", True)]
     assert Answer.from_row(json.loads(json.dumps(cut.row()))).text == ""
 
 
-def test_null_characters_and_the_place_of_calls_agree() -> None:
+def test_positions_of_calls_do_not_count_null_characters() -> None:
     answer = Answer("", [Step("a\x00b", [Call("1", "t", {}, Outcome({}, None, []))]), Step("c\x00")])
     assert [step.text for step in Answer.from_row(answer.row()).steps] == ["ab", "c"]
 
 
 def _turn(question: str, answer: str, result: str = "") -> list[Message]:
-    said = [Message("user", question)]
+    messages = [Message("user", question)]
     if result:
-        said += [
+        messages += [
             Message("assistant", calls=[ToolCall("1", "t", "{}")]),
             Message("tool", results=[ToolResult("1", result, False)]),
         ]
-    return [*said, Message("assistant", answer)]
+    return [*messages, Message("assistant", answer)]
 
 
-def test_history_is_cut_at_a_turn_and_goes_without_results_before_it_goes_without_words() -> None:
+def test_history_drops_tool_results_before_it_drops_turns() -> None:
     old, new = _turn("Old?", "Old."), _turn("New?", "New.", "x" * 100)
     assert fitting([old, new], 1_000) == [*old, *new]
     assert fitting([old, new], 20) == [*old, Message("user", "New?"), Message("assistant", "New.")]
@@ -331,7 +326,7 @@ def test_history_is_cut_at_a_turn_and_goes_without_results_before_it_goes_withou
     assert fitting([old, new], 7) == []
 
 
-def test_a_step_that_broke_off_counts_at_least_what_was_said() -> None:
+def test_an_interrupted_step_counts_at_least_its_text() -> None:
     prompt = Prompt("m", "s" * 300, "t" * 300, [Message("user", "q" * 300)], [], True, 100)
     nothing = estimated(prompt, Step("a" * 300), Usage())
     assert (nothing.tokens_input, nothing.tokens_output) == (300, 100)

@@ -1,4 +1,4 @@
-"""The feed of a turn: every reader hears it from the start, and readers do not matter to it."""
+"""The feed of a turn: every reader gets it from the start, and readers do not affect the turn."""
 
 import asyncio
 
@@ -9,23 +9,23 @@ from functions.chat.wire import KEEP_ALIVE
 from functions.common.errors import ProviderError
 
 
-async def heard(feed: Feed, keep_alive_s: float = 60) -> bytes:
+async def read_all(feed: Feed, keep_alive_s: float = 60) -> bytes:
     return b"".join([chunk async for chunk in feed.read(keep_alive_s)])
 
 
-async def test_readers_that_come_early_late_and_after_the_end_hear_the_same() -> None:
+async def test_readers_read_the_same_whenever_they_start() -> None:
     feed = Feed()
-    early = asyncio.create_task(heard(feed))
+    early = asyncio.create_task(read_all(feed))
     feed.write(b"a")
     await asyncio.sleep(0)
-    late = asyncio.create_task(heard(feed))
+    late = asyncio.create_task(read_all(feed))
     feed.write(b"b")
     feed.close({"message": "ab"})
-    assert [await early, await late, await heard(feed)] == [b"ab"] * 3
+    assert [await early, await late, await read_all(feed)] == [b"ab"] * 3
     assert await feed.answer() == {"message": "ab"}
 
 
-async def test_a_feed_opens_with_its_first_word_or_raises_what_went_wrong() -> None:
+async def test_a_feed_opens_with_its_first_chunk_or_raises() -> None:
     opened, failed = Feed(), Feed()
     opened.write(b"a")
     await opened.opened()
@@ -36,12 +36,12 @@ async def test_a_feed_opens_with_its_first_word_or_raises_what_went_wrong() -> N
         await failed.answer()
 
 
-async def test_a_failure_after_the_first_word_ends_the_stream_quietly() -> None:
+async def test_a_failure_after_the_first_chunk_ends_the_stream_silently() -> None:
     feed = Feed()
     feed.write(b"a")
     feed.fail(ProviderError())
     await feed.opened()
-    assert await heard(feed) == b"a"
+    assert await read_all(feed) == b"a"
 
 
 async def test_silence_is_filled_with_comments() -> None:
@@ -52,10 +52,10 @@ async def test_silence_is_filled_with_comments() -> None:
     feed.close({})
 
 
-async def test_a_reader_that_leaves_leaves_the_others_alone() -> None:
+async def test_a_cancelled_reader_does_not_affect_the_others() -> None:
     feed = Feed()
-    leaving = asyncio.create_task(heard(feed))
-    staying = asyncio.create_task(heard(feed))
+    leaving = asyncio.create_task(read_all(feed))
+    staying = asyncio.create_task(read_all(feed))
     await asyncio.sleep(0)
     leaving.cancel()
     feed.write(b"a")

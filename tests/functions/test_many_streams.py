@@ -24,6 +24,7 @@ from infra.local import model
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import Stack
 from tests.api import question
+from tests.chat_kit import chat_environment
 from tests.conftest import Person
 from tests.functions.watched import served
 
@@ -116,17 +117,8 @@ def relay_url(provider_url: str) -> Iterator[str]:
 @pytest.fixture
 def chat_url(stack: Stack, provider_url: str) -> Iterator[str]:
     """One process of the chat, with the stack's database and the gated provider."""
-    environment = {
-        "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
-        "ENCRYPTION_KEY": "0" * 64,
-        "ANTHROPIC_API_KEY": "stand-in",
-        "ANTHROPIC_BASE_URL": provider_url,
-        "OPENAI_API_KEY": "stand-in",
-        "OPENAI_BASE_URL": f"{provider_url}/v1",
-        "PARLIAMENT_API_URL": stack.info["parliament_url"],
-    }
+    urls = {"ANTHROPIC_BASE_URL": provider_url, "OPENAI_BASE_URL": f"{provider_url}/v1"}
+    environment = {**chat_environment(stack), **urls}
     with served("tests.functions.watched:patient_chat", environment) as url:
         yield url
 

@@ -1,7 +1,7 @@
-"""A conversation about one bill, five turns in English and in French, as docs/transcript.md shows it.
+"""A conversation about one bill, five turns in English and in French, compared with docs/transcript.md.
 
-The model is the stand-in, which picks tools by plain rules and quotes what they gave; everything else is real.
-`WRITE=1` writes the transcript anew, to be read by eye before it is committed.
+The model is the stand-in, which chooses tools by simple rules and quotes their results; everything else is real.
+`WRITE=1` writes the transcript again. Read it before you commit it.
 """
 
 import json
@@ -34,14 +34,14 @@ sources, the metering and the stream are real. `tests/journeys/test_conversation
 
 
 def shown(value: Any, width: int = 400) -> str:
-    """JSON on one line, cut where a reader has seen enough."""
+    """JSON on one line, at most `width` characters of it."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= width else f"{text[:width]}…"
 
 
-def turn(said: str, language: str, streamed: Streamed) -> str:
-    """One turn for people to read."""
-    lines = [f"\n## {said}\n\n*{language}*\n"]
+def turn(text: str, language: str, streamed: Streamed) -> str:
+    """One turn as Markdown."""
+    lines = [f"\n## {text}\n\n*{language}*\n"]
     for part in streamed.parts:
         match part["type"]:
             case "tool-input-available":
@@ -60,26 +60,26 @@ def turn(said: str, language: str, streamed: Streamed) -> str:
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
-def test_five_turns_about_one_bill_are_as_the_transcript_shows_them(
+def test_five_turns_match_the_transcript(
     stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], provider: str
 ) -> None:
     user, chat_id = person("pro"), str(uuid.uuid4())
     page, tools = HEADER, set[str]()
-    for number, (language, said) in enumerate(QUESTIONS, 1):
+    for number, (language, text) in enumerate(QUESTIONS, 1):
         streamed = api.stream(
             user,
             question(
-                said, chat_id=chat_id, language=language, provider=provider, context={"type": "bill", "id": "45-1/C-5"}
+                text, chat_id=chat_id, language=language, provider=provider, context={"type": "bill", "id": "45-1/C-5"}
             ),
         )
         assert streamed.parts[-1]["finishReason"] == "stop"
         assert [part for part in streamed.parts if part["type"] == "source-url"]
         tools |= {part["toolName"] for part in streamed.parts if part["type"] == "tool-input-available"}
-        asked = api.asked(said)[-1]["messages"]
+        asked = api.asked(text)[-1]["messages"]
         assert [message["text"] for message in asked if message["role"] == "user"] == [
             earlier for _, earlier in QUESTIONS[:number]
         ]
-        page += turn(said, language, streamed)
+        page += turn(text, language, streamed)
     assert len(tools) >= 3
     assert left(user).quota_used == len(QUESTIONS)
     page = page.replace(stack.info["parliament_url"], "http://127.0.0.1:8790")

@@ -1,7 +1,7 @@
-"""A process killed with SIGKILL between any two steps of a turn: nothing is charged that was not answered, nothing
-stays taken, and the same message sent again is answered and charged once.
+"""A process killed with SIGKILL between any two steps of a turn: only an answered query is charged, no funding is lost,
+and the same message sent again is answered and charged once.
 
-`PROVE=1` takes every step, not every third.
+`PROVE=1` tests every step, otherwise every fifth.
 """
 
 import json
@@ -21,11 +21,12 @@ from psycopg.rows import dict_row
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
 from tests.api import Api, Left, question
+from tests.chat_kit import chat_environment
 from tests.conftest import Person
 from tests.sql.metering import pack
 
-# before and after admit_query; start, a tool's call and result, words and end of the answer; before and after
-# settle_query; the last words.
+# An upper bound. The steps: before and after admit_query; start, a tool's call and result, text and end of the answer;
+# before and after settle_query; the finish.
 STEPS = 40
 TIERS: dict[str, dict[str, Any]] = {
     "included": {"tier": "basic"},
@@ -36,26 +37,17 @@ NOTHING = dict.fromkeys(TIERS, 0)
 PRICE = Decimal("0.025")
 
 
-def die_at(stack: Stack, person: Person, body: dict[str, Any], step: int) -> bool:
-    """Run one turn that kills itself at a step; False if it ended before."""
-    given = {
-        "environment": {
-            "SUPABASE_URL": stack.info["supabase_url"],
-            "SUPABASE_ANON_KEY": stack.info["anon_key"],
-            "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
-            "ENCRYPTION_KEY": "0" * 64,
-            "ANTHROPIC_API_KEY": "stand-in",
-            "ANTHROPIC_BASE_URL": stack.info["model_url"],
-            "OPENAI_API_KEY": "stand-in",
-            "PARLIAMENT_API_URL": stack.info["parliament_url"],
-        },
+def kill_at(stack: Stack, person: Person, body: dict[str, Any], step: int) -> bool:
+    """Run a turn that kills its process at a step. Returns False if the turn ended before."""
+    turn = {
+        "environment": chat_environment(stack),
         "user_id": person.id,
         "body": body,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.journeys.kill_me", str(step)],
+        [sys.executable, "-m", "tests.journeys.killable_turn", str(step)],
         cwd=ROOT,
-        input=json.dumps(given),
+        input=json.dumps(turn),
         capture_output=True,
         text=True,
         timeout=60,
@@ -65,8 +57,8 @@ def die_at(stack: Stack, person: Person, body: dict[str, Any], step: int) -> boo
     return done.returncode != 0
 
 
-def later(stack: Stack) -> None:
-    """Holds' time is over, and the sweep has run."""
+def expire_holds(stack: Stack) -> None:
+    """Let all holds expire and release them."""
     with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
         db.execute("update public.query_holds set expires_at = created_at")
         db.execute("select public.release_stale_holds()")
@@ -83,7 +75,7 @@ def taken(stack: Stack, user: Person, after: Left) -> dict[str, int]:
 @pytest.mark.prove
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("funding", TIERS)
-def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settled(
+def test_a_killed_turn_is_charged_exactly_if_it_was_settled(
     stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], funding: str
 ) -> None:
     charged_from = None
@@ -97,8 +89,8 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
                 pack(db, user.id, 5)
         users.append(user.id)
         body = question(text)
-        died = die_at(stack, user, body, step)
-        later(stack)
+        killed = kill_at(stack, user, body, step)
+        expire_holds(stack)
         after = left(user)
         assert after.holds == 0
         assert len(after.outcomes) <= 1
@@ -114,13 +106,13 @@ def test_killed_between_any_two_steps_a_turn_is_charged_exactly_if_it_was_settle
         final = left(user)
         assert final.outcomes.count("answered") == 1
         assert taken(stack, user, final) == {**NOTHING, funding: 1}
-        if not died:
+        if not killed:
             break
     else:
-        pytest.fail("the turn has more steps than this test thought")
+        pytest.fail("the turn has more than STEPS steps")
     assert charged_from is not None
     assert 5 < charged_from <= step
     with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
-        # Of these users: other tests of this stack start theirs with counters of their own choosing.
+        # Only these users: other tests of this stack set counters as they like.
         broken = db.execute("select * from public.reconcile() where user_id = any(%s::uuid[])", (users,)).fetchall()
     assert broken == []

@@ -1,4 +1,4 @@
-"""The database goes away and comes back: nobody is served unmetered, nothing has to be restarted."""
+"""An outage of the database: no query runs unmetered, and nothing has to be restarted afterwards."""
 
 import json
 import uuid
@@ -18,7 +18,7 @@ REFUSED_WITHIN_S = 4 * limits.ADMIT_S
 
 @pytest.fixture
 def outage(stack: Stack) -> Iterator[Callable[[], None]]:
-    """Stops the database when called; it is back after the test, or when called again."""
+    """Stops the database, or starts it again. It runs again after the test."""
     down = False
 
     def toggle() -> None:
@@ -31,12 +31,12 @@ def outage(stack: Stack) -> Iterator[Callable[[], None]]:
         toggle()
 
 
-def test_without_the_database_a_chat_is_refused_at_once_and_nothing_reaches_the_provider(
+def test_a_chat_is_refused_while_the_database_is_down(
     api: Api, person: Callable[..., Person], left: Callable[[Person], Left], outage: Callable[[], None],
     eventually: Callable[..., None],
 ) -> None:  # fmt: skip
     user = person("basic")
-    text = f"Anybody there? {uuid.uuid4()}"
+    text = f"During the outage {uuid.uuid4()}"
     assert api.chat(user, question("Before")).status_code == 200
     outage()
     refused = api.http.post("/chat", json=question(text), headers=user.headers, timeout=REFUSED_WITHIN_S)
@@ -50,11 +50,11 @@ def test_without_the_database_a_chat_is_refused_at_once_and_nothing_reaches_the_
     assert (after.holds, after.outcomes, after.quota_used) == (0, ["answered", "answered"], 2)
 
 
-def test_a_database_that_is_away_for_a_moment_when_the_answer_ends_still_settles_it(
+def test_a_short_outage_at_the_end_does_not_prevent_settlement(
     api: Api, person: Callable[..., Person], left: Callable[[Person], Left], outage: Callable[[], None],
     eventually: Callable[..., None],
 ) -> None:  # fmt: skip
-    """The end of a turn is worth several attempts: the answer is kept and charged, once."""
+    """Settlement is tried several times: the answer is stored and charged once."""
     user = person("basic")
     with api.http.stream("POST", "/chat", json=question("Long [fault:stall 3]"), headers=user.headers) as response:
         lines = response.iter_lines()

@@ -1,7 +1,7 @@
-"""Coming back to an answer, and stopping it, as on Lambda: in another process than the one that runs it.
+"""Resuming and stopping an answer in another process than the one that runs it, as on Lambda.
 
-Two processes have the same settings and nothing in common but the database. Whoever asks is called the asker, whoever
-comes back in the other process the follower.
+The two processes share only their settings and the database. The client that asked is the asker; a client that resumes
+in the other process is a follower.
 """
 
 import os
@@ -23,26 +23,28 @@ from infra.local.postgres import ROOT
 from infra.local.processes import Child, Processes
 from infra.local.stack import Stack, answers, locked
 from tests.api import Left, question
-from tests.clients.browser import Browser, Heard, Json
+from tests.chat_kit import chat_environment
+from tests.clients.browser import Browser, Json, Received
 from tests.conftest import Person
+from tests.journeys.ai_sdk_kit import valid
 
-People = Callable[..., Person]
-Look = Callable[[Person], Left]
+NewPerson = Callable[..., Person]
+ReadLeft = Callable[[Person], Left]
 Wait = Callable[[Callable[[], bool]], None]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
-TIERS = ["pro", "free"]  # one keeps conversations, one keeps nothing
+TIERS = ["pro", "free"]  # with and without stored conversations
 
 TOOLS = '[tool:get_bill {"number": "C-5"}] [tool:rm_rf {"path": "MARKER"}]'
 THREE_SECONDS = "[fault:slow 0.1] [fault:long 30]"
 TWELVE_SECONDS = "[fault:slow 0.2] [fault:long 60]"
-# What only the process that asked knows: each response has its own id, and what is left is told at admission.
-OWN = {"request_id", "remaining", "resets_at"}
+# Metadata that only the asking process has: the id differs, and the other two are from the admission.
+ASKER_ONLY = {"request_id", "remaining", "resets_at"}
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A chat function that listens at `url`."""
+    """A process of the chat function that listens at `url`."""
 
     url: str
     child: Child
@@ -53,31 +55,18 @@ class Process:
         self.child.process.send_signal(number)
 
     def kill(self) -> None:
-        """As Lambda does, at any moment."""
+        """Kill it with SIGKILL, as Lambda may do at any moment."""
         self.processes.stop_one(self.child, signal.SIGKILL)
 
 
 @contextmanager
 def chat_process(stack: Stack, folder: Path) -> Iterator[Process]:
-    """A process of the chat function beside the stack's own, started as on Lambda."""
+    """Starts a second process of the chat function, as on Lambda."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    info = stack.info
-    env = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "AWS_LWA_PORT": str(port),
-        "SUPABASE_URL": info["supabase_url"],
-        "SUPABASE_ANON_KEY": info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": info["service_role_key"],
-        "ENCRYPTION_KEY": (stack.config.folder / "encryption-key").read_text(),
-        "ANTHROPIC_API_KEY": "stand-in",
-        "ANTHROPIC_BASE_URL": info["model_url"],
-        "OPENAI_API_KEY": "stand-in",
-        "OPENAI_BASE_URL": f"{info['model_url']}/v1",
-        "PARLIAMENT_API_URL": info["parliament_url"],
-        "REPRESENT_API_URL": info["parliament_url"],
-    }
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**chat_environment(stack), "PATH": path, "AWS_LWA_PORT": str(port)}
     with locked(folder) as lock, Processes(folder, lock) as processes:
         child = processes.start("chat", ["sh", str(ROOT / "functions/chat/run.sh")], env=env)
         url = f"http://127.0.0.1:{port}"
@@ -87,28 +76,21 @@ def chat_process(stack: Stack, folder: Path) -> Iterator[Process]:
 
 @pytest.fixture(scope="module")
 def other(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of another process than the one that is asked."""
+    """The address of a second process."""
     with chat_process(stack, tmp_path_factory.mktemp("other")) as process:
         yield process.url
 
 
 @pytest.fixture
-def mortal(stack: Stack, tmp_path: Path) -> Iterator[Process]:
-    """A process for one test, which may end it."""
+def killable(stack: Stack, tmp_path: Path) -> Iterator[Process]:
+    """A process that the test may kill."""
     with chat_process(stack, tmp_path) as process:
         yield process
 
 
-@pytest.fixture(scope="module")
-def browser(stack: Stack) -> Iterator[Browser]:
-    """The AI SDK's client, in several tabs."""
-    with Browser(stack.info["functions_url"]) as browser:
-        yield browser
-
-
 @pytest.fixture
-def everything(stack: Stack) -> Iterator[Callable[[str], list[str]]]:
-    """Searches every column of every table of the database for a text; names the tables."""
+def tables_with(stack: Stack) -> Iterator[Callable[[str], list[str]]]:
+    """Searches every column of every table of the database for a text. Returns the tables."""
     with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
 
         def search(text: str) -> list[str]:
@@ -118,14 +100,14 @@ def everything(stack: Stack) -> Iterator[Callable[[str], list[str]]]:
                 " and n.nspname !~ '^pg_t' order by 1, 2"
             ).fetchall()
             assert ("public", "query_holds") in tables
-            # As text, and as bytes are shown.
-            wanted = f"{text}|{text.encode().hex()}"
+            # As text, and as the hex form of bytes.
+            pattern = f"{text}|{text.encode().hex()}"
             return [
                 f"{schema}.{table}"
                 for schema, table in tables
                 if db.execute(
                     sql.SQL("select 1 from {} t where t::text ~ %s limit 1").format(sql.Identifier(schema, table)),
-                    (wanted,),
+                    (pattern,),
                 ).fetchone()
             ]
 
@@ -133,41 +115,30 @@ def everything(stack: Stack) -> Iterator[Callable[[str], list[str]]]:
 
 
 def ledger(db: Db, person: Person) -> Json:
-    """A person's only row of the ledger."""
+    """The user's only row of usage_logs."""
     (row,) = db.execute("select * from public.usage_logs where user_id = %s", (person.id,)).fetchall()
     return row
 
 
 def used(after: Left) -> int:
-    """How many queries a person has been charged."""
+    """The number of queries that the user was charged."""
     return after.quota_used + after.lifetime_used
 
 
-def well_told(heard: Heard) -> Heard:
-    """The same, if it broke no rule."""
-    assert heard.thrown is None
-    assert not heard.nothing
-    assert heard.wrong == []
-    assert heard.headers["x-vercel-ai-ui-message-stream"] == "v1"
-    assert heard.message is not None
-    assert heard.message["id"] == heard.parts[0]["messageId"]
-    return heard
+def without_metadata(received: Received) -> list[Json]:
+    """The parts without metadata."""
+    return [{name: part[name] for name in part if name != "messageMetadata"} for part in received.parts]
 
 
-def words(heard: Heard) -> list[Json]:
-    """Everything but the metadata."""
-    return [{name: part[name] for name in part if name != "messageMetadata"} for part in heard.parts]
+def shared(metadata: Json) -> Json:
+    """The metadata that both processes have of an ended query."""
+    return {name: metadata[name] for name in metadata if name not in ASKER_ONLY}
 
 
-def known(metadata: Json) -> Json:
-    """What both processes know of a query that has ended."""
-    return {name: metadata[name] for name in metadata if name not in OWN}
-
-
-def the_same(follower: Heard, asker: Heard) -> None:
-    """What the follower heard is what the asker heard, to the last word and the last cent."""
-    assert words(well_told(follower)) == words(well_told(asker))
-    assert known(follower.metadata) == known(asker.metadata)
+def check_same(follower: Received, asker: Received) -> None:
+    """The follower received the same parts and metadata as the asker."""
+    assert without_metadata(valid(follower)) == without_metadata(valid(asker))
+    assert shared(follower.metadata) == shared(asker.metadata)
     assert follower.metadata["request_id"] == follower.headers["x-request-id"]
     assert follower.message is not None
     assert asker.message is not None
@@ -176,12 +147,12 @@ def the_same(follower: Heard, asker: Heard) -> None:
 
 
 def body_of(text: str, provider: str = "anthropic") -> tuple[Json, str]:
-    """A question, and the text that it, the answer, the tools' arguments and nothing else contain."""
+    """A question, and a marker that only it, its answer and its tools' arguments contain."""
     marker = f"marker-{uuid.uuid4()}"
     return question(f"{marker} {text.replace('MARKER', marker)}", provider=provider), marker
 
 
-# Coming back ----------------------------------------------------------------------------------------------------------
+# Resuming -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,13 +165,13 @@ def body_of(text: str, provider: str = "anthropic") -> tuple[Json, str]:
     ],
     ids=["pro", "pro with tools", "free", "free with tools"],
 )
-def test_an_answer_is_resumed_in_another_process_whole(
+def test_a_whole_answer_is_resumed_in_another_process(
     browser: Browser,
     other: str,
-    person: People,
-    left: Look,
+    person: NewPerson,
+    left: ReadLeft,
     stack_db: Db,
-    everything: Callable[[str], list[str]],
+    tables_with: Callable[[str], list[str]],
     tier: str,
     tools: str,
     provider: str,
@@ -214,34 +185,34 @@ def test_an_answer_is_resumed_in_another_process_whole(
     browser.resume(f"late-{name}", user, body["id"].upper(), at=other)
     browser.resume(f"here-{name}", user, body["id"])
     browser.until(f"late-{name}", parts=14)
-    assert everything(marker) == ["public.query_holds"]  # the search does find it, and nowhere else
+    assert tables_with(marker) == ["public.query_holds"]  # and in no other table
 
-    asker = well_told(browser.end(name))
+    asker = valid(browser.end(name))
     for follower in ("early", "late"):
-        the_same(browser.end(f"{follower}-{name}"), asker)
-    assert well_told(browser.end(f"here-{name}")).parts == asker.parts
+        check_same(browser.end(f"{follower}-{name}"), asker)
+    assert valid(browser.end(f"here-{name}")).parts == asker.parts
     assert asker.parts[-1]["finishReason"] == "stop"
     assert len(asker.all_of("tool-output-available")) == len(asker.all_of("tool-output-error")) == bool(tools)
     assert asker.metadata["persisted"] is (tier == "pro")
 
     browser.resume(f"over-{name}", user, body["id"], at=other)
     over = browser.end(f"over-{name}")
-    assert (over.status, over.nothing, over.thrown) == (204, True, None)
+    assert (over.status, over.was_empty, over.thrown) == (204, True, None)
     after = left(user)
     assert (after.outcomes, after.holds, used(after)) == (["answered"], 0, 1)
     assert [role for role, _ in after.messages] == (["user", "assistant"] if tier == "pro" else [])
-    assert everything(marker) == (["public.conversations", "public.messages"] if tier == "pro" else [])
+    assert tables_with(marker) == (["public.conversations", "public.messages"] if tier == "pro" else [])
     row = ledger(stack_db, user)
-    told = asker.metadata
-    assert (float(row["cost_usd"]), float(row["overage_charge"])) == (told["cost_usd"], told["charged_usd"])
+    metadata = asker.metadata
+    assert (float(row["cost_usd"]), float(row["overage_charge"])) == (metadata["cost_usd"], metadata["charged_usd"])
     assert (row["tokens_input"], row["tokens_output"]) == (
-        told["usage"]["input_tokens"],
-        told["usage"]["output_tokens"],
+        metadata["usage"]["input_tokens"],
+        metadata["usage"]["output_tokens"],
     )
 
 
-def test_what_an_overage_query_costs_is_told_to_the_follower(
-    browser: Browser, other: str, person: People, left: Look
+def test_a_follower_gets_the_charge_of_an_overage_query(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft
 ) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
     body, _ = body_of(THREE_SECONDS)
@@ -249,97 +220,97 @@ def test_what_an_overage_query_costs_is_told_to_the_follower(
     browser.until("overage")
     browser.resume("again-overage", user, body["id"], at=other)
     asker, follower = browser.end("overage"), browser.end("again-overage")
-    the_same(follower, asker)
+    check_same(follower, asker)
     assert (follower.metadata["funding"], follower.metadata["charged_usd"]) == ("overage", 0.025)
     assert left(user).overage == "0.025000"
 
 
 @pytest.mark.parametrize("asked_here", [True, False], ids=["here", "there"])
-def test_an_asker_who_left_comes_back_in_another_process(
-    browser: Browser, other: str, person: People, left: Look, asked_here: bool
+def test_an_asker_that_disconnected_resumes_in_another_process(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft, asked_here: bool
 ) -> None:
-    """A page that is loaded anew, and once more."""
+    """A page is reloaded twice."""
     user, name = person("pro"), f"reloaded-{asked_here}"
     body, _ = body_of(f"{TOOLS} {THREE_SECONDS}")
     browser.ask(name, user, body, at=None if asked_here else other)
     browser.until(name, parts=2)
-    browser.leave(name)
+    browser.disconnect(name)
     browser.resume(f"once-{name}", user, body["id"], at=other if asked_here else None)
     browser.until(f"once-{name}", parts=2)
-    browser.leave(f"once-{name}")
+    browser.disconnect(f"once-{name}")
     browser.resume(f"twice-{name}", user, body["id"], at=other if asked_here else None)
-    heard = well_told(browser.end(f"twice-{name}"))
-    assert heard.parts[: len(browser.end(name).parts)] == browser.end(name).parts
-    assert left(user).messages[-1] == ("assistant", heard.text)
+    received = valid(browser.end(f"twice-{name}"))
+    assert received.parts[: len(browser.end(name).parts)] == browser.end(name).parts
+    assert left(user).messages[-1] == ("assistant", received.text)
     assert (left(user).outcomes, left(user).quota_used) == (["answered"], 1)
 
 
-def test_nobody_follows_what_is_anothers_or_what_does_not_run(
-    browser: Browser, other: str, person: People, left: Look
+def test_only_a_running_answer_of_the_user_is_resumed(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft
 ) -> None:
     user, stranger = person("pro"), person("pro")
     body, _ = body_of(TWELVE_SECONDS)
     browser.ask("mine", user, body)
-    browser.until("mine", parts=8)  # by now it has been noted
+    browser.until("mine", parts=8)  # its progress is stored by now
     browser.resume("not-mine", stranger, body["id"], at=other)
     browser.resume("another-chat", user, str(uuid.uuid4()), at=other)
     for name in ("not-mine", "another-chat"):
-        heard = browser.end(name)
-        assert (heard.status, heard.nothing, heard.parts) == (204, True, [])
+        received = browser.end(name)
+        assert (received.status, received.was_empty, received.parts) == (204, True, [])
     browser.stop("strangers-stop", stranger, body["id"], at=other)
     assert not browser.stopped("strangers-stop")
     browser.until("mine", parts=16)
     browser.stop("own-stop", user, body["id"], at=other)
     assert browser.stopped("own-stop")
-    assert well_told(browser.end("mine")).kinds[-1] == "abort"
+    assert valid(browser.end("mine")).kinds[-1] == "abort"
     browser.stop("late-stop", user, body["id"], at=other)
     assert not browser.stopped("late-stop")
     assert left(stranger) == Left([], 0, [], 0, 0, "0.000000")
 
 
-def test_a_message_sent_twice_does_not_hide_the_answer_that_runs_elsewhere(
-    browser: Browser, other: str, person: People, left: Look, stack: Stack
+def test_a_duplicate_does_not_hide_the_answer_running_elsewhere(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft, stack: Stack
 ) -> None:
-    """The second copy waits in the other process to be refused, when somebody comes back there and then stops it."""
+    """The duplicate waits in the other process to be refused. Meanwhile the user resumes there, and then stops."""
     user = person("pro")
     body, _ = body_of(TWELVE_SECONDS)
     browser.ask("first-copy", user, body)
     browser.until("first-copy", parts=8)
-    with psycopg.connect(stack.postgres.url()) as queue:
-        # The user's queue, in which every admission waits.
-        queue.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
+    with psycopg.connect(stack.postgres.url()) as locked:
+        # Every admission of the user waits for this lock.
+        locked.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
         browser.ask("second-copy", user, body, at=other)
         browser.until("first-copy", parts=11)
         browser.resume("returning", user, body["id"], at=other)
         browser.stop("stopping", user, body["id"], at=other)
         browser.until("first-copy", parts=13)
     assert browser.end("second-copy").refusal() == (409, "request_in_progress")
-    first, returning = well_told(browser.end("first-copy")), browser.end("returning")
+    first, returning = valid(browser.end("first-copy")), browser.end("returning")
     assert first.kinds[-1] == "abort"
-    the_same(returning, first)
+    check_same(returning, first)
     assert left(user).outcomes == ["stopped"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_follower_hears_a_failure_to_its_end(
-    browser: Browser, other: str, person: People, left: Look, provider: str
+def test_a_follower_gets_the_whole_failure(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft, provider: str
 ) -> None:
     user, name = person("free"), f"failing-{provider}"
     body, _ = body_of(f"{TOOLS} {THREE_SECONDS} [fault:after-tools drop]", provider)
     browser.ask(name, user, body)
     browser.until(name, parts=2)
     browser.resume(f"again-{name}", user, body["id"], at=other)
-    asker, follower = well_told(browser.end(name)), well_told(browser.end(f"again-{name}"))
+    asker, follower = valid(browser.end(name)), valid(browser.end(f"again-{name}"))
     assert follower.kinds == asker.kinds
     assert follower.kinds[-3:] == ["finish-step", "error", "finish"]
     assert follower.text == asker.text
     assert (follower.metadata["charged_usd"], follower.metadata["persisted"]) == (0, False)
-    assert known(follower.metadata) == known(asker.metadata)
+    assert shared(follower.metadata) == shared(asker.metadata)
     assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
 
 
-def test_following_what_fails_before_its_first_word_finds_nothing(
-    browser: Browser, other: str, person: People, left: Look, eventually: Wait
+def test_resuming_a_turn_that_fails_before_text_finds_nothing(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft, eventually: Wait
 ) -> None:
     user = person("pro")
     body, _ = body_of("[fault:stall-before 3] [fault:status 400]")
@@ -347,37 +318,35 @@ def test_following_what_fails_before_its_first_word_finds_nothing(
     eventually(lambda: left(user).holds == 1)
     browser.resume("hopeful", user, body["id"], at=other)
     assert browser.end("refused").refusal() == (502, "provider_error")
-    assert browser.end("hopeful").nothing
+    assert browser.end("hopeful").was_empty
 
 
-def test_a_silence_is_filled_with_comments_for_a_follower_too(browser: Browser, other: str, person: People) -> None:
-    """A real wait."""
+def test_a_follower_gets_keep_alive_comments(browser: Browser, other: str, person: NewPerson) -> None:
+    """A real wait of 12 seconds."""
     user = person("pro")
     body, _ = body_of("[fault:slow 0.1] [fault:stall 12]")
     browser.ask("silent", user, body)
     browser.until("silent", parts=2)
     browser.resume("waiting", user, body["id"], at=other)
-    asker, follower = well_told(browser.end("silent")), well_told(browser.end("waiting"))
+    asker, follower = valid(browser.end("silent")), valid(browser.end("waiting"))
     assert follower.comments == [": keep-alive"]
-    assert words(follower) == words(asker)
+    assert without_metadata(follower) == without_metadata(asker)
 
 
-def test_a_follower_that_cannot_keep_up_is_not_told_that_half_an_answer_is_all(
-    browser: Browser, mortal: Process, person: People
-) -> None:
-    """The turn does not wait for it for ever. What it then is told is the rest, or that the rest is missing."""
+def test_a_slow_follower_gets_the_rest_or_an_error(browser: Browser, killable: Process, person: NewPerson) -> None:
+    """The turn waits for it only briefly. Then it gets the rest, or an error that the rest is missing."""
     user = person("pro")
     body, _ = body_of(THREE_SECONDS)
     browser.ask("fast", user, body)
     browser.until("fast", parts=2)
-    browser.resume("slow", user, body["id"], at=mortal.url)
+    browser.resume("slow", user, body["id"], at=killable.url)
     browser.until("slow")
-    mortal.signal(signal.SIGSTOP)
-    asker = well_told(browser.end("fast"))
-    mortal.signal(signal.SIGCONT)
+    killable.signal(signal.SIGSTOP)
+    asker = valid(browser.end("fast"))
+    killable.signal(signal.SIGCONT)
     follower = browser.end("slow")
     assert follower.text == asker.text or follower.kinds[-1] == "error"
-    assert follower.wrong == []
+    assert follower.violations == []
 
 
 # Stopping -------------------------------------------------------------------------------------------------------------
@@ -385,13 +354,13 @@ def test_a_follower_that_cannot_keep_up_is_not_told_that_half_an_answer_is_all(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_stop_from_another_process_ends_the_answer_for_asker_and_follower(
+def test_a_stop_elsewhere_ends_the_answer_for_all_clients(
     browser: Browser,
     other: str,
-    person: People,
-    left: Look,
+    person: NewPerson,
+    left: ReadLeft,
     stack_db: Db,
-    everything: Callable[[str], list[str]],
+    tables_with: Callable[[str], list[str]],
     tier: str,
     provider: str,
 ) -> None:
@@ -404,19 +373,19 @@ def test_a_stop_from_another_process_ends_the_answer_for_asker_and_follower(
     browser.stop(f"stop-{name}", user, body["id"], at=other)
     assert browser.stopped(f"stop-{name}")
     asker, follower = browser.end(name), browser.end(f"again-{name}")
-    the_same(follower, asker)
+    check_same(follower, asker)
     assert asker.kinds[-4:] == ["text-end", "finish-step", "message-metadata", "abort"]
     assert asker.metadata["persisted"] is (tier == "pro")
     after = left(user)
     assert (after.outcomes, after.holds, used(after)) == (["stopped"], 0, 1)
     assert after.messages[1:] == ([("assistant", asker.text)] if tier == "pro" else [])
     assert ledger(stack_db, user)["tokens_output"] == asker.metadata["usage"]["output_tokens"]
-    assert bool(everything(marker)) == (tier == "pro")
+    assert bool(tables_with(marker)) == (tier == "pro")
 
 
 @pytest.mark.parametrize("followed", [False, True], ids=["alone", "followed"])
-def test_a_stop_from_another_process_ends_an_answer_at_any_moment(
-    browser: Browser, other: str, person: People, left: Look, followed: bool
+def test_a_stop_elsewhere_ends_the_answer_at_any_moment(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft, followed: bool
 ) -> None:
     """At ten moments between two calls in which the turn asks whether to stop."""
     asked = []
@@ -434,14 +403,14 @@ def test_a_stop_from_another_process_ends_an_answer_at_any_moment(
     for user, name, _ in asked:
         assert browser.stopped(f"stop-{name}")
         for stream in [name, *([f"again-{name}"] if followed else [])]:
-            heard = well_told(browser.end(stream))
-            assert heard.kinds[-1] == "abort"
+            received = valid(browser.end(stream))
+            assert received.kinds[-1] == "abort"
         assert left(user).outcomes == ["stopped"]
 
 
 @pytest.mark.parametrize("stopped_here", [True, False], ids=["here", "there"])
-def test_a_tab_that_was_closed_does_not_delay_a_stop(
-    browser: Browser, other: str, person: People, stopped_here: bool
+def test_a_follower_that_disconnected_does_not_prevent_a_stop(
+    browser: Browser, other: str, person: NewPerson, stopped_here: bool
 ) -> None:
     user, name = person("pro"), f"closed-{stopped_here}"
     body, _ = body_of(TWELVE_SECONDS)
@@ -449,19 +418,19 @@ def test_a_tab_that_was_closed_does_not_delay_a_stop(
     browser.until(name)
     browser.resume(f"tab-{name}", user, body["id"], at=other)
     browser.until(f"tab-{name}")
-    browser.leave(f"tab-{name}")
+    browser.disconnect(f"tab-{name}")
     browser.end(f"tab-{name}")
     browser.until(name, parts=15)
     browser.stop(f"stop-{name}", user, body["id"], at=None if stopped_here else other)
     browser.stopped(f"stop-{name}")
-    assert well_told(browser.end(name)).kinds[-1] == "abort"
+    assert valid(browser.end(name)).kinds[-1] == "abort"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_stop_from_another_process_before_the_first_word(
-    browser: Browser, other: str, person: People, left: Look, eventually: Wait, provider: str
+def test_a_stop_elsewhere_before_text_ends_the_answer(
+    browser: Browser, other: str, person: NewPerson, left: ReadLeft, eventually: Wait, provider: str
 ) -> None:
-    user, name = person("pro"), f"speechless-{provider}"
+    user, name = person("pro"), f"before-text-{provider}"
     body, _ = body_of("[fault:stall-before 30]", provider)
     browser.ask(name, user, body)
     eventually(lambda: left(user).holds == 1)
@@ -469,78 +438,80 @@ def test_a_stop_from_another_process_before_the_first_word(
     browser.stop(f"stop-{name}", user, body["id"], at=other)
     assert browser.stopped(f"stop-{name}")
     asker, follower = browser.end(name), browser.end(f"again-{name}")
-    the_same(follower, asker)
+    check_same(follower, asker)
     assert asker.kinds == ["start", "start-step", "finish-step", "message-metadata", "abort"]
     assert left(user).outcomes == ["stopped"]
 
 
-# Dying ----------------------------------------------------------------------------------------------------------------
+# Killed processes -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("tier", "is_swept"), [("pro", False), ("free", False), ("free", True)], ids=["pro", "free", "free, and swept"]
+    ("tier", "is_released"),
+    [("pro", False), ("free", False), ("free", True)],
+    ids=["pro", "free", "free, hold released"],
 )
-def test_when_the_turns_process_is_killed_its_follower_is_told_once_the_hold_is_over(
+def test_a_follower_gets_an_error_after_the_process_was_killed(
     browser: Browser,
-    mortal: Process,
-    person: People,
-    left: Look,
+    killable: Process,
+    person: NewPerson,
+    left: ReadLeft,
     stack_db: Db,
-    everything: Callable[[str], list[str]],
+    tables_with: Callable[[str], list[str]],
     tier: str,
-    is_swept: bool,
+    is_released: bool,
 ) -> None:
-    user, name = person(tier), f"killed-{tier}-{is_swept}"
+    user, name = person(tier), f"killed-{tier}-{is_released}"
     body, marker = body_of(f"{TOOLS} {TWELVE_SECONDS}")
-    browser.ask(name, user, body, at=mortal.url)
+    browser.ask(name, user, body, at=killable.url)
     browser.until(name, parts=8)
     browser.resume(f"again-{name}", user, body["id"])
-    has = browser.until(f"again-{name}")
-    mortal.kill()
+    received = browser.until(f"again-{name}")
+    killable.kill()
     assert browser.end(name).thrown is not None  # the asker's connection broke
     stack_db.execute("update public.query_holds set expires_at = now() where user_id = %s", (user.id,))
-    if is_swept:
+    if is_released:
         stack_db.execute("select public.release_stale_holds()")
     follower = browser.end(f"again-{name}")
-    assert follower.parts[: len(has)] == has
+    assert follower.parts[: len(received)] == received
     assert follower.all_of("error")
     assert (follower.errors, follower.thrown) == ([follower.all_of("error")[0]["errorText"]], None)
     assert "Nothing was charged" in follower.errors[0]
     browser.resume(f"late-{name}", user, body["id"])
-    assert browser.end(f"late-{name}").nothing
+    assert browser.end(f"late-{name}").was_empty
 
     stack_db.execute("select public.release_stale_holds()")
     assert left(user) == Left(["lost"], 0, [], 0, 0, "0.000000")
-    assert everything(marker) == []
+    assert tables_with(marker) == []
 
 
-def test_what_a_killed_turn_left_open_is_closed_for_its_follower(
-    browser: Browser, mortal: Process, person: People, stack_db: Db
+def test_a_killed_turns_open_parts_are_closed_for_followers(
+    browser: Browser, killable: Process, person: NewPerson, stack_db: Db
 ) -> None:
     user = person("pro")
     body, _ = body_of(TWELVE_SECONDS)
-    browser.ask("broken-off", user, body, at=mortal.url)
+    browser.ask("broken-off", user, body, at=killable.url)
     browser.until("broken-off", parts=8)
-    browser.resume("witness-of-all", user, body["id"])
-    browser.until("witness-of-all")
-    mortal.kill()
+    browser.resume("follower-of-killed", user, body["id"])
+    browser.until("follower-of-killed")
+    killable.kill()
     stack_db.execute("update public.query_holds set expires_at = now() where user_id = %s", (user.id,))
-    assert browser.end("witness-of-all").wrong == []
+    assert browser.end("follower-of-killed").violations == []
 
 
-def test_when_the_turns_process_is_shut_down_its_follower_is_told(
-    browser: Browser, mortal: Process, person: People, left: Look
+def test_a_follower_gets_an_error_after_a_shutdown(
+    browser: Browser, killable: Process, person: NewPerson, left: ReadLeft
 ) -> None:
     user = person("pro")
     body, _ = body_of(TWELVE_SECONDS)
-    browser.ask("shut-down", user, body, at=mortal.url)
+    browser.ask("shut-down", user, body, at=killable.url)
     browser.until("shut-down", parts=8)
-    browser.resume("witness", user, body["id"])
-    browser.until("witness")
-    browser.leave("shut-down")
-    mortal.signal(signal.SIGTERM)
-    follower = browser.end("witness")
+    browser.resume("follower", user, body["id"])
+    browser.until("follower")
+    browser.disconnect("shut-down")
+    killable.signal(signal.SIGTERM)
+    follower = browser.end("follower")
     assert follower.kinds[-2:] == ["error", "finish"]
     assert (follower.metadata["charged_usd"], follower.metadata["persisted"]) == (0, False)
     assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
-    assert follower.wrong == []
+    assert follower.violations == []

@@ -1,7 +1,7 @@
-"""One turn of the real chat, in a process that kills itself at a chosen step: `kill_me.py STEP`, settings on stdin.
+"""One turn of the real chat in a process that kills itself at a step: `killable_turn.py STEP`, the turn on stdin.
 
-Steps count what the turn does: each call of the database, before it is sent and after it was carried out, and each
-word that the turn says. Prints nothing; the exit status is that of SIGKILL, or 0 where the turn ended before the step.
+A step is the time before or after a call of the database, or after a chunk of output. Prints nothing. The exit status
+is that of SIGKILL, or 0 if the turn ended before the step.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from functions.common.settings import load, load_vault
 
 
 class Steps:
-    """Counts, and kills."""
+    """Counts steps and kills the process at the last one."""
 
     def __init__(self, last: int) -> None:
         self._left = last
@@ -37,37 +37,37 @@ class Steps:
         self._left -= 1
 
 
-class MortalDatabase(Database):
-    """Two steps a call."""
+class SteppedDatabase(Database):
+    """A database with two steps a call."""
 
     def __init__(self, settings: ChatSettings, steps: Steps) -> None:
         super().__init__(settings)
         self._steps = steps
 
-    async def call(self, function: str, params: Mapping[str, Any] | None = None, **how: Any) -> Any:
+    async def call(self, function: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
         self._steps.step()
-        result = await super().call(function, params, **how)
+        result = await super().call(function, params, **options)
         self._steps.step()
         return result
 
 
 async def main() -> None:
     """One turn."""
-    given = json.load(sys.stdin)
+    turn = json.load(sys.stdin)
     steps = Steps(int(sys.argv[1]))
-    settings = load(ChatSettings, given["environment"])
+    settings = load(ChatSettings, turn["environment"])
 
-    say = Feed.write
+    original_write = Feed.write
 
     def write(feed: Feed, chunk: bytes) -> None:
-        say(feed, chunk)
+        original_write(feed, chunk)
         steps.step()
 
     Feed.write = write  # type: ignore[method-assign]
-    database, vault = MortalDatabase(settings, steps), load_vault(given["environment"])
+    database, vault = SteppedDatabase(settings, steps), load_vault(turn["environment"])
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
-    chat = Chat(database, Providers(settings), parliament, vault, Observer("kill-me"))
-    answering = chat.start(given["user_id"], ChatRequest.model_validate(given["body"]), "request")
+    chat = Chat(database, Providers(settings), parliament, vault, Observer("killable-turn"))
+    answering = chat.start(turn["user_id"], ChatRequest.model_validate(turn["body"]), "request")
     with suppress(AppError):
         await answering.answer()
     await chat.close()
