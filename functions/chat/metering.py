@@ -201,7 +201,7 @@ class Metering:
     # Admission
 
     async def admit(self, query: Query) -> Hold | Ended:
-        """Take the funding of a query. Returns Ended for a request whose answer was charged before and is stored.
+        """Take the funding of a query. Returns Ended for a request that was charged before and has a stored answer.
 
         Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, RequestInProgress,
         AlreadyAnswered, NotFound for another user's conversation, ModelNotAvailable, and Unavailable.

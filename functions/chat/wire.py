@@ -80,7 +80,7 @@ class MessageStream:
         self._texts = 0
         self._text_open = False
         self._open_calls: dict[str, str] = {}  # calls without an output: id and tool name
-        self._with_input: set[str] = set()  # ids of calls whose input was sent
+        self._with_input: set[str] = set()  # ids of calls with a sent input
         self._sources: set[str] = set()
 
     @property
@@ -132,7 +132,7 @@ class MessageStream:
         return opening + part("text-delta", id=self._text_id, delta=delta)
 
     def tool_input_start(self, call_id: str, name: str) -> bytes:
-        """Open a tool call, whose input is not known yet."""
+        """Open a tool call. Its input is not known yet."""
         self._open_calls[call_id] = name
         return self._close_text() + part("tool-input-start", toolCallId=call_id, toolName=name)
 
@@ -210,7 +210,7 @@ def metadata(
     }
 
 
-# The end of a message whose steps are closed ---------------------------------------------------------------------
+# The end of a message with closed steps --------------------------------------------------------------------------
 
 
 def finish(reason: str, metadata: Metadata) -> bytes:
