@@ -49,7 +49,7 @@ RETRY_PAUSE_LIMIT_S = 2.0
 # A provider's longer Retry-After is not passed on to the client: a person does not wait that long.
 RETRY_AFTER_LIMIT_S = 120
 
-# A turn ends early enough to settle before Lambda's deadline (180 s). A hold is longer than any turn, so a hold
+# A turn ends early enough to settle before Lambda's deadline (180 s). A hold is longer than any turn, so it
 # expires only if its process died. release_stale_holds, every minute, then deletes it with the turn's output so far:
 # five minutes after its start at most.
 TURN_S = 170.0
