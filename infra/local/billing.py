@@ -64,7 +64,7 @@ def needs_seeding(stand_in: StandIn, database_url: str, payers: Sequence[Payer])
 
 
 def _unsubscribed(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> list[Payer]:
-    """The payers whose row names no customer, or one unknown to the stand-in.
+    """The payers with no customer in their row, or with one that the stand-in does not have.
 
     The state of the stand-in may have been deleted, or stored half a second before the row was written.
     """

@@ -28,7 +28,7 @@ WRITE_PARAMS = (
 
 def _check_collection_method(params: Json) -> None:
     if params.get("collection_method", "charge_automatically") != "charge_automatically":
-        raise unsupported("subscriptions whose invoices are sent", "collection_method")
+        raise unsupported("subscriptions with invoices that are sent", "collection_method")
 
 
 @endpoint(

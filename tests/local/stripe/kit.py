@@ -215,7 +215,7 @@ class Fake:
 
 @contextmanager
 def running(**settings: Any) -> Iterator[Fake]:
-    """A stand-in whose clock is frozen at START, and a receiver for its webhooks, not yet registered."""
+    """A stand-in with its clock frozen at START, and a receiver for its webhooks, not yet registered."""
     receiver = WebhookReceiver()
 
     def make(url: str) -> Starlette:

@@ -1,6 +1,6 @@
 """The API of the Stripe stand-in: errors, idempotency, lists, customers, products and prices.
 
-The tests use the real StripeClient. It compares every answer with Stripe's own description (stripe_kit.py).
+The tests use the real StripeClient. It compares every answer with Stripe's own description (kit.py).
 """
 
 import asyncio
