@@ -6,6 +6,7 @@ osls turns serverless.yml into CloudFormation and cfn-lint checks it. The limits
 can fail at them. Arguments are passed to osls: `--stage prod`, `--param="name=value"`.
 """
 
+import filecmp
 import fnmatch
 import hashlib
 import json
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ TOOLS = Path(sys.executable).parent  # uv, cfn-lint and node are installed besid
 # Lambda's runtime and architecture. serverless.yml has the same; `check_template` compares them.
 PYTHON = "3.13"
 RUNTIME = "python3.13"
+CACHE_TAG = "cpython-313"
 ARCHITECTURE = "arm64"
 PLATFORM = "aarch64-manylinux2014"  # the oldest glibc that wheels are built for; Lambda's is newer
 ELF_MACHINE = 183  # EM_AARCH64 in an ELF header
@@ -104,7 +107,9 @@ def main(osls_arguments: list[str]) -> int:
         compiler = find_compiler()
         if compiler is None:
             print(f"no Python {PYTHON} on this machine: bytecode is left out, so every cold start compiles the code")
-        artifacts = [build(function, compiler) for function in FUNCTIONS]
+        artifacts: list[Artifact] = []
+        for function in FUNCTIONS:
+            artifacts.append(build(function, compiler, [BUILD / built.function for built in artifacts]))
         package(osls_arguments)
         lint()
         check_template(artifacts)
@@ -119,8 +124,8 @@ def main(osls_arguments: list[str]) -> int:
 # The artifact, step by step
 
 
-def build(function: Function, compiler: Path | None) -> Artifact:
-    """Builds .build/<function>/ from scratch and zips it."""
+def build(function: Function, compiler: Path | None, built: Sequence[Path] = ()) -> Artifact:
+    """Builds .build/<function>/ from scratch and zips it. `built` are folders of this run with reusable bytecode."""
     folder = BUILD / function.name
     archive = BUILD / f"{function.name}.zip"
     shutil.rmtree(folder, ignore_errors=True)
@@ -133,7 +138,7 @@ def build(function: Function, compiler: Path | None) -> Artifact:
     check_libraries(folder)
     if compiler is not None:
         print(f"{function.name}: compiling bytecode", flush=True)
-        compile_bytecode(folder, compiler)
+        compile_bytecode(folder, compiler, built)
     print(f"{function.name}: writing {archive.relative_to(ROOT)}", flush=True)
     artifact = Artifact(
         function=function.name,
@@ -212,20 +217,34 @@ def find_compiler() -> Path | None:
         answer = subprocess.run(
             [str(python), "-I", "-c", question], capture_output=True, text=True, timeout=STEP_TIMEOUT, check=False
         )
-        if answer.stdout.split() == [f"cpython-{PYTHON.replace('.', '')}", "final"]:
+        if answer.stdout.split() == [CACHE_TAG, "final"]:
             return python
     return None
 
 
-def compile_bytecode(folder: Path, compiler: Path) -> None:
+def compile_bytecode(folder: Path, compiler: Path, built: Sequence[Path]) -> None:
     """Halves a cold start. The hash is unchecked, because fixed times would make dated bytecode seem stale."""
+    modules = (path.relative_to(folder) for path in sorted(folder.rglob("*.py")))
+    listed = folder.with_suffix(".modules")
+    listed.write_text("".join(f"{folder / module}\n" for module in modules if not copy_bytecode(module, folder, built)))
     run(
         [
             str(compiler), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
-            "-s", str(folder), "-p", TASK_ROOT, str(folder),
+            "-s", str(folder), "-p", TASK_ROOT, "-i", str(listed),
         ],
         f"Python {PYTHON} could not compile every module of {folder.name}",
     )  # fmt: skip
+
+
+def copy_bytecode(module: Path, folder: Path, built: Sequence[Path]) -> bool:
+    """Copies a module's bytecode from an artifact that has the same module. Most packages are in several artifacts."""
+    bytecode = module.parent / "__pycache__" / f"{module.stem}.{CACHE_TAG}.pyc"
+    for other in built:
+        if (other / bytecode).exists() and filecmp.cmp(other / module, folder / module, shallow=False):
+            (folder / bytecode).parent.mkdir(exist_ok=True)
+            shutil.copyfile(other / bytecode, folder / bytecode)
+            return True
+    return False
 
 
 def write_zip(folder: Path, archive: Path) -> int:
