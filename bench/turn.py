@@ -532,7 +532,7 @@ def run() -> list[dict[str, Any]]:
         results = asyncio.run(first_words(setup))
         with (
             served("bench.turn:relay", {"PROVIDER_URL": setup.provider_url}) as relay_url,
-            served("tests.functions.watched:patient_chat", setup.environment) as chat_url,
+            served("tests.functions.watched:chat_with_long_timeouts", setup.environment) as chat_url,
         ):
             results += asyncio.run(many_streams(setup, {"ours": chat_url, "baseline": relay_url}))
     return results

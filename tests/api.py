@@ -83,7 +83,7 @@ class Api:
         usage: dict[str, Any] = response.json()
         return usage
 
-    def asked(self, text: str) -> list[dict[str, Any]]:
+    def provider_requests(self, text: str) -> list[dict[str, Any]]:
         """The requests to the provider that contain this text."""
         journal: list[dict[str, Any]] = httpx.get(f"{self.model_url}/_requests").json()
         return [entry for entry in journal if any(text in message["text"] for message in entry["messages"])]
@@ -97,8 +97,8 @@ def api(stack: Stack) -> Iterator[Api]:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What the database holds of a person's queries."""
+class UserState:
+    """What the database stores of a user's queries. `overage` is an amount in USD as text."""
 
     outcomes: list[str]
     holds: int
@@ -108,35 +108,32 @@ class Left:
     overage: str
 
 
+StateOf = Callable[[Person], UserState]
+
+
 @pytest.fixture
-def left(stack: Stack) -> Callable[[Person], Left]:
-    """What a person's queries left behind."""
+def state_of(stack: Stack) -> StateOf:
+    """Reads the state of a user from the database: `state_of(person)`."""
 
-    def look(person: Person) -> Left:
+    def read(person: Person) -> UserState:
         with psycopg.connect(stack.postgres.url(), row_factory=dict_row) as db:
-            return look_in(db, person)
 
-    def look_in(db: "psycopg.Connection[dict[str, Any]]", person: Person) -> Left:
-        def all_of(query: str) -> list[dict[str, Any]]:
-            return db.execute(query, (person.id,)).fetchall()
+            def rows(query: str) -> list[dict[str, Any]]:
+                return db.execute(query.encode(), (person.id,)).fetchall()
 
-        (state,) = all_of("select * from public.user_subscriptions where user_id = %s")
-        return Left(
-            outcomes=[
-                row["outcome"]
-                for row in all_of("select outcome from public.usage_logs where user_id = %s order by query_timestamp")
-            ],
-            holds=len(all_of("select id from public.query_holds where user_id = %s")),
-            messages=[
-                (row["role"], row["content"])
-                for row in all_of(
-                    "select m.role, m.content from public.messages m join public.conversations c"
-                    " on c.id = m.conversation_id where c.user_id = %s order by c.created_at, m.position"
-                )
-            ],
-            quota_used=state["quota_used"],
-            lifetime_used=state["lifetime_used"],
-            overage=str(state["current_overage_amount"]),
-        )
+            (subscription,) = rows("select * from public.user_subscriptions where user_id = %s")
+            logs = rows("select outcome from public.usage_logs where user_id = %s order by query_timestamp")
+            messages = rows(
+                "select m.role, m.content from public.messages m join public.conversations c"
+                " on c.id = m.conversation_id where c.user_id = %s order by c.created_at, m.position"
+            )
+            return UserState(
+                outcomes=[row["outcome"] for row in logs],
+                holds=len(rows("select id from public.query_holds where user_id = %s")),
+                messages=[(row["role"], row["content"]) for row in messages],
+                quota_used=subscription["quota_used"],
+                lifetime_used=subscription["lifetime_used"],
+                overage=str(subscription["current_overage_amount"]),
+            )
 
-    return look
+    return read

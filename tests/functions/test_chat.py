@@ -11,20 +11,19 @@ import psycopg
 import pytest
 
 from infra.local.stack import Stack
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, UserState, question
 from tests.chat_kit import chat_environment
 from tests.conftest import Person
 from tests.functions.watched import served
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 
 
 @pytest.fixture
 def patient_api(stack: Stack) -> Iterator[Api]:
     """A chat whose calls of the database may take long, so that a busy machine causes no 503."""
     with (
-        served("tests.functions.watched:patient_chat", chat_environment(stack)) as url,
+        served("tests.functions.watched:chat_with_long_timeouts", chat_environment(stack)) as url,
         httpx.Client(base_url=url, timeout=60) as http,
     ):
         yield Api(http, stack.info["model_url"])
@@ -57,26 +56,26 @@ def test_unusual_characters_arrive_unchanged(api: Api, person: NewPerson, provid
 
 @pytest.mark.parametrize("tier", ["basic", "pro"])
 def test_a_plan_with_history_ignores_the_clients_history(
-    api: Api, person: NewPerson, left: ReadLeft, tier: str
+    api: Api, person: NewPerson, state_of: StateOf, tier: str
 ) -> None:
     user = person(tier)
     chat_id, first, second = str(uuid.uuid4()), f"First {uuid.uuid4()}", f"Second {uuid.uuid4()}"
     answer = api.chat(user, question(first, chat_id=chat_id)).json()["message"]["parts"][0]["text"]
     api.chat(user, question(second, ("user", "What I never wrote"), ("assistant", "Nor you"), chat_id=chat_id))
-    (asked,) = api.asked(second)
+    (asked,) = api.provider_requests(second)
     assert [(message["role"], message["text"]) for message in asked["messages"]] == [
         ("user", first),
         ("assistant", answer),
         ("user", second),
     ]
-    assert [role for role, _ in left(user).messages] == ["user", "assistant", "user", "assistant"]
+    assert [role for role, _ in state_of(user).messages] == ["user", "assistant", "user", "assistant"]
 
 
 @pytest.mark.parametrize(("tier", "funding"), [("free", "included"), ("usage_only", "overage")])
 def test_a_plan_without_history_uses_the_clients_history(
     api: Api,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     stack_db: "psycopg.Connection[dict[str, Any]]",
     tier: str,
     funding: str,
@@ -86,24 +85,24 @@ def test_a_plan_without_history_uses_the_clients_history(
     body = question(text, ("user", "Earlier"), ("assistant", "Indeed"), context={"type": "bill", "id": "C-2"})
     metadata = api.chat(user, body).json()["metadata"]
     assert (metadata["funding"], metadata["persisted"]) == (funding, False)
-    (asked,) = api.asked(text)
+    (asked,) = api.provider_requests(text)
     assert [message["text"] for message in asked["messages"]] == ["Earlier", "Indeed", text]
-    assert left(user).messages == []
-    assert left(user).outcomes == ["answered"]
+    assert state_of(user).messages == []
+    assert state_of(user).outcomes == ["answered"]
     stored = stack_db.execute("select count(*) from public.conversations where user_id = %s", (user.id,)).fetchone()
     assert stored == {"count": 0}
 
 
-def test_the_metadata_have_the_overage_that_was_charged(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_the_metadata_have_the_overage_that_was_charged(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
     metadata = api.stream(user, question("Who speaks next?")).metadata
     assert (metadata["funding"], metadata["charged_usd"], metadata["remaining"]) == ("overage", 0.025, 399)
-    assert left(user).overage == "0.025000"
+    assert state_of(user).overage == "0.025000"
     assert api.usage(user)["overage"]["used_usd"] == 0.025
 
 
 def test_forty_concurrent_queries_with_fifteen_left_get_fifteen_answers(
-    patient_api: Api, person: NewPerson, left: ReadLeft
+    patient_api: Api, person: NewPerson, state_of: StateOf
 ) -> None:
     user = person("basic", allow_overages=False)
     together = threading.Barrier(40)
@@ -122,11 +121,11 @@ def test_forty_concurrent_queries_with_fifteen_left_get_fifteen_answers(
             assert (error["code"], error["requires_payment"]) == ("quota_exhausted", False)
             assert 0 < int(response.headers["retry-after"]) <= 86_400
             assert error["resets_at"].endswith("T00:00:00+00:00")
-    after = left(user)
+    after = state_of(user)
     assert (after.holds, after.quota_used, after.outcomes) == (0, 15, ["answered"] * 15)
 
 
-def test_the_eleventh_query_of_a_free_user_requires_payment(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_the_eleventh_query_of_a_free_user_requires_payment(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("free", lifetime_used=9)
     assert api.chat(user, question("The tenth")).json()["metadata"]["remaining"] == 0
     refused = api.chat(user, question("The eleventh"))
@@ -134,7 +133,7 @@ def test_the_eleventh_query_of_a_free_user_requires_payment(api: Api, person: Ne
     error = refused.json()["error"]
     assert (error["code"], error["reason"]) == ("payment_required", "Free tier quota exhausted")
     assert error["requires_payment"] is True
-    assert left(user).outcomes == ["answered"]
+    assert state_of(user).outcomes == ["answered"]
 
 
 def test_a_reached_overage_limit_is_refused_with_a_retry_after(api: Api, person: NewPerson) -> None:
@@ -145,19 +144,19 @@ def test_a_reached_overage_limit_is_refused_with_a_retry_after(api: Api, person:
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_a_message_sent_again_gets_the_stored_answer(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_message_sent_again_gets_the_stored_answer(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("basic")
     body = question(f"Only once {uuid.uuid4()}")
     first, second = api.stream(user, body), api.stream(user, body)
     assert second.text == first.text
     assert second.parts[0] == first.parts[0]  # the same message id
     assert second.kinds[-3:] == ["text-end", "finish-step", "finish"]
-    assert len(api.asked(body["messages"][0]["parts"][0]["text"])) == 1
-    assert left(user).quota_used == 1
-    assert len(left(user).messages) == 2
+    assert len(api.provider_requests(body["messages"][0]["parts"][0]["text"])) == 1
+    assert state_of(user).quota_used == 1
+    assert len(state_of(user).messages) == 2
 
 
-def test_a_message_sent_again_during_its_answer_is_a_conflict(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_message_sent_again_during_its_answer_is_a_conflict(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("basic")
     body = question("Slowly [fault:slow 0.1]")
     with api.http.stream("POST", "/chat", json=body, headers=user.headers) as running:
@@ -165,19 +164,19 @@ def test_a_message_sent_again_during_its_answer_is_a_conflict(api: Api, person: 
         assert conflict.status_code == 409
         assert conflict.json()["error"]["code"] == "request_in_progress"
         assert running.read()
-    assert left(user).outcomes == ["answered"]
+    assert state_of(user).outcomes == ["answered"]
 
 
-def test_a_message_whose_answer_was_not_stored_is_refused_again(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_message_whose_answer_was_not_stored_is_refused_again(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("free")
     body = question("Only once")
     assert api.chat(user, body).status_code == 200
     again = api.chat(user, body)
     assert (again.status_code, again.json()["error"]["code"]) == (409, "already_answered")
-    assert left(user).lifetime_used == 1
+    assert state_of(user).lifetime_used == 1
 
 
-def test_regenerating_is_charged_and_replaces_the_last_answer(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_regenerating_is_charged_and_replaces_the_last_answer(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("basic")
     body = question(f"Again {uuid.uuid4()}")
     first = api.chat(user, body).json()["message"]
@@ -185,35 +184,35 @@ def test_regenerating_is_charged_and_replaces_the_last_answer(api: Api, person: 
     second = api.chat(user, regenerate).json()["message"]
     assert second["id"] != first["id"]
     assert api.chat(user, regenerate).json()["message"]["id"] == second["id"]  # sent twice, charged once
-    after = left(user)
+    after = state_of(user)
     assert [role for role, _ in after.messages] == ["user", "assistant"]
     assert after.quota_used == 2
-    asked = api.asked(body["messages"][0]["parts"][0]["text"])
+    asked = api.provider_requests(body["messages"][0]["parts"][0]["text"])
     assert [len(entry["messages"]) for entry in asked] == [1, 1]  # the replaced answer is not its own context
 
 
-def test_a_conversation_of_another_user_is_not_found(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_conversation_of_another_user_is_not_found(api: Api, person: NewPerson, state_of: StateOf) -> None:
     owner, other = person("basic"), person("basic")
     chat_id = str(uuid.uuid4())
     assert api.chat(owner, question("Mine", chat_id=chat_id)).status_code == 200
     refused = api.chat(other, question("Yours?", chat_id=chat_id.upper()))
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
-    assert left(other) == Left([], 0, [], 0, 0, "0.000000")
-    assert len(left(owner).messages) == 2
+    assert state_of(other) == UserState([], 0, [], 0, 0, "0.000000")
+    assert len(state_of(owner).messages) == 2
 
 
-def test_two_users_may_use_the_same_chat_id(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_two_users_may_use_the_same_chat_id(api: Api, person: NewPerson, state_of: StateOf) -> None:
     for user in (person("basic"), person("pro")):
         assert api.chat(user, question("Mine", chat_id="my-chat")).status_code == 200
-        assert len(left(user).messages) == 2
+        assert len(state_of(user).messages) == 2
 
 
-def test_a_model_outside_the_plan_is_refused(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_model_outside_the_plan_is_refused(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("basic")
     refused = api.chat(user, question("With the best", provider="anthropic", model="claude-opus-5-5"))
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "model_not_available")
     assert "claude-haiku-5-5" in refused.json()["error"]["message"]
-    assert left(user).quota_used == 0
+    assert state_of(user).quota_used == 0
     chosen = api.chat(user, question("With another", provider="openai", model="gpt-6-sol")).json()["metadata"]
     assert (chosen["provider"], chosen["model"]) == ("openai", "gpt-6-sol")
 
@@ -263,7 +262,13 @@ SMUGGLED = _with(
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
 def test_an_invalid_request_is_refused_and_not_charged(
-    api: Api, person: NewPerson, left: ReadLeft, body: bytes | dict[str, Any], status: int, code: str, field: str | None
+    api: Api,
+    person: NewPerson,
+    state_of: StateOf,
+    body: bytes | dict[str, Any],
+    status: int,
+    code: str,
+    field: str | None,
 ) -> None:
     user = person("basic")
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
@@ -273,15 +278,15 @@ def test_an_invalid_request_is_refused_and_not_charged(
     assert error["request_id"] == response.headers["x-request-id"]
     if field is not None:
         assert field in [problem["field"] for problem in error["fields"]]
-    assert left(user) == Left([], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState([], 0, [], 0, 0, "0.000000")
 
 
-def test_a_null_character_is_an_invalid_request(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_null_character_is_an_invalid_request(api: Api, person: NewPerson, state_of: StateOf) -> None:
     """Postgres cannot store it in a text, so it is refused before the query is charged."""
     user = person("basic")
     response = api.chat(user, question("Hello \x00 there"))
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
-    assert left(user).outcomes == []
+    assert state_of(user).outcomes == []
 
 
 def test_a_method_that_is_not_allowed_is_an_error(api: Api) -> None:

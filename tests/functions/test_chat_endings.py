@@ -14,12 +14,11 @@ from functions.chat.progress import Progress
 from functions.chat.request import ChatRequest
 from functions.common.errors import Unavailable
 from infra.local.stack import Stack
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, UserState, question
 from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 PROVIDERS = ["anthropic", "openai"]
 
 # Failures of the provider before the first byte, and the client's response: HTTP status, code, Retry-After.
@@ -42,7 +41,7 @@ FINISHES = [("max-tokens", "length"), ("refusal", "content-filter")]
 def test_a_providers_refusal_is_an_http_error_without_charge(
     api: Api,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     provider: str,
     fault: str,
     status: int,
@@ -53,13 +52,13 @@ def test_a_providers_refusal_is_an_http_error_without_charge(
     response = api.http.post("/chat", json=question(f"Hi [fault:{fault}]", provider=provider), headers=user.headers)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert response.headers.get("retry-after") == retry_after
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", WITHIN)
 def test_an_interrupted_answer_ends_in_an_error_without_charge(
-    api: Api, person: NewPerson, left: ReadLeft, provider: str, fault: str
+    api: Api, person: NewPerson, state_of: StateOf, provider: str, fault: str
 ) -> None:
     user = person("basic")
     streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
@@ -70,38 +69,38 @@ def test_an_interrupted_answer_ends_in_an_error_without_charge(
     assert streamed.parts[-1]["finishReason"] == "error"
     assert (streamed.metadata["charged_usd"], streamed.metadata["persisted"]) == (0, False)
     assert streamed.done
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_interrupted_answer_is_an_http_error_in_json_mode(
-    api: Api, person: NewPerson, left: ReadLeft, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, provider: str
 ) -> None:
     user = person("basic")
     response = api.chat(user, question("Tell me [fault:drop]", provider=provider))
     assert (response.status_code, response.json()["error"]["code"]) == (502, "provider_error")
-    assert left(user).outcomes == ["failed"]
+    assert state_of(user).outcomes == ["failed"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("fault", "reason"), FINISHES)
 def test_an_answer_cut_by_the_provider_is_charged(
-    api: Api, person: NewPerson, left: ReadLeft, provider: str, fault: str, reason: str
+    api: Api, person: NewPerson, state_of: StateOf, provider: str, fault: str, reason: str
 ) -> None:
     user = person("basic")
     streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider))
     assert streamed.parts[-1]["finishReason"] == reason
     assert streamed.text
-    assert left(user).outcomes == ["answered"]
-    assert left(user).messages[-1] == ("assistant", streamed.text)
+    assert state_of(user).outcomes == ["answered"]
+    assert state_of(user).messages[-1] == ("assistant", streamed.text)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_answer_without_text_is_not_charged(api: Api, person: NewPerson, left: ReadLeft, provider: str) -> None:
+def test_an_answer_without_text_is_not_charged(api: Api, person: NewPerson, state_of: StateOf, provider: str) -> None:
     user = person("basic")
     streamed = api.stream(user, question("Tell me [fault:empty]", provider=provider))
     assert streamed.kinds == ["start", "start-step", "finish-step", "error", "finish"]
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 def test_the_tokens_of_a_failed_answer_are_logged(
@@ -115,34 +114,34 @@ def test_the_tokens_of_a_failed_answer_are_logged(
     assert (row["funding"], row["was_overage"], row["overage_charge"]) == ("overage", False, 0)
 
 
-def test_a_failed_overage_query_is_given_back(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_failed_overage_query_is_given_back(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}", overage_limit="0.025")
     api.chat(user, question("Tell me [fault:drop]"))
-    assert left(user).overage == "0.000000"
+    assert state_of(user).overage == "0.000000"
     assert api.chat(user, question("Tell me")).status_code == 200
-    assert left(user).overage == "0.025000"
+    assert state_of(user).overage == "0.025000"
 
 
-def test_a_failed_message_may_be_sent_again(api: Api, person: NewPerson, left: ReadLeft) -> None:
+def test_a_failed_message_may_be_sent_again(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("basic")
     body = question(f"Tell me {uuid.uuid4()} [fault:first-only status 400]")
     assert api.chat(user, body).status_code == 502
     assert api.chat(user, body).status_code == 200
-    after = left(user)
+    after = state_of(user)
     assert (after.outcomes, after.quota_used, len(after.messages)) == (["failed", "answered"], 1, 2)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_client_that_disconnects_gets_the_whole_answer_later(
-    api: Api, person: NewPerson, left: ReadLeft, eventually: Callable[..., None], provider: str
+    api: Api, person: NewPerson, state_of: StateOf, eventually: Callable[..., None], provider: str
 ) -> None:
     """As on Lambda, where a disconnect is not noticed: the answer is finished, stored and charged."""
     user = person("basic")
     body = question("At length [fault:slow 0.05]", provider=provider)
     with api.http.stream("POST", "/chat", json=body, headers=user.headers) as response:
         first = next(line for line in response.iter_lines() if "text-delta" in line)
-    eventually(lambda: left(user).outcomes == ["answered"])
-    after = left(user)
+    eventually(lambda: state_of(user).outcomes == ["answered"])
+    after = state_of(user)
     assert (after.holds, after.quota_used) == (0, 1)
     answer = after.messages[-1][1]
     assert answer.startswith(json.loads(first.removeprefix("data: "))["delta"])
@@ -150,7 +149,7 @@ def test_a_client_that_disconnects_gets_the_whole_answer_later(
 
 
 def test_a_turn_that_cannot_be_stored_is_charged(
-    api: Api, person: NewPerson, left: ReadLeft, stack_db: "psycopg.Connection[dict[str, Any]]"
+    api: Api, person: NewPerson, state_of: StateOf, stack_db: "psycopg.Connection[dict[str, Any]]"
 ) -> None:
     """A text that the database rejects must not be a way to free answers."""
     user = person("basic")
@@ -165,7 +164,7 @@ def test_a_turn_that_cannot_be_stored_is_charged(
     finally:
         stack_db.execute("drop function private.refuse_messages cascade")
     assert (metadata["persisted"], metadata["funding"]) == (False, "included")
-    after = left(user)
+    after = state_of(user)
     assert (after.outcomes, after.holds, after.quota_used, after.messages) == (["answered"], 0, 1, [])
 
 
@@ -179,7 +178,7 @@ def test_a_silent_stream_gets_keep_alive_comments(api: Api, person: NewPerson) -
 
 
 async def test_a_shutdown_during_settlement_still_settles(
-    stack: Stack, person: NewPerson, left: ReadLeft, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, person: NewPerson, state_of: StateOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the model has finished, a cancellation of the turn does not cancel its settlement."""
     monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
@@ -195,12 +194,12 @@ async def test_a_shutdown_during_settlement_still_settles(
     async with running_chat(chat_environment(stack)) as chat:
         chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")
         await closing.wait()
-    assert left(user).outcomes == ["answered"]
-    assert left(user).holds == 0
+    assert state_of(user).outcomes == ["answered"]
+    assert state_of(user).holds == 0
 
 
 async def test_an_admission_that_commits_after_its_timeout_is_released(
-    stack: Stack, person: NewPerson, left: ReadLeft, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+    stack: Stack, person: NewPerson, state_of: StateOf, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
     """It waits for the user's lock, the client gets 503, and then it commits."""
     monkeypatch.setattr(limits, "ADMIT_S", 0.2)
@@ -210,5 +209,5 @@ async def test_an_admission_that_commits_after_its_timeout_is_released(
             locked.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
             with pytest.raises(Unavailable):
                 await chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request").answer()
-    eventually(lambda: left(user).outcomes == ["failed"])
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    eventually(lambda: state_of(user).outcomes == ["failed"])
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")

@@ -33,13 +33,12 @@ from functions.common.errors import (
 from functions.common.settings import load
 from functions.common.vault import PlainKey
 from infra.local.stack import Stack
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, UserState, question
 from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
 from tests.own_keys import store_key
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 
 NAMES = {"anthropic": "Anthropic", "openai": "OpenAI"}
@@ -47,7 +46,7 @@ PROVIDERS = list(NAMES)
 OTHER = {"anthropic": "openai", "openai": "anthropic"}
 # The last four characters of the platform's key, in the requests that the stand-in recorded.
 PLATFORM = "d-in"
-NOTHING_USED = Left(["failed"], 0, [], 0, 0, "0.000000")
+NOTHING_USED = UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 class OwnKeys:
@@ -130,7 +129,7 @@ def failure(response: httpx.Response) -> tuple[int, str, str | None]:
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("streams", [True, False])
 def test_an_own_key_pays_instead_of_the_plan(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str, streams: bool
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, provider: str, streams: bool
 ) -> None:
     user = person("basic")
     last4 = own_keys.put(user, provider)
@@ -144,7 +143,7 @@ def test_an_own_key_pays_instead_of_the_plan(
     row = own_keys.ledger(user)
     assert (row["funding"], row["outcome"], row["used_byo_key"]) == ("byok", "answered", True)
     assert (row["counted_against_quota"], row["was_overage"], row["overage_charge"]) == (False, False, 0)
-    after = left(user)
+    after = state_of(user)
     assert (after.holds, after.quota_used, after.lifetime_used, after.overage) == (0, 0, 0, "0.000000")
     usage = api.usage(user)
     assert [usage[paid] for paid in ("included", "overage", "credits")] == [
@@ -155,32 +154,32 @@ def test_an_own_key_pays_instead_of_the_plan(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_own_key_pays_where_the_plan_would_refuse(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, provider: str
 ) -> None:
     user = person("usage_only", overage_limit=0, stripe_subscription_id=f"sub_{uuid.uuid4()}")
     assert api.chat(user, question("Without a key")).status_code == 429
     own_keys.put(user, provider)
     assert api.chat(user, question("With one")).json()["metadata"]["funding"] == "byok"
-    assert left(user).overage == "0.000000"
+    assert state_of(user).overage == "0.000000"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_conversation_with_an_own_key_is_stored_and_continued(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, stack_db: Db, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, stack_db: Db, provider: str
 ) -> None:
     user = person("basic")
     last4 = own_keys.put(user, provider)
     chat_id, second = str(uuid.uuid4()), f"And second? {uuid.uuid4()}"
     first = api.chat(user, question("What is first reading?", chat_id=chat_id, provider=provider)).json()
     api.chat(user, question(second, chat_id=chat_id, provider=provider))
-    (asked,) = api.asked(second)
+    (asked,) = api.provider_requests(second)
     assert [message["text"] for message in asked["messages"]] == [
         "What is first reading?",
         first["message"]["parts"][0]["text"],
         second,
     ]
     assert asked["api_key_last4"] == last4
-    assert [role for role, _ in left(user).messages] == ["user", "assistant", "user", "assistant"]
+    assert [role for role, _ in state_of(user).messages] == ["user", "assistant", "user", "assistant"]
     stored = stack_db.execute(
         "select m.used_byo_key from public.messages m join public.conversations c on c.id = m.conversation_id"
         " where c.user_id = %s and m.role = 'assistant'",
@@ -214,7 +213,7 @@ def test_anthropics_key_is_preferred_to_openais(api: Api, person: NewPerson, own
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_own_key_does_not_pay_for_the_other_provider(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, provider: str
 ) -> None:
     user = person("basic")
     own_keys.put(user, provider)
@@ -222,13 +221,13 @@ def test_an_own_key_does_not_pay_for_the_other_provider(
     metadata = api.chat(user, question("Over there", provider=OTHER[provider])).json()["metadata"]
     assert (metadata["provider"], metadata["funding"]) == (OTHER[provider], "included")
     assert accounts.asked == [(OTHER[provider], PLATFORM)]
-    assert left(user).quota_used == 1
+    assert state_of(user).quota_used == 1
     assert own_keys.ledger(user)["used_byo_key"] is False
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_stored_key_is_not_used_after_a_downgrade(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, stack_db: Db, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, stack_db: Db, provider: str
 ) -> None:
     user = person("basic")
     own_keys.put(user, provider)
@@ -236,7 +235,7 @@ def test_a_stored_key_is_not_used_after_a_downgrade(
     accounts = Accounts(api)
     assert api.chat(user, question("Since then", provider=provider)).json()["metadata"]["funding"] == "included"
     assert accounts.asked == [(provider, PLATFORM)]
-    assert left(user).lifetime_used == 1
+    assert state_of(user).lifetime_used == 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -264,7 +263,14 @@ def test_an_unchecked_key_becomes_valid_with_its_first_answer(
     ids=["a key", "an unchecked key", "401", "403"],
 )  # fmt: skip
 def test_a_rejected_key_is_reported_and_not_used_again(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str, kind: str, fault: str, is_valid: bool
+    api: Api,
+    person: NewPerson,
+    state_of: StateOf,
+    own_keys: OwnKeys,
+    provider: str,
+    kind: str,
+    fault: str,
+    is_valid: bool,
 ) -> None:
     user = person("basic")
     last4 = own_keys.store(user, provider, kind, is_valid=is_valid)
@@ -276,7 +282,7 @@ def test_a_rejected_key_is_reported_and_not_used_again(
         f"{NAMES[provider]} does not accept your own key. Store another one, or delete it to use your plan's queries."
     )
     assert accounts.asked == [(provider, last4)]  # never the platform's account
-    assert left(user) == NOTHING_USED
+    assert state_of(user) == NOTHING_USED
     assert own_keys.ledger(user)["funding"] == "byok"
     row = own_keys.row(user, provider)
     assert (row["is_active"], row["validation_error"]) == (False, sentence)
@@ -286,7 +292,7 @@ def test_a_rejected_key_is_reported_and_not_used_again(
     metadata = api.chat(user, question("Next", provider=provider)).json()["metadata"]
     assert (metadata["provider"], metadata["funding"]) == (provider, "included")
     assert accounts.asked == [(provider, last4), (provider, PLATFORM)]
-    assert left(user).quota_used == 1
+    assert state_of(user).quota_used == 1
 
 
 def test_the_other_providers_key_is_used_after_a_rejection(api: Api, person: NewPerson, own_keys: OwnKeys) -> None:
@@ -299,7 +305,7 @@ def test_the_other_providers_key_is_used_after_a_rejection(api: Api, person: New
 
 
 def test_a_message_refused_for_its_key_may_be_sent_again(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys
 ) -> None:
     user = person("basic")
     own_keys.store(user, "anthropic", "invalid")
@@ -307,7 +313,7 @@ def test_a_message_refused_for_its_key_may_be_sent_again(
     assert api.chat(user, body).status_code == 422
     own_keys.put(user, "anthropic")
     assert api.chat(user, body).json()["metadata"]["funding"] == "byok"
-    assert left(user).outcomes == ["failed", "answered"]
+    assert state_of(user).outcomes == ["failed", "answered"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -331,7 +337,7 @@ def test_a_rejection_does_not_apply_to_a_newer_key(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_account_without_credit_is_reported_and_keeps_its_key(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, provider: str
 ) -> None:
     user = person("basic")
     last4 = own_keys.store(user, provider, "exhausted")
@@ -341,7 +347,7 @@ def test_an_account_without_credit_is_reported_and_keeps_its_key(
         assert failure(refused) == (402, "byok_balance_exhausted", None)
         assert NAMES[provider] in refused.json()["error"]["message"]
     assert accounts.asked == [(provider, last4)] * 2
-    assert left(user) == Left(["failed", "failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed", "failed"], 0, [], 0, 0, "0.000000")
     assert own_keys.row(user, provider) == stored
 
 
@@ -365,7 +371,7 @@ BEFORE = [
 def test_the_platform_does_not_pay_if_an_own_account_fails(
     api: Api,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     own_keys: OwnKeys,
     provider: str,
     fault: str,
@@ -380,7 +386,7 @@ def test_the_platform_does_not_pay_if_an_own_account_fails(
     assert failure(response) == (status, code, retry_after)
     attempts = 2 if fault in ("status 500", "overloaded") else 1  # a failure of the provider without a long Retry-After
     assert accounts.asked == [(provider, last4)] * attempts
-    assert left(user) == NOTHING_USED
+    assert state_of(user) == NOTHING_USED
     assert own_keys.row(user, provider) == stored
 
 
@@ -401,7 +407,7 @@ def test_only_the_accounts_owner_learns_of_a_rate_limit(
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["drop", "early-end", "bad-json", "error-event", "failed", "empty"])
 def test_an_interrupted_answer_ends_in_an_error_without_charge(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, provider: str, fault: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, provider: str, fault: str
 ) -> None:
     user = person("basic")
     last4 = own_keys.put(user, provider)
@@ -412,7 +418,7 @@ def test_an_interrupted_answer_ends_in_an_error_without_charge(
     assert "Nothing was charged" in streamed.parts[-2]["errorText"]
     assert (streamed.metadata["funding"], streamed.metadata["charged_usd"]) == ("byok", 0)
     assert accounts.asked == [(provider, last4)]
-    assert left(user) == NOTHING_USED
+    assert state_of(user) == NOTHING_USED
     assert own_keys.row(user, provider) == stored
 
 
@@ -452,7 +458,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("harm", UNREADABLE)
 def test_a_key_that_cannot_be_decrypted_is_reported_and_unchanged(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, stack_db: Db, provider: str, harm: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, stack_db: Db, provider: str, harm: str
 ) -> None:
     user = person("basic")
     own_keys.put(user, provider)
@@ -462,7 +468,7 @@ def test_a_key_that_cannot_be_decrypted_is_reported_and_unchanged(
     assert failure(refused) == (422, "byok_key_rejected", None)
     assert "Store it again" in refused.json()["error"]["message"]
     assert accounts.asked == []
-    assert left(user) == NOTHING_USED
+    assert state_of(user) == NOTHING_USED
     assert own_keys.row(user, provider) == stored
 
     last4 = own_keys.put(user, provider)
@@ -501,7 +507,7 @@ async def chat(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["stall-before", "stall"])
 async def test_a_silent_provider_is_a_timeout_without_charge(
-    api: Api, person: NewPerson, left: ReadLeft, own_keys: OwnKeys, chat: Chat, provider: str, fault: str
+    api: Api, person: NewPerson, state_of: StateOf, own_keys: OwnKeys, chat: Chat, provider: str, fault: str
 ) -> None:
     user = person("basic")
     last4 = own_keys.put(user, provider)
@@ -512,7 +518,7 @@ async def test_a_silent_provider_is_a_timeout_without_charge(
         await feed.answer()
     assert feed.is_streaming == (fault == "stall")
     assert accounts.asked == [(provider, last4)]
-    assert left(user) == NOTHING_USED
+    assert state_of(user) == NOTHING_USED
     assert own_keys.row(user, provider) == stored
 
 

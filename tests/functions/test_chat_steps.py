@@ -21,11 +21,10 @@ from functions.chat.tools import Language, Outcome, Source
 from functions.chat.tools.parliament import Parliament
 from functions.chat.wire import MessageStream
 from infra.local.stack import Stack
-from tests.api import Api, Left, Streamed, question
+from tests.api import Api, StateOf, Streamed, question
 from tests.conftest import Person
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 BILL = '[tool:get_bill {"number": "C-5"}]'
@@ -57,7 +56,7 @@ def test_model_and_client_get_the_same_tool_output(api: Api, person: NewPerson, 
     streamed = api.stream(person("pro"), question(text, provider=provider))
     (output,) = of_kind(streamed, "tool-output-available")
     assert output["output"]["bill"] == "C-5"
-    first, second = api.asked(text)
+    first, second = api.provider_requests(text)
     assert [message["role"] for message in first["messages"]] == ["user"]
     assert [message["role"] for message in second["messages"]] == ["user", "tool"]
     assert json.loads(second["messages"][1]["text"]) == output["output"]
@@ -66,13 +65,13 @@ def test_model_and_client_get_the_same_tool_output(api: Api, person: NewPerson, 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_two_steps_are_counted_and_charged_as_one_query(
-    api: Api, person: NewPerson, left: ReadLeft, stack_db: Db, provider: str
+    api: Api, person: NewPerson, state_of: StateOf, stack_db: Db, provider: str
 ) -> None:
     user = person("pro")
     one = api.stream(user, question("Hello there friend", provider=provider)).metadata["usage"]
     two = api.stream(user, question(BILL, provider=provider)).metadata
     assert two["usage"]["input_tokens"] > 1.9 * one["input_tokens"]
-    assert left(user).quota_used == 2
+    assert state_of(user).quota_used == 2
     logged = stack_db.execute(
         "select tokens_input, cost_usd from public.usage_logs where user_id = %s order by query_timestamp", (user.id,)
     ).fetchall()
@@ -85,12 +84,12 @@ def test_a_later_turn_reads_the_tool_results_of_earlier_turns(api: Api, person: 
     user, chat_id = person("pro"), str(uuid.uuid4())
     text = f"And the sponsor? {uuid.uuid4()}"
     output = of_kind(
-        api.stream(user, question(f"ReadLeft it up {BILL}", chat_id=chat_id, provider=provider)),
+        api.stream(user, question(f"Look it up {BILL}", chat_id=chat_id, provider=provider)),
         "tool-output-available",
     )[0]["output"]
     other = "openai" if provider == "anthropic" else "anthropic"
     assert api.stream(user, question(text, chat_id=chat_id, provider=other)).done
-    (asked,) = api.asked(text)
+    (asked,) = api.provider_requests(text)
     assert [message["role"] for message in asked["messages"]] == ["user", "tool", "assistant", "user"]
     assert json.loads(asked["messages"][1]["text"]) == output
 
@@ -115,21 +114,21 @@ def test_a_source_of_two_calls_is_sent_once(api: Api, person: NewPerson) -> None
 
 
 def test_a_failed_tool_does_not_end_the_answer(
-    api: Api, person: NewPerson, left: ReadLeft, parliament: httpx.Client
+    api: Api, person: NewPerson, state_of: StateOf, parliament: httpx.Client
 ) -> None:
     user = person("basic")
     fail(parliament, path_prefix="/committees/", status=500, times=2)
     streamed = api.stream(user, question("[tool:find_committees {}] Well?"))
     (failed,) = of_kind(streamed, "tool-output-error")
     assert failed["errorText"] in streamed.text  # the model received it too
-    assert left(user).outcomes == ["answered"]
+    assert state_of(user).outcomes == ["answered"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_last_of_eight_steps_calls_no_tools(api: Api, person: NewPerson, provider: str, stack_db: Db) -> None:
     text = f'[tool-loop:get_bill {{"number": "C-5"}}] {uuid.uuid4()}'
     streamed = api.stream(person("pro"), question(text, provider=provider, model=None))
-    assert len(api.asked(text)) == limits.STEPS
+    assert len(api.provider_requests(text)) == limits.STEPS
     assert streamed.kinds.count("start-step") == limits.STEPS
     assert len(of_kind(streamed, "tool-output-available")) == limits.STEPS - 1
     assert streamed.text
@@ -138,7 +137,7 @@ def test_the_last_of_eight_steps_calls_no_tools(api: Api, person: NewPerson, pro
 
 @pytest.mark.parametrize(("limit", "steps", "reason"), [("0.000001", 1, "length"), ("0.0004", 2, "stop")])
 def test_a_query_ends_at_its_cost_limit(
-    api: Api, person: NewPerson, left: ReadLeft, stack_db: Db, limit: str, steps: int, reason: str
+    api: Api, person: NewPerson, state_of: StateOf, stack_db: Db, limit: str, steps: int, reason: str
 ) -> None:
     """Over the limit: a sentence of ours ends the answer. Near it: the next step is the last one. Both are charged."""
     user = person("free")
@@ -148,10 +147,10 @@ def test_a_query_ends_at_its_cost_limit(
         streamed = api.stream(user, question(text, provider="anthropic", language="fr"))
     finally:
         stack_db.execute("update public.plans set query_cost_limit_usd = 0.05 where tier = 'free'")
-    assert len(api.asked(text)) == steps
+    assert len(api.provider_requests(text)) == steps
     assert streamed.parts[-1]["finishReason"] == reason
     assert streamed.text.endswith(cut_short("fr")) == (reason == "length")
-    assert (left(user).outcomes, left(user).lifetime_used) == (["answered"], 1)
+    assert (state_of(user).outcomes, state_of(user).lifetime_used) == (["answered"], 1)
     ends = len(of_kind(streamed, "tool-output-available")), len(of_kind(streamed, "tool-output-error"))
     assert ends == ((0, 1) if steps == 1 else (1, 0))  # the call is closed in both cases
 
@@ -166,7 +165,7 @@ def test_the_other_provider_answers_if_one_is_overloaded(
     user = person("basic")
     text = f"Who answers? {uuid.uuid4()} [fault:{first} overloaded]"
     streamed = api.stream(user, question(text, provider=first))
-    assert [entry["provider"] for entry in api.asked(text)] == [first, second]
+    assert [entry["provider"] for entry in api.provider_requests(text)] == [first, second]
     models = stack_db.execute("select models from public.plans where tier = 'basic'").fetchone()
     assert models is not None
     assert (streamed.metadata["provider"], streamed.metadata["model"]) == (second, models["models"][second][0])
@@ -179,7 +178,7 @@ def test_the_other_provider_answers_if_one_is_overloaded(
 def test_a_failure_before_the_first_byte_is_retried_once(api: Api, person: NewPerson, provider: str) -> None:
     text = f"Again? {uuid.uuid4()} [fault:first-only status 500]"
     assert api.stream(person("basic"), question(text, provider=provider)).done
-    assert [entry["provider"] for entry in api.asked(text)] == [provider, provider]
+    assert [entry["provider"] for entry in api.provider_requests(text)] == [provider, provider]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -187,7 +186,7 @@ def test_a_failure_before_the_first_byte_is_retried_once(api: Api, person: NewPe
 def test_a_failure_after_the_first_byte_is_not_retried(api: Api, person: NewPerson, provider: str, fault: str) -> None:
     text = f"No {uuid.uuid4()} [fault:{fault}]"
     assert api.stream(person("basic"), question(text, provider=provider)).parts[-1]["finishReason"] == "error"
-    assert len(api.asked(text)) == 1
+    assert len(api.provider_requests(text)) == 1
 
 
 # The page in the prompt -------------------------------------------------------------------------------------------

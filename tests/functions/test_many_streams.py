@@ -119,7 +119,7 @@ def chat_url(stack: Stack, provider_url: str) -> Iterator[str]:
     """One process of the chat, with the stack's database and the gated provider."""
     urls = {"ANTHROPIC_BASE_URL": provider_url, "OPENAI_BASE_URL": f"{provider_url}/v1"}
     environment = {**chat_environment(stack), **urls}
-    with served("tests.functions.watched:patient_chat", environment) as url:
+    with served("tests.functions.watched:chat_with_long_timeouts", environment) as url:
         yield url
 
 

@@ -168,7 +168,7 @@ def test_all_keys_are_rotated_while_users_chat(
     assert all(chats), "every user chatted while the job ran"
     hints = {(row["user_id"], row["provider"]): row["hint"] for row in after.values()}
     for user in people:
-        requests = api.asked(user.id)
+        requests = api.provider_requests(user.id)
         assert requests
         assert all(entry["api_key_last4"] == hints[uuid.UUID(user.id), entry["provider"]][-4:] for entry in requests)
     measured = f"{KEYS:,} keys in {seconds:.1f} s, {KEYS / seconds:,.0f} a second, {sum(chats)} chats during it"

@@ -24,7 +24,7 @@ from infra.local.postgres import ROOT
 from infra.local.serve import listener
 
 TICK_S = 0.005
-PATIENCE_S = 60.0
+LONG_TIMEOUT_S = 60.0
 
 
 class Watched:
@@ -75,11 +75,11 @@ class Watched:
         }
 
 
-def patient_chat() -> ASGIApp:
+def chat_with_long_timeouts() -> ASGIApp:
     """The chat with long timeouts, for loads that its database handles slowly."""
     from functions.chat import handler, limits
 
-    limits.ADMIT_S = limits.SETTLE_S = limits.PROVIDER_CONNECT_S = PATIENCE_S
+    limits.ADMIT_S = limits.SETTLE_S = limits.PROVIDER_CONNECT_S = LONG_TIMEOUT_S
     return handler.create()
 
 

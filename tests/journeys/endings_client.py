@@ -199,7 +199,7 @@ class Cell:
 
     def asked(self) -> list[dict[str, Any]]:
         """The provider's requests with this question."""
-        return self.api.asked(self.question)
+        return self.api.provider_requests(self.question)
 
     def wait_until_asked(self) -> None:
         """Wait until the provider has the question."""

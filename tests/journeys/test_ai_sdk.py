@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from infra.local.stack import Stack
-from tests.api import Left, question
+from tests.api import StateOf, UserState, question
 from tests.clients.browser import Browser, Json
 from tests.conftest import Person
 from tests.journeys.ai_sdk_kit import (
@@ -27,7 +27,6 @@ from tests.journeys.ai_sdk_kit import (
 )
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 
@@ -38,7 +37,7 @@ PREFIX = "This is a stand-in answer"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_text_arrives_in_deltas(browser: Browser, person: NewPerson, left: ReadLeft, provider: str) -> None:
+def test_a_text_arrives_in_deltas(browser: Browser, person: NewPerson, state_of: StateOf, provider: str) -> None:
     user = person("basic")
     received = valid(browser.answer(f"text-{provider}", user, question("What is a quorum?", provider=provider)))
     assert received.kinds == [*OPENING, *TEXT, "finish-step", "finish"]
@@ -50,12 +49,12 @@ def test_a_text_arrives_in_deltas(browser: Browser, person: NewPerson, left: Rea
     assert (received.metadata["provider"], received.metadata["persisted"]) == (provider, True)
     assert received.metadata["request_id"] == received.headers["x-request-id"]
     assert (received.errors, received.comments) == ([], [])
-    assert left(user).messages == [("user", "What is a quorum?"), ("assistant", received.text)]
+    assert state_of(user).messages == [("user", "What is a quorum?"), ("assistant", received.text)]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_tool_call_has_an_output_and_sources(
-    stack: Stack, browser: Browser, person: NewPerson, left: ReadLeft, stack_db: Db, provider: str
+    stack: Stack, browser: Browser, person: NewPerson, state_of: StateOf, stack_db: Db, provider: str
 ) -> None:
     user, site = person("basic"), stack.info["parliament_url"]
     text = f"What of it? {calls(('get_bill', {'number': 'C-5'}))}"
@@ -84,8 +83,8 @@ def test_a_tool_call_has_an_output_and_sources(
         text_part(received.text),
     ]
     assert "The tools answered" in received.text  # the model received it
-    assert left(user).outcomes == ["answered"]
-    assert left(user).quota_used == 1
+    assert state_of(user).outcomes == ["answered"]
+    assert state_of(user).quota_used == 1
     (kept,) = stack_db.execute("select * from public.messages where id = %s", (received.message["id"],)).fetchall()
     assert [call["id"] for call in kept["function_calls"]] == [call["toolCallId"]]
     assert [result["output"] for result in kept["function_results"]] == [output["output"]]
@@ -126,7 +125,7 @@ def test_two_calls_keep_their_order_and_share_a_source(browser: Browser, person:
     ids=["unknown tool", "invalid", "unknown argument", "not found"],
 )
 def test_an_invalid_call_does_not_end_the_answer(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str, name: str, arguments: Json, complaint: str
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str, name: str, arguments: Json, complaint: str
 ) -> None:
     user, text = person("basic"), calls((name, arguments), ("get_vote", {"number": 1}))
     received = valid(browser.answer(f"{uuid.uuid4()}", user, question(text, provider=provider)))
@@ -152,12 +151,17 @@ def test_an_invalid_call_does_not_end_the_answer(
         "errorText": failed["errorText"],
     }
     assert received.errors == []
-    assert left(user).outcomes == ["answered"]
+    assert state_of(user).outcomes == ["answered"]
 
 
 @pytest.mark.parametrize(("provider", "number"), [("anthropic", "C-11"), ("openai", "C-12")])
 def test_a_tool_whose_service_fails_does_not_end_the_answer(
-    browser: Browser, person: NewPerson, left: ReadLeft, break_record: Callable[..., None], provider: str, number: str
+    browser: Browser,
+    person: NewPerson,
+    state_of: StateOf,
+    break_record: Callable[..., None],
+    provider: str,
+    number: str,
 ) -> None:
     user = person("basic")
     break_record(f"/bills/45-1/{number}/", status=500)
@@ -173,7 +177,7 @@ def test_a_tool_whose_service_fails_does_not_end_the_answer(
     (failed,) = received.all_of("tool-output-error")
     assert failed["errorText"] == "openparliament.ca failed to answer."
     assert failed["errorText"] in received.text  # the model received it
-    assert left(user).outcomes == ["answered"]
+    assert state_of(user).outcomes == ["answered"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -203,7 +207,7 @@ def test_repeated_tool_calls_end_in_text(browser: Browser, person: NewPerson, pr
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["drop", "error-event", "early-end", "bad-json", "failed"])
 def test_a_fault_within_the_text_closes_all_open_parts(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str, fault: str
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str, fault: str
 ) -> None:
     user = person("basic")
     received = valid(browser.answer(f"{fault}-{provider}", user, question(f"Hm [fault:{fault}]", provider=provider)))
@@ -212,13 +216,13 @@ def test_a_fault_within_the_text_closes_all_open_parts(
     assert received.message is not None
     assert received.message["parts"] == [{"type": "step-start"}, text_part(received.text)]
     assert (received.metadata["charged_usd"], received.metadata["persisted"]) == (0, False)
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", ["drop", "error-event"])
 def test_a_fault_after_tools_keeps_their_parts(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str, fault: str
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str, fault: str
 ) -> None:
     user = person("basic")
     text = f"{calls(('get_bill', {'number': 'C-5'}))} [fault:after-tools {fault}]"
@@ -230,13 +234,13 @@ def test_a_fault_after_tools_keeps_their_parts(
         *TEXT,
         *FAILED_END,
     ]
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("fault", "code"), [("after-tools status 500", "provider_error"), ("drop", None)])
 def test_a_fault_after_a_call_closes_the_call(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str, fault: str, code: str | None
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str, fault: str, code: str | None
 ) -> None:
     """The provider refuses the tool results, or disconnects while it writes the call."""
     user = person("basic")
@@ -248,7 +252,7 @@ def test_a_fault_after_a_call_closes_the_call(
     else:
         assert received.kinds == [*OPENING, "tool-input-start", "tool-input-error", *FAILED_END]
         assert received.all_of("tool-input-error")[0]["errorText"] == NOT_RUN
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -257,18 +261,18 @@ def test_a_fault_after_a_call_closes_the_call(
     [("status 400", 502, "provider_error"), ("overloaded", 503, "provider_overloaded")],
 )
 def test_a_providers_refusal_is_raised_by_the_client(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str, fault: str, status: int, code: str
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str, fault: str, status: int, code: str
 ) -> None:
     user = person("basic")
     received = browser.answer(f"refused-{fault}-{provider}", user, question(f"Hm [fault:{fault}]", provider=provider))
     assert received.refusal() == (status, code)
     assert (received.parts, received.message) == ([], None)
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
-def test_our_refusal_is_raised_by_the_client(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_our_refusal_is_raised_by_the_client(browser: Browser, person: NewPerson, state_of: StateOf) -> None:
     spent = person("free", lifetime_used=10)
     assert browser.answer("spent", spent, question("Once more?")).refusal() == (402, "payment_required")
-    assert left(spent).outcomes == []
+    assert state_of(spent).outcomes == []
     stranger = Person(spent.id, spent.email, "no-token")
     assert browser.answer("stranger", stranger, question("Hello?")).refusal() == (401, "unauthenticated")

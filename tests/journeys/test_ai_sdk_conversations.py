@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, question
 from tests.clients.browser import Browser, Json
 from tests.conftest import Person
 from tests.journeys.ai_sdk_kit import (
@@ -20,14 +20,13 @@ from tests.journeys.ai_sdk_kit import (
 )
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_page_asks_twice_and_regenerates(
-    browser: Browser, person: NewPerson, left: ReadLeft, api: Api, provider: str
+    browser: Browser, person: NewPerson, state_of: StateOf, api: Api, provider: str
 ) -> None:
     """The client sends its messages with every question as it built them, with tools, sources, steps and metadata."""
     user, again = person("basic"), f"And then? {uuid.uuid4()}"
@@ -37,25 +36,27 @@ def test_a_page_asks_twice_and_regenerates(
     assert asked_on[:2] == asked
     assert regenerated[:3] == asked_on[:3]
     assert regenerated[3]["id"] != asked_on[3]["id"]
-    assert left(user).messages == [(message["role"], text_of(message)) for message in regenerated]
-    assert (left(user).outcomes, left(user).quota_used) == (["answered"] * 3, 3)
+    assert state_of(user).messages == [(message["role"], text_of(message)) for message in regenerated]
+    assert (state_of(user).outcomes, state_of(user).quota_used) == (["answered"] * 3, 3)
     # The model read the first question, its answer and its tools both times.
-    assert len({len(entry["messages"]) for entry in api.asked(again)}) == 1
-    assert len(api.asked(again)[0]["messages"]) > 3
+    assert len({len(entry["messages"]) for entry in api.provider_requests(again)}) == 1
+    assert len(api.provider_requests(again)[0]["messages"]) > 3
 
 
 @pytest.mark.parametrize("tier", ["pro", "free"])
-def test_an_edited_question_is_a_new_question(browser: Browser, person: NewPerson, left: ReadLeft, tier: str) -> None:
+def test_an_edited_question_is_a_new_question(
+    browser: Browser, person: NewPerson, state_of: StateOf, tier: str
+) -> None:
     """The client keeps the message's id and sends it in messageId, too."""
     user = person(tier)
     acts = ({"send": "What is a quorum?"}, {"edit": "What is prorogation?", "messageId": "question"})
     _, edited = browser.use_page(user, str(uuid.uuid4()), *acts)
     assert "What is prorogation?" in text_of(edited[1])  # the stand-in quotes the question
     if tier == "pro":
-        assert left(user).messages == [(message["role"], text_of(message)) for message in edited]
+        assert state_of(user).messages == [(message["role"], text_of(message)) for message in edited]
 
 
-def test_a_question_may_be_edited_back(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_a_question_may_be_edited_back(browser: Browser, person: NewPerson, state_of: StateOf) -> None:
     """To a text whose answer was replaced meanwhile. (Without history it is refused, because it cannot be distinguished
     from the same edit sent twice.)"""
     user, words = (
@@ -67,11 +68,11 @@ def test_a_question_may_be_edited_back(browser: Browser, person: NewPerson, left
     for text, messages in zip(words, seen, strict=True):
         assert [message["role"] for message in messages] == ["user", "assistant"]
         assert text in text_of(messages[1])
-    assert left(user).outcomes == ["answered"] * 4
-    assert left(user).messages == [(message["role"], text_of(message)) for message in seen[-1]]
+    assert state_of(user).outcomes == ["answered"] * 4
+    assert state_of(user).messages == [(message["role"], text_of(message)) for message in seen[-1]]
 
 
-def test_an_edit_sent_twice_is_charged_once(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_an_edit_sent_twice_is_charged_once(browser: Browser, person: NewPerson, state_of: StateOf) -> None:
     """An edit, another one and an edit back, each sent again as by a client that lost the answer."""
     user, body = person("pro"), question("What is a quorum?")
     valid(browser.answer("unedited", user, body))
@@ -84,18 +85,18 @@ def test_an_edit_sent_twice_is_charged_once(browser: Browser, person: NewPerson,
             received = valid(browser.answer(name, user, {**body, "messageId": message["id"], "messages": [edit]}))
             edited.setdefault(f"edit-{number}", []).append(without_metadata(received))
     assert [first == second for first, second in edited.values()] == [True] * 3
-    assert (left(user).outcomes, left(user).quota_used) == (["answered"] * 4, 4)
+    assert (state_of(user).outcomes, state_of(user).quota_used) == (["answered"] * 4, 4)
 
 
 def test_regenerating_from_the_question_gives_a_new_answer_each_time(
-    browser: Browser, person: NewPerson, left: ReadLeft
+    browser: Browser, person: NewPerson, state_of: StateOf
 ) -> None:
     """The client may send the id of a question: its answer is replaced."""
     user = person("basic")
     again = {"regenerate": {"messageId": "question"}}
     first, second, third = browser.use_page(user, str(uuid.uuid4()), {"send": "What is a quorum?"}, again, again)
     assert len({messages[1]["id"] for messages in (first, second, third)}) == 3
-    assert left(user).quota_used == 3
+    assert state_of(user).quota_used == 3
 
 
 def test_a_conversation_continues_after_the_largest_answer(browser: Browser, person: NewPerson) -> None:
@@ -116,7 +117,7 @@ def test_a_conversation_continues_after_the_largest_answer(browser: Browser, per
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_regenerating_replaces_the_message(
-    browser: Browser, person: NewPerson, left: ReadLeft, stack_db: Db, provider: str
+    browser: Browser, person: NewPerson, state_of: StateOf, stack_db: Db, provider: str
 ) -> None:
     user = person("basic")
     body = question(f"Once more {calls(('get_bill', {'number': 'C-5'}))}", provider=provider)
@@ -134,26 +135,26 @@ def test_regenerating_replaces_the_message(
     ).fetchall()
     assert [row["role"] for row in rows] == ["user", "assistant"]
     assert (rows[1]["id"], rows[1]["content"]) == (second.message["id"], second.text)
-    assert (left(user).outcomes, left(user).quota_used) == (["answered"] * 2, 2)
+    assert (state_of(user).outcomes, state_of(user).quota_used) == (["answered"] * 2, 2)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_message_sent_again_gets_the_stored_tools_and_sources(
-    api: Api, browser: Browser, person: NewPerson, left: ReadLeft, provider: str
+    api: Api, browser: Browser, person: NewPerson, state_of: StateOf, provider: str
 ) -> None:
     user, marker = person("pro"), str(uuid.uuid4())
     directives = calls(("rm_rf", {}), ("get_bill", {"number": "C-5"}))
     body = question(f"{marker} {directives}", provider=provider)
     first = valid(browser.answer(f"once-{provider}", user, body))
-    requests = len(api.asked(marker))
+    requests = len(api.provider_requests(marker))
     second = valid(browser.answer(f"twice-{provider}", user, body))
-    assert len(api.asked(marker)) == requests  # the provider was not asked
+    assert len(api.provider_requests(marker)) == requests  # the provider was not asked
     assert without_metadata(second) == without_metadata(first)
     # From storage calls are sent one after the other, each before its output.
     assert sorted(second.kinds) == sorted(first.kinds)
     again = {"request_id": second.headers["x-request-id"], "remaining": None, "resets_at": None}
     assert second.metadata == {**first.metadata, **again}
-    assert (left(user).outcomes, left(user).quota_used) == (["answered"], 1)
+    assert (state_of(user).outcomes, state_of(user).quota_used) == (["answered"], 1)
 
 
 def test_a_stored_answer_keeps_the_order_of_its_parts(browser: Browser, person: NewPerson) -> None:

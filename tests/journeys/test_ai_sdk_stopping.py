@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from infra.local.stack import Stack
-from tests.api import Left, question
+from tests.api import StateOf, UserState, question
 from tests.clients.browser import Browser
 from tests.conftest import Person
 from tests.journeys.ai_sdk_kit import (
@@ -25,7 +25,6 @@ from tests.journeys.ai_sdk_kit import (
 )
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 
@@ -37,7 +36,7 @@ SLOWLY = "[fault:slow 0.2] [fault:long 60]"  # twelve seconds
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_client_that_disconnects_finds_the_whole_answer_stored(
-    browser: Browser, person: NewPerson, left: ReadLeft, eventually: Callable[..., None], provider: str
+    browser: Browser, person: NewPerson, state_of: StateOf, eventually: Callable[..., None], provider: str
 ) -> None:
     user = person("basic")
     body = question("At length [fault:slow 0.05]", provider=provider)
@@ -47,8 +46,8 @@ def test_a_client_that_disconnects_finds_the_whole_answer_stored(
     received = browser.end(f"leaving-{provider}")
     assert received.thrown is not None
     assert received.thrown["name"] == "AbortError"
-    eventually(lambda: left(user).outcomes == ["answered"])
-    after = left(user)
+    eventually(lambda: state_of(user).outcomes == ["answered"])
+    after = state_of(user)
     assert (after.holds, after.quota_used) == (0, 1)
     assert after.messages[1][1].startswith(received.text)
     assert len(after.messages[1][1]) > len(received.text)
@@ -58,7 +57,7 @@ def test_a_client_that_disconnects_finds_the_whole_answer_stored(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_stop_ends_the_answer_with_its_text_so_far(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str
 ) -> None:
     user, name = person("basic"), f"stopped-{provider}"
     body = question(f"At length {SLOWLY}", provider=provider)
@@ -73,19 +72,19 @@ def test_a_stop_ends_the_answer_with_its_text_so_far(
     assert received.metadata["usage"]["output_tokens"] > 0
     assert received.message is not None
     assert received.message["parts"] == [{"type": "step-start"}, text_part(received.text)]
-    after = left(user)
+    after = state_of(user)
     text = body["messages"][0]["parts"][0]["text"]
-    assert after == Left(["stopped"], 0, [("user", text), ("assistant", received.text)], 1, 0, "0.000000")
+    assert after == UserState(["stopped"], 0, [("user", text), ("assistant", received.text)], 1, 0, "0.000000")
     again = valid(browser.answer(f"again-{name}", user, body))
     assert without_metadata(again) == without_metadata(received)
-    assert left(user) == after
+    assert state_of(user) == after
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_stop_during_a_tool_closes_the_call(
     browser: Browser,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     break_record: Callable[..., None],
     stack_db: Db,
     provider: str,
@@ -108,7 +107,7 @@ def test_a_stop_during_a_tool_closes_the_call(
         *("finish-step", "message-metadata", "abort"),
     ]
     assert received.all_of("tool-output-error")[0]["errorText"] == NOT_RUN
-    assert left(user).outcomes == ["stopped"]
+    assert state_of(user).outcomes == ["stopped"]
     (row,) = stack_db.execute(
         "select m.function_calls, m.function_results from public.messages m join public.conversations c"
         " on c.id = m.conversation_id where c.user_id = %s and m.role = 'assistant'",
@@ -122,20 +121,20 @@ def test_a_stop_during_a_tool_closes_the_call(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_stop_before_text_is_a_message_without_text(
-    browser: Browser, person: NewPerson, left: ReadLeft, eventually: Callable[..., None], provider: str
+    browser: Browser, person: NewPerson, state_of: StateOf, eventually: Callable[..., None], provider: str
 ) -> None:
     user, name = person("basic"), f"speechless-{provider}"
     body = question("Hm [fault:stall-before 30]", provider=provider)
     browser.ask(name, user, body)
-    eventually(lambda: left(user).holds == 1)
+    eventually(lambda: state_of(user).holds == 1)
     browser.stop(f"stop-{name}", user, body["id"])
     assert browser.stopped(f"stop-{name}")
     received = valid(browser.end(name))
     assert received.kinds == [*OPENING, "finish-step", "message-metadata", "abort"]
-    assert left(user).outcomes == ["stopped"]
+    assert state_of(user).outcomes == ["stopped"]
 
 
-def test_repeated_stops_stop_once(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_repeated_stops_stop_once(browser: Browser, person: NewPerson, state_of: StateOf) -> None:
     """A user clicks the button eight times."""
     for turn in range(2):
         user, name = person("basic"), f"clicked-{turn}"
@@ -148,10 +147,12 @@ def test_repeated_stops_stop_once(browser: Browser, person: NewPerson, left: Rea
         for click in range(8):
             browser.stopped(f"click-{turn}-{click}")
         assert valid(browser.end(name)).kinds[-1] == "abort"
-        assert left(user).outcomes == ["stopped"]
+        assert state_of(user).outcomes == ["stopped"]
 
 
-def test_a_stop_without_a_running_answer_changes_nothing(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_a_stop_without_a_running_answer_changes_nothing(
+    browser: Browser, person: NewPerson, state_of: StateOf
+) -> None:
     user, other = person("basic"), person("basic")
     body = question(f"At length {SLOWLY}")
     browser.stop("nothing", user, body["id"])
@@ -165,13 +166,13 @@ def test_a_stop_without_a_running_answer_changes_nothing(browser: Browser, perso
     assert valid(browser.end("undisturbed")).kinds[-1] == "abort"
     browser.stop("over", user, body["id"])
     assert not browser.stopped("over")
-    assert left(user).outcomes == ["stopped"]
+    assert state_of(user).outcomes == ["stopped"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("chat_id", ["", "bills/45-1 & more? 100% #é"], ids=["uuid", "of any name"])
 def test_resuming_sends_the_whole_answer_from_its_start(
-    browser: Browser, person: NewPerson, left: ReadLeft, provider: str, chat_id: str
+    browser: Browser, person: NewPerson, state_of: StateOf, provider: str, chat_id: str
 ) -> None:
     user, name = person("basic"), f"{uuid.uuid4()}"
     text = f"At length {calls(('get_bill', {'number': 'C-5'}))} [fault:slow 0.07]"
@@ -193,10 +194,10 @@ def test_resuming_sends_the_whole_answer_from_its_start(
     over = browser.end(f"over-{name}")
     assert (over.status, over.was_empty, over.thrown) == (204, True, None)
     assert browser.use_page(user, body["id"], {"resume": {}}) == [[]]
-    assert (left(user).outcomes, left(user).quota_used) == (["answered"], 1)
+    assert (state_of(user).outcomes, state_of(user).quota_used) == (["answered"], 1)
 
 
-def test_only_a_running_answer_of_the_user_is_resumed(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_only_a_running_answer_of_the_user_is_resumed(browser: Browser, person: NewPerson, state_of: StateOf) -> None:
     user, other = person("basic"), person("basic")
     body = question("At length [fault:slow 0.1]")
     browser.ask("mine", user, body)
@@ -208,16 +209,16 @@ def test_only_a_running_answer_of_the_user_is_resumed(browser: Browser, person: 
         assert (received.status, received.was_empty, received.parts) == (204, True, [])
     assert browser.until("mine")[-1]["type"] == "text-delta"  # it is still running
     valid(browser.end("mine"))
-    assert left(other) == Left([], 0, [], 0, 0, "0.000000")
+    assert state_of(other) == UserState([], 0, [], 0, 0, "0.000000")
 
 
 def test_resuming_a_turn_that_fails_before_text_finds_nothing(
-    browser: Browser, person: NewPerson, left: ReadLeft, eventually: Callable[..., None]
+    browser: Browser, person: NewPerson, state_of: StateOf, eventually: Callable[..., None]
 ) -> None:
     user = person("basic")
     body = question("Hm [fault:stall-before 1] [fault:status 400]")
     browser.ask("failing", user, body)
-    eventually(lambda: left(user).holds == 1)
+    eventually(lambda: state_of(user).holds == 1)
     browser.resume("hopeful", user, body["id"])
     assert browser.end("failing").refusal() == (502, "provider_error")
     assert browser.end("hopeful").was_empty
@@ -247,7 +248,7 @@ def test_a_duplicate_does_not_hide_the_running_answer(
 # Silence --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_silence_is_filled_with_comments(browser: Browser, person: NewPerson, left: ReadLeft) -> None:
+def test_a_long_silence_is_filled_with_comments(browser: Browser, person: NewPerson, state_of: StateOf) -> None:
     """A real wait: before the text and within it, with each provider, and one that ends in a refusal."""
     answered, refused = {"before": "stall-before 21", "within": "stall 21"}, "stall-before 21] [fault:status 400"
     people: dict[str, Person] = {}
@@ -260,27 +261,27 @@ def test_a_long_silence_is_filled_with_comments(browser: Browser, person: NewPer
         for situation in answered:
             answer = valid(received[f"{situation}-{provider}"])
             assert answer.kinds == [*OPENING, *TEXT, "finish-step", "finish"]
-            assert left(people[f"{situation}-{provider}"]).outcomes == ["answered"]
+            assert state_of(people[f"{situation}-{provider}"]).outcomes == ["answered"]
         refusal = valid(received[f"refused-{provider}"])
         assert refusal.kinds == [*OPENING, *FAILED_END]
         assert "Nothing was charged" in refusal.errors[0]
         assert (refusal.metadata["charged_usd"], refusal.metadata["persisted"]) == (0, False)
-        assert left(people[f"refused-{provider}"]) == Left(["failed"], 0, [], 0, 0, "0.000000")
+        assert state_of(people[f"refused-{provider}"]) == UserState(["failed"], 0, [], 0, 0, "0.000000")
         # Before the text the stream starts late, because an HTTP error is still possible.
         assert len(received[f"within-{provider}"].comments) == 2
     assert [name for name, stream in received.items() if not stream.comments] == []
 
 
 def test_a_refusal_after_a_stream_was_promised_is_a_stream(
-    stack: Stack, browser: Browser, person: NewPerson, left: ReadLeft, eventually: Callable[..., None]
+    stack: Stack, browser: Browser, person: NewPerson, state_of: StateOf, eventually: Callable[..., None]
 ) -> None:
     """A real wait: the provider refuses just before the first comment, and the query is released just after it."""
     user = person("basic")
     browser.ask("promised", user, question("Hm [fault:stall-before 9] [fault:status 400]"))
-    eventually(lambda: left(user).holds == 1)
+    eventually(lambda: state_of(user).holds == 1)
     with psycopg.connect(stack.postgres.url()) as locked:
         # The release waits for this lock.
         locked.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
         eventually(lambda: browser.comments("promised") > 0)
     assert valid(browser.end("promised")).kinds == [*OPENING, *FAILED_END]
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")

@@ -36,13 +36,12 @@ from functions.common.settings import load, load_vault
 from functions.common.vault import PlainKey
 from functions.keys import handler as keys_handler
 from infra.local.stack import Config, Stack, free_offset, running
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, question
 from tests.conftest import Person
 from tests.journeys.canary_kit import PLACES, CanaryKeys, Observation, logs, plant
 from tests.own_keys import encryption_environment, store_key
 
 People = Callable[..., Person]
-Look = Callable[[Person], Left]
 PROVIDERS = ("anthropic", "openai")
 CLIENTS = 6
 
@@ -146,7 +145,7 @@ class Scenarios:
     observation: Observation
     canaries: CanaryKeys
     person: People
-    left: Look
+    state_of: StateOf
     eventually: Callable[..., None]
 
     @property
@@ -258,7 +257,7 @@ class Scenarios:
             body = question("At last [fault:stall-before 2]", provider=provider)
             with suppress(httpx.ReadTimeout):
                 http.post("/chat", json=body, headers=person.headers, timeout=0.5)
-        self.eventually(lambda: self.left(person).outcomes == ["answered", "answered"])
+        self.eventually(lambda: self.state_of(person).outcomes == ["answered", "answered"])
 
     def our_own_faults(self, provider: str) -> None:
         """The database refuses each write, and a stored key cannot be decrypted."""
@@ -308,14 +307,14 @@ class Scenarios:
 
 @pytest.mark.timeout(300)
 def test_no_key_appears_anywhere_but_at_its_provider(
-    stack: Stack, person: People, left: Look, eventually: Callable[..., None], planted: CanaryKeys
+    stack: Stack, person: People, state_of: StateOf, eventually: Callable[..., None], planted: CanaryKeys
 ) -> None:
     canaries = CanaryKeys()
     with httpx.Client(base_url=stack.info["functions_url"], timeout=60) as http:
         observation = Observation(stack, Api(http, stack.info["model_url"]))
         http.event_hooks = {"response": [observation.record]}
         with observation.watching():
-            Scenarios(observation, canaries, person, left, eventually).run_all()
+            Scenarios(observation, canaries, person, state_of, eventually).run_all()
             plant(observation, planted, person("basic"), eventually)
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
             db.execute("checkpoint")
@@ -429,7 +428,7 @@ async def chatting(environ: Mapping[str, str]) -> AsyncIterator[Chat]:
 async def test_an_exception_with_the_key_is_reported_without_it(
     stack: Stack,
     person: People,
-    left: Look,
+    state_of: StateOf,
     output: Output,
     environ: Mapping[str, str],
     kind: type[BaseException],
@@ -445,7 +444,7 @@ async def test_an_exception_with_the_key_is_reported_without_it(
             await feed.answer()
         raised = f"{caught.value}{caught.value!r}{caught.value.sentence}".encode()
         streamed = b"".join([chunk async for chunk in feed.read(60)])
-    assert left(user).outcomes == ["failed"]
+    assert state_of(user).outcomes == ["failed"]
     gc.collect()  # asyncio reports the exception of a task when the task is collected
     output_bytes = output()
     assert b'"message":"query"' in output_bytes
@@ -485,7 +484,7 @@ async def test_a_failing_log_stream_does_not_print_the_key(
 async def test_a_broken_provider_is_reported_without_the_key(
     stack: Stack,
     person: People,
-    left: Look,
+    state_of: StateOf,
     output: Output,
     environ: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -502,7 +501,7 @@ async def test_a_broken_provider_is_reported_without_the_key(
             await feed.answer()
         raised = "".join(traceback.format_exception(caught.value)).encode()
         streamed = b"".join([chunk async for chunk in feed.read(60)])
-    assert left(user).outcomes == ["failed"]
+    assert state_of(user).outcomes == ["failed"]
     output_bytes = output()
     assert b'"message":"query"' in output_bytes
     assert f"{provider}._base_client".encode() in output_bytes

@@ -14,7 +14,7 @@ import pytest
 
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
-from tests.api import Api, Left, Streamed, question
+from tests.api import Api, StateOf, Streamed, question
 from tests.conftest import Person
 
 TRANSCRIPT = ROOT / "docs" / "transcript.md"
@@ -61,7 +61,7 @@ def turn(text: str, language: str, streamed: Streamed) -> str:
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
 def test_five_turns_match_the_transcript(
-    stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], provider: str
+    stack: Stack, api: Api, person: Callable[..., Person], state_of: StateOf, provider: str
 ) -> None:
     user, chat_id = person("pro"), str(uuid.uuid4())
     page, tools = HEADER, set[str]()
@@ -75,13 +75,13 @@ def test_five_turns_match_the_transcript(
         assert streamed.parts[-1]["finishReason"] == "stop"
         assert [part for part in streamed.parts if part["type"] == "source-url"]
         tools |= {part["toolName"] for part in streamed.parts if part["type"] == "tool-input-available"}
-        asked = api.asked(text)[-1]["messages"]
+        asked = api.provider_requests(text)[-1]["messages"]
         assert [message["text"] for message in asked if message["role"] == "user"] == [
             earlier for _, earlier in QUESTIONS[:number]
         ]
         page += turn(text, language, streamed)
     assert len(tools) >= 3
-    assert left(user).quota_used == len(QUESTIONS)
+    assert state_of(user).quota_used == len(QUESTIONS)
     page = page.replace(stack.info["parliament_url"], "http://127.0.0.1:8790")
     if provider == "anthropic":
         if os.environ.get("WRITE"):

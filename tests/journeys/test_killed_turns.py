@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, UserState, question
 from tests.chat_kit import chat_environment
 from tests.conftest import Person
 from tests.sql.metering import pack
@@ -64,7 +64,7 @@ def expire_holds(stack: Stack) -> None:
         db.execute("select public.release_stale_holds()")
 
 
-def taken(stack: Stack, user: Person, after: Left) -> dict[str, int]:
+def taken(stack: Stack, user: Person, after: UserState) -> dict[str, int]:
     """How many queries each funding has paid."""
     with psycopg.connect(stack.postgres.url()) as db:
         used = db.execute("select sum(credits_used) from public.credit_packs where user_id = %s", (user.id,)).fetchone()
@@ -76,7 +76,7 @@ def taken(stack: Stack, user: Person, after: Left) -> dict[str, int]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("funding", TIERS)
 def test_a_killed_turn_is_charged_exactly_if_it_was_settled(
-    stack: Stack, api: Api, person: Callable[..., Person], left: Callable[[Person], Left], funding: str
+    stack: Stack, api: Api, person: Callable[..., Person], state_of: StateOf, funding: str
 ) -> None:
     charged_from = None
     users = []
@@ -91,7 +91,7 @@ def test_a_killed_turn_is_charged_exactly_if_it_was_settled(
         body = question(text)
         killed = kill_at(stack, user, body, step)
         expire_holds(stack)
-        after = left(user)
+        after = state_of(user)
         assert after.holds == 0
         assert len(after.outcomes) <= 1
         charged = after.outcomes == ["answered"]
@@ -103,7 +103,7 @@ def test_a_killed_turn_is_charged_exactly_if_it_was_settled(
 
         again = api.chat(user, body)
         assert again.status_code == (409 if charged and funding == "overage" else 200)
-        final = left(user)
+        final = state_of(user)
         assert final.outcomes.count("answered") == 1
         assert taken(stack, user, final) == {**NOTHING, funding: 1}
         if not killed:

@@ -9,7 +9,7 @@ import pytest
 
 from functions.chat import limits
 from infra.local.stack import Stack
-from tests.api import Api, Left, question
+from tests.api import Api, StateOf, question
 from tests.conftest import Person
 
 # A refusal takes limits.ADMIT_S. The rest is for a busy machine; a client waits for 30 s otherwise.
@@ -32,7 +32,7 @@ def outage(stack: Stack) -> Iterator[Callable[[], None]]:
 
 
 def test_a_chat_is_refused_while_the_database_is_down(
-    api: Api, person: Callable[..., Person], left: Callable[[Person], Left], outage: Callable[[], None],
+    api: Api, person: Callable[..., Person], state_of: StateOf, outage: Callable[[], None],
     eventually: Callable[..., None],
 ) -> None:  # fmt: skip
     user = person("basic")
@@ -43,15 +43,15 @@ def test_a_chat_is_refused_while_the_database_is_down(
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (503, "unavailable")
     assert api.http.get("/usage", headers=user.headers, timeout=REFUSED_WITHIN_S).status_code == 503
-    assert api.asked(text) == []
+    assert api.provider_requests(text) == []
     outage()
     eventually(lambda: api.chat(user, question("After")).status_code == 200)
-    after = left(user)
+    after = state_of(user)
     assert (after.holds, after.outcomes, after.quota_used) == (0, ["answered", "answered"], 2)
 
 
 def test_a_short_outage_at_the_end_does_not_prevent_settlement(
-    api: Api, person: Callable[..., Person], left: Callable[[Person], Left], outage: Callable[[], None],
+    api: Api, person: Callable[..., Person], state_of: StateOf, outage: Callable[[], None],
     eventually: Callable[..., None],
 ) -> None:  # fmt: skip
     """Settlement is tried several times: the answer is stored and charged once."""
@@ -64,5 +64,5 @@ def test_a_short_outage_at_the_end_does_not_prevent_settlement(
         rest = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     metadata: dict[str, Any] = rest[-1]["messageMetadata"]
     assert metadata["persisted"] is True
-    after = left(user)
+    after = state_of(user)
     assert (after.holds, after.outcomes, after.quota_used, len(after.messages)) == (0, ["answered"], 1, 2)

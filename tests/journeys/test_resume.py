@@ -22,14 +22,13 @@ from psycopg import sql
 from infra.local.postgres import ROOT
 from infra.local.processes import Child, Processes
 from infra.local.stack import Stack, answers, locked
-from tests.api import Left, question
+from tests.api import StateOf, UserState, question
 from tests.chat_kit import chat_environment
 from tests.clients.browser import Browser, Json, Received
 from tests.conftest import Person
 from tests.journeys.ai_sdk_kit import valid
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Wait = Callable[[Callable[[], bool]], None]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
@@ -120,7 +119,7 @@ def ledger(db: Db, person: Person) -> Json:
     return row
 
 
-def used(after: Left) -> int:
+def used(after: UserState) -> int:
     """The number of queries that the user was charged."""
     return after.quota_used + after.lifetime_used
 
@@ -169,7 +168,7 @@ def test_a_whole_answer_is_resumed_in_another_process(
     browser: Browser,
     other: str,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     stack_db: Db,
     tables_with: Callable[[str], list[str]],
     tier: str,
@@ -198,7 +197,7 @@ def test_a_whole_answer_is_resumed_in_another_process(
     browser.resume(f"over-{name}", user, body["id"], at=other)
     over = browser.end(f"over-{name}")
     assert (over.status, over.was_empty, over.thrown) == (204, True, None)
-    after = left(user)
+    after = state_of(user)
     assert (after.outcomes, after.holds, used(after)) == (["answered"], 0, 1)
     assert [role for role, _ in after.messages] == (["user", "assistant"] if tier == "pro" else [])
     assert tables_with(marker) == (["public.conversations", "public.messages"] if tier == "pro" else [])
@@ -212,7 +211,7 @@ def test_a_whole_answer_is_resumed_in_another_process(
 
 
 def test_a_follower_gets_the_charge_of_an_overage_query(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf
 ) -> None:
     user = person("usage_only", stripe_subscription_id=f"sub_{uuid.uuid4()}")
     body, _ = body_of(THREE_SECONDS)
@@ -222,12 +221,12 @@ def test_a_follower_gets_the_charge_of_an_overage_query(
     asker, follower = browser.end("overage"), browser.end("again-overage")
     check_same(follower, asker)
     assert (follower.metadata["funding"], follower.metadata["charged_usd"]) == ("overage", 0.025)
-    assert left(user).overage == "0.025000"
+    assert state_of(user).overage == "0.025000"
 
 
 @pytest.mark.parametrize("asked_here", [True, False], ids=["here", "there"])
 def test_an_asker_that_disconnected_resumes_in_another_process(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft, asked_here: bool
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf, asked_here: bool
 ) -> None:
     """A page is reloaded twice."""
     user, name = person("pro"), f"reloaded-{asked_here}"
@@ -241,12 +240,12 @@ def test_an_asker_that_disconnected_resumes_in_another_process(
     browser.resume(f"twice-{name}", user, body["id"], at=other if asked_here else None)
     received = valid(browser.end(f"twice-{name}"))
     assert received.parts[: len(browser.end(name).parts)] == browser.end(name).parts
-    assert left(user).messages[-1] == ("assistant", received.text)
-    assert (left(user).outcomes, left(user).quota_used) == (["answered"], 1)
+    assert state_of(user).messages[-1] == ("assistant", received.text)
+    assert (state_of(user).outcomes, state_of(user).quota_used) == (["answered"], 1)
 
 
 def test_only_a_running_answer_of_the_user_is_resumed(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf
 ) -> None:
     user, stranger = person("pro"), person("pro")
     body, _ = body_of(TWELVE_SECONDS)
@@ -265,11 +264,11 @@ def test_only_a_running_answer_of_the_user_is_resumed(
     assert valid(browser.end("mine")).kinds[-1] == "abort"
     browser.stop("late-stop", user, body["id"], at=other)
     assert not browser.stopped("late-stop")
-    assert left(stranger) == Left([], 0, [], 0, 0, "0.000000")
+    assert state_of(stranger) == UserState([], 0, [], 0, 0, "0.000000")
 
 
 def test_a_duplicate_does_not_hide_the_answer_running_elsewhere(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft, stack: Stack
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf, stack: Stack
 ) -> None:
     """The duplicate waits in the other process to be refused. Meanwhile the user resumes there, and then stops."""
     user = person("pro")
@@ -288,12 +287,12 @@ def test_a_duplicate_does_not_hide_the_answer_running_elsewhere(
     first, returning = valid(browser.end("first-copy")), browser.end("returning")
     assert first.kinds[-1] == "abort"
     check_same(returning, first)
-    assert left(user).outcomes == ["stopped"]
+    assert state_of(user).outcomes == ["stopped"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_follower_gets_the_whole_failure(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft, provider: str
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf, provider: str
 ) -> None:
     user, name = person("free"), f"failing-{provider}"
     body, _ = body_of(f"{TOOLS} {THREE_SECONDS} [fault:after-tools drop]", provider)
@@ -306,16 +305,16 @@ def test_a_follower_gets_the_whole_failure(
     assert follower.text == asker.text
     assert (follower.metadata["charged_usd"], follower.metadata["persisted"]) == (0, False)
     assert shared(follower.metadata) == shared(asker.metadata)
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 
 
 def test_resuming_a_turn_that_fails_before_text_finds_nothing(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft, eventually: Wait
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf, eventually: Wait
 ) -> None:
     user = person("pro")
     body, _ = body_of("[fault:stall-before 3] [fault:status 400]")
     browser.ask("refused", user, body)
-    eventually(lambda: left(user).holds == 1)
+    eventually(lambda: state_of(user).holds == 1)
     browser.resume("hopeful", user, body["id"], at=other)
     assert browser.end("refused").refusal() == (502, "provider_error")
     assert browser.end("hopeful").was_empty
@@ -358,7 +357,7 @@ def test_a_stop_elsewhere_ends_the_answer_for_all_clients(
     browser: Browser,
     other: str,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     stack_db: Db,
     tables_with: Callable[[str], list[str]],
     tier: str,
@@ -376,7 +375,7 @@ def test_a_stop_elsewhere_ends_the_answer_for_all_clients(
     check_same(follower, asker)
     assert asker.kinds[-4:] == ["text-end", "finish-step", "message-metadata", "abort"]
     assert asker.metadata["persisted"] is (tier == "pro")
-    after = left(user)
+    after = state_of(user)
     assert (after.outcomes, after.holds, used(after)) == (["stopped"], 0, 1)
     assert after.messages[1:] == ([("assistant", asker.text)] if tier == "pro" else [])
     assert ledger(stack_db, user)["tokens_output"] == asker.metadata["usage"]["output_tokens"]
@@ -385,7 +384,7 @@ def test_a_stop_elsewhere_ends_the_answer_for_all_clients(
 
 @pytest.mark.parametrize("followed", [False, True], ids=["alone", "followed"])
 def test_a_stop_elsewhere_ends_the_answer_at_any_moment(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft, followed: bool
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf, followed: bool
 ) -> None:
     """At ten moments between two calls in which the turn asks whether to stop."""
     asked = []
@@ -405,7 +404,7 @@ def test_a_stop_elsewhere_ends_the_answer_at_any_moment(
         for stream in [name, *([f"again-{name}"] if followed else [])]:
             received = valid(browser.end(stream))
             assert received.kinds[-1] == "abort"
-        assert left(user).outcomes == ["stopped"]
+        assert state_of(user).outcomes == ["stopped"]
 
 
 @pytest.mark.parametrize("stopped_here", [True, False], ids=["here", "there"])
@@ -428,19 +427,19 @@ def test_a_follower_that_disconnected_does_not_prevent_a_stop(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_stop_elsewhere_before_text_ends_the_answer(
-    browser: Browser, other: str, person: NewPerson, left: ReadLeft, eventually: Wait, provider: str
+    browser: Browser, other: str, person: NewPerson, state_of: StateOf, eventually: Wait, provider: str
 ) -> None:
     user, name = person("pro"), f"before-text-{provider}"
     body, _ = body_of("[fault:stall-before 30]", provider)
     browser.ask(name, user, body)
-    eventually(lambda: left(user).holds == 1)
+    eventually(lambda: state_of(user).holds == 1)
     browser.resume(f"again-{name}", user, body["id"], at=other)
     browser.stop(f"stop-{name}", user, body["id"], at=other)
     assert browser.stopped(f"stop-{name}")
     asker, follower = browser.end(name), browser.end(f"again-{name}")
     check_same(follower, asker)
     assert asker.kinds == ["start", "start-step", "finish-step", "message-metadata", "abort"]
-    assert left(user).outcomes == ["stopped"]
+    assert state_of(user).outcomes == ["stopped"]
 
 
 # Killed processes -----------------------------------------------------------------------------------------------------
@@ -455,7 +454,7 @@ def test_a_follower_gets_an_error_after_the_process_was_killed(
     browser: Browser,
     killable: Process,
     person: NewPerson,
-    left: ReadLeft,
+    state_of: StateOf,
     stack_db: Db,
     tables_with: Callable[[str], list[str]],
     tier: str,
@@ -481,7 +480,7 @@ def test_a_follower_gets_an_error_after_the_process_was_killed(
     assert browser.end(f"late-{name}").was_empty
 
     stack_db.execute("select public.release_stale_holds()")
-    assert left(user) == Left(["lost"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["lost"], 0, [], 0, 0, "0.000000")
     assert tables_with(marker) == []
 
 
@@ -500,7 +499,7 @@ def test_a_killed_turns_open_parts_are_closed_for_followers(
 
 
 def test_a_follower_gets_an_error_after_a_shutdown(
-    browser: Browser, killable: Process, person: NewPerson, left: ReadLeft
+    browser: Browser, killable: Process, person: NewPerson, state_of: StateOf
 ) -> None:
     user = person("pro")
     body, _ = body_of(TWELVE_SECONDS)
@@ -513,5 +512,5 @@ def test_a_follower_gets_an_error_after_a_shutdown(
     follower = browser.end("follower")
     assert follower.kinds[-2:] == ["error", "finish"]
     assert (follower.metadata["charged_usd"], follower.metadata["persisted"]) == (0, False)
-    assert left(user) == Left(["failed"], 0, [], 0, 0, "0.000000")
+    assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")
     assert follower.violations == []

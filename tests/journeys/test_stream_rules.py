@@ -7,12 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api import Left
 from tests.clients.browser import Browser, Json
 from tests.conftest import Person
 
 NewPerson = Callable[..., Person]
-ReadLeft = Callable[[Person], Left]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 
