@@ -14,6 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import PASSWORD, Config, Stack, free_offset, running
@@ -22,6 +24,49 @@ pytest_plugins = ["tests.api", "tests.billing_kit"]
 
 # Each httpx client builds a TLS context, which takes 40 ms of CPU to read the certificate store. No test uses TLS.
 ssl.create_default_context = cache(ssl.create_default_context)
+
+# The slowest files, which start first so that no process runs one of them alone at the end.
+SLOW_FILES = (
+    "tests/local/test_stack_shutdown.py",
+    "tests/package/",
+    "tests/functions/test_rotate_keys.py",
+    "tests/journeys/test_endings.py",
+    "tests/journeys/test_canary.py",
+    "tests/journeys/test_killed_turns.py",
+    "tests/sql/test_migrations.py",
+    "tests/journeys/test_resume.py",
+    "tests/functions/maintenance/",
+    "tests/local/test_stack.py",
+    "tests/sql/test_histories.py",
+    "tests/journeys/test_killed_billing.py",
+    "tests/sql/test_billing.py",
+    "tests/functions/test_chat_own_key.py",
+    "tests/sql/test_lock_order.py",
+    "tests/functions/test_many_streams.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put SLOW_FILES first, in their order."""
+
+    def rank(item: pytest.Item) -> int:
+        ranks = (rank for rank, prefix in enumerate(SLOW_FILES) if item.nodeid.startswith(prefix))
+        return next(ranks, len(SLOW_FILES))
+
+    items.sort(key=rank)
+
+
+class FileScheduling(LoadFileScheduling):
+    """Gives each process whole files in their order. The packaging tests share one build, so they count as one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/package" if nodeid.startswith("tests/package/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling | None:
+    """The scheduler of `--dist loadfile`."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
 
 TEMPLATE = "migrated"
 

@@ -25,7 +25,7 @@ def wait_for(what: str, ready: Callable[[], Any]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not ready():
         assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def processes_of(folder: Path) -> dict[int, str]:
