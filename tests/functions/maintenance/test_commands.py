@@ -22,7 +22,7 @@ from tests.sql.metering import USAGE, admit, settle, value
 @pytest.mark.parametrize(
     "job", [name for name in JOBS if name not in ("rotate-keys", "export-user", "delete-user", "publish-catalog")]
 )
-def test_an_event_runs_a_job_logs_a_line_and_emits_a_metric(
+def test_an_event_runs_a_job_with_log_and_metric(
     billing: BillingStack, capsys: pytest.CaptureFixture[str], job: str
 ) -> None:
     with mock.patch.dict(os.environ, environment(billing.stack, billing.fake.url)):

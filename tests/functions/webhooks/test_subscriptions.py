@@ -139,7 +139,7 @@ def test_a_cancellation_through_the_api_counts(billing: BillingStack, when: str)
 
 
 def failing(billing: BillingStack) -> Person:
-    """A subscriber whose renewal was not paid."""
+    """A subscriber with an unpaid renewal."""
     user = subscriber(billing)
     billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=False)
     billing.advance_and_deliver(MONTH + 2 * HOUR)
