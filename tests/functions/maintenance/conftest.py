@@ -12,9 +12,10 @@ from tests.conftest import Person
 @pytest.fixture(autouse=True)
 def no_subscription_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Moving the stand-in's clock renews every subscription, so those of earlier tests would cost most of the time."""
+    # Before the yield, so that `billing` is torn down after this fixture.
+    billing = request.getfixturevalue("billing") if "billing" in request.fixturenames else None
     yield
-    if "billing" in request.fixturenames:
-        billing: BillingStack = request.getfixturevalue("billing")
+    if billing is not None:
         billing.cancel_subscriptions()
 
 
