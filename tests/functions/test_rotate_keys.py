@@ -50,9 +50,9 @@ from tests.functions.rotate_keys_kit import (
 from tests.sql.metering import Db, value
 
 FULL = bool(os.environ.get("PROVE"))
-KEYS = 100_000 if FULL else 2_000
-STEP = 500 if FULL else 20  # rows per batch in a job that is killed: at least a hundred batches
-CLIENTS = 8
+KEYS = 100_000 if FULL else 1_000
+STEP = 500 if FULL else 10  # rows per batch in a job that is killed: at least a hundred batches
+CLIENTS = 8 if FULL else 4
 KILLS = 6
 OUTAGES = 4
 
@@ -279,7 +279,7 @@ def test_more_unreadable_rows_than_a_batch_block_no_others(stack: Stack, owners:
 
 
 def test_two_concurrent_runs_rotate_each_row_once(stack: Stack, owners: list[str], start: Start) -> None:
-    plains = store(stack, owners[:1000])
+    plains = store(stack, owners[:500])
     before = stored(stack)
     jobs = [start(BATCH=20), start(BATCH=20)]
     assert [job.end() for job in jobs] == [0, 0], [job.stderr for job in jobs]
@@ -500,9 +500,9 @@ def reachable(stack: Stack) -> bool:
 def test_an_outage_fails_the_job_and_the_next_run_continues(
     stack: Stack, owners: list[str], start: Start, eventually: Callable[..., None], moment: str
 ) -> None:
-    plains = store(stack, owners[:1000])
+    plains = store(stack, owners[:500])
     before = stored(stack)
-    job = start(BATCH=20, BATCH_S=2)
+    job = start(BATCH=10, BATCH_S=2)
     done = job.progress()
     with outage(stack, moment, eventually):
         status = job.end()
@@ -522,9 +522,9 @@ def test_an_outage_fails_the_job_and_the_next_run_continues(
 def test_a_short_outage_is_waited_for(
     stack: Stack, owners: list[str], start: Start, eventually: Callable[..., None], moment: str
 ) -> None:
-    plains = store(stack, owners[:1000])
+    plains = store(stack, owners[:500])
     before = stored(stack)
-    job = start(BATCH=20)
+    job = start(BATCH=10)
     for _ in range(OUTAGES):
         job.progress()
         with outage(stack, moment, eventually):

@@ -4,6 +4,7 @@ A canary is `sk-HEAD-name-TAIL` and the hint, four more characters. HEAD and TAI
 test run, so that a part of any key is recognised, as text or encoded.
 """
 
+import itertools
 import os
 import secrets
 import string
@@ -88,15 +89,18 @@ class Observation:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Record the database's activity and the command lines every 20 ms."""
+        """Record the database's activity every 20 ms. The command lines, which change seldom, at every tenth time."""
         done = threading.Event()
 
         def watch() -> None:
             with psycopg.connect(self.stack.postgres.url("supabase_admin"), autocommit=True) as db:
-                while not done.wait(0.02):
+                for number in itertools.count():
+                    if done.wait(0.02):
+                        break
                     rows = db.execute("select a::text from pg_stat_activity a where pid <> pg_backend_pid()").fetchall()
                     self.activity.update(row[0].encode() for row in rows)
-                    self.command_lines.update(text for _, text in process_files("cmdline"))
+                    if number % 10 == 0:
+                        self.command_lines.update(text for _, text in process_files("cmdline"))
 
         with ThreadPoolExecutor(1) as pool:
             watcher = pool.submit(watch)

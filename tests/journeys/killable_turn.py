@@ -1,14 +1,19 @@
-"""One turn of the real chat in a process that kills itself at a step: `killable_turn.py STEP`, the turn on stdin.
+"""Turns of the real chat in processes that kill themselves at a step.
 
-A step is the time before or after a call of the database, or after a chunk of output. Prints nothing. The exit status
-is that of SIGKILL, or 0 if the turn ended before the step.
+Reads lines of JSON from stdin, one `{"environment", "user_id", "body", "step"}` for each turn. Starting Python takes a
+second, so this process imports everything once and forks for each turn. It answers each with a line: the exit status of
+the turn's process, which is 0 if the turn ended before the step, and -9 after SIGKILL.
+
+A step is the time before or after a call of the database, or after a chunk of output.
 """
 
 import asyncio
+import importlib
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -23,6 +28,7 @@ from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
+from infra.local.serve import ON_DEMAND
 
 
 class Steps:
@@ -51,10 +57,9 @@ class SteppedDatabase(Database):
         return result
 
 
-async def main() -> None:
+async def run(turn: dict[str, Any]) -> None:
     """One turn."""
-    turn = json.load(sys.stdin)
-    steps = Steps(int(sys.argv[1]))
+    steps = Steps(turn["step"])
     settings = load(ChatSettings, turn["environment"])
 
     original_write = Feed.write
@@ -73,4 +78,24 @@ async def main() -> None:
     await chat.close()
 
 
-asyncio.run(main())
+def main() -> None:
+    """Fork for each line of stdin."""
+    statuses = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # keep the chat's log out of the statuses
+    for name in ON_DEMAND:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                asyncio.run(run(json.loads(line)))
+            except BaseException:  # noqa: BLE001 -- the test reports any error
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        statuses.write(f"{os.waitstatus_to_exitcode(status)}\n")
+
+
+if __name__ == "__main__":
+    main()

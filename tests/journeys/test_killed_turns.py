@@ -10,8 +10,9 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from tempfile import TemporaryFile
 from typing import Any
 
 import psycopg
@@ -37,24 +38,38 @@ NOTHING = dict.fromkeys(TIERS, 0)
 PRICE = Decimal("0.025")
 
 
-def kill_at(stack: Stack, person: Person, body: dict[str, Any], step: int) -> bool:
-    """Run a turn that kills its process at a step. Returns False if the turn ended before."""
-    turn = {
-        "environment": chat_environment(stack),
-        "user_id": person.id,
-        "body": body,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.journeys.killable_turn", str(step)],
-        cwd=ROOT,
-        input=json.dumps(turn),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+KillAt = Callable[[Person, dict[str, Any], int], bool]
+
+
+@pytest.fixture(scope="module")
+def kill_at(stack: Stack) -> Iterator[KillAt]:
+    """Runs a turn that kills its process at a step. Returns False if the turn ended before."""
+    with (
+        TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.journeys.killable_turn"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            bufsize=1,
+        ) as process,
+    ):
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def kill_at(person: Person, body: dict[str, Any], step: int) -> bool:
+            turn = {"environment": chat_environment(stack), "user_id": person.id, "body": body, "step": step}
+            stdin.write(json.dumps(turn) + "\n")
+            status = stdout.readline().strip()
+            errors.seek(0)
+            assert status in ("0", str(-signal.SIGKILL)), errors.read()
+            return status != "0"
+
+        yield kill_at
+        stdin.close()
 
 
 def expire_holds(stack: Stack) -> None:
@@ -76,7 +91,7 @@ def taken(stack: Stack, user: Person, after: UserState) -> dict[str, int]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("funding", TIERS)
 def test_a_killed_turn_is_charged_exactly_if_it_was_settled(
-    stack: Stack, api: Api, person: Callable[..., Person], state_of: StateOf, funding: str
+    stack: Stack, api: Api, person: Callable[..., Person], state_of: StateOf, kill_at: KillAt, funding: str
 ) -> None:
     charged_from = None
     users = []
@@ -89,7 +104,7 @@ def test_a_killed_turn_is_charged_exactly_if_it_was_settled(
                 pack(db, user.id, 5)
         users.append(user.id)
         body = question(text)
-        killed = kill_at(stack, user, body, step)
+        killed = kill_at(user, body, step)
         expire_holds(stack)
         after = state_of(user)
         assert after.holds == 0
