@@ -288,7 +288,7 @@ def test_who_may_not_schedule_is_told(scheduled: Cluster) -> None:
     with scheduled.connect("supabase_admin") as db:
         db.execute("truncate cron.job; revoke execute on function cron.schedule(text, text, text) from public")
     with scheduled.connect() as db:
-        assert "(permission denied for function schedule): no job is scheduled" in notices_of(db)[-1]
+        assert "(permission denied for function schedule), so no job is scheduled" in notices_of(db)[-1]
     with scheduled.connect("supabase_admin") as db:
         assert jobs(db) == {}
 
