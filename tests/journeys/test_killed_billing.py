@@ -30,8 +30,7 @@ from infra.local.stack import Stack
 from tests.billing_kit import DAY, HOUR, SITE, BillingStack, environment, publish, running_billing
 from tests.conftest import Person
 from tests.local.stripe.kit import SECRET
-from tests.sql.metering import admit, settle, value
-from tests.sql.test_settle_query import turn
+from tests.sql.metering import admit, settle, turn, value
 
 Json = dict[str, Any]
 Action = Callable[[BillingStack, Sequence[Person]], None]

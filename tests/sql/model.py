@@ -1,7 +1,8 @@
-"""Metering in plain Python: the rules with no SQL, no locks, no concurrency, to compare with.
+"""The rules of metering in plain Python, without SQL, locks or concurrency, to compare the SQL with.
 
-One user. Time is passed in. Where the SQL keeps counters, this keeps the queries themselves and counts them each time;
-where it keeps what is left of a pack, this works it out from what was bought, used and refunded.
+The model has one user, and takes the time as a parameter. The SQL stores counters; the model stores the queries and
+counts them each time. The SQL stores the remaining credits of a pack; the model computes them from purchase, use and
+refund.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,12 @@ CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
 CHARGED = ("answered", "stopped")
 
-Period = tuple[datetime, datetime]  # its start and its end
+Period = tuple[datetime, datetime]  # start and end
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """A live subscription as a look at Stripe finds it. Without a period: calendar months."""
+    """The state of a live subscription at Stripe. period None: calendar months."""
 
     tier: str
     paid_tiers: tuple[str, ...] = ()
@@ -31,7 +32,7 @@ class Subscription:
 
 @dataclass(frozen=True)
 class Payment:
-    """What was paid for a pack, as a look at Stripe finds it. `paid_at` is None until it is."""
+    """The state of the payment of a pack at Stripe. paid_at is None until it is paid."""
 
     session: str
     credits: int
@@ -43,23 +44,23 @@ class Payment:
     lost: bool = False
 
     @property
-    def due(self) -> int:
-        """Credits that what went back is worth."""
+    def to_revoke(self) -> int:
+        """Credits to revoke for the refund or the lost dispute."""
         return self.credits if self.lost else self.credits * self.refunded_cents // self.cents
 
 
 @dataclass
 class Pack:
-    """Prepaid queries: the newest look at their payment, and its number."""
+    """A credit pack: the newest state of its payment and the sequence number of that state."""
 
     payment: Payment
-    look: int
-    lapsed: bool = False  # written down as expired
+    sequence: int
+    expired: bool = False  # recorded as expired by expire_credits
 
 
 @dataclass
 class Query:
-    """One admitted query. `outcome` is None while it runs."""
+    """An admitted query. outcome is None while it runs."""
 
     id: str
     request: str
@@ -74,13 +75,13 @@ class Query:
     billed: bool = False
 
     @property
-    def counts(self) -> bool:
-        """Whether it takes its funding: it runs, or it was charged."""
+    def takes_funding(self) -> bool:
+        """Whether it runs or was charged."""
         return self.outcome is None or self.outcome in CHARGED
 
 
 def months_after(anchor: datetime, months: int) -> datetime:
-    """The same day and time so many months later, or the month's last day where there is no such day."""
+    """The same day and time a number of months later. In a shorter month: its last day."""
     year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
     for day in range(anchor.day, 27, -1):
         try:
@@ -90,14 +91,14 @@ def months_after(anchor: datetime, months: int) -> datetime:
     return anchor.replace(year=year, month=month + 1)
 
 
-def period_at(known: Period | None, at: datetime) -> Period:
-    """The period that holds `at`: the known one while it lasts, else months from whichever of its ends is later in
-    its month; none: calendar months."""
-    if known is not None and known[0] <= at < known[1]:
-        return known
+def period_at(stored: Period | None, at: datetime) -> Period:
+    """The period that contains `at`: the stored one if it does, otherwise one a number of months before or after it,
+    counted from its start or end, whichever is later in its month. None: calendar months."""
+    if stored is not None and stored[0] <= at < stored[1]:
+        return stored
     anchor = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    if known is not None:
-        anchor = known[1] if known[1].day > known[0].day else known[0]
+    if stored is not None:
+        anchor = stored[1] if stored[1].day > stored[0].day else stored[0]
     months = 0
     while months_after(anchor, months + 1) <= at:
         months += 1
@@ -107,90 +108,94 @@ def period_at(known: Period | None, at: datetime) -> Period:
 
 
 def midnight_after(at: datetime) -> datetime:
-    """When the next UTC day begins."""
+    """The start of the next UTC day."""
     return datetime.combine(at.date() + timedelta(days=1), datetime.min.time(), UTC)
 
 
 @dataclass
 class User:
-    """A user, what they have bought, and every query they ever asked."""
+    """A user with all their packs and queries."""
 
     tier: str = "free"
     next_tier: str | None = None
     status: str = "active"
-    known: Period | None = None  # as Stripe says it
+    stored_period: Period | None = None  # the newest from Stripe
     past_due_since: datetime | None = None
     subscribed: bool = False
-    look: int = 0
+    sequence: int = 0
     allow_overages: bool = True
-    limit: Decimal = Decimal(10)
-    daily_quota: int | None = None  # of the user's own
+    overage_limit: Decimal = Decimal(10)
+    daily_quota: int | None = None  # for this user only
     lifetime_quota: int | None = None
     keys: set[str] = field(default_factory=set)
     packs: dict[str, Pack] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
-    # What is counted. Only an admission or the monthly sweep moves them, and only forward.
-    day: date = date(2020, 1, 1)
-    period: datetime = datetime(2020, 1, 1, tzinfo=UTC)
+    # The day and the period that the counters count. Only an admission or the monthly job changes them, only forward.
+    quota_date: date = date(2020, 1, 1)
+    overage_period: datetime = datetime(2020, 1, 1, tzinfo=UTC)
 
     def as_of(self, at: datetime) -> "User":
-        """The user at that time; shares packs and queries."""
+        """A copy of the user as of that time, which shares packs and queries."""
         user = replace(self)
-        is_over = user.known is not None and user.known[1] <= at
+        is_over = user.stored_period is not None and user.stored_period[1] <= at
         if user.status == "canceled" and is_over:
             user.tier, user.status, user.subscribed = user.unsubscribed_tier(at), "active", False
-            user.known = user.next_tier = None
+            user.stored_period = user.next_tier = None
         elif user.next_tier is not None and is_over:
             user.tier, user.next_tier = user.next_tier, None
-        user.day = max(user.day, at.date())
-        user.period = max(user.period, period_at(user.known, at)[0])
+        user.quota_date = max(user.quota_date, at.date())
+        user.overage_period = max(user.overage_period, period_at(user.stored_period, at)[0])
         return user
 
     def unsubscribed_tier(self, at: datetime) -> str:
-        """The plan without a subscription: free cannot spend credits."""
-        kept = (pack for pack in self.unexpired(at) if pack.payment.due < pack.payment.credits)
-        return "usage_only" if any(kept) else "free"
+        """The tier without a subscription. free cannot spend credits."""
+        valid = (pack for pack in self.unexpired(at) if pack.payment.to_revoke < pack.payment.credits)
+        return "usage_only" if any(valid) else "free"
 
-    def used_today(self) -> int:
+    def quota_used(self) -> int:
         """Included queries of the day."""
         return sum(
-            q.counts and q.funding == "included" and q.tier != "free" and q.day == self.day
+            q.takes_funding and q.funding == "included" and q.tier != "free" and q.day == self.quota_date
             for q in self.queries.values()
         )
 
-    def used_ever(self) -> int:
-        """Free queries ever."""
-        return sum(q.counts and q.funding == "included" and q.tier == "free" for q in self.queries.values())
+    def lifetime_used(self) -> int:
+        """Included queries on a lifetime quota."""
+        return sum(q.takes_funding and q.funding == "included" and q.tier == "free" for q in self.queries.values())
 
-    def overage(self) -> Decimal:
-        """US dollars of overage in the period."""
+    def overage_used(self) -> Decimal:
+        """Overage in the period, US dollars."""
         return sum(
-            (PRICE for q in self.queries.values() if q.counts and q.funding == "overage" and q.period == self.period),
+            (
+                PRICE
+                for q in self.queries.values()
+                if q.takes_funding and q.funding == "overage" and q.period == self.overage_period
+            ),
             Decimal(0),
         )
 
     def remaining(self, pack: Pack) -> int:
-        """Queries that a pack can still pay."""
-        return 0 if pack.lapsed else self.unspent(pack)
+        """Credits of a pack that can still be spent."""
+        return 0 if pack.expired else self.unspent(pack)
 
     def expired(self, pack: Pack) -> int:
-        """Queries that were left of a pack when it lapsed."""
-        return self.unspent(pack) if pack.lapsed else 0
+        """Credits of a pack that were left when it expired."""
+        return self.unspent(pack) if pack.expired else 0
 
     def unspent(self, pack: Pack) -> int:
-        """Queries of a pack that were neither used nor taken back."""
-        return max(0, pack.payment.credits - pack.payment.due - self.used(pack))
+        """Credits of a pack that are neither used nor revoked."""
+        return max(0, pack.payment.credits - pack.payment.to_revoke - self.used(pack))
 
     def revoked(self, pack: Pack) -> int:
-        """Queries of a pack that went back with the money: what was used, or is being used, stays used."""
-        return min(pack.payment.due, pack.payment.credits - self.used(pack))
+        """Credits of a pack that a refund revoked. Used and held credits stay used."""
+        return min(pack.payment.to_revoke, pack.payment.credits - self.used(pack))
 
     def used(self, pack: Pack) -> int:
-        """Queries that a pack has paid."""
-        return sum(q.counts and q.pack == pack.payment.session for q in self.queries.values())
+        """Credits of a pack that are spent or held."""
+        return sum(q.takes_funding and q.pack == pack.payment.session for q in self.queries.values())
 
     def unexpired(self, at: datetime) -> list[Pack]:
-        """Packs that have not lapsed."""
+        """Packs with no expiry or a later one."""
         return [p for p in self.packs.values() if p.payment.expires_at is None or p.payment.expires_at > at]
 
     def next_pack(self, at: datetime) -> Pack | None:
@@ -199,77 +204,77 @@ class User:
         last = datetime.max.replace(tzinfo=UTC)
         return min(usable, key=lambda p: (p.payment.expires_at or last, p.payment.paid_at), default=None)
 
-    def runs(self, at: datetime) -> bool:
-        """Whether the plan is in force."""
+    def is_serving(self, at: datetime) -> bool:
+        """Whether the status lets queries through."""
         return (
             self.status == "active"
-            or (self.status == "canceled" and self.known is not None and self.known[1] > at)
+            or (self.status == "canceled" and self.stored_period is not None and self.stored_period[1] > at)
             or (self.status == "past_due" and self.past_due_since is not None and self.past_due_since + GRACE > at)
         )
 
     @property
     def quota(self) -> int:
-        """Included queries, a day or ever."""
-        own, plans = (self.lifetime_quota, LIFETIME) if self.tier == "free" else (self.daily_quota, DAILY[self.tier])
-        return plans if own is None else own
+        """Included queries per day or in total."""
+        own, of_plan = (self.lifetime_quota, LIFETIME) if self.tier == "free" else (self.daily_quota, DAILY[self.tier])
+        return of_plan if own is None else own
 
     @property
-    def sells_overage(self) -> bool:
-        """Whether there is a subscription to invoice overage on, and it may be."""
+    def can_use_overage(self) -> bool:
+        """Whether plan and user allow overage, and a live subscription can invoice it."""
         return self.tier != "free" and self.allow_overages and self.subscribed and self.status == "active"
 
     @property
     def is_prepaid(self) -> bool:
-        """Whether nothing but credits can pay, which do not come back by themselves."""
+        """Whether only credits can pay and no quota resets."""
         return self.tier == "usage_only" and self.quota == 0 and not self.subscribed
 
     def decide(self, at: datetime, provider: str | None = None, *, own_key: bool = True) -> tuple[str | None, str]:
-        """What would pay for a query now, and the reason. Asked of a user as_of that time."""
-        if not self.runs(at):
+        """What pays for a query now, and the reason. Call it on as_of(at)."""
+        if not self.is_serving(at):
             return None, f"Subscription not active: {self.status}"
         if own_key and self.tier != "free" and (self.keys if provider is None else provider in self.keys):
             return "byok", "Unlimited (BYOK)"
         if self.tier == "free":
-            if self.used_ever() < self.quota:
+            if self.lifetime_used() < self.quota:
                 return "included", "Within free tier quota"
             return None, "Free tier quota exhausted"
-        if self.used_today() < self.quota:
+        if self.quota_used() < self.quota:
             return "included", "Within daily quota"
         if self.next_pack(at) is not None:
             return "credit", "Credits available"
-        if self.sells_overage:
-            if self.overage() + PRICE <= self.limit:
+        if self.can_use_overage:
+            if self.overage_used() + PRICE <= self.overage_limit:
                 return "overage", "Overage allowed"
             return None, "Overage limit reached"
         return None, "Daily quota exceeded"
 
-    def asks_for_payment(self, at: datetime) -> bool:
-        """Whether the next query costs money, or paying would help; an own key aside."""
+    def requires_payment(self, at: datetime) -> bool:
+        """Whether the next query costs money or a payment would help, without an own key."""
         funding, _ = self.decide(at, own_key=False)
         if funding is not None:
             return funding == "overage"
-        return not self.runs(at) or self.tier == "free" or self.is_prepaid
+        return not self.is_serving(at) or self.tier == "free" or self.is_prepaid
 
     def resets_at(self, at: datetime) -> datetime | None:
-        """When what pays, or what is used up, starts anew by itself; an own key aside."""
+        """When the quota or limit that decides resets, without an own key."""
         funding, _ = self.decide(at, own_key=False)
-        if not self.runs(at) or self.tier == "free" or self.is_prepaid or funding == "credit":
+        if not self.is_serving(at) or self.tier == "free" or self.is_prepaid or funding == "credit":
             return None
-        if funding == "included" or not self.sells_overage:
+        if funding == "included" or not self.can_use_overage:
             return midnight_after(at)
-        end = period_at(self.known, at)[1]
+        end = period_at(self.stored_period, at)[1]
         return min(end, midnight_after(at)) if funding is None and self.quota > 0 else end
 
     def admit(
         self, at: datetime, query_id: str, request: str, provider: str | None, seconds: int
     ) -> tuple[str, str | None]:
-        """The decision, and the funding where it is `admitted`."""
+        """The decision, and the funding if it is `admitted`."""
         same = [q for q in self.queries.values() if q.request == request]
         if any(q.outcome in CHARGED for q in same):
             return "ended", None
-        # Lost queries give back before anything is taken that is not included, and before the same is asked again.
+        # Expired holds are released before anything but the quota pays, and before a request is repeated.
         if self.as_of(at).decide(at, own_key=False)[0] != "included" or any(q.outcome is None for q in same):
-            self.lose(at)
+            self.release_stale(at)
         if any(q.outcome is None for q in same):
             return "in_progress", None
         now = self.as_of(at)
@@ -279,73 +284,73 @@ class User:
         self.__dict__.update(now.__dict__)
         pack = self.next_pack(at) if funding == "credit" else None
         self.queries[query_id] = Query(
-            query_id, request, at, funding, self.tier, self.day, self.period, pack.payment.session if pack else None,
-            at + timedelta(seconds=seconds),
+            query_id, request, at, funding, self.tier, self.quota_date, self.overage_period,
+            pack.payment.session if pack else None, at + timedelta(seconds=seconds),
         )  # fmt: skip
         return "admitted", funding
 
-    def reset(self, at: datetime) -> None:
-        """Start the overage of a period that has ended anew, as the monthly sweep does for who owes something."""
-        start = period_at(self.known, at)[0]
-        if start > self.period and self.overage() > 0:
-            self.period = start
+    def reset_overage(self, at: datetime) -> None:
+        """Resets the overage counter of an ended period, as the monthly job does if the counter is not zero."""
+        start = period_at(self.stored_period, at)[0]
+        if start > self.overage_period and self.overage_used() > 0:
+            self.overage_period = start
 
-    def apply_customer(self, at: datetime, look: int, subscription: Subscription | None) -> None:
-        """What a look at the customer found, unless a later one is known."""
-        if look <= self.look:
+    def apply_customer(self, at: datetime, sequence: int, subscription: Subscription | None) -> None:
+        """Applies the state of the customer, unless a newer one was applied."""
+        if sequence <= self.sequence:
             return
-        self.look, self.subscribed, self.next_tier = look, subscription is not None, None
+        self.sequence, self.subscribed, self.next_tier = sequence, subscription is not None, None
         if subscription is None:
             self.tier, self.status = self.unsubscribed_tier(at), "active"
-            self.known = self.past_due_since = None
+            self.stored_period = self.past_due_since = None
             return
         self.tier = max((subscription.tier, *subscription.paid_tiers), key=CHEAPEST_FIRST.index)
         if self.tier != subscription.tier and subscription.status != "canceled":
             self.next_tier = subscription.tier
         self.status, self.past_due_since = subscription.status, subscription.past_due_since
-        self.known = subscription.period
+        self.stored_period = subscription.period
 
-    def apply_pack(self, at: datetime, look: int, payment: Payment) -> None:
-        """What a look at a payment found, unless a later one is known."""
+    def apply_pack(self, at: datetime, sequence: int, payment: Payment) -> None:
+        """Applies the state of a payment, unless a newer one was applied."""
         pack = self.packs.get(payment.session)
-        if payment.paid_at is None if pack is None else look <= pack.look:
+        if payment.paid_at is None if pack is None else sequence <= pack.sequence:
             return
-        self.packs[payment.session] = Pack(payment, look, pack is not None and pack.lapsed)
-        self.go_by_packs(at)
+        self.packs[payment.session] = Pack(payment, sequence, pack is not None and pack.expired)
+        self.set_tier_from_packs(at)
 
-    def expire(self, at: datetime) -> int:
-        """Write down what has lapsed. Returns how many packs."""
-        kept = self.unexpired(at)
-        lapsed = [pack for pack in self.packs.values() if pack not in kept and not pack.lapsed]
-        for pack in lapsed:
-            pack.lapsed = True
-        if lapsed:
-            self.go_by_packs(at)
-        return len(lapsed)
+    def expire_credits(self, at: datetime) -> int:
+        """Records expired packs. Returns how many."""
+        unexpired = self.unexpired(at)
+        expired = [pack for pack in self.packs.values() if pack not in unexpired and not pack.expired]
+        for pack in expired:
+            pack.expired = True
+        if expired:
+            self.set_tier_from_packs(at)
+        return len(expired)
 
-    def go_by_packs(self, at: datetime) -> None:
-        """The plan of a user without a subscription."""
+    def set_tier_from_packs(self, at: datetime) -> None:
+        """Sets the tier of a user without a subscription to what their packs allow."""
         if not self.subscribed and self.status == "active" and self.tier in ("free", "usage_only"):
             self.tier = self.unsubscribed_tier(at)
 
-    def bill(self, until: datetime) -> list[tuple[datetime, int]]:
-        """Take the overage of before `until` that no bill has together: periods and how many queries."""
-        due: dict[datetime, int] = {}
+    def claim_overage(self, until: datetime) -> list[tuple[datetime, int]]:
+        """Collects the overage before `until` that is on no bill: periods and their number of queries."""
+        claimed: dict[datetime, int] = {}
         for query in self.queries.values():
             if query.funding == "overage" and query.outcome in CHARGED and query.at < until and not query.billed:
                 query.billed = True
-                due[query.period] = due.get(query.period, 0) + 1
-        return sorted(due.items())
+                claimed[query.period] = claimed.get(query.period, 0) + 1
+        return sorted(claimed.items())
 
     def end(self, query_id: str, outcome: str) -> str:
-        """End a query, unless it has ended. Returns how it did end."""
+        """Ends a query, unless it has ended. Returns its outcome."""
         query = self.queries[query_id]
         if query.outcome is None:
             query.outcome = outcome
         return query.outcome
 
-    def lose(self, at: datetime) -> int:
-        """Give up the queries whose time is over. Returns how many."""
+    def release_stale(self, at: datetime) -> int:
+        """Ends queries with an expired hold as lost. Returns how many."""
         stale = [q for q in self.queries.values() if q.outcome is None and q.expires_at <= at]
         for query in stale:
             self.end(query.id, "lost")

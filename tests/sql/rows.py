@@ -1,4 +1,4 @@
-"""A user with at least one row in every table that has users' rows."""
+"""A user with at least one row in every table that has rows of users."""
 
 import uuid
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from tests.conftest import new_user
 
 
 @dataclass(frozen=True, slots=True)
-class Somebody:
-    """Who they are and what is theirs."""
+class UserWithRows:
+    """Ids of the user and of some of their rows."""
 
     id: str
     conversation_id: str
     credit_pack_id: str
 
 
-def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
-    """Signs up, buys credits, brings a key, has asked questions that are kept, has been billed, asks another now."""
+def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
+    """Creates a user with a credit pack, a key, a conversation, a bill, a running query and a refusal."""
     user_id = new_user(db, "pro")
     pack_id, conversation_id, message_id, item_id = (str(uuid.uuid4()) for _ in range(4))
     db.execute(
@@ -80,4 +80,4 @@ def somebody_with_rows_everywhere(db: psycopg.Connection[Any]) -> Somebody:
         "values (gen_random_uuid(), now(), %s, 'third', 'Daily quota exceeded', false, 'pro', 40, 40, 0)",
         (user_id,),
     )
-    return Somebody(user_id, conversation_id, pack_id)
+    return UserWithRows(user_id, conversation_id, pack_id)

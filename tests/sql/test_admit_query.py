@@ -1,9 +1,8 @@
-"""admit_query: who may ask, what pays, and that a request is one request however it is sent."""
+"""admit_query: who is admitted, what pays, and that repeated calls take funding once."""
 
 import json
 import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import new_user
-from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, pack, release, settle
+from tests.conftest import Connect, new_user
+from tests.sql.billing import apply_pack, run_queries
+from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, pack, release, settle, value
 
-Connect = Callable[..., Db]
 
-
-def test_a_day_has_its_quota_and_the_next_one_starts_anew(db: Db) -> None:
+def test_the_daily_quota_resets_at_midnight_utc(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", allow_overages=False)
     for remaining in range(14, -1, -1):
@@ -32,7 +30,7 @@ def test_a_day_has_its_quota_and_the_next_one_starts_anew(db: Db) -> None:
     assert admit(db, user)["remaining"] == 14
 
 
-def test_free_has_ten_for_life_whatever_the_day(db: Db) -> None:
+def test_free_has_a_lifetime_quota_of_ten(db: Db) -> None:
     user = new_user(db)
     for day in range(1, 11):
         at(db, f"2026-03-{day:02}T12:00Z")
@@ -48,7 +46,7 @@ def test_an_unknown_user_is_refused(db: Db) -> None:
     assert refused["requires_payment"] is True
 
 
-def test_each_funding_is_used_up_before_the_next(db: Db) -> None:
+def test_quota_pays_before_credits_and_credits_before_overage(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", stripe_subscription_id="sub_1", overage_limit="0.05", daily_quota=2)
     pack(db, user, 1)
@@ -61,7 +59,7 @@ def test_each_funding_is_used_up_before_the_next(db: Db) -> None:
     assert admit(db, user, p_provider="anthropic")["decision"] == "refused"  # the key is not for this provider
 
 
-def test_the_pack_that_expires_soonest_pays_first_and_an_expired_one_never(db: Db) -> None:
+def test_packs_pay_by_expiry_and_expired_packs_never(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "usage_only")
     never = pack(db, user, 1)
@@ -69,14 +67,16 @@ def test_the_pack_that_expires_soonest_pays_first_and_an_expired_one_never(db: D
     newer = pack(db, user, 1, "2026-05-01Z", "2026-01-03Z")
     soonest = pack(db, user, 1, "2026-04-01Z", "2026-01-04Z")
     pack(db, user, 1, "2026-03-01T12:00Z")
+    order = []
     for _ in range(4):
-        assert admit(db, user)["funding"] == "credit"
-    order = db.execute("select credit_pack_id::text as id from public.query_holds order by created_at, id").fetchall()
-    assert {row["id"] for row in order} == {soonest, older, newer, never}
+        query = admit(db, user)
+        assert query["funding"] == "credit"
+        order.append(value(db, "select credit_pack_id::text from public.query_holds where id = %s", query["hold_id"]))
+    assert order == [soonest, older, newer, never]
     assert admit(db, user)["decision"] == "refused"
 
 
-def test_overage_needs_a_live_subscription_to_be_invoiced_on(db: Db) -> None:
+def test_overage_needs_a_live_stripe_subscription(db: Db) -> None:
     assert admit(db, new_user(db, "usage_only"))["reason"] == "Daily quota exceeded"
     assert admit(db, new_user(db, "usage_only", stripe_subscription_id="sub_1"))["funding"] == "overage"
     off = new_user(db, "usage_only", stripe_subscription_id="sub_2", allow_overages=False)
@@ -96,7 +96,7 @@ def test_overage_needs_a_live_subscription_to_be_invoiced_on(db: Db) -> None:
         ),
     ],
 )
-def test_a_status_other_than_active_has_its_own_rule(db: Db, columns: dict[str, Any], decision: str) -> None:
+def test_which_subscription_statuses_admit_queries(db: Db, columns: dict[str, Any], decision: str) -> None:
     at(db, "2026-03-01T12:00Z")
     admitted = admit(db, new_user(db, "basic", **columns))
     assert admitted["decision"] == decision
@@ -105,7 +105,7 @@ def test_a_status_other_than_active_has_its_own_rule(db: Db, columns: dict[str, 
         assert admitted["requires_payment"] is True
 
 
-def test_a_cancelled_plan_whose_period_is_over_is_free_and_its_lifetime_count_carries_over(db: Db) -> None:
+def test_an_ended_canceled_plan_becomes_free_with_its_lifetime_count(db: Db) -> None:
     user = new_user(
         db,
         "pro",
@@ -121,7 +121,7 @@ def test_a_cancelled_plan_whose_period_is_over_is_free_and_its_lifetime_count_ca
     assert (counters(db, user)["tier"], counters(db, user)["status"]) == ("free", "active")
 
 
-def test_the_overage_period_rolls_by_itself_and_forgets_no_money(db: Db) -> None:
+def test_overage_periods_advance_without_stripe_events(db: Db) -> None:
     user = new_user(
         db,
         "usage_only",
@@ -146,7 +146,7 @@ def test_the_overage_period_rolls_by_itself_and_forgets_no_money(db: Db) -> None
     assert [str(row["overage_charge"]) for row in ledger(db, user)] == ["0.025000"] * 3
 
 
-def test_a_lost_response_is_asked_for_again_with_the_same_hold_and_takes_nothing_more(db: Db) -> None:
+def test_repeating_an_admission_takes_no_more_funding(db: Db) -> None:
     user = new_user(db, "basic")
     first = admit(db, user, "question")
     again = admit(db, user, "question", first["hold_id"])
@@ -154,7 +154,7 @@ def test_a_lost_response_is_asked_for_again_with_the_same_hold_and_takes_nothing
     assert (counters(db, user)["quota_used"], holds(db, user)) == (1, 1)
 
 
-def test_another_attempt_at_a_running_request_is_told_so_until_its_hold_is_lost(db: Db) -> None:
+def test_a_running_request_is_in_progress_until_its_hold_expires(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic")
     first = admit(db, user, "question", p_hold_seconds=60)
@@ -165,7 +165,7 @@ def test_another_attempt_at_a_running_request_is_told_so_until_its_hold_is_lost(
     assert [(str(row["id"]), row["outcome"]) for row in ledger(db, user)] == [(first["hold_id"], "lost")]
 
 
-def test_a_request_that_was_charged_is_not_admitted_again_and_one_that_failed_is(db: Db) -> None:
+def test_only_a_failed_request_is_admitted_again(db: Db) -> None:
     user = new_user(db, "basic")
     release(db, admit(db, user, "question")["hold_id"])
     settle(db, admit(db, user, "question")["hold_id"], "stopped")
@@ -173,7 +173,7 @@ def test_a_request_that_was_charged_is_not_admitted_again_and_one_that_failed_is
     assert counters(db, user)["quota_used"] == 1
 
 
-def test_lost_holds_of_a_user_do_not_refuse_their_next_query(db: Db) -> None:
+def test_expired_holds_do_not_block_the_next_query(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", allow_overages=False, daily_quota=1)
     admit(db, user, p_hold_seconds=60)
@@ -182,7 +182,7 @@ def test_lost_holds_of_a_user_do_not_refuse_their_next_query(db: Db) -> None:
     assert admit(db, user)["decision"] == "admitted"
 
 
-def test_a_model_that_the_plan_does_not_have_is_refused_and_nothing_is_taken(db: Db) -> None:
+def test_a_model_outside_the_plan_is_refused_without_taking_funding(db: Db) -> None:
     user = new_user(db, "free")
     with pytest.raises(psycopg.Error) as caught:
         admit(db, user, p_provider="openai", p_model="gpt-6-sol")
@@ -191,8 +191,8 @@ def test_a_model_that_the_plan_does_not_have_is_refused_and_nothing_is_taken(db:
     assert admit(db, user, p_provider="openai")["model"] == "gpt-6-luna"
 
 
-def test_two_transactions_that_straddle_midnight_do_not_reset_the_new_days_count(db: Db) -> None:
-    """One that began before midnight and waited for the lock finds the new day already counted."""
+def test_a_transaction_from_before_midnight_keeps_the_new_count(db: Db) -> None:
+    """A transaction that waited for the lock past midnight finds the new day already counted."""
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", allow_overages=False)
     at(db, "2026-03-02T00:00:01Z")
@@ -203,20 +203,20 @@ def test_two_transactions_that_straddle_midnight_do_not_reset_the_new_days_count
     assert counters(db, user)["quota_used"] == 15
 
 
-def test_sixty_four_at_once_take_exactly_what_is_left(connect: Connect, db: Db) -> None:
+def test_concurrent_admissions_take_exactly_what_is_left(connect: Connect, db: Db) -> None:
     """Quota, then credits, then overage to its limit: 15 + 10 + 20 of 64."""
     user = new_user(db, "basic", stripe_subscription_id="sub_1", overage_limit="0.5")
     pack(db, user, 10)
     connections = [connect() for _ in range(64)]
-    together = threading.Barrier(64)
+    barrier = threading.Barrier(64)
 
-    def ask(connection: Db) -> str | None:
-        together.wait()
+    def admit_one(connection: Db) -> str | None:
+        barrier.wait()
         funding: str | None = admit(connection, user).get("funding")
         return funding
 
     with ThreadPoolExecutor(64) as pool:
-        taken = list(pool.map(ask, connections))
+        taken = list(pool.map(admit_one, connections))
     assert {funding: taken.count(funding) for funding in set(taken)} == {
         "included": 15,
         "credit": 10,
@@ -226,7 +226,7 @@ def test_sixty_four_at_once_take_exactly_what_is_left(connect: Connect, db: Db) 
     assert str(counters(db, user)["current_overage_amount"]) == "0.500000"
 
 
-def test_ten_dollars_admit_four_hundred_overage_queries_and_forty_cost_one_dollar(db: Db) -> None:
+def test_ten_dollars_admit_four_hundred_overage_queries(db: Db) -> None:
     user = new_user(db, "usage_only", stripe_subscription_id="sub_1")
     admitted = 0
     while admit(db, user)["decision"] == "admitted":
@@ -236,11 +236,11 @@ def test_ten_dollars_admit_four_hundred_overage_queries_and_forty_cost_one_dolla
     assert (admitted, str(counters(db, user)["current_overage_amount"])) == (400, "10.000000")
 
 
-def test_history_carries_what_tools_gave_as_long_as_it_fits(db: Db) -> None:
-    """The newest messages within the characters that are asked for; older results are left out before older texts."""
+def test_history_includes_tool_results_that_fit(db: Db) -> None:
+    """The newest messages that fit into p_characters. Results of tools are left out before texts are."""
     user = new_user(db, "pro")
     for number in range(3):
-        kept = {
+        stored_turn = {
             "chat_id": "chat", "title": "t", "context": {},
             "question": {"id": f"q{number}", "content": "?" * 10},
             "answer": {
@@ -249,7 +249,7 @@ def test_history_carries_what_tools_gave_as_long_as_it_fits(db: Db) -> None:
                 "function_results": [{"id": "c", "output": {"bill": "x" * 1000}, "sources": []}],
             },
         }  # fmt: skip
-        settle(db, admit(db, user, p_chat_id="chat")["hold_id"], turn=json.dumps(kept))
+        settle(db, admit(db, user, p_chat_id="chat")["hold_id"], turn=json.dumps(stored_turn))
 
     def history(characters: int) -> list[tuple[str, bool]]:
         admitted = admit(db, user, p_chat_id="chat", p_history_characters=characters)
@@ -262,7 +262,7 @@ def test_history_carries_what_tools_gave_as_long_as_it_fits(db: Db) -> None:
     assert history(5) == []
 
 
-def test_a_provider_that_the_platform_has_no_account_with_takes_own_keys_only(db: Db) -> None:
+def test_a_provider_without_a_platform_key_needs_an_own_key(db: Db) -> None:
     user = new_user(db, "basic")
     only_openai: Any = {"p_providers": ["openai"]}
     assert admit(db, user, **only_openai)["provider"] == "openai"
@@ -273,14 +273,14 @@ def test_a_provider_that_the_platform_has_no_account_with_takes_own_keys_only(db
     assert admit(db, user, p_provider="anthropic", **only_openai)["funding"] == "byok"
 
 
-def test_admission_tells_what_a_query_may_cost_and_which_models_may_answer(db: Db) -> None:
+def test_admission_returns_the_cost_limit_and_the_models(db: Db) -> None:
     admitted = admit(db, new_user(db, "pro"))
     (plan,) = db.execute("select * from public.plans where tier = 'pro'").fetchall()
     assert admitted["cost_limit_usd"] == str(plan["query_cost_limit_usd"])
     assert admitted["models"] == plan["models"]
 
 
-# What the day's quota has paid, it goes on to pay without another decision, until something changes ------------------
+# While the daily quota pays, admission reuses its last decision until something changes -----------------------------
 
 
 def included_until(db: Db, user: str) -> datetime | None:
@@ -293,11 +293,11 @@ def included_until(db: Db, user: str) -> datetime | None:
 @pytest.mark.parametrize(
     ("tier", "columns", "until"),
     [
-        ("pro", {}, "2026-03-02T00:00Z"),  # the day
+        ("pro", {}, "2026-03-02T00:00Z"),  # the end of the day
         (
             "pro",
             {"current_period_start": "2026-02-01T15:00Z", "current_period_end": "2026-03-01T15:00Z"},
-            "2026-03-01T15:00Z",  # the period, and what the next one brings
+            "2026-03-01T15:00Z",  # the period: the next one may have another plan
         ),
         (
             "pro",
@@ -305,15 +305,19 @@ def included_until(db: Db, user: str) -> datetime | None:
             | {"status": "canceled"},
             "2026-03-01T15:00Z",
         ),
-        # A period that went by without a word from Stripe goes on by months.
+        # A period that ended without an event from Stripe continues by months.
         (
             "pro",
             {"current_period_start": "2026-01-01T15:00Z", "current_period_end": "2026-02-01T15:00Z"},
             "2026-03-01T15:00Z",
         ),
-        ("pro", {"status": "past_due", "past_due_since": "2026-02-22T13:00Z"}, "2026-03-01T13:00Z"),  # the grace
-        ("free", {}, None),  # ten for life are soon decided
-        # A downgrade that the row does not say yet.
+        (
+            "pro",
+            {"status": "past_due", "past_due_since": "2026-02-22T13:00Z"},
+            "2026-03-01T13:00Z",
+        ),  # the end of the grace period
+        ("free", {}, None),  # decisions on a lifetime quota are not reused
+        # A downgrade that is in force but not yet stored.
         (
             "pro",
             {"current_period_start": "2026-01-01T15:00Z", "current_period_end": "2026-02-01T15:00Z"}
@@ -322,7 +326,7 @@ def included_until(db: Db, user: str) -> datetime | None:
         ),
     ],
 )
-def test_what_is_included_stays_so_until_time_can_change_it(
+def test_included_until_is_the_next_time_the_decision_can_change(
     db: Db, tier: str, columns: dict[str, str], until: str | None
 ) -> None:
     at(db, "2026-03-01T12:00Z")
@@ -331,7 +335,7 @@ def test_what_is_included_stays_so_until_time_can_change_it(
     assert included_until(db, user) == (until and datetime.fromisoformat(until))
 
 
-def test_nothing_is_presumed_of_who_has_a_key_of_their_own(db: Db) -> None:
+def test_no_decision_is_reused_for_a_user_with_a_key(db: Db) -> None:
     user = new_user(db, "pro")
     key(db, user, "openai")
     assert admit(db, user, p_own_key=False)["funding"] == "included"
@@ -339,31 +343,31 @@ def test_nothing_is_presumed_of_who_has_a_key_of_their_own(db: Db) -> None:
     assert admit(db, user)["funding"] == "byok"
 
 
-def test_a_key_that_is_asked_for_is_not_passed_over(db: Db) -> None:
+def test_requiring_an_own_key_fails_without_one(db: Db) -> None:
     user = new_user(db, "pro")
     assert admit(db, user)["funding"] == "included"
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         admit(db, user, p_own_key=True)
 
 
-def test_a_plan_that_changes_meanwhile_is_not_overruled(connect: Connect, db: Db) -> None:
-    """Stripe's news do not wait for the user's queue: they come between the decision and its record."""
+def test_a_concurrent_plan_change_clears_the_reused_decision(connect: Connect, db: Db) -> None:
+    """A change that does not take the user lock can commit between the decision and its record."""
     user = new_user(db, "pro")
-    webhook, asking = connect(), connect()
+    webhook, client = connect(), connect()
     with ThreadPoolExecutor(1) as pool, webhook.transaction():
         webhook.execute("update public.user_subscriptions set status = 'suspended' where user_id = %s", (user,))
-        admission = pool.submit(admit, asking, user)
+        admission = pool.submit(admit, client, user)
         while not db.execute(
-            "select from pg_locks where pid = %s and not granted", (asking.info.backend_pid,)
+            "select from pg_locks where pid = %s and not granted", (client.info.backend_pid,)
         ).fetchall():
             assert not admission.done()
-    assert admission.result()["decision"] == "admitted"  # decided before
+    assert admission.result()["decision"] == "admitted"  # decided before the change
     assert included_until(db, user) is None
     assert admit(db, user)["reason"] == "Subscription not active: suspended"
 
 
-def test_whatever_changes_but_the_counters_has_to_be_decided_anew(db: Db) -> None:
-    """The trigger has every column of the table but names, times, counters and what bookkeeping notes."""
+def test_every_change_except_counters_clears_the_reused_decision(db: Db) -> None:
+    """The trigger lists every column of the table except ids, times, counters and bookkeeping."""
     listed = db.execute(
         """
         select a.attname, a.attnum = any (t.tgattr) as clears
@@ -385,29 +389,55 @@ def test_whatever_changes_but_the_counters_has_to_be_decided_anew(db: Db) -> Non
         assert included_until(db, user) is None
 
 
-def test_a_plan_whose_quota_changes_has_it_at_once(db: Db) -> None:
+def test_a_changed_plan_quota_applies_at_once(db: Db) -> None:
     user, special = new_user(db, "pro", allow_overages=False), new_user(db, "pro", daily_quota=30)
-    assert [admit(db, who)["remaining"] for who in (user, special)] == [39, 29]
+    assert [admit(db, each)["remaining"] for each in (user, special)] == [39, 29]
     with db.transaction(force_rollback=True):
         db.execute("update public.plans set daily_quota = 2 where tier = 'pro'")
         assert admit(db, user)["remaining"] == 0
         assert admit(db, user)["decision"] == "refused"
         db.execute("update public.plans set daily_quota = null, lifetime_quota = 1 where tier = 'pro'")
-        for who in (user, special):
-            assert admit(db, who)["remaining"] == 0  # the first for life
-            assert admit(db, who)["reason"] == "Free tier quota exhausted"
+        for each in (user, special):
+            assert admit(db, each)["remaining"] == 0  # the only one of the lifetime quota
+            assert admit(db, each)["reason"] == "Free tier quota exhausted"
 
 
-def test_a_query_that_is_not_decided_anew_is_held_and_told_like_one_that_is(db: Db) -> None:
+def test_a_reused_decision_gives_the_same_hold_and_response(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "pro", stripe_subscription_id="sub_1", overage_limit="7.5")
     admit(db, user)
     db.execute("update public.user_subscriptions set current_overage_amount = 0.025 where user_id = %s", (user,))
-    presumed = admit(db, user)
+    reused = admit(db, user)
     db.execute("update public.user_subscriptions set status = status where user_id = %s", (user,))
     decided = admit(db, user)
-    own = {"hold_id", "request_id"}
-    assert {**presumed, "remaining": 37, **dict.fromkeys(own)} == {**decided, **dict.fromkeys(own)}
+    ids = {"hold_id", "request_id"}
+    assert {**reused, "remaining": 37, **dict.fromkeys(ids)} == {**decided, **dict.fromkeys(ids)}
     _, second, third = db.execute("select * from public.query_holds where user_id = %s order by quota_used", (user,))
-    own = {"id", "request_id"}
-    assert {**second, "quota_used": 2, **dict.fromkeys(own)} == {**third, **dict.fromkeys(own)}
+    ids = {"id", "request_id"}
+    assert {**second, "quota_used": 2, **dict.fromkeys(ids)} == {**third, **dict.fromkeys(ids)}
+
+
+def test_a_prepaid_user_without_credits_is_asked_to_pay(db: Db, connect: Connect) -> None:
+    user = new_user(db)
+    apply_pack(db, user, 1, credits=1)
+    run_queries(db, user, 1, "credit")
+    refused = admit(db, user, "question")
+    assert refused == {
+        "decision": "refused",
+        "reason": "Daily quota exceeded",
+        "requires_payment": True,
+        "resets_at": None,
+        "hold_id": refused["hold_id"],
+    }
+    row = db.execute("select requires_payment, resets_at from public.query_refusals").fetchone()
+    assert row == {"requires_payment": True, "resets_at": None}
+    answer = connect("authenticated", user).execute("select * from public.can_user_query(%s)", (user,)).fetchone()
+    assert answer == {"can_query": False, "reason": "Daily quota exceeded", "requires_payment": True}
+    # With a subscription or an own quota, the user can wait for a reset.
+    at(db, "2026-03-10T12:00Z")
+    subscribed = new_user(db, "usage_only", stripe_subscription_id="sub_1", overage_limit=0)
+    granted = new_user(db, "usage_only", daily_quota=1, quota_used=1, quota_date="2026-03-10")
+    for waiting, resets_at in ((subscribed, "2026-04-01T00:00:00+00:00"), (granted, "2026-03-11T00:00:00+00:00")):
+        refused = admit(db, waiting)
+        assert (refused["decision"], refused["requires_payment"]) == ("refused", False)
+        assert refused["resets_at"] == resets_at

@@ -1,4 +1,4 @@
-"""can_user_query: the answer that admission would give, without admitting."""
+"""can_user_query: the decision of admission, without an admission."""
 
 import uuid
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import new_user
 from tests.sql.metering import Db, admit, at, counters, key, pack, value
 
-# tier, columns of the subscription, what else the user has, and the answer.
+# Tier, columns of the subscription, what else the user has, and the answer.
 CASES: list[tuple[str, dict[str, Any], str, tuple[bool, str, bool]]] = [
     ("free", {}, "", (True, "Within free tier quota", False)),
     ("free", {"lifetime_used": 10}, "", (False, "Free tier quota exhausted", True)),
@@ -39,8 +39,8 @@ CASES: list[tuple[str, dict[str, Any], str, tuple[bool, str, bool]]] = [
 ]
 
 
-def make(db: Db, tier: str, columns: dict[str, Any], has: str) -> str:
-    """The user of a case."""
+def user_of_case(db: Db, tier: str, columns: dict[str, Any], has: str) -> str:
+    """Creates the user of a case."""
     user = new_user(db, tier, **columns)
     if has.endswith("key"):
         key(db, user, "openai", active=has == "key")
@@ -54,13 +54,13 @@ def make(db: Db, tier: str, columns: dict[str, Any], has: str) -> str:
 
 
 @pytest.mark.parametrize(("tier", "columns", "has", "answer"), CASES)
-def test_the_answer_is_the_one_that_admission_gives(
+def test_the_answer_is_the_decision_of_admission(
     db: Db, connect: Callable[..., Db], tier: str, columns: dict[str, Any], has: str, answer: tuple[bool, str, bool]
 ) -> None:
-    user = make(db, tier, columns, has)
+    user = user_of_case(db, tier, columns, has)
     before = counters(db, user)
-    for asking in (db, connect("service_role"), connect("authenticated", user)):
-        row = asking.execute("select * from public.can_user_query(%s)", (user,)).fetchone()
+    for connection in (db, connect("service_role"), connect("authenticated", user)):
+        row = connection.execute("select * from public.can_user_query(%s)", (user,)).fetchone()
         assert row is not None
         assert tuple(row.values()) == answer
     assert counters(db, user) == before
@@ -81,7 +81,7 @@ def test_a_signed_in_user_may_not_ask_about_another(db: Db, connect: Callable[..
         connect("authenticated", user).execute("select public.can_user_query(%s)", (other,))
 
 
-def test_a_new_day_counts_from_nothing(db: Db) -> None:
+def test_a_new_day_starts_at_zero(db: Db) -> None:
     user = new_user(db, "basic", quota_used=15, quota_date="2026-03-01")
     at(db, "2026-03-02T00:00Z")
     row = db.execute("select * from public.can_user_query(%s)", (user,)).fetchone()

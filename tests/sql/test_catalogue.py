@@ -1,49 +1,48 @@
-"""What holds for every table, column, view and function of schemas public and private, read from Postgres's catalogue:
-a new one that breaks a rule fails here before anybody has thought of testing it."""
+"""Rules for every table, column, view and function of the schemas public and private, read from the system catalogs. A
+new object that breaks a rule fails here."""
 
 from typing import Any
 
-import psycopg
 import pytest
 
-Db = psycopg.Connection[dict[str, Any]]
+from tests.sql.metering import Db
 
 OURS = "('public'::regnamespace, 'private'::regnamespace)"
 
-# A definer's function has the rights of postgres, which bypasses row-level security: only the service role calls them,
-# but for set_overage, which changes two columns of whoever calls it.
+# A security definer function has the rights of postgres, which bypasses row-level security, so only the service role
+# may call it. The exception is set_overage, which changes two columns of its caller.
 FUNCTIONS = """
-private.apply_downgrades               volatile   invoker  nobody
-private.charged_query_response         stable     invoker  nobody
-private.check_pin                      volatile   invoker  nobody
-private.check_subscription             volatile   invoker  nobody
+private.apply_downgrades               volatile   invoker  none
+private.charged_query_response         stable     invoker  none
+private.check_pin                      volatile   invoker  none
+private.check_subscription             volatile   invoker  none
 private.clock                          volatile   invoker  authenticated service_role
-private.close_hold                     volatile   invoker  nobody
-private.conversation_key               immutable  invoker  nobody
-private.delete_conversations           volatile   invoker  nobody
+private.close_hold                     volatile   invoker  none
+private.conversation_key               immutable  invoker  none
+private.delete_conversations           volatile   invoker  none
 private.describe_key                   stable     invoker  authenticated service_role
-private.encrypted_key                  stable     invoker  nobody
-private.ended_query                    stable     invoker  nobody
-private.find_conversation              stable     invoker  nobody
-private.is_charged                     immutable  invoker  nobody
+private.encrypted_key                  stable     invoker  none
+private.ended_query                    stable     invoker  none
+private.find_conversation              stable     invoker  none
+private.is_charged                     immutable  invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
 private.reason_of                      immutable  invoker  authenticated service_role
-private.recent_messages                stable     invoker  nobody
-private.reclaim_expired_holds          volatile   invoker  nobody
-private.record_downgrade               volatile   invoker  nobody
-private.record_refusal                 volatile   invoker  nobody
-private.refund_hold                    volatile   invoker  nobody
-private.retain_ledger                  volatile   definer  nobody
-private.running_query                  stable     invoker  nobody
-private.set_tier_from_packs            volatile   invoker  nobody
-private.set_updated_at                 volatile   invoker  nobody
-private.start_subscription             volatile   definer  nobody
-private.store_turn                     volatile   invoker  nobody
-private.subscription_changed           volatile   invoker  nobody
-private.sync_uses_byo_key              volatile   definer  nobody
-private.time_ordered_id                volatile   invoker  nobody
+private.recent_messages                stable     invoker  none
+private.reclaim_expired_holds          volatile   invoker  none
+private.record_downgrade               volatile   invoker  none
+private.record_refusal                 volatile   invoker  none
+private.refund_hold                    volatile   invoker  none
+private.retain_ledger                  volatile   definer  none
+private.running_query                  stable     invoker  none
+private.set_tier_from_packs            volatile   invoker  none
+private.set_updated_at                 volatile   invoker  none
+private.start_subscription             volatile   definer  none
+private.store_turn                     volatile   invoker  none
+private.subscription_changed           volatile   invoker  none
+private.sync_uses_byo_key              volatile   definer  none
+private.time_ordered_id                volatile   invoker  none
 private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
@@ -94,7 +93,7 @@ public.users_to_bill                   stable     definer  service_role
 
 
 def values(db: Db, query: str) -> list[Any]:
-    """The first column of what a query finds."""
+    """The first column of the rows of a query."""
     return [next(iter(row.values())) for row in db.execute(query.encode())]
 
 
@@ -102,13 +101,13 @@ TABLES = f"select c.oid::regclass::text from pg_class c where c.relkind in ('r',
 
 
 @pytest.fixture(autouse=True)
-def there_is_something_to_check(db: Db) -> None:
-    """Every test here looks for what breaks a rule: without tables it would find nothing."""
+def tables_exist(db: Db) -> None:
+    """The tests look for objects that break a rule. Without tables they would pass."""
     assert len(values(db, TABLES)) >= 7
 
 
 def test_functions_are_exactly_those_listed_with_their_rights(db: Db) -> None:
-    """Volatility, whose rights it runs with, which roles may execute it; a second signature is a second row."""
+    """Volatility, security, and the roles that may execute it. Each signature is a row."""
     found = values(
         db,
         f"""
@@ -117,7 +116,7 @@ def test_functions_are_exactly_those_listed_with_their_rights(db: Db) -> None:
                  case when p.prosecdef then 'definer' else 'invoker' end,
                  coalesce((select string_agg(role, ' ' order by role)
                            from unnest('{{public,anon,authenticated,service_role}}'::text[]) role
-                           where has_function_privilege(role, p.oid, 'execute')), 'nobody'))
+                           where has_function_privilege(role, p.oid, 'execute')), 'none'))
         from pg_proc p where p.pronamespace in {OURS}
         """,
     )
@@ -125,7 +124,7 @@ def test_functions_are_exactly_those_listed_with_their_rights(db: Db) -> None:
 
 
 def test_every_function_has_an_empty_search_path(db: Db) -> None:
-    """No function can be made to use somebody else's table or operator of the same name."""
+    """Otherwise a caller could make a function use another table or operator of the same name."""
     found = values(
         db,
         f"""
@@ -137,7 +136,7 @@ def test_every_function_has_an_empty_search_path(db: Db) -> None:
 
 
 def test_everything_has_a_comment(db: Db) -> None:
-    """Schemas of ours, tables, views, each of their columns, functions, types."""
+    """The schema, tables, views, columns, functions and types."""
     found = values(
         db,
         f"""
@@ -162,7 +161,7 @@ def test_everything_has_a_comment(db: Db) -> None:
 
 
 def test_everything_belongs_to_postgres(db: Db) -> None:
-    """A definer's function has its owner's rights, and a table's owner may change its policies."""
+    """A security definer function has the rights of its owner, and the owner of a table may change its policies."""
     found = values(
         db,
         f"""
@@ -179,8 +178,8 @@ def test_everything_belongs_to_postgres(db: Db) -> None:
 
 
 def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
-    """Without a policy no user could read the table, as none may read what Stripe told us and the books of users who
-    left; without force its owner would read all of it."""
+    """Without a policy no user can read a table, as intended for Stripe events and the sums of deleted users. Without
+    force the owner could read every row."""
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
     assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
         "retained_invoice_items",
@@ -190,7 +189,7 @@ def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
 
 
 def test_every_policy_names_its_roles(db: Db) -> None:
-    """A policy to public would be evaluated for every role there is or will be."""
+    """A policy to public would apply to every role, also to future ones."""
     found = values(
         db,
         """
@@ -201,8 +200,8 @@ def test_every_policy_names_its_roles(db: Db) -> None:
     assert found == []
 
 
-def test_every_policy_asks_for_the_user_once_a_query(db: Db) -> None:
-    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. What is everybody's is what is sold."""
+def test_every_policy_reads_the_user_once_per_query(db: Db) -> None:
+    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. Only plans and packs are public."""
     policies = db.execute(
         """
         select p.polrelid::regclass::text as table_name, p.polname,
@@ -216,8 +215,8 @@ def test_every_policy_asks_for_the_user_once_a_query(db: Db) -> None:
     assert {p["table_name"] for p in policies if "auth.uid()" not in p["expression"]} == {"plans", "packs"}
 
 
-def test_every_view_has_the_rights_of_who_reads_it(db: Db) -> None:
-    """A view without security_invoker shows everybody what its owner may see. No other kind of relation can do that."""
+def test_every_view_runs_with_the_rights_of_its_reader(db: Db) -> None:
+    """A view without security_invoker shows every reader what its owner may see. No other kind is used."""
     found = values(
         db,
         f"""
@@ -229,7 +228,7 @@ def test_every_view_has_the_rights_of_who_reads_it(db: Db) -> None:
     assert found == []
 
 
-def test_every_table_has_an_id_and_a_time_of_creation(db: Db) -> None:
+def test_every_table_has_id_and_created_at(db: Db) -> None:
     """`id uuid primary key`, `created_at timestamptz not null`."""
     found = values(
         db,
@@ -246,7 +245,7 @@ def test_every_table_has_an_id_and_a_time_of_creation(db: Db) -> None:
     assert found == []
 
 
-def test_every_user_id_goes_with_its_user(db: Db) -> None:
+def test_every_user_id_references_auth_users_with_cascade(db: Db) -> None:
     """It is a foreign key to auth.users, on delete cascade, and never null."""
     found = values(
         db,
@@ -262,7 +261,7 @@ def test_every_user_id_goes_with_its_user(db: Db) -> None:
 
 
 def test_every_foreign_key_has_an_index(db: Db) -> None:
-    """One that starts with its columns, else deleting a parent reads the whole table. It may leave out nulls."""
+    """An index that starts with its columns, so that deleting a parent does not scan the table. It may omit nulls."""
     found = values(
         db,
         f"""
@@ -279,8 +278,8 @@ def test_every_foreign_key_has_an_index(db: Db) -> None:
     assert found == []
 
 
-def test_every_rule_has_a_name_that_says_it(db: Db) -> None:
-    """Checks and uniques are named for what they promise of their table or type, not `<table>_<column>_check`."""
+def test_every_constraint_has_a_descriptive_name(db: Db) -> None:
+    """Checks and unique constraints start with their table or type and are not named automatically."""
     names = db.execute(
         f"""
         select k.conname, coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) as table_name,
@@ -299,7 +298,7 @@ def test_every_rule_has_a_name_that_says_it(db: Db) -> None:
 
 
 def test_money_is_exact(db: Db) -> None:
-    """Columns of money are usd, numeric(14,6), in tables and numeric in views, or whole cents; nothing is a float."""
+    """Amounts are usd, numeric(14,6), in tables, numeric in views, or whole cents. Nothing is a float."""
     money = db.execute(
         f"""
         select format('%s.%s', c.oid::regclass, a.attname) as name, c.relkind::text as kind,

@@ -1,22 +1,19 @@
-"""explain_query: why a query was charged, or refused, and that refusals are kept within bounds."""
+"""explain_query: why a query was charged or refused. Also the limit on stored refusals."""
 
-from collections.abc import Callable
 from decimal import Decimal
 
-from tests.conftest import new_user
+from tests.conftest import Connect, new_user
 from tests.sql.metering import Db, admit, at, pack, release, settle, value
 
-Connect = Callable[..., Db]
 
-
-def explained(db: Db, request_id: str) -> list[tuple[object, ...]]:
-    """What support reads first."""
+def explain(db: Db, request_id: str) -> list[tuple[object, ...]]:
+    """Calls explain_query. Returns its main columns."""
     rows = db.execute("select * from public.explain_query(%s)", (request_id,)).fetchall()
     names = ("decision", "reason", "funding", "quota_used", "quota_limit", "overage_used", "outcome", "charged_usd")
     return [tuple(row[name] for name in names) for row in rows]
 
 
-def test_it_tells_every_attempt_from_which_state_and_what_it_cost(db: Db, connect: Connect) -> None:
+def test_every_attempt_is_explained_with_state_and_cost(db: Db, connect: Connect) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(
         db, "basic", stripe_subscription_id="sub_1", quota_used=15, quota_date="2026-03-01", overage_limit="0.05"
@@ -36,14 +33,14 @@ def test_it_tells_every_attempt_from_which_state_and_what_it_cost(db: Db, connec
         "another": [("admitted", "Overage allowed", "overage", 15, 15, price, None, None)],
         "third": [("refused", "Overage limit reached", None, 15, 15, 2 * price, None, None)],
     }
-    for asking in (db, connect("service_role"), connect("authenticated", user)):
-        assert {request: explained(asking, request) for request in expected} == expected
-    assert explained(connect("authenticated", new_user(db)), "question") == []
+    for connection in (db, connect("service_role"), connect("authenticated", user)):
+        assert {request: explain(connection, request) for request in expected} == expected
+    assert explain(connect("authenticated", new_user(db)), "question") == []
     settle(db, running["hold_id"])
-    assert explained(db, "another")[0][-2:] == ("answered", price)
+    assert explain(db, "another")[0][-2:] == ("answered", price)
 
 
-def test_the_pack_that_paid_is_named(db: Db) -> None:
+def test_the_pack_that_paid_is_returned(db: Db) -> None:
     user = new_user(db, "usage_only")
     bought = pack(db, user, 1)
     settle(db, admit(db, user, "question")["hold_id"])
@@ -51,18 +48,18 @@ def test_the_pack_that_paid_is_named(db: Db) -> None:
     assert row == {"credit_pack_id": bought, "reason": "Credits available"}
 
 
-def test_the_newest_fifty_refusals_of_a_user_are_kept_and_one_of_each_request(db: Db) -> None:
+def test_the_newest_fifty_refusals_are_stored_one_per_request(db: Db) -> None:
     user, other = new_user(db, "usage_only"), new_user(db, "usage_only")
-    admit(db, other, "others")
+    admit(db, other, "request")
     for number in range(55):
         at(db, f"2026-03-01T12:{number:02}Z")
         admit(db, user, f"request-{number}")
-        admit(db, user, "again and again")
-    kept = {
+        admit(db, user, "repeated")
+    stored = {
         row["request_id"]
         for row in db.execute("select request_id from public.query_refusals where user_id = %s", (user,))
     }
-    assert kept == {"again and again", *(f"request-{number}" for number in range(6, 55))}
+    assert stored == {"repeated", *(f"request-{number}" for number in range(6, 55))}
     assert value(db, "select count(*) from public.query_refusals where user_id = %s", other) == 1
 
 
@@ -71,4 +68,4 @@ def test_a_refused_request_that_is_admitted_later_is_charged_once(db: Db) -> Non
     assert admit(db, user, "question")["decision"] == "refused"
     pack(db, user, 1)
     settle(db, admit(db, user, "question")["hold_id"])
-    assert [row[0] for row in explained(db, "question")] == ["refused", "admitted"]
+    assert [row[0] for row in explain(db, "question")] == ["refused", "admitted"]

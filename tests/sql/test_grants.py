@@ -1,17 +1,15 @@
-"""Who may do what with which table and column: the whole matrix, and nothing beside it."""
-
-from typing import Any
+"""The complete matrix of grants on schemas, tables and columns."""
 
 import psycopg
 import pytest
 
-Db = psycopg.Connection[dict[str, Any]]
-Connect = Any
+from tests.conftest import Connect
+from tests.sql.metering import Db
 
 ROLES = ("anon", "authenticated", "service_role")
 
-# State is changed by functions, so nobody inserts, and a user updates three columns of their own conversations. Which
-# rows a role sees is another question: test_row_level_security.py.
+# Functions change the state, so no role may insert. Users may update three columns of their conversations.
+# test_row_level_security.py tests which rows a role sees.
 GRANTS = """
 schema private                 anon           nothing
 schema private                 authenticated  usage
@@ -85,7 +83,7 @@ SECRET = ("encrypted_key", "encryption_iv", "encryption_tag")
 
 
 def test_grants_are_exactly_those_listed(db: Db) -> None:
-    """Every relation and column there is, every verb that Postgres knows, for the three roles of the API."""
+    """Every relation and column, every privilege of Postgres, for the three roles of the API."""
     verbs = ["select", "insert", "update", "delete", "truncate", "references", "trigger", "usage"]
     verbs += ["maintain"] if db.info.server_version >= 170_000 else []
     found = db.execute(
@@ -116,7 +114,7 @@ def test_grants_are_exactly_those_listed(db: Db) -> None:
         )
         select name, role,
                coalesce(string_agg(may, ', ' order by may ~ '\\(', array_position(%(verbs)s, verb)), 'nothing') as may
-        from (table granted union all table schema_granted) every_one
+        from (table granted union all table schema_granted) all_grants
         group by name, role order by name like 'schema %%' desc, name collate "C", role
         """,
         {"roles": list(ROLES), "verbs": verbs},
@@ -125,9 +123,8 @@ def test_grants_are_exactly_those_listed(db: Db) -> None:
     assert lines == GRANTS.replace("KEYS", KEYS).strip().splitlines()
 
 
-def test_nobody_but_postgres_reads_an_encrypted_key(db: Db) -> None:
-    """Of all roles of the database, whatever they are: only its owner, the superuser, and Postgres's own reader of all
-    data, which nobody of the API is a member of."""
+def test_only_postgres_can_read_encrypted_keys(db: Db) -> None:
+    """Of all roles, only the owner, the superuser, and pg_read_all_data, of which no API role is a member."""
     readers = db.execute(
         """
         select r.rolname from pg_roles r
@@ -142,7 +139,7 @@ def test_nobody_but_postgres_reads_an_encrypted_key(db: Db) -> None:
 
 @pytest.mark.parametrize("column", [*SECRET, "*"])
 @pytest.mark.parametrize("role", ROLES)
-def test_asking_for_an_encrypted_key_is_refused(connect: Connect, role: str, column: str) -> None:
-    """Also where no row would be found, and hidden among other columns."""
+def test_selecting_an_encrypted_key_is_refused(connect: Connect, role: str, column: str) -> None:
+    """Also if no row matches, and among other columns."""
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table user_api_keys"):
         connect(role).execute(f"select {column} from public.user_api_keys")

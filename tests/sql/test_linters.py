@@ -1,4 +1,4 @@
-"""What others' linters say of the migrated database: the Supabase linter at its finest level, and plpgsql_check."""
+"""Linters on the migrated database: the Supabase linter at level info, and plpgsql_check."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.sql.metering import Db
 
 CLI = ROOT / "tests/clients/node_modules/.bin/supabase"
 
-# Each index, and a query of ours that it is there for: the linter reports one that was never used.
+# Each index with a query that uses it. The linter reports indexes that were never used.
 USES = {
     "user_subscriptions_tier_idx": "select from public.user_subscriptions where tier = 'pro'",
     "conversations_newest_first_idx": "select from public.conversations where user_id = gen_random_uuid() "
@@ -55,7 +55,7 @@ USES = {
 
 
 def use_every_index(db: Db) -> None:
-    """Run the queries above; each uses its index, or this fails."""
+    """Runs the queries above. Fails if one does not use its index."""
     db.execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off")
     for index, query in USES.items():
         plan = "\n".join(row["QUERY PLAN"] for row in db.execute(f"explain (analyze, costs off) {query}".encode()))
@@ -63,8 +63,8 @@ def use_every_index(db: Db) -> None:
     db.execute("select pg_stat_force_next_flush()")
 
 
-def advice(url: str, home: Path) -> list[dict[str, Any]]:
-    """What `supabase db advisors` reports, everything included."""
+def linter_results(url: str, home: Path) -> list[dict[str, Any]]:
+    """All results of `supabase db advisors`."""
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home),
@@ -94,28 +94,28 @@ def advice(url: str, home: Path) -> list[dict[str, Any]]:
     return results
 
 
-def test_the_supabase_linter_reports_nothing(db: Db, database_url: str, tmp_path: Path) -> None:
-    """But that no user can read what is only ours, which is the point of it."""
+def test_the_supabase_linter_reports_only_tables_without_policies(db: Db, database_url: str, tmp_path: Path) -> None:
+    """Users must not read these tables, so they have no policy."""
     use_every_index(db)
-    assert sorted(issue["detail"] for issue in advice(database_url, tmp_path)) == [
+    assert sorted(issue["detail"] for issue in linter_results(database_url, tmp_path)) == [
         f"Table `public.{table}` has RLS enabled, but no policies exist"
         for table in ("retained_invoice_items", "retained_usage", "stripe_events")
     ]
 
 
-def test_the_linter_sees_what_there_is_to_see(db: Db, database_url: str, tmp_path: Path) -> None:
-    """Its most important lints vanish silently where a setting is missing: here they do not."""
+def test_the_supabase_linter_finds_a_table_without_rls(db: Db, database_url: str, tmp_path: Path) -> None:
+    """If a setting is missing, the linter silently skips its most important rules."""
     use_every_index(db)
     db.execute("create table public.open_to_all (id integer)")
     db.execute("grant select on public.open_to_all to anon")
-    assert "rls_disabled_in_public" in {issue["name"] for issue in advice(database_url, tmp_path)}
+    assert "rls_disabled_in_public" in {issue["name"] for issue in linter_results(database_url, tmp_path)}
 
 
 @pytest.mark.timeout(300)  # the first time, packages are downloaded
 def test_plpgsql_check_finds_nothing_in_any_function(tmp_path: Path) -> None:
-    found_in = debian.programs()
+    programs = debian.programs()
     with debian.libraries(), locked(tmp_path) as lock, Processes(tmp_path, lock) as processes:
-        postgres = Postgres(tmp_path / "postgres", POSTGRES + free_offset(), durable=False, bin=found_in)
+        postgres = Postgres(tmp_path / "postgres", POSTGRES + free_offset(), durable=False, bin=programs)
         postgres.start(processes)
         postgres.migrate()
         with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:

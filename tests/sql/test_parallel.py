@@ -1,25 +1,23 @@
-"""Many real connections at once, over few users and many: every limit holds, every counter agrees with the ledger."""
+"""Concurrent calls on 64 connections: every limit holds and every counter agrees with the ledger."""
 
 import json
 import os
 import random
 import secrets
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import new_user
+from tests.conftest import Connect, new_user
 from tests.sql.metering import Db, admit, pack, release, settle, value
 
-Connect = Callable[..., Db]
 FULL = bool(os.environ.get("PROVE"))
 CLIENTS = 64
-QUERIES = 200 if FULL else 12  # a client
+QUERIES = 200 if FULL else 12  # per client
 
 
 def make_users(db: Db, count: int) -> list[str]:
-    """Of every plan, with packs, subscriptions and small limits, so that every funding runs out."""
+    """Users of every plan with packs, subscriptions and low limits, so that each funding runs out."""
     users = []
     for number in range(count):
         tier = ("pro", "basic", "usage_only", "free")[number % 4]
@@ -32,7 +30,7 @@ def make_users(db: Db, count: int) -> list[str]:
 
 
 def payment(user: str, refunded_cents: int) -> str:
-    """A user's pack of five, as a look at its payment finds it."""
+    """The state of the payment of a pack of five."""
     return json.dumps(
         {
             "session_id": f"cs_{user}",
@@ -51,28 +49,28 @@ def payment(user: str, refunded_cents: int) -> str:
 @pytest.mark.prove
 @pytest.mark.timeout(1800 if FULL else 120)
 @pytest.mark.parametrize("count", [1, 4, 1000])
-def test_whatever_runs_at_once_nothing_breaks(connect: Connect, db: Db, count: int) -> None:
-    """Each client admits, repeats, settles, releases, forgets, sweeps, bills, sells packs and takes them back, at
-    random; then everything is reconciled."""
+def test_invariants_hold_under_concurrent_calls(connect: Connect, db: Db, count: int) -> None:
+    """Each client makes random calls: admissions, repetitions, ends, jobs, bills, packs and refunds. Some queries never
+    end. Then reconcile finds no violation."""
     seed = int(os.environ.get("SEED") or secrets.randbelow(2**32))
     users = make_users(db, count)
     connections = [connect() for _ in range(CLIENTS)]
 
-    def live(number: int) -> None:
-        chance, connection = random.Random(seed + number), connections[number]  # noqa: S311 -- to be repeated
+    def make_calls(number: int) -> None:
+        rng, connection = random.Random(seed + number), connections[number]  # noqa: S311 -- must be repeatable
         for _ in range(QUERIES):
-            user = chance.choice(users)
-            if chance.random() < 0.2:
-                look = (user, chance.randrange(1, 1000), payment(user, chance.choice([0, 1, 90, 225])))
-                connection.execute("select public.apply_pack(%s, %s, %s)", look)
+            user = rng.choice(users)
+            if rng.random() < 0.2:
+                arguments = (user, rng.randrange(1, 1000), payment(user, rng.choice([0, 1, 90, 225])))
+                connection.execute("select public.apply_pack(%s, %s, %s)", arguments)
                 connection.execute("select public.claim_overage(%s, 'infinity', '{}')", (user,))
-            request = f"request-{chance.randrange(QUERIES * 8)}"
-            query = admit(connection, user, request, p_hold_seconds=chance.choice([1, 300]))
+            request = f"request-{rng.randrange(QUERIES * 8)}"
+            query = admit(connection, user, request, p_hold_seconds=rng.choice([1, 300]))
             if query["decision"] != "admitted":
                 continue
-            end = chance.random()
+            end = rng.random()
             if end < 0.5:
-                settle(connection, query["hold_id"], chance.choice(["answered", "stopped"]))
+                settle(connection, query["hold_id"], rng.choice(["answered", "stopped"]))
             elif end < 0.8:
                 release(connection, query["hold_id"])
             if end < 0.1:
@@ -81,12 +79,12 @@ def test_whatever_runs_at_once_nothing_breaks(connect: Connect, db: Db, count: i
                 connection.execute("select public.release_stale_holds()")
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for future in [pool.submit(live, number) for number in range(CLIENTS)]:
+        for future in [pool.submit(make_calls, number) for number in range(CLIENTS)]:
             future.result()
-    broken = db.execute("select * from public.reconcile()").fetchall()
-    assert broken == [], f"replay: SEED={seed} make test ONLY='tests/sql/test_parallel.py'"
+    violations = db.execute("select * from public.reconcile()").fetchall()
+    assert violations == [], f"replay: SEED={seed} make test ONLY='tests/sql/test_parallel.py'"
     assert value(db, "select count(*) from public.usage_logs") > 40
-    # Time passes: what was forgotten is given back, and then the ledger alone accounts for everything.
+    # After the holds expire, their funding is returned and only the ledger counts.
     db.execute("update public.query_holds set expires_at = created_at")
     while value(db, "select public.release_stale_holds()"):
         pass

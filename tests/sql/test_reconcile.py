@@ -1,4 +1,4 @@
-"""reconcile: nothing on what the functions did, one row for each thing that was tampered with."""
+"""reconcile: no row after calls of the functions, one row for each kind of damage."""
 
 import uuid
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import new_user
-from tests.sql.metering import Db, admit, at, pack, release, settle, value
-from tests.sql.test_settle_query import turn
+from tests.sql.billing import claim_overage, new_customer, run_queries, violations
+from tests.sql.metering import Db, admit, at, pack, release, settle, turn, value
 
-# What is broken, and which invariants say so.
+# Statements that damage the data, and the invariants that they violate.
 DAMAGE: list[tuple[str, set[str]]] = [
     ("update public.user_subscriptions set quota_used = quota_used + 1 where tier = 'basic'", {"I4"}),
     ("update public.user_subscriptions set lifetime_used = lifetime_used - 1 where tier = 'free'", {"I4"}),
@@ -40,8 +40,8 @@ DAMAGE: list[tuple[str, set[str]]] = [
 
 
 @pytest.fixture
-def lived(db: Db) -> Db:
-    """A database in which every funding was taken, charged, held and given back."""
+def used_db(db: Db) -> Db:
+    """A database in which every funding was taken, charged, held and returned."""
     at(db, "2026-03-01T12:00Z")
     free = new_user(db)
     settle(db, admit(db, free)["hold_id"])
@@ -58,35 +58,35 @@ def lived(db: Db) -> Db:
     return db
 
 
-def broken(db: Db) -> set[str]:
-    """Which invariants are."""
+def violated_invariants(db: Db) -> set[str]:
+    """The invariants that reconcile reports."""
     return {row["invariant"] for row in db.execute("select * from public.reconcile()")}
 
 
-def test_what_the_functions_did_is_consistent(lived: Db, connect: Callable[..., Db]) -> None:
-    assert broken(lived) == set()
+def test_the_functions_leave_a_consistent_database(used_db: Db, connect: Callable[..., Db]) -> None:
+    assert violated_invariants(used_db) == set()
     service = connect("service_role")
     at(service, "2026-03-01T12:00Z")
-    assert broken(service) == set()
+    assert violated_invariants(service) == set()
 
 
 @pytest.mark.parametrize(("damage", "invariants"), DAMAGE)
-def test_every_damage_is_found(lived: Db, damage: str, invariants: set[str]) -> None:
-    lived.execute(damage.encode())
-    assert broken(lived) == invariants
+def test_every_kind_of_damage_is_found(used_db: Db, damage: str, invariants: set[str]) -> None:
+    used_db.execute(damage.encode())
+    assert violated_invariants(used_db) == invariants
 
 
-def test_a_request_charged_twice_is_found_though_an_index_forbids_it(lived: Db) -> None:
-    lived.execute("drop index public.usage_logs_a_request_is_charged_once")
-    lived.execute("update public.usage_logs set request_id = 'charged' where tier = 'basic'")
-    assert broken(lived) == {"I6"}
+def test_a_request_charged_twice_is_found(used_db: Db) -> None:
+    used_db.execute("drop index public.usage_logs_a_request_is_charged_once")
+    used_db.execute("update public.usage_logs set request_id = 'charged' where tier = 'basic'")
+    assert violated_invariants(used_db) == {"I6"}
 
 
-def test_a_row_says_whose_it_is_what_was_expected_and_what_was_found(lived: Db) -> None:
-    lived.execute("update public.user_subscriptions set quota_used = 7 where tier = 'basic'")
-    row = lived.execute("select * from public.reconcile()").fetchone()
+def test_a_row_has_the_user_expected_and_found_values(used_db: Db) -> None:
+    used_db.execute("update public.user_subscriptions set quota_used = 7 where tier = 'basic'")
+    row = used_db.execute("select * from public.reconcile()").fetchone()
     assert row is not None
-    user = lived.execute("select user_id from public.user_subscriptions where tier = 'basic'").fetchone()
+    user = used_db.execute("select user_id from public.user_subscriptions where tier = 'basic'").fetchone()
     assert row == {
         **(user or {}),
         "invariant": "I4",
@@ -96,39 +96,103 @@ def test_a_row_says_whose_it_is_what_was_expected_and_what_was_found(lived: Db) 
     }
 
 
-def test_what_is_presumed_of_a_quota_is_found_and_mended_where_it_is_not_so(lived: Db) -> None:
-    presume = b"update public.user_subscriptions set included_until = 'infinity'"
-    lived.execute(presume)
-    assert broken(lived) == set()  # free has no quota by the day, and basic's is used up
-    lived.execute("update public.user_subscriptions set daily_quota = 3 where tier = 'basic'")
-    lived.execute(presume)
-    assert broken(lived) == set()  # it is so
-    user = value(lived, "select user_id::text from public.user_subscriptions where tier = 'basic'")
-    assert value(lived, "select public.repair_counters(%s)", user) == 0
-    lived.execute("update public.user_subscriptions set status = 'suspended' where tier = 'basic'")
-    lived.execute(presume)
-    assert broken(lived) == {"I4"}
-    assert value(lived, "select public.repair_counters(%s)", user) == 1
-    assert broken(lived) == set()
+def test_a_wrong_reused_decision_is_found_and_repaired(used_db: Db) -> None:
+    reuse = b"update public.user_subscriptions set included_until = 'infinity'"
+    used_db.execute(reuse)
+    assert violated_invariants(used_db) == set()  # free has no daily quota, and that of basic is used up
+    used_db.execute("update public.user_subscriptions set daily_quota = 3 where tier = 'basic'")
+    used_db.execute(reuse)
+    assert violated_invariants(used_db) == set()  # the decision is right
+    user = value(used_db, "select user_id::text from public.user_subscriptions where tier = 'basic'")
+    assert value(used_db, "select public.repair_counters(%s)", user) == 0
+    used_db.execute("update public.user_subscriptions set status = 'suspended' where tier = 'basic'")
+    used_db.execute(reuse)
+    assert violated_invariants(used_db) == {"I4"}
+    assert value(used_db, "select public.repair_counters(%s)", user) == 1
+    assert violated_invariants(used_db) == set()
 
 
 @pytest.mark.parametrize(
-    ("waits", "until", "found"),
+    ("state", "moment", "found"),
     [
-        ("nothing", "2026-05-02T12:00:00Z", []),
-        ("nothing", "2026-05-02T12:00:01Z", ["period of 2026-03-01 00:00:00+00: 2 queries not billed, 0.050000"]),
-        ("its item", "2026-05-05T12:00:00Z", []),
-        ("its item", "2026-05-05T12:00:01Z", ["not there after 1 attempts"]),
+        ("not claimed", "2026-05-02T12:00:00Z", []),
+        ("not claimed", "2026-05-02T12:00:01Z", ["period of 2026-03-01 00:00:00+00: 2 queries not billed, 0.050000"]),
+        ("claimed", "2026-05-05T12:00:00Z", []),
+        ("claimed", "2026-05-05T12:00:01Z", ["not there after 1 attempts"]),
     ],
 )
-def test_what_should_have_been_billed_long_ago_is_told(lived: Db, waits: str, until: str, found: list[str]) -> None:
-    user = value(lived, "select user_id::text from public.usage_logs where funding = 'credit' limit 1")
-    at(lived, "2026-03-01T12:00Z")
-    settle(lived, admit(lived, user)["hold_id"])
-    if waits == "its item":
-        at(lived, "2026-05-02T12:00Z")
-        value(lived, "select public.claim_overage(%s, 'infinity', '{}')", user)
-    at(lived, until)
-    rows = lived.execute("select * from public.reconcile() where invariant = 'overdue'").fetchall()
-    told = [f"{row['subject']}: {row['found']}" if "period" in row["subject"] else row["found"] for row in rows]
-    assert told == found
+def test_overdue_bills_are_reported(used_db: Db, state: str, moment: str, found: list[str]) -> None:
+    user = value(used_db, "select user_id::text from public.usage_logs where funding = 'credit' limit 1")
+    at(used_db, "2026-03-01T12:00Z")
+    settle(used_db, admit(used_db, user)["hold_id"])
+    if state == "claimed":
+        at(used_db, "2026-05-02T12:00Z")
+        value(used_db, "select public.claim_overage(%s, 'infinity', '{}')", user)
+    at(used_db, moment)
+    rows = used_db.execute("select * from public.reconcile() where invariant = 'overdue'").fetchall()
+    reported = [f"{row['subject']}: {row['found']}" if "period" in row["subject"] else row["found"] for row in rows]
+    assert reported == found
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (
+            "update public.usage_logs set invoice_item_id = (select id from public.overage_invoice_items"
+            " where queries = 2) where id = (select u.id from public.usage_logs u join"
+            " public.overage_invoice_items i on i.id = u.invoice_item_id where i.queries = 3 limit 1)",
+            [
+                ("2 queries, 0.050000", "3 queries, 0.075000"),
+                ("3 queries, 0.075000", "2 queries, 0.050000"),
+            ],
+        ),
+        (
+            "update public.overage_invoice_items set queries = 4 where queries = 3",
+            [("4 queries, 0.100000", "3 queries, 0.075000")],
+        ),
+        (
+            "update public.overage_invoice_items set queries = 1 where queries = 2",
+            [("1 queries, 0.025000", "2 queries, 0.050000")],
+        ),
+        (
+            "update public.usage_logs set invoice_item_id = null where invoice_item_id = (select id from"
+            " public.overage_invoice_items where queries = 2)",
+            [("2 queries, 0.050000", "0 queries, 0")],
+        ),
+        (
+            "update public.overage_invoice_items set user_id = (select user_id from public.user_subscriptions"
+            " where tier = 'free') where queries = 2",
+            [
+                ("2 queries, 0.050000", "0 queries, 0"),
+                ("billed on an item of its own user, period and price", "the item"),
+                ("billed on an item of its own user, period and price", "the item"),
+            ],
+        ),
+        (
+            "update public.overage_invoice_items set period_start = '2026-02-01Z' where queries = 2",
+            [
+                ("2 queries, 0.050000", "0 queries, 0"),
+                ("billed on an item of its own user, period and price", "the item"),
+                ("billed on an item of its own user, period and price", "the item"),
+            ],
+        ),
+        (
+            "update public.usage_logs set invoice_item_id = (select id from public.overage_invoice_items"
+            " where queries = 2) where funding = 'included'",
+            [("billed on an item of its own user, period and price", "the item")],
+        ),
+    ],
+)
+def test_a_bill_that_differs_from_the_ledger_is_found(db: Db, damage: str, found: list[tuple[str, str]]) -> None:
+    user = new_customer(db)
+    run_queries(db, user, 2)
+    claim_overage(db, user)
+    run_queries(db, user, 3)
+    claim_overage(db, user)
+    run_queries(db, new_user(db, quota_date="2026-03-01", overage_period_start="2026-03-01Z"), 1, "included")
+    assert violations(db) == []
+    item = value(db, "select id::text from public.overage_invoice_items where queries = 2")
+    db.execute(damage.encode())
+    rows = db.execute("select * from public.reconcile()").fetchall()
+    assert {row["invariant"] for row in rows} == {"I7"}
+    assert sorted((row["expected"], row["found"].replace(item, "the item")) for row in rows) == sorted(found)

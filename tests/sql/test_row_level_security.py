@@ -1,4 +1,4 @@
-"""What a signed-in person reaches through the Data API, beside somebody else who has a row in every table too."""
+"""What a signed-in user can read and change through the Data API. Another user also has a row in every table."""
 
 from typing import Any
 
@@ -6,12 +6,11 @@ import psycopg
 import pytest
 
 from tests.conftest import Connect
-from tests.sql.rows import Somebody, somebody_with_rows_everywhere
+from tests.sql.metering import Db
+from tests.sql.rows import UserWithRows, user_with_rows_in_every_table
 
-Db = psycopg.Connection[dict[str, Any]]
-
-# Whose a row is, by relation: as postgres, which sees all rows, would ask for one person's.
-THEIRS = {
+# The condition that selects the rows of a user, by relation. postgres, which sees all rows, uses it.
+ROWS_OF_USER = {
     "conversations": "user_id = %s",
     "credit_packs": "user_id = %s",
     "daily_quota_usage": "user_id = %s",
@@ -23,33 +22,33 @@ THEIRS = {
     "user_api_keys": "user_id = %s",
     "user_subscriptions": "user_id = %s",
 }
-# What is everybody's, and what is nobody's but ours.
-SOLD = {"plans", "packs"}
-OURS = {"stripe_events", "retained_usage", "retained_invoice_items"}
-# Columns to tell rows apart by, which everyone who may read the relation may read.
-READ = {"daily_quota_usage": "user_id, query_date"}
+# Relations that every role may read, and relations that only the service role may read.
+PUBLIC = {"plans", "packs"}
+INTERNAL = {"stripe_events", "retained_usage", "retained_invoice_items"}
+# Columns that identify a row. Every role that may read the relation may read them. Default: id.
+KEY_COLUMNS = {"daily_quota_usage": "user_id, query_date"}
 
 
 @pytest.fixture
-def me(db: Db) -> Somebody:
-    """A user who has something everywhere."""
-    return somebody_with_rows_everywhere(db)
+def me(db: Db) -> UserWithRows:
+    """The signed-in user, with rows in every table."""
+    return user_with_rows_in_every_table(db)
 
 
 @pytest.fixture(autouse=True)
-def other(db: Db) -> Somebody:
-    """Another one."""
-    return somebody_with_rows_everywhere(db)
+def other(db: Db) -> UserWithRows:
+    """Another user with rows in every table."""
+    return user_with_rows_in_every_table(db)
 
 
 @pytest.fixture
-def as_me(connect: Connect, me: Somebody) -> Db:
-    """A connection as the API opens one for me."""
+def as_me(connect: Connect, me: UserWithRows) -> Db:
+    """A connection as the Data API opens it for this user."""
     return connect("authenticated", me.id)
 
 
 def refused(connection: Db, statement: str) -> bool:
-    """Whether a statement fails for want of a grant. It is undone where it does not."""
+    """Whether a statement fails because a grant is missing. Its changes are rolled back."""
     try:
         with connection.transaction(force_rollback=True):
             connection.execute(statement.encode())
@@ -73,40 +72,40 @@ def tables(db: Db) -> list[str]:
     return sorted({table for table, _ in columns(db)})
 
 
-def test_every_relation_is_tried_here(db: Db) -> None:
-    """But what is sold and what is only ours, whatever there is has rows that are somebody's."""
+def test_every_relation_is_covered_here(db: Db) -> None:
+    """Every relation that is neither public nor internal has rows of users."""
     found = db.execute(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'I', 't')"
     ).fetchall()
-    assert {row["relname"] for row in found} - SOLD - OURS == set(THEIRS)
+    assert {row["relname"] for row in found} - PUBLIC - INTERNAL == set(ROWS_OF_USER)
 
 
-@pytest.mark.parametrize("relation", THEIRS)
-def test_a_user_reads_their_own_rows_and_no_others(
-    db: Db, as_me: Db, me: Somebody, other: Somebody, relation: str
+@pytest.mark.parametrize("relation", ROWS_OF_USER)
+def test_a_user_reads_only_their_own_rows(
+    db: Db, as_me: Db, me: UserWithRows, other: UserWithRows, relation: str
 ) -> None:
-    """All of theirs, none of anyone else's, though there are some."""
-    query = f"select {READ.get(relation, 'id')} from public.{relation}"
-    mine, somebody_elses = (
-        db.execute(f"{query} where {THEIRS[relation]}".encode(), (person.id,)).fetchall() for person in (me, other)
+    """All their rows, and no rows of another user."""
+    query = f"select {KEY_COLUMNS.get(relation, 'id')} from public.{relation}"
+    own_rows, other_rows = (
+        db.execute(f"{query} where {ROWS_OF_USER[relation]}".encode(), (user.id,)).fetchall() for user in (me, other)
     )
-    assert mine
-    assert somebody_elses
+    assert own_rows
+    assert other_rows
 
-    seen = as_me.execute(query.encode()).fetchall()
+    found = as_me.execute(query.encode()).fetchall()
 
-    assert sorted(seen, key=str) == sorted(mine, key=str)
+    assert sorted(found, key=str) == sorted(own_rows, key=str)
 
 
-@pytest.mark.parametrize("relation", THEIRS)
+@pytest.mark.parametrize("relation", ROWS_OF_USER)
 def test_a_token_without_a_user_reads_nothing(connect: Connect, relation: str) -> None:
-    """Nobody is not everybody."""
-    query = f"select {READ.get(relation, 'id')} from public.{relation}"
+    """auth.uid() is null, which equals no user_id."""
+    query = f"select {KEY_COLUMNS.get(relation, 'id')} from public.{relation}"
     assert connect("authenticated").execute(query.encode()).fetchall() == []
 
 
-def test_anon_reads_what_is_sold_and_nothing_else(connect: Connect) -> None:
-    """What a visitor sees before signing in are the prices."""
+def test_anon_reads_only_plans_and_packs(connect: Connect) -> None:
+    """Visitors who are not signed in see the prices."""
     anon = connect("anon")
     assert {row["tier"] for row in anon.execute("select tier from public.plans")} == {
         "free",
@@ -115,11 +114,11 @@ def test_anon_reads_what_is_sold_and_nothing_else(connect: Connect) -> None:
         "usage_only",
     }
     assert {row["slug"] for row in anon.execute("select slug from public.packs")} == {"pack_100", "pack_500"}
-    assert [name for name in {*THEIRS, *OURS} if not refused(anon, f"select 1 from public.{name}")] == []
+    assert [name for name in {*ROWS_OF_USER, *INTERNAL} if not refused(anon, f"select 1 from public.{name}")] == []
 
 
-def test_a_user_does_not_read_what_stripe_told_us(db: Db, as_me: Db) -> None:
-    """Not by the grants; and if they ever allowed it, no policy lets a row through."""
+def test_a_user_cannot_read_stripe_events(db: Db, as_me: Db) -> None:
+    """There is no grant, and with a grant no policy would allow a row."""
     db.execute("insert into public.stripe_events (event_id, type) values ('evt_1', 'invoice.paid')")
     assert refused(as_me, "select 1 from public.stripe_events")
 
@@ -128,18 +127,18 @@ def test_a_user_does_not_read_what_stripe_told_us(db: Db, as_me: Db) -> None:
 
 
 @pytest.mark.parametrize(("column", "value"), [("title", "Budget"), ("is_pinned", True), ("is_archived", True)])
-def test_a_user_renames_pins_and_archives_their_own_conversations_only(
-    db: Db, as_me: Db, me: Somebody, other: Somebody, column: str, value: Any
+def test_a_user_updates_only_their_own_conversations(
+    db: Db, as_me: Db, me: UserWithRows, other: UserWithRows, column: str, value: Any
 ) -> None:
-    """An update of everything changes what is theirs."""
+    """An update without a condition changes only their rows."""
     statement = f"update public.conversations set {column} = %s"
 
     assert as_me.execute(statement.encode(), (value,)).rowcount == 1
     assert as_me.execute(f"{statement} where id = %s".encode(), (value, other.conversation_id)).rowcount == 0
 
-    now = db.execute(f"select id::text, {column} as value from public.conversations".encode()).fetchall()
-    assert {row["id"] for row in now if row["value"] == value} == {me.conversation_id}
-    assert len(now) == 2
+    updated = db.execute(f"select id::text, {column} as value from public.conversations".encode()).fetchall()
+    assert {row["id"] for row in updated if row["value"] == value} == {me.conversation_id}
+    assert len(updated) == 2
 
 
 MAY_UPDATE = {
@@ -151,8 +150,8 @@ MAY_DELETE = {"anon": [], "authenticated": ["conversations"], "service_role": []
 
 
 @pytest.mark.parametrize("role", MAY_UPDATE)
-def test_every_other_column_is_refused(db: Db, connect: Connect, me: Somebody, role: str) -> None:
-    """Of all columns of all tables, three can be updated. Quotas, limits, expiry and owners are not among them."""
+def test_no_other_column_can_be_updated(db: Db, connect: Connect, me: UserWithRows, role: str) -> None:
+    """Only three columns of all tables can be updated: no quota, limit, expiry or owner."""
     connection = connect(role, me.id)
     updated = [
         (table, column)
@@ -163,10 +162,10 @@ def test_every_other_column_is_refused(db: Db, connect: Connect, me: Somebody, r
 
 
 @pytest.mark.parametrize("role", MAY_DELETE)
-def test_nothing_is_inserted_and_only_conversations_are_deleted(
-    db: Db, connect: Connect, me: Somebody, role: str
+def test_no_role_inserts_and_users_delete_only_conversations(
+    db: Db, connect: Connect, me: UserWithRows, role: str
 ) -> None:
-    """Rows come from functions, also for the service role."""
+    """Only functions insert rows, also for the service role."""
     connection = connect(role, me.id)
     assert [
         table for table in tables(db) if not refused(connection, f"insert into public.{table} default values")
@@ -177,9 +176,9 @@ def test_nothing_is_inserted_and_only_conversations_are_deleted(
 
 
 def test_a_user_deletes_their_own_conversations_with_their_messages(
-    db: Db, as_me: Db, me: Somebody, other: Somebody
+    db: Db, as_me: Db, me: UserWithRows, other: UserWithRows
 ) -> None:
-    """Somebody else's stay, with theirs. What was charged stays in the ledger."""
+    """Conversations of other users stay. The ledger keeps the charges."""
     assert as_me.execute("delete from public.conversations where id = %s", (other.conversation_id,)).rowcount == 0
     assert as_me.execute("delete from public.conversations").rowcount == 1
 
@@ -193,19 +192,19 @@ def test_a_user_deletes_their_own_conversations_with_their_messages(
     assert {row["user_id"] for row in ledger if row["message_id"] is None} == {me.id}
 
 
-def test_a_conversation_cannot_be_given_to_somebody_else(db: Db, as_me: Db, other: Somebody) -> None:
-    """Not by the grants; and if they ever allowed it, not by the policy."""
-    give = "update public.conversations set user_id = %s"
+def test_a_conversation_cannot_be_moved_to_another_user(db: Db, as_me: Db, other: UserWithRows) -> None:
+    """There is no grant, and with a grant the policy would refuse it."""
+    move = "update public.conversations set user_id = %s"
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table conversations"):
-        as_me.execute(give, (other.id,))
+        as_me.execute(move, (other.id,))
 
     db.execute("grant update (user_id) on public.conversations to authenticated")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="violates row-level security policy"):
-        as_me.execute(give, (other.id,))
+        as_me.execute(move, (other.id,))
 
 
-def test_usage_summary_is_about_the_signed_in_user(as_me: Db, me: Somebody) -> None:
-    """Their packs, their keys, what they asked: nobody else's is added."""
+def test_usage_summary_covers_only_the_signed_in_user(as_me: Db, me: UserWithRows) -> None:
+    """Packs, keys and queries of other users are not included."""
     found = as_me.execute("select public.usage_summary() as summary").fetchone()
     assert found is not None
     summary = found["summary"]
@@ -216,26 +215,24 @@ def test_usage_summary_is_about_the_signed_in_user(as_me: Db, me: Somebody) -> N
 
 
 def test_usage_summary_needs_a_user(connect: Connect) -> None:
-    """A token without one is told so."""
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Sign in to see your usage"):
         connect("authenticated").execute("select public.usage_summary()")
 
 
-@pytest.mark.parametrize("whom", ["other", "nobody"])
-def test_a_user_asks_can_user_query_about_themself_only(as_me: Db, me: Somebody, other: Somebody, whom: str) -> None:
-    """About anybody else, or nobody, it is insufficient_privilege."""
+@pytest.mark.parametrize("about", ["other", "null"])
+def test_a_user_can_ask_only_about_themself(as_me: Db, me: UserWithRows, other: UserWithRows, about: str) -> None:
+    """For another user or null the error is insufficient_privilege."""
     own = as_me.execute("select reason from public.can_user_query(%s)", (me.id,)).fetchone()
     assert own == {"reason": "Unlimited (BYOK)"}
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="You may only ask about yourself"):
-        as_me.execute("select * from public.can_user_query(%s)", (other.id if whom == "other" else None,))
+        as_me.execute("select * from public.can_user_query(%s)", (other.id if about == "other" else None,))
 
 
-def test_the_service_role_asks_can_user_query_about_anyone(connect: Connect, me: Somebody, other: Somebody) -> None:
-    """The functions ask before they call a model."""
+def test_the_service_role_can_ask_about_any_user(connect: Connect, me: UserWithRows, other: UserWithRows) -> None:
     service = connect("service_role")
-    for person in (me, other):
-        found = service.execute("select reason from public.can_user_query(%s)", (person.id,)).fetchone()
+    for user in (me, other):
+        found = service.execute("select reason from public.can_user_query(%s)", (user.id,)).fetchone()
         assert found == {"reason": "Unlimited (BYOK)"}
 
 
@@ -249,10 +246,10 @@ def test_the_service_role_asks_can_user_query_about_anyone(connect: Connect, me:
         ),
     ],
 )
-def test_the_service_roles_functions_are_refused_to_users(
-    db: Db, connect: Connect, me: Somebody, role: str, callable_functions: list[str]
+def test_users_cannot_call_functions_of_the_service_role(
+    db: Db, connect: Connect, me: UserWithRows, role: str, callable_functions: list[str]
 ) -> None:
-    """Called in earnest, every function of public but those that are for the caller."""
+    """Calls every function of the schema public. Only those for the role may run."""
     connection = connect(role, me.id)
     called = []
     functions = db.execute(

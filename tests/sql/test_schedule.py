@@ -1,4 +1,4 @@
-"""The schedule, with the real pg_cron of Debian's packages, and without any."""
+"""The schedule with the real pg_cron, from Debian's packages, and without pg_cron."""
 
 import itertools
 import re
@@ -33,13 +33,13 @@ JOBS = {
     "purge-job-runs": "30 3 * * *",
 }
 PRELOADED = {"shared_preload_libraries": "pg_cron"}
-# How pg_cron may run a job: in a process that it starts, or through a connection as anybody's.
-WAYS = pytest.mark.parametrize("workers", ["on", "off"], ids=["workers", "connections"])
+# The two ways in which pg_cron runs jobs.
+BOTH_MODES = pytest.mark.parametrize("workers", ["on", "off"], ids=["workers", "connections"])
 
 
 @dataclass
 class Cluster:
-    """A Postgres that has pg_cron, and the project's migrations in its database `postgres`."""
+    """A Postgres with pg_cron and a migrated database `postgres`."""
 
     postgres: Postgres
     processes: Processes
@@ -61,10 +61,10 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    found = debian.programs()
+    programs = debian.programs()
     folder = tmp_path_factory.mktemp("postgres-cron")
     with debian.libraries(), locked(folder) as lock_fd, Processes(folder, lock_fd) as processes:
-        postgres = Postgres(folder / "data", POSTGRES + free_offset(), durable=False, bin=found)
+        postgres = Postgres(folder / "data", POSTGRES + free_offset(), durable=False, bin=programs)
         child = postgres.start(processes)
         assert postgres.migrate() == []
         cluster = Cluster(postgres, processes, child)
@@ -73,28 +73,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def without(cluster: Cluster) -> Cluster:
-    """The cluster, its database without the extension."""
+def without_extension(cluster: Cluster) -> Cluster:
+    """The cluster, without the extension in its database."""
     with cluster.connect("supabase_admin") as db:
         db.execute("drop extension if exists pg_cron")
     return cluster
 
 
 @pytest.fixture
-def scheduled(without: Cluster) -> Cluster:
-    """The cluster with the schedule. The extension is the superuser's, with the grants that the platform gives."""
-    with without.connect("supabase_admin") as db:
+def scheduled(without_extension: Cluster) -> Cluster:
+    """The cluster with the schedule. A superuser owns the extension and grants what the platform grants."""
+    with without_extension.connect("supabase_admin") as db:
         db.execute("create extension pg_cron")
         db.execute("grant usage on schema cron to postgres with grant option")
         db.execute("grant all on all tables in schema cron to postgres with grant option")
         db.execute("revoke all on cron.job from postgres; grant select on cron.job to postgres with grant option")
-    with without.connect() as db:
-        assert notices_of(db) == ['extension "pg_cron" already exists, skipping']
-    return without
+    with without_extension.connect() as db:
+        assert run_file(db) == ['extension "pg_cron" already exists, skipping']
+    return without_extension
 
 
-def notices_of(db: Db) -> list[str]:
-    """Run the file as a migration is run, in one transaction with what follows; returns what it says."""
+def run_file(db: Db) -> list[str]:
+    """Runs the file in a transaction with another statement, as a migration. Returns its notices."""
     notices: list[str] = []
     db.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
     with db.transaction():
@@ -116,8 +116,8 @@ def command(db: Db, name: str) -> str:
     return text
 
 
-def let_pg_cron_run_all(cluster: Cluster, workers: str, eventually: Callable[..., None]) -> dict[str, Any]:
-    """What pg_cron reports of each job's run. It starts them when it starts itself: minutes are long for a test."""
+def run_all_jobs(cluster: Cluster, workers: str, eventually: Callable[..., None]) -> dict[str, Any]:
+    """Restarts Postgres so that pg_cron runs all jobs at once. Returns its report of each run, by job."""
     with cluster.connect("supabase_admin") as db:
         db.execute("update cron.job set schedule = '@reboot'")
     cluster.restart({**PRELOADED, "cron.use_background_workers": workers, "max_worker_processes": "16"})
@@ -131,50 +131,50 @@ def let_pg_cron_run_all(cluster: Cluster, workers: str, eventually: Callable[...
 
 
 @contextmanager
-def stand_in(cluster: Cluster, function: str, body: str) -> Iterator[None]:
-    """While it lasts, a job's function notes its calls and does something else."""
+def replaced_function(cluster: Cluster, function: str, body: str) -> Iterator[None]:
+    """Replaces the function of a job by one that records its calls and runs the body."""
     with cluster.connect() as db:
-        real = value(db, "select pg_get_functiondef(%s::regprocedure)", f"public.{function}()")
-        db.execute("create table public.calls (began timestamptz, ended timestamptz)")
+        original = value(db, "select pg_get_functiondef(%s::regprocedure)", f"public.{function}()")
+        db.execute("create table public.calls (started timestamptz, ended timestamptz)")
         db.execute(
             f"create or replace function public.{function}() returns integer language plpgsql as $$"
-            f" declare v_began constant timestamptz := clock_timestamp();"
-            f" begin {body} insert into public.calls values (v_began, clock_timestamp()); return 1; end $$"
+            f" declare v_started constant timestamptz := clock_timestamp();"
+            f" begin {body} insert into public.calls values (v_started, clock_timestamp()); return 1; end $$"
         )
     try:
         yield
     finally:
         with cluster.connect() as db:
             db.execute("drop table public.calls")
-            db.execute(real)
+            db.execute(original)
 
 
-def test_each_job_is_there_once_however_often_the_file_runs(scheduled: Cluster) -> None:
+def test_each_job_is_scheduled_once_however_often_the_file_runs(scheduled: Cluster) -> None:
     with scheduled.connect() as db:
         assert jobs(db) == JOBS
-        # Whoever has switched a job off did so for a reason.
+        # A job that an operator switched off stays off.
         db.execute("select cron.unschedule('purge-events')")
         with scheduled.connect("supabase_admin") as admin:
             admin.execute("update cron.job set active = false where jobname = 'expire-credits'")
-        notices_of(db)
+        run_file(db)
         before = db.execute("select * from cron.job order by jobid").fetchall()
         assert {row["jobname"] for row in before if not row["active"]} == {"expire-credits"}
 
-        notices_of(db)
+        run_file(db)
 
         assert jobs(db) == JOBS
         assert db.execute("select * from cron.job order by jobid").fetchall() == before
         assert {(row["username"], row["database"]) for row in before} == {("postgres", "postgres")}
 
 
-def test_who_may_create_the_extension_gets_it_by_the_file(without: Cluster) -> None:
-    with without.connect("supabase_admin") as db:
-        assert notices_of(db) == []
+def test_the_file_creates_the_extension_if_permitted(without_extension: Cluster) -> None:
+    with without_extension.connect("supabase_admin") as db:
+        assert run_file(db) == []
         assert jobs(db) == JOBS
 
 
-@WAYS
-def test_pg_cron_does_all_the_work_in_transactions_of_one_batch(
+@BOTH_MODES
+def test_pg_cron_runs_each_batch_in_its_own_transaction(
     scheduled: Cluster, workers: str, eventually: Callable[..., None]
 ) -> None:
     with scheduled.connect() as db:
@@ -195,7 +195,7 @@ def test_pg_cron_does_all_the_work_in_transactions_of_one_batch(
             " for each row execute function public.note_deletion()"
         )
 
-    reports = let_pg_cron_run_all(scheduled, workers, eventually)
+    reports = run_all_jobs(scheduled, workers, eventually)
 
     assert {(name, report["status"], report["username"]) for name, report in reports.items()} == {
         (name, "succeeded", "postgres") for name in JOBS
@@ -203,18 +203,18 @@ def test_pg_cron_does_all_the_work_in_transactions_of_one_batch(
     with scheduled.connect() as db:
         released = "select count(*) from public.usage_logs where user_id = %s and outcome = 'lost' group by xmin::text"
         deleted = "select count(*) from public.deletions where user_id = %s group by transaction"
-        for query, planted in (released, 250), (deleted, 2500):
+        for query, expected in (released, 250), (deleted, 2500):
             batches = [row["count"] for row in db.execute(query, (user,))]
-            assert (sum(batches), len(batches) > 2) == (planted, True), batches
+            assert (sum(batches), len(batches) > 2) == (expected, True), batches
 
 
-@WAYS
-def test_a_run_that_fails_is_reported_and_keeps_the_batches_before(
+@BOTH_MODES
+def test_a_failed_run_is_reported_and_keeps_earlier_batches(
     scheduled: Cluster, workers: str, eventually: Callable[..., None]
 ) -> None:
     third = "if (select count(*) from public.calls) = 2 then raise 'The third call fails.'; end if;"
-    with stand_in(scheduled, "reset_monthly_overages", third):
-        reports = let_pg_cron_run_all(scheduled, workers, eventually)
+    with replaced_function(scheduled, "reset_monthly_overages", third):
+        reports = run_all_jobs(scheduled, workers, eventually)
         with scheduled.connect() as db:
             calls = value(db, "select count(*) from public.calls")
 
@@ -223,42 +223,42 @@ def test_a_run_that_fails_is_reported_and_keeps_the_batches_before(
     assert "The third call fails." in report["return_message"]
 
 
-def test_a_job_rests_after_each_batch_and_ends_in_time(scheduled: Cluster) -> None:
-    """However much there is to do. Here it has one second in the place of a hundred."""
-    with stand_in(scheduled, "purge_events", "perform pg_sleep(0.01);"), scheduled.connect() as db:
+def test_a_job_pauses_between_batches_and_has_a_time_limit(scheduled: Cluster) -> None:
+    """It stops after 100 seconds even if work is left. The test uses one second."""
+    with replaced_function(scheduled, "purge_events", "perform pg_sleep(0.01);"), scheduled.connect() as db:
         text = command(db, "purge-events")
         assert text.count("100 seconds") == 1
-        db.execute("set statement_timeout = '60s'")  # without an end of its own, this is its end
+        db.execute("set statement_timeout = '60s'")  # fails the test if the job does not stop
 
         db.execute(text.replace("100 seconds", "1 second").encode())
 
-        calls = db.execute("select began, ended, xmin::text from public.calls order by began").fetchall()
+        calls = db.execute("select started, ended, xmin::text from public.calls order by started").fetchall()
     assert len(calls) > 1
     assert len({call["xmin"] for call in calls}) == len(calls)
     for call, following in itertools.pairwise(calls):
-        assert following["began"] - call["ended"] >= 4 * (call["ended"] - call["began"])
+        assert following["started"] - call["ended"] >= 4 * (call["ended"] - call["started"])
 
 
-def test_reports_of_our_jobs_are_kept_two_weeks(scheduled: Cluster) -> None:
-    """And those of others as long as they like."""
+def test_run_reports_of_our_jobs_are_stored_two_weeks(scheduled: Cluster) -> None:
+    """Reports of other jobs stay."""
     with scheduled.connect() as db:
-        db.execute("select cron.schedule('theirs', '@reboot', 'select')")
+        db.execute("select cron.schedule('other', '@reboot', 'select')")
         purge = command(db, "purge-job-runs")
     with scheduled.connect("supabase_admin") as db:
         db.execute(
             "insert into cron.job_run_details (jobid, username, status, start_time, end_time)"
-            " select j.jobid, 'postgres', kept, now() - age, case when kept <> 'crashed' then now() - age end"
+            " select j.jobid, 'postgres', status, now() - age, case when status <> 'crashed' then now() - age end"
             " from cron.job j cross join (values ('old', interval '15 days'), ('crashed', interval '15 days'),"
-            " ('young', interval '13 days')) as planted (kept, age)"
+            " ('young', interval '13 days')) as report (status, age)"
         )
     with scheduled.connect() as db:
         db.execute(purge.encode())
         left = db.execute(
             "select jobname, r.status from cron.job_run_details r join cron.job using (jobid)"
-            " where r.status in ('old', 'crashed', 'young')"  # a job of ours may be due right now
+            " where r.status in ('old', 'crashed', 'young')"  # a job may have run meanwhile
         ).fetchall()
     assert sorted((row["jobname"], row["status"]) for row in left) == sorted(
-        [(name, "young") for name in JOBS] + [("theirs", status) for status in ("crashed", "old", "young")]
+        [(name, "young") for name in JOBS] + [("other", status) for status in ("crashed", "old", "young")]
     )
 
 
@@ -271,32 +271,32 @@ def test_reports_of_our_jobs_are_kept_two_weeks(scheduled: Cluster) -> None:
     ],
     ids=["not preloaded", "another database", "not permitted"],
 )
-def test_where_pg_cron_cannot_be_used_the_file_says_so(
-    without: Cluster, settings: dict[str, str], user: str, database: str, reason: str
+def test_a_notice_explains_why_pg_cron_cannot_be_used(
+    without_extension: Cluster, settings: dict[str, str], user: str, database: str, reason: str
 ) -> None:
-    without.restart(settings)
+    without_extension.restart(settings)
     if database == "another":
-        with without.connect("supabase_admin") as db:
+        with without_extension.connect("supabase_admin") as db:
             db.execute("create database another")
-    with without.connect(user, database) as db:
-        (notice,) = notices_of(db)
+    with without_extension.connect(user, database) as db:
+        (notice,) = run_file(db)
         assert re.search(rf"pg_cron cannot be used in this database \(.*({reason}).*\), so no job is scheduled", notice)
         assert value(db, "select to_regnamespace('cron')") is None
 
 
-def test_who_may_not_schedule_is_told(scheduled: Cluster) -> None:
+def test_a_notice_explains_a_missing_schedule_permission(scheduled: Cluster) -> None:
     with scheduled.connect("supabase_admin") as db:
         db.execute("truncate cron.job; revoke execute on function cron.schedule(text, text, text) from public")
     with scheduled.connect() as db:
-        assert "(permission denied for function schedule), so no job is scheduled" in notices_of(db)[-1]
+        assert "(permission denied for function schedule), so no job is scheduled" in run_file(db)[-1]
     with scheduled.connect("supabase_admin") as db:
         assert jobs(db) == {}
 
 
-def test_without_pg_cron_the_file_says_so_and_leaves_nothing(db: Db) -> None:
+def test_without_pg_cron_the_file_only_raises_a_notice(db: Db) -> None:
     if value(db, "select count(*) from pg_available_extensions where name = 'pg_cron'"):
         pytest.skip("POSTGRES_BIN names a Postgres that has pg_cron")
-    (notice,) = notices_of(db)
+    (notice,) = run_file(db)
     assert notice.startswith("pg_cron is not available, so no job is scheduled")
     assert value(db, "select to_regnamespace('cron')") is None
 
@@ -312,6 +312,6 @@ def test_sql_of_the_readme_shows_the_schedule_and_its_runs(scheduled: Cluster, e
             admin.execute("grant execute on all functions in schema cron to postgres")
         test_sql_readme.run(db, switch_on)
         assert {row["active"] for row in test_sql_readme.run(db, schedule)} == {True}
-    let_pg_cron_run_all(scheduled, "on", eventually)
+    run_all_jobs(scheduled, "on", eventually)
     with scheduled.connect() as db:
         assert {row["jobname"] for row in test_sql_readme.run(db, runs)} == set(JOBS)

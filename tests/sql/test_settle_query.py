@@ -1,36 +1,21 @@
-"""settle_query and release_query: how a query ends, once."""
+"""settle_query and release_query: a query ends once."""
 
-import json
 import uuid
-from typing import Any
 
 import psycopg
 import pytest
 
 from tests.conftest import new_user
-from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, pack, release, settle, value
+from tests.sql.billing import new_customer
+from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, pack, release, settle, turn, value
 
 
-def turn(chat_id: str, question_id: str, answer_id: str | None = None, **more: Any) -> str:
-    """p_turn as the chat makes it."""
-    return json.dumps(
-        {
-            "chat_id": chat_id,
-            "title": "A title",
-            "context": {"type": "bill", "id": "C-2", "data": {"stage": 2}},
-            "question": {"id": question_id, "content": f"Question {question_id}"},
-            "answer": {"id": answer_id or str(uuid.uuid4()), "content": "Answer"},
-            **more,
-        }
-    )
-
-
-def test_a_settled_query_is_one_row_of_the_ledger_however_often_it_is_settled(db: Db) -> None:
+def test_repeated_settlement_writes_one_ledger_row(db: Db) -> None:
     user = new_user(db, "basic")
     query = admit(db, user, "question", p_provider="openai")
     first = settle(db, query["hold_id"])
     assert settle(db, query["hold_id"]) == first
-    assert release(db, query["hold_id"])["outcome"] == "answered"  # too late to take it back
+    assert release(db, query["hold_id"])["outcome"] == "answered"  # already settled
     (row,) = ledger(db, user)
     assert (str(row["id"]), row["request_id"], row["funding"]) == (query["hold_id"], "question", "included")
     assert (row["tokens_total"], str(row["cost_usd"]), row["provider"]) == (120, "0.000123", "openai")
@@ -45,7 +30,7 @@ def test_a_query_that_was_never_admitted_cannot_be_ended(db: Db) -> None:
         assert caught.value.sqlstate == "NOHLD"
 
 
-def test_the_ends_have_their_own_functions(db: Db) -> None:
+def test_each_function_accepts_only_its_own_outcomes(db: Db) -> None:
     query = admit(db, new_user(db, "basic"))
     for end, outcome in ((settle, "failed"), (settle, "lost"), (release, "answered"), (release, "stopped")):
         with pytest.raises(psycopg.errors.InvalidParameterValue):
@@ -53,7 +38,7 @@ def test_the_ends_have_their_own_functions(db: Db) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["failed", "lost"])
-def test_what_fails_gives_its_funding_back_to_where_it_came_from(db: Db, outcome: str) -> None:
+def test_a_failed_query_returns_its_funding(db: Db, outcome: str) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", stripe_subscription_id="sub_1", daily_quota=1)
     bought = pack(db, user, 1)
@@ -73,7 +58,7 @@ def test_what_fails_gives_its_funding_back_to_where_it_came_from(db: Db, outcome
     ] * 3
 
 
-def test_what_fails_after_midnight_does_not_give_the_new_day_one_more(db: Db) -> None:
+def test_a_failure_after_midnight_does_not_change_the_new_day(db: Db) -> None:
     at(db, "2026-03-01T23:59Z")
     user = new_user(db, "basic")
     late = admit(db, user)
@@ -83,7 +68,7 @@ def test_what_fails_after_midnight_does_not_give_the_new_day_one_more(db: Db) ->
     assert counters(db, user)["quota_used"] == 1
 
 
-def test_what_fails_in_the_next_period_does_not_lower_its_overage(db: Db) -> None:
+def test_a_failure_does_not_lower_overage_of_the_next_period(db: Db) -> None:
     at(db, "2026-03-31T23:59Z")
     user = new_user(db, "usage_only", stripe_subscription_id="sub_1", overage_period_start="2026-03-01Z")
     late = admit(db, user)
@@ -93,7 +78,7 @@ def test_what_fails_in_the_next_period_does_not_lower_its_overage(db: Db) -> Non
     assert str(counters(db, user)["current_overage_amount"]) == "0.025000"
 
 
-def test_a_plan_that_changes_during_a_query_does_not_change_what_it_gives_back(db: Db) -> None:
+def test_a_plan_change_during_a_query_refunds_the_old_plan(db: Db) -> None:
     user = new_user(db, "free")
     query = admit(db, user)
     db.execute("update public.user_subscriptions set tier = 'pro' where user_id = %s", (user,))
@@ -102,7 +87,7 @@ def test_a_plan_that_changes_during_a_query_does_not_change_what_it_gives_back(d
     assert (counters(db, user)["lifetime_used"], counters(db, user)["quota_used"]) == (0, 1)
 
 
-def test_an_own_key_is_logged_and_not_counted(db: Db) -> None:
+def test_a_byok_query_is_logged_but_not_counted(db: Db) -> None:
     user = new_user(db, "usage_only")
     key(db, user, "anthropic")
     settle(db, admit(db, user)["hold_id"])
@@ -111,7 +96,7 @@ def test_an_own_key_is_logged_and_not_counted(db: Db) -> None:
     assert counters(db, user)["quota_used"] == 0
 
 
-def test_a_turn_is_kept_in_the_conversation_of_the_chats_id(db: Db) -> None:
+def test_a_turn_is_stored_under_its_chat_id(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic")
     chat_id, answer_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -134,17 +119,17 @@ def test_a_turn_is_kept_in_the_conversation_of_the_chats_id(db: Db) -> None:
     assert second["message_id"] != first["message_id"]
 
 
-def test_the_next_admission_brings_the_newest_messages_in_order(db: Db) -> None:
+def test_admission_returns_the_newest_messages_in_order(db: Db) -> None:
     user = new_user(db, "pro")
     for number in range(3):
         settle(db, admit(db, user)["hold_id"], turn=turn("talk", f"q{number}"))
     history = admit(db, user, p_chat_id="talk", p_question_id="q3", p_history_messages=3)["history"]
     assert [message["content"] for message in history] == ["Answer", "Question q2", "Answer"]
-    asked_again = admit(db, user, p_chat_id="talk", p_question_id="q1")["history"]
-    assert [message["content"] for message in asked_again] == ["Question q0", "Answer"]
+    repeated = admit(db, user, p_chat_id="talk", p_question_id="q1")["history"]
+    assert [message["content"] for message in repeated] == ["Question q0", "Answer"]
 
 
-def test_a_question_asked_again_replaces_what_followed_it(db: Db) -> None:
+def test_a_repeated_question_replaces_the_messages_after_it(db: Db) -> None:
     user = new_user(db, "pro")
     for question in ("q1", "q2", "q1"):
         settle(db, admit(db, user)["hold_id"], turn=turn("talk", question))
@@ -157,13 +142,13 @@ def test_a_question_asked_again_replaces_what_followed_it(db: Db) -> None:
 
 
 @pytest.mark.parametrize("tier", ["free", "usage_only"])
-def test_a_plan_without_history_keeps_nothing_even_if_asked_to(db: Db, tier: str) -> None:
+def test_a_plan_without_history_stores_no_turn(db: Db, tier: str) -> None:
     user = new_user(db, tier, stripe_subscription_id="sub_1")
     assert settle(db, admit(db, user)["hold_id"], turn=turn("talk", "q1"))["persisted"] is False
     assert value(db, "select count(*) from public.conversations") == 0
 
 
-def test_a_uuid_that_somebody_else_used_first_is_charged_and_not_kept(db: Db) -> None:
+def test_a_taken_conversation_uuid_is_charged_but_not_stored(db: Db) -> None:
     chat_id = str(uuid.uuid4())
     slow, fast = new_user(db, "basic"), new_user(db, "basic")
     query = admit(db, slow, p_chat_id=chat_id)
@@ -174,3 +159,11 @@ def test_a_uuid_that_somebody_else_used_first_is_charged_and_not_kept(db: Db) ->
     with pytest.raises(psycopg.Error) as caught:
         admit(db, slow, p_chat_id=chat_id)
     assert caught.value.sqlstate == "NTFND"
+
+
+def test_a_downgraded_plan_stores_no_more_than_it_allows(db: Db) -> None:
+    user = new_customer(db, tier="pro", next_tier="usage_only", daily_quota=0)
+    at(db, "2026-04-01T00:00Z")
+    query = admit(db, user)
+    assert (query["tier"], query["keeps_history"]) == ("usage_only", False)
+    assert settle(db, query["hold_id"], turn=turn("talk", "q1"))["persisted"] is False

@@ -1,4 +1,4 @@
-"""Signing up starts the free plan; closing the account takes everything along."""
+"""A sign-up starts the free plan. A deletion of the user deletes all their rows."""
 
 import uuid
 from collections.abc import Iterator
@@ -11,21 +11,20 @@ from psycopg.conninfo import make_conninfo
 from infra.local.postgres import PLATFORM
 from infra.local.stack import Stack
 from tests.conftest import new_user
-from tests.sql.rows import somebody_with_rows_everywhere
-
-Db = psycopg.Connection[dict[str, Any]]
+from tests.sql.metering import Db
+from tests.sql.rows import user_with_rows_in_every_table
 
 
 @pytest.fixture
 def auth(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection as the Auth server has it: its own role, which has no rights in public, and no search path."""
+    """A connection of the Auth server's role, which has no rights in public, with an empty search path."""
     with psycopg.connect(make_conninfo(database_url, user="supabase_auth_admin"), autocommit=True) as connection:
         connection.execute("set search_path = ''")
         yield connection
 
 
 def sign_up(auth: psycopg.Connection[Any], **columns: Any) -> str:
-    """What the Auth server does for a new user; returns the id."""
+    """Creates a user as the Auth server does. Returns the id."""
     user_id = str(columns.get("id", uuid.uuid4()))
     auth.execute(
         "insert into auth.users (id, email) values (%s, %s)", (user_id, columns.get("email", f"{user_id}@example.test"))
@@ -34,12 +33,12 @@ def sign_up(auth: psycopg.Connection[Any], **columns: Any) -> str:
 
 
 def subscriptions(db: Db) -> list[dict[str, Any]]:
-    """Every subscription, oldest first."""
+    """All subscriptions, oldest first."""
     return db.execute("select * from public.user_subscriptions order by created_at").fetchall()
 
 
-def test_whoever_signs_up_starts_on_free(auth: psycopg.Connection[Any], db: Db) -> None:
-    """Active, nothing used, nothing owed, no customer at Stripe."""
+def test_a_new_user_starts_on_free(auth: psycopg.Connection[Any], db: Db) -> None:
+    """Active, no use, no overage, no Stripe customer."""
     user_id = sign_up(auth)
 
     (subscription,) = subscriptions(db)
@@ -50,16 +49,16 @@ def test_whoever_signs_up_starts_on_free(auth: psycopg.Connection[Any], db: Db) 
     assert decision == {"can_query": True, "reason": "Within free tier quota", "requires_payment": False}
 
 
-def test_the_auth_server_itself_reaches_nothing_of_ours(auth: psycopg.Connection[Any], db: Db) -> None:
-    """The trigger writes with its owner's rights, so signing up needs no grant on our tables."""
+def test_the_auth_server_cannot_read_our_tables(auth: psycopg.Connection[Any], db: Db) -> None:
+    """The trigger runs with the rights of its owner, so the Auth server needs no grant."""
     sign_up(auth)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         auth.execute("select from public.user_subscriptions")
 
 
 @pytest.mark.parametrize("same", ["id", "email"])
-def test_a_sign_up_that_fails_changes_nothing(auth: psycopg.Connection[Any], db: Db, same: str) -> None:
-    """Neither the subscription of who had it before, nor a subscription without a user."""
+def test_a_failed_sign_up_changes_nothing(auth: psycopg.Connection[Any], db: Db, same: str) -> None:
+    """The subscription of the first user stays, and no other is created."""
     user_id = sign_up(auth, email="a@example.test")
     db.execute("update public.user_subscriptions set tier = 'pro', quota_used = 3")
     before = subscriptions(db)
@@ -70,8 +69,8 @@ def test_a_sign_up_that_fails_changes_nothing(auth: psycopg.Connection[Any], db:
     assert subscriptions(db) == before
 
 
-def test_whoever_was_there_before_the_migrations_starts_on_free(stack: Stack) -> None:
-    """An existing project's users get their subscription from the migration, new ones from the trigger."""
+def test_users_from_before_the_migrations_start_on_free(stack: Stack) -> None:
+    """The migration creates the subscriptions of existing users, the trigger those of new users."""
     name = "signed_up_before"
     with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as admin:
         admin.execute(f"create database {name} template template0")
@@ -79,18 +78,18 @@ def test_whoever_was_there_before_the_migrations_starts_on_free(stack: Stack) ->
             with psycopg.connect(stack.postgres.url("supabase_admin", name), autocommit=True) as platform:
                 platform.execute(PLATFORM.read_bytes())
             with psycopg.connect(stack.postgres.url("supabase_auth_admin", name), autocommit=True) as auth:
-                early = [sign_up(auth), sign_up(auth)]
+                existing = [sign_up(auth), sign_up(auth)]
                 stack.postgres.migrate(name)
-                late = sign_up(auth)
+                new = sign_up(auth)
             with psycopg.connect(stack.postgres.url(database=name)) as db:
                 found = db.execute("select user_id::text, tier, status from public.user_subscriptions").fetchall()
         finally:
             admin.execute(f"drop database {name} with (force)")
-    assert sorted(found) == sorted((user_id, "free", "active") for user_id in [*early, late])
+    assert sorted(found) == sorted((user_id, "free", "active") for user_id in [*existing, new])
 
 
 def contents(db: Db) -> dict[str, list[str]]:
-    """Every row of every table of ours."""
+    """Every row of every table of the schemas public and private."""
     tables = db.execute(
         "select oid::regclass::text as name from pg_class "
         "where relnamespace in ('public'::regnamespace, 'private'::regnamespace) and relkind in ('r', 'p')"
@@ -103,23 +102,23 @@ def contents(db: Db) -> dict[str, list[str]]:
     }
 
 
-def test_deleting_a_user_deletes_every_row_of_theirs(auth: psycopg.Connection[Any], db: Db) -> None:
-    """In every table, by the Auth server, which may do nothing to our tables itself. Nobody else loses anything."""
-    somebody_with_rows_everywhere(db)
+def test_deleting_a_user_deletes_all_their_rows(auth: psycopg.Connection[Any], db: Db) -> None:
+    """The Auth server, which has no rights on our tables, deletes the user. Other users lose no row."""
+    user_with_rows_in_every_table(db)
     new_user(db)
     before = contents(db)
-    leaving = somebody_with_rows_everywhere(db)
-    with_them = contents(db)
-    books = {"retained_usage", "retained_invoice_items"}
-    nobodys = {"plans", "packs", "stripe_events", *books}
-    assert {table for table in before if len(with_them[table]) <= len(before[table])} == nobodys
+    leaving = user_with_rows_in_every_table(db)
+    with_user = contents(db)
+    retained = {"retained_usage", "retained_invoice_items"}
+    without_users = {"plans", "packs", "stripe_events", *retained}
+    assert {table for table in before if len(with_user[table]) <= len(before[table])} == without_users
 
     assert auth.execute("delete from auth.users where id = %s", (leaving.id,)).rowcount == 1
 
     after = contents(db)
-    assert {table: rows for table, rows in after.items() if table not in books} == {
-        table: rows for table, rows in before.items() if table not in books
+    assert {table: rows for table, rows in after.items() if table not in retained} == {
+        table: rows for table, rows in before.items() if table not in retained
     }
-    # The books keep sums, without them.
-    assert {table: len(after[table]) for table in books} == {"retained_usage": 2, "retained_invoice_items": 0}
-    assert not [row for table in books for row in after[table] if leaving.id in row]
+    # The retained tables store sums without the user.
+    assert {table: len(after[table]) for table in retained} == {"retained_usage": 2, "retained_invoice_items": 0}
+    assert not [row for table in retained for row in after[table] if leaving.id in row]

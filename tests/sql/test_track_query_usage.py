@@ -1,4 +1,4 @@
-"""track_query_usage: one query admitted and settled in one call, by the chat's own rules."""
+"""track_query_usage: admits and settles a query in one call, by the rules of the chat."""
 
 import uuid
 
@@ -6,8 +6,7 @@ import psycopg
 import pytest
 
 from tests.conftest import new_user
-from tests.sql.metering import Db, admit, counters, holds, key, ledger, settle, value
-from tests.sql.test_settle_query import turn
+from tests.sql.metering import Db, admit, counters, holds, key, ledger, settle, turn, value
 
 CALL = "select public.track_query_usage(%s, %s, %s, 100, 20, 'anthropic', 'any-model', %s, 0.000123)"
 
@@ -15,11 +14,11 @@ CALL = "select public.track_query_usage(%s, %s, %s, 100, 20, 'anthropic', 'any-m
 def track(
     db: Db, user: str, conversation: str | None = None, message: str | None = None, own_key: bool = False
 ) -> None:
-    """Call it."""
+    """Calls track_query_usage."""
     db.execute(CALL, (user, conversation, message, own_key))
 
 
-def test_it_counts_and_refuses_as_the_chat_does(db: Db) -> None:
+def test_it_counts_and_refuses_like_the_chat(db: Db) -> None:
     user = new_user(db, "basic", allow_overages=False, quota_used=13)
     track(db, user)
     admit(db, user)
@@ -46,7 +45,7 @@ def test_a_message_is_tracked_once(db: Db) -> None:
     assert [str(row["message_id"]) for row in ledger(db, user)] == [answer_id, answer_id]
 
 
-def test_somebody_elses_conversation_is_not_found(db: Db) -> None:
+def test_a_conversation_of_another_user_is_not_found(db: Db) -> None:
     owner, other = new_user(db, "basic"), new_user(db, "basic")
     chat_id = str(uuid.uuid4())
     settle(db, admit(db, owner)["hold_id"], turn=turn(chat_id, "q1"))
@@ -57,7 +56,7 @@ def test_somebody_elses_conversation_is_not_found(db: Db) -> None:
     assert ledger(db, other) == []
 
 
-def test_an_own_key_is_what_the_caller_says_and_must_exist(db: Db) -> None:
+def test_the_caller_chooses_an_own_key_that_must_exist(db: Db) -> None:
     user = new_user(db, "basic")
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         track(db, user, own_key=True)

@@ -16,8 +16,7 @@ from tests.billing_kit import (
 )
 from tests.conftest import Person
 from tests.functions.maintenance.kit import command, findings, no_progress, run
-from tests.sql.metering import admit, key, settle, value
-from tests.sql.test_settle_query import turn
+from tests.sql.metering import admit, key, settle, turn, value
 
 
 def user_with_everything(billing: BillingStack) -> Person:

@@ -1,20 +1,21 @@
-"""Where calendars break: leap days, months of 28 days, midnight and the end of a period in the middle of a query."""
+"""Calendar edge cases: leap days, short months, and queries that run over midnight or the end of a period."""
 
 from typing import Any
 
 import pytest
 
-from tests.conftest import new_user
+from tests.conftest import Connect, new_user
+from tests.sql.billing import new_customer, run_queries
 from tests.sql.metering import Db, admit, at, counters, ledger, release, settle, value
 
-# A period as Stripe says it, a moment, and the period that holds the moment.
+# Start and end of a stored period, a time, and start and end of the period that contains this time.
 PERIODS = [
-    # From the 31st: short months end early, and the next long one has it again.
+    # From the 31st: shorter in a short month, on the 31st again in the next long one.
     ("2028-01-31T10:00Z", "2028-02-29T10:00Z", "2028-02-29T09:59:59Z", "2028-01-31T10:00Z", "2028-02-29T10:00Z"),
     ("2028-01-31T10:00Z", "2028-02-29T10:00Z", "2028-02-29T10:00Z", "2028-02-29T10:00Z", "2028-03-31T10:00Z"),
     ("2028-01-31T10:00Z", "2028-02-29T10:00Z", "2028-03-31T10:00Z", "2028-03-31T10:00Z", "2028-04-30T10:00Z"),
     ("2027-01-31T10:00Z", "2027-02-28T10:00Z", "2027-02-28T10:00Z", "2027-02-28T10:00Z", "2027-03-31T10:00Z"),
-    # A year later there is no leap day.
+    # The next year has no leap day.
     ("2028-02-29T00:00Z", "2028-03-29T00:00Z", "2029-02-28T00:00Z", "2029-02-28T00:00Z", "2029-03-29T00:00Z"),
     ("2028-02-29T00:00Z", "2028-03-29T00:00Z", "2029-02-27T23:59:59Z", "2029-01-29T00:00Z", "2029-02-28T00:00Z"),
     # The last second of a year.
@@ -23,17 +24,17 @@ PERIODS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("start", "end", "moment", "from_", "until"), PERIODS)
-def test_periods_return_to_the_day_they_began_on(
-    db: Db, start: str, end: str, moment: str, from_: str, until: str
+@pytest.mark.parametrize(("start", "end", "moment", "expected_start", "expected_end"), PERIODS)
+def test_periods_keep_their_day_of_the_month(
+    db: Db, start: str, end: str, moment: str, expected_start: str, expected_end: str
 ) -> None:
-    """And what is used in one is forgotten by the next, whether somebody asks or the sweep comes."""
-    held = db.execute(
+    """The overage counter resets with the period, by an admission or by the job."""
+    found = db.execute(
         "select p.period_start = %s as is_start, p.period_end = %s as is_end from private.period_at(%s, %s, %s) p",
-        (from_, until, start, end, moment),
+        (expected_start, expected_end, start, end, moment),
     ).fetchone()
-    assert held == {"is_start": True, "is_end": True}
-    asks, waits = (
+    assert found == {"is_start": True, "is_end": True}
+    first, second = (
         new_user(
             db,
             "usage_only",
@@ -43,26 +44,26 @@ def test_periods_return_to_the_day_they_began_on(
             quota_date="2026-01-01",
             overage_period_start="2026-01-01Z",
         )
-        for name in ("asks", "waits")
+        for name in ("first", "second")
     )
     at(db, moment)
-    for user in (asks, waits):
-        assert admit(db, user)["resets_at"] == value(db, "select to_jsonb(%s::timestamptz)", until)
+    for user in (first, second):
+        assert admit(db, user)["resets_at"] == value(db, "select to_jsonb(%s::timestamptz)", expected_end)
         assert str(counters(db, user)["current_overage_amount"]) == "0.025000"
-    at(db, until)
-    assert value(db, "select overage_used from private.funding_state where user_id = %s", asks) == 0
+    at(db, expected_end)
+    assert value(db, "select overage_used from private.funding_state where user_id = %s", first) == 0
     assert value(db, "select public.reset_monthly_overages()") == 2
-    for user in (asks, waits):
+    for user in (first, second):
         assert value(
-            db, "select overage_period_start = %s from public.user_subscriptions where user_id = %s", until, user
+            db, "select overage_period_start = %s from public.user_subscriptions where user_id = %s", expected_end, user
         )
-    db.execute("select set_config('metering.now', (%s::timestamptz + interval '1 hour')::text, false)", (until,))
+    db.execute("select set_config('metering.now', (%s::timestamptz + interval '1 hour')::text, false)", (expected_end,))
     value(db, "select public.release_stale_holds()")
     assert db.execute("select * from public.reconcile()").fetchall() == []
 
 
-def test_midnight_in_the_middle_of_an_answer(db: Db) -> None:
-    """The query is the old day's, the new day has all of its own; on a leap day as on any other."""
+def test_midnight_during_a_query_counts_for_the_old_day(db: Db) -> None:
+    """The query counts for the old day. The new day, a leap day, has its full quota."""
     at(db, "2028-02-28T23:59:59.9Z")
     user = new_user(db, "basic", daily_quota=2)
     late, failing = admit(db, user), admit(db, user)
@@ -80,8 +81,8 @@ def test_midnight_in_the_middle_of_an_answer(db: Db) -> None:
     assert db.execute("select * from public.reconcile()").fetchall() == []
 
 
-def open_over_the_end(db: Db, **columns: Any) -> tuple[str, str]:
-    """A user on usage_only whose overage query was admitted in the last second of February. User and hold."""
+def query_over_period_end(db: Db, **columns: Any) -> tuple[str, str]:
+    """Admits an overage query in the last second of February. Returns the user and the hold."""
     at(db, "2027-02-28T23:59:59Z")
     user = new_user(
         db,
@@ -97,13 +98,13 @@ def open_over_the_end(db: Db, **columns: Any) -> tuple[str, str]:
     return user, query["hold_id"]
 
 
-@pytest.mark.parametrize("sweeps", [True, False])
-def test_a_period_that_ends_while_a_query_runs_bills_it_where_it_began(db: Db, sweeps: bool) -> None:
-    user, hold = open_over_the_end(db)
+@pytest.mark.parametrize("job_runs", [True, False])
+def test_a_query_over_a_period_end_bills_the_old_period(db: Db, job_runs: bool) -> None:
+    user, hold = query_over_period_end(db)
     at(db, "2027-03-01T00:00Z")
-    if sweeps:
+    if job_runs:
         assert value(db, "select public.reset_monthly_overages()") == 1
-    # What is billed at the end of the period is what had ended; what runs waits for the next bill.
+    # A bill contains only settled queries. A running one is on the next bill.
     assert value(db, "select public.claim_overage(%s, '2027-03-01Z', '{}')", user) == []
     fresh = admit(db, user)
     assert fresh["remaining"] == 1  # the new period has its own limit
@@ -115,11 +116,11 @@ def test_a_period_that_ends_while_a_query_runs_bills_it_where_it_began(db: Db, s
     assert db.execute("select * from public.reconcile()").fetchall() == []
 
 
-@pytest.mark.parametrize("sweeps", [True, False])
-def test_a_period_that_ends_while_a_query_runs_gets_nothing_back_from_the_next(db: Db, sweeps: bool) -> None:
-    user, hold = open_over_the_end(db)
+@pytest.mark.parametrize("job_runs", [True, False])
+def test_a_late_release_does_not_lower_the_new_period(db: Db, job_runs: bool) -> None:
+    user, hold = query_over_period_end(db)
     at(db, "2027-03-01T00:00Z")
-    if sweeps:
+    if job_runs:
         value(db, "select public.reset_monthly_overages()")
     fresh = admit(db, user)
     release(db, hold)
@@ -128,7 +129,7 @@ def test_a_period_that_ends_while_a_query_runs_gets_nothing_back_from_the_next(d
     assert db.execute("select * from public.reconcile()").fetchall() == []
 
 
-def test_a_plan_that_ends_while_a_query_runs_still_pays_for_it(db: Db) -> None:
+def test_a_plan_that_ends_during_a_query_pays_for_it(db: Db) -> None:
     at(db, "2027-02-28T23:59:59Z")
     user = new_user(
         db,
@@ -148,3 +149,34 @@ def test_a_plan_that_ends_while_a_query_runs_still_pays_for_it(db: Db) -> None:
     assert ended == [("basic", "answered"), ("free", "failed")]
     assert counters(db, user)["lifetime_used"] == 0
     assert db.execute("select * from public.reconcile()").fetchall() == []
+
+
+def test_a_period_has_the_length_that_stripe_states(db: Db, connect: Connect) -> None:
+    """A subscription that started on a 31st has a period from 28 February to 31 March."""
+    february_28 = {
+        "current_period_start": "2026-02-28Z",
+        "current_period_end": "2026-03-31Z",
+        "overage_period_start": "2026-02-28Z",
+        "overage_limit": "0.05",
+    }
+    user = new_customer(db, **february_28)
+    run_queries(db, user, 2)
+    at(db, "2026-03-29T12:00Z")
+    assert value(db, "select public.reset_monthly_overages()") == 0
+    refused = admit(db, user)
+    assert (refused["decision"], refused["resets_at"]) == ("refused", "2026-03-31T00:00:00+00:00")
+    me = connect("authenticated", user)
+    at(me, "2026-03-29T12:00Z")
+    assert value(me, "select public.usage_summary() -> 'period'") == {
+        "start": "2026-02-28T00:00:00+00:00",
+        "end": "2026-03-31T00:00:00+00:00",
+    }
+
+
+def test_after_a_long_period_the_next_starts_at_its_end(db: Db) -> None:
+    """Otherwise a reset before Stripe's event and one after it would both apply."""
+    user = new_customer(db, current_period_start="2026-02-28Z", current_period_end="2026-03-31Z", overage_limit="0.05")
+    at(db, "2026-04-01T12:00Z")
+    run_queries(db, user, 1)
+    start = value(db, "select overage_period_start::text from public.user_subscriptions where user_id = %s", user)
+    assert start.startswith("2026-03-31 00:00:00")
