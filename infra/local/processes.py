@@ -137,6 +137,7 @@ class Processes:
 
     def _register(self) -> None:
         """Runs in the child before its exec."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a launcher in the background may inherit an ignored SIGINT
         pid = os.getpid()
         fcntl.lockf(self._list, fcntl.LOCK_EX, 1, pid)
         os.write(self._list, b"%d\n" % pid)

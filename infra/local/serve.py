@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,10 @@ def serve(app: ASGIApp, ports: Sequence[int]) -> None:
     config = uvicorn.Config(
         app, lifespan="on", access_log=False, log_level="warning", timeout_graceful_shutdown=6, ws="none"
     )
-    asyncio.run(uvicorn.Server(config).serve(sockets))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(uvicorn.Server(config).serve(sockets))
+    sys.stdout.flush()
+    os._exit(0)  # with both SDKs imported, the interpreter's own shutdown takes another second
 
 
 def standins() -> None:
@@ -141,9 +144,9 @@ def functions() -> None:
     """Serves every deployed function, and the page at /."""
     from infra.local import page
 
+    apps = [*(importlib.import_module(name).create() for name in FUNCTIONS), page.create_app()]
     for name in ON_DEMAND:
         importlib.import_module(name)
-    apps = [*(importlib.import_module(name).create() for name in FUNCTIONS), page.create_app()]
     served = CORSMiddleware(
         Apps(apps, by_route(apps)),
         allow_origins=[origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
