@@ -39,7 +39,7 @@ SLOW_FILES = (
     "tests/local/test_stack.py",
     "tests/sql/test_histories.py",
     "tests/journeys/test_killed_billing.py",
-    "tests/sql/test_billing.py",
+    "tests/sql/test_released.py",
     "tests/functions/test_chat_own_key.py",
     "tests/sql/test_lock_order.py",
     "tests/functions/test_many_streams.py",

@@ -10,7 +10,7 @@ from tests.sql.metering import Db, counters, value
 
 PROVIDERS = ("anthropic", "openai")
 # The columns of a canceled subscription after the end of its period.
-LAPSED = {"status": "canceled", "current_period_start": "2026-01-01Z", "current_period_end": "2026-02-01Z"}
+LAPSED = {"status": "canceled", "current_period_start": "2020-01-01Z", "current_period_end": "2020-02-01Z"}
 
 
 def base64(text: str) -> str:

@@ -26,7 +26,7 @@ def run_concurrently(connect: Connect, calls: list[Callable[[Db], Any]]) -> list
 
 def waits_for_lock(db: Db, pid: int, done: threading.Event) -> bool:
     """Waits until a session waits for a lock (True) or its call is done (False)."""
-    while not done.is_set():
+    while not done.wait(0.001):
         row = db.execute("select wait_event_type from pg_stat_activity where pid = %s", (pid,)).fetchone()
         if row is not None and row["wait_event_type"] == "Lock":
             return True

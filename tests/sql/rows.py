@@ -35,7 +35,7 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
     )
     db.execute(
         "insert into public.conversations (id, user_id, title, message_count, expires_at) "
-        "values (%s, %s, 'Hansard', 2, now() + interval '90 days')",
+        "values (%s, %s, 'Hansard', 2, private.clock() + interval '90 days')",
         (conversation_id, user_id),
     )
     db.execute(
@@ -49,13 +49,13 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
         "query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, "
         "tokens_output, provider, model, used_byo_key, counted_against_quota, was_overage) "
         "values (gen_random_uuid(), %s, 'first', %s, %s, 'pro', 'credit', 'answered', "
-        "(now() at time zone 'UTC')::date, now(), date_trunc('month', now(), 'UTC'), %s, 40, 40, 0, 7, 'openai', 'm', "
-        "false, false, false)",
+        "(private.clock() at time zone 'UTC')::date, private.clock(), date_trunc('month', private.clock(), 'UTC'), %s, "
+        "40, 40, 0, 7, 'openai', 'm', false, false, false)",
         (user_id, conversation_id, message_id, pack_id),
     )
     db.execute(
         "insert into public.overage_invoice_items (id, user_id, period_start, queries, unit_price_usd, target) "
-        "values (%s, %s, date_trunc('month', now(), 'UTC') - interval '1 month', 1, 0.025, '{}')",
+        "values (%s, %s, date_trunc('month', private.clock(), 'UTC') - interval '1 month', 1, 0.025, '{}')",
         (item_id, user_id),
     )
     db.execute(
@@ -70,14 +70,15 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
     db.execute(
         "insert into public.query_holds (id, user_id, request_id, tier, funding, query_date, credit_pack_id, "
         "period_start, quota_used, quota_limit, overage_used, provider, model, expires_at) "
-        "values (gen_random_uuid(), %s, 'second', 'pro', 'credit', (now() at time zone 'UTC')::date, %s, "
-        "date_trunc('month', now(), 'UTC'), 40, 40, 0, 'openai', 'm', now() + interval '5 minutes')",
+        "values (gen_random_uuid(), %s, 'second', 'pro', 'credit', (private.clock() at time zone 'UTC')::date, %s, "
+        "date_trunc('month', private.clock(), 'UTC'), 40, 40, 0, 'openai', 'm', "
+        "private.clock() + interval '5 minutes')",
         (user_id, pack_id),
     )
     db.execute(
         "insert into public.query_refusals (id, created_at, user_id, request_id, reason, requires_payment, tier, "
         "quota_used, quota_limit, overage_used) "
-        "values (gen_random_uuid(), now(), %s, 'third', 'Daily quota exceeded', false, 'pro', 40, 40, 0)",
+        "values (gen_random_uuid(), private.clock(), %s, 'third', 'Daily quota exceeded', false, 'pro', 40, 40, 0)",
         (user_id,),
     )
     return UserWithRows(user_id, conversation_id, pack_id)

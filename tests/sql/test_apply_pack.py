@@ -55,6 +55,7 @@ def test_a_pack_expires_after_the_days_in_the_catalog(db: Db) -> None:
         "insert into public.packs (slug, name, credits, price_usd, expires_after_days, is_sold)"
         " values ('pack_year', 'For a year', 100, 2.25, 365, false)"
     )
+    at(db, "2026-03-01T12:00Z")
     user = new_user(db)
     apply_pack(db, user, 1, pack="pack_year")
     at(db, "2027-03-01T11:59Z")

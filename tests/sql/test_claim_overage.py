@@ -3,6 +3,7 @@
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,12 @@ def test_concurrent_calls_create_one_set_of_items(connect: Connect, db: Db) -> N
     run_queries(db, user, 3)
     at(db, "2026-04-02T12:00Z")
     run_queries(db, user, 40)
-    results = run_concurrently(connect, [lambda connection: claim_overage(connection, user)] * CLIENTS)
+
+    def claim(connection: Db) -> list[dict[str, Any]]:
+        at(connection, "2026-04-02T12:00Z")
+        return claim_overage(connection, user)
+
+    results = run_concurrently(connect, [claim] * CLIENTS)
     assert {tuple(item["id"] for item in items) for items in results} == {tuple(item["id"] for item in results[0])}
     assert describe(results[0]) == [("2026-03", 3, "0.025000", 7), ("2026-04", 40, "0.025000", 100)]
     assert sorted(items[0]["attempts"] for items in results) == list(range(1, CLIENTS + 1))
@@ -123,6 +129,7 @@ def test_a_concurrent_deletion_of_a_conversation_changes_no_bill(connect: Connec
     for chat in ("stays", "deleted", "stays"):
         settle(db, admit(db, user)["hold_id"], turn=turn(chat, str(uuid.uuid4())))
     deleting, claiming, done = connect(), connect(), threading.Event()
+    at(claiming, "2026-03-02T12:00Z")
 
     def run() -> None:
         try:

@@ -159,21 +159,22 @@ def ids(db: Db) -> dict[str, str]:
 
 def lock_waits(connect: Connect, db: Db, ids: dict[str, str], call: str) -> Iterator[tuple[frozenset[str], str]]:
     """For each lock that a call waits for: the locks that it holds then, and this lock. Everything is rolled back."""
-    for awaited, lock in LOCKS.items():
-        holder, caller, prober = connect(), connect(), connect()
-        done = threading.Event()
+    # One connection each for all locks: a new session compiles every function again.
+    holder, caller, prober = connect(), connect(), connect()
 
-        def run(caller: Db = caller, done: threading.Event = done) -> None:
-            try:
-                with suppress(psycopg.Error), caller.transaction(force_rollback=True):
-                    caller.execute(CALLS[call].encode(), ids)
-            finally:
-                done.set()
+    def run(done: threading.Event) -> None:
+        try:
+            with suppress(psycopg.Error), caller.transaction(force_rollback=True):
+                caller.execute(CALLS[call].encode(), ids)
+        finally:
+            done.set()
 
-        with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
+        for awaited, lock in LOCKS.items():
+            done = threading.Event()
             with holder.transaction(force_rollback=True):
                 holder.execute(lock.encode(), ids)
-                running = pool.submit(run)
+                running = pool.submit(run, done)
                 if waits_for_lock(db, caller.info.backend_pid, done):
                     held = set()
                     for other in LOCKS.keys() - {awaited}:
@@ -184,8 +185,8 @@ def lock_waits(connect: Connect, db: Db, ids: dict[str, str], call: str) -> Iter
                             held.add(other)
                     yield frozenset(held), awaited
             running.result()
-        for connection in (holder, caller, prober):
-            connection.close()
+    for connection in (holder, caller, prober):
+        connection.close()
 
 
 DELETION = "the user's deletion"

@@ -6,9 +6,10 @@ import psycopg
 import pytest
 
 from tests.conftest import Connect
-from tests.sql.metering import Db
+from tests.sql.metering import Db, at
 from tests.sql.rows import UserWithRows, user_with_rows_in_every_table
 
+NOON = "2026-03-10T12:00Z"
 # The condition that selects the rows of a user, by relation. postgres, which sees all rows, uses it.
 ROWS_OF_USER = {
     "conversations": "user_id = %s",
@@ -32,19 +33,23 @@ KEY_COLUMNS = {"daily_quota_usage": "user_id, query_date"}
 @pytest.fixture
 def me(db: Db) -> UserWithRows:
     """The signed-in user, with rows in every table."""
+    at(db, NOON)
     return user_with_rows_in_every_table(db)
 
 
 @pytest.fixture(autouse=True)
 def other(db: Db) -> UserWithRows:
     """Another user with rows in every table."""
+    at(db, NOON)
     return user_with_rows_in_every_table(db)
 
 
 @pytest.fixture
 def as_me(connect: Connect, me: UserWithRows) -> Db:
     """A connection as the Data API opens it for this user."""
-    return connect("authenticated", me.id)
+    connection = connect("authenticated", me.id)
+    at(connection, NOON)
+    return connection
 
 
 def refused(connection: Db, statement: str) -> bool:
