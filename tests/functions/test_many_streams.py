@@ -29,7 +29,7 @@ from tests.conftest import Person
 from tests.functions.watched import served
 
 STREAMS = 200
-DELTAS = 60
+DELTAS = 30
 PAUSE_S = 0.015
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/responses"}
 PROVIDERS = tuple(PATHS)
