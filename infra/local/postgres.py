@@ -98,6 +98,7 @@ class Postgres:
                 "postgres",
                 *("-D", str(self.data), "-p", str(self.port)),
                 *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=200"),
+                *("-c", "timezone=UTC"),  # as on the hosted platform; initdb would take the machine's
                 *durability,
             ),
         )
