@@ -1,6 +1,6 @@
 """A second attempt at a request that failed before the provider started its answer: at the same provider or the other.
 
-docs/decisions/0012-one-more-attempt.md
+docs/decisions/0012-one-retry-and-failover.md
 """
 
 import asyncio
