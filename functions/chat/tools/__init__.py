@@ -18,6 +18,7 @@ from functions.chat import limits
 from functions.chat.tools.base import Definition, JsonObject, Language, NotFound, Outcome, Source, ToolError
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.tool import Tool
+from functions.common.validation import field_errors
 
 __all__ = ["Definition", "Language", "NotFound", "Outcome", "Source", "ToolError", "Tools"]
 
@@ -106,9 +107,5 @@ def _failed(sentence: str) -> Outcome:
 
 def _describe_problems(error: ValidationError) -> str:
     """Which arguments are invalid, and why. Never repeats their values."""
-    problems = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        name = ".".join(str(step) for step in problem["loc"])
-        reason = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{name[:50]}: {reason}" if name else reason)
+    problems = [f"{field.name[:50]}: {field.message}" if field.name else field.message for field in field_errors(error)]
     return f"Wrong arguments: {'; '.join(problems[:5])}."
