@@ -1,4 +1,4 @@
-"""What the tests stand on: one real stack a test process, a database of its own for each SQL test, people to be."""
+"""Fixtures of all tests: one real stack per test process, a database for each SQL test, and users."""
 
 import itertools
 import json
@@ -142,7 +142,7 @@ class Person:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What their browser sends."""
+        """The request headers of the user's browser."""
         return {"authorization": f"Bearer {self.token}"}
 
 

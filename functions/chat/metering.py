@@ -284,7 +284,7 @@ class Metering:
             except Exception as error:
                 if not turn or isinstance(error, Unavailable):
                     raise
-                # The turn cannot be stored, whatever the reason. It is charged all the same.
+                # The turn cannot be stored. Charge it anyway.
                 observer.failure("turn not kept", error, **identity, function=function)
                 settled = Settled.from_row(await self._call(function, params))
         except AppError as error:

@@ -138,8 +138,8 @@ class Checkout:
         return profile
 
     async def _customer(self, stripe: StripeClient, user: User) -> str:
-        """The user's customer id. A customer is created and linked before any checkout, so that every event of
-        theirs leads to a user."""
+        """The user's customer id. A customer is created and linked before any checkout, so that every event
+        resolves to a user."""
         profile = await self._profile(user)
         if profile.stripe_customer_id is not None:
             return profile.stripe_customer_id

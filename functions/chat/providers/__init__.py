@@ -171,7 +171,7 @@ class Providers:
                 # In a thread: importing an SDK would block every other stream of this process.
                 module = await asyncio.to_thread(importlib.import_module, f"functions.chat.providers.{name}")
                 self._providers[name] = module.connect(self._settings)
-                gc.freeze()  # An SDK's objects stay for ever, and each full collection of them takes 200 ms.
+                gc.freeze()  # An SDK's objects are never freed, and each full collection of them takes 200 ms.
         return self._providers[name]
 
     async def close(self) -> None:

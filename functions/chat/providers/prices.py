@@ -13,7 +13,7 @@ from functions.chat.providers import Usage
 def _prices() -> ModuleType:
     # Imported when first needed: it takes 150 ms, and the price is not needed before the answer starts.
     module = importlib.import_module("genai_prices")
-    gc.freeze()  # The price list stays for ever; do not collect it again and again.
+    gc.freeze()  # The price list is never freed: exclude it from every collection.
     return module
 
 

@@ -3,7 +3,7 @@
 1. claim_overage groups the queries into one item for each period and price, and fixes the invoice that should take it.
 2. Each item becomes one invoice item at Stripe, under one idempotency key: concurrent requests create one item.
 3. Stripe stores idempotency keys for a day. From the second attempt on, an existing item is searched by our id first.
-4. A draft that was finalized meanwhile refuses the item for good. The item then waits for the customer's next invoice.
+4. A draft that was finalized meanwhile refuses the item permanently. The item waits for the customer's next invoice.
 """
 
 import dataclasses
