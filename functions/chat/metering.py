@@ -285,7 +285,7 @@ class Metering:
                 if not turn or isinstance(error, Unavailable):
                     raise
                 # The turn cannot be stored. Charge it anyway.
-                observer.failure("turn not kept", error, **identity, function=function)
+                observer.failure("turn not stored", error, **identity, function=function)
                 settled = Settled.from_row(await self._call(function, params))
         except AppError as error:
             observer.failure("hold left to expire", error, **identity, function=function)

@@ -322,7 +322,7 @@ def test_no_key_appears_anywhere_but_at_its_provider(
         # The logs are verbose, and show that every path was taken.
         texts_of_logs = {name: text.decode(errors="replace") for name, text in logs(observation)}
         for line in (
-            "Request options", "HTTP Response", '"HoldsLeftToExpire"', "hold left to expire", "turn not kept",
+            "Request options", "HTTP Response", '"HoldsLeftToExpire"', "hold left to expire", "turn not stored",
             "rejected key not noted", "own key not decrypted",
         ):  # fmt: skip
             assert line in texts_of_logs["functions.log"], line

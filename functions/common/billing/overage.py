@@ -22,7 +22,7 @@ from functions.common.money import dumps
 
 # The metadata key that holds our id of an invoice item at Stripe.
 ITEM_ID_KEY = "overage_invoice_item"
-SLACK_S = 3600  # between our clock and Stripe's
+CLOCK_SKEW_S = 3600  # between our clock and the clock of Stripe
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ async def _create(stripe: StripeClient, customer_id: str, item: OverageItem) -> 
 
 
 async def _find(stripe: StripeClient, customer_id: str, item: OverageItem) -> InvoiceItem | None:
-    since = int(item.created_at.timestamp()) - SLACK_S
+    since = int(item.created_at.timestamp()) - CLOCK_SKEW_S
     found = await stripe.v1.invoice_items.list_async({"customer": customer_id, "created": {"gte": since}, "limit": 100})
     async for one in found.auto_paging_iter():
         if one.metadata is not None and one.metadata.to_dict().get(ITEM_ID_KEY) == item.id:

@@ -25,7 +25,7 @@ STATUSES = {
 RANKS = {"active": 3, "trialing": 3, "past_due": 2, "unpaid": 1, "paused": 1}
 CLOSED_DISPUTES = ("won", "lost", "warning_closed", "prevented")
 # An invoice may be created shortly before the period that it bills.
-SLACK_S = 86400
+INVOICE_DELAY_S = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
 
 async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int, end: int) -> list[str]:
     """The tiers paid until the end of the period: after a downgrade the user keeps the higher one until then."""
-    paid = plan_lines(stripe, {"subscription": subscription_id, "created": {"gte": start - SLACK_S}})
+    paid = plan_lines(stripe, {"subscription": subscription_id, "created": {"gte": start - INVOICE_DELAY_S}})
     return sorted({tier async for tier, line in paid if line.amount > 0 and line.period.end >= end})
 
 
