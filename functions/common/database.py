@@ -8,9 +8,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-from postgrest import AsyncPostgrestClient
-from postgrest.exceptions import APIError
+import aiohttp
+import orjson
 
 from functions.common import money
 from functions.common.errors import (
@@ -24,7 +23,6 @@ from functions.common.errors import (
     Unavailable,
 )
 from functions.common.settings import SupabaseSettings
-from functions.common.turnstile import Turnstile
 
 # docs/error_codes.md explains each code.
 ERRORS: Mapping[str, type[AppError]] = {
@@ -43,8 +41,9 @@ USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING"})
 UNAVAILABLE_PREFIXES = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
 
 CONNECT_TIMEOUT_S = 1.0
-# Also the limit on concurrent calls: httpx scans all its connections for every call that waits for one.
 CONNECTIONS = 32
+BACKGROUND_CONNECTIONS = 4
+KEEP_ALIVE_S = 30.0
 RETRY_PAUSE_S = 0.1
 
 
@@ -52,29 +51,15 @@ class Database:
     """Calls the SQL functions of one Supabase project. Share one instance: it owns the connection pool."""
 
     def __init__(self, settings: SupabaseSettings) -> None:
-        self._base_url = f"{settings.url}/rest/v1"
+        self._rpc_url = f"{settings.url}/rest/v1/rpc/"
         self._anon_key = settings.anon_key
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # `timeout_s` limits each call as a whole
-            limits=httpx.Limits(
-                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=30
-            ),
-        )
-        self._slots = asyncio.Semaphore(CONNECTIONS)
-        self._turnstile = Turnstile()
-        self._service = self._client(settings.service_role_key.get_secret_value())
-
-    def _client(self, token: str, api_key: str | None = None) -> AsyncPostgrestClient:
-        return AsyncPostgrestClient(
-            self._base_url,
-            headers={"apikey": api_key or token, "authorization": f"Bearer {token}"},
-            http_client=self._http,
-            retry_enabled=False,
-        )
+        self._service_headers = _headers(settings.service_role_key.get_secret_value())
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by `background`
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        for session in self._sessions.values():
+            await session.close()
 
     async def call(
         self,
@@ -84,42 +69,77 @@ class Database:
         user_token: str | None = None,
         timeout_s: float = 2.5,
         idempotent: bool = False,
+        background: bool = False,
     ) -> Any:
         """Call a SQL function with the service role, or with a user's rights if `user_token` is given.
 
         Returns its result. `timeout_s` limits the call including its retries. Only an `idempotent` call is retried
-        after a failure that may have come after the database carried it out.
+        after a failure that may have come after the database carried it out. A `background` call uses connections of
+        its own, so that no other call waits behind it.
 
         Raises Unavailable if the database cannot be reached, and the error in ERRORS for a SQLSTATE code.
         """
-        client = self._service if user_token is None else self._client(user_token, self._anon_key)
+        headers = self._service_headers if user_token is None else _headers(user_token, self._anon_key)
+        body = orjson.dumps(dict(params or {}))
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     try:
-                        async with self._slots:
-                            await self._turnstile.enter()
-                            response = await client.rpc(function, dict(params or {})).execute()
-                        return money.parse_amounts(response.data)
-                    except httpx.ConnectError:
+                        return await self._post(function, headers, body, background)
+                    except aiohttp.ClientConnectorError:
                         pass
-                    except httpx.TransportError as error:
+                    except aiohttp.ClientError as error:
                         if not idempotent:
                             raise Unavailable from error
-                    except APIError as error:
-                        failure = translate(error)
-                        if not (idempotent and isinstance(failure, Unavailable)):
-                            raise failure from error
+                    except Unavailable:
+                        if not idempotent:
+                            raise
                     await asyncio.sleep(RETRY_PAUSE_S)
         except TimeoutError as error:
             raise Unavailable from error
 
+    async def _post(self, function: str, headers: Mapping[str, str], body: bytes, background: bool) -> Any:
+        session = self._sessions.get(background)
+        if session is None:  # created here, because it needs the running event loop
+            session = self._sessions[background] = _session(BACKGROUND_CONNECTIONS if background else CONNECTIONS)
+        async with session.post(self._rpc_url + function, data=body, headers=headers) as response:
+            content = await response.read()
+            if response.status < 400:
+                return money.parse_amounts(orjson.loads(content)) if content else None
+            raise _failure(response.status, content)
 
-def translate(error: APIError) -> AppError:
-    """The error of `common.errors` for an error of the Data API."""
-    code = str(error.code or "")
+
+def _session(connections: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE_S),
+        # `timeout_s` limits each call as a whole.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("accept", "user-agent"),
+    )
+
+
+def _headers(token: str, api_key: str | None = None) -> dict[str, str]:
+    return {
+        "apikey": api_key or token,
+        "authorization": f"Bearer {token}",
+        "content-type": "application/json",
+    }
+
+
+def _failure(status: int, content: bytes) -> AppError:
+    """The error for an unsuccessful response. A body that is not the Data API's JSON counts by its status."""
+    try:
+        error = orjson.loads(content)
+        return translate(error["code"], error["message"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return translate(str(status), "")
+
+
+def translate(code: str | None, message: str) -> AppError:
+    """The error of `common.errors` for a code of the Data API, and the database's message."""
     # PostgREST sends an empty code when a connection ends between two statements.
-    if error.code == "" or code.startswith(UNAVAILABLE_PREFIXES):
+    if code == "" or (code or "").startswith(UNAVAILABLE_PREFIXES):
         return Unavailable()
-    error_type = ERRORS.get(code, Internal)
-    return error_type(error.message if code in USER_MESSAGE_CODES else None)
+    error_type = ERRORS.get(code or "", Internal)
+    return error_type(message if code in USER_MESSAGE_CODES else None)

@@ -1,13 +1,15 @@
 """The database client: which calls are retried, and which error each failure becomes."""
 
+import asyncio
 import json
+import re
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from postgrest.exceptions import APIError
 
 from functions.common import errors
 from functions.common.database import Database, translate
@@ -137,7 +139,38 @@ async def test_an_unreachable_database_fails_within_the_timeout() -> None:
     ],
 )
 def test_each_code_maps_to_one_error(code: str | None, error_type: type[errors.AppError]) -> None:
-    failure = translate(APIError({"code": code, "message": "canary of an internal message"}))
+    failure = translate(code, "canary of an internal message")
     assert type(failure) is error_type
     is_shown = "canary" in failure.sentence
     assert is_shown is (code in ("NTFND", "NOMDL"))
+
+
+async def test_calls_succeed_again_right_after_thousands_of_timeouts() -> None:
+    """A timeout cancels a call inside the connection pool, which must not lose the connection."""
+    answers = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])  # type: ignore[index]
+                await reader.readexactly(length)
+                await answers.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\ntrue")
+                await writer.drain()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+    async def call() -> None:
+        with pytest.raises(errors.Unavailable):
+            await db.call("admit_query", idempotent=True, timeout_s=0.2)
+
+    for _ in range(6):
+        await asyncio.gather(*(call() for _ in range(600)))
+    answers.set()
+
+    assert await db.call("admit_query", timeout_s=1) is True
+    await db.close()
+    server.close()
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_coro().__name__ == "serve"))  # type: ignore[union-attr]

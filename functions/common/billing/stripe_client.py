@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
 
+import aiohttp
 from pydantic import AfterValidator, Field, SecretStr
-from stripe import HTTPXClient, StripeClient
+from stripe import AIOHTTPClient, StripeClient
 
 from functions.common.settings import BaseUrl, Settings, load
 
@@ -37,7 +38,7 @@ class Account(StripeClient):
     """A client of the account. Share one: it holds the connection pool."""
 
     def __init__(self, settings: StripeSettings) -> None:
-        self._http = HTTPXClient(timeout=TIMEOUT_S)
+        self._http = AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         super().__init__(
             settings.secret_key.get_secret_value(),
             http_client=self._http,
