@@ -17,9 +17,10 @@ from jwt.exceptions import PyJWKClientConnectionError
 from functions.common.errors import Unauthenticated, Unavailable
 from functions.common.settings import SupabaseSettings
 
-# Supabase serves its keys with max-age=600. The cooldowns limit how often an unknown key id or a failed fetch causes
+# Supabase serves its keys with max-age=600: half of it in PyJWKClient, half in our cache, which needs no thread. The
+# cooldowns limit how often an unknown key id or a failed fetch causes
 # another fetch, because anyone can send an invented key id.
-KEYS_LIFESPAN_S = 600
+KEYS_LIFESPAN_S = 300
 KEYS_COOLDOWN_S = 30
 FETCH_TIMEOUT_S = 2
 FETCH_COOLDOWN_S = 1
@@ -48,6 +49,7 @@ class Verifier:
             cooldown_duration=KEYS_COOLDOWN_S,
             timeout=FETCH_TIMEOUT_S,
         )
+        self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
         self._failed_at = -FETCH_COOLDOWN_S * 1.0
 
     async def verify(self, token: str) -> User:
@@ -83,14 +85,21 @@ class Verifier:
         kid = jwt.get_unverified_header(token).get("kid")
         if not isinstance(kid, str):
             raise jwt.InvalidTokenError("no key id")
+        key, fetched_at = self._signing_keys.get(kid, (None, 0.0))
+        if key is None or time.monotonic() - fetched_at > KEYS_LIFESPAN_S:
+            key = await self._fetch(kid)
+        return key, ["ES256", "RS256"]
+
+    async def _fetch(self, kid: str) -> jwt.PyJWK:
         if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
             raise PyJWKClientConnectionError("the last fetch has just failed")
         try:
-            # In a thread, because a fetch blocks. With cached keys it returns immediately.
-            return await asyncio.to_thread(self._keys.get_signing_key, kid), ["ES256", "RS256"]
+            key = await asyncio.to_thread(self._keys.get_signing_key, kid)  # in a thread, because a fetch blocks
         except PyJWKClientConnectionError:
             self._failed_at = time.monotonic()
             raise
+        self._signing_keys[kid] = key, time.monotonic()
+        return key
 
 
 async def current_user(request: Request) -> User:

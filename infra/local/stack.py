@@ -292,6 +292,8 @@ class Stack:
                 "PGRST_DB_POOL_ACQUISITION_TIMEOUT": "10",
                 "PGRST_JWT_SECRET": f"@{jwks}",
                 "PGRST_JWT_AUD": "authenticated",
+                # As on the platform: otherwise every call verifies its ES256 token again, which takes 2.6 ms.
+                "PGRST_JWT_CACHE_MAX_LIFETIME": "3600",
                 "PGRST_SERVER_HOST": "127.0.0.1",
                 "PGRST_SERVER_PORT": str(POSTGREST + self.config.offset),
                 "PGRST_LOG_LEVEL": "warn",
