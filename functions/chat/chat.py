@@ -8,6 +8,7 @@ from functions.chat import limits, progress
 from functions.chat.feed import Feed
 from functions.chat.metering import Metering, Query
 from functions.chat.own_key import OwnKeys
+from functions.chat.progress import ProgressWriter
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.tools import Tools
@@ -32,6 +33,7 @@ class Chat:
         self.observer = observer
         self._metering = Metering(database, observer, providers.platform)
         self._own_keys = OwnKeys(database, vault, observer)
+        self._progress = ProgressWriter(database, observer)
         self._tools = Tools(parliament, lambda name, error: observer.failure("tool failed", error, tool=name))
         self._turnstile = Turnstile()
         self._running: dict[asyncio.Task[None], Turn] = {}
@@ -44,7 +46,7 @@ class Chat:
             own_keys=self._own_keys,
             tools=self._tools,
             parliament=self.parliament,
-            database=self.database,
+            progress=self._progress,
             observer=self.observer,
             turnstile=self._turnstile,
             query=Query(user_id, request, request_id),
@@ -94,6 +96,7 @@ class Chat:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self._metering.close()
+        await self._progress.close()
         await self.providers.close()
         await self._tools.close()
         await self.database.close()

@@ -56,9 +56,12 @@ TURN_S = 170.0
 DEADLINE_MARGIN_S = 8.0
 HOLD_S = 220
 
-# How often a running turn stores its output and asks whether it has to stop; how long it waits at its end for readers
-# in other processes; how often these ask. A stop takes two seconds at most, all included.
-PROGRESS_S = 0.7
+# A process stores the output of its running turns, and asks which have to stop, at every tick: those that another
+# process reads, and those not stored for PROGRESS_S. How many turns one call stores. How long a turn waits at its end
+# for readers in other processes; how often these ask. A stop takes three seconds at most, all included.
+PROGRESS_TICK_S = 0.5
+PROGRESS_S = 1.5
+NOTES_A_CALL = 200
 FOLLOWER_S = 2.0
 FOLLOWER_STOPPED_S = 0.5
 FOLLOW_S = 0.25

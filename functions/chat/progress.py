@@ -1,16 +1,17 @@
 """Resuming and stopping a turn from another process: on Lambda every request may run in another one.
 
-Every 0.7 s a turn stores its new output in its hold, and reads there whether it has to stop. Clients that resume the
-answer in another process read it from the hold. Before a turn ends its hold, it waits briefly for these readers;
-without readers it refuses new ones. A turn shorter than 0.7 s stores nothing.
+A process stores the new output of its running turns in their holds, with one call for all of them, and reads there
+which of them have to stop: every two seconds, and every half second for turns that another process reads. Clients that
+resume an answer in another process read it from the hold. Before a turn ends its hold, it waits briefly for these
+readers; without readers it refuses new ones. A turn shorter than a second and a half stores nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 from functions.chat import limits, wire
 from functions.chat.feed import Feed
@@ -23,64 +24,129 @@ END_NOT_RECEIVED = "The end of this answer could not be sent here. Open the conv
 
 
 class Progress:
-    """Stores the output of one turn. `stop` is called when the user wants the turn to end."""
+    """The output of one turn, stored in its hold. `stop` is called when the user wants the turn to end."""
 
-    def __init__(
-        self, database: Database, observer: Observer, hold_id: str, feed: Feed, stop: Callable[[], None]
-    ) -> None:
-        self._database = database
-        self._observer = observer
-        self._hold_id = hold_id
+    def __init__(self, writer: "ProgressWriter", hold_id: str, feed: Feed, stop: Callable[[], None]) -> None:
+        self.hold_id = hold_id
+        self._writer = writer
         self._feed = feed
         self._stop = stop
         self._stored_chunks = 0
         self._stored_characters = 0
+        self._followed_to: int | None = None
         self._has_started = False
-        self._task = asyncio.create_task(self._store_repeatedly())
+        self._due_at = writer.now() + limits.PROGRESS_S
+        writer.turns.add(self)
+
+    def is_due(self, now: float) -> bool:
+        """Whether the next call stores this turn: always while another process reads it."""
+        return now >= self._due_at or self._followed_to is not None
+
+    def note(self) -> tuple["Note", int]:
+        """The output that is not stored yet, and the number of chunks with it."""
+        self._has_started = True
+        text, chunks = self._feed.text_since(self._stored_chunks)
+        return {"hold_id": self.hold_id, "position": self._stored_characters, "progress": text}, chunks
+
+    def stored(self, note: "Note", chunks: int, stop_requested: bool, followed_to: int | None) -> None:
+        """The database has stored a note."""
+        self._stored_chunks = chunks
+        self._stored_characters = note["position"] + len(note["progress"])
+        self._followed_to = followed_to
+        self._due_at = self._writer.now() + limits.PROGRESS_S
+        if stop_requested:
+            self._stop()
 
     async def close(self, patience_s: float) -> None:
         """Store the rest and wait for its readers, at most `patience_s`. Then only the turn's end may be written."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._writer.turns.discard(self)
         if not self._has_started:
             return  # Nothing was stored, so there are no readers.
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                followed_to = await self._store(is_closing=True)
-                if followed_to is None:
+                await self._writer.wait_for(self)  # An older note that arrives later would remove the rest.
+                if await self._store_rest() is None:
                     return
-                while followed_to is not None and followed_to < self._stored_characters:
+                while self._followed_to is not None and self._followed_to < self._stored_characters:
                     await asyncio.sleep(limits.FOLLOW_S / 2)
-                    followed_to = await self._store(is_closing=True)
+                    await self._store_rest()
                 await asyncio.sleep(limits.FOLLOW_S)  # One reader has it all; each other one asks within this time.
 
-    async def _store_repeatedly(self) -> None:
-        while True:
-            await asyncio.sleep(limits.PROGRESS_S)
-            await self._store()
+    async def _store_rest(self) -> int | None:
+        """Returns how many characters another process has read; None where none reads."""
+        if not await self._writer.store([self], is_closing=True):
+            self._followed_to = None
+        return self._followed_to
 
-    async def _store(self, *, is_closing: bool = False) -> int | None:
-        """Store the new output. Returns how many characters another process has read; None where none reads."""
-        self._has_started = True
-        text, chunks = self._feed.text_since(self._stored_chunks)
-        params = {
-            "p_hold_id": self._hold_id,
-            "p_from": self._stored_characters,
-            "p_progress": text,
-            "p_is_closing": is_closing,
-        }
+
+class Note(TypedDict):
+    """New output of a running query. It replaces everything from character `position` on."""
+
+    hold_id: str
+    position: int
+    progress: str
+
+
+class ProgressWriter:
+    """Stores the output of all running turns of this process, with one call per interval."""
+
+    def __init__(self, database: Database, observer: Observer) -> None:
+        self.turns: set[Progress] = set()
+        self._database = database
+        self._observer = observer
+        self._in_call: set[Progress] = set()
+        self._call_ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def now(self) -> float:
+        """The event loop's time."""
+        return asyncio.get_running_loop().time()
+
+    def open(self, hold_id: str, feed: Feed, stop: Callable[[], None]) -> Progress:
+        """The progress of a turn that starts."""
+        progress = Progress(self, hold_id, feed, stop)
+        if self._task is None:
+            self._task = asyncio.create_task(self._write_repeatedly())
+        return progress
+
+    async def wait_for(self, turn: Progress) -> None:
+        """Wait for the call that stores the turn, if one does."""
+        while turn in self._in_call:
+            await self._call_ended.wait()
+
+    async def close(self) -> None:
+        """Stop writing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _write_repeatedly(self) -> None:
+        while self.turns:
+            await asyncio.sleep(limits.PROGRESS_TICK_S)
+            now = self.now()
+            due = [turn for turn in self.turns if turn.is_due(now)]
+            for start in range(0, len(due), limits.NOTES_A_CALL):
+                self._in_call = self.turns.intersection(due[start : start + limits.NOTES_A_CALL])
+                await self.store(list(self._in_call))
+                self._in_call = set()
+                self._call_ended.set()
+                self._call_ended = asyncio.Event()
+        self._task = None
+
+    async def store(self, turns: Sequence[Progress], *, is_closing: bool = False) -> bool:
+        """Store the new output of turns. Returns whether all of them were stored."""
+        notes = {turn: turn.note() for turn in turns}
+        params = {"p_notes": [note for note, _ in notes.values()], "p_is_closing": is_closing}
         try:
-            hold = await self._database.call("note_progress", params, idempotent=True)
+            rows = await self._database.call("note_progress", params, idempotent=True, background=True)
         except AppError as error:
-            self._observer.failure("progress not noted", error, hold_id=self._hold_id)
-            return None
-        self._stored_chunks, self._stored_characters = chunks, self._stored_characters + len(text)
-        if hold is None:
-            return None
-        if hold["stop_requested"]:
-            self._stop()
-        followed_to: int | None = hold["followed_to"]
-        return followed_to
+            self._observer.failure("progress not noted", error)
+            return False
+        holds = {row["hold_id"]: row for row in rows}
+        for turn, (note, chunks) in notes.items():
+            if row := holds.get(turn.hold_id):
+                turn.stored(note, chunks, row["stop_requested"], row["followed_to"])
+        return len(holds) == len(notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,13 @@ from functions.chat.conversation import Conversation
 from functions.chat.feed import Feed
 from functions.chat.metering import Ended, Hold, Metering, Query, Settled, TurnRow
 from functions.chat.own_key import OwnKeys
-from functions.chat.progress import Progress
+from functions.chat.progress import Progress, ProgressWriter
 from functions.chat.providers import FinishReason, Message, Prompt, Providers, Spent
 from functions.chat.providers.failover import Failover
 from functions.chat.spending import Spending
 from functions.chat.system_prompt import situation, system_prompt
 from functions.chat.tools import Tools
 from functions.chat.tools.parliament import Parliament
-from functions.common.database import Database
 from functions.common.errors import AppError, ByokKeyRejected, Internal, ProviderError, ProviderTimeout
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
@@ -41,7 +40,7 @@ class Turn:
     own_keys: OwnKeys
     tools: Tools
     parliament: Parliament
-    database: Database
+    progress: ProgressWriter
     observer: Observer
     turnstile: Turnstile
     query: Query
@@ -83,7 +82,7 @@ class Turn:
     async def _converse_and_settle(self, hold: Hold) -> None:
         """Stream the model's answer, then settle the query, or release it if the model did not finish."""
         admission = hold.admission
-        progress = Progress(self.database, self.observer, hold.query.hold_id, self.feed, self.stop)
+        progress = self.progress.open(hold.query.hold_id, self.feed, self.stop)
         failover = Failover(self.providers, self.turnstile, admission.provider, admission.model, admission.models)
         try:
             reason = await self._converse_in_time(hold, failover)

@@ -36,17 +36,20 @@ grant usage on schema private to authenticated, service_role;
 
 
 create or replace function private.time_ordered_id() returns uuid
-language sql volatile set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
+begin
   -- Time-ordered ids keep the newest rows of an index on few pages. Random ids scatter them over all pages.
   -- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
-  select encode(
+  -- PL/pgSQL, because Postgres plans a SQL function that it cannot inline again at every call.
+  return encode(
     set_bit(set_bit(
       overlay(uuid_send(gen_random_uuid())
               placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
               from 1 for 6),
       52, 1), 53, 1),
-    'hex')::uuid
+    'hex')::uuid;
+end
 $$;
 comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
 revoke all on function private.time_ordered_id() from public, anon, authenticated, service_role;
@@ -1604,9 +1607,11 @@ revoke all on function private.charged_query_response(uuid) from public, anon, a
 
 
 create or replace function private.conversation_key(p_chat_id text) returns uuid
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
+begin
+  return case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end;
+end
 $$;
 comment on function private.conversation_key(text) is
   'The conversation id for a chat id that is a UUID. Null for any other chat id, which is an external_id.';
@@ -2060,53 +2065,78 @@ declare
   v_key constant uuid := private.conversation_key(v_chat_id);
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
+  v_expires_at constant timestamptz := v_at + p_history_days * interval '1 day';
+  v_is_new boolean := false;
   v_count integer;
+  v_asked_at integer; -- the position of the question, if it was asked before
   v_position integer;
 begin
   -- Find or create the conversation
-  insert into public.conversations (id, created_at, user_id, external_id, title, context_type, context_id,
-                                    context_data, expires_at, last_message_at)
-  values (coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id,
-          case when v_key is null then v_chat_id end, p_turn ->> 'title',
-          coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
-          nullif(p_turn -> 'context' -> 'data', 'null'), v_at, v_at)
-  on conflict do nothing;
   select c.id, c.message_count into conversation_id, v_count from public.conversations c
   where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
   for update;
   if conversation_id is null then
-    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+    insert into public.conversations (
+      id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
+      total_tokens, expires_at, last_message_at)
+    values (
+      coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id, case when v_key is null then v_chat_id end,
+      p_turn ->> 'title', coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
+      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, v_at)
+    on conflict do nothing
+    returning id into conversation_id;
+    v_is_new := found;
+    v_count := 0;
+  end if;
+  if conversation_id is null then
+    -- Another turn created it at the same time.
+    select c.id, c.message_count into conversation_id, v_count from public.conversations c
+    where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
+    for update;
+    if conversation_id is null then
+      return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+    end if;
   end if;
 
-  -- Store the question. A repeated question keeps its position; everything after it is replaced.
-  select m.position into v_position from public.messages m
-  where m.conversation_id = store_turn.conversation_id and m.role = 'user'
-    and m.external_id = p_turn -> 'question' ->> 'id'
-  order by m.position desc limit 1;
-  if v_position is null then
-    v_position := v_count + 1;
-    insert into public.messages (created_at, conversation_id, position, role, external_id, content)
-    values (p_hold.created_at, conversation_id, v_position, 'user', p_turn -> 'question' ->> 'id',
-            p_turn -> 'question' ->> 'content');
-  else
-    update public.messages m set content = p_turn -> 'question' ->> 'content'
-    where m.conversation_id = store_turn.conversation_id and m.position = v_position
-      and m.content <> p_turn -> 'question' ->> 'content';
-    delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_position;
+  -- A repeated question keeps its position; everything after it is replaced
+  if not v_is_new then
+    select m.position into v_asked_at from public.messages m
+    where m.conversation_id = store_turn.conversation_id and m.role = 'user'
+      and m.external_id = p_turn -> 'question' ->> 'id'
+    order by m.position desc limit 1;
+    if v_asked_at is not null then
+      update public.messages m set content = p_turn -> 'question' ->> 'content'
+      where m.conversation_id = store_turn.conversation_id and m.position = v_asked_at
+        and m.content <> p_turn -> 'question' ->> 'content';
+      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_asked_at;
+    end if;
   end if;
+  v_position := coalesce(v_asked_at, v_count + 1);
 
-  -- Store the answer
-  insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,
-                               function_results, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
-  values ((p_turn -> 'answer' ->> 'id')::uuid, v_at, conversation_id, v_position + 1, 'assistant',
-          p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
-          nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
-          coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
-          p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
-  update public.conversations c set
-    message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
-    expires_at = v_at + p_history_days * interval '1 day', last_message_at = v_at
-  where c.id = conversation_id;
+  -- Store the question, if it is new, and the answer
+  insert into public.messages (
+    id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
+    tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
+  select r.id, r.created_at, store_turn.conversation_id, r.position, r.role, r.external_id, r.content,
+         r.function_calls, r.function_results, r.tokens_input, r.tokens_output, r.provider, r.model, r.used_byo_key,
+         r.cost_usd
+  from (values
+    (private.time_ordered_id(), p_hold.created_at, v_position, 'user', p_turn -> 'question' ->> 'id',
+     p_turn -> 'question' ->> 'content', null::jsonb, null::jsonb, 0, 0, null, null, false, 0::numeric),
+    ((p_turn -> 'answer' ->> 'id')::uuid, v_at, v_position + 1, 'assistant', null,
+     p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
+     nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
+     coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
+     p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0))
+  ) r (id, created_at, position, role, external_id, content, function_calls, function_results, tokens_input,
+       tokens_output, provider, model, used_byo_key, cost_usd)
+  where v_asked_at is null or r.position > v_asked_at;
+  if not v_is_new then
+    update public.conversations c set
+      message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
+      expires_at = v_expires_at, last_message_at = v_at
+    where c.id = conversation_id;
+  end if;
 end
 $$;
 comment on function private.store_turn(public.query_holds, integer, jsonb, jsonb) is
@@ -2283,32 +2313,60 @@ grant execute on function public.track_query_usage(uuid, uuid, uuid, integer, in
 -- On Lambda every request can reach another process. Everything stored here is deleted with the hold, so plans without
 -- history store nothing.
 
-create or replace function public.note_progress(
-  p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean default false)
-returns jsonb
+create or replace function private.lock_holds(p_hold_ids uuid[], p_wait boolean) returns setof uuid
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if p_wait then
+    return query
+      select h.id from public.query_holds h where h.id = any (p_hold_ids) order by h.id for no key update;
+  else
+    return query
+      select h.id from public.query_holds h where h.id = any (p_hold_ids) order by h.id for no key update skip locked;
+  end if;
+end
+$$;
+comment on function private.lock_holds(uuid[], boolean) is
+  'Locks the rows of holds and returns their ids. Without p_wait, holds that are locked are skipped.';
+revoke all on function private.lock_holds(uuid[], boolean) from public, anon, authenticated, service_role;
+
+
+create or replace function public.note_progress(p_notes jsonb, p_is_closing boolean default false) returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_noted jsonb;
 begin
-  -- No charge depends on this, so it does not wait for the disk. A crash ends the answer too.
+  -- No charge depends on this, so it does not wait for the disk. A crash ends the answers too.
   perform set_config('synchronous_commit', 'off', true);
-  update public.query_holds h set
-    -- p_from makes a repeated call harmless.
-    progress = case when p_progress <> '' then left(h.progress, p_from) || p_progress else h.progress end,
-    is_closing = h.is_closing or p_is_closing and h.followed_to is null
-  where h.id = p_hold_id
-  returning jsonb_build_object('stop_requested', h.stop_requested, 'followed_to', h.followed_to) into v_noted;
+  with note as (
+    select n.hold_id, n.position, n.progress
+    from jsonb_to_recordset(p_notes) n (hold_id uuid, position integer, progress text)
+  ), held as (
+    -- Without p_is_closing, locked holds are left to the next call. With it, the one hold is waited for.
+    select id from private.lock_holds(array(select n.hold_id from note n), p_wait => p_is_closing) id
+  ), stored as (
+    update public.query_holds h set
+      -- The position makes a repeated call harmless.
+      progress = case when n.progress <> '' then left(h.progress, n.position) || n.progress else h.progress end,
+      is_closing = h.is_closing or p_is_closing and h.followed_to is null
+    from note n
+    where h.id = n.hold_id and h.id in (select id from held)
+    returning h.id, h.stop_requested, h.followed_to
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'hold_id', s.id, 'stop_requested', s.stop_requested, 'followed_to', s.followed_to)), '[]')
+  into v_noted from stored s;
   return v_noted;
 end
 $$;
-comment on function public.note_progress(uuid, integer, text, boolean) is
-  'Appends to the progress of a running query from character p_from on. Returns {stop_requested, followed_to}: whether '
-  'to stop, and how far another process has read (null: none reads). With p_is_closing no process may start to read '
-  'any more. Null: there is no such hold.';
-revoke all on function public.note_progress(uuid, integer, text, boolean)
-  from public, anon, authenticated, service_role;
-grant execute on function public.note_progress(uuid, integer, text, boolean) to service_role;
+comment on function public.note_progress(jsonb, boolean) is
+  'Stores the new text of running queries: [{hold_id, position, progress}], where progress replaces everything from '
+  'character position on. Returns [{hold_id, stop_requested, followed_to}]: whether to stop, and how far another '
+  'process has read (null: none reads). p_is_closing, for one query: no process may start to read any more. Holds that '
+  'are gone or locked are not returned.';
+revoke all on function public.note_progress(jsonb, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.note_progress(jsonb, boolean) to service_role;
 
 
 create or replace function private.running_query(p_user_id uuid, p_chat_id text) returns uuid

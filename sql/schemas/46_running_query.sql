@@ -3,32 +3,60 @@
 -- On Lambda every request can reach another process. Everything stored here is deleted with the hold, so plans without
 -- history store nothing.
 
-create or replace function public.note_progress(
-  p_hold_id uuid, p_from integer, p_progress text, p_is_closing boolean default false)
-returns jsonb
+create or replace function private.lock_holds(p_hold_ids uuid[], p_wait boolean) returns setof uuid
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if p_wait then
+    return query
+      select h.id from public.query_holds h where h.id = any (p_hold_ids) order by h.id for no key update;
+  else
+    return query
+      select h.id from public.query_holds h where h.id = any (p_hold_ids) order by h.id for no key update skip locked;
+  end if;
+end
+$$;
+comment on function private.lock_holds(uuid[], boolean) is
+  'Locks the rows of holds and returns their ids. Without p_wait, holds that are locked are skipped.';
+revoke all on function private.lock_holds(uuid[], boolean) from public, anon, authenticated, service_role;
+
+
+create or replace function public.note_progress(p_notes jsonb, p_is_closing boolean default false) returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_noted jsonb;
 begin
-  -- No charge depends on this, so it does not wait for the disk. A crash ends the answer too.
+  -- No charge depends on this, so it does not wait for the disk. A crash ends the answers too.
   perform set_config('synchronous_commit', 'off', true);
-  update public.query_holds h set
-    -- p_from makes a repeated call harmless.
-    progress = case when p_progress <> '' then left(h.progress, p_from) || p_progress else h.progress end,
-    is_closing = h.is_closing or p_is_closing and h.followed_to is null
-  where h.id = p_hold_id
-  returning jsonb_build_object('stop_requested', h.stop_requested, 'followed_to', h.followed_to) into v_noted;
+  with note as (
+    select n.hold_id, n.position, n.progress
+    from jsonb_to_recordset(p_notes) n (hold_id uuid, position integer, progress text)
+  ), held as (
+    -- Without p_is_closing, locked holds are left to the next call. With it, the one hold is waited for.
+    select id from private.lock_holds(array(select n.hold_id from note n), p_wait => p_is_closing) id
+  ), stored as (
+    update public.query_holds h set
+      -- The position makes a repeated call harmless.
+      progress = case when n.progress <> '' then left(h.progress, n.position) || n.progress else h.progress end,
+      is_closing = h.is_closing or p_is_closing and h.followed_to is null
+    from note n
+    where h.id = n.hold_id and h.id in (select id from held)
+    returning h.id, h.stop_requested, h.followed_to
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'hold_id', s.id, 'stop_requested', s.stop_requested, 'followed_to', s.followed_to)), '[]')
+  into v_noted from stored s;
   return v_noted;
 end
 $$;
-comment on function public.note_progress(uuid, integer, text, boolean) is
-  'Appends to the progress of a running query from character p_from on. Returns {stop_requested, followed_to}: whether '
-  'to stop, and how far another process has read (null: none reads). With p_is_closing no process may start to read '
-  'any more. Null: there is no such hold.';
-revoke all on function public.note_progress(uuid, integer, text, boolean)
-  from public, anon, authenticated, service_role;
-grant execute on function public.note_progress(uuid, integer, text, boolean) to service_role;
+comment on function public.note_progress(jsonb, boolean) is
+  'Stores the new text of running queries: [{hold_id, position, progress}], where progress replaces everything from '
+  'character position on. Returns [{hold_id, stop_requested, followed_to}]: whether to stop, and how far another '
+  'process has read (null: none reads). p_is_closing, for one query: no process may start to read any more. Holds that '
+  'are gone or locked are not returned.';
+revoke all on function public.note_progress(jsonb, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.note_progress(jsonb, boolean) to service_role;
 
 
 create or replace function private.running_query(p_user_id uuid, p_chat_id text) returns uuid

@@ -25,6 +25,7 @@ private.encrypted_key                  stable     invoker  none
 private.ended_query                    stable     invoker  none
 private.find_conversation              stable     invoker  none
 private.is_charged                     immutable  invoker  none
+private.lock_holds                     volatile   invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role

@@ -71,7 +71,8 @@ CALLS = {
     "release_query, with an own key": "select public.release_query(%(byok_hold)s)",
     "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
     "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
-    "note_progress": "select public.note_progress(%(hold)s, 0, 'Text')",
+    "note_progress": "select public.note_progress(jsonb_build_array(jsonb_build_object("
+    "'hold_id', %(hold)s, 'position', 0, 'progress', 'Text')))",
     "stop_query": "select public.stop_query(%(user)s, %(chat)s)",
     "follow_query": "select public.follow_query(%(user)s, %(chat)s, %(hold)s, 0)",
     "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",

@@ -1,5 +1,6 @@
 """note_progress, stop_query, follow_query: how other processes read and stop a running query."""
 
+import json
 import uuid
 from typing import Any
 
@@ -12,10 +13,11 @@ CHAT = "0a7c4f0e-9b3e-4f0e-8f0e-2f6d7a3f2c11"
 
 
 def note_progress(db: Db, hold_id: str, start: int, text: str, *, closing: bool = False) -> dict[str, Any] | None:
-    result: dict[str, Any] | None = value(
-        db, "select public.note_progress(%s, %s, %s, %s)", hold_id, start, text, closing
-    )
-    return result
+    """What note_progress returns for one query; None if it does not return it."""
+    notes = json.dumps([{"hold_id": hold_id, "position": start, "progress": text}])
+    noted: list[dict[str, Any]] = value(db, "select public.note_progress(%s, %s)", notes, closing)
+    assert [note.pop("hold_id") for note in noted] in ([], [hold_id])
+    return noted[0] if noted else None
 
 
 def follow_query(
