@@ -27,17 +27,20 @@ grant usage on schema private to authenticated, service_role;
 
 
 create or replace function private.time_ordered_id() returns uuid
-language sql volatile set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
+begin
   -- Time-ordered ids keep the newest rows of an index on few pages. Random ids scatter them over all pages.
   -- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
-  select encode(
+  -- PL/pgSQL, because Postgres plans a SQL function that it cannot inline again at every call.
+  return encode(
     set_bit(set_bit(
       overlay(uuid_send(gen_random_uuid())
               placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
               from 1 for 6),
       52, 1), 53, 1),
-    'hex')::uuid
+    'hex')::uuid;
+end
 $$;
 comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
 revoke all on function private.time_ordered_id() from public, anon, authenticated, service_role;

@@ -96,9 +96,11 @@ revoke all on function private.charged_query_response(uuid) from public, anon, a
 
 
 create or replace function private.conversation_key(p_chat_id text) returns uuid
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end
+begin
+  return case when p_chat_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_chat_id::uuid end;
+end
 $$;
 comment on function private.conversation_key(text) is
   'The conversation id for a chat id that is a UUID. Null for any other chat id, which is an external_id.';

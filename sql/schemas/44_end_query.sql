@@ -117,53 +117,78 @@ declare
   v_key constant uuid := private.conversation_key(v_chat_id);
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
+  v_expires_at constant timestamptz := v_at + p_history_days * interval '1 day';
+  v_is_new boolean := false;
   v_count integer;
+  v_asked_at integer; -- the position of the question, if it was asked before
   v_position integer;
 begin
   -- Find or create the conversation
-  insert into public.conversations (id, created_at, user_id, external_id, title, context_type, context_id,
-                                    context_data, expires_at, last_message_at)
-  values (coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id,
-          case when v_key is null then v_chat_id end, p_turn ->> 'title',
-          coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
-          nullif(p_turn -> 'context' -> 'data', 'null'), v_at, v_at)
-  on conflict do nothing;
   select c.id, c.message_count into conversation_id, v_count from public.conversations c
   where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
   for update;
   if conversation_id is null then
-    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+    insert into public.conversations (
+      id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
+      total_tokens, expires_at, last_message_at)
+    values (
+      coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id, case when v_key is null then v_chat_id end,
+      p_turn ->> 'title', coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
+      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, v_at)
+    on conflict do nothing
+    returning id into conversation_id;
+    v_is_new := found;
+    v_count := 0;
+  end if;
+  if conversation_id is null then
+    -- Another turn created it at the same time.
+    select c.id, c.message_count into conversation_id, v_count from public.conversations c
+    where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
+    for update;
+    if conversation_id is null then
+      return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+    end if;
   end if;
 
-  -- Store the question. A repeated question keeps its position; everything after it is replaced.
-  select m.position into v_position from public.messages m
-  where m.conversation_id = store_turn.conversation_id and m.role = 'user'
-    and m.external_id = p_turn -> 'question' ->> 'id'
-  order by m.position desc limit 1;
-  if v_position is null then
-    v_position := v_count + 1;
-    insert into public.messages (created_at, conversation_id, position, role, external_id, content)
-    values (p_hold.created_at, conversation_id, v_position, 'user', p_turn -> 'question' ->> 'id',
-            p_turn -> 'question' ->> 'content');
-  else
-    update public.messages m set content = p_turn -> 'question' ->> 'content'
-    where m.conversation_id = store_turn.conversation_id and m.position = v_position
-      and m.content <> p_turn -> 'question' ->> 'content';
-    delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_position;
+  -- A repeated question keeps its position; everything after it is replaced
+  if not v_is_new then
+    select m.position into v_asked_at from public.messages m
+    where m.conversation_id = store_turn.conversation_id and m.role = 'user'
+      and m.external_id = p_turn -> 'question' ->> 'id'
+    order by m.position desc limit 1;
+    if v_asked_at is not null then
+      update public.messages m set content = p_turn -> 'question' ->> 'content'
+      where m.conversation_id = store_turn.conversation_id and m.position = v_asked_at
+        and m.content <> p_turn -> 'question' ->> 'content';
+      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_asked_at;
+    end if;
   end if;
+  v_position := coalesce(v_asked_at, v_count + 1);
 
-  -- Store the answer
-  insert into public.messages (id, created_at, conversation_id, position, role, content, function_calls,
-                               function_results, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
-  values ((p_turn -> 'answer' ->> 'id')::uuid, v_at, conversation_id, v_position + 1, 'assistant',
-          p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
-          nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
-          coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
-          p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
-  update public.conversations c set
-    message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
-    expires_at = v_at + p_history_days * interval '1 day', last_message_at = v_at
-  where c.id = conversation_id;
+  -- Store the question, if it is new, and the answer
+  insert into public.messages (
+    id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
+    tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
+  select r.id, r.created_at, store_turn.conversation_id, r.position, r.role, r.external_id, r.content,
+         r.function_calls, r.function_results, r.tokens_input, r.tokens_output, r.provider, r.model, r.used_byo_key,
+         r.cost_usd
+  from (values
+    (private.time_ordered_id(), p_hold.created_at, v_position, 'user', p_turn -> 'question' ->> 'id',
+     p_turn -> 'question' ->> 'content', null::jsonb, null::jsonb, 0, 0, null, null, false, 0::numeric),
+    ((p_turn -> 'answer' ->> 'id')::uuid, v_at, v_position + 1, 'assistant', null,
+     p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
+     nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
+     coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
+     p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0))
+  ) r (id, created_at, position, role, external_id, content, function_calls, function_results, tokens_input,
+       tokens_output, provider, model, used_byo_key, cost_usd)
+  where v_asked_at is null or r.position > v_asked_at;
+  if not v_is_new then
+    update public.conversations c set
+      message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
+      expires_at = v_expires_at, last_message_at = v_at
+    where c.id = conversation_id;
+  end if;
 end
 $$;
 comment on function private.store_turn(public.query_holds, integer, jsonb, jsonb) is
