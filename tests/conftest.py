@@ -1,5 +1,6 @@
 """Fixtures of all tests: one real stack per test process, a database for each SQL test, and users."""
 
+import gc
 import itertools
 import json
 import ssl
@@ -21,6 +22,9 @@ from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import PASSWORD, Config, Stack, free_offset, running
 
 pytest_plugins = ["tests.api", "tests.billing_kit"]
+
+# Imports and the collection of tests create hundreds of thousands of lasting objects: look for garbage less often.
+gc.set_threshold(100_000, 20, 50)
 
 # Each httpx client builds a TLS context, which takes 40 ms of CPU to read the certificate store. No test uses TLS.
 ssl.create_default_context = cache(ssl.create_default_context)
