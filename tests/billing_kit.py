@@ -171,6 +171,17 @@ class BillingStack:
         """An event as Stripe would send it."""
         return {"id": f"evt_{uuid.uuid4().hex}", "object": "event", "type": kind, "data": {"object": thing}}
 
+    def empty(self) -> None:
+        """Delete every user with all their data, and every object at the stand-in. The catalogue is published again."""
+        with psycopg.connect(self.stack.postgres.url("supabase_admin"), autocommit=True) as db:
+            db.execute("truncate auth.users, public.retained_usage, public.retained_invoice_items cascade")
+            db.execute("truncate public.stripe_events")
+        self.user_ids.clear()
+        self.fake.reset()
+        self.fake.control("/_webhooks", url=f"{self.webhooks_url}/webhooks/stripe", secret=SECRET)
+        self.fake.control("/_webhooks/mode", hold=True)
+        publish(self)
+
     def broken_invariants(self) -> list[dict[str, Any]]:
         """The findings of the SQL function reconcile on packs and overage of this fixture's users.
 
@@ -299,3 +310,9 @@ def billing(stack: Stack) -> Iterator[BillingStack]:
     """One stand-in for a test process. Each test has its own users and customers; the clock is shared."""
     with running_billing(stack) as billing:
         yield billing
+
+
+@pytest.fixture(scope="module")
+def empty_billing(billing: BillingStack) -> None:
+    """No user in the database and no object at the stand-in, for tests that count or compare everything."""
+    billing.empty()

@@ -17,6 +17,8 @@ from infra.local.postgres import ROOT
 from tests.billing_kit import DAY, HOUR, BillingStack, environment
 from tests.conftest import Person
 
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+
 
 def job(billing: BillingStack, name: str) -> dict[str, Any]:
     """Run a job as the command line does. Returns its counts."""

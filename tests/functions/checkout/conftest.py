@@ -51,7 +51,7 @@ def subscriber(billing: BillingStack) -> Iterator[Callable[[], Person]]:
             billing.fake.http.delete(f"/v1/subscriptions/{subscription}", headers=STRIPE_HEADERS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def buyer(billing: BillingStack) -> Person:
     """A user with a customer at Stripe, for requests that are refused."""
     user = billing.new_user()

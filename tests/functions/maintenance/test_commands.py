@@ -18,6 +18,8 @@ from tests.billing_kit import (
 from tests.functions.maintenance.kit import Json, command, no_progress, run
 from tests.sql.metering import USAGE, admit, settle, value
 
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+
 
 @pytest.mark.parametrize(
     "job", [name for name in JOBS if name not in ("rotate-keys", "export-user", "delete-user", "publish-catalog")]

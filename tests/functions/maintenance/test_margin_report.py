@@ -13,6 +13,8 @@ from tests.billing_kit import (
 from tests.functions.maintenance.kit import command, run
 from tests.sql.metering import admit, settle
 
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+
 
 @pytest.mark.parametrize(
     ("day", "month"), [("2026-01-01", "2025-12-01"), ("2026-03-31", "2026-02-01"), ("2026-12-31", "2026-11-01")]

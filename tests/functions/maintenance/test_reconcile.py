@@ -22,6 +22,9 @@ from tests.conftest import Person
 from tests.functions.maintenance.kit import command, findings, no_progress, run, today
 from tests.sql.metering import admit
 
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+
+
 FULL = bool(os.environ.get("PROVE"))
 ROWS = 1_000_000 if FULL else 20_000
 

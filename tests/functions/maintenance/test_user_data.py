@@ -18,6 +18,8 @@ from tests.conftest import Person
 from tests.functions.maintenance.kit import command, findings, no_progress, run
 from tests.sql.metering import admit, key, settle, turn, value
 
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+
 
 def user_with_everything(billing: BillingStack) -> Person:
     """A user with a subscription, a pack, a key, conversations, a bill, a refusal and a running query."""

@@ -24,7 +24,7 @@ def billing(stack: Stack) -> Iterator[BillingStack]:
         yield billing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def victim(billing: BillingStack) -> Person:
     """A user who would lose their plan if an event of theirs were processed: they have no subscription at Stripe."""
     person = billing.new_user("pro")
