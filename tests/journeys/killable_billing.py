@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from stripe import HTTPXClient
+from stripe import AIOHTTPClient
 
 from functions.checkout.checkout import Checkout, ReturnUrls
 from functions.checkout.settings import CheckoutSettings
@@ -77,7 +77,7 @@ class CountingDatabase(Database):
         return result
 
 
-class CountingHTTP(HTTPXClient):
+class CountingHTTP(AIOHTTPClient):
     """Two steps for each request, whatever the number of retries."""
 
     async def request_with_retries_async(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,7 +92,7 @@ class Works:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         settings = load(CheckoutSettings, environment)
-        stripe_client.HTTPXClient = CountingHTTP  # type: ignore[misc]
+        stripe_client.AIOHTTPClient = CountingHTTP  # type: ignore[misc]
         self._database, self._stripe = CountingDatabase(settings), Account(settings)
         self._checkout = Checkout(settings, Observer("killable-billing"))
         self._checkout._database, self._checkout._client = self._database, self._stripe
