@@ -29,23 +29,32 @@ gc.set_threshold(100_000, 20, 50)
 # Each httpx client builds a TLS context, which takes 40 ms of CPU to read the certificate store. No test uses TLS.
 ssl.create_default_context = cache(ssl.create_default_context)
 
-# The slowest files, which start first so that no process runs one of them alone at the end.
+# The slowest files start first, so that no process runs one of them alone at the end. Files that mostly wait for real
+# time (resume, ai_sdk, own_key, chat) stand between those that use the processor.
 SLOW_FILES = (
-    "tests/local/test_stack_shutdown.py",
     "tests/package/",
-    "tests/functions/test_rotate_keys.py",
-    "tests/journeys/test_endings.py",
-    "tests/journeys/test_canary.py",
-    "tests/journeys/test_killed_turns.py",
-    "tests/sql/test_migrations.py",
     "tests/journeys/test_resume.py",
-    "tests/functions/maintenance/",
-    "tests/local/test_stack.py",
-    "tests/sql/test_histories.py",
-    "tests/journeys/test_killed_billing.py",
-    "tests/sql/test_released.py",
+    "tests/local/test_stack_shutdown.py",
+    "tests/functions/test_rotate_keys.py",
+    "tests/journeys/test_ai_sdk_stopping.py",
+    "tests/journeys/test_endings.py",
+    "tests/sql/test_migrations.py",
     "tests/functions/test_chat_own_key.py",
-    "tests/sql/test_lock_order.py",
+    "tests/journeys/test_canary.py",
+    "tests/local/test_stack.py",
+    "tests/journeys/test_ai_sdk.py",
+    "tests/sql/test_histories.py",
+    "tests/journeys/test_killed_turns.py",
+    "tests/functions/test_chat_steps.py",
+    "tests/local/test_stack_errors.py",
+    "tests/functions/maintenance/",
+    "tests/journeys/test_ai_sdk_conversations.py",
+    "tests/journeys/test_killed_billing.py",
+    "tests/sql/test_parallel.py",
+    "tests/functions/test_chat.py",
+    "tests/sql/test_released.py",
+    "tests/functions/billing_histories/",
+    "tests/functions/test_chat_endings.py",
     "tests/functions/test_many_streams.py",
 )
 
