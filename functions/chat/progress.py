@@ -127,10 +127,14 @@ class ProgressWriter:
             due = [turn for turn in self.turns if turn.is_due(now)]
             for start in range(0, len(due), limits.NOTES_A_CALL):
                 self._in_call = self.turns.intersection(due[start : start + limits.NOTES_A_CALL])
-                await self.store(list(self._in_call))
-                self._in_call = set()
-                self._call_ended.set()
-                self._call_ended = asyncio.Event()
+                try:
+                    await self.store(list(self._in_call))
+                except Exception as error:  # noqa: BLE001 -- one bad response must not end it for all later turns
+                    self._observer.failure("progress not noted", error)
+                finally:
+                    self._in_call = set()
+                    self._call_ended.set()
+                    self._call_ended = asyncio.Event()
         self._task = None
 
     async def store(self, turns: Sequence[Progress], *, is_closing: bool = False) -> bool:

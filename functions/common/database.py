@@ -102,11 +102,18 @@ class Database:
         session = self._sessions.get(background)
         if session is None:  # created here, because it needs the running event loop
             session = self._sessions[background] = _session(BACKGROUND_CONNECTIONS if background else CONNECTIONS)
-        async with session.post(self._rpc_url + function, data=body, headers=headers) as response:
+        url = self._rpc_url + function
+        # A redirect is not followed: the other host would receive the API key.
+        async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             content = await response.read()
-            if response.status < 400:
-                return money.parse_amounts(orjson.loads(content)) if content else None
+        if not 200 <= response.status < 300:
             raise _failure(response.status, content)
+        if not content:
+            return None  # the function returns void
+        try:
+            return money.parse_amounts(orjson.loads(content))
+        except orjson.JSONDecodeError as error:
+            raise Internal from error
 
 
 def _session(connections: int) -> aiohttp.ClientSession:
@@ -131,9 +138,10 @@ def _failure(status: int, content: bytes) -> AppError:
     """The error for an unsuccessful response. A body that is not the Data API's JSON counts by its status."""
     try:
         error = orjson.loads(content)
-        return translate(error["code"], error["message"])
+        code, message = error["code"], error["message"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return translate(str(status), "")
+    return translate(None if code is None else str(code), str(message))
 
 
 def translate(code: str | None, message: str) -> AppError:

@@ -108,6 +108,43 @@ async def test_an_error_from_sql_is_not_retried(gateway: Gateway) -> None:
     await db.close()
 
 
+@pytest.mark.parametrize("content", [b"<html>Sign in to the network</html>", b""], ids=["html", "empty"])
+@pytest.mark.parametrize("status", [200, 302])
+async def test_a_response_without_json_is_our_error(status: int, content: bytes) -> None:
+    """A captive portal or a wrong address. A redirect is not followed: it would receive the API key."""
+    paths: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            paths.append(head.split()[1].decode())
+            writer.write(
+                f"HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\n"
+                f"content-length: {len(content)}\r\n\r\n".encode()
+                + content
+            )
+            await writer.drain()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    if (status, content) == (200, b""):
+        assert await db.call("finish_stripe_event") is None  # a function that returns void
+    else:
+        with pytest.raises(errors.Internal):
+            await db.call("settle_query")
+    assert paths in (["/rest/v1/rpc/settle_query"], ["/rest/v1/rpc/finish_stripe_event"])
+    await db.close()
+    server.close()
+
+
+async def test_an_error_code_that_is_no_text_is_our_error(gateway: Gateway) -> None:
+    gateway.script = [(400, {"code": 42, "message": "odd"})]
+    db = database(gateway.url)
+    with pytest.raises(errors.Internal):
+        await db.call("settle_query")
+    await db.close()
+
+
 async def test_an_unreachable_database_fails_within_the_timeout() -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.Unavailable):

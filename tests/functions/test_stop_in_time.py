@@ -172,3 +172,24 @@ def test_a_stop_takes_three_seconds_at_most(monkeypatch: pytest.MonkeyPatch, sto
             waits = runner.run(seconds_to_the_end(stopped_here=stopped_here, follower=follower, moment=moment))
         assert len(waits) == (2 if follower == "reads" else 1)
         assert max(waits) < STOP_S
+
+
+def test_a_bad_response_does_not_end_the_progress_of_later_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is shared by all turns of a process. After a response of the wrong shape a stop still works."""
+
+    async def at_once(function: Any, *args: Any) -> Any:
+        return function(*args)
+
+    answered = OneHold.note_progress
+    bad = [None, [{}], "html"]
+
+    def sometimes_bad(self: OneHold, **params: Any) -> Any:
+        return bad.pop(0) if bad else answered(self, **params)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    monkeypatch.setattr(OneHold, "note_progress", sometimes_bad)
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        waits = runner.run(seconds_to_the_end(stopped_here=False, follower="none", moment=0))
+    assert bad == []
+    assert len(waits) == 1
+    assert max(waits) < STOP_S
