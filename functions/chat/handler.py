@@ -104,6 +104,7 @@ def create() -> FastAPI:
         gc.set_threshold(10_000, 20, 50)
         parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
         app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, observer)
+        gc.freeze()  # What exists now is never freed: a full collection of it would take 100 ms.
         yield
         await app.state.chat.close()
 

@@ -42,6 +42,8 @@ CONTEXT_S = 2.0  # for the record of the user's page: without it the answer is a
 # Silence of the provider after which a turn fails, and of the stream after which a comment keeps it open at proxies.
 PROVIDER_CONNECT_S = 5.0
 PROVIDER_SILENCE_S = 60.0
+PROVIDER_CONNECTIONS = 2_000  # of a process; each has one answer
+PROVIDER_END_S = 0.05  # between the last event and the end of the response; later, the connection is not used again
 KEEP_ALIVE_S = 10.0
 # Before the second and last attempt at a request that the provider did not start to answer.
 RETRY_PAUSE_S = 0.3

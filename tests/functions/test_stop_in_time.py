@@ -99,7 +99,7 @@ class Talkative:
 
     platform = ("anthropic",)
 
-    async def get(self, _: str) -> "Talkative":
+    def get(self, _: str) -> "Talkative":
         return self
 
     async def stream(self, *_: Any) -> AsyncGenerator[Event, None]:

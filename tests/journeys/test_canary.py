@@ -360,7 +360,7 @@ class LeakingProvider:
     platform = ("anthropic", "openai")
     raised: BaseException | None = None
 
-    async def get(self, name: str) -> Provider:
+    def get(self, name: str) -> Provider:
         return self
 
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
@@ -504,7 +504,6 @@ async def test_a_broken_provider_is_reported_without_the_key(
     assert state_of(user).outcomes == ["failed"]
     output_bytes = output()
     assert b'"message":"query"' in output_bytes
-    assert f"{provider}._base_client".encode() in output_bytes
     assert canaries.traces(raised + streamed + output_bytes) == []
 
 

@@ -77,7 +77,7 @@ class SlowToClose:
     def __init__(self) -> None:
         self.is_closing, self.may_close = asyncio.Event(), asyncio.Event()
 
-    async def get(self, _: str) -> "SlowToClose":
+    def get(self, _: str) -> "SlowToClose":
         return self
 
     async def stream(self, *_: Any) -> AsyncGenerator[Event, None]:

@@ -1,13 +1,10 @@
 """The model providers behind one small set of events.
 
-The official SDKs build the requests, authenticate and classify the errors. The stream's lines are parsed here (sse.py),
-because building the SDKs' event objects costs more than everything else in a turn. An SDK is imported when it is first
-needed: importing anthropic takes a second.
+Requests and errors are those of the official SDKs: their types, and tests that compare bytes and errors. The SDKs
+themselves are not imported, because their import takes a second and their client and event objects cost more than
+everything else in a turn.
 """
 
-import asyncio
-import gc
-import importlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from decimal import Decimal
@@ -150,31 +147,24 @@ class Provider(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Close the connections."""
-        ...
-
 
 class Providers:
-    """The providers, each created when it is first needed. `platform`: those with an account of the platform."""
+    """The providers by name. `platform`: those with an account of the platform."""
 
     def __init__(self, settings: ChatSettings) -> None:
-        self._settings = settings
-        self.platform = settings.platform_providers
-        self._providers: dict[str, Provider] = {}
-        self._creating = asyncio.Lock()
+        from functions.chat.providers import anthropic, http, openai  # here, because they import this module
 
-    async def get(self, name: str) -> Provider:
+        self.platform = settings.platform_providers
+        self._http = http.Http()
+        self._providers: Mapping[str, Provider] = {
+            "anthropic": anthropic.connect(settings, self._http),
+            "openai": openai.connect(settings, self._http),
+        }
+
+    def get(self, name: str) -> Provider:
         """The provider of that name, "anthropic" or "openai"."""
-        async with self._creating:
-            if name not in self._providers:
-                # In a thread: importing an SDK would block every other stream of this process.
-                module = await asyncio.to_thread(importlib.import_module, f"functions.chat.providers.{name}")
-                self._providers[name] = module.connect(self._settings)
-                gc.freeze()  # An SDK's objects are never freed, and each full collection of them takes 200 ms.
         return self._providers[name]
 
     async def close(self) -> None:
         """Close the connections of all providers."""
-        for provider in self._providers.values():
-            await provider.close()
+        await self._http.close()

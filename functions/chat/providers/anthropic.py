@@ -3,22 +3,10 @@
 https://docs.claude.com/en/api/messages-streaming
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import httpx2
-from anthropic import AsyncAnthropic, DefaultAioHttpClient
-from anthropic.types import (
-    MessageParam,
-    TextBlockParam,
-    ToolParam,
-    ToolResultBlockParam,
-    ToolUseBlockParam,
-)
-
-from functions.chat import limits
 from functions.chat.providers import (
     Event,
     Finished,
@@ -33,11 +21,18 @@ from functions.chat.providers import (
     parsed_arguments,
 )
 from functions.chat.providers.faults import Faults
+from functions.chat.providers.http import HEADERS, Http, Serialized, bearer, dumps
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
+from functions.chat.tools import Definition
 from functions.common.errors import ProviderError
-from functions.common.provider_account import drop_environment_account
 from functions.common.vault import PlainKey
+
+if TYPE_CHECKING:  # importing the SDK takes a second
+    from anthropic.types import MessageParam, TextBlockParam, ToolParam, ToolResultBlockParam, ToolUseBlockParam
+
+API_URL = "https://api.anthropic.com"
+API_VERSION = "2026-10-21"  # the SDK's
 
 REASONS: Mapping[str, FinishReason] = {
     "end_turn": "stop",
@@ -59,77 +54,85 @@ class PartialCall:
 
 
 class Anthropic:
-    """Claude models, over one connection pool."""
+    """Claude models."""
 
-    def __init__(self, client: AsyncAnthropic) -> None:
-        self._client = client
+    def __init__(self, http: Http, base_url: str, api_key: str) -> None:
+        self._http = http
+        self._url = f"{base_url}/v1/messages"
+        self._headers = {**HEADERS, "anthropic-version": API_VERSION, **bearer(api_key)}
+        self._system = Serialized(_system)
+        self._tools = Serialized(_tools)
 
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
-        client = self._client
-        if own_key is not None:
-            # Another key on the same connections.
-            client = client.with_options(api_key=own_key.reveal())
-            drop_environment_account(client)
-        # Tools and the system prompt are the same for everyone: read from the cache they cost a tenth.
-        system: list[TextBlockParam] = [
-            {"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}},
-            {"type": "text", "text": prompt.situation},
-        ]
-        tools: list[ToolParam] = [
-            {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
-            for tool in prompt.tools
-        ]
-        faults = Faults(anthropic, "Anthropic", own_account=own_key is not None)
-        with faults.translated():
-            async with client.messages.with_streaming_response.create(
-                model=prompt.model,
-                max_tokens=prompt.max_output_tokens,
-                system=system,
-                messages=[to_param(message) for message in prompt.messages],
-                tools=tools,
-                tool_choice={"type": "auto"} if prompt.may_call else {"type": "none"},
-                stream=True,
-            ) as response:
-                yield Opened()
-                usage: Mapping[str, Any] = {}
-                reason: str | None = None
-                calls: dict[int, PartialCall] = {}
-                async for event in events(response.iter_bytes()):
-                    match event.get("type"):
-                        case "message_start":
-                            usage = event["message"]["usage"]
-                            yield usage_of(usage)
-                        case "content_block_start" if event["content_block"]["type"] == "tool_use":
-                            block = event["content_block"]
-                            calls[event["index"]] = PartialCall(block["id"], block["name"])
-                            yield ToolCallStarted(block["id"], block["name"])
-                        case "content_block_delta" if event["delta"]["type"] == "text_delta":
-                            yield Text(event["delta"]["text"])
-                        case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
-                            calls[event["index"]].arguments += event["delta"]["partial_json"]
-                        case "content_block_stop" if event["index"] in calls:
-                            call = calls[event["index"]]
-                            yield ToolCall(call.id, call.name, call.arguments)
-                        case "message_delta":
-                            reason = event["delta"].get("stop_reason") or reason
-                            counts = {name: count for name, count in event["usage"].items() if count is not None}
-                            usage = {**usage, **counts}
-                            yield usage_of(usage)
-                        case "message_stop":
-                            break
-                        case "error":
-                            raise faults.from_event(event["error"].get("type"))
-                if reason is None:
-                    raise ProviderError  # The stream ended without a reason, so the answer may be incomplete.
-                yield Finished(REASONS.get(reason, "other"))
+        headers = self._headers if own_key is None else {**self._headers, **bearer(own_key.reveal())}
+        faults = Faults("Anthropic", own_account=own_key is not None)
+        async with self._http.post(self._url, headers, self._body(prompt), faults) as chunks:
+            yield Opened()
+            usage: Mapping[str, Any] = {}
+            reason: str | None = None
+            calls: dict[int, PartialCall] = {}
+            async for event in events(chunks):
+                match event.get("type"):
+                    case "message_start":
+                        usage = event["message"]["usage"]
+                        yield usage_of(usage)
+                    case "content_block_start" if event["content_block"]["type"] == "tool_use":
+                        block = event["content_block"]
+                        calls[event["index"]] = PartialCall(block["id"], block["name"])
+                        yield ToolCallStarted(block["id"], block["name"])
+                    case "content_block_delta" if event["delta"]["type"] == "text_delta":
+                        yield Text(event["delta"]["text"])
+                    case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
+                        calls[event["index"]].arguments += event["delta"]["partial_json"]
+                    case "content_block_stop" if event["index"] in calls:
+                        call = calls[event["index"]]
+                        yield ToolCall(call.id, call.name, call.arguments)
+                    case "message_delta":
+                        reason = event["delta"].get("stop_reason") or reason
+                        counts = {name: count for name, count in event["usage"].items() if count is not None}
+                        usage = {**usage, **counts}
+                        yield usage_of(usage)
+                    case "message_stop":
+                        break
+                    case "error":
+                        raise faults.from_event(event["error"].get("type"))
+            if reason is None:
+                raise ProviderError  # The stream ended without a reason, so the answer may be incomplete.
+            yield Finished(REASONS.get(reason, "other"))
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+    def _body(self, prompt: Prompt) -> bytes:
+        """The SDK's body, byte by byte, with the parts that are the same for everyone serialized once."""
+        return b"".join(
+            (
+                b'{"max_tokens":%d' % prompt.max_output_tokens,
+                b',"messages":' + dumps([to_param(message) for message in prompt.messages]),
+                b',"model":' + dumps(prompt.model),
+                b',"stream":true',
+                b',"system":[' + self._system(prompt.system) + b"," + dumps(_text(prompt.situation)) + b"]",
+                b',"tool_choice":{"type":"auto"}' if prompt.may_call else b',"tool_choice":{"type":"none"}',
+                b',"tools":' + self._tools(prompt.tools) + b"}",
+            )
+        )
 
 
-def to_param(message: Message) -> MessageParam:
+def _text(text: str) -> "TextBlockParam":
+    return {"type": "text", "text": text}
+
+
+def _system(text: str) -> bytes:
+    # Tools and the system prompt are the same for everyone: read from the cache they cost a tenth.
+    return dumps({**_text(text), "cache_control": {"type": "ephemeral"}})
+
+
+def _tools(tools: Sequence[Definition]) -> bytes:
+    params: list[ToolParam] = [
+        {"name": tool.name, "description": tool.description, "input_schema": tool.parameters} for tool in tools
+    ]
+    return dumps(params)
+
+
+def to_param(message: Message) -> "MessageParam":
     """A message in Anthropic's format: tool results belong to the user. Anthropic rejects empty texts."""
     if message.role == "assistant":
         return {"role": "assistant", "content": list(_assistant_blocks(message))}
@@ -142,9 +145,9 @@ def to_param(message: Message) -> MessageParam:
     return {"role": "user", "content": results}
 
 
-def _assistant_blocks(message: Message) -> Iterator[TextBlockParam | ToolUseBlockParam]:
+def _assistant_blocks(message: Message) -> "Iterator[TextBlockParam | ToolUseBlockParam]":
     if message.text.strip():
-        yield {"type": "text", "text": message.text}
+        yield _text(message.text)
     for call in message.calls:
         yield {"type": "tool_use", "id": call.id, "name": call.name, "input": parsed_arguments(call) or {}}
 
@@ -161,15 +164,6 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
     )
 
 
-def connect(settings: ChatSettings) -> Anthropic:
+def connect(settings: ChatSettings, http: Http) -> Anthropic:
     """The provider with the platform's account."""
-    timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
-    return Anthropic(
-        AsyncAnthropic(
-            api_key=settings.platform_key("anthropic"),
-            base_url=settings.anthropic_base_url,
-            timeout=timeout,
-            max_retries=0,
-            http_client=DefaultAioHttpClient(timeout=timeout),
-        )
-    )
+    return Anthropic(http, settings.anthropic_base_url or API_URL, settings.platform_key("anthropic"))

@@ -69,6 +69,6 @@ class Failover:
         return pause_s
 
     async def _ask(self, prompt: Prompt, own_key: PlainKey | None) -> AsyncGenerator[Event, None]:
-        provider = await self._providers.get(self.provider)
+        provider = self._providers.get(self.provider)
         await self._turnstile.enter()
         return provider.stream(replace(prompt, model=self.model), own_key)

@@ -4,13 +4,12 @@ On the user's own account the user can repair some of them: a key that is not ac
 its rate limit. On the platform's account the client is not shown the reason.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
-import httpx2
+import aiohttp
 
 from functions.chat import limits
 from functions.common.errors import (
@@ -35,30 +34,32 @@ NOT_ACCEPTED = frozenset({"authentication_error", "permission_error", "invalid_a
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Translates the failures of one request. `sdk` is the module anthropic or openai; both name their errors alike.
+    """Translates the failures of one request. Their classes are those of the SDKs' errors: tests compare both.
 
     `name` is the provider's name in sentences. `own_account`: whether the user's own key is used.
     """
 
-    sdk: ModuleType
     name: str
     own_account: bool
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Raise what the SDK or its transport raises as one of common.errors."""
+        """Raise failures of the connection and of an event's format as errors of common.errors.
+
+        Without the cause: it may contain the request with its key.
+        """
         try:
             yield
-        except self.sdk.APIStatusError as error:
-            # Without the cause: it contains the request with its key.
-            code, message = _code_and_message(error.body)
-            raise self.from_status(error.status_code, error.response.headers, code, message) from None
-        except (self.sdk.APITimeoutError, httpx2.TimeoutException):
+        except TimeoutError:
             raise ProviderTimeout from None
-        except (self.sdk.APIConnectionError, httpx2.TransportError):
+        except (aiohttp.ClientError, OSError):
             raise ProviderDown from None
         except (KeyError, TypeError, AttributeError):
             raise ProviderError from None  # an event in another format than documented
+
+    def from_response(self, status: int, headers: Mapping[str, str], text: str) -> AppError:
+        """The error for a response that is no success."""
+        return self.from_status(status, headers, *_code_and_message(text))
 
     def from_status(self, status: int, headers: Mapping[str, str], code: str, message: str) -> AppError:
         """The error for an HTTP status, before the answer. `code` and `message` are the provider's."""
@@ -105,8 +106,12 @@ class Faults:
         )
 
 
-def _code_and_message(body: Any) -> tuple[str, str]:
-    """The code and the message of an error's body. Anthropic's is nested; OpenAI's SDK has unwrapped it."""
+def _code_and_message(text: str) -> tuple[str, str]:
+    """The code and the message of an error's body, which both providers nest in `error`; empty where it has none."""
+    try:
+        body = json.loads(text.strip())
+    except (ValueError, RecursionError):
+        return "", ""
     inner = body.get("error", body) if isinstance(body, dict) else None
     if not isinstance(inner, dict):
         return "", ""

@@ -3,17 +3,11 @@
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import httpx2
-import openai
 import orjson
-from openai import AsyncOpenAI, DefaultAioHttpClient
-from openai.types.responses import EasyInputMessageParam, FunctionToolParam, ResponseInputItemParam
-from openai.types.responses.response_input_item_param import FunctionCallOutput
 
-from functions.chat import limits
 from functions.chat.providers import (
     Event,
     Finished,
@@ -27,93 +21,106 @@ from functions.chat.providers import (
     parsed_arguments,
 )
 from functions.chat.providers.faults import Faults
+from functions.chat.providers.http import HEADERS, Http, Serialized, bearer, dumps
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
+from functions.chat.tools import Definition
 from functions.common.errors import ProviderError
-from functions.common.provider_account import drop_environment_account
 from functions.common.vault import PlainKey
+
+if TYPE_CHECKING:  # importing the SDK takes a second
+    from openai.types.responses import FunctionToolParam, ResponseInputItemParam
+
+API_URL = "https://api.openai.com/v1"
 
 
 class OpenAI:
-    """GPT models, over one connection pool."""
+    """GPT models. `account`: the headers that name the platform's organization and project."""
 
-    def __init__(self, client: AsyncOpenAI) -> None:
-        self._client = client
+    def __init__(self, http: Http, base_url: str, api_key: str, account: Mapping[str, str]) -> None:
+        self._http = http
+        self._url = f"{base_url}/responses"
+        self._headers = {**HEADERS, **bearer(api_key), **account}
+        self._system = Serialized(dumps)
+        self._tools = Serialized(_tools)
 
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
-        client = self._client
-        if own_key is not None:
-            # Another key on the same connections.
-            client = client.with_options(api_key=own_key.reveal())
-            drop_environment_account(client)
-        tools: list[FunctionToolParam] = [
-            {
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.parameters,
-                "strict": False,
-            }
-            for tool in prompt.tools
-        ]
-        faults = Faults(openai, "OpenAI", own_account=own_key is not None)
-        with faults.translated():
-            async with client.responses.with_streaming_response.create(
-                model=prompt.model,
-                max_output_tokens=prompt.max_output_tokens,
-                # The part that is the same for everyone is first: OpenAI caches prefixes automatically.
-                instructions=f"{prompt.system}\n\n{prompt.situation}",
-                input=[item for message in prompt.messages for item in to_items(message)],
-                # In extra_body, because the SDK's processing of the tools' schemas takes 4 ms a request.
-                extra_body={"tools": tools, "tool_choice": "auto" if prompt.may_call else "none"},
-                store=False,
-                stream=True,
-            ) as response:
-                yield Opened()
-                has_calls = False
-                async for event in events(response.iter_bytes()):
-                    match event.get("type"):
-                        case "response.output_text.delta" | "response.refusal.delta":
-                            yield Text(event["delta"])
-                        case "response.output_item.added" if event["item"]["type"] == "function_call":
-                            yield ToolCallStarted(event["item"]["call_id"], event["item"]["name"])
-                        case "response.output_item.done" if event["item"]["type"] == "function_call":
-                            has_calls = True
-                            call = event["item"]
-                            yield ToolCall(call["call_id"], call["name"], call["arguments"])
-                        case "response.completed":
-                            yield usage_of(event["response"])
-                            yield Finished("tool-calls" if has_calls else "stop")
-                            return
-                        case "response.incomplete":
-                            yield usage_of(event["response"])
-                            reason = (event["response"].get("incomplete_details") or {}).get("reason")
-                            yield Finished("length" if reason == "max_output_tokens" else "content-filter")
-                            return
-                        case "response.failed":
-                            yield usage_of(event["response"])
-                            raise faults.from_event((event["response"].get("error") or {}).get("code"))
-                        case "error":
-                            # Documented as a flat object, but sent nested.
-                            raise faults.from_event((event.get("error") or event).get("code"))
-                raise ProviderError  # The stream ended without a final event, so the answer may be incomplete.
+        headers = self._headers if own_key is None else {**HEADERS, **bearer(own_key.reveal())}
+        faults = Faults("OpenAI", own_account=own_key is not None)
+        async with self._http.post(self._url, headers, self._body(prompt), faults) as chunks:
+            yield Opened()
+            has_calls = False
+            async for event in events(chunks):
+                match event.get("type"):
+                    case "response.output_text.delta" | "response.refusal.delta":
+                        yield Text(event["delta"])
+                    case "response.output_item.added" if event["item"]["type"] == "function_call":
+                        yield ToolCallStarted(event["item"]["call_id"], event["item"]["name"])
+                    case "response.output_item.done" if event["item"]["type"] == "function_call":
+                        has_calls = True
+                        call = event["item"]
+                        yield ToolCall(call["call_id"], call["name"], call["arguments"])
+                    case "response.completed":
+                        yield usage_of(event["response"])
+                        yield Finished("tool-calls" if has_calls else "stop")
+                        return
+                    case "response.incomplete":
+                        yield usage_of(event["response"])
+                        reason = (event["response"].get("incomplete_details") or {}).get("reason")
+                        yield Finished("length" if reason == "max_output_tokens" else "content-filter")
+                        return
+                    case "response.failed":
+                        yield usage_of(event["response"])
+                        raise faults.from_event((event["response"].get("error") or {}).get("code"))
+                    case "error":
+                        # Documented as a flat object, but sent nested.
+                        raise faults.from_event((event.get("error") or event).get("code"))
+            raise ProviderError  # The stream ended without a final event, so the answer may be incomplete.
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+    def _body(self, prompt: Prompt) -> bytes:
+        """The SDK's body, byte by byte, with the parts that are the same for everyone serialized once."""
+        items = [item for message in prompt.messages for item in to_items(message)]
+        # One string: the part that is the same for everyone is first, because OpenAI caches prefixes automatically.
+        instructions = self._system(prompt.system)[:-1] + dumps(f"\n\n{prompt.situation}")[1:]
+        return b"".join(
+            (
+                b'{"model":' + dumps(prompt.model),
+                b',"stream":true',
+                b',"input":' + dumps(items),
+                b',"instructions":' + instructions,
+                b',"max_output_tokens":%d' % prompt.max_output_tokens,
+                b',"store":false',
+                b',"tools":' + self._tools(prompt.tools),
+                b',"tool_choice":"auto"}' if prompt.may_call else b',"tool_choice":"none"}',
+            )
+        )
 
 
-def to_items(message: Message) -> Iterator[ResponseInputItemParam]:
+def _tools(tools: Sequence[Definition]) -> bytes:
+    params: list[FunctionToolParam] = [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            "strict": False,
+        }
+        for tool in tools
+    ]
+    return dumps(params)
+
+
+def to_items(message: Message) -> "Iterator[ResponseInputItemParam]":
     """A message as items of OpenAI's input. OpenAI's own ids of calls are left out, because nothing is stored there."""
     if message.role != "tool" and message.text:
-        yield EasyInputMessageParam(role=message.role, content=message.text)
+        yield {"role": message.role, "content": message.text}
     for call in message.calls:
         arguments = orjson.dumps(parsed_arguments(call) or {}).decode()
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments}
     for result in message.results:
         output = orjson.dumps({"error": result.text}).decode() if result.is_error else result.text
-        yield FunctionCallOutput(type="function_call_output", call_id=result.id, output=output)
+        yield {"type": "function_call_output", "call_id": result.id, "output": output}
 
 
 def usage_of(response: Mapping[str, Any]) -> Usage:
@@ -128,15 +135,12 @@ def usage_of(response: Mapping[str, Any]) -> Usage:
     )
 
 
-def connect(settings: ChatSettings) -> OpenAI:
+def connect(settings: ChatSettings, http: Http) -> OpenAI:
     """The provider with the platform's account."""
-    timeout = httpx2.Timeout(limits.PROVIDER_SILENCE_S, connect=limits.PROVIDER_CONNECT_S)
+    account = {"openai-organization": settings.openai_organization, "openai-project": settings.openai_project}
     return OpenAI(
-        AsyncOpenAI(
-            api_key=settings.platform_key("openai"),
-            base_url=settings.openai_base_url,
-            timeout=timeout,
-            max_retries=0,
-            http_client=DefaultAioHttpClient(timeout=timeout),
-        )
+        http,
+        settings.openai_base_url or API_URL,
+        settings.platform_key("openai"),
+        {name: value for name, value in account.items() if value},
     )

@@ -16,9 +16,9 @@ import httpx
 from cachetools import TTLCache
 
 from functions.chat import limits
+from functions.chat.settings import PRODUCT
 from functions.chat.tools.base import NotFound, ToolError
 
-PRODUCT = "CanadaGPT/0.1"
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 8.0  # a slow list of 500 records takes two or three seconds
 MAX_REDIRECTS = 3  # a missing slash, a renamed page
