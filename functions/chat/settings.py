@@ -16,9 +16,6 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
 
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
-    # Sent with the platform's key only: for a key that belongs to several organizations or projects.
-    openai_organization: str | None = Field(default=None, validation_alias="OPENAI_ORG_ID")
-    openai_project: str | None = Field(default=None, validation_alias="OPENAI_PROJECT_ID")
     parliament_api_url: BaseUrl = Field(default="https://api.openparliament.ca", validation_alias="PARLIAMENT_API_URL")
     represent_api_url: BaseUrl = Field(default="https://represent.opennorth.ca", validation_alias="REPRESENT_API_URL")
     contact: str = Field(default="", validation_alias="PARLIAMENT_CONTACT")

@@ -315,16 +315,6 @@ async def test_the_default_addresses_are_those_of_the_sdks(monkeypatch: pytest.M
     assert urls == [f"{bases[0]}/v1/messages", f"{bases[1]}/responses"]
 
 
-async def test_openais_organization_is_sent_with_the_platforms_key_only(wire: Wire) -> None:
-    wire.answer, wire.end = REFUSAL, "close"
-    names = ("openai-organization", "openai-project")
-    async with ours(wire.url, OPENAI_ORG_ID="org-1", OPENAI_PROJECT_ID="proj-1") as providers:
-        await ask(providers, "openai", PROMPTS["a question"])
-        assert [wire.headers().get(name) for name in names] == ["org-1", "proj-1"]
-        await ask(providers, "openai", PROMPTS["a question"], PlainKey(OWN_KEY))
-        assert [wire.headers().get(name) for name in names] == [None, None]
-
-
 async def test_a_proxy_of_the_environment_gets_the_requests(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     wire.answer, wire.end = REFUSAL, "close"
     monkeypatch.setenv("http_proxy", wire.url)

@@ -35,18 +35,18 @@ API_URL = "https://api.openai.com/v1"
 
 
 class OpenAI:
-    """GPT models. `account`: the headers that name the platform's organization and project."""
+    """GPT models."""
 
-    def __init__(self, http: Http, base_url: str, api_key: str, account: Mapping[str, str]) -> None:
+    def __init__(self, http: Http, base_url: str, api_key: str) -> None:
         self._http = http
         self._url = f"{base_url}/responses"
-        self._headers = {**HEADERS, **bearer(api_key), **account}
+        self._headers = {**HEADERS, **bearer(api_key)}
         self._system = Serialized(dumps)
         self._tools = Serialized(_tools)
 
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
-        headers = self._headers if own_key is None else {**HEADERS, **bearer(own_key.reveal())}
+        headers = self._headers if own_key is None else {**self._headers, **bearer(own_key.reveal())}
         faults = Faults("OpenAI", own_account=own_key is not None)
         async with self._http.post(self._url, headers, self._body(prompt), faults) as chunks:
             yield Opened()
@@ -137,10 +137,4 @@ def usage_of(response: Mapping[str, Any]) -> Usage:
 
 def connect(settings: ChatSettings, http: Http) -> OpenAI:
     """The provider with the platform's account."""
-    account = {"openai-organization": settings.openai_organization, "openai-project": settings.openai_project}
-    return OpenAI(
-        http,
-        settings.openai_base_url or API_URL,
-        settings.platform_key("openai"),
-        {name: value for name, value in account.items() if value},
-    )
+    return OpenAI(http, settings.openai_base_url or API_URL, settings.platform_key("openai"))
