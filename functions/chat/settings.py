@@ -6,8 +6,6 @@ from pydantic import Field, SecretStr, model_validator
 
 from functions.common.settings import BaseUrl, ProviderAddresses, SupabaseSettings
 
-PRODUCT = "CanadaGPT/0.1"  # identifies our requests to other organizations' servers
-
 ProviderName = Literal["anthropic", "openai"]
 
 

@@ -19,6 +19,7 @@ HEAVY = {
         "stripe",
         "boto3",
         "postgrest",
+        "httpx",
         "httpx2",
     },
     "functions.keys.handler": {

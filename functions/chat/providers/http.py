@@ -14,9 +14,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from functions.chat import limits
+from functions.chat import PRODUCT, limits
 from functions.chat.providers.faults import Faults
-from functions.chat.settings import PRODUCT
 
 T = TypeVar("T")
 

@@ -7,26 +7,43 @@ sentences that name the service and nothing internal.
 
 import asyncio
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
-import httpx
+import aiohttp
+import yarl
 from cachetools import TTLCache
 
-from functions.chat import limits
-from functions.chat.settings import PRODUCT
+from functions.chat import PRODUCT, limits
 from functions.chat.tools.base import NotFound, ToolError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 8.0  # a slow list of 500 records takes two or three seconds
+KEEP_ALIVE_S = 30.0
+CONNECTIONS = 10
 MAX_REDIRECTS = 3  # a missing slash, a renamed page
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # At most one retry, and only after a short pause: the model is waiting.
 RETRY_PAUSE_S = 0.5
 MAX_RETRY_AFTER_S = 2.0
 
+# What is not percent-encoded, besides letters and digits. https://url.spec.whatwg.org/
+PATH_SAFE = "!$%&'()*+,/:;=@[\\]^|"
+QUERY_SAFE = PATH_SAFE + "?`{}"
+
 T = TypeVar("T")
+
+
+class _Request(NamedTuple):
+    url: str
+    accept: str
+
+
+class _Lost(Exception):
+    """The connection was refused or lost, or the response is not HTTP."""
 
 
 class _Busy(Exception):
@@ -78,21 +95,12 @@ class Upstream:
         self._contact = contact
         self.cache = ResponseCache(limits.TOOL_CACHE_ENTRIES, limits.TOOL_CACHE_BYTES, limits.TOOL_CACHE_S)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-
-    @cached_property
-    def _http(self) -> httpx.AsyncClient:
-        """Created on first use: it loads certificates for 0.1 s, too long for a cold start."""
-        return httpx.AsyncClient(
-            headers={"user-agent": f"{PRODUCT} ({self._contact})", "api-version": "v1"},
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=10, keepalive_expiry=30),
-            follow_redirects=False,
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        if "_http" in vars(self):
-            await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def get(
         self,
@@ -107,15 +115,15 @@ class Upstream:
         Raises NotFound for a 404, and ToolError with a sentence that names the `service` for every other failure.
         """
         try:
-            request = self._http.build_request("GET", url, params=params, headers={"accept": accept})
-        except httpx.InvalidURL as error:
+            request = _Request(address(url, params), accept)
+        except ValueError as error:
             raise ToolError(f"{service} returned an invalid address.") from error
-        key = str(request.url)
+        key = request.url
         body = self.cache.get(key)
         if body is not None:
             return parse(body)
         # openparliament.ca and api.openparliament.ca are one server.
-        async with self._locks[request.url.netloc.decode().removeprefix("api.")]:
+        async with self._locks[urlsplit(request.url).netloc.removeprefix("api.")]:
             body = self.cache.get(key)
             if body is not None:
                 return parse(body)
@@ -127,7 +135,7 @@ class Upstream:
             self.cache.put(key, body)
             return parsed
 
-    async def _send_with_retry(self, service: str, request: httpx.Request) -> bytes:
+    async def _send_with_retry(self, service: str, request: _Request) -> bytes:
         """Send the request, and once more where a retry may help."""
         pause = RETRY_PAUSE_S
         for can_retry in (True, False):
@@ -137,33 +145,38 @@ class Upstream:
                 if not can_retry or busy.seconds > MAX_RETRY_AFTER_S:
                     raise ToolError(f"{service} is too busy at the moment.") from None
                 pause = busy.seconds
-            except httpx.TimeoutException as error:
+            except TimeoutError as error:
                 raise ToolError(f"{service} did not answer in time.") from error
-            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            except (_Lost, aiohttp.ClientError) as error:
                 if not can_retry:
                     raise ToolError(f"{service} cannot be reached at the moment.") from error
-            except httpx.HTTPError as error:
+            except zlib.error as error:
                 raise ToolError(f"{service} returned a response that cannot be read.") from error
             await asyncio.sleep(pause)
         raise AssertionError("the second attempt returns or raises")
 
-    async def _send(self, service: str, request: httpx.Request) -> bytes:
+    async def _send(self, service: str, request: _Request) -> bytes:
         """Send the request and follow redirects within its origin."""
-        origin = _origin(request.url)
+        if self._session is None:  # created here, because it needs the running event loop
+            self._session = _session(self._contact)
+        url = request.url
         for _ in range(MAX_REDIRECTS + 1):
-            response = await self._http.send(request, stream=True)
-            try:
-                if response.next_request is None:
+            async with self._session.get(
+                yarl.URL(url, encoded=True), headers={"accept": request.accept}, allow_redirects=False
+            ) as response:
+                location = response.headers.get("location")
+                if response.status not in REDIRECTS or location is None:
                     return await self._read_body(service, response)
-                request = response.next_request
-            finally:
-                await response.aclose()
-            if _origin(request.url) != origin:
+            try:
+                url = address(urljoin(url, location))
+            except ValueError as error:
+                raise _Lost from error
+            if _origin(url) != _origin(request.url):
                 break
         raise ToolError(f"{service} redirected to another address.")
 
-    async def _read_body(self, service: str, response: httpx.Response) -> bytes:
-        match response.status_code:
+    async def _read_body(self, service: str, response: aiohttp.ClientResponse) -> bytes:
+        match response.status:
             case 200:
                 pass
             case 404:
@@ -175,15 +188,52 @@ class Upstream:
             case _:
                 raise ToolError(f"{service} failed to answer.")
         body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
+        is_gzip = response.headers.get("content-encoding", "").strip().lower() == "gzip"
+        gzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if is_gzip else None
+        async for chunk in response.content.iter_any():
+            # A few bytes may decompress to gigabytes.
+            body += gzip.decompress(chunk, limits.TOOL_RESPONSE_BYTES + 1) if gzip else chunk
             if len(body) > limits.TOOL_RESPONSE_BYTES:
                 raise ToolError(f"{service} returned a response that is too large.")
         return bytes(body)
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+def _session(contact: str) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        headers={"user-agent": f"{PRODUCT} ({contact})", "api-version": "v1", "accept-encoding": "gzip"},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=True,  # a proxy, if there is one
+        auto_decompress=False,  # done where the size is limited
+        middlewares=[_send_once],
+    )
+
+
+async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp would repeat a GET after a lost connection, unless the exception is of another class."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Lost from error
+
+
+def address(url: str, params: Mapping[str, str | int] | None = None) -> str:
+    """The URL with its parameters, every unsafe character percent-encoded. Raises ValueError.
+
+    aiohttp's own encoding is not used, because it changes escapes that the URL has already.
+    """
+    if any(character.isascii() and not character.isprintable() for character in url):
+        raise ValueError("the URL has control characters")
+    parts = urlsplit(url)
+    _ = parts.port  # raises ValueError for an invalid one
+    query = urlencode(params) if params else quote(parts.query, QUERY_SAFE)
+    return urlunsplit((parts.scheme, parts.netloc, quote(parts.path, PATH_SAFE), query, ""))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _retry_after_s(header: str | None) -> float:

@@ -19,7 +19,7 @@ HEAVY_MODULES = {
     "xml.etree",
     "anthropic",
     "openai",
-    "aiohttp",
+    "httpx",
     "fastapi",
     "html.parser",
     "functions.chat.settings",

@@ -1,17 +1,21 @@
 """The HTTP client against a scripted server: failures, retries, redirects, serialized requests and the cache."""
 
 import asyncio
+import gzip
 import json
 import socket
 import threading
 from typing import Any
 
+import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from functions.chat import limits
 from functions.chat.tools import NotFound, ToolError
 from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.upstream import MAX_REDIRECTS, ResponseCache
+from functions.chat.tools.upstream import MAX_REDIRECTS, ResponseCache, address
 from tests.functions.tools.kit import ScriptedServer
 
 
@@ -30,6 +34,15 @@ async def test_broken_connection_gets_one_retry(server: ScriptedServer, parliame
         with pytest.raises(ToolError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
             await parliament.get_record("votes", "1")
     assert len(server.requests) == 2
+
+
+async def test_lost_kept_connection_gets_one_retry(server: ScriptedServer, parliament: Parliament) -> None:
+    server.answer("/votes/1/", {"number": 1})
+    server.answer("/votes/2/", None)
+    assert await parliament.get_record("votes", "1") == {"number": 1}
+    with pytest.raises(ToolError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
+        await parliament.get_record("votes", "2")
+    assert server.requests == ["/votes/1/", "/votes/2/", "/votes/2/"]
 
 
 async def test_refused_connection_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,10 +81,53 @@ async def test_too_large_response_is_an_error(
         await parliament.get_record("votes", "2")
 
 
+async def test_compressed_response_is_limited_when_decompressed(
+    server: ScriptedServer, parliament: Parliament, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"content-encoding": "gzip"}
+    server.answer("/votes/1/", (200, headers, gzip.compress('{"name": "Élise"}'.encode())))
+    assert await parliament.get_record("votes", "1") == {"name": "Élise"}
+    monkeypatch.setattr(limits, "TOOL_RESPONSE_BYTES", 1_000)
+    server.answer("/votes/2/", (200, headers, gzip.compress(b'{"a": "%b"}' % (b"x" * 10_000_000))))
+    with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that is too large\.$"):
+        await parliament.get_record("votes", "2")
+
+
 async def test_undecodable_response_is_an_error(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", (200, {"content-encoding": "gzip"}, b"not gzip"))
     with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
         await parliament.get_record("votes", "1")
+
+
+PRINTABLE = st.characters(exclude_categories=["Cc", "Cs"])
+PATHS = st.text(PRINTABLE, max_size=20).map(lambda path: f"/{path.replace('#', '')}")
+
+
+@given(path=PATHS, params=st.dictionaries(st.text(PRINTABLE), st.text(PRINTABLE) | st.integers(), max_size=3))
+@example("/a%20b/%2F/%7E/%zz/é!$&'()*+,;=:@[]|^`{}~\"<>?q=a+b%2Cc%20d,é[]{}`^|", {})
+@example("/", {"q": "Élise + l'été, 50%: a&b=c/d?", "limit": 500, "%": "%2F"})
+def test_addresses_are_encoded_as_httpx_does(path: str, params: dict[str, str | int]) -> None:
+    """The addresses are keys of the cache, and other clients of these APIs encode them in this way."""
+    if params:
+        path = path.partition("?")[0]
+    segments = path.partition("?")[0].split("/")
+    expected = httpx.Request("GET", f"https://a.test:8443{path}", params=params or None).url
+    if "." not in segments and ".." not in segments:
+        assert address(f"https://a.test:8443{path}", params) == str(expected)
+
+
+async def test_addresses_arrive_as_they_are_encoded(server: ScriptedServer, parliament: Parliament) -> None:
+    path = "/a%20b/%2F%7E/é!$&'()*+,;=:@[]|^~%zz"
+    for url, params in ((path, {"q": "Élise + l'été, 50%"}), (f"{path}?a=b+c%20d%2Ce,f&é", None), (path, None)):
+        with pytest.raises(NotFound):
+            await parliament.upstream.get("x", server.url + url, json.loads, params)
+        assert server.requests[-1] == httpx.Request("GET", server.url + url, params=params).url.raw_path.decode()
+
+
+@pytest.mark.parametrize("url", ["https://a.test/a\nb", "https://a.test:x/", "https://a.test/\x7f"])
+async def test_invalid_address_is_an_error(parliament: Parliament, url: str) -> None:
+    with pytest.raises(ToolError, match=r"^x returned an invalid address\.$"):
+        await parliament.upstream.get("x", url, json.loads)
 
 
 async def test_redirects_are_followed_only_within_the_origin(server: ScriptedServer, parliament: Parliament) -> None:
