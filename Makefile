@@ -19,7 +19,7 @@ reset: .venv/.ready
 	@python -m infra.local reset
 
 test: $(LOCAL) $(CLIENTS) $(OSLS) ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
-	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ONLY)
+	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size
 	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600

@@ -11,7 +11,7 @@ from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
 from infra.local.stack import Stack
-from tests.own_keys import encryption_environment
+from tests.own_keys import ENCRYPTION
 
 
 def chat_environment(stack: Stack) -> dict[str, str]:
@@ -21,7 +21,7 @@ def chat_environment(stack: Stack) -> dict[str, str]:
         "SUPABASE_URL": info["supabase_url"],
         "SUPABASE_ANON_KEY": info["anon_key"],
         "SUPABASE_SERVICE_ROLE_KEY": info["service_role_key"],
-        **encryption_environment(stack),
+        **ENCRYPTION,
         "ANTHROPIC_API_KEY": "stand-in",
         "ANTHROPIC_BASE_URL": info["model_url"],
         "OPENAI_API_KEY": "stand-in",

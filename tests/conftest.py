@@ -20,6 +20,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import PASSWORD, Config, Stack, free_offset, running
+from tests.own_keys import ENCRYPTION
 
 pytest_plugins = ["tests.api", "tests.billing_kit"]
 
@@ -87,7 +88,7 @@ TEMPLATE = "migrated"
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole local stack, on ports of its own, with a template database that has every migration."""
-    config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ={})
+    config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ=ENCRYPTION)
     with running(config) as stack:
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as connection:
             connection.execute(f"create database {TEMPLATE} owner postgres")

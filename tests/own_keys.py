@@ -1,21 +1,32 @@
-"""Stores users' own provider keys in the running stack without asking the provider."""
+"""The encryption keys of the tests' stacks, and users' own provider keys, stored without asking the provider."""
+
+import secrets
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from functions.common.vault import PlainKey, Vault
 from infra.local.stack import Stack
-from tests.conftest import Person
+
+if TYPE_CHECKING:
+    from tests.conftest import Person
+
+ENCRYPTION_KEYS = {key_id: secrets.token_hex(32) for key_id in ("new", "old", "lost")}
 
 
-def encryption_environment(stack: Stack) -> dict[str, str]:
-    """The variable with the stack's encryption key."""
-    return {"ENCRYPTION_KEY": (stack.config.folder / "encryption-key").read_text()}
+def keyring(*key_ids: str) -> str:
+    """The variable ENCRYPTION_KEYS. The first key encrypts."""
+    return ",".join(f"{key_id}:{ENCRYPTION_KEYS[key_id]}" for key_id in key_ids)
 
 
-def store_key(stack: Stack, person: Person, key: str, provider: str, *, is_valid: bool = True) -> None:
+# The functions of every stack have both keys, because the tests of rotate-keys chat while keys are rotated.
+ENCRYPTION = {"ENCRYPTION_KEYS": keyring("new", "old")}
+
+
+def store_key(stack: Stack, person: "Person", key: str, provider: str, *, is_valid: bool = True) -> None:
     """Store a key as valid or as unchecked. Only its ciphertext reaches the database."""
     plain = PlainKey(key)
-    row = Vault(encryption_environment(stack), dict).encrypt_without_refresh(plain, person.id, provider).to_row()
+    row = Vault(ENCRYPTION, dict).encrypt_without_refresh(plain, person.id, provider).to_row()
     with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
         db.execute(
             "select public.put_api_key(gen_random_uuid(), %s, %s, %s, %s, %s, %s, %s, %s)",

@@ -141,12 +141,14 @@ def change(postgres: Postgres, source: str, desired: str) -> str:
         sql = _plan(postgres, source, desired)
         # pg-delta does not compare the comments of view columns.
         sql = sql or "\n".join(sorted(_view_comments(postgres, desired) - _view_comments(postgres, source)))
+        if not sql:
+            break
         with psycopg.connect(postgres.url(database=source)) as connection:
             connection.execute(sql.encode())
         statements.append(sql)
     if dump(postgres, source) != dump(postgres, desired):
         raise StackError("pg-delta found only a part of the difference. Write the migration by hand.")
-    return "\n".join(filter(None, statements))
+    return "\n".join(statements)
 
 
 def _view_comments(postgres: Postgres, database: str) -> set[str]:

@@ -14,7 +14,7 @@ from functions.common.vault import EncryptedKey, Vault
 from infra.local.stack import Stack
 from tests.api import Api
 from tests.conftest import Person
-from tests.own_keys import encryption_environment, store_key
+from tests.own_keys import ENCRYPTION, store_key
 from tests.servers import serve_http
 
 People = Callable[..., Person]
@@ -94,12 +94,12 @@ def uses_own_key(stack: Stack, person: Person) -> bool:
     return bool(row[0])
 
 
-def decrypted(stack: Stack, person: Person, row: dict[str, Any]) -> str:
+def decrypted(person: Person, row: dict[str, Any]) -> str:
     """The key in a stored row."""
     encrypted = EncryptedKey(
         row["encryption_key_id"], row["encryption_iv"], row["encrypted_key"], row["encryption_tag"]
     )
-    vault = Vault(encryption_environment(stack), dict)
+    vault = Vault(ENCRYPTION, dict)
     return vault.decrypt_without_refresh(encrypted, person.id, row["provider"]).reveal()
 
 
@@ -151,7 +151,7 @@ def running_provider() -> Iterator[Provider]:
 def environment(stack: Stack, provider_url: str) -> dict[str, str]:
     """The environment of the function, with the stack's Supabase and another provider."""
     return {
-        **encryption_environment(stack),
+        **ENCRYPTION,
         "SUPABASE_URL": stack.info["supabase_url"],
         "SUPABASE_ANON_KEY": stack.info["anon_key"],
         "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],

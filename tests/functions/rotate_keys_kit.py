@@ -21,11 +21,11 @@ from psycopg.rows import dict_row
 from functions.common.vault import DecryptionFailed, EncryptedKey, PlainKey, Vault
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
+from tests.own_keys import ENCRYPTION_KEYS, keyring
 from tests.sql.metering import Db
 
 PROVIDERS = ("anthropic", "openai")
 
-ENCRYPTION_KEYS = {key_id: secrets.token_hex(32) for key_id in ("new", "old", "lost")}
 PREFIX = f"sk-{secrets.token_hex(6)}-"  # of every provider key here
 SECRETS = [
     PREFIX,
@@ -34,11 +34,6 @@ SECRETS = [
 ]
 
 Plains = dict[str, str]  # by the row's id
-
-
-def keyring(*key_ids: str) -> str:
-    """The variable ENCRYPTION_KEYS. The first key encrypts."""
-    return ",".join(f"{key_id}:{ENCRYPTION_KEYS[key_id]}" for key_id in key_ids)
 
 
 def vault(*key_ids: str) -> Vault:

@@ -57,7 +57,7 @@ def test_an_accepted_key_is_stored_listed_and_used(api: Api, stack: Stack, perso
     assert api.usage(user)["reason"] == "Unlimited (BYOK)"
     assert uses_own_key(stack, user) is True
     (row,) = rows(stack, user)
-    assert decrypted(stack, user, row) == key
+    assert decrypted(user, row) == key
     assert key.encode() not in b"".join(value for value in row.values() if isinstance(value, bytes))
 
 
@@ -98,7 +98,7 @@ def test_each_provider_has_its_own_key(api: Api, stack: Stack, person: People) -
     for provider in reversed(PROVIDERS):
         assert put(api, user, keys[provider], provider).status_code == 200
     assert [key["provider"] for key in list_keys(api, user)] == ["anthropic", "openai"]
-    assert {row["provider"]: decrypted(stack, user, row) for row in rows(stack, user)} == keys
+    assert {row["provider"]: decrypted(user, row) for row in rows(stack, user)} == keys
     assert api.usage(user)["byok"]["providers"] == ["anthropic", "openai"]
     assert delete(api, user, "anthropic").json() == {"deleted": True}
     assert [key["provider"] for key in list_keys(api, user)] == ["openai"]
@@ -110,14 +110,14 @@ def test_the_shortest_and_the_longest_key_are_stored(api: Api, stack: Stack, per
     user, key = person("basic"), new_key().ljust(length, "k")[:length]
     assert put(api, user, key).json()["hint"] == f"…{key[-4:]}"
     (row,) = rows(stack, user)
-    assert decrypted(stack, user, row) == key
+    assert decrypted(user, row) == key
 
 
 def test_white_space_around_a_key_is_removed(api: Api, stack: Stack, person: People) -> None:
     user, key = person("basic"), new_key()
     assert put(api, user, f" \t{key}\r\n").json()["hint"] == f"…{key[-4:]}"
     (row,) = rows(stack, user)
-    assert decrypted(stack, user, row) == key
+    assert decrypted(user, row) == key
 
 
 def test_replacing_a_key_stores_a_new_row(api: Api, stack: Stack, person: People) -> None:
@@ -126,7 +126,7 @@ def test_replacing_a_key_stores_a_new_row(api: Api, stack: Stack, person: People
     (old,) = rows(stack, user)
     second = put(api, user, key).json()
     (new,) = rows(stack, user)
-    assert (second["hint"], decrypted(stack, user, new)) == (f"…{key[-4:]}", key)
+    assert (second["hint"], decrypted(user, new)) == (f"…{key[-4:]}", key)
     assert second["created_at"] > first["created_at"]
     assert new["id"] != old["id"]
     assert new["encryption_iv"] != old["encryption_iv"]
@@ -166,7 +166,7 @@ def test_concurrent_replacements_always_leave_one_complete_key(api: Api, stack: 
         (key,) = keys_seen
         assert (key["hint"] in hints, key["status"]) == (True, "valid")
     (row,) = rows(stack, user)
-    last = decrypted(stack, user, row)
+    last = decrypted(user, row)
     assert last in keys[1:]
     assert row["hint"] == f"…{last[-4:]}"
     assert [key["hint"] for key in list_keys(api, user)] == [row["hint"]]

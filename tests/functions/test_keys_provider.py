@@ -83,7 +83,7 @@ async def expect_unchecked(app_client: httpx.AsyncClient, stack: Stack, person: 
     assert (response.json()["status"], response.json()["last_validated_at"]) == ("unchecked", None)
     assert response.json()["hint"] == f"…{key[-4:]}"
     (row,) = rows(stack, user)
-    assert decrypted(stack, user, row) == key
+    assert decrypted(user, row) == key
     assert uses_own_key(stack, user) is True
 
     store(stack, user, new_key(), name)

@@ -1,6 +1,6 @@
 """rotate-keys: every stored key is encrypted again with the newest key while chats continue, and no kill loses one.
 
-The job is the command in a process of its own, on a stack whose functions have both keys.
+The job is the command in a process of its own. The stack's functions have both keys.
 """
 
 import asyncio
@@ -26,11 +26,10 @@ from functions.common.settings import SupabaseSettings, load
 from functions.common.vault import PlainKey, Vault
 from functions.maintenance.handler import handler
 from functions.maintenance.rotate_keys import MAX_REPORTED_IDS, rotate_keys
-from infra.local.stack import Config, Stack, free_offset, running
+from infra.local.stack import Stack
 from tests.api import Api, question
 from tests.conftest import Person
 from tests.functions.rotate_keys_kit import (
-    ENCRYPTION_KEYS,
     PREFIX,
     PROVIDERS,
     Job,
@@ -39,7 +38,6 @@ from tests.functions.rotate_keys_kit import (
     damaged_ids,
     encrypted_with,
     environment,
-    keyring,
     plain_of,
     rows_of,
     store,
@@ -47,6 +45,7 @@ from tests.functions.rotate_keys_kit import (
     unrotated_columns,
     vault,
 )
+from tests.own_keys import ENCRYPTION_KEYS
 from tests.sql.metering import Db, value
 
 FULL = bool(os.environ.get("PROVE"))
@@ -57,15 +56,6 @@ KILLS = 6
 OUTAGES = 4
 
 People = Callable[..., Person]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose functions encrypt with the new key and decrypt with both."""
-    environ = {"ENCRYPTION_KEYS": keyring("new", "old")}
-    config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ=environ)
-    with running(config) as stack:
-        yield stack
 
 
 @pytest.fixture(scope="module")

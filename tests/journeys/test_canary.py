@@ -39,7 +39,7 @@ from infra.local.stack import Config, Stack, free_offset, running
 from tests.api import Api, StateOf, question
 from tests.conftest import Person
 from tests.journeys.canary_kit import PLACES, CanaryKeys, Observation, logs, plant
-from tests.own_keys import encryption_environment, store_key
+from tests.own_keys import ENCRYPTION, store_key
 
 People = Callable[..., Person]
 PROVIDERS = ("anthropic", "openai")
@@ -100,7 +100,7 @@ def planted() -> CanaryKeys:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, planted: CanaryKeys) -> Iterator[Stack]:
     """A stack that logs as much as possible: SDKs in debug mode, every statement in Postgres."""
-    environ = {**VERBOSE, "PLANTED": planted.key("environment")}
+    environ = {**VERBOSE, **ENCRYPTION, "PLANTED": planted.key("environment")}
     config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ=environ)
     with running(config) as stack:
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
@@ -407,7 +407,7 @@ def environ(stack: Stack) -> Mapping[str, str]:
         "ANTHROPIC_BASE_URL": stack.info["model_url"],
         "OPENAI_API_KEY": "of-the-platform",
         "OPENAI_BASE_URL": f"{stack.info['model_url']}/v1",
-        **encryption_environment(stack),
+        **ENCRYPTION,
     }
 
 
