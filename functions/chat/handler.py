@@ -4,6 +4,7 @@ On Lambda run.sh starts it under the AWS Lambda Web Adapter, which streams the r
 """
 
 import gc
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from functions.common.auth import CurrentUser, Verifier
 from functions.common.database import Database
 from functions.common.errors import NotFound
 from functions.common.observe import Observer
-from functions.common.settings import load, load_vault, read_environment
+from functions.common.settings import SettingsError, load, load_vault, read_environment
 from functions.common.web import create_app, json_body, json_response
 
 ChatBody = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
@@ -91,27 +92,47 @@ async def get_health() -> Response:
     return json_response({"status": "ok"})
 
 
-def create() -> FastAPI:
-    """The function's app, from the environment. Raises SettingsError."""
+def start(app: FastAPI, observer: Observer) -> None:
+    """Build what the routes share, from the environment. Raises SettingsError."""
     environment = read_environment()
     settings, vault = load(ChatSettings, environment), load_vault(environment)
+    app.state.verifier = Verifier(settings)
+    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, observer)
+
+
+def create() -> FastAPI:
+    """The function's app, from the environment. Raises SettingsError.
+
+    With SECRETS_ID it starts at its first request except /health, because AWS's extension serves secrets only while the
+    function processes one, and the Web Adapter waits for /health before. A request that finds no settings gets a 500.
+    """
     observer = Observer("chat")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.verifier = Verifier(settings)
         # Collect less often: many streams create many objects, but few objects form long-lived reference cycles.
         gc.set_threshold(10_000, 20, 50)
-        parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
-        app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, observer)
         gc.freeze()  # What exists now is never freed: a full collection of it would take 100 ms.
         yield
-        await app.state.chat.close()
+        if hasattr(app.state, "chat"):
+            await app.state.chat.close()
+
+    async def started() -> None:
+        if not hasattr(app.state, "chat"):
+            try:
+                start(app, observer)
+            except SettingsError as error:
+                observer.failure(str(error), error)  # the sentence has no values
+                raise
 
     app = create_app(observer, lifespan)
-    app.add_api_route("/chat", post_chat, methods=["POST"])
-    app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"])
-    app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"])
-    app.add_api_route("/usage", get_usage, methods=["GET"])
+    late = [Depends(started)] if os.environ.get("SECRETS_ID") else []
+    if not late:
+        start(app, observer)
+    app.add_api_route("/chat", post_chat, methods=["POST"], dependencies=late)
+    app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"], dependencies=late)
+    app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"], dependencies=late)
+    app.add_api_route("/usage", get_usage, methods=["GET"], dependencies=late)
     app.add_api_route("/health", get_health, methods=["GET"])
     return app

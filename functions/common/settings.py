@@ -68,7 +68,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that are not empty, with those of the secret named by SECRETS_ID. Raises SettingsError."""
     environment = {name: value for name, value in environ.items() if value}
     secret_id = environment.pop("SECRETS_ID", None)
-    return {**_secrets(secret_id), **environment} if secret_id else environment
+    return {**_secrets(secret_id, environment), **environment} if secret_id else environment
 
 
 def load(settings: type[S], environ: Mapping[str, str] = os.environ) -> S:
@@ -96,18 +96,15 @@ def load_vault(environment: Mapping[str, str]) -> "Vault":
         raise SettingsError(str(error)) from None
 
 
-def _secrets(secret_id: str) -> dict[str, str]:
+def _secrets(secret_id: str, environ: Mapping[str, str]) -> dict[str, str]:
     """The entries of a Secrets Manager secret. Raises SettingsError, which contains nothing of them."""
-    # Lambda's Python runtime includes boto3. It is needed only there.
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
+    from functions.common.secrets_extension import SecretError, read_secret  # needed only on AWS
 
     try:
-        secret = boto3.client("secretsmanager").get_secret_value(SecretId=secret_id)
-        entries = json.loads(secret["SecretString"])
-    except (BotoCoreError, ClientError) as error:
-        raise SettingsError(f"SECRETS_ID names a secret that cannot be read: {type(error).__name__}.") from None
-    except (KeyError, ValueError):
+        entries = json.loads(read_secret(secret_id, environ))
+    except SecretError as error:
+        raise SettingsError(f"SECRETS_ID names a secret that cannot be read: {error}.") from None
+    except ValueError:
         entries = None
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
         raise SettingsError("SECRETS_ID names a secret that is not a JSON object of strings.")

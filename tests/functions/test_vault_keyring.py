@@ -24,6 +24,7 @@ from functions.common.vault import (
     Vault,
     parse_keyring,
 )
+from tests.functions.conftest import SecretsExtension
 from tests.functions.vault_kit import (
     ALICE,
     BOTH,
@@ -330,31 +331,31 @@ async def test_a_cancelled_caller_does_not_stop_the_reload(blocked: BlockedSourc
 
 
 @pytest.fixture
-def keys_from_secret(secrets_manager: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of Secrets Manager. The environment names the secret `keys` and has no keyring."""
+def keys_from_secret(secrets_extension: SecretsExtension, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The secrets by name. The environment names the secret `keys` and has no keyring."""
     monkeypatch.setenv("SECRETS_ID", "keys")
     for name in ("ENCRYPTION_KEY", "ENCRYPTION_KEYS"):
         monkeypatch.delenv(name, raising=False)
-    return secrets_manager
+    return secrets_extension.secrets
 
 
 async def test_a_rotated_secret_is_used_without_a_restart(
-    keys_from_secret: Any, monkeypatch: pytest.MonkeyPatch
+    keys_from_secret: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rotate(*names: str) -> str:
         return json.dumps({"ENCRYPTION_KEYS": ",".join(f"{name}:{HEX[name]}" for name in names)})
 
-    keys_from_secret.create_secret(Name="keys", SecretString=rotate("first"))
+    keys_from_secret["keys"] = rotate("first")
     vault, clock = load_vault(read_environment()), Clock(time.monotonic())
     monkeypatch.setattr(vault, "_now", clock)
     rows = {"first": await vault.encrypt(PlainKey(CANARY), ALICE, "openai")}
 
-    keys_from_secret.put_secret_value(SecretId="keys", SecretString=rotate("second", "first"))
+    keys_from_secret["keys"] = rotate("second", "first")
     assert (await vault.encrypt(PlainKey(CANARY), ALICE, "openai")).key_id == "first"
     clock.seconds += REFRESH_S
     rows["second"] = await vault.encrypt(PlainKey(CANARY), ALICE, "openai")
 
-    keys_from_secret.put_secret_value(SecretId="keys", SecretString=rotate("third", "second", "first"))
+    keys_from_secret["keys"] = rotate("third", "second", "first")
     clock.seconds += COOLDOWN_S
     rows["third"] = encrypt_by_hand("third", os.urandom(12), CANARY.encode())  # encrypted by another instance
     for key_id, row in rows.items():
@@ -362,15 +363,15 @@ async def test_a_rotated_secret_is_used_without_a_restart(
         assert (await vault.decrypt(row, ALICE, "openai")).reveal() == CANARY
     assert vault.current_key_id == "third"
 
-    keys_from_secret.delete_secret(SecretId="keys", ForceDeleteWithoutRecovery=True)
+    del keys_from_secret["keys"]
     clock.seconds += REFRESH_S
     assert (await vault.encrypt(PlainKey(CANARY), ALICE, "openai")).key_id == "third"
     for row in rows.values():
         assert (await vault.decrypt(row, ALICE, "openai")).reveal() == CANARY
 
 
-def test_a_secret_with_a_malformed_keyring_is_not_shown(keys_from_secret: Any) -> None:
-    keys_from_secret.create_secret(Name="keys", SecretString=json.dumps({"ENCRYPTION_KEYS": f"a:{ONE[:-1]}"}))
+def test_a_secret_with_a_malformed_keyring_is_not_shown(keys_from_secret: dict[str, str]) -> None:
+    keys_from_secret["keys"] = json.dumps({"ENCRYPTION_KEYS": f"a:{ONE[:-1]}"})
     with pytest.raises(SettingsError, match="ENCRYPTION_KEYS must be") as caught:
         load_vault(read_environment())
     assert ONE[:8] not in str(caught.value)
