@@ -44,7 +44,8 @@ migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migrati
 lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
 	@for group in package chat keys checkout webhooks maintenance dev; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-annotate --no-header --upgrade --group $$group -o requirements/$$group.txt || exit 1; \
+	    --no-annotate --no-header --upgrade --override requirements/overrides.txt \
+	    --group $$group -o requirements/$$group.txt || exit 1; \
 	done
 
 clean: ## removes everything installed or built; `make reset` deletes the stack's data

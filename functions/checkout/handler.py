@@ -53,7 +53,7 @@ class OverageRequest(BaseModel):
     overage_limit_usd: Annotated[Decimal, Field(ge=0, le=10000, max_digits=11, decimal_places=6)] | None = None
 
 
-def get_checkout(request: Request) -> Checkout:
+async def get_checkout(request: Request) -> Checkout:
     """The app's Checkout."""
     checkout: Checkout = request.app.state.checkout
     return checkout

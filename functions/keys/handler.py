@@ -128,13 +128,13 @@ class KeyRequest(BaseModel):
     api_key: Annotated[SecretStr, AfterValidator(_plausible_key)]
 
 
-def get_keys(request: Request) -> Keys:
+async def get_keys(request: Request) -> Keys:
     """The Keys of the running app."""
     keys: Keys = request.app.state.keys
     return keys
 
 
-def supported_provider(provider: str) -> str:
+async def supported_provider(provider: str) -> str:
     """The provider in the path. Raises NotFound if it is not supported."""
     if provider not in PROVIDERS:
         raise NotFound

@@ -37,9 +37,9 @@ ELF_MACHINE = 183  # EM_AARCH64 in an ELF header
 TASK_ROOT = "/var/task"  # where Lambda unpacks the artifact; bytecode contains these paths
 
 MEGABYTE = 1_000_000
-# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 250 MiB with all layers. The 12 MB between
-# that limit and this one are for the Lambda Web Adapter's layer.
-UNZIPPED_LIMIT = 250 * MEGABYTE
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 250 MiB with all layers. The 32 MB between
+# that limit and this one are for the layers of the Lambda Web Adapter and the secrets extension.
+UNZIPPED_LIMIT = 230 * MEGABYTE
 ZIP_LIMIT = 50 * MEGABYTE  # the console and the Lambda API accept no larger direct upload
 
 STEP_TIMEOUT = 300  # seconds per program; the first download of every wheel takes about a minute
@@ -62,6 +62,8 @@ FUNCTIONS = tuple(
 # Files of the wheels that are never imported on Lambda. Licences stay, because they must accompany the code; METADATA
 # and entry_points.txt stay for importlib.metadata.
 PRUNED_FOLDERS = ("tests", "test", "__pycache__")
+# FastAPI imports pydantic.v1, for 60 ms, to refuse its models in the signature of a route, and works without it.
+PRUNED_PACKAGES = ("pydantic/v1",)
 PRUNED_FILES = (
     "*.pyi",
     "*.pyx",
@@ -150,24 +152,26 @@ def build(function: Function, compiler: Path | None, built: Sequence[Path] = ())
     return artifact
 
 
-def install(function: Function, folder: Path) -> None:
+def install(function: Function, folder: Path, platform: str = PLATFORM) -> None:
     requirements = ROOT / function.requirements
     if not requirements.is_file():
         raise PackageError(f"{function.requirements} is missing; `make lock` writes it")
     run(
         [
             str(TOOLS / "uv"), "pip", "install", "--quiet", "--python", sys.executable,
-            "--python-version", PYTHON, "--python-platform", PLATFORM, "--only-binary", ":all:",
+            "--python-version", PYTHON, "--python-platform", platform, "--only-binary", ":all:",
             "--require-hashes", "--no-deps",  # the lock file is complete, so nothing is resolved
             "--link-mode", "copy",  # with links, a later step would write into uv's cache
             "--target", str(folder), "--requirements", str(requirements),
         ],
-        f"uv could not install {function.requirements} as wheels for {PLATFORM}",
+        f"uv could not install {function.requirements} as wheels for {platform}",
     )  # fmt: skip
 
 
 def prune(folder: Path) -> None:
     shutil.rmtree(folder / "bin", ignore_errors=True)  # the wheels' commands
+    for package in PRUNED_PACKAGES:
+        shutil.rmtree(folder / package, ignore_errors=True)
     for path in sorted(folder.rglob("*"), reverse=True):  # contents before their folder
         if path.is_dir() and path.name in PRUNED_FOLDERS:
             shutil.rmtree(path)
