@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import cleanup, growth, imports, metering, turn
+from bench import cleanup, coldstart, growth, imports, metering, turn
 
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "metering": metering.run,
     "growth": growth.run,
     "cleanup": cleanup.run,
     "imports": imports.run,
+    "coldstart": coldstart.run,
     "turn": turn.run,
 }
 RESULTS = Path(__file__).with_name("results.json")
