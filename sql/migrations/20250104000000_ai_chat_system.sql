@@ -97,6 +97,17 @@ begin
     constraint query_funding_is_known check (value in ('byok', 'included', 'credit', 'overage'));
   create domain public.query_outcome as text
     constraint query_outcome_is_known check (value in ('answered', 'stopped', 'failed', 'lost'));
+  create domain public.client_id as text
+    constraint client_id_is_bounded check (char_length(value) between 1 and 128);
+  create domain public.short_text as text
+    constraint short_text_is_bounded check (char_length(value) <= 200);
+  create domain public.conversation_context as text
+    constraint conversation_context_is_known check (
+      value in ('general', 'mp', 'bill', 'dashboard', 'lobbying', 'spending'));
+  create domain public.message_role as text
+    constraint message_role_is_known check (value in ('user', 'assistant', 'system'));
+  create domain public.message_position as integer constraint message_position_is_positive check (value > 0);
+  create domain public.token_count as bigint constraint token_count_is_not_negative check (value >= 0);
 exception when duplicate_object then
   null; -- This file has run before.
 end
@@ -108,6 +119,13 @@ comment on domain public.request_key is 'The idempotency key of a request.';
 comment on domain public.subscription_status is 'The status of a subscription.';
 comment on domain public.query_funding is 'What pays for a query.';
 comment on domain public.query_outcome is 'How a query ended. private.is_charged() decides which outcomes are charged.';
+
+comment on domain public.client_id is 'An id that a client chose, for a chat or a message.';
+comment on domain public.short_text is 'A text of at most 200 characters.';
+comment on domain public.conversation_context is 'The kind of page that a conversation is about.';
+comment on domain public.message_role is 'The author of a message.';
+comment on domain public.message_position is 'The place of a message in its conversation, from 1.';
+comment on domain public.token_count is 'A sum of tokens, never negative.';
 
 
 create or replace function private.is_charged(p_outcome text) returns boolean
@@ -483,19 +501,13 @@ create table if not exists public.conversations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
-  external_id text
-    constraint conversations_external_id_is_bounded check (char_length(external_id) between 1 and 128),
-  title text
-    constraint conversations_title_is_bounded check (char_length(title) <= 200),
-  context_type text not null default 'general'
-    constraint conversations_context_type_is_known check (
-      context_type in ('general', 'mp', 'bill', 'dashboard', 'lobbying', 'spending')),
-  context_id text
-    constraint conversations_context_id_is_bounded check (char_length(context_id) <= 200),
+  external_id public.client_id,
+  title public.short_text,
+  context_type public.conversation_context not null default 'general',
+  context_id public.short_text,
   context_data jsonb,
   message_count public.quantity not null default 0,
-  total_tokens bigint not null default 0
-    constraint conversations_total_tokens_are_not_negative check (total_tokens >= 0),
+  total_tokens public.token_count not null default 0,
   is_pinned boolean not null default false,
   is_archived boolean not null default false,
   expires_at timestamptz not null,
@@ -526,8 +538,10 @@ comment on column public.conversations.expires_at is
   'When the conversation may be deleted, unless it is pinned. Set from the plan at each message, never by a client.';
 comment on column public.conversations.last_message_at is 'When the last message was answered.';
 
-create or replace trigger conversations_set_updated_at before update on public.conversations
-  for each row execute function private.set_updated_at();
+-- settle_query sets updated_at itself, because that costs less than the trigger.
+create or replace trigger conversations_set_updated_at
+  before update on public.conversations for each row when (new.updated_at = old.updated_at)
+  execute function private.set_updated_at();
 
 
 create or replace function private.check_pin() returns trigger
@@ -574,12 +588,9 @@ create table if not exists public.messages (
   id uuid primary key default private.time_ordered_id(),
   created_at timestamptz not null default now(),
   conversation_id uuid not null references public.conversations (id) on delete cascade,
-  position integer not null
-    constraint messages_position_is_positive check (position > 0),
-  role text not null
-    constraint messages_role_is_known check (role in ('user', 'assistant', 'system')),
-  external_id text
-    constraint messages_external_id_is_bounded check (char_length(external_id) between 1 and 128),
+  position public.message_position not null,
+  role public.message_role not null,
+  external_id public.client_id,
   content text not null,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,
@@ -1675,11 +1686,11 @@ begin
   return (
     select coalesce(
       jsonb_agg(
-        jsonb_build_object('role', sized.role, 'content', sized.content)
-          || case when sized.size_with_results <= p_characters
-                  then jsonb_build_object('function_calls', sized.function_calls,
-                                          'function_results', sized.function_results)
-                  else '{}' end
+        case when sized.size_with_results <= p_characters
+             then jsonb_build_object('role', sized.role, 'content', sized.content,
+                                     'function_calls', sized.function_calls,
+                                     'function_results', sized.function_results)
+             else jsonb_build_object('role', sized.role, 'content', sized.content) end
         order by sized.position),
       '[]')
     from (
@@ -1949,38 +1960,40 @@ grant execute on function
 -- How a query ends: its hold becomes one row of the ledger, which is charged or refunded. Locks: 43_admit_query.sql.
 
 create or replace function private.close_hold(
-  p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid,
+  p_hold public.query_holds, p_at timestamptz, p_outcome text, p_is_charged boolean, p_usage jsonb,
+  p_conversation_id uuid, p_message_id uuid,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
   out used_byo_key boolean)
 language plpgsql volatile set search_path = ''
 as $$
-declare
-  v_is_charged constant boolean := private.is_charged(p_outcome);
 begin
+  if p_hold.id is null then
+    return;
+  end if;
   insert into public.usage_logs as u (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
     query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
     tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
     counted_against_quota, was_overage, overage_charge)
-  select
-    h.id, private.clock(), h.user_id, h.request_id, p_conversation_id, p_message_id, h.tier, h.funding, p_outcome,
-    h.query_date, h.created_at, h.period_start, h.credit_pack_id, h.quota_used, h.quota_limit, h.overage_used,
-    h.overage_limit, coalesce((p_usage ->> 'tokens_input')::integer, 0),
-    coalesce((p_usage ->> 'tokens_output')::integer, 0), coalesce((p_usage ->> 'cache_read_tokens')::integer, 0),
-    coalesce((p_usage ->> 'cache_write_tokens')::integer, 0), coalesce((p_usage ->> 'cost_usd')::numeric, 0),
-    coalesce(p_usage ->> 'provider', h.provider), coalesce(p_usage ->> 'model', h.model), h.funding = 'byok',
-    v_is_charged and h.funding = 'included', v_is_charged and h.funding = 'overage',
-    case when v_is_charged then h.overage_charge else 0 end
-  from public.query_holds h where h.id = p_hold_id
+  values (
+    p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
+    p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
+    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
+    coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
+    coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
+    coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
+    coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok',
+    p_is_charged and p_hold.funding = 'included', p_is_charged and p_hold.funding = 'overage',
+    case when p_is_charged then p_hold.overage_charge else 0 end)
   returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
   into id, outcome, charged_usd, cost_usd, message_id, used_byo_key;
-  delete from public.query_holds h where h.id = p_hold_id;
+  delete from public.query_holds h where h.id = p_hold.id;
 end
 $$;
-comment on function private.close_hold(uuid, text, jsonb, uuid, uuid) is
-  'Replaces a hold by its usage_logs row, and returns columns of that row. id is null if there is no such hold. The '
-  'caller holds the hold lock.';
-revoke all on function private.close_hold(uuid, text, jsonb, uuid, uuid)
+comment on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid) is
+  'Replaces a hold by its usage_logs row, and returns columns of that row. Without a hold, id is null. The caller has '
+  'read the hold under the hold lock.';
+revoke all on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid)
   from public, anon, authenticated, service_role;
 
 
@@ -2019,7 +2032,8 @@ begin
   select * into v_hold from public.query_holds h where h.id = p_hold_id;
   select e.id, e.outcome, e.charged_usd, e.cost_usd, e.message_id, e.used_byo_key
   into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
-  from private.close_hold(p_hold_id, p_outcome, p_usage, null, null) e;
+  from private.close_hold(v_hold, private.clock(), p_outcome, p_is_charged => false, p_usage => p_usage,
+                          p_conversation_id => null, p_message_id => null) e;
 
   -- Return the funding
   if v_hold.funding = 'included' then
@@ -2056,93 +2070,103 @@ revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon,
 
 
 create or replace function private.store_turn(
-  p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
+  p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_at constant timestamptz := private.clock();
   v_chat_id constant text := p_turn ->> 'chat_id';
   v_key constant uuid := private.conversation_key(v_chat_id);
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
-  v_expires_at constant timestamptz := v_at + p_history_days * interval '1 day';
-  v_is_new boolean := false;
-  v_count integer;
-  v_asked_at integer; -- the position of the question, if it was asked before
-  v_position integer;
+  v_plan record;
+  v_expires_at timestamptz;
+  v_id uuid := v_key;
+  v_position integer; -- of the question
+  v_question_id uuid := p_hold.id;
+  v_asked_at timestamptz := p_hold.created_at;
+  v_earlier record; -- the same question, if it was asked before
 begin
-  -- Find or create the conversation
-  select c.id, c.message_count into conversation_id, v_count from public.conversations c
-  where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
-  for update;
-  if conversation_id is null then
+  -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as a
+  -- deletion of the user does.
+  select (select p.history_days from public.plans p where p.tier = s.tier) as history_days,
+         (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
+  into v_plan
+  from public.user_subscriptions s where s.user_id = p_hold.user_id and s.included_until > p_at;
+  if not found then
+    select s.history_days, (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
+    into v_plan
+    from private.current_subscriptions s where s.user_id = p_hold.user_id;
+  end if;
+  if (v_plan.history_days > 0) is not true then
+    return; -- The plan stores no history, or the query has ended.
+  end if;
+  v_expires_at := p_at + v_plan.history_days * interval '1 day';
+
+  -- Lock and update the conversation, or create it. The second attempt: another turn created it at the same time.
+  for v_attempt in 1 .. 2 loop
+    if v_key is null then
+      select c.id into v_id from public.conversations c
+      where c.user_id = p_hold.user_id and c.external_id = v_chat_id;
+    end if;
+    if v_id is not null then
+      update public.conversations c set
+        updated_at = now(), message_count = c.message_count + 2,
+        total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
+        expires_at = v_expires_at, last_message_at = p_at
+      where c.id = v_id and c.user_id = p_hold.user_id
+      returning c.id, c.message_count - 1 into conversation_id, v_position;
+      exit when found;
+    end if;
+    v_position := 1;
     insert into public.conversations (
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
       total_tokens, expires_at, last_message_at)
     values (
-      coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id, case when v_key is null then v_chat_id end,
-      p_turn ->> 'title', coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
-      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, v_at)
+      coalesce(v_key, private.time_ordered_id()), p_at, p_hold.user_id,
+      case when v_key is null then v_chat_id end, p_turn ->> 'title',
+      coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
+      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at)
     on conflict do nothing
     returning id into conversation_id;
-    v_is_new := found;
-    v_count := 0;
-  end if;
+    exit when found;
+  end loop;
   if conversation_id is null then
-    -- Another turn created it at the same time.
-    select c.id, c.message_count into conversation_id, v_count from public.conversations c
-    where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
-    for update;
-    if conversation_id is null then
-      return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
-    end if;
+    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
   end if;
 
-  -- A repeated question keeps its position; everything after it is replaced
-  if not v_is_new then
-    select m.position into v_asked_at from public.messages m
+  -- A repeated question keeps its place, id and time; its answer and everything after it are replaced
+  if v_position > 1 then
+    select m.position, m.id, m.created_at into v_earlier from public.messages m
     where m.conversation_id = store_turn.conversation_id and m.role = 'user'
       and m.external_id = p_turn -> 'question' ->> 'id'
     order by m.position desc limit 1;
-    if v_asked_at is not null then
-      update public.messages m set content = p_turn -> 'question' ->> 'content'
-      where m.conversation_id = store_turn.conversation_id and m.position = v_asked_at
-        and m.content <> p_turn -> 'question' ->> 'content';
-      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_asked_at;
+    if found then
+      v_position := v_earlier.position;
+      v_question_id := v_earlier.id;
+      v_asked_at := v_earlier.created_at;
+      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position >= v_position;
+      update public.conversations c set message_count = v_position + 1 where c.id = store_turn.conversation_id;
     end if;
   end if;
-  v_position := coalesce(v_asked_at, v_count + 1);
 
-  -- Store the question, if it is new, and the answer
+  -- Store the question and the answer. The question gets the id of its query.
   insert into public.messages (
     id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
     tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
-  select r.id, r.created_at, store_turn.conversation_id, r.position, r.role, r.external_id, r.content,
-         r.function_calls, r.function_results, r.tokens_input, r.tokens_output, r.provider, r.model, r.used_byo_key,
-         r.cost_usd
-  from (values
-    (private.time_ordered_id(), p_hold.created_at, v_position, 'user', p_turn -> 'question' ->> 'id',
-     p_turn -> 'question' ->> 'content', null::jsonb, null::jsonb, 0, 0, null, null, false, 0::numeric),
-    ((p_turn -> 'answer' ->> 'id')::uuid, v_at, v_position + 1, 'assistant', null,
+  values
+    (v_question_id, v_asked_at, conversation_id, v_position, 'user',
+     p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, 0, 0, null, null, false, 0),
+    ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
      p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
      nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
-     p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0))
-  ) r (id, created_at, position, role, external_id, content, function_calls, function_results, tokens_input,
-       tokens_output, provider, model, used_byo_key, cost_usd)
-  where v_asked_at is null or r.position > v_asked_at;
-  if not v_is_new then
-    update public.conversations c set
-      message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
-      expires_at = v_expires_at, last_message_at = v_at
-    where c.id = conversation_id;
-  end if;
+     p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
 $$;
-comment on function private.store_turn(public.query_holds, integer, jsonb, jsonb) is
+comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
-  'Returns its id. Null: the UUID belongs to another user.';
-revoke all on function private.store_turn(public.query_holds, integer, jsonb, jsonb)
+  'Returns its id. Null: the plan in force stores no history, or the UUID belongs to another user.';
+revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb)
   from public, anon, authenticated, service_role;
 
 
@@ -2153,8 +2177,8 @@ language plpgsql volatile security definer set search_path = '' set enable_seqsc
 as $$
 declare
   v_hold public.query_holds;
+  v_at timestamptz;
   v_ended record;
-  v_history_days integer;
   v_conversation_id uuid;
 begin
   if private.is_charged(p_outcome) is not true then
@@ -2164,22 +2188,18 @@ begin
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
 
-  -- Store the turn, if the plan in force stores history
+  v_at := private.clock();
+
+  -- Store the turn
+  select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    select * into v_hold from public.query_holds where id = p_hold_id;
-    select s.history_days into v_history_days
-    from private.current_subscriptions s where s.user_id = v_hold.user_id;
-    if v_history_days > 0 then
-      -- Lock the user before the conversation, as a deletion of the user does.
-      perform from auth.users where id = v_hold.user_id for key share;
-      v_conversation_id := private.store_turn(v_hold, v_history_days, p_usage, p_turn);
-    end if;
+    v_conversation_id := private.store_turn(v_hold, v_at, p_usage, p_turn);
   end if;
 
   -- Charge
   v_ended := private.close_hold(
-    p_hold_id, p_outcome, p_usage, v_conversation_id,
-    case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+    v_hold, v_at, p_outcome, p_is_charged => true, p_usage => p_usage, p_conversation_id => v_conversation_id,
+    p_message_id => case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   elsif v_ended.used_byo_key then
@@ -2275,6 +2295,7 @@ as $$
 declare
   v_id constant uuid := private.time_ordered_id();
   v_admission jsonb;
+  v_hold public.query_holds;
 begin
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
@@ -2290,11 +2311,13 @@ begin
   elsif v_admission ->> 'decision' <> 'admitted' then
     raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
+  select h.* into v_hold from public.query_holds h where h.id = v_id;
   perform private.close_hold(
-    v_id, 'answered',
-    jsonb_build_object('provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input,
-                       'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
-    p_conversation_id, p_message_id);
+    v_hold, private.clock(), 'answered', p_is_charged => true,
+    p_usage => jsonb_build_object(
+      'provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input, 'tokens_output', p_tokens_output,
+      'cost_usd', p_cost_usd),
+    p_conversation_id => p_conversation_id, p_message_id => p_message_id);
 end
 $$;
 comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is

@@ -12,6 +12,17 @@ begin
     constraint query_funding_is_known check (value in ('byok', 'included', 'credit', 'overage'));
   create domain public.query_outcome as text
     constraint query_outcome_is_known check (value in ('answered', 'stopped', 'failed', 'lost'));
+  create domain public.client_id as text
+    constraint client_id_is_bounded check (char_length(value) between 1 and 128);
+  create domain public.short_text as text
+    constraint short_text_is_bounded check (char_length(value) <= 200);
+  create domain public.conversation_context as text
+    constraint conversation_context_is_known check (
+      value in ('general', 'mp', 'bill', 'dashboard', 'lobbying', 'spending'));
+  create domain public.message_role as text
+    constraint message_role_is_known check (value in ('user', 'assistant', 'system'));
+  create domain public.message_position as integer constraint message_position_is_positive check (value > 0);
+  create domain public.token_count as bigint constraint token_count_is_not_negative check (value >= 0);
 exception when duplicate_object then
   null; -- This file has run before.
 end
@@ -23,6 +34,13 @@ comment on domain public.request_key is 'The idempotency key of a request.';
 comment on domain public.subscription_status is 'The status of a subscription.';
 comment on domain public.query_funding is 'What pays for a query.';
 comment on domain public.query_outcome is 'How a query ended. private.is_charged() decides which outcomes are charged.';
+
+comment on domain public.client_id is 'An id that a client chose, for a chat or a message.';
+comment on domain public.short_text is 'A text of at most 200 characters.';
+comment on domain public.conversation_context is 'The kind of page that a conversation is about.';
+comment on domain public.message_role is 'The author of a message.';
+comment on domain public.message_position is 'The place of a message in its conversation, from 1.';
+comment on domain public.token_count is 'A sum of tokens, never negative.';
 
 
 create or replace function private.is_charged(p_outcome text) returns boolean

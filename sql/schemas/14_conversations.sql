@@ -5,19 +5,13 @@ create table if not exists public.conversations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
-  external_id text
-    constraint conversations_external_id_is_bounded check (char_length(external_id) between 1 and 128),
-  title text
-    constraint conversations_title_is_bounded check (char_length(title) <= 200),
-  context_type text not null default 'general'
-    constraint conversations_context_type_is_known check (
-      context_type in ('general', 'mp', 'bill', 'dashboard', 'lobbying', 'spending')),
-  context_id text
-    constraint conversations_context_id_is_bounded check (char_length(context_id) <= 200),
+  external_id public.client_id,
+  title public.short_text,
+  context_type public.conversation_context not null default 'general',
+  context_id public.short_text,
   context_data jsonb,
   message_count public.quantity not null default 0,
-  total_tokens bigint not null default 0
-    constraint conversations_total_tokens_are_not_negative check (total_tokens >= 0),
+  total_tokens public.token_count not null default 0,
   is_pinned boolean not null default false,
   is_archived boolean not null default false,
   expires_at timestamptz not null,
@@ -48,8 +42,10 @@ comment on column public.conversations.expires_at is
   'When the conversation may be deleted, unless it is pinned. Set from the plan at each message, never by a client.';
 comment on column public.conversations.last_message_at is 'When the last message was answered.';
 
-create or replace trigger conversations_set_updated_at before update on public.conversations
-  for each row execute function private.set_updated_at();
+-- settle_query sets updated_at itself, because that costs less than the trigger.
+create or replace trigger conversations_set_updated_at
+  before update on public.conversations for each row when (new.updated_at = old.updated_at)
+  execute function private.set_updated_at();
 
 
 create or replace function private.check_pin() returns trigger

@@ -4,12 +4,9 @@ create table if not exists public.messages (
   id uuid primary key default private.time_ordered_id(),
   created_at timestamptz not null default now(),
   conversation_id uuid not null references public.conversations (id) on delete cascade,
-  position integer not null
-    constraint messages_position_is_positive check (position > 0),
-  role text not null
-    constraint messages_role_is_known check (role in ('user', 'assistant', 'system')),
-  external_id text
-    constraint messages_external_id_is_bounded check (char_length(external_id) between 1 and 128),
+  position public.message_position not null,
+  role public.message_role not null,
+  external_id public.client_id,
   content text not null,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,

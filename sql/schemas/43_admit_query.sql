@@ -164,11 +164,11 @@ begin
   return (
     select coalesce(
       jsonb_agg(
-        jsonb_build_object('role', sized.role, 'content', sized.content)
-          || case when sized.size_with_results <= p_characters
-                  then jsonb_build_object('function_calls', sized.function_calls,
-                                          'function_results', sized.function_results)
-                  else '{}' end
+        case when sized.size_with_results <= p_characters
+             then jsonb_build_object('role', sized.role, 'content', sized.content,
+                                     'function_calls', sized.function_calls,
+                                     'function_results', sized.function_results)
+             else jsonb_build_object('role', sized.role, 'content', sized.content) end
         order by sized.position),
       '[]')
     from (

@@ -1,38 +1,40 @@
 -- How a query ends: its hold becomes one row of the ledger, which is charged or refunded. Locks: 43_admit_query.sql.
 
 create or replace function private.close_hold(
-  p_hold_id uuid, p_outcome text, p_usage jsonb, p_conversation_id uuid, p_message_id uuid,
+  p_hold public.query_holds, p_at timestamptz, p_outcome text, p_is_charged boolean, p_usage jsonb,
+  p_conversation_id uuid, p_message_id uuid,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
   out used_byo_key boolean)
 language plpgsql volatile set search_path = ''
 as $$
-declare
-  v_is_charged constant boolean := private.is_charged(p_outcome);
 begin
+  if p_hold.id is null then
+    return;
+  end if;
   insert into public.usage_logs as u (
     id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
     query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
     tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
     counted_against_quota, was_overage, overage_charge)
-  select
-    h.id, private.clock(), h.user_id, h.request_id, p_conversation_id, p_message_id, h.tier, h.funding, p_outcome,
-    h.query_date, h.created_at, h.period_start, h.credit_pack_id, h.quota_used, h.quota_limit, h.overage_used,
-    h.overage_limit, coalesce((p_usage ->> 'tokens_input')::integer, 0),
-    coalesce((p_usage ->> 'tokens_output')::integer, 0), coalesce((p_usage ->> 'cache_read_tokens')::integer, 0),
-    coalesce((p_usage ->> 'cache_write_tokens')::integer, 0), coalesce((p_usage ->> 'cost_usd')::numeric, 0),
-    coalesce(p_usage ->> 'provider', h.provider), coalesce(p_usage ->> 'model', h.model), h.funding = 'byok',
-    v_is_charged and h.funding = 'included', v_is_charged and h.funding = 'overage',
-    case when v_is_charged then h.overage_charge else 0 end
-  from public.query_holds h where h.id = p_hold_id
+  values (
+    p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
+    p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
+    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
+    coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
+    coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
+    coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
+    coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok',
+    p_is_charged and p_hold.funding = 'included', p_is_charged and p_hold.funding = 'overage',
+    case when p_is_charged then p_hold.overage_charge else 0 end)
   returning u.id, u.outcome, u.overage_charge, u.cost_usd, u.message_id, u.used_byo_key
   into id, outcome, charged_usd, cost_usd, message_id, used_byo_key;
-  delete from public.query_holds h where h.id = p_hold_id;
+  delete from public.query_holds h where h.id = p_hold.id;
 end
 $$;
-comment on function private.close_hold(uuid, text, jsonb, uuid, uuid) is
-  'Replaces a hold by its usage_logs row, and returns columns of that row. id is null if there is no such hold. The '
-  'caller holds the hold lock.';
-revoke all on function private.close_hold(uuid, text, jsonb, uuid, uuid)
+comment on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid) is
+  'Replaces a hold by its usage_logs row, and returns columns of that row. Without a hold, id is null. The caller has '
+  'read the hold under the hold lock.';
+revoke all on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid)
   from public, anon, authenticated, service_role;
 
 
@@ -71,7 +73,8 @@ begin
   select * into v_hold from public.query_holds h where h.id = p_hold_id;
   select e.id, e.outcome, e.charged_usd, e.cost_usd, e.message_id, e.used_byo_key
   into id, outcome, charged_usd, cost_usd, message_id, used_byo_key
-  from private.close_hold(p_hold_id, p_outcome, p_usage, null, null) e;
+  from private.close_hold(v_hold, private.clock(), p_outcome, p_is_charged => false, p_usage => p_usage,
+                          p_conversation_id => null, p_message_id => null) e;
 
   -- Return the funding
   if v_hold.funding = 'included' then
@@ -108,93 +111,103 @@ revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon,
 
 
 create or replace function private.store_turn(
-  p_hold public.query_holds, p_history_days integer, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
+  p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_at constant timestamptz := private.clock();
   v_chat_id constant text := p_turn ->> 'chat_id';
   v_key constant uuid := private.conversation_key(v_chat_id);
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
-  v_expires_at constant timestamptz := v_at + p_history_days * interval '1 day';
-  v_is_new boolean := false;
-  v_count integer;
-  v_asked_at integer; -- the position of the question, if it was asked before
-  v_position integer;
+  v_plan record;
+  v_expires_at timestamptz;
+  v_id uuid := v_key;
+  v_position integer; -- of the question
+  v_question_id uuid := p_hold.id;
+  v_asked_at timestamptz := p_hold.created_at;
+  v_earlier record; -- the same question, if it was asked before
 begin
-  -- Find or create the conversation
-  select c.id, c.message_count into conversation_id, v_count from public.conversations c
-  where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
-  for update;
-  if conversation_id is null then
+  -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as a
+  -- deletion of the user does.
+  select (select p.history_days from public.plans p where p.tier = s.tier) as history_days,
+         (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
+  into v_plan
+  from public.user_subscriptions s where s.user_id = p_hold.user_id and s.included_until > p_at;
+  if not found then
+    select s.history_days, (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
+    into v_plan
+    from private.current_subscriptions s where s.user_id = p_hold.user_id;
+  end if;
+  if (v_plan.history_days > 0) is not true then
+    return; -- The plan stores no history, or the query has ended.
+  end if;
+  v_expires_at := p_at + v_plan.history_days * interval '1 day';
+
+  -- Lock and update the conversation, or create it. The second attempt: another turn created it at the same time.
+  for v_attempt in 1 .. 2 loop
+    if v_key is null then
+      select c.id into v_id from public.conversations c
+      where c.user_id = p_hold.user_id and c.external_id = v_chat_id;
+    end if;
+    if v_id is not null then
+      update public.conversations c set
+        updated_at = now(), message_count = c.message_count + 2,
+        total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
+        expires_at = v_expires_at, last_message_at = p_at
+      where c.id = v_id and c.user_id = p_hold.user_id
+      returning c.id, c.message_count - 1 into conversation_id, v_position;
+      exit when found;
+    end if;
+    v_position := 1;
     insert into public.conversations (
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
       total_tokens, expires_at, last_message_at)
     values (
-      coalesce(v_key, private.time_ordered_id()), v_at, p_hold.user_id, case when v_key is null then v_chat_id end,
-      p_turn ->> 'title', coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
-      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, v_at)
+      coalesce(v_key, private.time_ordered_id()), p_at, p_hold.user_id,
+      case when v_key is null then v_chat_id end, p_turn ->> 'title',
+      coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
+      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at)
     on conflict do nothing
     returning id into conversation_id;
-    v_is_new := found;
-    v_count := 0;
-  end if;
+    exit when found;
+  end loop;
   if conversation_id is null then
-    -- Another turn created it at the same time.
-    select c.id, c.message_count into conversation_id, v_count from public.conversations c
-    where c.user_id = p_hold.user_id and (c.id = v_key or v_key is null and c.external_id = v_chat_id)
-    for update;
-    if conversation_id is null then
-      return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
-    end if;
+    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
   end if;
 
-  -- A repeated question keeps its position; everything after it is replaced
-  if not v_is_new then
-    select m.position into v_asked_at from public.messages m
+  -- A repeated question keeps its place, id and time; its answer and everything after it are replaced
+  if v_position > 1 then
+    select m.position, m.id, m.created_at into v_earlier from public.messages m
     where m.conversation_id = store_turn.conversation_id and m.role = 'user'
       and m.external_id = p_turn -> 'question' ->> 'id'
     order by m.position desc limit 1;
-    if v_asked_at is not null then
-      update public.messages m set content = p_turn -> 'question' ->> 'content'
-      where m.conversation_id = store_turn.conversation_id and m.position = v_asked_at
-        and m.content <> p_turn -> 'question' ->> 'content';
-      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position > v_asked_at;
+    if found then
+      v_position := v_earlier.position;
+      v_question_id := v_earlier.id;
+      v_asked_at := v_earlier.created_at;
+      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position >= v_position;
+      update public.conversations c set message_count = v_position + 1 where c.id = store_turn.conversation_id;
     end if;
   end if;
-  v_position := coalesce(v_asked_at, v_count + 1);
 
-  -- Store the question, if it is new, and the answer
+  -- Store the question and the answer. The question gets the id of its query.
   insert into public.messages (
     id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
     tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
-  select r.id, r.created_at, store_turn.conversation_id, r.position, r.role, r.external_id, r.content,
-         r.function_calls, r.function_results, r.tokens_input, r.tokens_output, r.provider, r.model, r.used_byo_key,
-         r.cost_usd
-  from (values
-    (private.time_ordered_id(), p_hold.created_at, v_position, 'user', p_turn -> 'question' ->> 'id',
-     p_turn -> 'question' ->> 'content', null::jsonb, null::jsonb, 0, 0, null, null, false, 0::numeric),
-    ((p_turn -> 'answer' ->> 'id')::uuid, v_at, v_position + 1, 'assistant', null,
+  values
+    (v_question_id, v_asked_at, conversation_id, v_position, 'user',
+     p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, 0, 0, null, null, false, 0),
+    ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
      p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
      nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
-     p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0))
-  ) r (id, created_at, position, role, external_id, content, function_calls, function_results, tokens_input,
-       tokens_output, provider, model, used_byo_key, cost_usd)
-  where v_asked_at is null or r.position > v_asked_at;
-  if not v_is_new then
-    update public.conversations c set
-      message_count = v_position + 1, total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
-      expires_at = v_expires_at, last_message_at = v_at
-    where c.id = conversation_id;
-  end if;
+     p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
 $$;
-comment on function private.store_turn(public.query_holds, integer, jsonb, jsonb) is
+comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
-  'Returns its id. Null: the UUID belongs to another user.';
-revoke all on function private.store_turn(public.query_holds, integer, jsonb, jsonb)
+  'Returns its id. Null: the plan in force stores no history, or the UUID belongs to another user.';
+revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb)
   from public, anon, authenticated, service_role;
 
 
@@ -205,8 +218,8 @@ language plpgsql volatile security definer set search_path = '' set enable_seqsc
 as $$
 declare
   v_hold public.query_holds;
+  v_at timestamptz;
   v_ended record;
-  v_history_days integer;
   v_conversation_id uuid;
 begin
   if private.is_charged(p_outcome) is not true then
@@ -216,22 +229,18 @@ begin
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_hold_id, 1));
 
-  -- Store the turn, if the plan in force stores history
+  v_at := private.clock();
+
+  -- Store the turn
+  select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    select * into v_hold from public.query_holds where id = p_hold_id;
-    select s.history_days into v_history_days
-    from private.current_subscriptions s where s.user_id = v_hold.user_id;
-    if v_history_days > 0 then
-      -- Lock the user before the conversation, as a deletion of the user does.
-      perform from auth.users where id = v_hold.user_id for key share;
-      v_conversation_id := private.store_turn(v_hold, v_history_days, p_usage, p_turn);
-    end if;
+    v_conversation_id := private.store_turn(v_hold, v_at, p_usage, p_turn);
   end if;
 
   -- Charge
   v_ended := private.close_hold(
-    p_hold_id, p_outcome, p_usage, v_conversation_id,
-    case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
+    v_hold, v_at, p_outcome, p_is_charged => true, p_usage => p_usage, p_conversation_id => v_conversation_id,
+    p_message_id => case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   elsif v_ended.used_byo_key then

@@ -9,6 +9,7 @@ as $$
 declare
   v_id constant uuid := private.time_ordered_id();
   v_admission jsonb;
+  v_hold public.query_holds;
 begin
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
@@ -24,11 +25,13 @@ begin
   elsif v_admission ->> 'decision' <> 'admitted' then
     raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
+  select h.* into v_hold from public.query_holds h where h.id = v_id;
   perform private.close_hold(
-    v_id, 'answered',
-    jsonb_build_object('provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input,
-                       'tokens_output', p_tokens_output, 'cost_usd', p_cost_usd),
-    p_conversation_id, p_message_id);
+    v_hold, private.clock(), 'answered', p_is_charged => true,
+    p_usage => jsonb_build_object(
+      'provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input, 'tokens_output', p_tokens_output,
+      'cost_usd', p_cost_usd),
+    p_conversation_id => p_conversation_id, p_message_id => p_message_id);
 end
 $$;
 comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is
