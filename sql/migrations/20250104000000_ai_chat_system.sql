@@ -725,6 +725,7 @@ create table if not exists public.query_holds (
   model text not null,
   expires_at timestamptz not null,
   chat_id text,
+  conversation_id uuid,
   progress text not null default '',
   followed_to public.quantity,
   is_closing boolean not null default false,
@@ -757,6 +758,8 @@ comment on column public.query_holds.provider is 'The provider chosen at admissi
 comment on column public.query_holds.model is 'The model chosen at admission.';
 comment on column public.query_holds.expires_at is 'After this time the query is lost and its funding is returned.';
 comment on column public.query_holds.chat_id is 'The chat id, as the client sent it.';
+comment on column public.query_holds.conversation_id is
+  'The conversation at admission. Null: it was new. No foreign key, because the user may delete the conversation.';
 comment on column public.query_holds.progress is
   'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
 comment on column public.query_holds.followed_to is
@@ -1882,11 +1885,12 @@ begin
     -- Take the funding
     insert into public.query_holds (
       id, created_at, user_id, request_id, tier, funding, query_date, credit_pack_id, overage_charge, period_start,
-      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id)
+      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id,
+      conversation_id)
     values (
       p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
       v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
-      v.now + make_interval(secs => p_hold_seconds), p_chat_id);
+      v.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
     if not v_is_counted then
       if v.is_lapsed then
         -- The canceled plan has ended, unless a webhook has renewed it since the state was read.
@@ -2080,7 +2084,7 @@ declare
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
   v_plan record;
   v_expires_at timestamptz;
-  v_id uuid := v_key;
+  v_id uuid := coalesce(p_hold.conversation_id, v_key);
   v_position integer; -- of the question
   v_question_id uuid := p_hold.id;
   v_asked_at timestamptz := p_hold.created_at;
@@ -2104,7 +2108,7 @@ begin
 
   -- Lock and update the conversation, or create it. The second attempt: another turn created it at the same time.
   for v_attempt in 1 .. 2 loop
-    if v_key is null then
+    if v_id is null then
       select c.id into v_id from public.conversations c
       where c.user_id = p_hold.user_id and c.external_id = v_chat_id;
     end if;
@@ -2116,6 +2120,9 @@ begin
       where c.id = v_id and c.user_id = p_hold.user_id
       returning c.id, c.message_count - 1 into conversation_id, v_position;
       exit when found;
+    end if;
+    if p_hold.conversation_id is not null then
+      return; -- The user deleted the conversation while the answer ran.
     end if;
     v_position := 1;
     insert into public.conversations (
@@ -2165,7 +2172,8 @@ end
 $$;
 comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
-  'Returns its id. Null: the plan in force stores no history, or the UUID belongs to another user.';
+  'Returns its id. Null: the plan in force stores no history, the conversation was deleted since admission, or the '
+  'UUID belongs to another user.';
 revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb)
   from public, anon, authenticated, service_role;
 
@@ -3392,6 +3400,7 @@ begin
     -- deleted.
     join auth.users u on u.id = c.user_id
     where c.expires_at <= v_at and not c.is_pinned
+      and not exists (select from public.query_holds h where h.conversation_id = c.id) -- its answer extends the expiry
     order by c.expires_at
     limit 100
     for key share of u skip locked
@@ -3411,8 +3420,9 @@ begin
 end
 $$;
 comment on function public.cleanup_expired_conversations() is
-  'Deletes expired conversations with their messages, except pinned ones, about 250 messages per call. Also shortens '
-  'expires_at after downgrades. Returns how many conversations it processed. Call until 0.';
+  'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
+  'running answer. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
+  '0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;
 

@@ -19,6 +19,7 @@ create table if not exists public.query_holds (
   model text not null,
   expires_at timestamptz not null,
   chat_id text,
+  conversation_id uuid,
   progress text not null default '',
   followed_to public.quantity,
   is_closing boolean not null default false,
@@ -51,6 +52,8 @@ comment on column public.query_holds.provider is 'The provider chosen at admissi
 comment on column public.query_holds.model is 'The model chosen at admission.';
 comment on column public.query_holds.expires_at is 'After this time the query is lost and its funding is returned.';
 comment on column public.query_holds.chat_id is 'The chat id, as the client sent it.';
+comment on column public.query_holds.conversation_id is
+  'The conversation at admission. Null: it was new. No foreign key, because the user may delete the conversation.';
 comment on column public.query_holds.progress is
   'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
 comment on column public.query_holds.followed_to is

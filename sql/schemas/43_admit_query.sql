@@ -360,11 +360,12 @@ begin
     -- Take the funding
     insert into public.query_holds (
       id, created_at, user_id, request_id, tier, funding, query_date, credit_pack_id, overage_charge, period_start,
-      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id)
+      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id,
+      conversation_id)
     values (
       p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
       v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
-      v.now + make_interval(secs => p_hold_seconds), p_chat_id);
+      v.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
     if not v_is_counted then
       if v.is_lapsed then
         -- The canceled plan has ended, unless a webhook has renewed it since the state was read.

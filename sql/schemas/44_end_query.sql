@@ -121,7 +121,7 @@ declare
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
   v_plan record;
   v_expires_at timestamptz;
-  v_id uuid := v_key;
+  v_id uuid := coalesce(p_hold.conversation_id, v_key);
   v_position integer; -- of the question
   v_question_id uuid := p_hold.id;
   v_asked_at timestamptz := p_hold.created_at;
@@ -145,7 +145,7 @@ begin
 
   -- Lock and update the conversation, or create it. The second attempt: another turn created it at the same time.
   for v_attempt in 1 .. 2 loop
-    if v_key is null then
+    if v_id is null then
       select c.id into v_id from public.conversations c
       where c.user_id = p_hold.user_id and c.external_id = v_chat_id;
     end if;
@@ -157,6 +157,9 @@ begin
       where c.id = v_id and c.user_id = p_hold.user_id
       returning c.id, c.message_count - 1 into conversation_id, v_position;
       exit when found;
+    end if;
+    if p_hold.conversation_id is not null then
+      return; -- The user deleted the conversation while the answer ran.
     end if;
     v_position := 1;
     insert into public.conversations (
@@ -206,7 +209,8 @@ end
 $$;
 comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
-  'Returns its id. Null: the plan in force stores no history, or the UUID belongs to another user.';
+  'Returns its id. Null: the plan in force stores no history, the conversation was deleted since admission, or the '
+  'UUID belongs to another user.';
 revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb)
   from public, anon, authenticated, service_role;
 

@@ -85,6 +85,7 @@ begin
     -- deleted.
     join auth.users u on u.id = c.user_id
     where c.expires_at <= v_at and not c.is_pinned
+      and not exists (select from public.query_holds h where h.conversation_id = c.id) -- its answer extends the expiry
     order by c.expires_at
     limit 100
     for key share of u skip locked
@@ -104,7 +105,8 @@ begin
 end
 $$;
 comment on function public.cleanup_expired_conversations() is
-  'Deletes expired conversations with their messages, except pinned ones, about 250 messages per call. Also shortens '
-  'expires_at after downgrades. Returns how many conversations it processed. Call until 0.';
+  'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
+  'running answer. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
+  '0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;

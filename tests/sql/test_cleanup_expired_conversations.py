@@ -27,6 +27,18 @@ def test_expired_conversations_are_deleted_but_their_ledger_rows_stay(db: Db) ->
     assert len(ledger(db, basic)) == 2
 
 
+def test_a_conversation_with_a_running_answer_does_not_expire(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user, chat_id = new_user(db, "basic"), str(uuid.uuid4())
+    settle(db, admit(db, user)["hold_id"], turn=turn(chat_id, "q1"))
+    at(db, "2026-03-31T11:59Z")
+    query = admit(db, user, p_chat_id=chat_id)
+    at(db, "2026-03-31T12:00Z")
+    assert value(db, "select public.cleanup_expired_conversations()") == 0
+    assert settle(db, query["hold_id"], turn=turn(chat_id, "q2"))["persisted"] is True
+    assert value(db, "select count(*) from public.messages") == 4
+
+
 def conversations(db: Db, user: str) -> list[tuple[str, bool, int]]:
     """The expiry date, pin and message count of the conversations of a user, ordered by expiry."""
     return [

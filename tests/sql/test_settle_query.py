@@ -161,6 +161,26 @@ def test_a_taken_conversation_uuid_is_charged_but_not_stored(db: Db) -> None:
     assert caught.value.sqlstate == "NTFND"
 
 
+@pytest.mark.parametrize("chat_id", [str(uuid.uuid4()), "talk"], ids=["uuid", "of any name"])
+def test_an_answer_is_not_stored_in_a_deleted_conversation(db: Db, chat_id: str) -> None:
+    """The user deleted the conversation while the answer ran. The query is charged."""
+    user = new_user(db, "pro")
+    settle(db, admit(db, user, p_chat_id=chat_id)["hold_id"], turn=turn(chat_id, "q1"))
+    query, another = admit(db, user, p_chat_id=chat_id), admit(db, user, p_chat_id=chat_id)
+    db.execute("delete from public.conversations")
+
+    assert settle(db, query["hold_id"], turn=turn(chat_id, "q2"))["persisted"] is False
+
+    assert [row["outcome"] for row in ledger(db, user)] == ["answered", "answered"]
+    assert value(db, "select count(*) from public.conversations") == 0
+    # Nor in a new conversation of the same name.
+    new = admit(db, user, p_chat_id=chat_id)
+    assert settle(db, new["hold_id"], turn=turn(chat_id, "q3"))["persisted"] is True
+    settle(db, another["hold_id"], turn=turn(chat_id, "q4"))
+    stored = db.execute("select external_id from public.messages where role = 'user'").fetchall()
+    assert [row["external_id"] for row in stored] == (["q3"] if chat_id == "talk" else ["q3", "q4"])
+
+
 def test_a_downgraded_plan_stores_no_more_than_it_allows(db: Db) -> None:
     user = new_customer(db, tier="pro", next_tier="usage_only", daily_quota=0)
     at(db, "2026-04-01T00:00Z")
