@@ -6,7 +6,7 @@ everything else in a turn.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
@@ -102,7 +102,12 @@ class Usage:
     cache_write_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+        return Usage(
+            self.tokens_input + other.tokens_input,
+            self.tokens_output + other.tokens_output,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
