@@ -32,7 +32,7 @@ FUNCTIONS = (
     "functions.webhooks.handler",
 )
 # Modules that the functions import on first use. Imported at the start here, so that no first answer waits for them.
-ON_DEMAND = ("functions.chat.providers.anthropic", "functions.chat.providers.openai", "genai_prices.data_snapshot")
+ON_DEMAND = ("genai_prices.data_snapshot",)
 
 
 class Apps:
@@ -100,7 +100,7 @@ def serve(app: ASGIApp, ports: Sequence[int]) -> None:
     with suppress(KeyboardInterrupt):
         asyncio.run(uvicorn.Server(config).serve(sockets))
     sys.stdout.flush()
-    os._exit(0)  # with both SDKs imported, the interpreter's own shutdown takes another second
+    os._exit(0)  # once an SDK is imported, the interpreter's own shutdown takes another second
 
 
 def standins() -> None:
