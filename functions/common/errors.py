@@ -11,16 +11,17 @@ class AppError(Exception):
     """An expected refusal or failure.
 
     `details` are added to the response beside `code`, `message` and `request_id`. `retry_after`, in whole seconds,
-    becomes the Retry-After header.
+    becomes the Retry-After header. `usual_retry_after` is its default.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     message: ClassVar[str] = "Something went wrong on our side. Nothing was charged; please try again."
+    usual_retry_after: ClassVar[int | None] = None
 
     def __init__(self, message: str | None = None, *, retry_after: int | None = None, **details: Any) -> None:
         super().__init__(message or self.message)
-        self.retry_after = retry_after
+        self.retry_after = retry_after or self.usual_retry_after
         self.details = details
 
     @property
@@ -177,6 +178,7 @@ class Unavailable(AppError):
     status = 503
     code = "unavailable"
     message = "Our database cannot be reached, so the request was refused and nothing was charged. Please try again."
+    usual_retry_after = 2  # an overload passes in seconds
 
 
 class PaymentUnavailable(AppError):

@@ -1,4 +1,5 @@
-"""Two hundred answers at once from one process: each is finished and charged once, and none blocks the others.
+"""Two hundred answers at once from one process: each is finished and charged once, and none blocks the others. In an
+overload each is answered and charged, or refused without a trace.
 
 How long the event loop is blocked is compared with a bare relay of the same streams, measured in the same run: the
 ratio does not depend on the machine.
@@ -29,6 +30,8 @@ from tests.conftest import Person
 from tests.functions.watched import served
 
 STREAMS = 200
+OVERLOAD = 1000 if os.environ.get("PROVE") else 200  # streams
+OPENED_A_SECOND = 500
 DELTAS = 30
 PAUSE_S = 0.015
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/responses"}
@@ -124,12 +127,19 @@ def chat_url(stack: Stack, provider_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def chat_in_time_url(stack: Stack) -> Iterator[str]:
+    """One process of the chat with its real timeouts."""
+    with served("functions.chat.handler:create", chat_environment(stack)) as url:
+        yield url
+
+
+@pytest.fixture
 def people(stack: Stack, stack_db: Db) -> list[Person]:
     """A user for each stream, and one more."""
     rows = stack_db.execute(
         "insert into auth.users (id, email) select id, id || '@example.test'"
         " from (select gen_random_uuid() as id from generate_series(0, %s)) made returning id::text, email",
-        (STREAMS,),
+        (max(STREAMS, OVERLOAD),),
     ).fetchall()
     ids = [row["id"] for row in rows]
     stack_db.execute("update public.user_subscriptions set tier = 'basic' where user_id = any(%s::uuid[])", (ids,))
@@ -218,3 +228,66 @@ async def test_two_hundred_streams_at_once(
     assert len(relayed) == baseline["most_open"] == needed["most_open"] == STREAMS
     assert needed["busy_s"] < BUSY_RATIO * baseline["busy_s"]
     assert needed["peak_memory_kb"] < MEMORY_RATIO * baseline["peak_memory_kb"]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+async def test_an_overload_refuses_with_retry_after_and_leaves_no_hold(
+    chat_in_time_url: str, stack: Stack, people: list[Person], stack_db: Db, eventually: Callable[..., None]
+) -> None:
+    """The database admits nothing until the first refusal. A refused question can be sent again."""
+    posts = [
+        {"url": f"{chat_in_time_url}/chat", "json": question("What is a quorum?"), "headers": person.headers}
+        for person in people[:OVERLOAD]
+    ]
+    unlimited = aiohttp.TCPConnector(limit=0)
+    async with (
+        aiohttp.ClientSession(connector=unlimited, timeout=aiohttp.ClientTimeout(total=None)) as http,
+        await psycopg.AsyncConnection.connect(stack.postgres.url("supabase_admin")) as blocker,
+    ):
+
+        async def ask(number: int, *, starts_in_s: float = 0) -> tuple[int, bytes]:
+            await asyncio.sleep(starts_in_s)
+            async with http.post(**posts[number]) as response:
+                body = await response.read()
+                if response.status == 503:
+                    await blocker.rollback()
+                    assert int(response.headers["retry-after"]) > 0
+                    assert json.loads(body)["error"]["code"] == "unavailable"
+                return response.status, body
+
+        await blocker.execute("lock table public.query_holds in access exclusive mode")
+        async with asyncio.TaskGroup() as group:
+            asking = [
+                group.create_task(ask(number, starts_in_s=number / OPENED_A_SECOND)) for number in range(OVERLOAD)
+            ]
+        answers = [task.result() for task in asking]
+        assert {status for status, _ in answers} <= {200, 503}
+        answered = {number for number, (status, _) in enumerate(answers) if status == 200}
+        refused = sorted(set(range(OVERLOAD)) - answered)
+        assert refused
+        assert all(answers[number][1].endswith(b"data: [DONE]\n\n") for number in answered)
+
+        ids = [person.id for person in people[:OVERLOAD]]
+
+        def charged() -> Counter[str]:
+            """The answers that each user was charged for."""
+            rows = stack_db.execute(
+                "select user_id::text from public.usage_logs where outcome = 'answered' and user_id = any(%s::uuid[])",
+                (ids,),
+            )
+            return Counter(row["user_id"] for row in rows)
+
+        def held() -> int:
+            row = stack_db.execute(
+                "select count(*) as held from public.query_holds where user_id = any(%s::uuid[])", (ids,)
+            ).fetchone()
+            assert row is not None
+            return int(row["held"])
+
+        await asyncio.to_thread(eventually, lambda: held() == 0)
+        assert charged() == Counter(ids[number] for number in answered)
+
+        status, body = await ask(refused[0])
+        assert (status, body.endswith(b"data: [DONE]\n\n")) == (200, True)
+        assert charged()[ids[refused[0]]] == 1
