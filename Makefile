@@ -9,7 +9,7 @@ LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 
-.PHONY: run reset test prove check bench package migration lock clean
+.PHONY: run reset test prove check bench bench-peers package migration lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
@@ -32,8 +32,11 @@ check: .venv/.ready
 	@squawk sql/migrations/*.sql sql/schemas/*.sql
 	@echo "checked: format, lint, types, import contracts, SQL"
 
-bench: .venv/.ready
+bench: $(LOCAL)
 	@python -m bench $(ONLY)
+
+bench-peers: $(LOCAL) .build/peers/.ready ## the chat beside LiteLLM's proxy
+	@python -m bench peers
 
 package: .venv/.ready $(OSLS)
 	@python -m infra.package
@@ -42,7 +45,7 @@ migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migrati
 	@python -m infra.local.migrations $(NAME)
 
 lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
-	@for group in package chat keys checkout webhooks maintenance dev; do \
+	@for group in package chat keys checkout webhooks maintenance dev peers; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-annotate --no-header --upgrade --override requirements/overrides.txt \
 	    --group $$group -o requirements/$$group.txt || exit 1; \
@@ -59,6 +62,12 @@ clean: ## removes everything installed or built; `make reset` deletes the stack'
 	@echo "installing Python packages into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/package.txt
 	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip sync --quiet --require-hashes --compile-bytecode requirements/dev.txt
+	@touch $@
+
+.build/peers/.ready: requirements/peers.txt | .venv/.ready
+	@echo "installing LiteLLM's proxy into .build/peers"
+	@uv venv --quiet --clear --python $(BIN)/python .build/peers
+	@VIRTUAL_ENV=$(CURDIR)/.build/peers uv pip sync --quiet --require-hashes $<
 	@touch $@
 
 %/node_modules/.ready: %/package-lock.json .venv/.ready

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import cleanup, coldstart, growth, imports, metering, turn
+from bench import cleanup, coldstart, growth, imports, metering, peers, turn
 
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "metering": metering.run,
@@ -15,7 +15,9 @@ PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "imports": imports.run,
     "coldstart": coldstart.run,
     "turn": turn.run,
+    "peers": peers.run,
 }
+ON_DEMAND = {"peers"}  # `make bench-peers` installs the other side first
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -24,19 +26,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Ratios to baselines measured in the same run."
     )
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all but peers")
     named: list[str] = parser.parse_args().parts
     if unknown := set(named) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    parts = named or [part for part in PARTS if part not in ON_DEMAND]
     results: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for part in named or PARTS:
+    for part in parts:
         results[part] = PARTS[part]()
         # Written after each part, because a later one may take long or fail.
         RESULTS.write_text(json.dumps({name: results[name] for name in PARTS if name in results}, indent=2) + "\n")
-    print(f"\n{'what':<62} {'ours':>10} {'baseline':>10} {'ratio':>7}")
-    for part in named or PARTS:
+    print(f"\n{'what':<96} {'ours':>10} {'baseline':>10} {'ratio':>7}")
+    for part in parts:
         for row in results[part]:
-            print(f"{row['what']:<62} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")
+            print(f"{row['what']:<96} {row['ours']:>10.1f} {row['baseline']:>10.1f} {row['ratio']:>7.2f}")
 
 
 if __name__ == "__main__":

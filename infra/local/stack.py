@@ -100,6 +100,7 @@ class Stack:
         self.notes: list[str] = []
         self.postgres = Postgres(config.folder / "postgres", POSTGRES + config.offset, config.durable)
         self.postgres_child: Child | None = None
+        self.postgrest_child: Child | None = None
         self._processes = processes
         self._environ = dict(config.environ if config.environ is not None else {})
 
@@ -144,7 +145,8 @@ class Stack:
             key = load_or_create_key(self.config.folder / "signing-key.pem")
             users = self._create_users(key)
             variables |= self._supabase_variables(key, users)
-            servers.append((self._start_postgrest(key), f"{self.config.url(POSTGREST)}/"))
+            self.postgrest_child = self._start_postgrest(key)
+            servers.append((self.postgrest_child, f"{self.config.url(POSTGREST)}/"))
         variables |= self._variables()
         servers += self._start_servers(variables)
         for child, probe in servers:
