@@ -1,4 +1,6 @@
-"""`python -m bench [part ...]` runs the named benchmarks or all, prints a table and updates bench/results.json."""
+"""`python -m bench [part ...]` runs the named benchmarks or all, prints a table, and updates bench/results.json and
+docs/performance.md with its charts.
+"""
 
 import argparse
 import json
@@ -6,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import cleanup, coldstart, growth, imports, metering, peers, turn
+from bench import breakdown, charts, cleanup, coldstart, growth, imports, metering, peers, turn
 
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "metering": metering.run,
@@ -15,6 +17,7 @@ PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "imports": imports.run,
     "coldstart": coldstart.run,
     "turn": turn.run,
+    "breakdown": breakdown.run,
     "peers": peers.run,
 }
 ON_DEMAND = {"peers"}  # `make bench-peers` installs the other side first
@@ -34,8 +37,10 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in parts:
         results[part] = PARTS[part]()
-        # Written after each part, because a later one may take long or fail.
-        RESULTS.write_text(json.dumps({name: results[name] for name in PARTS if name in results}, indent=2) + "\n")
+        # Written after each part, because a later one may take long or fail. "before" is never measured again.
+        order = [name for name in (*PARTS, "before") if name in results]
+        RESULTS.write_text(json.dumps({name: results[name] for name in order}, indent=2) + "\n")
+        charts.write(results)
     print(f"\n{'what':<96} {'ours':>10} {'baseline':>10} {'ratio':>7}")
     for part in parts:
         for row in results[part]:

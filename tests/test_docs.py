@@ -76,7 +76,6 @@ PATH = re.compile(r"(?:\.?[A-Za-z0-9_-]+/)+[A-Za-z0-9_.-]*|[A-Za-z0-9_-]+\.(?:py
 # Made by commands, and the files that the templates of CONVENTIONS.md would be.
 ABSENT = (
     ".local/stack.json",
-    "bench/results.json",
     "sql/schemas/24_bookmarks.sql",
     "functions/chat/tools/list_ridings.py",
 )
