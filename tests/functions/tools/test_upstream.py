@@ -110,9 +110,10 @@ def test_addresses_are_encoded_as_httpx_does(path: str, params: dict[str, str | 
     """The addresses are keys of the cache, and other clients of these APIs encode them in this way."""
     if params:
         path = path.partition("?")[0]
-    segments = path.partition("?")[0].split("/")
-    expected = httpx.Request("GET", f"https://a.test:8443{path}", params=params or None).url
-    if "." not in segments and ".." not in segments:
+    before_query, question_mark, query = path.partition("?")
+    # Two differences that no address of these APIs has: httpx keeps an empty query, and resolves "." and "..".
+    if (query or not question_mark) and {".", ".."}.isdisjoint(before_query.split("/")):
+        expected = httpx.Request("GET", f"https://a.test:8443{path}", params=params or None).url
         assert address(f"https://a.test:8443{path}", params) == str(expected)
 
 
