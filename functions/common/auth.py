@@ -8,6 +8,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import jwt
@@ -16,10 +17,10 @@ from jwt.exceptions import PyJWKClientConnectionError
 
 from functions.common.errors import Unauthenticated, Unavailable
 from functions.common.settings import SupabaseSettings
+from functions.common.tls import tls_context
 
 # Supabase serves its keys with max-age=600: half of it in PyJWKClient, half in our cache, which needs no thread. The
-# cooldowns limit how often an unknown key id or a failed fetch causes
-# another fetch, because anyone can send an invented key id.
+# cooldowns limit how often an unknown key id or a failed fetch causes another fetch: anyone can invent a key id.
 KEYS_LIFESPAN_S = 300
 KEYS_COOLDOWN_S = 30
 FETCH_TIMEOUT_S = 2
@@ -43,14 +44,19 @@ class Verifier:
     def __init__(self, settings: SupabaseSettings) -> None:
         self._issuer = f"{settings.url}/auth/v1"
         self._secret = settings.jwt_secret
-        self._keys = jwt.PyJWKClient(
+        self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
+        self._failed_at = -FETCH_COOLDOWN_S * 1.0
+
+    @cached_property
+    def _keys(self) -> jwt.PyJWKClient:
+        """Created for the first token, because not every function sees one, and the TLS context takes 30 ms."""
+        return jwt.PyJWKClient(
             f"{self._issuer}/.well-known/jwks.json",
             lifespan=KEYS_LIFESPAN_S,
             cooldown_duration=KEYS_COOLDOWN_S,
             timeout=FETCH_TIMEOUT_S,
+            ssl_context=tls_context(),
         )
-        self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
-        self._failed_at = -FETCH_COOLDOWN_S * 1.0
 
     async def verify(self, token: str) -> User:
         """The user of an access token.

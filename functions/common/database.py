@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
 import orjson
 
 from functions.common import money
@@ -23,6 +22,7 @@ from functions.common.errors import (
     Unavailable,
 )
 from functions.common.settings import SupabaseSettings
+from functions.common.transport import NoResponseError, NotSentError, Transport
 
 # docs/error_codes.md explains each code.
 ERRORS: Mapping[str, type[AppError]] = {
@@ -40,26 +40,28 @@ USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING"})
 # PostgREST without its database, lost or refused connections, statement timeouts, gateway statuses.
 UNAVAILABLE_PREFIXES = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
 
-CONNECT_TIMEOUT_S = 1.0
-CONNECTIONS = 32
-BACKGROUND_CONNECTIONS = 4
-KEEP_ALIVE_S = 30.0
 RETRY_PAUSE_S = 0.1
 
 
 class Database:
-    """Calls the SQL functions of one Supabase project. Share one instance: it owns the connection pool."""
+    """Calls the SQL functions of one Supabase project. Share one instance: it owns the connections.
 
-    def __init__(self, settings: SupabaseSettings) -> None:
+    `transport`: by default AiohttpTransport.
+    """
+
+    def __init__(self, settings: SupabaseSettings, transport: Transport | None = None) -> None:
+        if transport is None:
+            from functions.common.aiohttp_transport import AiohttpTransport  # ThreadTransport is there to avoid it
+
+            transport = AiohttpTransport()
+        self._transport = transport
         self._rpc_url = f"{settings.url}/rest/v1/rpc/"
         self._anon_key = settings.anon_key
         self._service_headers = _headers(settings.service_role_key.get_secret_value())
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by `background`
 
     async def close(self) -> None:
         """Close the connections."""
-        for session in self._sessions.values():
-            await session.close()
+        await self._transport.close()
 
     async def call(
         self,
@@ -85,10 +87,14 @@ class Database:
             async with asyncio.timeout(timeout_s):
                 while True:
                     try:
-                        return await self._post(function, headers, body, background)
-                    except aiohttp.ClientConnectorError:
+                        return _result(
+                            *await self._transport.post(
+                                self._rpc_url + function, headers, body, timeout_s=timeout_s, background=background
+                            )
+                        )
+                    except NotSentError:
                         pass
-                    except aiohttp.ClientError as error:
+                    except NoResponseError as error:
                         if not idempotent:
                             raise Unavailable from error
                     except Unavailable:
@@ -98,32 +104,17 @@ class Database:
         except TimeoutError as error:
             raise Unavailable from error
 
-    async def _post(self, function: str, headers: Mapping[str, str], body: bytes, background: bool) -> Any:
-        session = self._sessions.get(background)
-        if session is None:  # created here, because it needs the running event loop
-            session = self._sessions[background] = _session(BACKGROUND_CONNECTIONS if background else CONNECTIONS)
-        url = self._rpc_url + function
-        # A redirect is not followed: the other host would receive the API key.
-        async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            content = await response.read()
-        if not 200 <= response.status < 300:
-            raise _failure(response.status, content)
-        if not content:
-            return None  # the function returns void
-        try:
-            return money.parse_amounts(orjson.loads(content))
-        except orjson.JSONDecodeError as error:
-            raise Internal from error
 
-
-def _session(connections: int) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE_S),
-        # `timeout_s` limits each call as a whole.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("accept", "user-agent"),
-    )
+def _result(status: int, content: bytes) -> Any:
+    """The result of a SQL function in a response. Raises the error of an unsuccessful one."""
+    if not 200 <= status < 300:
+        raise _failure(status, content)
+    if not content:
+        return None  # the function returns void
+    try:
+        return money.parse_amounts(orjson.loads(content))
+    except orjson.JSONDecodeError as error:
+        raise Internal from error
 
 
 def _headers(token: str, api_key: str | None = None) -> dict[str, str]:

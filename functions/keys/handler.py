@@ -12,6 +12,7 @@ from functions.common.ids import time_ordered_id
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault, read_environment
+from functions.common.thread_transport import ThreadTransport
 from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedColumns, EncryptedKey, PlainKey, Vault
 from functions.common.web import json_body, json_response
 from functions.keys.check import PROVIDERS, CheckResult, check
@@ -171,7 +172,7 @@ def create() -> FastAPI:
     environment = read_environment()
     settings, vault = load(KeysSettings, environment), load_vault(environment)
     observer = Observer("keys")
-    keys = Keys(Database(settings), vault, settings, observer)
+    keys = Keys(Database(settings, ThreadTransport()), vault, settings, observer)
     app = create_lambda_app(observer, keys.close)
     app.state.verifier = Verifier(settings)
     app.state.keys = keys

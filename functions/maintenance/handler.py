@@ -12,6 +12,7 @@ from typing import Any
 from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load, load_vault, read_environment
+from functions.common.thread_transport import ThreadTransport
 from functions.maintenance.batches import run_batches
 
 Progress = Callable[[str], None]
@@ -165,7 +166,7 @@ async def run_job(name: str, progress: Progress, options: Mapping[str, Any]) -> 
     """Run a job. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
     job = JOBS[name]
     environment = read_environment()
-    database = Database(load(SupabaseSettings, environment))
+    database = Database(load(SupabaseSettings, environment), ThreadTransport())
     try:
         counts = dict(await job.run(Context(database, environment, progress, options)))
     finally:

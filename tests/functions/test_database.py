@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from functions.common import errors
+from functions.common.aiohttp_transport import AiohttpTransport
 from functions.common.database import Database, translate
 from functions.common.settings import SupabaseSettings, load
+from functions.common.thread_transport import ThreadTransport
+from functions.common.transport import Transport
 from tests.servers import serve_http
 
 
@@ -58,19 +61,30 @@ def gateway() -> Iterator[Gateway]:
         yield gateway
 
 
-def database(url: str) -> Database:
+TRANSPORTS: list[type[Transport]] = [AiohttpTransport, ThreadTransport]
+
+
+@pytest.fixture(params=TRANSPORTS, ids=["aiohttp", "threads"])
+def database(request: pytest.FixtureRequest) -> Callable[[str], Database]:
+    """Makes a client of a URL, over each transport."""
+    return lambda url: _database(url, request.param())
+
+
+def _database(url: str, transport: Transport) -> Database:
     environment = {
         "SUPABASE_URL": url,
         "SUPABASE_ANON_KEY": "the-anon-key",
         "SUPABASE_SERVICE_ROLE_KEY": "the-service-key",
     }
-    return Database(load(SupabaseSettings, environment))
+    return Database(load(SupabaseSettings, environment), transport)
 
 
 DOWN = (503, {"code": "PGRST001", "message": "no connection"})
 
 
-async def test_calls_use_the_service_or_user_token_and_exact_money(gateway: Gateway) -> None:
+async def test_calls_use_the_service_or_user_token_and_exact_money(
+    gateway: Gateway, database: Callable[[str], Database]
+) -> None:
     gateway.script = [(200, {"cost_usd": "0.100000"}), (200, True)]
     db = database(gateway.url)
     assert await db.call("settle_query", {"p_a": 1}) == {"cost_usd": Decimal("0.100000")}
@@ -82,7 +96,7 @@ async def test_calls_use_the_service_or_user_token_and_exact_money(gateway: Gate
     assert (user["apikey"], user["authorization"]) == ("the-anon-key", "Bearer the-users-token")
 
 
-async def test_an_idempotent_call_is_retried(gateway: Gateway) -> None:
+async def test_an_idempotent_call_is_retried(gateway: Gateway, database: Callable[[str], Database]) -> None:
     gateway.script = [DOWN, None, (200, "done")]
     db = database(gateway.url)
     assert await db.call("settle_query", idempotent=True) == "done"
@@ -91,7 +105,9 @@ async def test_an_idempotent_call_is_retried(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("step", [DOWN, None])
-async def test_a_call_that_may_have_succeeded_is_not_retried(gateway: Gateway, step: tuple[int, Any] | None) -> None:
+async def test_a_call_that_may_have_succeeded_is_not_retried(
+    gateway: Gateway, step: tuple[int, Any] | None, database: Callable[[str], Database]
+) -> None:
     gateway.script = [step]
     db = database(gateway.url)
     with pytest.raises(errors.Unavailable):
@@ -100,7 +116,7 @@ async def test_a_call_that_may_have_succeeded_is_not_retried(gateway: Gateway, s
     assert len(gateway.requests) == 1
 
 
-async def test_an_error_from_sql_is_not_retried(gateway: Gateway) -> None:
+async def test_an_error_from_sql_is_not_retried(gateway: Gateway, database: Callable[[str], Database]) -> None:
     gateway.script = [(400, {"code": "NTFND", "message": "There is no such conversation."})]
     db = database(gateway.url)
     with pytest.raises(errors.NotFound, match="no such conversation"):
@@ -110,7 +126,9 @@ async def test_an_error_from_sql_is_not_retried(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("content", [b"<html>Sign in to the network</html>", b""], ids=["html", "empty"])
 @pytest.mark.parametrize("status", [200, 302])
-async def test_a_response_without_json_is_our_error(status: int, content: bytes) -> None:
+async def test_a_response_without_json_is_our_error(
+    status: int, content: bytes, database: Callable[[str], Database]
+) -> None:
     """A captive portal or a wrong address. A redirect is not followed: it would receive the API key."""
     paths: list[str] = []
 
@@ -137,7 +155,9 @@ async def test_a_response_without_json_is_our_error(status: int, content: bytes)
     server.close()
 
 
-async def test_an_error_code_that_is_no_text_is_our_error(gateway: Gateway) -> None:
+async def test_an_error_code_that_is_no_text_is_our_error(
+    gateway: Gateway, database: Callable[[str], Database]
+) -> None:
     gateway.script = [(400, {"code": 42, "message": "odd"})]
     db = database(gateway.url)
     with pytest.raises(errors.Internal):
@@ -145,7 +165,7 @@ async def test_an_error_code_that_is_no_text_is_our_error(gateway: Gateway) -> N
     await db.close()
 
 
-async def test_an_unreachable_database_fails_within_the_timeout() -> None:
+async def test_an_unreachable_database_fails_within_the_timeout(database: Callable[[str], Database]) -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.Unavailable):
         await db.call("admit_query", idempotent=True, timeout_s=0.25)
@@ -182,7 +202,7 @@ def test_each_code_maps_to_one_error(code: str | None, error_type: type[errors.A
     assert is_shown is (code in ("NTFND", "NOMDL"))
 
 
-async def test_calls_succeed_again_right_after_thousands_of_timeouts() -> None:
+async def test_calls_succeed_again_right_after_thousands_of_timeouts(database: Callable[[str], Database]) -> None:
     """A timeout cancels a call inside the connection pool, which must not lose the connection."""
     answers = asyncio.Event()
 
@@ -211,3 +231,32 @@ async def test_calls_succeed_again_right_after_thousands_of_timeouts() -> None:
     await db.close()
     server.close()
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_coro().__name__ == "serve"))  # type: ignore[union-attr]
+
+
+async def test_a_connection_that_the_server_closed_is_not_used_again(database: Callable[[str], Database]) -> None:
+    """Lambda freezes a process between requests for longer than the server waits."""
+    connections = 0
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with closing(writer):
+            for _ in range(2):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1]))  # type: ignore[index]
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\ntrue")
+                await writer.drain()
+        await writer.wait_closed()
+        closed.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    for call in range(4):
+        assert await db.call("settle_query") is True
+        assert connections == call // 2 + 1
+        if call % 2:
+            await asyncio.wait_for(closed.wait(), 5)
+            closed.clear()
+    await db.close()
+    server.close()

@@ -28,6 +28,7 @@ HEAVY = {
         "genai_prices",
         "supabase",
         "stripe",
+        "aiohttp",
         "boto3",
         "httpx",
         "httpx2",
@@ -61,11 +62,12 @@ HEAVY = {
         "supabase",
         "stripe",
         "cryptography",
+        "aiohttp",
         "boto3",
         "httpx",
         "httpx2",
     },
-    "functions.common.database": {"fastapi", "starlette"},
+    "functions.common.database": {"fastapi", "starlette", "aiohttp"},
     "functions.common.settings": {"fastapi", "starlette", "httpx", "jwt"},
 }
 

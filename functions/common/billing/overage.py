@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stripe import InvalidRequestError, InvoiceItem, StripeClient, Subscription
-from stripe.params import InvoiceCreateParams, InvoiceItemCreateParams
 
 from functions.common.billing.stripe_state import iso_time, live_subscription, period_of
 from functions.common.database import Database
 from functions.common.money import dumps
+
+if TYPE_CHECKING:
+    from stripe.params import InvoiceCreateParams, InvoiceItemCreateParams
 
 # The metadata key that holds our id of an invoice item at Stripe.
 ITEM_ID_KEY = "overage_invoice_item"

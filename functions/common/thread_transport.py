@@ -1,0 +1,86 @@
+"""Requests in threads over http.client, for functions that serve one request at a time.
+
+Importing aiohttp takes 150 ms of a cold start, which is half of FastAPI's. FastAPI imports http.client itself.
+"""
+
+import asyncio
+import select
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import SplitResult, urlsplit
+
+from functions.common.tls import tls_context
+from functions.common.transport import NoResponseError, NotSentError
+
+CONNECT_TIMEOUT_S = 1.0
+KEEP_ALIVE_S = 30.0
+
+
+class ThreadTransport:
+    """Uses an idle connection, or opens one. The number of threads of the event loop limits the connections."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[HTTPConnection, float]] = []  # with the time of the last response
+        self._is_closed = False
+
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float, background: bool
+    ) -> tuple[int, bytes]:
+        """See Transport. A cancelled request ends with its thread, at the latest after `timeout_s` of silence."""
+        return await asyncio.to_thread(self._post, urlsplit(url), headers, body, timeout_s)
+
+    async def close(self) -> None:
+        """Close the connections. A request that is still running closes its own."""
+        self._is_closed = True
+        for connection, _ in self._idle:
+            connection.close()
+
+    def _post(self, url: SplitResult, headers: Mapping[str, str], body: bytes, timeout_s: float) -> tuple[int, bytes]:
+        connection = self._idle_connection() or _connect(url)
+        connection.sock.settimeout(timeout_s)
+        try:
+            connection.request("POST", url.path, body, dict(headers))
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise NoResponseError from error
+        if self._is_closed:
+            connection.close()
+        elif connection.sock is not None:  # http.client has closed it if the server will
+            self._idle.append((connection, time.monotonic()))
+        return response.status, content
+
+    def _idle_connection(self) -> HTTPConnection | None:
+        """An open connection. Lambda may have frozen the process for longer than the server keeps one."""
+        with suppress(IndexError):  # another thread may take the last one
+            while True:
+                connection, used_at = self._idle.pop()
+                if time.monotonic() - used_at < KEEP_ALIVE_S and not _is_readable(connection):
+                    return connection
+                connection.close()
+        return None
+
+
+def _is_readable(connection: HTTPConnection) -> bool:
+    """Whether there is something to read: without a request, only the end that a server's close sends."""
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _connect(url: SplitResult) -> HTTPConnection:
+    host = url.hostname or ""
+    connection = (
+        HTTPSConnection(host, url.port, timeout=CONNECT_TIMEOUT_S, context=tls_context())
+        if url.scheme == "https"
+        else HTTPConnection(host, url.port, timeout=CONNECT_TIMEOUT_S)
+    )
+    try:
+        connection.connect()
+    except OSError as error:
+        connection.close()
+        raise NotSentError from error
+    return connection
