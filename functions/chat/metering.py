@@ -204,7 +204,7 @@ class Metering:
         """Take the funding of a query. Returns Ended for a request that was charged before and has a stored answer.
 
         Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, RequestInProgress,
-        AlreadyAnswered, NotFound for another user's conversation, ModelNotAvailable, and Unavailable.
+        AlreadyAnswered, Conflict, NotFound for another user's conversation, ModelNotAvailable, and Unavailable.
         """
         try:
             admitted = await self._admit(query, own_key=None)
@@ -226,6 +226,7 @@ class Metering:
                     "p_hold_id": query.hold_id,
                     "p_chat_id": request.id,
                     "p_question_id": request.question.id,
+                    "p_question_digest": request.question_digest,
                     "p_provider": request.provider,
                     "p_model": request.model,
                     "p_hold_seconds": limits.HOLD_S,

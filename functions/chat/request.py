@@ -3,7 +3,7 @@
 import hashlib
 import re
 from typing import Annotated, Any, Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -83,7 +83,7 @@ class ChatRequest(BaseModel):
 
     @property
     def request_id(self) -> str:
-        """The idempotency key of the query.
+        """The idempotency key of the query within its chat.
 
         A message sent again has the same key. An edited message (the client names the message that it replaces) has a
         key of its own for each text. A regeneration has a key of its own for each answer that it replaces.
@@ -95,6 +95,16 @@ class ChatRequest(BaseModel):
         if self.is_edit:
             return f"edit:{question.id}:{hashlib.sha256(question.text.encode()).hexdigest()}"
         return question.id
+
+    @property
+    def question_digest(self) -> str | None:
+        """A digest of the question's text, as a UUID. None where `request_id` identifies the text.
+
+        The same message id with another text is an error of the client.
+        """
+        if self.trigger == "regenerate-message" or self.is_edit:
+            return None
+        return str(UUID(bytes=hashlib.sha256(self.question.text.encode()).digest()[:16]))
 
     @property
     def is_edit(self) -> bool:

@@ -14,6 +14,7 @@ from functions.common import money
 from functions.common.errors import (
     AppError,
     ByokNotAllowed,
+    Conflict,
     Forbidden,
     Internal,
     ModelNotAvailable,
@@ -30,6 +31,7 @@ ERRORS: Mapping[str, type[AppError]] = {
     "NOHLD": NotFound,
     "NOMDL": ModelNotAvailable,
     "NBYOK": ByokNotAllowed,
+    "CONFL": Conflict,
     "OWING": Forbidden,
     "42501": Forbidden,  # insufficient_privilege
     "PGRST301": Unauthenticated,  # the user's token expired since we checked it

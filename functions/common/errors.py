@@ -98,6 +98,12 @@ class RequestInProgress(AppError):
     message = "This message is already being answered."
 
 
+class Conflict(AppError):
+    status = 409
+    code = "conflict"
+    message = "This message id was used before with other words. Send the message with a new id."
+
+
 class AlreadyAnswered(AppError):
     status = 409
     code = "already_answered"

@@ -711,6 +711,8 @@ create table if not exists public.query_holds (
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id public.request_key not null,
+  chat_key uuid,
+  question_digest uuid,
   tier text not null,
   funding public.query_funding not null,
   query_date date not null,
@@ -730,7 +732,7 @@ create table if not exists public.query_holds (
   followed_to public.quantity,
   is_closing boolean not null default false,
   stop_requested boolean not null default false,
-  constraint query_holds_one_a_request unique (user_id, request_id)
+  constraint query_holds_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_holds_expires_at_idx on public.query_holds (expires_at);
 create index if not exists query_holds_credit_pack_id_idx on public.query_holds (credit_pack_id)
@@ -741,7 +743,11 @@ comment on table public.query_holds is
 comment on column public.query_holds.id is 'Identifies the query. Its usage_logs row gets the same id.';
 comment on column public.query_holds.created_at is 'When the query was admitted.';
 comment on column public.query_holds.user_id is 'The user.';
-comment on column public.query_holds.request_id is 'The idempotency key. The same request is never charged twice.';
+comment on column public.query_holds.request_id is
+  'With chat_key the idempotency key: the same request is never charged twice.';
+comment on column public.query_holds.chat_key is 'private.chat_key() of the chat. Null: the query has no chat.';
+comment on column public.query_holds.question_digest is
+  'The start of the SHA-256 of the question. Null: the request id identifies the question.';
 comment on column public.query_holds.tier is 'The tier of the user at admission.';
 comment on column public.query_holds.funding is 'What pays: byok, included, credit or overage.';
 comment on column public.query_holds.query_date is
@@ -844,6 +850,8 @@ create table if not exists public.usage_logs (
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id public.request_key not null,
+  chat_key uuid,
+  question_digest uuid,
   conversation_id uuid references public.conversations (id) on delete set null,
   message_id uuid references public.messages (id) on delete set null,
   tier text not null,
@@ -874,7 +882,7 @@ create table if not exists public.usage_logs (
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
-  on public.usage_logs (user_id, request_id) where is_charged;
+  on public.usage_logs (user_id, request_id, chat_key) nulls not distinct where is_charged;
 create index if not exists usage_logs_conversation_id_idx on public.usage_logs (conversation_id)
   where conversation_id is not null;
 create index if not exists usage_logs_message_id_idx on public.usage_logs (message_id)
@@ -891,7 +899,9 @@ comment on column public.usage_logs.id is
   'Identifies the query. Equal to the id of its hold, so a query ends only once.';
 comment on column public.usage_logs.created_at is 'When the query ended.';
 comment on column public.usage_logs.user_id is 'The user.';
-comment on column public.usage_logs.request_id is 'The idempotency key.';
+comment on column public.usage_logs.request_id is 'With chat_key the idempotency key.';
+comment on column public.usage_logs.chat_key is 'As in query_holds. It identifies the chat without its name.';
+comment on column public.usage_logs.question_digest is 'As in query_holds.';
 comment on column public.usage_logs.conversation_id is 'The conversation, while it is stored.';
 comment on column public.usage_logs.message_id is 'The answer, while it is stored.';
 comment on column public.usage_logs.tier is 'The tier of the user at admission.';
@@ -941,6 +951,7 @@ create table if not exists public.query_refusals (
   created_at timestamptz not null,
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id public.request_key not null,
+  chat_key uuid,
   reason text not null,
   requires_payment boolean not null,
   resets_at timestamptz,
@@ -949,7 +960,7 @@ create table if not exists public.query_refusals (
   quota_limit public.quantity not null,
   overage_used public.usd not null,
   overage_limit public.usd,
-  constraint query_refusals_one_a_request unique (user_id, request_id)
+  constraint query_refusals_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
 
@@ -958,7 +969,8 @@ comment on table public.query_refusals is
 comment on column public.query_refusals.id is 'Identifies the attempt.';
 comment on column public.query_refusals.created_at is 'When the request was last refused.';
 comment on column public.query_refusals.user_id is 'The user.';
-comment on column public.query_refusals.request_id is 'The idempotency key of the request.';
+comment on column public.query_refusals.request_id is 'With chat_key the idempotency key of the request.';
+comment on column public.query_refusals.chat_key is 'As in query_holds.';
 comment on column public.query_refusals.reason is 'The reason, as can_user_query returns it.';
 comment on column public.query_refusals.requires_payment is 'Whether a payment would have helped.';
 comment on column public.query_refusals.resets_at is 'When the limit resets. Null: it does not reset.';
@@ -1539,7 +1551,9 @@ grant execute on function public.can_user_query(uuid) to authenticated, service_
 -- statement again in each transaction.
 
 
-create or replace function private.record_refusal(p_user_id uuid, p_request_id text, p_hold_id uuid) returns jsonb
+create or replace function private.record_refusal(
+  p_user_id uuid, p_request_id text, p_chat_key uuid, p_hold_id uuid)
+returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -1548,12 +1562,12 @@ begin
   -- A refusal does not wait for the disk. A crash can lose only this record.
   perform set_config('synchronous_commit', 'off', true);
   insert into public.query_refusals as r (
-    id, created_at, user_id, request_id, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
+    id, created_at, user_id, request_id, chat_key, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
     overage_used, overage_limit)
-  select p_hold_id, s.now, s.user_id, p_request_id, s.reason, s.requires_payment, s.resets_at, s.tier,
+  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, s.reason, s.requires_payment, s.resets_at, s.tier,
          s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
-  on conflict (user_id, request_id) do update set
+  on conflict (user_id, request_id, chat_key) do update set
     created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
     resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
     quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
@@ -1567,10 +1581,10 @@ begin
     'resets_at', v_refusal.resets_at);
 end
 $$;
-comment on function private.record_refusal(uuid, text, uuid) is
+comment on function private.record_refusal(uuid, text, uuid, uuid) is
   'Records why a query is refused, and returns the refusal. Stores the newest fifty of a user. The caller holds the '
   'user lock.';
-revoke all on function private.record_refusal(uuid, text, uuid) from public, anon, authenticated, service_role;
+revoke all on function private.record_refusal(uuid, text, uuid, uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.reclaim_expired_holds(p_user_id uuid, p_except_hold_id uuid, p_at timestamptz)
@@ -1630,6 +1644,32 @@ $$;
 comment on function private.conversation_key(text) is
   'The conversation id for a chat id that is a UUID. Null for any other chat id, which is an external_id.';
 revoke all on function private.conversation_key(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.chat_key(p_chat_id text) returns uuid
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return coalesce(private.conversation_key(p_chat_id), md5(p_chat_id)::uuid);
+end
+$$;
+comment on function private.chat_key(text) is
+  'Identifies a chat of a user: the UUID that the chat id is, otherwise its MD5. Null for null.';
+revoke all on function private.chat_key(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.check_question(p_digest uuid, p_earlier_digest uuid) returns void
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_digest <> p_earlier_digest then
+    raise exception using errcode = 'CONFL', message = 'This message id was used before with other words.';
+  end if;
+end
+$$;
+comment on function private.check_question(uuid, uuid) is
+  'CONFL: the question is not the one that the same request asked before. Null digests are not compared.';
+revoke all on function private.check_question(uuid, uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.find_conversation(p_user_id uuid, p_chat_id text) returns uuid
@@ -1765,13 +1805,14 @@ create or replace function public.admit_query(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_characters integer default 48000, p_own_key boolean default null,
-  p_providers text[] default '{anthropic,openai}')
+  p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v private.admission_state;
   v_now timestamptz;
+  v_chat_key constant uuid := private.chat_key(p_chat_id);
   v_is_counted boolean;
   v_is_reclaimed boolean := false;
   v_hold public.query_holds;
@@ -1804,10 +1845,13 @@ begin
   from public.plans p
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
-    and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
+    and not exists (
+      select from public.query_holds h
+      where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key)
     and not exists (
       select from public.usage_logs u
-      where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+      where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+        and u.is_charged)
   returning
     v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
     false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
@@ -1829,14 +1873,18 @@ begin
       s.overage_period_start, s.overage_used, s.overage_limit, s.own_key_pays, s.funding,
       s.is_lapsed, s.quota_used, s.lifetime_used, s.period_start,
       s.current_period_end, s.overage_price_usd, s.included_until, s.updated_at,
-      (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id),
+      (select h.id from public.query_holds h
+       where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
-       where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+       where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+         and u.is_charged)
     into v from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
         'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
     elsif v.charged_query_id is not null then
+      perform private.check_question(p_question_digest, u.question_digest)
+      from public.usage_logs u where u.id = v.charged_query_id;
       return private.charged_query_response(v.charged_query_id);
     end if;
     exit when v_is_reclaimed or v.funding = 'included' and v.running_hold_id is null;
@@ -1846,10 +1894,11 @@ begin
 
   if v.running_hold_id is not null then
     -- The same request runs already.
+    select * into v_hold from public.query_holds h where h.id = v.running_hold_id;
+    perform private.check_question(p_question_digest, v_hold.question_digest);
     if v.running_hold_id <> p_hold_id then
       return jsonb_build_object('decision', 'in_progress');
     end if;
-    select * into v_hold from public.query_holds h where h.id = p_hold_id;
     v.funding := v_hold.funding;
     v.tier := v_hold.tier;
     v_provider := v_hold.provider;
@@ -1864,7 +1913,7 @@ begin
     elsif p_own_key then
       raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
     elsif v.funding is null then
-      return private.record_refusal(p_user_id, p_request_id, p_hold_id);
+      return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id);
     elsif v.funding = 'credit' then
       v_pack_id := private.next_credit_pack(p_user_id, v.now);
     elsif v.funding = 'overage' then
@@ -1884,12 +1933,13 @@ begin
 
     -- Take the funding
     insert into public.query_holds (
-      id, created_at, user_id, request_id, tier, funding, query_date, credit_pack_id, overage_charge, period_start,
-      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id,
-      conversation_id)
+      id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
+      overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
+      chat_id, conversation_id)
     values (
-      p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
-      v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
+      p_hold_id, v.now, p_user_id, p_request_id, v_chat_key, p_question_digest, v.tier, v.funding, v.quota_date,
+      v_pack_id, v_charge, v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit,
+      v_provider, v_model,
       v.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
     if not v_is_counted then
       if v.is_lapsed then
@@ -1943,19 +1993,20 @@ begin
 end
 $$;
 comment on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[]) is
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
   'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
-  'NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
+  'p_question_digest: of the question, where the request id does not identify it. CONFL: the same request asked '
+  'another question before. NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
 revoke all on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid)
   from public, anon, authenticated, service_role;
 grant execute on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid)
   to service_role;
 
 
@@ -1975,14 +2026,14 @@ begin
     return;
   end if;
   insert into public.usage_logs as u (
-    id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
-    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
-    counted_against_quota, was_overage, overage_charge)
+    id, created_at, user_id, request_id, chat_key, question_digest, conversation_id, message_id, tier, funding,
+    outcome, query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used,
+    overage_limit, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model,
+    used_byo_key, counted_against_quota, was_overage, overage_charge)
   values (
-    p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
-    p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
-    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
+    p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_hold.chat_key, p_hold.question_digest, p_conversation_id,
+    p_message_id, p_hold.tier, p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start,
+    p_hold.credit_pack_id, p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
@@ -3523,11 +3574,12 @@ as $$
   union all
   select 'I6', u.user_id, u.request_id, '1', count(*)::text
   from public.usage_logs u where u.is_charged
-  group by u.user_id, u.request_id having count(*) > 1
+  group by u.user_id, u.request_id, u.chat_key having count(*) > 1
   union all
   select 'I6', h.user_id, h.request_id, 'charged or held', 'charged and held'
   from public.query_holds h
   join public.usage_logs u on u.user_id = h.user_id and u.request_id = h.request_id
+                          and u.chat_key is not distinct from h.chat_key
                           and u.is_charged
   union all
   select 'I7', i.user_id, i.id::text, concat_ws(' ', i.queries, 'queries,', i.amount_usd),

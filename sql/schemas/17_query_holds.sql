@@ -5,6 +5,8 @@ create table if not exists public.query_holds (
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id public.request_key not null,
+  chat_key uuid,
+  question_digest uuid,
   tier text not null,
   funding public.query_funding not null,
   query_date date not null,
@@ -24,7 +26,7 @@ create table if not exists public.query_holds (
   followed_to public.quantity,
   is_closing boolean not null default false,
   stop_requested boolean not null default false,
-  constraint query_holds_one_a_request unique (user_id, request_id)
+  constraint query_holds_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_holds_expires_at_idx on public.query_holds (expires_at);
 create index if not exists query_holds_credit_pack_id_idx on public.query_holds (credit_pack_id)
@@ -35,7 +37,11 @@ comment on table public.query_holds is
 comment on column public.query_holds.id is 'Identifies the query. Its usage_logs row gets the same id.';
 comment on column public.query_holds.created_at is 'When the query was admitted.';
 comment on column public.query_holds.user_id is 'The user.';
-comment on column public.query_holds.request_id is 'The idempotency key. The same request is never charged twice.';
+comment on column public.query_holds.request_id is
+  'With chat_key the idempotency key: the same request is never charged twice.';
+comment on column public.query_holds.chat_key is 'private.chat_key() of the chat. Null: the query has no chat.';
+comment on column public.query_holds.question_digest is
+  'The start of the SHA-256 of the question. Null: the request id identifies the question.';
 comment on column public.query_holds.tier is 'The tier of the user at admission.';
 comment on column public.query_holds.funding is 'What pays: byok, included, credit or overage.';
 comment on column public.query_holds.query_date is

@@ -5,6 +5,8 @@ create table if not exists public.usage_logs (
   created_at timestamptz not null default now(),
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id public.request_key not null,
+  chat_key uuid,
+  question_digest uuid,
   conversation_id uuid references public.conversations (id) on delete set null,
   message_id uuid references public.messages (id) on delete set null,
   tier text not null,
@@ -35,7 +37,7 @@ create table if not exists public.usage_logs (
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
-  on public.usage_logs (user_id, request_id) where is_charged;
+  on public.usage_logs (user_id, request_id, chat_key) nulls not distinct where is_charged;
 create index if not exists usage_logs_conversation_id_idx on public.usage_logs (conversation_id)
   where conversation_id is not null;
 create index if not exists usage_logs_message_id_idx on public.usage_logs (message_id)
@@ -52,7 +54,9 @@ comment on column public.usage_logs.id is
   'Identifies the query. Equal to the id of its hold, so a query ends only once.';
 comment on column public.usage_logs.created_at is 'When the query ended.';
 comment on column public.usage_logs.user_id is 'The user.';
-comment on column public.usage_logs.request_id is 'The idempotency key.';
+comment on column public.usage_logs.request_id is 'With chat_key the idempotency key.';
+comment on column public.usage_logs.chat_key is 'As in query_holds. It identifies the chat without its name.';
+comment on column public.usage_logs.question_digest is 'As in query_holds.';
 comment on column public.usage_logs.conversation_id is 'The conversation, while it is stored.';
 comment on column public.usage_logs.message_id is 'The answer, while it is stored.';
 comment on column public.usage_logs.tier is 'The tier of the user at admission.';

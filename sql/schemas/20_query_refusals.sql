@@ -5,6 +5,7 @@ create table if not exists public.query_refusals (
   created_at timestamptz not null,
   user_id uuid not null references auth.users (id) on delete cascade,
   request_id public.request_key not null,
+  chat_key uuid,
   reason text not null,
   requires_payment boolean not null,
   resets_at timestamptz,
@@ -13,7 +14,7 @@ create table if not exists public.query_refusals (
   quota_limit public.quantity not null,
   overage_used public.usd not null,
   overage_limit public.usd,
-  constraint query_refusals_one_a_request unique (user_id, request_id)
+  constraint query_refusals_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
 
@@ -22,7 +23,8 @@ comment on table public.query_refusals is
 comment on column public.query_refusals.id is 'Identifies the attempt.';
 comment on column public.query_refusals.created_at is 'When the request was last refused.';
 comment on column public.query_refusals.user_id is 'The user.';
-comment on column public.query_refusals.request_id is 'The idempotency key of the request.';
+comment on column public.query_refusals.request_id is 'With chat_key the idempotency key of the request.';
+comment on column public.query_refusals.chat_key is 'As in query_holds.';
 comment on column public.query_refusals.reason is 'The reason, as can_user_query returns it.';
 comment on column public.query_refusals.requires_payment is 'Whether a payment would have helped.';
 comment on column public.query_refusals.resets_at is 'When the limit resets. Null: it does not reset.';

@@ -14,7 +14,9 @@
 -- statement again in each transaction.
 
 
-create or replace function private.record_refusal(p_user_id uuid, p_request_id text, p_hold_id uuid) returns jsonb
+create or replace function private.record_refusal(
+  p_user_id uuid, p_request_id text, p_chat_key uuid, p_hold_id uuid)
+returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -23,12 +25,12 @@ begin
   -- A refusal does not wait for the disk. A crash can lose only this record.
   perform set_config('synchronous_commit', 'off', true);
   insert into public.query_refusals as r (
-    id, created_at, user_id, request_id, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
+    id, created_at, user_id, request_id, chat_key, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
     overage_used, overage_limit)
-  select p_hold_id, s.now, s.user_id, p_request_id, s.reason, s.requires_payment, s.resets_at, s.tier,
+  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, s.reason, s.requires_payment, s.resets_at, s.tier,
          s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
-  on conflict (user_id, request_id) do update set
+  on conflict (user_id, request_id, chat_key) do update set
     created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
     resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
     quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
@@ -42,10 +44,10 @@ begin
     'resets_at', v_refusal.resets_at);
 end
 $$;
-comment on function private.record_refusal(uuid, text, uuid) is
+comment on function private.record_refusal(uuid, text, uuid, uuid) is
   'Records why a query is refused, and returns the refusal. Stores the newest fifty of a user. The caller holds the '
   'user lock.';
-revoke all on function private.record_refusal(uuid, text, uuid) from public, anon, authenticated, service_role;
+revoke all on function private.record_refusal(uuid, text, uuid, uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.reclaim_expired_holds(p_user_id uuid, p_except_hold_id uuid, p_at timestamptz)
@@ -105,6 +107,32 @@ $$;
 comment on function private.conversation_key(text) is
   'The conversation id for a chat id that is a UUID. Null for any other chat id, which is an external_id.';
 revoke all on function private.conversation_key(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.chat_key(p_chat_id text) returns uuid
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return coalesce(private.conversation_key(p_chat_id), md5(p_chat_id)::uuid);
+end
+$$;
+comment on function private.chat_key(text) is
+  'Identifies a chat of a user: the UUID that the chat id is, otherwise its MD5. Null for null.';
+revoke all on function private.chat_key(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.check_question(p_digest uuid, p_earlier_digest uuid) returns void
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_digest <> p_earlier_digest then
+    raise exception using errcode = 'CONFL', message = 'This message id was used before with other words.';
+  end if;
+end
+$$;
+comment on function private.check_question(uuid, uuid) is
+  'CONFL: the question is not the one that the same request asked before. Null digests are not compared.';
+revoke all on function private.check_question(uuid, uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.find_conversation(p_user_id uuid, p_chat_id text) returns uuid
@@ -240,13 +268,14 @@ create or replace function public.admit_query(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_characters integer default 48000, p_own_key boolean default null,
-  p_providers text[] default '{anthropic,openai}')
+  p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v private.admission_state;
   v_now timestamptz;
+  v_chat_key constant uuid := private.chat_key(p_chat_id);
   v_is_counted boolean;
   v_is_reclaimed boolean := false;
   v_hold public.query_holds;
@@ -279,10 +308,13 @@ begin
   from public.plans p
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
-    and not exists (select from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id)
+    and not exists (
+      select from public.query_holds h
+      where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key)
     and not exists (
       select from public.usage_logs u
-      where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+      where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+        and u.is_charged)
   returning
     v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
     false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
@@ -304,14 +336,18 @@ begin
       s.overage_period_start, s.overage_used, s.overage_limit, s.own_key_pays, s.funding,
       s.is_lapsed, s.quota_used, s.lifetime_used, s.period_start,
       s.current_period_end, s.overage_price_usd, s.included_until, s.updated_at,
-      (select h.id from public.query_holds h where h.user_id = p_user_id and h.request_id = p_request_id),
+      (select h.id from public.query_holds h
+       where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
-       where u.user_id = p_user_id and u.request_id = p_request_id and u.is_charged)
+       where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+         and u.is_charged)
     into v from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
         'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
     elsif v.charged_query_id is not null then
+      perform private.check_question(p_question_digest, u.question_digest)
+      from public.usage_logs u where u.id = v.charged_query_id;
       return private.charged_query_response(v.charged_query_id);
     end if;
     exit when v_is_reclaimed or v.funding = 'included' and v.running_hold_id is null;
@@ -321,10 +357,11 @@ begin
 
   if v.running_hold_id is not null then
     -- The same request runs already.
+    select * into v_hold from public.query_holds h where h.id = v.running_hold_id;
+    perform private.check_question(p_question_digest, v_hold.question_digest);
     if v.running_hold_id <> p_hold_id then
       return jsonb_build_object('decision', 'in_progress');
     end if;
-    select * into v_hold from public.query_holds h where h.id = p_hold_id;
     v.funding := v_hold.funding;
     v.tier := v_hold.tier;
     v_provider := v_hold.provider;
@@ -339,7 +376,7 @@ begin
     elsif p_own_key then
       raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
     elsif v.funding is null then
-      return private.record_refusal(p_user_id, p_request_id, p_hold_id);
+      return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id);
     elsif v.funding = 'credit' then
       v_pack_id := private.next_credit_pack(p_user_id, v.now);
     elsif v.funding = 'overage' then
@@ -359,12 +396,13 @@ begin
 
     -- Take the funding
     insert into public.query_holds (
-      id, created_at, user_id, request_id, tier, funding, query_date, credit_pack_id, overage_charge, period_start,
-      quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at, chat_id,
-      conversation_id)
+      id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
+      overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
+      chat_id, conversation_id)
     values (
-      p_hold_id, v.now, p_user_id, p_request_id, v.tier, v.funding, v.quota_date, v_pack_id, v_charge,
-      v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit, v_provider, v_model,
+      p_hold_id, v.now, p_user_id, p_request_id, v_chat_key, p_question_digest, v.tier, v.funding, v.quota_date,
+      v_pack_id, v_charge, v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit,
+      v_provider, v_model,
       v.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
     if not v_is_counted then
       if v.is_lapsed then
@@ -418,17 +456,18 @@ begin
 end
 $$;
 comment on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[]) is
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
   'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
-  'NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
+  'p_question_digest: of the question, where the request id does not identify it. CONFL: the same request asked '
+  'another question before. NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
 revoke all on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid)
   from public, anon, authenticated, service_role;
 grant execute on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[])
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid)
   to service_role;

@@ -12,14 +12,14 @@ begin
     return;
   end if;
   insert into public.usage_logs as u (
-    id, created_at, user_id, request_id, conversation_id, message_id, tier, funding, outcome, query_date,
-    query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, overage_limit, tokens_input,
-    tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model, used_byo_key,
-    counted_against_quota, was_overage, overage_charge)
+    id, created_at, user_id, request_id, chat_key, question_digest, conversation_id, message_id, tier, funding,
+    outcome, query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used,
+    overage_limit, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model,
+    used_byo_key, counted_against_quota, was_overage, overage_charge)
   values (
-    p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_conversation_id, p_message_id, p_hold.tier,
-    p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start, p_hold.credit_pack_id,
-    p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
+    p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_hold.chat_key, p_hold.question_digest, p_conversation_id,
+    p_message_id, p_hold.tier, p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start,
+    p_hold.credit_pack_id, p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),

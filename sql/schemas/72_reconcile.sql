@@ -92,11 +92,12 @@ as $$
   union all
   select 'I6', u.user_id, u.request_id, '1', count(*)::text
   from public.usage_logs u where u.is_charged
-  group by u.user_id, u.request_id having count(*) > 1
+  group by u.user_id, u.request_id, u.chat_key having count(*) > 1
   union all
   select 'I6', h.user_id, h.request_id, 'charged or held', 'charged and held'
   from public.query_holds h
   join public.usage_logs u on u.user_id = h.user_id and u.request_id = h.request_id
+                          and u.chat_key is not distinct from h.chat_key
                           and u.is_charged
   union all
   select 'I7', i.user_id, i.id::text, concat_ws(' ', i.queries, 'queries,', i.amount_usd),

@@ -167,6 +167,35 @@ def test_a_message_sent_again_during_its_answer_is_a_conflict(api: Api, person: 
     assert state_of(user).outcomes == ["answered"]
 
 
+def test_the_same_message_id_in_another_chat_is_another_query(api: Api, person: NewPerson, state_of: StateOf) -> None:
+    user = person("basic")
+    one, other = question("What is a riding?"), question("What is a whip?")
+    for body in (one, other):
+        body["messages"][0]["id"] = "1"
+    answers = [api.chat(user, body).json()["message"] for body in (one, other, one, other)]
+    assert answers[:2] == answers[2:]
+    assert answers[0] != answers[1]
+    assert state_of(user).quota_used == 2
+
+
+@pytest.mark.parametrize("tier", ["basic", "free"])
+def test_the_same_message_id_with_other_words_is_a_conflict(
+    api: Api, person: NewPerson, state_of: StateOf, tier: str
+) -> None:
+    user = person(tier)
+    body = question("What is a riding? [fault:slow 0.1]")
+    (message,) = body["messages"]
+    other = {**body, "messages": [{**message, "parts": [{"type": "text", "text": "What is a whip?"}]}]}
+    with api.http.stream("POST", "/chat", json=body, headers=user.headers) as running:
+        assert running.status_code == 200
+        during = api.chat(user, other)
+        assert running.read()
+    after = api.chat(user, other)
+    for refused in (during, after):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert state_of(user).outcomes == ["answered"]
+
+
 def test_a_message_whose_answer_was_not_stored_is_refused_again(api: Api, person: NewPerson, state_of: StateOf) -> None:
     user = person("free")
     body = question("Only once")

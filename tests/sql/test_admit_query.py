@@ -154,6 +154,37 @@ def test_repeating_an_admission_takes_no_more_funding(db: Db) -> None:
     assert (counters(db, user)["quota_used"], holds(db, user)) == (1, 1)
 
 
+def test_a_request_is_identified_by_chat_and_message(db: Db) -> None:
+    """The case of a UUID does not matter."""
+    user = new_user(db, "basic")
+    chat = str(uuid.uuid4())
+    settle(db, admit(db, user, "1", p_chat_id=chat)["hold_id"])
+    for other in (str(uuid.uuid4()), "by name", None):
+        assert admit(db, user, "1", p_chat_id=other)["decision"] == "admitted"
+        assert admit(db, user, "1", p_chat_id=other)["decision"] == "in_progress"
+    assert admit(db, user, "1", p_chat_id=chat.upper())["decision"] == "ended"
+    assert counters(db, user)["quota_used"] == 4
+    assert value(db, "select count(*) from public.reconcile()") == 0
+
+
+def test_a_request_with_another_question_is_a_conflict(db: Db) -> None:
+    """While the first runs and after it was charged, but not after it failed."""
+    user = new_user(db, "basic")
+    one, other = str(uuid.uuid4()), str(uuid.uuid4())
+    query = admit(db, user, "1", p_chat_id="chat", p_question_digest=one)
+    release(db, query["hold_id"])
+    query = admit(db, user, "1", p_chat_id="chat", p_question_digest=other)
+    assert query["decision"] == "admitted"
+    for expected in ("in_progress", "ended"):
+        with pytest.raises(psycopg.Error) as caught:
+            admit(db, user, "1", p_chat_id="chat", p_question_digest=one)
+        assert caught.value.sqlstate == "CONFL"
+        for digest in (other, None):
+            assert admit(db, user, "1", p_chat_id="chat", p_question_digest=digest)["decision"] == expected
+        settle(db, query["hold_id"])
+    assert counters(db, user)["quota_used"] == 1
+
+
 def test_a_running_request_is_in_progress_until_its_hold_expires(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic")

@@ -14,7 +14,9 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 FUNCTIONS = """
 private.apply_downgrades               volatile   invoker  none
 private.charged_query_response         stable     invoker  none
+private.chat_key                       immutable  invoker  none
 private.check_pin                      volatile   invoker  none
+private.check_question                 immutable  invoker  none
 private.check_subscription             volatile   invoker  none
 private.clock                          volatile   invoker  authenticated service_role
 private.close_hold                     volatile   invoker  none
