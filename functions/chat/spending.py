@@ -9,8 +9,7 @@ import orjson
 from functions.chat import limits
 from functions.chat.answer import Step
 from functions.chat.history import characters
-from functions.chat.providers import Prompt, Usage
-from functions.chat.providers.prices import cost_usd
+from functions.chat.providers import Prompt, Usage, prices
 
 
 class Spending:
@@ -29,8 +28,10 @@ class Spending:
         """Add the tokens and the price of the noted steps."""
         while self._unpriced:
             provider, model, usage = self._unpriced[0]
-            # In a thread, because loading the price list takes 150 ms.
-            cost = await asyncio.to_thread(cost_usd, provider, model, usage)
+            if prices.are_loaded():
+                cost = prices.cost_usd(provider, model, usage)
+            else:  # in a thread, because loading the price list takes 150 ms
+                cost = await asyncio.to_thread(prices.cost_usd, provider, model, usage)
             del self._unpriced[0]
             self.usage += usage
             self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
