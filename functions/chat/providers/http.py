@@ -76,6 +76,7 @@ class Http:
             async with self._session.post(
                 url, data=body, headers=headers, proxy=_proxy(url), allow_redirects=False
             ) as response:
+                del body  # it would stay in memory as long as the stream: 12 KB
                 if not 200 <= response.status < 300:
                     text = await response.text(errors="replace")
                     raise faults.from_response(response.status, response.headers, text)
