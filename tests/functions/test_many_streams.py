@@ -21,6 +21,7 @@ from fastapi.responses import StreamingResponse
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bench.load import raise_file_limit
 from infra.local import model
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import Stack
@@ -129,6 +130,7 @@ def chat_url(stack: Stack, provider_url: str) -> Iterator[str]:
 @pytest.fixture
 def chat_in_time_url(stack: Stack) -> Iterator[str]:
     """One process of the chat with its real timeouts."""
+    raise_file_limit()
     with served("functions.chat.handler:create", chat_environment(stack)) as url:
         yield url
 
