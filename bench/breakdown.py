@@ -64,7 +64,7 @@ def run() -> list[dict[str, Any]]:
             "end",
             rest[0] - rest[1],
             {
-                "price": steps["price"],
+                "before settlement": steps["before settlement"],
                 "settlement: client": steps["settle_query client"],
                 "settlement: PostgREST": steps["settle_query PostgREST"],
                 "settlement: SQL": steps["settle_query SQL"],

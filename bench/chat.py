@@ -51,7 +51,7 @@ def timed() -> FastAPI:
         async def wrapper(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
             if step(*arguments) == "settle_query":
-                measured("price", finished_at)
+                measured("before settlement", finished_at)
             try:
                 return await original(*arguments, **options)
             finally:
