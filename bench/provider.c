@@ -9,10 +9,12 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -157,6 +159,7 @@ static int receive(struct connection *client) {
 int main(int count, char **arguments) {
   if (count != 3) return fputs("usage: provider FD FILE\n", stderr), 2;
   int listening = atoi(arguments[1]), poll = epoll_create1(0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* ends with the benchmark, also where that is killed */
   load(arguments[2]);
   struct epoll_event event = {.events = EPOLLIN}, events[EVENTS];
   if (epoll_ctl(poll, EPOLL_CTL_ADD, listening, &event)) fail("epoll_ctl");

@@ -8,7 +8,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 import jwt
@@ -88,9 +88,7 @@ class Verifier:
     async def _key(self, token: str) -> tuple[Any, list[str]]:
         if self._secret is not None:
             return self._secret.get_secret_value(), ["HS256"]
-        kid = jwt.get_unverified_header(token).get("kid")
-        if not isinstance(kid, str):
-            raise jwt.InvalidTokenError("no key id")
+        kid = _key_id(token.partition(".")[0])
         key, fetched_at = self._signing_keys.get(kid, (None, 0.0))
         if key is None or time.monotonic() - fetched_at > KEYS_LIFESPAN_S:
             key = await self._fetch(kid)
@@ -106,6 +104,15 @@ class Verifier:
             raise
         self._signing_keys[kid] = key, time.monotonic()
         return key
+
+
+@lru_cache(maxsize=16)
+def _key_id(header: str) -> str:
+    """The key id in a token's header. Cached, because all tokens of a key have the same header. Raises PyJWTError."""
+    kid = jwt.get_unverified_header(f"{header}..").get("kid")
+    if not isinstance(kid, str):
+        raise jwt.InvalidTokenError("no key id")
+    return kid
 
 
 async def current_user(request: Request) -> User:
