@@ -18,7 +18,8 @@ run: $(LOCAL)
 reset: .venv/.ready
 	@python -m infra.local reset
 
-test: $(LOCAL) $(CLIENTS) $(OSLS) ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
+test: .venv/.ready ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
+	@$(MAKE) --no-print-directory -j3 $(LOCAL) $(CLIENTS) $(OSLS)
 	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size

@@ -1,7 +1,7 @@
 """The chat as the benchmarks start it: functions.chat.handler, which calls PostgREST directly.
 
-On the platform a gateway stands between them. The local one is written in Python: its time and its CPU are not ours, so
-the benchmarks pass it by. `timed` also measures the steps of each turn, and returns them at GET /_times.
+On the platform there is a gateway between them. The local one is written in Python: its time and its CPU are not ours,
+so the benchmarks pass it by. `timed` also measures the steps of each turn, and returns them at GET /_times.
 """
 
 import os

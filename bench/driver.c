@@ -110,14 +110,14 @@ int main(int count, char **arguments) {
   int poll = epoll_create1(0);
   struct epoll_event events[EVENTS];
   beginning = now();
-  double heard = 0;
+  double last_event = 0;
   while (ended < total) {
     while (started < total && started - ended < most_open && (rate == 0 || now() * rate / 1000 >= started))
       start(&all[started++], poll, &address);
     int ready = epoll_wait(poll, events, EVENTS, started < total && rate > 0 ? 1 : SILENCE_MS);
     if (ready < 0 && errno != EINTR) fail("epoll_wait");
-    if (ready > 0) heard = now();
-    if (now() - heard >= SILENCE_MS) return fprintf(stderr, "silence; %zu of %zu ended\n", ended, total), 1;
+    if (ready > 0) last_event = now();
+    if (now() - last_event >= SILENCE_MS) return fprintf(stderr, "silence; %zu of %zu ended\n", ended, total), 1;
     for (int index = 0; index < ready; index++) {
       struct exchange *each = events[index].data.ptr;
       int runs = !(events[index].events & EPOLLOUT) || transmit(each, poll);

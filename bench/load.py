@@ -61,7 +61,7 @@ class Programs:
 
     @classmethod
     def compiled(cls, folder: Path) -> Self:
-        """Compiles both into a folder. Exits where there is no compiler."""
+        """Compiles driver.c and provider.c into a folder. Exits where there is no compiler."""
         if not sys.platform.startswith("linux"):
             sys.exit("The benchmarks of turns run on Linux only: their load uses epoll.")
         if not shutil.which("cc"):

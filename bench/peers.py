@@ -28,7 +28,7 @@ ROUNDS = 3
 STREAMS, PROXY_STREAMS = 1000, 300
 # Models that the proxy has prices for: without a price it takes longer.
 CLAUDE, GPT = "claude-haiku-4-5", "gpt-4o-mini"
-# Its paths, the path and the model of the direct request.
+# For each kind of request: the proxy's path, the provider's path, and the model.
 PATHS = {
     "messages": ("/v1/messages", "/v1/messages", CLAUDE),
     "chat": ("/v1/chat/completions", "/v1/chat/completions", GPT),

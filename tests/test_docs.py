@@ -75,6 +75,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*(?:
 PATH = re.compile(r"(?:\.?[A-Za-z0-9_-]+/)+[A-Za-z0-9_.-]*|[A-Za-z0-9_-]+\.(?:py|md|sql|toml|yml|json|mjs|txt)")
 # Made by commands, and the files that the templates of CONVENTIONS.md would be.
 ABSENT = (
+    ".build/peers",
     ".local/stack.json",
     "sql/schemas/24_bookmarks.sql",
     "functions/chat/tools/list_ridings.py",
@@ -88,12 +89,12 @@ def source() -> str:
     folders = ["functions", "infra", "sql", "tests", "bench", "requirements"]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if "node_modules" not in path.parts]
     files += [path for path in ROOT.iterdir() if path.is_file()]
-    wanted = {
+    read = {
         path
         for path in files
         if path.is_file() and path.suffix in kinds and path not in PAGES and path.name != "test_docs.py"
     }
-    return "\n".join(path.read_text(encoding="utf-8", errors="ignore") for path in sorted(wanted))
+    return "\n".join(path.read_text(encoding="utf-8", errors="ignore") for path in sorted(read))
 
 
 @cache

@@ -84,7 +84,7 @@ async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, requ
 
 async def get_usage(user: CurrentUser, chat: CurrentChat) -> Response:
     """The user's plan and what is left of it."""
-    return json_response(await chat.database.call("usage_summary", user_token=user.token))
+    return json_response(await chat.database.call("usage_summary", user_token=user.token, idempotent=True))
 
 
 async def get_health() -> Response:

@@ -1,6 +1,5 @@
 """The limits of the chat. Limits of one tool are in its file, of requests to the public record in tools/upstream.py and
-tools/parliament.py. Limits that functions share are in functions/common: the size of a body in web.py, calls of the
-database in database.py, keys of access tokens in auth.py, users' own keys in vault.py.
+tools/parliament.py. Limits that functions share are in the files of functions/common that need them.
 """
 
 # What a client may send. A question of 16,000 characters has about 4,000 tokens, as a long section of a bill has.
@@ -58,15 +57,14 @@ TURN_S = 170.0
 DEADLINE_MARGIN_S = 8.0
 HOLD_S = 220
 
-# A process stores the output of its running turns, and asks which have to stop, at every tick: those that another
-# process reads, and those not stored for PROGRESS_S. How many turns one call stores. How long a turn waits at its end
-# for readers in other processes; how often these ask. A stop takes three seconds at most, all included.
+# At every tick, a process stores the output of its running turns and asks which of them have to stop. It leaves out
+# turns that no other process reads and that were stored less than PROGRESS_S ago. A stop takes three seconds at most.
 PROGRESS_TICK_S = 0.5
 PROGRESS_S = 1.5
-NOTES_A_CALL = 200
-FOLLOWER_S = 2.0
-FOLLOWER_STOPPED_S = 0.5
-FOLLOW_S = 0.25
+NOTES_A_CALL = 200  # the turns that one call stores
+FOLLOWER_S = 2.0  # how long a turn waits at its end for readers in other processes
+FOLLOWER_STOPPED_S = 0.5  # the same after a stop
+FOLLOW_S = 0.25  # how often a reader in another process asks
 
 # The database. Admission fails fast; the end of a turn is worth several attempts.
 ADMIT_S = 2.5

@@ -28,16 +28,10 @@ from functions.common.errors import (
 )
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
-from functions.common.vault import EncryptedColumns
+from functions.common.vault import StoredKey
 
 T = TypeVar("T")
 Funding = Literal["included", "credit", "overage", "byok"]
-
-
-class OwnKeyRow(EncryptedColumns):
-    """The user's own key that pays, encrypted."""
-
-    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +39,8 @@ class Admission:
     """The query may run, and its funding is taken.
 
     `models` are the models of the plan by provider, the default first. `remaining` is the number of queries that this
-    funding has left, None where it has no such number; `resets_at` is an ISO 8601 time. `key` is given where the
-    funding is "byok".
+    funding has left, None where it has no such number; `resets_at` is an ISO 8601 time. `key` is the user's own key,
+    given where the funding is "byok".
     """
 
     funding: Funding
@@ -59,7 +53,7 @@ class Admission:
     history: Sequence[MessageRow]
     remaining: int | None
     resets_at: str | None
-    key: OwnKeyRow | None
+    key: StoredKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +117,8 @@ def decision(row: Mapping[str, Any]) -> Admission | Refused | InProgress | Ended
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How a hold ended. All fields are None or False where it could not be ended: it expires, most likely uncharged."""
+    """How a hold ended. All fields are None or False where it could not be ended: it then expires and
+    is not charged, unless a call whose response was lost had ended it."""
 
     outcome: Literal["answered", "stopped", "failed", "lost"] | None = None
     charged_usd: Decimal | None = None

@@ -34,6 +34,6 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
         return [name for name, key in keys.items() if key is not None]
 
     def platform_key(self, provider: ProviderName) -> str:
-        """The platform's key; without an account a text that every provider rejects."""
+        """The platform's key; without an account a placeholder that no provider accepts."""
         key = self.anthropic_api_key if provider == "anthropic" else self.openai_api_key
         return key.get_secret_value() if key else "own-keys-only"

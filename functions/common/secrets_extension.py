@@ -55,7 +55,7 @@ def _get(secret_id: str, environ: Mapping[str, str]) -> tuple[int, bytes]:
 
 
 def _text(content: bytes) -> str:
-    """The secret's text in an answer, which is that of Secrets Manager's GetSecretValue."""
+    """The SecretString of a response. The extension returns the JSON of Secrets Manager's GetSecretValue."""
     try:
         text = json.loads(content)["SecretString"]
     except (ValueError, KeyError, TypeError):

@@ -47,7 +47,7 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 class ProviderAddresses(Settings):
-    """Base URLs of the model providers, for stand-ins and gateways. None: the default of the SDK."""
+    """Base URLs of the model providers, for stand-ins and gateways. None: the provider's own address."""
 
     anthropic_base_url: BaseUrl | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     openai_base_url: BaseUrl | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

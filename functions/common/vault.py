@@ -22,8 +22,8 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 MAX_KEY_LENGTH = 512  # characters of a provider's key
 DEFAULT_KEY_ID = "1"  # the id of ENCRYPTION_KEY
-# The keyring's greatest age when it encrypts, and the least time between two reads after a failed read or for the
-# same unknown key id.
+# Before it encrypts, the vault reads a keyring again that is older than REFRESH_S. After a failed read, or for the same
+# unknown key id, the next read waits COOLDOWN_S.
 REFRESH_S = 300.0
 COOLDOWN_S = 10.0
 
@@ -48,7 +48,7 @@ class PlainKey:
         self._value = value
 
     def reveal(self) -> str:
-        """The key. Call it only to pass the key to the provider's SDK or to the vault."""
+        """The key. Call it only for the request to the provider, its SDK, or the vault."""
         return self._value
 
     @property
@@ -75,6 +75,12 @@ class EncryptedColumns(TypedDict):
     encryption_iv: str
     encryption_tag: str
     encryption_key_id: str
+
+
+class StoredKey(EncryptedColumns):
+    """A user's key with the id of its row."""
+
+    id: str
 
 
 class EncryptedKey(NamedTuple):

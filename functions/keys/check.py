@@ -5,13 +5,15 @@ import importlib
 import ssl
 from enum import Enum
 from functools import cache
+from typing import Any
 
-from functions.common.provider_account import drop_environment_account
 from functions.common.vault import PlainKey
 from functions.keys.settings import KeysSettings
 
 TIMEOUT_S = 5.0
 PROVIDERS = {"anthropic": "Anthropic", "openai": "OpenAI"}
+# What the SDKs read from the environment and send beside the key. It belongs to the platform's account.
+ENVIRONMENT_ACCOUNT = ("auth_token", "organization", "project")
 
 
 class CheckResult(Enum):
@@ -48,7 +50,7 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> CheckRe
                 api_key=key.reveal(), base_url=base_url, timeout=TIMEOUT_S, max_retries=0, http_client=http
             ) as connection,
         ):
-            drop_environment_account(connection)
+            _drop_environment_account(connection)
             await connection.models.list(**query)
     except (sdk.AuthenticationError, sdk.PermissionDeniedError):
         return CheckResult.REJECTED
@@ -56,3 +58,10 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> CheckRe
         # The SDKs raise the last two if a successful response is not a list of models, such as a page of a proxy.
         return CheckResult.UNREACHABLE
     return CheckResult.VALID
+
+
+def _drop_environment_account(client: Any) -> None:
+    """Make an SDK's client send the key and nothing else that identifies an account."""
+    for name in ENVIRONMENT_ACCOUNT:
+        if hasattr(client, name):
+            setattr(client, name, None)

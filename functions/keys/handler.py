@@ -13,7 +13,7 @@ from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault, read_environment
 from functions.common.thread_transport import ThreadTransport
-from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedColumns, EncryptedKey, PlainKey, Vault
+from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedKey, PlainKey, StoredKey, Vault
 from functions.common.web import json_body, json_response
 from functions.keys.check import PROVIDERS, CheckResult, check
 from functions.keys.settings import KeysSettings
@@ -37,12 +37,6 @@ class KeyList(TypedDict):
     keys: list[KeyInfo]
 
 
-class StoredKey(EncryptedColumns):
-    """The result of `get_api_key`."""
-
-    id: str
-
-
 class Keys:
     """Stores, checks and deletes users' keys. The routes share one instance."""
 
@@ -58,7 +52,7 @@ class Keys:
 
     async def list(self, user: User) -> KeyList:
         """The user's keys, without their contents."""
-        listed: KeyList = await self._database.call("list_api_keys", user_token=user.token)
+        listed: KeyList = await self._database.call("list_api_keys", user_token=user.token, idempotent=True)
         return listed
 
     async def put(self, user: User, provider: str, key: PlainKey) -> KeyInfo:
@@ -83,7 +77,7 @@ class Keys:
     async def validate(self, user: User, provider: str) -> KeyInfo:
         """Check the stored key again and store the result. Raises NotFound, ByokKeyUnreadable."""
         stored: StoredKey | None = await self._database.call(
-            "get_api_key", {"p_user_id": user.id, "p_provider": provider}
+            "get_api_key", {"p_user_id": user.id, "p_provider": provider}, idempotent=True
         )
         if stored is None:
             raise NotFound

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from stripe import InvalidRequestError, InvoiceItem, StripeClient
 
-from functions.common.billing.overage import ITEM_ID_KEY
+from functions.common.billing.overage import ITEM_ID_KEY, id_of
 from functions.common.billing.records import billing_profile
 from functions.common.billing.stripe_state import PackSale, pack_sale
 from functions.common.database import Database
@@ -158,7 +158,7 @@ async def _compare_items(database: Database, stripe: StripeClient, since: dateti
 
 
 def _differences(row: BilledItem, item: InvoiceItem) -> Iterable[Finding]:
-    invoice = item.invoice if item.invoice is None or isinstance(item.invoice, str) else item.invoice.id
+    invoice = id_of(item.invoice)
     # An id that we have not stored yet is not a difference: the next run of bill-overages stores it.
     pairs = {
         "cents": (row.amount_cents, item.amount),

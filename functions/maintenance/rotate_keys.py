@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from functions.common.database import Database
-from functions.common.vault import DecryptionFailed, EncryptedColumns, EncryptedKey, Vault
+from functions.common.vault import DecryptionFailed, EncryptedColumns, EncryptedKey, StoredKey, Vault
 
 BATCH = 500
 BATCH_S = 30.0
@@ -28,10 +28,9 @@ class Counts(TypedDict):
     unreadable_ids: list[str]
 
 
-class StoredKey(EncryptedColumns):
+class KeyToRotate(StoredKey):
     """A row of `api_keys_to_rotate`."""
 
-    id: str
     user_id: str
     provider: str
 
@@ -77,7 +76,7 @@ class _Rotation:
         after: str | None = None
         while True:
             params = {"p_current": self.vault.current_key_id, "p_after": after, "p_limit": BATCH}
-            rows: list[StoredKey] = await self.database.call(
+            rows: list[KeyToRotate] = await self.database.call(
                 "api_keys_to_rotate", params, timeout_s=BATCH_S, idempotent=True
             )
             if not rows:
@@ -91,7 +90,7 @@ class _Rotation:
                 )
                 self.progress(f"rotate-keys: {self.rotated:,} keys encrypted with {self.vault.current_key_id}")
 
-    def _encrypt_again(self, row: StoredKey) -> Replacement | None:
+    def _encrypt_again(self, row: KeyToRotate) -> Replacement | None:
         """None if the key cannot be decrypted."""
         if row["id"] in self.unreadable:
             return None

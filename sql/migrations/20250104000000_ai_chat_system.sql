@@ -1141,7 +1141,7 @@ create or replace function private.period_at(
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  -- The day of the month on which periods start. In a shorter month only the end of the period shows it.
+  -- The day of the month on which periods start. A period from 28 February to 31 March has its day, 31, in its end.
   v_anchor timestamp := case
     when extract(day from p_end at time zone 'UTC') > extract(day from p_start at time zone 'UTC') then p_end
     else p_start end at time zone 'UTC';
@@ -1319,7 +1319,8 @@ cross join lateral (
 join public.plans p on p.tier = rolled.tier;
 comment on view private.current_subscriptions is
   'Each subscription as of now. The only place that decides which tier is in force: a canceled plan ends with its '
-  'period, a downgrade starts with the next period. Counters are those of the current day and period.';
+  'period, a downgrade starts with the next period. Until included_until, admit_query and store_turn reuse the '
+  'decision, which is the stored tier. Counters are those of the current day and period.';
 comment on column private.current_subscriptions.user_id is 'The user.';
 comment on column private.current_subscriptions.updated_at is 'When the subscription last changed, except counters.';
 comment on column private.current_subscriptions.now is 'The time of this state.';
@@ -2047,7 +2048,7 @@ end
 $$;
 comment on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid) is
   'Replaces a hold by its usage_logs row, and returns columns of that row. Without a hold, id is null. The caller has '
-  'read the hold under the hold lock.';
+  'read the hold under the hold lock. p_is_charged is private.is_charged(p_outcome), which the caller knows already.';
 revoke all on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid)
   from public, anon, authenticated, service_role;
 
@@ -2292,15 +2293,22 @@ as $$
 declare
   v_ended record;
 begin
+  -- Check
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'p_outcome must be failed or lost.';
   end if;
+
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0)) where p_user_id is not null;
   perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
+
+  -- Write
   v_ended := private.refund_hold(p_hold_id, p_outcome, p_usage);
   if v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   end if;
+
+  -- Return
   return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
 end
 $$;
@@ -2356,12 +2364,15 @@ declare
   v_admission jsonb;
   v_hold public.query_holds;
 begin
+  -- Check
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
      or not exists (select from public.messages where id = p_message_id and conversation_id = p_conversation_id)
      and p_message_id is not null then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
   end if;
+
+  -- Take
   v_admission := public.admit_query(
     p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_own_key => coalesce(p_used_byo_key, false),
     p_provider => case when p_used_byo_key then p_provider end);
@@ -2370,6 +2381,8 @@ begin
   elsif v_admission ->> 'decision' <> 'admitted' then
     raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
+
+  -- Charge
   select h.* into v_hold from public.query_holds h where h.id = v_id;
   perform private.close_hold(
     v_hold, private.clock(), 'answered', p_is_charged => true,
@@ -2490,6 +2503,8 @@ declare
   v_followed jsonb;
 begin
   perform set_config('synchronous_commit', 'off', true);
+
+  -- Write
   update public.query_holds h set followed_to = p_from
   where h.id = coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id)) and h.user_id = p_user_id
     and h.expires_at > private.clock() and not h.is_closing
@@ -2503,6 +2518,8 @@ begin
     into v_followed
     from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
   end if;
+
+  -- Return
   return v_followed;
 end
 $$;
@@ -2746,10 +2763,15 @@ as $$
 declare
   v public.user_api_keys;
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Decide
   if not coalesce((select s.allows_byok from private.funding_state s where s.user_id = p_user_id), false) then
     raise exception using errcode = 'NBYOK', message = 'The plan does not allow own keys.';
   end if;
+
+  -- Write
   -- A replaced key gets a new id, so that results of checks of the old key are not recorded for the new one.
   insert into public.user_api_keys as k (
     id, created_at, user_id, provider, encrypted_key, encryption_iv, encryption_tag, encryption_key_id, hint,
@@ -2764,6 +2786,8 @@ begin
     encryption_key_id = excluded.encryption_key_id, hint = excluded.hint, is_active = true,
     last_validated_at = excluded.last_validated_at, validation_error = null
   returning k.* into v;
+
+  -- Return
   return private.describe_key(
     v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
 end
@@ -2796,13 +2820,18 @@ as $$
 declare
   v public.user_api_keys;
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Write
   update public.user_api_keys k set
     is_active = p_is_valid,
     last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
     validation_error = case when not p_is_valid then p_error end
   where k.id = p_id and k.user_id = p_user_id
   returning k.* into v;
+
+  -- Return
   if not found then
     return null;
   end if;
@@ -2820,8 +2849,13 @@ create or replace function public.delete_api_key(p_user_id uuid, p_provider text
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Write
   delete from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider;
+
+  -- Return
   return found;
 end
 $$;
@@ -2950,10 +2984,15 @@ as $$
 declare
   v_customer_id text;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Write
   update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
   where s.user_id = p_user_id
   returning s.stripe_customer_id into v_customer_id;
+
+  -- Return
   return v_customer_id;
 end
 $$;
@@ -2969,17 +3008,24 @@ as $$
 declare
   v_user_id constant uuid := (select auth.uid());
 begin
+  -- Check
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to change your overage settings.';
   elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
     raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
   end if;
+
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+
+  -- Write
   update public.user_subscriptions s set
     allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
     overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
                          else s.overage_limit end
   where s.user_id = v_user_id;
+
+  -- Return
   return public.usage_summary() -> 'overage';
 end
 $$;
@@ -3077,11 +3123,14 @@ declare
   v_user_id uuid;
   v_tier text;
 begin
+  -- Lock
   select s.user_id into v_user_id from public.user_subscriptions s where s.stripe_customer_id = p_customer_id;
   if v_user_id is null then
     return null;
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+
+  -- Decide
   if p_subscription is null then
     v_tier := private.unsubscribed_tier(v_user_id, private.clock());
   else
@@ -3089,6 +3138,8 @@ begin
     where p.tier = p_subscription ->> 'tier' or p_subscription -> 'paid_tiers' ? p.tier
     order by p.price_usd desc limit 1;
   end if;
+
+  -- Write
   update public.user_subscriptions s set
     tier = v_tier,
     next_tier = case when p_subscription ->> 'status' <> 'canceled'
@@ -3102,6 +3153,8 @@ begin
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
+
+  -- Return
   return v_user_id;
 end
 $$;
@@ -3124,14 +3177,19 @@ declare
   v_paid_at constant timestamptz := (p_payment ->> 'paid_at')::timestamptz;
   v_to_revoke integer;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   perform from auth.users where id = p_user_id for key share;
   if not found then
     return null;
   end if;
+
+  -- Decide
   v_to_revoke := case
     when (p_payment ->> 'is_lost')::boolean then v_credits
     else floor(v_credits * (p_payment ->> 'refunded_cents')::numeric / (p_payment ->> 'paid_cents')::numeric) end;
+
+  -- Write
   if v_paid_at is not null then
     insert into public.credit_packs (
       created_at, user_id, credits_purchased, credits_remaining, price_paid, stripe_payment_intent_id,
@@ -3158,6 +3216,8 @@ begin
   if found then
     perform private.set_tier_from_packs(p_user_id);
   end if;
+
+  -- Return
   return p_user_id;
 end
 $$;
@@ -3178,8 +3238,11 @@ create or replace function public.claim_overage(p_user_id uuid, p_until timestam
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   perform from auth.users where id = p_user_id for key share;
+
+  -- Take
   -- Skip locked rows, whose conversation is being deleted: waiting for one while holding others could deadlock. The
   -- next call bills them.
   with due as (
@@ -3199,6 +3262,8 @@ begin
   where u.id = d.id;
   update public.overage_invoice_items i set attempts = i.attempts + 1
   where i.user_id = p_user_id and i.stripe_invoice_item_id is null;
+
+  -- Return
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
@@ -3414,6 +3479,7 @@ as $$
 declare
   v_longest record;
 begin
+  -- Decide
   select c.id, c.message_count into v_longest from public.conversations c
   where c.id = any (p_ids) order by c.message_count desc limit 1;
   if v_longest.message_count > 250 then
@@ -3423,10 +3489,14 @@ begin
     update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
     return 1;
   end if;
+
+  -- Write
   -- One update clears both columns. A cascade would clear each of them separately, row by row.
   update public.usage_logs u set conversation_id = null, message_id = null where u.conversation_id = any (p_ids);
   delete from public.messages m where m.conversation_id = any (p_ids);
   delete from public.conversations c where c.id = any (p_ids);
+
+  -- Return
   return cardinality(p_ids);
 end
 $$;
@@ -3625,9 +3695,12 @@ declare
   v_repaired integer := 0;
   v_rows integer;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
-  -- Lock in the order of settlement: the user, then conversations, then the subscription.
+  -- In the order of settlement: the user, then conversations, then the subscription.
   perform from auth.users where id = p_user_id for key share;
+
+  -- Write
   with counted as (
     select c.id, (select count(*) from public.messages m where m.conversation_id = c.id) as messages
     from public.conversations c where c.user_id = p_user_id
@@ -3818,7 +3891,7 @@ grant execute on function public.export_user(uuid, text, uuid, integer) to servi
 
 
 create or replace function private.retain_ledger() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   -- Ordered, so that two concurrent deletions lock the same rows in the same order.
@@ -3865,7 +3938,10 @@ as $$
 declare
   v_ids uuid[];
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Decide
   with oldest as (
     select c.id, c.message_count from public.conversations c where c.user_id = p_user_id
     order by c.id limit 100 for update
@@ -3874,6 +3950,8 @@ begin
     from oldest o window by_id as (order by o.id)
   )
   select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
+
+  -- Write
   return case when v_ids is null then 0 else private.delete_conversations(v_ids) end;
 end
 $$;
@@ -3888,7 +3966,10 @@ create or replace function public.delete_user(p_user_id uuid, p_write_off boolea
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Decide
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
     raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
@@ -3897,8 +3978,12 @@ begin
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
+
+  -- Write
   -- Running queries are not charged. Foreign keys delete all other rows; retain_ledger stores the sums.
   delete from auth.users u where u.id = p_user_id;
+
+  -- Return
   return found;
 end
 $$;

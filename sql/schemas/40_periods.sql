@@ -5,7 +5,7 @@ create or replace function private.period_at(
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  -- The day of the month on which periods start. In a shorter month only the end of the period shows it.
+  -- The day of the month on which periods start. A period from 28 February to 31 March has its day, 31, in its end.
   v_anchor timestamp := case
     when extract(day from p_end at time zone 'UTC') > extract(day from p_start at time zone 'UTC') then p_end
     else p_start end at time zone 'UTC';

@@ -54,7 +54,8 @@ cross join lateral (
 join public.plans p on p.tier = rolled.tier;
 comment on view private.current_subscriptions is
   'Each subscription as of now. The only place that decides which tier is in force: a canceled plan ends with its '
-  'period, a downgrade starts with the next period. Counters are those of the current day and period.';
+  'period, a downgrade starts with the next period. Until included_until, admit_query and store_turn reuse the '
+  'decision, which is the stored tier. Counters are those of the current day and period.';
 comment on column private.current_subscriptions.user_id is 'The user.';
 comment on column private.current_subscriptions.updated_at is 'When the subscription last changed, except counters.';
 comment on column private.current_subscriptions.now is 'The time of this state.';

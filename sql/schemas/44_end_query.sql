@@ -33,7 +33,7 @@ end
 $$;
 comment on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid) is
   'Replaces a hold by its usage_logs row, and returns columns of that row. Without a hold, id is null. The caller has '
-  'read the hold under the hold lock.';
+  'read the hold under the hold lock. p_is_charged is private.is_charged(p_outcome), which the caller knows already.';
 revoke all on function private.close_hold(public.query_holds, timestamptz, text, boolean, jsonb, uuid, uuid)
   from public, anon, authenticated, service_role;
 
@@ -278,15 +278,22 @@ as $$
 declare
   v_ended record;
 begin
+  -- Check
   if p_outcome not in ('failed', 'lost') then
     raise invalid_parameter_value using message = 'p_outcome must be failed or lost.';
   end if;
+
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0)) where p_user_id is not null;
   perform pg_advisory_xact_lock(uuid_hash_extended(h.user_id, 0)) from public.query_holds h where h.id = p_hold_id;
+
+  -- Write
   v_ended := private.refund_hold(p_hold_id, p_outcome, p_usage);
   if v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   end if;
+
+  -- Return
   return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
 end
 $$;

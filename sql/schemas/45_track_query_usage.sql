@@ -11,12 +11,15 @@ declare
   v_admission jsonb;
   v_hold public.query_holds;
 begin
+  -- Check
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
      and p_conversation_id is not null
      or not exists (select from public.messages where id = p_message_id and conversation_id = p_conversation_id)
      and p_message_id is not null then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation or message.';
   end if;
+
+  -- Take
   v_admission := public.admit_query(
     p_user_id, 'track:' || coalesce(p_message_id, v_id)::text, v_id, p_own_key => coalesce(p_used_byo_key, false),
     p_provider => case when p_used_byo_key then p_provider end);
@@ -25,6 +28,8 @@ begin
   elsif v_admission ->> 'decision' <> 'admitted' then
     raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
+
+  -- Charge
   select h.* into v_hold from public.query_holds h where h.id = v_id;
   perform private.close_hold(
     v_hold, private.clock(), 'answered', p_is_charged => true,

@@ -98,6 +98,8 @@ declare
   v_followed jsonb;
 begin
   perform set_config('synchronous_commit', 'off', true);
+
+  -- Write
   update public.query_holds h set followed_to = p_from
   where h.id = coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id)) and h.user_id = p_user_id
     and h.expires_at > private.clock() and not h.is_closing
@@ -111,6 +113,8 @@ begin
     into v_followed
     from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
   end if;
+
+  -- Return
   return v_followed;
 end
 $$;

@@ -59,10 +59,15 @@ as $$
 declare
   v public.user_api_keys;
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Decide
   if not coalesce((select s.allows_byok from private.funding_state s where s.user_id = p_user_id), false) then
     raise exception using errcode = 'NBYOK', message = 'The plan does not allow own keys.';
   end if;
+
+  -- Write
   -- A replaced key gets a new id, so that results of checks of the old key are not recorded for the new one.
   insert into public.user_api_keys as k (
     id, created_at, user_id, provider, encrypted_key, encryption_iv, encryption_tag, encryption_key_id, hint,
@@ -77,6 +82,8 @@ begin
     encryption_key_id = excluded.encryption_key_id, hint = excluded.hint, is_active = true,
     last_validated_at = excluded.last_validated_at, validation_error = null
   returning k.* into v;
+
+  -- Return
   return private.describe_key(
     v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
 end
@@ -109,13 +116,18 @@ as $$
 declare
   v public.user_api_keys;
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Write
   update public.user_api_keys k set
     is_active = p_is_valid,
     last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
     validation_error = case when not p_is_valid then p_error end
   where k.id = p_id and k.user_id = p_user_id
   returning k.* into v;
+
+  -- Return
   if not found then
     return null;
   end if;
@@ -133,8 +145,13 @@ create or replace function public.delete_api_key(p_user_id uuid, p_provider text
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Write
   delete from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider;
+
+  -- Return
   return found;
 end
 $$;

@@ -49,10 +49,15 @@ as $$
 declare
   v_customer_id text;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Write
   update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
   where s.user_id = p_user_id
   returning s.stripe_customer_id into v_customer_id;
+
+  -- Return
   return v_customer_id;
 end
 $$;
@@ -68,17 +73,24 @@ as $$
 declare
   v_user_id constant uuid := (select auth.uid());
 begin
+  -- Check
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to change your overage settings.';
   elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
     raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
   end if;
+
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+
+  -- Write
   update public.user_subscriptions s set
     allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
     overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
                          else s.overage_limit end
   where s.user_id = v_user_id;
+
+  -- Return
   return public.usage_summary() -> 'overage';
 end
 $$;

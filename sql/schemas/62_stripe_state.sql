@@ -14,11 +14,14 @@ declare
   v_user_id uuid;
   v_tier text;
 begin
+  -- Lock
   select s.user_id into v_user_id from public.user_subscriptions s where s.stripe_customer_id = p_customer_id;
   if v_user_id is null then
     return null;
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
+
+  -- Decide
   if p_subscription is null then
     v_tier := private.unsubscribed_tier(v_user_id, private.clock());
   else
@@ -26,6 +29,8 @@ begin
     where p.tier = p_subscription ->> 'tier' or p_subscription -> 'paid_tiers' ? p.tier
     order by p.price_usd desc limit 1;
   end if;
+
+  -- Write
   update public.user_subscriptions s set
     tier = v_tier,
     next_tier = case when p_subscription ->> 'status' <> 'canceled'
@@ -39,6 +44,8 @@ begin
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
+
+  -- Return
   return v_user_id;
 end
 $$;
@@ -61,14 +68,19 @@ declare
   v_paid_at constant timestamptz := (p_payment ->> 'paid_at')::timestamptz;
   v_to_revoke integer;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   perform from auth.users where id = p_user_id for key share;
   if not found then
     return null;
   end if;
+
+  -- Decide
   v_to_revoke := case
     when (p_payment ->> 'is_lost')::boolean then v_credits
     else floor(v_credits * (p_payment ->> 'refunded_cents')::numeric / (p_payment ->> 'paid_cents')::numeric) end;
+
+  -- Write
   if v_paid_at is not null then
     insert into public.credit_packs (
       created_at, user_id, credits_purchased, credits_remaining, price_paid, stripe_payment_intent_id,
@@ -95,6 +107,8 @@ begin
   if found then
     perform private.set_tier_from_packs(p_user_id);
   end if;
+
+  -- Return
   return p_user_id;
 end
 $$;

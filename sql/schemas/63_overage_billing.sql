@@ -4,8 +4,11 @@ create or replace function public.claim_overage(p_user_id uuid, p_until timestam
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   perform from auth.users where id = p_user_id for key share;
+
+  -- Take
   -- Skip locked rows, whose conversation is being deleted: waiting for one while holding others could deadlock. The
   -- next call bills them.
   with due as (
@@ -25,6 +28,8 @@ begin
   where u.id = d.id;
   update public.overage_invoice_items i set attempts = i.attempts + 1
   where i.user_id = p_user_id and i.stripe_invoice_item_id is null;
+
+  -- Return
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,

@@ -48,6 +48,7 @@ as $$
 declare
   v_longest record;
 begin
+  -- Decide
   select c.id, c.message_count into v_longest from public.conversations c
   where c.id = any (p_ids) order by c.message_count desc limit 1;
   if v_longest.message_count > 250 then
@@ -57,10 +58,14 @@ begin
     update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
     return 1;
   end if;
+
+  -- Write
   -- One update clears both columns. A cascade would clear each of them separately, row by row.
   update public.usage_logs u set conversation_id = null, message_id = null where u.conversation_id = any (p_ids);
   delete from public.messages m where m.conversation_id = any (p_ids);
   delete from public.conversations c where c.id = any (p_ids);
+
+  -- Return
   return cardinality(p_ids);
 end
 $$;

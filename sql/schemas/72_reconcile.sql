@@ -143,9 +143,12 @@ declare
   v_repaired integer := 0;
   v_rows integer;
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
-  -- Lock in the order of settlement: the user, then conversations, then the subscription.
+  -- In the order of settlement: the user, then conversations, then the subscription.
   perform from auth.users where id = p_user_id for key share;
+
+  -- Write
   with counted as (
     select c.id, (select count(*) from public.messages m where m.conversation_id = c.id) as messages
     from public.conversations c where c.user_id = p_user_id

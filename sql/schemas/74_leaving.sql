@@ -63,7 +63,7 @@ grant execute on function public.export_user(uuid, text, uuid, integer) to servi
 
 
 create or replace function private.retain_ledger() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   -- Ordered, so that two concurrent deletions lock the same rows in the same order.
@@ -110,7 +110,10 @@ as $$
 declare
   v_ids uuid[];
 begin
+  -- Lock
   perform from auth.users where id = p_user_id for key share;
+
+  -- Decide
   with oldest as (
     select c.id, c.message_count from public.conversations c where c.user_id = p_user_id
     order by c.id limit 100 for update
@@ -119,6 +122,8 @@ begin
     from oldest o window by_id as (order by o.id)
   )
   select array_agg(c.id) into v_ids from counted c where c.place = 1 or c.messages <= 250;
+
+  -- Write
   return case when v_ids is null then 0 else private.delete_conversations(v_ids) end;
 end
 $$;
@@ -133,7 +138,10 @@ create or replace function public.delete_user(p_user_id uuid, p_write_off boolea
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Decide
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
     raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
@@ -142,8 +150,12 @@ begin
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
+
+  -- Write
   -- Running queries are not charged. Foreign keys delete all other rows; retain_ledger stores the sums.
   delete from auth.users u where u.id = p_user_id;
+
+  -- Return
   return found;
 end
 $$;

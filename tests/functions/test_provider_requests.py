@@ -466,9 +466,7 @@ def full_backlog() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-async def test_a_connection_that_cannot_be_made_is_the_error_that_the_sdk_means(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+async def test_a_failed_connection_gives_the_sdks_error(wire: Wire, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(limits, "PROVIDER_CONNECT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         refusing = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -490,7 +488,7 @@ DONE: Mapping[str, bytes] = {
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("ends", [True, False])
-async def test_a_connection_is_used_again_after_the_end_of_the_response(
+async def test_a_connection_is_reused_after_the_response(
     monkeypatch: pytest.MonkeyPatch, name: str, ends: bool
 ) -> None:
     """The last event and the end of the response arrive one after the other. An end that never comes is not awaited."""

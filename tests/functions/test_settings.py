@@ -21,7 +21,7 @@ VALID = {
 }
 
 
-def test_variables_are_read_by_their_own_or_frontend_names() -> None:
+def test_names_of_the_frontend_are_accepted() -> None:
     settings = load(ChatSettings, {**VALID, "UNRELATED": "x"})
     assert settings.url == "https://project.supabase.co"
     assert settings.openai_base_url is None

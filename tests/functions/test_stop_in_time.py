@@ -174,7 +174,7 @@ def test_a_stop_takes_three_seconds_at_most(monkeypatch: pytest.MonkeyPatch, sto
         assert max(waits) < STOP_S
 
 
-def test_a_bad_response_does_not_end_the_progress_of_later_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_response_does_not_stop_later_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is shared by all turns of a process. After a response of the wrong shape a stop still works."""
 
     async def at_once(function: Any, *args: Any) -> Any:

@@ -150,7 +150,7 @@ def test_a_message_sent_again_gets_the_stored_tools_and_sources(
     second = valid(browser.answer(f"twice-{provider}", user, body))
     assert len(api.provider_requests(marker)) == requests  # the provider was not asked
     assert without_metadata(second) == without_metadata(first)
-    # From storage calls are sent one after the other, each before its output.
+    # In a stored answer, each call is followed by its output.
     assert sorted(second.kinds) == sorted(first.kinds)
     again = {"request_id": second.headers["x-request-id"], "remaining": None, "resets_at": None}
     assert second.metadata == {**first.metadata, **again}

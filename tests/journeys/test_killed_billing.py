@@ -384,12 +384,12 @@ class Results:
 
     def unprocessed(self) -> list[str]:
         """The types of the handled events that were not processed."""
-        wanted = {one["id"]: one["type"] for one in self._stripe["event"] if one["type"] in HANDLED_EVENTS}
+        expected = {one["id"]: one["type"] for one in self._stripe["event"] if one["type"] in HANDLED_EVENTS}
         done = self.billing.db.execute(
             "select event_id from public.stripe_events where processed_at is not null and event_id = any(%s)",
-            ([*wanted],),
+            ([*expected],),
         ).fetchall()
-        return [wanted[name] for name in wanted.keys() - {row["event_id"] for row in done}]
+        return [expected[name] for name in expected.keys() - {row["event_id"] for row in done}]
 
     def state(self, person: Person) -> Json:
         """A user's state without ids and times."""
@@ -450,7 +450,7 @@ class Results:
         there = [one for one in self.of("invoiceitem", customer) if ITEM_ID_KEY in one["metadata"]]
         if Counter(one["metadata"][ITEM_ID_KEY] for one in there) != Counter(str(item["id"]) for item in items):
             yield f"{len(items)} items here, {len(there)} at Stripe"
-        # An item at Stripe that we have not stored would be billed again, or searched for ever.
+        # If the id of an item is not stored here, each later run searches for the item or bills it again.
         stripe_get = {one["metadata"][ITEM_ID_KEY]: (one["id"], one["invoice"], one["amount"]) for one in there}
         for item in items:
             known = (item["stripe_invoice_item_id"], item["stripe_invoice_id"], item["amount_cents"])
@@ -530,9 +530,9 @@ def test_a_deletion_killed_at_any_step_continues_and_bills_once(
             settle(billing.db, admit(billing.db, person.id)["hold_id"], turn=turn(chat, "q1"))
         return person
 
-    wanted = {"subscriptions": 1, "items": 1, "conversations": 2, "users": 1}
+    expected = {"subscriptions": 1, "items": 1, "conversations": 2, "users": 1}
     unkilled = processes.do("delete", {"user_id": user_to_delete().id}, None)
-    assert unkilled["result"] == wanted, unkilled["error"]
+    assert unkilled["result"] == expected, unkilled["error"]
     steps = range(unkilled["steps"])
     assert len(steps) > 20
     for step in steps if os.environ.get("PROVE") else sorted(random.sample(steps, 8)):

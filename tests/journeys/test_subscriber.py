@@ -47,8 +47,8 @@ def test_a_new_subscriber_is_invoiced_for_one_overage_query(
 ) -> None:
     user = sign_up("free")
     site = stack.info["functions_url"]
-    wanted = {"plan": "basic", "success_url": f"{site}/?paid={{CHECKOUT_SESSION_ID}}", "cancel_url": f"{site}/"}
-    page = api.http.post("/checkout", json=wanted, headers=user.headers).json()
+    purchase = {"plan": "basic", "success_url": f"{site}/?paid={{CHECKOUT_SESSION_ID}}", "cancel_url": f"{site}/"}
+    page = api.http.post("/checkout", json=purchase, headers=user.headers).json()
     assert "$9.99 USD / month" in visit(page["url"])["text"]
 
     back = visit(page["url"], "Pay with a good card")

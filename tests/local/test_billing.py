@@ -174,7 +174,7 @@ async def test_without_payers_only_the_catalogue_is_created(start: Start) -> Non
     assert start.fake.v1.customers.list().data == []
 
 
-def test_a_project_without_a_price_list_is_named() -> None:
+def test_the_error_names_a_project_without_migrations() -> None:
     """One sentence, without the key."""
     environ = {"SUPABASE_URL": "http://127.0.0.1:1", "SUPABASE_SERVICE_ROLE_KEY": "secret"}
     with pytest.raises(

@@ -10,7 +10,7 @@ from tests.sql.metering import Db, admit, at, counters, ledger, release, settle,
 
 # Start and end of a stored period, a time, and start and end of the period that contains this time.
 PERIODS = [
-    # From the 31st: shorter in a short month, on the 31st again in the next long one.
+    # A period that starts on the 31st ends on the last day of a short month, and then on the 31st again.
     ("2028-01-31T10:00Z", "2028-02-29T10:00Z", "2028-02-29T09:59:59Z", "2028-01-31T10:00Z", "2028-02-29T10:00Z"),
     ("2028-01-31T10:00Z", "2028-02-29T10:00Z", "2028-02-29T10:00Z", "2028-02-29T10:00Z", "2028-03-31T10:00Z"),
     ("2028-01-31T10:00Z", "2028-02-29T10:00Z", "2028-03-31T10:00Z", "2028-03-31T10:00Z", "2028-04-30T10:00Z"),

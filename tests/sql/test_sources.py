@@ -36,3 +36,21 @@ def test_only_one_function_names_the_charged_outcomes() -> None:
         ),
         ("01_domains.sql", "return p_outcome in ('answered', 'stopped');"),
     ]
+
+
+FUNCTIONS = [
+    (match[1], match[2], match[3])
+    for text in TEXTS.values()
+    for match in re.finditer(r"create or replace function (\S+?)\((.*?)\nas \$\$\n(.*?)\n\$\$;", text, re.DOTALL)
+]
+
+
+def test_every_function_states_its_volatility() -> None:
+    assert len(FUNCTIONS) > 60
+    stated = re.compile(r"language \w+ (immutable|stable|volatile)\b")
+    assert [name for name, head, _ in FUNCTIONS if not stated.search(head)] == []
+
+
+def test_a_function_that_locks_and_writes_labels_its_steps() -> None:
+    locks = re.compile(r"^  perform (pg_advisory_xact_lock|from auth\.users)", re.MULTILINE)
+    assert [name for name, _, body in FUNCTIONS if locks.search(body) and "\n  -- Lock\n" not in body] == []

@@ -13,7 +13,7 @@ def users_to_bill(db: Db, after: str | None = None, limit: int = 100) -> list[tu
     return [(str(row["user_id"]), row["stripe_customer_id"]) for row in rows]
 
 
-def test_which_users_are_to_be_billed(db: Db, connect: Connect) -> None:
+def test_only_users_with_overage_to_bill_are_listed(db: Db, connect: Connect) -> None:
     april = {"current_period_start": "2026-04-01Z", "current_period_end": "2026-05-01Z"}
     names = (
         "ended",

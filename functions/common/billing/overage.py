@@ -118,7 +118,7 @@ async def _place(database: Database, stripe: StripeClient, customer_id: str, ite
             params = {"p_id": item.id, "p_refusals": item.refusals, "p_target": {}}
             await database.call("retarget_overage", params, idempotent=True)
             item = dataclasses.replace(item, target_invoice=None, refusals=item.refusals + 1)
-    item = dataclasses.replace(item, stripe_invoice_item_id=found.id, invoice_id=_id(found.invoice))
+    item = dataclasses.replace(item, stripe_invoice_item_id=found.id, invoice_id=id_of(found.invoice))
     await _store(database, item)
     return item
 
@@ -162,7 +162,7 @@ async def _without_invoice(database: Database, stripe: StripeClient, items: Sequ
         if found.invoice is None:
             waiting.append(item)
         else:
-            await _store(database, dataclasses.replace(item, invoice_id=_id(found.invoice)))
+            await _store(database, dataclasses.replace(item, invoice_id=id_of(found.invoice)))
     return waiting
 
 
@@ -179,7 +179,7 @@ async def _create_final_invoice(stripe: StripeClient, customer_id: str, first_it
     """Create an invoice of all waiting items. Stripe finalizes and collects it automatically."""
     ended = await stripe.v1.subscriptions.list_async({"customer": customer_id, "status": "ended", "limit": 1})
     # A card from Checkout belongs to the subscription, not to the customer.
-    card = _id(ended.data[0].default_payment_method) if ended.data else None
+    card = id_of(ended.data[0].default_payment_method) if ended.data else None
     params: InvoiceCreateParams = {
         "customer": customer_id,
         "currency": "usd",
@@ -210,6 +210,6 @@ def describe(item: OverageItem) -> str:
     return f"{queries} beyond the plan × ${price} = ${amount}{rounded}, period from {period:%Y-%m-%d}"
 
 
-def _id(reference: Any) -> str | None:
+def id_of(reference: Any) -> str | None:
     """The id of a Stripe reference, which may be an id or an expanded object."""
     return reference if reference is None or isinstance(reference, str) else str(reference.id)

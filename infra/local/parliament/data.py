@@ -220,7 +220,8 @@ COMMITTEES = {
     "stories": ("Stories and Heritage", "Contes et patrimoine", "STOR", None),
     "winter-mittens": ("Subcommittee on Mittens", "Sous-comité des mitaines", "SMIT", "winter"),
 }
-# By postal code: city, province, and the members by centroid and by concordance; None leaves the key out.
+# By postal code: city, province, and the members of Represent's two lists, representatives_centroid and
+# representatives_concordance. None leaves the list out.
 POSTAL_CODES: dict[str, tuple[str, str, list[str] | None, list[str] | None]] = {
     "K1A0A6": ("Ottawa", "ON", ["fern-quillwater"], ["fern-quillwater"]),
     "H2X1Y4": ("Montréal", "QC", ["theodule-vertegrange"], None),

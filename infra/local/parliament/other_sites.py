@@ -67,7 +67,7 @@ def _excerpt(content: Json, query: str) -> str:
     matches = [(text, match.start()) for text in texts if (match := words.search(text))]
     text, position = matches[0] if matches else (texts[0], 0)
     start = max(position - 60, 0)
-    # Every second piece is a match.
+    # re.split returns the other text and the matches in turn.
     pieces = enumerate(map(html.escape, words.split(text[start : start + 300])))
     return "".join(f"<em>{piece}</em>" if index % 2 else piece for index, piece in pieces)
 

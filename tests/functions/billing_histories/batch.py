@@ -355,8 +355,8 @@ class Batch(Actions):
         if not history.is_over:
             after = history.actions[history.done]
             view = StripeView(self.support, history.twins[0])
-            wanted = view.period[1] + after.gap if after.renewal and view.live else self.now + abs(after.gap)
-            history.next_action_at = max(self.now + 1, wanted)
+            expected = view.period[1] + after.gap if after.renewal and view.live else self.now + abs(after.gap)
+            history.next_action_at = max(self.now + 1, expected)
 
     def twins_match(self, history: History) -> bool:
         """Whether both twins are in equal states at Stripe, without a draft that is about to change."""
@@ -372,10 +372,10 @@ class Batch(Actions):
         found = []
         for name, view in zip(("first", "second"), both, strict=True):
             row, packs = self.plan_row(view.twin), self.pack_rows(view.twin)
-            wanted_packs = expected_packs(view, self.used(view.twin))
+            packs_of_stripe = expected_packs(view, self.used(view.twin))
             allows = row.pop("allow_overages")
-            wanted = expected_plan(view, has_packs=any(map(has_credits_left, wanted_packs)))
-            for what, ours, stripes in (("plan", row, wanted), ("packs", packs, wanted_packs)):
+            expected = expected_plan(view, has_packs=any(map(has_credits_left, packs_of_stripe)))
+            for what, ours, stripes in (("plan", row, expected), ("packs", packs, packs_of_stripe)):
                 if ours != stripes:
                     history.problems.append(
                         f"{when}, the {name} twin's {what}: {show(ours)}\n    from Stripe: {show(stripes)}"
@@ -397,18 +397,18 @@ class Batch(Actions):
             if event.type in CUSTOMER_EVENTS:
                 row = self.plan_row(view.twin)
                 row.pop("allow_overages")
-                wanted = expected_plan(view, has_packs=any(map(has_credits_left, packs)))
+                expected = expected_plan(view, has_packs=any(map(has_credits_left, packs)))
             elif event.type in PAYMENT_EVENTS:
                 sessions = [one["id"] for one in view.sales if one["payment_intent"] == event.payment]
-                row, wanted = (
+                row, expected = (
                     [pack for pack in them if pack["session"] in sessions]
                     for them in (packs, expected_packs(view, self.used(view.twin)))
                 )
             else:
                 continue
-            if row != wanted:
+            if row != expected:
                 history.problems.append(
-                    f"{self.log_time()}, after {event}: {show(row)}\n    from Stripe: {show(wanted)}"
+                    f"{self.log_time()}, after {event}: {show(row)}\n    from Stripe: {show(expected)}"
                 )
 
     def plan_row(self, twin: Twin) -> Json:
@@ -435,7 +435,7 @@ class Batch(Actions):
         """The twin's bills: our rows, and Stripe's items and lines. Records every difference."""
         rows = self.billing.overage_items(view.twin.person)
         price = Decimal("0.025")
-        wanted = sorted(
+        expected = sorted(
             (as_time(period), queries, price, queries * price, int(queries * price * 100), True, True)
             for period, queries in history.overage.items()
         )
@@ -447,8 +447,8 @@ class Batch(Actions):
             )
             for row in rows
         )
-        if ours != wanted:
-            history.problems.append(f"the {name} twin's overage: {show(ours)}\n    by the ledger: {show(wanted)}")
+        if ours != expected:
+            history.problems.append(f"the {name} twin's overage: {show(ours)}\n    by the ledger: {show(expected)}")
         items = Counter(
             (one["metadata"]["overage_invoice_item"], one["id"], one["invoice"], one["amount"])
             for one in view.items

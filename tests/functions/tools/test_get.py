@@ -55,7 +55,7 @@ async def test_get_mp_returns_all_terms_newest_first(runner: Runner) -> None:
 async def test_each_ballot_is_joined_with_its_vote(runner: Runner, language: Language, only_dissent: bool) -> None:
     arguments = {"slug": "fern-quillwater", "only_dissent": only_dissent, "limit": 6}
     found = await runner.output("get_mp_votes", language, **arguments)
-    # One list of votes covers all ballots, unless they are filtered.
+    # Without a filter, one list of votes has the vote of every ballot. With a filter, two lists are needed.
     joins = 2 if only_dissent else 1
     assert [entry["path"].split("/")[1] for entry in await runner.requests()] == [
         "politicians",

@@ -77,10 +77,11 @@ async def test_former_members_are_listed_only_on_request(client: httpx.AsyncClie
     assert await get_all(client, "/votes/ballots/?politician=ottoline-greyfeather")
 
 
-async def test_newest_vote_has_the_session_and_bill_numbers_repeat(
-    client: httpx.AsyncClient,
-) -> None:
+async def test_the_newest_vote_is_of_the_current_session(client: httpx.AsyncClient) -> None:
     assert (await get(client, "/votes/?limit=1"))["objects"][0]["session"] == "45-1"
+
+
+async def test_a_bill_number_occurs_once_a_session(client: httpx.AsyncClient) -> None:
     found = await get_all(client, "/bills/?number=C-5")
     assert sorted(bill["session"] for bill in found) == ["44-1", "45-1"]
 
