@@ -53,7 +53,6 @@ SLOW_FILES = (
     "tests/journeys/test_killed_billing.py",
     "tests/sql/test_parallel.py",
     "tests/functions/test_chat.py",
-    "tests/sql/test_released.py",
     "tests/functions/billing_histories/",
     "tests/functions/test_chat_endings.py",
     "tests/functions/test_many_streams.py",

@@ -117,8 +117,10 @@ def decision(row: Mapping[str, Any]) -> Admission | Refused | InProgress | Ended
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How a hold ended. All fields are None or False where it could not be ended: it then expires and
-    is not charged, unless a call whose response was lost had ended it."""
+    """How a hold ended. All fields are None or False where it could not be ended.
+
+    It then expires and is not charged, unless a call whose response was lost had ended it.
+    """
 
     outcome: Literal["answered", "stopped", "failed", "lost"] | None = None
     charged_usd: Decimal | None = None

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from functions.common.transport import NoResponseError, NotSentError
+from functions.common.transport import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, NoResponseError, NotSentError
 
-CONNECT_TIMEOUT_S = 1.0
 CONNECTIONS = 32
 BACKGROUND_CONNECTIONS = 4
-KEEP_ALIVE_S = 30.0
 
 
 class AiohttpTransport:

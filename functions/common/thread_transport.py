@@ -12,10 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
 from functions.common.tls import tls_context
-from functions.common.transport import NoResponseError, NotSentError
-
-CONNECT_TIMEOUT_S = 1.0
-KEEP_ALIVE_S = 30.0
+from functions.common.transport import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, NoResponseError, NotSentError
 
 
 class ThreadTransport:

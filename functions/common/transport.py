@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+CONNECT_TIMEOUT_S = 1.0
+KEEP_ALIVE_S = 30.0  # for how long an idle connection is used again
+
 
 class NotSentError(Exception):
     """There is no connection, so the request has had no effect."""
