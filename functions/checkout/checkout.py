@@ -73,8 +73,8 @@ class Checkout:
         await self._client.close()
 
     async def plans(self) -> PriceList:
-        """The plans and packs, read with the rights of an anonymous client."""
-        prices: PriceList = await self._database.call("list_plans", user_token=self._settings.anon_key, idempotent=True)
+        """The plans and packs on sale."""
+        prices: PriceList = await self._database.call("list_plans", idempotent=True)
         return prices
 
     async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:

@@ -10,8 +10,7 @@
 -- The schema `private`, and the helpers that tables need for their defaults and triggers.
 --
 -- Rules for every file in this folder:
--- * Every state change is a function, so no role is granted insert, update or delete on a table. The one exception is
---   a user's own conversations (14_conversations.sql).
+-- * Every state change is a function, so no role is granted insert, update or delete on a table.
 -- * Row-level security is forced, so it also applies to the tables' owner, unless that role bypasses row-level
 --   security by its own attribute, as `postgres` does on Supabase.
 -- * Limits on single values are domains (01_domains.sql). Postgres prepares a table's check constraints again for
@@ -141,6 +140,16 @@ comment on function private.is_charged(text) is
 revoke all on function private.is_charged(text) from public, anon, authenticated, service_role;
 
 
+-- ==== sql/schemas/02_timeouts.sql
+
+-- How long a request of a visitor or a user may run in the Data API. A filter such as `match` can run a regular
+-- expression that never ends. The roles belong to the cluster, so the sources of a database do not show this setting.
+
+alter role anon set statement_timeout = '1s';
+alter role authenticated set statement_timeout = '1s';
+notify pgrst, 'reload config';
+
+
 -- ==== sql/schemas/10_plans.sql
 
 -- The tiers: quotas, prices, retention and models. One row a tier.
@@ -205,10 +214,11 @@ on conflict (tier) do nothing;
 
 alter table public.plans enable row level security;
 alter table public.plans force row level security;
-drop policy if exists "Anyone may read the plans" on public.plans;
-create policy "Anyone may read the plans" on public.plans for select to anon, authenticated using (true);
+drop policy if exists "Signed-in users read the plans" on public.plans;
+create policy "Signed-in users read the plans" on public.plans for select to authenticated using (true);
 revoke all on public.plans from public, anon, authenticated, service_role;
-grant select on public.plans to anon, authenticated, service_role;
+-- usage_summary and can_user_query read them with the rights of the user. Visitors get them from GET /plans.
+grant select on public.plans to authenticated, service_role;
 
 
 -- ==== sql/schemas/11_packs.sql
@@ -246,10 +256,9 @@ on conflict (slug) do nothing;
 
 alter table public.packs enable row level security;
 alter table public.packs force row level security;
-drop policy if exists "Anyone may read the packs" on public.packs;
-create policy "Anyone may read the packs" on public.packs for select to anon, authenticated using (true);
 revoke all on public.packs from public, anon, authenticated, service_role;
-grant select on public.packs to anon, authenticated, service_role;
+-- Not to anon and authenticated, and no policy: GET /plans has the packs.
+grant select on public.packs to service_role;
 
 
 -- ==== sql/schemas/12_user_subscriptions.sql
@@ -568,16 +577,9 @@ alter table public.conversations force row level security;
 drop policy if exists "Users read their own conversations" on public.conversations;
 create policy "Users read their own conversations" on public.conversations
   for select to authenticated using (user_id = (select auth.uid()));
-drop policy if exists "Users update their own conversations" on public.conversations;
-create policy "Users update their own conversations" on public.conversations
-  for update to authenticated using (user_id = (select auth.uid())) with check (user_id = (select auth.uid()));
-drop policy if exists "Users delete their own conversations" on public.conversations;
-create policy "Users delete their own conversations" on public.conversations
-  for delete to authenticated using (user_id = (select auth.uid()));
 revoke all on public.conversations from public, anon, authenticated, service_role;
 grant select on public.conversations to authenticated, service_role;
-grant update (title, is_pinned, is_archived) on public.conversations to authenticated;
-grant delete on public.conversations to authenticated;
+-- No update or delete: update_conversation and delete_conversation write (52_conversations.sql).
 
 
 -- ==== sql/schemas/15_messages.sql
@@ -2931,6 +2933,77 @@ revoke all on function public.rotate_api_keys(jsonb) from public, anon, authenti
 grant execute on function public.rotate_api_keys(jsonb) to service_role;
 
 
+-- ==== sql/schemas/52_conversations.sql
+
+-- What users change of their own conversations. No role of the Data API writes to the tables: a filter or an embedded
+-- resource of such a request runs for as long as its author likes while the row stays locked. These functions return
+-- nothing, so a request can add nothing to them.
+
+create or replace function public.update_conversation(
+  p_id uuid, p_title text default null, p_is_pinned boolean default null, p_is_archived boolean default null)
+returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  -- Check
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Sign in to change a conversation.';
+  elsif char_length(p_title) not between 1 and 200 then
+    raise invalid_parameter_value using message = 'A title must have 1 to 200 characters.';
+  end if;
+
+  -- Write
+  update public.conversations c set
+    title = coalesce(p_title, c.title), is_pinned = coalesce(p_is_pinned, c.is_pinned),
+    is_archived = coalesce(p_is_archived, c.is_archived)
+  where c.id = p_id and c.user_id = v_user_id;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  end if;
+end
+$$;
+comment on function public.update_conversation(uuid, text, boolean, boolean) is
+  'Changes the title, pin and archive mark of a conversation of the signed-in user. Null leaves a value as it is. '
+  'NTFND: not a conversation of the user.';
+revoke all on function public.update_conversation(uuid, text, boolean, boolean)
+  from public, anon, authenticated, service_role;
+grant execute on function public.update_conversation(uuid, text, boolean, boolean) to authenticated;
+
+
+create or replace function public.delete_conversation(p_id uuid) returns void
+-- Ten thousand messages take about a second. PostgREST applies this time-out to the call.
+language plpgsql volatile security definer set search_path = '' set statement_timeout = '10s'
+as $$
+declare
+  v_user_id constant uuid := (select auth.uid());
+begin
+  -- Check
+  if v_user_id is null then
+    raise insufficient_privilege using message = 'Sign in to delete a conversation.';
+  end if;
+
+  -- Lock
+  perform from auth.users u where u.id = v_user_id for key share;
+  perform from public.conversations c where c.id = p_id and c.user_id = v_user_id for update;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  end if;
+
+  -- Write
+  while exists (select from public.conversations c where c.id = p_id) loop
+    perform private.delete_conversations(array[p_id]);
+  end loop;
+end
+$$;
+comment on function public.delete_conversation(uuid) is
+  'Deletes a conversation of the signed-in user with its messages. The ledger keeps the charges. NTFND: not a '
+  'conversation of the user.';
+revoke all on function public.delete_conversation(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.delete_conversation(uuid) to authenticated;
+
+
 -- ==== sql/schemas/60_checkout.sql
 
 -- Plans and packs on sale, the Stripe customer of a user, and the overage settings.
@@ -2958,7 +3031,7 @@ end
 $$;
 comment on function public.list_plans() is 'The response of GET /plans: plans and credit packs on sale.';
 revoke all on function public.list_plans() from public, anon, authenticated, service_role;
-grant execute on function public.list_plans() to anon, authenticated, service_role;
+grant execute on function public.list_plans() to service_role;
 
 
 create or replace function public.billing_profile(p_user_id uuid) returns jsonb

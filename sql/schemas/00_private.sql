@@ -1,8 +1,7 @@
 -- The schema `private`, and the helpers that tables need for their defaults and triggers.
 --
 -- Rules for every file in this folder:
--- * Every state change is a function, so no role is granted insert, update or delete on a table. The one exception is
---   a user's own conversations (14_conversations.sql).
+-- * Every state change is a function, so no role is granted insert, update or delete on a table.
 -- * Row-level security is forced, so it also applies to the tables' owner, unless that role bypasses row-level
 --   security by its own attribute, as `postgres` does on Supabase.
 -- * Limits on single values are domains (01_domains.sql). Postgres prepares a table's check constraints again for

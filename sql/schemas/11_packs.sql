@@ -31,7 +31,6 @@ on conflict (slug) do nothing;
 
 alter table public.packs enable row level security;
 alter table public.packs force row level security;
-drop policy if exists "Anyone may read the packs" on public.packs;
-create policy "Anyone may read the packs" on public.packs for select to anon, authenticated using (true);
 revoke all on public.packs from public, anon, authenticated, service_role;
-grant select on public.packs to anon, authenticated, service_role;
+-- Not to anon and authenticated, and no policy: GET /plans has the packs.
+grant select on public.packs to service_role;

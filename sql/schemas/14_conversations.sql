@@ -72,13 +72,6 @@ alter table public.conversations force row level security;
 drop policy if exists "Users read their own conversations" on public.conversations;
 create policy "Users read their own conversations" on public.conversations
   for select to authenticated using (user_id = (select auth.uid()));
-drop policy if exists "Users update their own conversations" on public.conversations;
-create policy "Users update their own conversations" on public.conversations
-  for update to authenticated using (user_id = (select auth.uid())) with check (user_id = (select auth.uid()));
-drop policy if exists "Users delete their own conversations" on public.conversations;
-create policy "Users delete their own conversations" on public.conversations
-  for delete to authenticated using (user_id = (select auth.uid()));
 revoke all on public.conversations from public, anon, authenticated, service_role;
 grant select on public.conversations to authenticated, service_role;
-grant update (title, is_pinned, is_archived) on public.conversations to authenticated;
-grant delete on public.conversations to authenticated;
+-- No update or delete: update_conversation and delete_conversation write (52_conversations.sql).

@@ -23,7 +23,7 @@ end
 $$;
 comment on function public.list_plans() is 'The response of GET /plans: plans and credit packs on sale.';
 revoke all on function public.list_plans() from public, anon, authenticated, service_role;
-grant execute on function public.list_plans() to anon, authenticated, service_role;
+grant execute on function public.list_plans() to service_role;
 
 
 create or replace function public.billing_profile(p_user_id uuid) returns jsonb

@@ -36,9 +36,11 @@ const { data: conversation, error } = await supabase
 if (error) throw error;
 const logged = await supabase.from("usage_logs").select("outcome, funding, provider, model, conversation_id, message_id");
 const foreign = await supabase.from("user_subscriptions").select("user_id");
-const rename = await supabase.from("conversations").update({ title: "Renamed" }).eq("id", conversation.id).select("title");
-const cheat = await supabase.from("conversations").update({ expires_at: "2099-01-01" }).eq("id", conversation.id);
+const rename = await supabase.rpc("update_conversation", { p_id: conversation.id, p_title: "Renamed" });
+if (rename.error) throw rename.error;
+const renamed = await supabase.from("conversations").select("title");
+const cheat = await supabase.from("conversations").update({ title: "Cheat" }).eq("id", conversation.id);
 console.log(JSON.stringify({
   user_id: signIn.data.user.id, chunks, message, usage, conversation, logged: logged.data, subscriptions: foreign.data,
-  renamed: rename.data, cheat: cheat.error?.code,
+  renamed: renamed.data, cheat: cheat.error?.code,
 }));

@@ -105,4 +105,4 @@ def test_a_basic_user_signs_in_chats_and_reads_the_conversation(
     ]
     assert seen["subscriptions"] == [{"user_id": basic.id}]
     assert seen["renamed"] == [{"title": "Renamed"}]
-    assert seen["cheat"] == "42501"  # insufficient_privilege: a client cannot change expires_at
+    assert seen["cheat"] == "42501"  # insufficient_privilege: only functions write

@@ -10,7 +10,7 @@ from tests.sql.metering import Db
 OURS = "('public'::regnamespace, 'private'::regnamespace)"
 
 # A security definer function has the rights of postgres, which bypasses row-level security, so only the service role
-# may call it. The exception is set_overage, which changes two columns of its caller.
+# may call it. The exceptions change only rows of their caller: set_overage, update_conversation, delete_conversation.
 FUNCTIONS = """
 private.apply_downgrades               volatile   invoker  none
 private.charged_query_response         stable     invoker  none
@@ -59,6 +59,7 @@ public.claim_stripe_event              volatile   definer  service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
 public.count_keys_to_rotate            stable     definer  service_role
 public.delete_api_key                  volatile   definer  service_role
+public.delete_conversation             volatile   definer  authenticated
 public.delete_history                  volatile   definer  service_role
 public.delete_user                     volatile   definer  service_role
 public.expire_credits                  volatile   definer  service_role
@@ -69,7 +70,7 @@ public.follow_query                    volatile   definer  service_role
 public.get_api_key                     stable     definer  service_role
 public.link_stripe_customer            volatile   definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
-public.list_plans                      stable     invoker  anon authenticated service_role
+public.list_plans                      stable     invoker  service_role
 public.margin_report                   stable     definer  service_role
 public.next_stripe_sequence            volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
@@ -90,6 +91,7 @@ public.sold_packs                      stable     definer  service_role
 public.stop_query                      volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.unfinished_stripe_events        stable     definer  service_role
+public.update_conversation             volatile   definer  authenticated
 public.usage_summary                   stable     invoker  authenticated
 public.users_to_bill                   stable     definer  service_role
 """
@@ -181,10 +183,11 @@ def test_everything_belongs_to_postgres(db: Db) -> None:
 
 
 def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
-    """Without a policy no user can read a table, as intended for Stripe events and the sums of deleted users. Without
-    force the owner could read every row."""
+    """Without a policy no user can read a table, as intended for packs, Stripe events and the sums of deleted users.
+    Without force the owner could read every row."""
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
     assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
+        "packs",
         "retained_invoice_items",
         "retained_usage",
         "stripe_events",
@@ -204,7 +207,7 @@ def test_every_policy_names_its_roles(db: Db) -> None:
 
 
 def test_every_policy_reads_the_user_once_per_query(db: Db) -> None:
-    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. Only plans and packs are public."""
+    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. Only the plans have no user."""
     policies = db.execute(
         """
         select p.polrelid::regclass::text as table_name, p.polname,
@@ -215,7 +218,7 @@ def test_every_policy_reads_the_user_once_per_query(db: Db) -> None:
     assert [
         p["polname"] for p in policies if p["expression"].count("auth.") != p["expression"].count("SELECT auth.uid()")
     ] == []
-    assert {p["table_name"] for p in policies if "auth.uid()" not in p["expression"]} == {"plans", "packs"}
+    assert {p["table_name"] for p in policies if "auth.uid()" not in p["expression"]} == {"plans"}
 
 
 def test_every_view_runs_with_the_rights_of_its_reader(db: Db) -> None:

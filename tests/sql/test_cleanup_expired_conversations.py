@@ -109,14 +109,14 @@ def test_an_upgrade_before_the_cleanup_undoes_a_downgrade(db: Db) -> None:
 
 def test_a_plan_without_history_allows_no_pins(db: Db, connect: Connect) -> None:
     user = new_user(db, "pro", quota_date="2026-01-01")
-    add_turn(db, user, "2026-01-01T12:00Z")
+    chat = add_turn(db, user, "2026-01-01T12:00Z")
     me = connect("authenticated", user)
-    me.execute("update public.conversations set is_pinned = true")
-    me.execute("update public.conversations set is_pinned = false")
+    me.execute("select public.update_conversation(%s, p_is_pinned => true)", (chat,))
+    me.execute("select public.update_conversation(%s, p_is_pinned => false)", (chat,))
     change_plan(db, user, "free")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Your plan stores no conversations"):
-        me.execute("update public.conversations set is_pinned = true")
-    me.execute("update public.conversations set title = 'Budget', is_pinned = false")
+        me.execute("select public.update_conversation(%s, p_is_pinned => true)", (chat,))
+    me.execute("select public.update_conversation(%s, 'Budget', p_is_pinned => false)", (chat,))
     assert conversations(db, user)[0][1] is False
 
 

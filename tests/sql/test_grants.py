@@ -8,7 +8,7 @@ from tests.sql.metering import Db
 
 ROLES = ("anon", "authenticated", "service_role")
 
-# Functions change the state, so no role may insert. Users may update three columns of their conversations.
+# Functions change the state, so no role may insert, update or delete. anon may read nothing.
 # test_row_level_security.py tests which rows a role sees.
 GRANTS = """
 schema private                 anon           nothing
@@ -30,7 +30,7 @@ private.subscription_limits    anon           nothing
 private.subscription_limits    authenticated  select
 private.subscription_limits    service_role   select
 public.conversations           anon           nothing
-public.conversations           authenticated  select, delete, update(is_archived, is_pinned, title)
+public.conversations           authenticated  select
 public.conversations           service_role   select
 public.credit_packs            anon           nothing
 public.credit_packs            authenticated  select
@@ -44,10 +44,10 @@ public.messages                service_role   select
 public.overage_invoice_items   anon           nothing
 public.overage_invoice_items   authenticated  select
 public.overage_invoice_items   service_role   select
-public.packs                   anon           select
-public.packs                   authenticated  select
+public.packs                   anon           nothing
+public.packs                   authenticated  nothing
 public.packs                   service_role   select
-public.plans                   anon           select
+public.plans                   anon           nothing
 public.plans                   authenticated  select
 public.plans                   service_role   select
 public.query_holds             anon           nothing

@@ -50,6 +50,7 @@ ADMIT = "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid()
 ENCRYPTED = (
     "'AA==', encode(repeat('0', 12)::bytea, 'base64'), encode(repeat('0', 16)::bytea, 'base64'), '2', '…5678', true"
 )
+SIGN_IN = "set_config('request.jwt.claims', jsonb_build_object('sub', %(user)s::text)::text, true)"
 SUBSCRIPTION = (
     '{"id": "sub_2", "tier": "pro", "paid_tiers": [], "status": "active", "period_start": "2026-03-01Z",'
     ' "period_end": "2026-04-01Z"}'
@@ -91,8 +92,7 @@ CALLS = {
     " 'encryption_iv', encode(k.encryption_iv, 'base64'), 'encryption_tag', encode(k.encryption_tag, 'base64'),"
     " 'encryption_key_id', '2'))) from public.user_api_keys k where k.id = %(key)s",
     "link_stripe_customer": "select public.link_stripe_customer(%(user)s, 'cus_2')",
-    "set_overage": "select set_config('request.jwt.claims', jsonb_build_object('sub', %(user)s::text)::text, true), "
-    "public.set_overage('{\"allow_overages\": true}')",
+    "set_overage": f"select {SIGN_IN}, public.set_overage('{{\"allow_overages\": true}}')",
     "apply_customer": f"select public.apply_customer('cus_1', 9, false, '{SUBSCRIPTION}')",
     "apply_customer, deleted": "select public.apply_customer('cus_1', 9, true, null)",
     "apply_pack": PACK,
@@ -102,6 +102,8 @@ CALLS = {
     "place_overage": "select public.place_overage(%(item)s, 'ii_1', 'in_1')",
     "claim_stripe_event": "select public.claim_stripe_event('evt_1', 'invoice.paid')",
     "finish_stripe_event": "select public.finish_stripe_event('evt_1')",
+    "update_conversation": f"select {SIGN_IN}, public.update_conversation(%(chat)s::uuid, 'Title')",
+    "delete_conversation": f"select {SIGN_IN}, public.delete_conversation(%(chat)s::uuid)",
     "the user's deletion": "delete from auth.users where id = %(user)s",
     "delete_user": "select public.delete_user(%(user)s, true)",
 }
@@ -242,6 +244,8 @@ def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) 
     assert held["apply_pack", "credit_packs"] == {"the user lock", "auth.users"}
     assert held["claim_overage", "overage_invoice_items"] >= {"the user lock", "auth.users", "usage_logs"}
     assert held["settle_query, repeated question", "usage_logs"] >= {"the hold lock", "auth.users", "conversations"}
+    assert held["update_conversation", "conversations"] == set()
+    assert held["delete_conversation", "conversations"] == {"auth.users"}
     for change in ("place_overage", "retarget_overage"):
         assert held[change, "overage_invoice_items"] == set()
 

@@ -203,8 +203,8 @@ def test_row_level_security_checks_return_what_the_page_promises(db: Db) -> None
 
     policies = run(db, block("Row-level security", 1))
     without = {row["relname"] for row in tables} - {row["tablename"] for row in policies}
-    assert without == {"stripe_events", "retained_usage", "retained_invoice_items"}
-    assert {row["tablename"] for row in policies if "anon" in row["roles"]} == {"plans", "packs"}
+    assert without == {"packs", "stripe_events", "retained_usage", "retained_invoice_items"}
+    assert {row["tablename"] for row in policies if "anon" in row["roles"]} == set()
 
     assert run(db, block("Row-level security", 2)) == [{"count": 1}]
 
@@ -319,7 +319,7 @@ def test_data_api_refusals_are_quoted_on_the_page(stack: Stack, ask: Ask, person
             403,
             ask("POST", "/rpc/can_user_query", anon, user.token, p_user_id=other.id),
         ),
-        "Invalid API key": (401, ask("GET", "/plans", "key-of-another-project")),
+        "Invalid API key": (401, ask("GET", "/conversations", "key-of-another-project")),
         "JWT expired": (401, ask("GET", "/user_subscriptions", anon, expired)),
     }
     for expected, (status, response) in refusals.items():

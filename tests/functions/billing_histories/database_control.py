@@ -60,7 +60,7 @@ class DatabaseControl:
             admin.execute(f"alter role authenticator {change}")
             admin.execute("notify pgrst, 'reload config'")
         self.set(failing="/rpc/list_plans")
-        key = self._stack.info["anon_key"]
+        key = self._stack.info["service_role_key"]
         headers = {"apikey": key, "authorization": f"Bearer {key}"}
         while expected != (
             httpx.post(f"{self._stack.info['supabase_url']}/rest/v1/rpc/list_plans", headers=headers, json={}).is_error

@@ -1,0 +1,90 @@
+"""The Data API against requests that are meant to be expensive. Its URLs are SQL that anyone may write."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from infra.local.stack import Stack
+from tests.conftest import Person
+from tests.sql.metering import Db, admit, settle, turn, value
+
+# A regular expression with back references takes exponential time on a text that does not match.
+TEXT = "a" * 3000 + "b"
+ENDLESS = r"^(.+)(.+)(.+)\3\2\1$"
+
+
+@pytest.fixture
+def api(stack: Stack) -> Iterator[Callable[..., httpx.Response]]:
+    """Sends a request to the Data API: with a user's token, or as a visitor."""
+    with httpx.Client(base_url=f"{stack.info['supabase_url']}/rest/v1", trust_env=False, timeout=30) as client:
+
+        def send(method: str, path: str, user: Person | None = None, **more: Any) -> httpx.Response:
+            headers = {"apikey": stack.info["anon_key"]} | (user.headers if user else {})
+            return client.request(method, path, headers=headers, **more)
+
+        yield send
+
+
+@pytest.fixture
+def chat(stack_db: Db, me: Person) -> str:
+    """A conversation of the user with a long answer."""
+    chat_id = str(uuid.uuid4())
+    answer = {"id": str(uuid.uuid4()), "content": TEXT}
+    settle(stack_db, admit(stack_db, me.id)["hold_id"], turn=turn(chat_id, "q1", answer=answer))
+    return chat_id
+
+
+@pytest.fixture
+def me(person: Callable[..., Person]) -> Person:
+    """A user whose plan stores history."""
+    return person("pro")
+
+
+def test_an_endless_filter_is_cancelled(api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
+    """After a second, on the user's own messages."""
+    filters = {"select": "id", "conversation_id": f"eq.{chat}"}
+    assert len(api("GET", "/messages", me, params=filters).json()) == 2
+    cancelled = api("GET", "/messages", me, params={**filters, "content": f"match.{ENDLESS}"})
+    assert (cancelled.status_code, cancelled.json()["code"]) == (500, "57014")
+
+
+def test_timeouts_are_those_of_the_roles(stack_db: Db) -> None:
+    """The service role has none of its own: that of the login applies."""
+    found = stack_db.execute(
+        "select rolname, rolconfig from pg_roles where rolname in ('anon', 'authenticated', 'service_role') order by 1"
+    ).fetchall()
+    assert [(row["rolname"], row["rolconfig"]) for row in found] == [
+        ("anon", ["statement_timeout=1s"]),
+        ("authenticated", ["statement_timeout=1s"]),
+        ("service_role", None),
+    ]
+
+
+@pytest.mark.parametrize("relation", ["plans", "packs", "messages", "conversations", "usage_logs", "rpc/list_plans"])
+def test_a_visitor_runs_no_statement(api: Callable[..., httpx.Response], relation: str) -> None:
+    refused = api("GET", f"/{relation}", params={"name": f"match.{ENDLESS}"} if relation == "plans" else {})
+    assert (refused.status_code, refused.json()["code"]) == (401, "42501")
+
+
+def test_a_table_takes_no_patch(stack_db: Db, api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
+    """Its embedded messages would be filtered while the conversation is locked."""
+    query = {"id": f"eq.{chat}", "select": "id,messages!inner(id)", "messages.content": f"match.{ENDLESS}"}
+    patched = api("PATCH", "/conversations", me, params=query, json={"title": "Locked"})
+    deleted = api("DELETE", "/conversations", me, params=query)
+    assert [(answer.status_code, answer.json()["code"]) for answer in (patched, deleted)] == [(403, "42501")] * 2
+    assert value(stack_db, "select title from public.conversations where id = %s", chat) == "A title"
+
+
+def test_the_functions_take_no_filter(stack_db: Db, api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
+    """They return nothing, so a request cannot select, embed or filter while the conversation is locked."""
+    query = {"select": "id,messages(id)", "id": f"match.{ENDLESS}"}
+    body = {"p_id": chat, "p_title": "Renamed"}
+    assert api("POST", "/rpc/update_conversation", me, params=query, json=body).is_error
+    assert value(stack_db, "select title from public.conversations where id = %s", chat) == "A title"
+    assert api("POST", "/rpc/update_conversation", me, json=body).status_code == 204
+    assert value(stack_db, "select title from public.conversations where id = %s", chat) == "Renamed"
+    assert api("POST", "/rpc/delete_conversation", me, json={"p_id": chat}).status_code == 204
+    assert value(stack_db, "select count(*) from public.conversations where id = %s", chat) == 0
