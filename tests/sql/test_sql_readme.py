@@ -208,6 +208,9 @@ def test_row_level_security_checks_return_what_the_page_promises(db: Db) -> None
 
     assert run(db, block("Row-level security", 2)) == [{"count": 1}]
 
+    timeouts = run(db, block("Row-level security", 3))
+    assert [row["rolconfig"] for row in timeouts] == [["statement_timeout=1s"]] * 2
+
 
 def test_tiers_of_the_page_are_those_of_plans(db: Db) -> None:
     def shown(row: dict[str, Any]) -> list[str]:
