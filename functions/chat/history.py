@@ -16,7 +16,7 @@ def from_storage(rows: Sequence[MessageRow]) -> list[Message]:
             turns.append([Message("user", row["content"])])
         elif turns:  # answers before the first question belong to a turn that was cut off
             turns[-1].extend(Answer.from_row(row).messages())
-    return fitting(turns, limits.HISTORY_CHARACTERS)
+    return fitting(turns, limits.HISTORY_BYTES)
 
 
 def from_client(messages: Sequence[UIMessage]) -> list[Message]:
@@ -27,18 +27,18 @@ def from_client(messages: Sequence[UIMessage]) -> list[Message]:
             turns.append([])
         if turns and message.text.strip():
             turns[-1].append(Message(message.role, message.text))
-    return fitting(turns, limits.HISTORY_CHARACTERS)
+    return fitting(turns, limits.HISTORY_BYTES)
 
 
 def fitting(turns: Sequence[Sequence[Message]], limit: int) -> list[Message]:
-    """The newest turns that fit into `limit` characters, oldest first.
+    """The newest turns that fit into `limit` bytes, oldest first.
 
     A turn is never cut. A turn that does not fit with its tool calls and results is sent without them.
     """
     chosen: list[Message] = []
     for turn in reversed(turns):
         for form in (turn, [Message(message.role, message.text) for message in turn if message.text]):
-            if (size := sum(characters(message) for message in form)) <= limit:
+            if (size := sum(bytes_of(message) for message in form)) <= limit:
                 break
         else:
             break
@@ -47,7 +47,9 @@ def fitting(turns: Sequence[Sequence[Message]], limit: int) -> list[Message]:
     return chosen
 
 
-def characters(message: Message) -> int:
-    """How many characters of a message the model reads."""
-    calls = sum(len(call.name) + len(call.arguments) for call in message.calls)
-    return len(message.text) + calls + sum(len(result.text) for result in message.results)
+def bytes_of(message: Message) -> int:
+    """How many bytes of a message the model reads, in UTF-8."""
+    texts = [message.text, *(result.text for result in message.results)]
+    for call in message.calls:
+        texts += call.name, call.arguments
+    return sum(len(text.encode()) for text in texts)

@@ -2,8 +2,9 @@
 tools/parliament.py. Limits that functions share are in the files of functions/common that need them.
 """
 
-# What a client may send. A question of 16,000 characters has about 4,000 tokens, as a long section of a bill has.
-QUESTION_CHARACTERS = 16_000
+# What a client may send. All texts that a model reads are limited in bytes of UTF-8, because a token is at least one
+# byte: in Inuktitut syllabics every byte is a token. 16,000 bytes of English are a long section of a bill.
+QUESTION_BYTES = 16_000
 MESSAGES = 200
 PARTS = 1_000  # of a message: tool calls and sources are many; the size of the body is limited too
 PART_TYPE_CHARACTERS = 100
@@ -12,16 +13,12 @@ MODEL_CHARACTERS = 100
 CONTEXT_ID_CHARACTERS = 200
 CONTEXT_BYTES = 16_384
 
-# No tokenizer fits the models of both providers. English has about four characters a token, French and JSON fewer.
-CHARACTERS_A_TOKEN = 3
-
 # How often a message may be edited back to a text that it had before.
 EDITS_BACK = 10
 
 # What the model reads of earlier turns: the newest that fit, with the results of their tools.
 HISTORY_MESSAGES = 40
-HISTORY_TOKENS = 16_000
-HISTORY_CHARACTERS = HISTORY_TOKENS * CHARACTERS_A_TOKEN
+HISTORY_BYTES = 48_000
 
 # What the model may do for one query. Each plan also limits the cost of a query.
 OUTPUT_TOKENS = 4_096  # a step
@@ -30,7 +27,7 @@ CALLS_A_STEP = 8
 
 # The tools. openparliament.ca accepts one request at a time, so a call that needs many requests takes seconds.
 TOOL_S = 15.0
-TOOL_RESULT_CHARACTERS = 8_000
+TOOL_RESULT_BYTES = 8_000
 TOOL_SOURCES = 10
 TOOL_RESPONSE_BYTES = 4 * 1024 * 1024
 TOOL_CACHE_ENTRIES = 500

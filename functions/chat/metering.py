@@ -228,7 +228,7 @@ class Metering:
                     "p_model": request.model,
                     "p_hold_seconds": limits.HOLD_S,
                     "p_history_messages": limits.HISTORY_MESSAGES,
-                    "p_history_characters": limits.HISTORY_CHARACTERS,
+                    "p_history_bytes": limits.HISTORY_BYTES,
                     "p_providers": self._platform_providers,
                     "p_own_key": own_key,
                 },

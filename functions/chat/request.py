@@ -72,8 +72,8 @@ class ChatRequest(BaseModel):
     def _ends_with_a_question(self) -> "ChatRequest":
         if self.question.role != "user" or not self.question.text.strip():
             raise ValueError("the last message must be the user's and have text")
-        if len(self.question.text) > limits.QUESTION_CHARACTERS:
-            raise ValueError(f"the last message is longer than {limits.QUESTION_CHARACTERS} characters")
+        if len(self.question.text.encode()) > limits.QUESTION_BYTES:
+            raise ValueError(f"the last message is longer than {limits.QUESTION_BYTES:,} bytes")
         return self
 
     @property

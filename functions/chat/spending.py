@@ -6,9 +6,8 @@ from decimal import Decimal
 
 import orjson
 
-from functions.chat import limits
 from functions.chat.answer import Step
-from functions.chat.history import characters
+from functions.chat.history import bytes_of
 from functions.chat.providers import Prompt, Usage, prices
 
 
@@ -37,15 +36,19 @@ class Spending:
             self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
 
 
+# Of steps whose usage the provider did not send. English has about four bytes a token, French and JSON fewer.
+BYTES_A_TOKEN = 3
+
+
 def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
     """The tokens of an interrupted step: the provider's count so far, and at least what was written.
 
     `usage` is the last count that the provider sent.
     """
-    read = len(prompt.system) + len(prompt.situation) + sum(characters(message) for message in prompt.messages)
+    read = len(prompt.system.encode()) + len(prompt.situation.encode()) + sum(map(bytes_of, prompt.messages))
     read += sum(len(tool.description) + len(orjson.dumps(tool.parameters)) for tool in prompt.tools)
     return replace(
         usage,
-        tokens_input=usage.tokens_input or read // limits.CHARACTERS_A_TOKEN,
-        tokens_output=max(usage.tokens_output, len(step.text) // limits.CHARACTERS_A_TOKEN, 1),
+        tokens_input=usage.tokens_input or read // BYTES_A_TOKEN,
+        tokens_output=max(usage.tokens_output, len(step.text.encode()) // BYTES_A_TOKEN, 1),
     )

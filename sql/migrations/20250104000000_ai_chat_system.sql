@@ -1718,7 +1718,7 @@ revoke all on function private.encrypted_key(uuid, text) from public, anon, auth
 
 
 create or replace function private.recent_messages(
-  p_conversation_id uuid, p_question_id text, p_count integer, p_characters integer)
+  p_conversation_id uuid, p_question_id text, p_count integer, p_bytes integer)
 returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -1732,7 +1732,7 @@ begin
   return (
     select coalesce(
       jsonb_agg(
-        case when sized.size_with_results <= p_characters
+        case when sized.size_with_results <= p_bytes
              then jsonb_build_object('role', sized.role, 'content', sized.content,
                                      'function_calls', sized.function_calls,
                                      'function_results', sized.function_results)
@@ -1740,8 +1740,9 @@ begin
         order by sized.position),
       '[]')
     from (
-      select newest.*, sum(char_length(newest.content)) over newest_first as size,
-             sum(char_length(newest.content) + coalesce(char_length(newest.function_results::text), 0))
+      select newest.*, sum(octet_length(newest.content)) over newest_first as size,
+             sum(octet_length(newest.content) + coalesce(octet_length(newest.function_calls::text), 0)
+                 + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
         select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
@@ -1751,11 +1752,11 @@ begin
       ) newest
       window newest_first as (order by newest.position desc)
     ) sized
-    where sized.size <= p_characters);
+    where sized.size <= p_bytes);
 end
 $$;
 comment on function private.recent_messages(uuid, text, integer, integer) is
-  'The newest messages of a conversation that fit into p_characters, oldest first: [{role, content, function_calls, '
+  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
   'function_results}]. Calls and results are left out of messages where they do not fit. If the question is in the '
   'conversation: only messages before it.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
@@ -1807,7 +1808,7 @@ comment on column private.admission_state.charged_query_id is 'The charged query
 create or replace function public.admit_query(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
-  p_history_messages integer default 40, p_history_characters integer default 48000, p_own_key boolean default null,
+  p_history_messages integer default 40, p_history_bytes integer default 48000, p_own_key boolean default null,
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
@@ -1987,7 +1988,7 @@ begin
   end if;
   if v_conversation_id is not null and v.history_days > 0 then
     v_history := private.recent_messages(
-      v_conversation_id, p_question_id, p_history_messages, p_history_characters);
+      v_conversation_id, p_question_id, p_history_messages, p_history_bytes);
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,

@@ -277,6 +277,7 @@ SMUGGLED = _with(
         (_with(messages=[{"id": "1", "role": "user", "parts": []}]), 422, "invalid_request", "body"),
         (question("  "), 422, "invalid_request", "body"),
         (question("x" * 16_001), 422, "invalid_request", "body"),
+        (question("ᐅ" * 5_334), 422, "invalid_request", "body"),
         (_with(messages=question("Hi")["messages"] * 201), 422, "invalid_request", "messages"),
         (_with(context={"data": {"a": "x" * 17_000}}), 422, "invalid_request", "context.data"),
         (_with(context={"data": _nested(900)}), 422, "invalid_request", "context.data"),

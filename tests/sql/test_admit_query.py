@@ -268,7 +268,7 @@ def test_ten_dollars_admit_four_hundred_overage_queries(db: Db) -> None:
 
 
 def test_history_includes_tool_results_that_fit(db: Db) -> None:
-    """The newest messages that fit into p_characters. Results of tools are left out before texts are."""
+    """The newest messages that fit into p_bytes. Results of tools are left out before texts are."""
     user = new_user(db, "pro")
     for number in range(3):
         stored_turn = {
@@ -282,8 +282,8 @@ def test_history_includes_tool_results_that_fit(db: Db) -> None:
         }  # fmt: skip
         settle(db, admit(db, user, p_chat_id="chat")["hold_id"], turn=json.dumps(stored_turn))
 
-    def history(characters: int) -> list[tuple[str, bool]]:
-        admitted = admit(db, user, p_chat_id="chat", p_history_characters=characters)
+    def history(limit: int) -> list[tuple[str, bool]]:
+        admitted = admit(db, user, p_chat_id="chat", p_history_bytes=limit)
         release(db, admitted["hold_id"])
         return [(row["role"], row.get("function_results") is not None) for row in admitted["history"]]
 
@@ -291,6 +291,20 @@ def test_history_includes_tool_results_that_fit(db: Db) -> None:
     assert history(1_500) == [("user", False), ("assistant", False)] * 2 + [("user", False), ("assistant", True)]
     assert history(45) == [("user", False), ("assistant", False)] * 2
     assert history(5) == []
+
+
+def test_history_is_bounded_in_bytes(db: Db) -> None:
+    """Syllabics have three bytes a character, and a model reads up to a token for each byte."""
+    user = new_user(db, "pro")
+    turn = {
+        "chat_id": "chat", "title": "t", "context": {}, "question": {"id": "q", "content": "?"},
+        "answer": {"id": str(uuid.uuid4()), "content": "ᐅ" * 100, "function_calls": None, "function_results": None},
+    }  # fmt: skip
+    settle(db, admit(db, user, p_chat_id="chat")["hold_id"], turn=json.dumps(turn))
+    for limit, messages in ((301, 2), (300, 1), (299, 0)):
+        admitted = admit(db, user, p_chat_id="chat", p_history_bytes=limit)
+        release(db, admitted["hold_id"])
+        assert len(admitted["history"]) == messages
 
 
 def test_a_provider_without_a_platform_key_needs_an_own_key(db: Db) -> None:

@@ -51,8 +51,8 @@ class Tools:
         try:
             async with asyncio.timeout(limits.TOOL_S):
                 result = await tool.run(validated, self._parliament, language)
-            if len(orjson.dumps(result.data).decode()) > limits.TOOL_RESULT_CHARACTERS:
-                raise ValueError("the result exceeds TOOL_RESULT_CHARACTERS")
+            if len(orjson.dumps(result.data)) > limits.TOOL_RESULT_BYTES:
+                raise ValueError("the result exceeds TOOL_RESULT_BYTES")
         except ToolError as error:
             return _failed(str(error))
         except TimeoutError:

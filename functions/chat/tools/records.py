@@ -77,8 +77,8 @@ def summarize_bill(parliament: Parliament, bill: JsonObject, language: Language)
     return summary, source
 
 
-def speech_item(parliament: Parliament, speech: JsonObject, language: Language, limit_characters: int) -> Item:
-    """A speech with its text, shortened to `limit_characters`."""
+def speech_item(parliament: Parliament, speech: JsonObject, language: Language, limit_bytes: int) -> Item:
+    """A speech with its text, shortened to `limit_bytes`."""
     speaker = localized(speech.get("attribution"), language)
     heading = localized(speech.get("h2"), language) or localized(speech.get("h1"), language)
     time = iso_time(speech.get("time"))
@@ -88,7 +88,7 @@ def speech_item(parliament: Parliament, speech: JsonObject, language: Language, 
         "speaker": shorten(speaker, 200),
         "mp": slug_of(speech.get("politician_url")),
         "heading": shorten(heading, 200),
-        "text": shorten(html_to_text(localized(speech.get("content"), language)), limit_characters),
+        "text": shorten(html_to_text(localized(speech.get("content"), language)), limit_bytes),
         "url": url,
     }
     return Item(data, Source(url, _title(speaker, heading, time and time[:10])))

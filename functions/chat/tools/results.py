@@ -13,7 +13,7 @@ from functions.chat.tools.base import JsonObject, Source
 from functions.chat.tools.tool import ToolResult
 
 # Reserved for the keys and punctuation around the items of a list.
-LIST_OVERHEAD_CHARACTERS = 80
+LIST_OVERHEAD_BYTES = 80
 
 
 class Item(NamedTuple):
@@ -31,14 +31,14 @@ class Fitted(TypedDict):
 
 
 def json_length(data: Any) -> int:
-    """The length of the data's JSON in characters."""
-    return len(orjson.dumps(data).decode())
+    """The length of the data's JSON in bytes."""
+    return len(orjson.dumps(data))
 
 
-def fit(items: Sequence[Any], limit_characters: int) -> Fitted:
-    """The first items that fit into `limit_characters` of JSON."""
+def fit(items: Sequence[Any], limit_bytes: int) -> Fitted:
+    """The first items that fit into `limit_bytes` of JSON."""
     fitted: list[Any] = []
-    remaining = limit_characters
+    remaining = limit_bytes
     for item in items:
         remaining -= json_length(item) + 1
         if remaining < 0:
@@ -55,12 +55,12 @@ def list_result(
     `more` adds that the API has further items; their number is unknown.
     """
     selected = items[:limit]
-    available = limits.TOOL_RESULT_CHARACTERS - json_length(about) - LIST_OVERHEAD_CHARACTERS
+    available = limits.TOOL_RESULT_BYTES - json_length(about) - LIST_OVERHEAD_BYTES
     fitted = fit([item.data for item in selected], available)["items"]
     data = {**about, "items": fitted, "left_out": len(items) - len(fitted), **({"more": True} if more else {})}
     return ToolResult(data, [*sources, *(item.source for item in selected[: len(fitted)])])
 
 
 def speech_text_limit(speeches: int) -> int:
-    """The maximum length of each speech's text in characters: the texts share two thirds of the result."""
-    return limits.TOOL_RESULT_CHARACTERS * 2 // (3 * max(speeches, 1))
+    """The maximum length of each speech's text in bytes: the texts share two thirds of the result."""
+    return limits.TOOL_RESULT_BYTES * 2 // (3 * max(speeches, 1))

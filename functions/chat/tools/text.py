@@ -20,13 +20,15 @@ def localized_url(url: Any, language: Language) -> str | None:
     return url.replace("/en/", f"/{language}/") if isinstance(url, str) and url else None
 
 
-def shorten(text: str | None, characters: int) -> str | None:
-    """The text, cut between words and ended with … where it is longer than `characters`."""
-    if text is None or len(text) <= characters:
+def shorten(text: str | None, limit_bytes: int) -> str | None:
+    """The text, cut between words and ended with … where it has more than `limit_bytes` in UTF-8."""
+    if text is None or len(text.encode()) <= limit_bytes:
         return text
-    words = re.match(r"(.*\S)\s", text[:characters], flags=re.DOTALL)
+    start = text.encode()[: limit_bytes - len("…".encode())].decode(errors="ignore")
+    followed_by_space = text[len(start)].isspace()
+    words = re.match(r"(.*\S)\s", start, flags=re.DOTALL)
     # A single word longer than the limit is cut inside the word.
-    return f"{words[1] if words else text[: characters - 1]}…"
+    return f"{start.rstrip() if followed_by_space or words is None else words[1]}…"
 
 
 def html_to_text(html: Any) -> str:

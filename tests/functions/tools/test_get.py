@@ -19,7 +19,7 @@ async def test_every_result_fits_and_has_reachable_sources(runner: Runner, name:
     outcome = await runner.tools.run(name, CALLS[name], language)
     assert outcome.error is None
     text = json.dumps(outcome.output, ensure_ascii=False, separators=(",", ":"))
-    assert 200 < len(text) <= limits.TOOL_RESULT_CHARACTERS
+    assert 200 < len(text) <= limits.TOOL_RESULT_BYTES
     assert re.search(r"</?\w+[^>]*>|&\w+;", text) is None
     pages = [source.url for source in outcome.sources]
     assert 1 <= len(pages) == len({*pages}) <= limits.TOOL_SOURCES

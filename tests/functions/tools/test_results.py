@@ -10,7 +10,7 @@ from tests.functions.tools.kit import LANGUAGES
 
 
 def test_items_that_do_not_fit_are_counted() -> None:
-    items = [{"text": "é" * 40}] * 10
+    items = [{"text": "é" * 20}] * 10
     limit = 3 * (len('{"text":""}') + 40 + 1)
     assert fit(items, limit) == {"items": items[:3], "left_out": 7}
     assert fit(items, limit - 1) == {"items": items[:2], "left_out": 8}
@@ -27,20 +27,22 @@ def test_sources_of_omitted_items_are_omitted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "characters", "short"),
+    ("text", "limit", "short"),
     [
         ("one two", 7, "one two"),
-        ("one two three", 9, "one two…"),
-        ("one two three", 8, "one two…"),
-        ("one two three", 7, "one…"),
-        ("unbreakable", 5, "unbr…"),
+        ("one two three", 12, "one two…"),
+        ("one two three", 10, "one two…"),
+        ("one two three", 9, "one…"),
+        ("unbreakable", 7, "unbr…"),
+        ("ᐅᖃᐅᓯᖅ ᐅᖃᐅᓯᖅ", 30, "ᐅᖃᐅᓯᖅ…"),
+        ("ᐅᖃᐅᓯᖅ", 10, "ᐅᖃ…"),
         (None, 5, None),
     ],
 )
-def test_shorten_cuts_between_words(text: str | None, characters: int, short: str | None) -> None:
-    cut = shorten(text, characters)
+def test_shorten_cuts_between_words(text: str | None, limit: int, short: str | None) -> None:
+    cut = shorten(text, limit)
     assert cut == short
-    assert len(cut or "") <= characters
+    assert len((cut or "").encode()) <= limit
 
 
 def test_html_to_text_strips_tags_and_entities() -> None:
