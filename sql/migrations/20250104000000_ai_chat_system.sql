@@ -1814,7 +1814,7 @@ returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
-  v private.admission_state;
+  v_state private.admission_state;
   v_now timestamptz;
   v_chat_key constant uuid := private.chat_key(p_chat_id);
   v_is_counted boolean;
@@ -1862,10 +1862,10 @@ begin
     s.overage_period_start, s.current_overage_amount,
     case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end,
     false, 'included'
-  into v.now, v.tier, v.name, v.models, v.history_days, v.query_cost_limit_usd,
-    v.is_lifetime, v.quota_limit, v.included_used, v.quota_date,
-    v.overage_period_start, v.overage_used,
-    v.overage_limit, v.own_key_pays, v.funding;
+  into v_state.now, v_state.tier, v_state.name, v_state.models, v_state.history_days, v_state.query_cost_limit_usd,
+    v_state.is_lifetime, v_state.quota_limit, v_state.included_used, v_state.quota_date,
+    v_state.overage_period_start, v_state.overage_used,
+    v_state.overage_limit, v_state.own_key_pays, v_state.funding;
   v_is_counted := found;
 
   -- Decide, full path. A new request that the quota pays for is decided by the first read. Otherwise expired holds are
@@ -1882,57 +1882,57 @@ begin
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
          and u.is_charged)
-    into v from private.funding_state s where s.user_id = p_user_id;
+    into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
         'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
-    elsif v.charged_query_id is not null then
+    elsif v_state.charged_query_id is not null then
       perform private.check_question(p_question_digest, u.question_digest)
-      from public.usage_logs u where u.id = v.charged_query_id;
-      return private.charged_query_response(v.charged_query_id);
+      from public.usage_logs u where u.id = v_state.charged_query_id;
+      return private.charged_query_response(v_state.charged_query_id);
     end if;
-    exit when v_is_reclaimed or v.funding = 'included' and v.running_hold_id is null;
-    perform private.reclaim_expired_holds(p_user_id, p_hold_id, v.now);
+    exit when v_is_reclaimed or v_state.funding = 'included' and v_state.running_hold_id is null;
+    perform private.reclaim_expired_holds(p_user_id, p_hold_id, v_state.now);
     v_is_reclaimed := true;
   end loop;
 
-  if v.running_hold_id is not null then
+  if v_state.running_hold_id is not null then
     -- The same request runs already.
-    select * into v_hold from public.query_holds h where h.id = v.running_hold_id;
+    select * into v_hold from public.query_holds h where h.id = v_state.running_hold_id;
     perform private.check_question(p_question_digest, v_hold.question_digest);
-    if v.running_hold_id <> p_hold_id then
+    if v_state.running_hold_id <> p_hold_id then
       return jsonb_build_object('decision', 'in_progress');
     end if;
-    v.funding := v_hold.funding;
-    v.tier := v_hold.tier;
+    v_state.funding := v_hold.funding;
+    v_state.tier := v_hold.tier;
     v_provider := v_hold.provider;
     v_model := v_hold.model;
   else
     -- Choose the funding
-    if v.own_key_pays and p_own_key is distinct from false then
+    if v_state.own_key_pays and p_own_key is distinct from false then
       v_key_provider := private.own_key_provider(p_user_id, p_provider);
     end if;
     if v_key_provider is not null then
-      v.funding := 'byok';
+      v_state.funding := 'byok';
     elsif p_own_key then
       raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
-    elsif v.funding is null then
+    elsif v_state.funding is null then
       return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id);
-    elsif v.funding = 'credit' then
-      v_pack_id := private.next_credit_pack(p_user_id, v.now);
-    elsif v.funding = 'overage' then
-      v_charge := v.overage_price_usd;
+    elsif v_state.funding = 'credit' then
+      v_pack_id := private.next_credit_pack(p_user_id, v_state.now);
+    elsif v_state.funding = 'overage' then
+      v_charge := v_state.overage_price_usd;
     end if;
 
     -- Choose the model
     v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
-    v_model := coalesce(p_model, v.models -> v_provider ->> 0);
+    v_model := coalesce(p_model, v_state.models -> v_provider ->> 0);
     if v_key_provider is null and (v_provider = any (p_providers)) is not true then
       raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
-    elsif (v.models -> v_provider ? v_model) is not true then
+    elsif (v_state.models -> v_provider ? v_model) is not true then
       raise exception using errcode = 'NOMDL', message = format(
-        'The %s plan has these models of %s: %s.', v.name, v_provider,
-        (select string_agg(m, ', ') from jsonb_array_elements_text(v.models -> v_provider) m));
+        'The %s plan has these models of %s: %s.', v_state.name, v_provider,
+        (select string_agg(m, ', ') from jsonb_array_elements_text(v_state.models -> v_provider) m));
     end if;
 
     -- Take the funding
@@ -1941,31 +1941,33 @@ begin
       overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
       chat_id, conversation_id)
     values (
-      p_hold_id, v.now, p_user_id, p_request_id, v_chat_key, p_question_digest, v.tier, v.funding, v.quota_date,
-      v_pack_id, v_charge, v.overage_period_start, v.included_used, v.quota_limit, v.overage_used, v.overage_limit,
-      v_provider, v_model,
-      v.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
+      p_hold_id, v_state.now, p_user_id, p_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
+      v_state.quota_date, v_pack_id, v_charge, v_state.overage_period_start, v_state.included_used,
+      v_state.quota_limit, v_state.overage_used, v_state.overage_limit, v_provider, v_model,
+      v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
     if not v_is_counted then
-      if v.is_lapsed then
+      if v_state.is_lapsed then
         -- The canceled plan has ended, unless a webhook has renewed it since the state was read.
         update public.user_subscriptions s set
-          tier = v.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
+          tier = v_state.tier, next_tier = null, status = 'active', stripe_subscription_id = null,
           current_period_start = null, current_period_end = null
-        where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v.now;
+        where s.user_id = p_user_id and s.status = 'canceled' and s.current_period_end <= v_state.now;
       end if;
       update public.user_subscriptions s set
-        quota_date = v.quota_date,
-        quota_used = v.quota_used + case when v.funding = 'included' and not v.is_lifetime then 1 else 0 end,
-        lifetime_used = v.lifetime_used + case when v.funding = 'included' and v.is_lifetime then 1 else 0 end,
-        overage_period_start = v.overage_period_start,
-        current_overage_amount = v.overage_used + v_charge,
+        quota_date = v_state.quota_date,
+        quota_used = v_state.quota_used
+          + case when v_state.funding = 'included' and not v_state.is_lifetime then 1 else 0 end,
+        lifetime_used = v_state.lifetime_used
+          + case when v_state.funding = 'included' and v_state.is_lifetime then 1 else 0 end,
+        overage_period_start = v_state.overage_period_start,
+        current_overage_amount = v_state.overage_used + v_charge,
         -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.
-        included_until = case when s.updated_at = v.updated_at then v.included_until end
+        included_until = case when s.updated_at = v_state.updated_at then v_state.included_until end
       where s.user_id = p_user_id;
       if v_pack_id is not null then
         update public.credit_packs c set
           credits_remaining = c.credits_remaining - 1, credits_used = c.credits_used + 1,
-          depleted_at = case when c.credits_remaining = 1 then v.now end
+          depleted_at = case when c.credits_remaining = 1 then v_state.now end
         where c.id = v_pack_id;
       end if;
     end if;
@@ -1973,27 +1975,27 @@ begin
   end if;
 
   -- Return
-  if v.funding = 'byok' then
+  if v_state.funding = 'byok' then
     v_key := private.encrypted_key(p_user_id, v_provider);
-  elsif v.funding = 'included' then
-    v_remaining := greatest(0, v.quota_limit - v.included_used - v_taken);
-    v_resets_at := case when not v.is_lifetime then (v.quota_date + 1)::timestamp at time zone 'UTC' end;
-  elsif v.funding = 'credit' then
+  elsif v_state.funding = 'included' then
+    v_remaining := greatest(0, v_state.quota_limit - v_state.included_used - v_taken);
+    v_resets_at := case when not v_state.is_lifetime then (v_state.quota_date + 1)::timestamp at time zone 'UTC' end;
+  elsif v_state.funding = 'credit' then
     v_remaining := (
       select sum(c.credits_remaining) from public.credit_packs c
-      where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v.now or c.expires_at is null));
-  elsif v.funding = 'overage' then
-    v_remaining := floor((v.overage_limit - v.overage_used - v_charge) / v.overage_price_usd);
-    v_resets_at := (private.period_at(v.period_start, v.current_period_end, v.now)).period_end;
+      where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v_state.now or c.expires_at is null));
+  elsif v_state.funding = 'overage' then
+    v_remaining := floor((v_state.overage_limit - v_state.overage_used - v_charge) / v_state.overage_price_usd);
+    v_resets_at := (private.period_at(v_state.period_start, v_state.current_period_end, v_state.now)).period_end;
   end if;
-  if v_conversation_id is not null and v.history_days > 0 then
+  if v_conversation_id is not null and v_state.history_days > 0 then
     v_history := private.recent_messages(
       v_conversation_id, p_question_id, p_history_messages, p_history_bytes);
   end if;
   return jsonb_build_object(
-    'decision', 'admitted', 'funding', v.funding, 'tier', v.tier, 'provider', v_provider, 'model', v_model,
-    'keeps_history', v.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
-    'key', v_key, 'models', v.models, 'cost_limit_usd', v.query_cost_limit_usd::text);
+    'decision', 'admitted', 'funding', v_state.funding, 'tier', v_state.tier, 'provider', v_provider, 'model', v_model,
+    'keeps_history', v_state.history_days > 0, 'remaining', v_remaining, 'resets_at', v_resets_at, 'history', v_history,
+    'key', v_key, 'models', v_state.models, 'cost_limit_usd', v_state.query_cost_limit_usd::text);
 end
 $$;
 comment on function
