@@ -96,6 +96,8 @@ begin
     constraint query_funding_is_known check (value in ('byok', 'included', 'credit', 'overage'));
   create domain public.query_outcome as text
     constraint query_outcome_is_known check (value in ('answered', 'stopped', 'failed', 'lost'));
+  create domain public.finish_reason as text
+    constraint finish_reason_is_known check (value in ('stop', 'length', 'content-filter', 'stopped', 'limit'));
   create domain public.client_id as text
     constraint client_id_is_bounded check (char_length(value) between 1 and 128);
   create domain public.short_text as text
@@ -119,6 +121,9 @@ comment on domain public.subscription_status is 'The status of a subscription.';
 comment on domain public.query_funding is 'What pays for a query.';
 comment on domain public.query_outcome is 'How a query ended. private.is_charged() decides which outcomes are charged.';
 
+comment on domain public.finish_reason is
+  'Why an answer ended: the model finished, reached its own limit of length or was cut by its provider''s filter, the '
+  'user stopped it, or it reached a limit of ours (cost, time).';
 comment on domain public.client_id is 'An id that a client chose, for a chat or a message.';
 comment on domain public.short_text is 'A text of at most 200 characters.';
 comment on domain public.conversation_context is 'The kind of page that a conversation is about.';
@@ -172,6 +177,9 @@ create table if not exists public.plans (
   allows_byok boolean not null,
   history_days public.quantity not null,
   query_cost_limit_usd public.usd not null,
+  failed_cost_limit_usd public.usd not null,
+  concurrent_queries integer not null
+    constraint plans_concurrent_queries_are_positive check (concurrent_queries > 0),
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
       jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
@@ -195,20 +203,25 @@ comment on column public.plans.history_days is
   'Days a conversation is stored after its last message. 0: nothing is stored.';
 comment on column public.plans.query_cost_limit_usd is
   'The most that one query may cost us at the provider, US dollars. The chat ends the answer there.';
+comment on column public.plans.failed_cost_limit_usd is
+  'What a user''s failed queries may cost us at the provider per UTC day, US dollars. From then on the user is refused '
+  'until midnight, except on an own key.';
+comment on column public.plans.concurrent_queries is 'How many queries of a user may run at the same time.';
 comment on column public.plans.models is
   'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
-                          allows_credits, allows_byok, history_days, query_cost_limit_usd, models)
+                          allows_credits, allows_byok, history_days, query_cost_limit_usd, failed_cost_limit_usd,
+                          concurrent_queries, models)
 values
-  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05,
+  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05, 0.1, 1,
    '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}'),
-  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15,
+  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15, 0.3, 3,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
-  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5,
+  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5, 1, 3,
    '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"],
      "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
-  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15,
+  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15, 0.3, 3,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
 on conflict (tier) do nothing;
 
@@ -292,6 +305,7 @@ create table if not exists public.user_subscriptions (
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
+  failed_cost_usd public.usd not null default 0,
   overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
   included_until timestamptz,
   stripe_sequence bigint not null default 0,
@@ -337,6 +351,8 @@ comment on column public.user_subscriptions.quota_date is 'The UTC day that quot
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is
   'Included queries admitted on a lifetime quota, holds included.';
+comment on column public.user_subscriptions.failed_cost_usd is
+  'Our cost of the failed and lost queries of quota_date at the providers, US dollars, except on own keys.';
 comment on column public.user_subscriptions.overage_period_start is
   'Start of the period that current_overage_amount counts.';
 comment on column public.user_subscriptions.included_until is
@@ -602,6 +618,7 @@ create table if not exists public.messages (
   used_byo_key boolean not null default false,
   function_calls jsonb,
   function_results jsonb,
+  finish_reason public.finish_reason,
   cost_usd public.usd not null default 0,
   constraint messages_position_is_taken_once unique (conversation_id, position)
 );
@@ -623,6 +640,7 @@ comment on column public.messages.function_calls is
   'Tool calls: [{id, name, input, step, at}]. at: the number of characters of content before the call.';
 comment on column public.messages.function_results is
   'Tool results in the same order: [{id, output or error, sources: [{url, title}]}].';
+comment on column public.messages.finish_reason is 'Why the answer ended.';
 comment on column public.messages.cost_usd is 'The cost at the provider, US dollars.';
 
 alter table public.messages enable row level security;
@@ -859,6 +877,7 @@ create table if not exists public.usage_logs (
   tier text not null,
   funding public.query_funding not null,
   outcome public.query_outcome not null,
+  finish_reason public.finish_reason,
   is_charged boolean not null generated always as (private.is_charged(outcome)) stored,
   query_date date not null,
   query_timestamp timestamptz not null,
@@ -909,6 +928,7 @@ comment on column public.usage_logs.message_id is 'The answer, while it is store
 comment on column public.usage_logs.tier is 'The tier of the user at admission.';
 comment on column public.usage_logs.funding is 'What paid: byok, included, credit or overage.';
 comment on column public.usage_logs.outcome is 'answered, stopped, failed or lost.';
+comment on column public.usage_logs.finish_reason is 'Why the answer ended. Null: it failed or was lost.';
 comment on column public.usage_logs.is_charged is 'Whether the outcome is charged.';
 comment on column public.usage_logs.query_date is 'The UTC day of admission.';
 comment on column public.usage_logs.query_timestamp is 'When the query was admitted.';
@@ -1109,6 +1129,75 @@ alter table public.retained_invoice_items enable row level security;
 alter table public.retained_invoice_items force row level security;
 revoke all on public.retained_invoice_items from public, anon, authenticated, service_role;
 grant select on public.retained_invoice_items to service_role;
+
+
+-- ==== sql/schemas/24_settings.sql
+
+-- Settings that operators change while the product runs: one row.
+
+create table if not exists public.settings (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  is_only_row boolean not null default true
+    constraint settings_has_one_row unique
+    constraint settings_row_is_the_only_one check (is_only_row),
+  free_daily_budget_usd public.usd,
+  platform_daily_budget_usd public.usd
+);
+comment on table public.settings is 'Settings that operators change with SQL, in one row. They apply at once.';
+comment on column public.settings.id is 'Identifies the row.';
+comment on column public.settings.created_at is 'When the row was added.';
+comment on column public.settings.is_only_row is 'Always true: there is one row.';
+comment on column public.settings.free_daily_budget_usd is
+  'What all free users together may cost us at the providers per UTC day, US dollars. From then on free users are '
+  'refused until midnight. Null: no limit.';
+comment on column public.settings.platform_daily_budget_usd is
+  'What all users together may cost us at the providers per UTC day, US dollars. From then on free users are refused '
+  'until midnight; all others are not. Null: no limit.';
+
+insert into public.settings (free_daily_budget_usd, platform_daily_budget_usd) values (20, 200)
+on conflict (is_only_row) do nothing;
+
+alter table public.settings enable row level security;
+alter table public.settings force row level security;
+revoke all on public.settings from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Operators are postgres.
+
+
+-- ==== sql/schemas/25_daily_costs.sql
+
+-- What the day's queries cost us at the providers, for the daily budgets in public.settings.
+--
+-- The sums are spread over 32 rows. Each connection adds to one of them, so queries that end at the same time hardly
+-- ever wait for each other. The rows exist from the start and go on to the next day by themselves.
+
+create table if not exists public.daily_costs (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  shard public.quantity not null
+    constraint daily_costs_shard_is_unique unique
+    constraint daily_costs_shard_is_known check (shard < 32),
+  day date not null,
+  free_usd public.usd not null default 0,
+  total_usd public.usd not null default 0
+) with (fillfactor = 25); -- room for new versions of the rows on their page
+comment on table public.daily_costs is
+  'Our cost of the queries of a UTC day at the providers, spread over 32 rows: the sum over the rows of the day.';
+comment on column public.daily_costs.id is 'Identifies the row.';
+comment on column public.daily_costs.created_at is 'When the row was added.';
+comment on column public.daily_costs.shard is 'Numbers the rows from 0.';
+comment on column public.daily_costs.day is 'The UTC day that the row counts: the admission of its queries.';
+comment on column public.daily_costs.free_usd is 'The cost of free users, US dollars.';
+comment on column public.daily_costs.total_usd is 'The cost of all users, except on their own keys, US dollars.';
+
+insert into public.daily_costs (shard, day)
+select shard, (private.clock() at time zone 'UTC')::date from generate_series(0, 31) shard
+on conflict (shard) do nothing;
+
+alter table public.daily_costs enable row level security;
+alter table public.daily_costs force row level security;
+revoke all on public.daily_costs from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Functions do.
 
 
 -- ==== sql/schemas/30_signup.sql

@@ -12,6 +12,8 @@ begin
     constraint query_funding_is_known check (value in ('byok', 'included', 'credit', 'overage'));
   create domain public.query_outcome as text
     constraint query_outcome_is_known check (value in ('answered', 'stopped', 'failed', 'lost'));
+  create domain public.finish_reason as text
+    constraint finish_reason_is_known check (value in ('stop', 'length', 'content-filter', 'stopped', 'limit'));
   create domain public.client_id as text
     constraint client_id_is_bounded check (char_length(value) between 1 and 128);
   create domain public.short_text as text
@@ -35,6 +37,9 @@ comment on domain public.subscription_status is 'The status of a subscription.';
 comment on domain public.query_funding is 'What pays for a query.';
 comment on domain public.query_outcome is 'How a query ended. private.is_charged() decides which outcomes are charged.';
 
+comment on domain public.finish_reason is
+  'Why an answer ended: the model finished, reached its own limit of length or was cut by its provider''s filter, the '
+  'user stopped it, or it reached a limit of ours (cost, time).';
 comment on domain public.client_id is 'An id that a client chose, for a chat or a message.';
 comment on domain public.short_text is 'A text of at most 200 characters.';
 comment on domain public.conversation_context is 'The kind of page that a conversation is about.';

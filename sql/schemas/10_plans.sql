@@ -18,6 +18,9 @@ create table if not exists public.plans (
   allows_byok boolean not null,
   history_days public.quantity not null,
   query_cost_limit_usd public.usd not null,
+  failed_cost_limit_usd public.usd not null,
+  concurrent_queries integer not null
+    constraint plans_concurrent_queries_are_positive check (concurrent_queries > 0),
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
       jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
@@ -41,20 +44,25 @@ comment on column public.plans.history_days is
   'Days a conversation is stored after its last message. 0: nothing is stored.';
 comment on column public.plans.query_cost_limit_usd is
   'The most that one query may cost us at the provider, US dollars. The chat ends the answer there.';
+comment on column public.plans.failed_cost_limit_usd is
+  'What a user''s failed queries may cost us at the provider per UTC day, US dollars. From then on the user is refused '
+  'until midnight, except on an own key.';
+comment on column public.plans.concurrent_queries is 'How many queries of a user may run at the same time.';
 comment on column public.plans.models is
   'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
-                          allows_credits, allows_byok, history_days, query_cost_limit_usd, models)
+                          allows_credits, allows_byok, history_days, query_cost_limit_usd, failed_cost_limit_usd,
+                          concurrent_queries, models)
 values
-  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05,
+  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05, 0.1, 1,
    '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}'),
-  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15,
+  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15, 0.3, 3,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
-  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5,
+  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5, 1, 3,
    '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"],
      "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
-  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15,
+  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15, 0.3, 3,
    '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
 on conflict (tier) do nothing;
 

@@ -27,6 +27,7 @@ create table if not exists public.user_subscriptions (
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
+  failed_cost_usd public.usd not null default 0,
   overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
   included_until timestamptz,
   stripe_sequence bigint not null default 0,
@@ -72,6 +73,8 @@ comment on column public.user_subscriptions.quota_date is 'The UTC day that quot
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is
   'Included queries admitted on a lifetime quota, holds included.';
+comment on column public.user_subscriptions.failed_cost_usd is
+  'Our cost of the failed and lost queries of quota_date at the providers, US dollars, except on own keys.';
 comment on column public.user_subscriptions.overage_period_start is
   'Start of the period that current_overage_amount counts.';
 comment on column public.user_subscriptions.included_until is

@@ -16,6 +16,7 @@ create table if not exists public.messages (
   used_byo_key boolean not null default false,
   function_calls jsonb,
   function_results jsonb,
+  finish_reason public.finish_reason,
   cost_usd public.usd not null default 0,
   constraint messages_position_is_taken_once unique (conversation_id, position)
 );
@@ -37,6 +38,7 @@ comment on column public.messages.function_calls is
   'Tool calls: [{id, name, input, step, at}]. at: the number of characters of content before the call.';
 comment on column public.messages.function_results is
   'Tool results in the same order: [{id, output or error, sources: [{url, title}]}].';
+comment on column public.messages.finish_reason is 'Why the answer ended.';
 comment on column public.messages.cost_usd is 'The cost at the provider, US dollars.';
 
 alter table public.messages enable row level security;

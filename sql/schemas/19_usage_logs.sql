@@ -12,6 +12,7 @@ create table if not exists public.usage_logs (
   tier text not null,
   funding public.query_funding not null,
   outcome public.query_outcome not null,
+  finish_reason public.finish_reason,
   is_charged boolean not null generated always as (private.is_charged(outcome)) stored,
   query_date date not null,
   query_timestamp timestamptz not null,
@@ -62,6 +63,7 @@ comment on column public.usage_logs.message_id is 'The answer, while it is store
 comment on column public.usage_logs.tier is 'The tier of the user at admission.';
 comment on column public.usage_logs.funding is 'What paid: byok, included, credit or overage.';
 comment on column public.usage_logs.outcome is 'answered, stopped, failed or lost.';
+comment on column public.usage_logs.finish_reason is 'Why the answer ended. Null: it failed or was lost.';
 comment on column public.usage_logs.is_charged is 'Whether the outcome is charged.';
 comment on column public.usage_logs.query_date is 'The UTC day of admission.';
 comment on column public.usage_logs.query_timestamp is 'When the query was admitted.';

@@ -35,6 +35,9 @@ public.conversations           service_role   select
 public.credit_packs            anon           nothing
 public.credit_packs            authenticated  select
 public.credit_packs            service_role   select
+public.daily_costs             anon           nothing
+public.daily_costs             authenticated  nothing
+public.daily_costs             service_role   nothing
 public.daily_quota_usage       anon           nothing
 public.daily_quota_usage       authenticated  select
 public.daily_quota_usage       service_role   select
@@ -62,6 +65,9 @@ public.retained_invoice_items  service_role   select
 public.retained_usage          anon           nothing
 public.retained_usage          authenticated  nothing
 public.retained_usage          service_role   select
+public.settings                anon           nothing
+public.settings                authenticated  nothing
+public.settings                service_role   nothing
 public.stripe_events           anon           nothing
 public.stripe_events           authenticated  nothing
 public.stripe_events           service_role   select

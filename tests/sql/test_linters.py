@@ -99,7 +99,7 @@ def test_the_supabase_linter_reports_only_tables_without_policies(db: Db, databa
     use_every_index(db)
     assert sorted(issue["detail"] for issue in linter_results(database_url, tmp_path)) == [
         f"Table `public.{table}` has RLS enabled, but no policies exist"
-        for table in ("packs", "retained_invoice_items", "retained_usage", "stripe_events")
+        for table in ("daily_costs", "packs", "retained_invoice_items", "retained_usage", "settings", "stripe_events")
     ]
 
 

@@ -21,9 +21,9 @@ ROWS_OF_USER = {
     "user_api_keys": "user_id = %s",
     "user_subscriptions": "user_id = %s",
 }
-# Relations that every signed-in user may read, and relations that only the service role may read.
+# Relations that every signed-in user may read, and relations that no user may read.
 PUBLIC = {"plans"}
-INTERNAL = {"packs", "stripe_events", "retained_usage", "retained_invoice_items"}
+INTERNAL = {"daily_costs", "settings", "packs", "stripe_events", "retained_usage", "retained_invoice_items"}
 # Columns that identify a row. Every role that may read the relation may read them. Default: id.
 KEY_COLUMNS = {"daily_quota_usage": "user_id, query_date"}
 
