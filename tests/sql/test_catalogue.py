@@ -183,13 +183,15 @@ def test_everything_belongs_to_postgres(db: Db) -> None:
 
 
 def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
-    """Without a policy no user can read a table, as intended for packs, Stripe events and the sums of deleted users.
+    """Without a policy no user can read a table, as intended for packs, Stripe events, settings and sums.
     Without force the owner could read every row."""
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
     assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
+        "daily_costs",
         "packs",
         "retained_invoice_items",
         "retained_usage",
+        "settings",
         "stripe_events",
     ]
 
