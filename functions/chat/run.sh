@@ -9,11 +9,11 @@ export PYTHONPATH="$root${LAMBDA_RUNTIME_DIR:+:$LAMBDA_RUNTIME_DIR}${PYTHONPATH:
 export PYTHONUNBUFFERED=1
 
 # One worker: an environment serves one request at a time, and Lambda starts more environments.
-# asyncio and h11: the faster alternatives are not packaged, and naming these avoids the search for them.
+# uvloop and httptools: docs/decisions/0018-uvloop-and-httptools.md
 # Keep-alive is longer than the adapter's (4 s), so that the adapter never uses a connection that is closing.
 # A shutdown waits one second at most, because Lambda kills the process soon after SIGTERM.
 exec python3 -m uvicorn --factory functions.chat.handler:create \
   --host 127.0.0.1 --port "${AWS_LWA_PORT:-8080}" \
-  --workers 1 --loop asyncio --http h11 --ws none --lifespan on \
+  --workers 1 --loop uvloop --http httptools --ws none --lifespan on \
   --timeout-keep-alive 65 --timeout-graceful-shutdown 1 \
   --no-access-log --no-server-header --log-level warning

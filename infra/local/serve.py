@@ -4,7 +4,6 @@ standins: Supabase's gateway, the model provider, the parliamentary data and Str
 functions: the apps of the deployed functions on one origin, with the CORS headers that function URLs would add.
 """
 
-import asyncio
 import gc
 import importlib
 import os
@@ -98,7 +97,7 @@ def serve(app: ASGIApp, ports: Sequence[int]) -> None:
         app, lifespan="on", access_log=False, log_level="warning", timeout_graceful_shutdown=6, ws="none"
     )
     with suppress(KeyboardInterrupt):
-        asyncio.run(uvicorn.Server(config).serve(sockets))
+        uvicorn.Server(config).run(sockets)
     sys.stdout.flush()
     os._exit(0)  # once an SDK is imported, the interpreter's own shutdown takes another second
 

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -103,9 +104,9 @@ def test_run_sh_fails_if_the_app_cannot_start(task_root: Path) -> None:
     assert "SUPABASE_URL is missing" in (task_root / "log").read_text()
 
 
-def test_uvloop_and_httptools_are_not_packaged() -> None:
-    """run.sh selects asyncio and h11; change it when uvloop or httptools is in the lock."""
+def test_the_loop_and_the_parser_of_run_sh_are_packaged() -> None:
+    script = (ROOT / "functions/chat/run.sh").read_text()
     locked = (ROOT / "requirements/chat.txt").read_text()
-    assert "\nh11==" in locked
-    assert "uvloop==" not in locked
-    assert "httptools==" not in locked
+    for option in ("loop", "http"):
+        (package,) = re.findall(rf"--{option} (\w+)", script)
+        assert f"\n{package}==" in locked
