@@ -5,6 +5,8 @@ the project's JWKS without it. So a public key is never accepted as an HMAC secr
 """
 
 import asyncio
+import hashlib
+import math
 import time
 import uuid
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ KEYS_COOLDOWN_S = 30
 FETCH_TIMEOUT_S = 2
 FETCH_COOLDOWN_S = 1
 
+REMEMBERED_TOKENS = 1024  # the most verified tokens to remember, 300 bytes each
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -46,6 +50,7 @@ class Verifier:
         self._secret = settings.jwt_secret
         self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
         self._failed_at = -FETCH_COOLDOWN_S * 1.0
+        self._verified: dict[bytes, tuple[str, float, float]] = {}  # by digest: user id, expiry, end of the key's fetch
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
@@ -61,10 +66,18 @@ class Verifier:
     async def verify(self, token: str) -> User:
         """The user of an access token.
 
+        A token is verified once (0.5 ms) until it expires or its key is fetched again.
+
         Raises Unauthenticated if any check of the token fails, Unavailable if the keys cannot be fetched.
         """
+        digest = hashlib.sha256(token.encode()).digest()
+        if verified := self._verified.get(digest):
+            user_id, expires_at, key_until = verified
+            if time.time() < expires_at and time.monotonic() < key_until:
+                return User(id=user_id, token=token)
+            del self._verified[digest]
         try:
-            key, algorithms = await self._key(token)
+            key, algorithms, key_until = await self._key(token)
             claims = jwt.decode(
                 token,
                 key,
@@ -83,18 +96,23 @@ class Verifier:
             user_id = str(uuid.UUID(claims["sub"]))
         except ValueError as error:
             raise Unauthenticated from error
+        if len(self._verified) >= REMEMBERED_TOKENS:
+            self._verified.pop(next(iter(self._verified)))
+        self._verified[digest] = user_id, float(claims["exp"]), key_until
         return User(id=user_id, token=token)
 
-    async def _key(self, token: str) -> tuple[Any, list[str]]:
+    async def _key(self, token: str) -> tuple[Any, list[str], float]:
+        """The key of a token, its algorithms, and the monotonic time until which it counts as published."""
         if self._secret is not None:
-            return self._secret.get_secret_value(), ["HS256"]
+            return self._secret.get_secret_value(), ["HS256"], math.inf
         kid = _key_id(token.partition(".")[0])
         key, fetched_at = self._signing_keys.get(kid, (None, 0.0))
         if key is None or time.monotonic() - fetched_at > KEYS_LIFESPAN_S:
-            key = await self._fetch(kid)
-        return key, ["ES256", "RS256"]
+            key, fetched_at = await self._fetch(kid)
+        return key, ["ES256", "RS256"], fetched_at + KEYS_LIFESPAN_S
 
-    async def _fetch(self, kid: str) -> jwt.PyJWK:
+    async def _fetch(self, kid: str) -> tuple[jwt.PyJWK, float]:
+        """Fetch a key. Returns it with the time of the fetch."""
         if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
             raise PyJWKClientConnectionError("the last fetch has just failed")
         try:
@@ -103,7 +121,7 @@ class Verifier:
             self._failed_at = time.monotonic()
             raise
         self._signing_keys[kid] = key, time.monotonic()
-        return key
+        return self._signing_keys[kid]
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,9 @@ import hashlib
 import hmac
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,63 @@ async def test_published_keys_are_fetched_once_despite_unknown_key_ids(
         with pytest.raises(Unauthenticated):
             await verifier.verify(jwt.encode(claims, private, "RS256", headers={"kid": f"invented-{number}"}))
     assert fetched == ["/auth/v1/.well-known/jwks.json"]
+
+
+@dataclass
+class Clock:
+    """What auth.py uses of the time module."""
+
+    passed_s: float = 0
+
+    def time(self) -> float:
+        return time.time() + self.passed_s
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed_s
+
+
+async def test_a_token_is_verified_until_it_expires_or_its_key_does(
+    published: tuple[str, dict[str, Any], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, jwks, _ = published
+    private = ec.generate_private_key(ec.SECP256R1())
+    jwks["keys"] = [{**jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "1"}]
+    clock, decode, decoded = Clock(), jwt.decode, []
+    monkeypatch.setattr(auth, "time", clock)
+    monkeypatch.setattr(
+        jwt, "decode", lambda token, *rest, **options: (decoded.append(token), decode(token, *rest, **options))[1]
+    )
+    verifier = auth.Verifier(settings(url))
+    short, long = (
+        jwt.encode(claims_of_user(iss=f"{url}/auth/v1", exp=int(time.time()) + seconds), private, "ES256", {"kid": "1"})
+        for seconds in (60, 3600)
+    )
+    for passed_s, verified in ((0, [short, long]), (55, []), (61, [short]), (auth.KEYS_LIFESPAN_S + 1, [short, long])):
+        clock.passed_s = passed_s
+        decoded.clear()
+        for token in (short, long):
+            assert (await verifier.verify(token)).token == token  # PyJWT has a clock of its own
+        assert decoded == verified
+
+
+async def test_a_forged_copy_of_a_verified_token_is_refused() -> None:
+    verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
+    token = jwt.encode(claims_of_user(), SECRET, "HS256")
+    await verifier.verify(token)
+    header, payload, signature = token.split(".")
+    another = b64(json.dumps(claims_of_user(sub="00000000-0000-4000-8000-000000000000")).encode())
+    for forged in (f"{header}.{another}.{signature}", f"{header}.{payload}.{signature[::-1]}", token[:-1]):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(forged)
+
+
+async def test_the_number_of_remembered_tokens_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED_TOKENS", 2)
+    verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
+    users = [str(uuid.uuid4()) for _ in range(4)]
+    for user in users * 2:
+        assert (await verifier.verify(jwt.encode(claims_of_user(sub=user), SECRET, "HS256"))).id == user
+        assert len(verifier._verified) <= 2
 
 
 async def test_unreachable_keys_are_our_failure() -> None:
