@@ -162,6 +162,7 @@ class Turn:
 
         async def end() -> Settled:
             await progress.close(limits.FOLLOWER_STOPPED_S if self.stopped else limits.FOLLOWER_S)
+            await self.turnstile.enter()  # pricing and storing take a millisecond, and many answers may end at once
             await self._spending.price()
             if outcome == "failed":
                 return await self.metering.release(hold, self._spent(failover))
