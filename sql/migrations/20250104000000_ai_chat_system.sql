@@ -1131,6 +1131,45 @@ revoke all on public.retained_invoice_items from public, anon, authenticated, se
 grant select on public.retained_invoice_items to service_role;
 
 
+-- ==== sql/schemas/24_pending_turns.sql
+
+-- Turns that are charged and not yet stored, because their conversation was locked when they were settled.
+
+create table if not exists public.pending_turns (
+  id uuid primary key,
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  conversation_id uuid not null,
+  conversation_created_at timestamptz not null,
+  expires_at timestamptz not null,
+  is_certain boolean not null,
+  turn jsonb not null
+);
+create index if not exists pending_turns_user_id_idx on public.pending_turns (user_id);
+create index if not exists pending_turns_in_order_idx on public.pending_turns (conversation_id, created_at, id);
+
+comment on table public.pending_turns is
+  'Turns that are charged and not yet stored, because their conversation was locked when they were settled. The next '
+  'call for the conversation or apply_pending_turns stores them, in order.';
+comment on column public.pending_turns.id is
+  'The query. Its usage_logs row is written in the same transaction and has its usage.';
+comment on column public.pending_turns.created_at is 'When the query was answered.';
+comment on column public.pending_turns.user_id is 'The user.';
+comment on column public.pending_turns.conversation_id is
+  'The conversation. No foreign key, because its check would wait for the lock.';
+comment on column public.pending_turns.conversation_created_at is
+  'Distinguishes the conversation from a later one with the same id. If it is gone, the turn is dropped.';
+comment on column public.pending_turns.expires_at is 'The expires_at of the conversation after this turn.';
+comment on column public.pending_turns.is_certain is
+  'Whether the turn will be stored: false if the lock may have been that of a deletion.';
+comment on column public.pending_turns.turn is 'The argument p_turn of settle_query.';
+
+alter table public.pending_turns enable row level security;
+alter table public.pending_turns force row level security;
+revoke all on public.pending_turns from public, anon, authenticated, service_role;
+-- No grant and no policy: only functions read and write it.
+
+
 -- ==== sql/schemas/24_settings.sql
 
 -- Settings that operators change while the product runs: one row.
@@ -1710,7 +1749,7 @@ begin
       'decision', 'ended',
       'answer', case when m.id is not null then jsonb_build_object(
         'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
-        'function_results', m.function_results) end,
+        'function_results', m.function_results) else w.turn -> 'answer' end,
       'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
       'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
@@ -1718,6 +1757,7 @@ begin
     from public.usage_logs u
     join public.plans p on p.tier = u.tier
     left join public.messages m on m.id = u.message_id
+    left join public.pending_turns w on w.id = u.id
     where u.id = p_query_id);
 end
 $$;
@@ -1809,19 +1849,56 @@ revoke all on function private.encrypted_key(uuid, text) from public, anon, auth
 create or replace function private.recent_messages(
   p_conversation_id uuid, p_question_id text, p_count integer, p_bytes integer)
 returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 declare
   v_question_position integer;
+  v_has_pending boolean;
+  v_is_applied boolean := false;
+  v_pending jsonb := '[]';
+  v_pending_size integer := 0;
 begin
   -- A repeated question is answered from the messages before it.
-  select m.position into v_question_position from public.messages m
-  where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
-  order by m.position desc limit 1;
+  loop
+    select
+      (select m.position from public.messages m
+       where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+       order by m.position desc limit 1),
+      exists (select from public.pending_turns w where w.conversation_id = p_conversation_id)
+    into v_question_position, v_has_pending;
+    exit when not v_has_pending or v_is_applied;
+    perform private.apply_pending_turns(p_conversation_id);
+    v_is_applied := true;
+  end loop;
+
+  if v_has_pending and v_question_position is null then
+    -- The conversation is locked. Its pending turns are the newest messages.
+    select
+      coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content)
+                         order by turn.created_at, turn.id, part.role desc), '[]'),
+      coalesce(max(turn.size), 0)
+    into v_pending, v_pending_size
+    from (
+      select w.created_at, w.id, w.turn,
+             sum(octet_length(w.turn -> 'question' ->> 'content') + octet_length(w.turn -> 'answer' ->> 'content'))
+               over (order by w.created_at desc, w.id desc) as size
+      from public.pending_turns w
+      where w.conversation_id = p_conversation_id and not exists (
+        select from public.pending_turns q
+        where q.conversation_id = p_conversation_id and q.turn -> 'question' ->> 'id' = p_question_id
+          and (q.created_at, q.id) <= (w.created_at, w.id))
+      order by w.created_at desc, w.id desc limit p_count / 2
+    ) turn
+    cross join lateral (values
+      ('user', turn.turn -> 'question' ->> 'content'), ('assistant', turn.turn -> 'answer' ->> 'content')
+    ) part (role, content)
+    where turn.size <= p_bytes;
+  end if;
+
   return (
     select coalesce(
       jsonb_agg(
-        case when sized.size_with_results <= p_bytes
+        case when sized.size_with_results <= p_bytes - v_pending_size
              then jsonb_build_object('role', sized.role, 'content', sized.content,
                                      'function_calls', sized.function_calls,
                                      'function_results', sized.function_results)
@@ -1837,17 +1914,17 @@ begin
         select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
         where m.conversation_id = p_conversation_id
           and (v_question_position is null or m.position < v_question_position)
-        order by m.position desc limit p_count
+        order by m.position desc limit p_count - jsonb_array_length(v_pending)
       ) newest
       window newest_first as (order by newest.position desc)
     ) sized
-    where sized.size <= p_bytes);
+    where sized.size <= p_bytes - v_pending_size) || v_pending;
 end
 $$;
 comment on function private.recent_messages(uuid, text, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
   'function_results}]. Calls and results are left out of messages where they do not fit. If the question is in the '
-  'conversation: only messages before it.';
+  'conversation: only messages before it. Pending turns are stored first, or read if the conversation is locked.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
   from public, anon, authenticated, service_role;
 
@@ -2220,7 +2297,8 @@ revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon,
 
 
 create or replace function private.store_turn(
-  p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
+  p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, p_expires_at timestamptz default null,
+  out conversation_id uuid, out is_certain boolean)
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -2229,63 +2307,80 @@ declare
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
   v_plan record;
-  v_expires_at timestamptz;
+  v_expires_at timestamptz := p_expires_at;
   v_id uuid := coalesce(p_hold.conversation_id, v_key);
   v_position integer; -- of the question
   v_question_id uuid := p_hold.id;
   v_asked_at timestamptz := p_hold.created_at;
   v_earlier record; -- the same question, if it was asked before
+  v_has_pending boolean := false;
 begin
-  -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as a
-  -- deletion of the user does.
-  select (select p.history_days from public.plans p where p.tier = s.tier) as history_days,
-         (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
-  into v_plan
-  from public.user_subscriptions s where s.user_id = p_hold.user_id and s.included_until > p_at;
-  if not found then
-    select s.history_days, (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
+  if v_expires_at is null then
+    -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as
+    -- a deletion of the user does.
+    select (select p.history_days from public.plans p where p.tier = s.tier) as history_days,
+           (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id,
+           exists (select from public.pending_turns w where w.user_id = s.user_id) as has_pending
     into v_plan
-    from private.current_subscriptions s where s.user_id = p_hold.user_id;
+    from public.user_subscriptions s where s.user_id = p_hold.user_id and s.included_until > p_at;
+    if not found then
+      select s.history_days, (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id,
+             exists (select from public.pending_turns w where w.user_id = s.user_id) as has_pending
+      into v_plan
+      from private.current_subscriptions s where s.user_id = p_hold.user_id;
+    end if;
+    if (v_plan.history_days > 0) is not true then
+      return; -- The plan stores no history, or the query has ended.
+    end if;
+    v_expires_at := p_at + v_plan.history_days * interval '1 day';
+    v_has_pending := v_plan.has_pending;
   end if;
-  if (v_plan.history_days > 0) is not true then
-    return; -- The plan stores no history, or the query has ended.
-  end if;
-  v_expires_at := p_at + v_plan.history_days * interval '1 day';
 
-  -- Lock and update the conversation, or create it. The second attempt: another turn created it at the same time.
+  -- Update the conversation if it is not locked, or create it. The second attempt: another turn created it at the same
+  -- time.
   for v_attempt in 1 .. 2 loop
     if v_id is null then
       select c.id into v_id from public.conversations c
       where c.user_id = p_hold.user_id and c.external_id = v_chat_id;
     end if;
     if v_id is not null then
+      if v_has_pending then
+        perform private.apply_pending_turns(v_id);
+        exit when exists (select from public.pending_turns w where w.conversation_id = v_id); -- keep the order
+      end if;
       update public.conversations c set
         updated_at = now(), message_count = c.message_count + 2,
         total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
         expires_at = v_expires_at, last_message_at = p_at
-      where c.id = v_id and c.user_id = p_hold.user_id
+      from (
+        select f.id from public.conversations f
+        where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked) unlocked
+      where c.id = unlocked.id
       returning c.id, c.message_count - 1 into conversation_id, v_position;
-      exit when found;
-    end if;
-    if p_hold.conversation_id is not null then
-      return; -- The user deleted the conversation while the answer ran.
+      exit when found or p_hold.conversation_id is not null;
     end if;
     v_position := 1;
+    -- The condition: `on conflict` would wait for the lock of an existing row.
     insert into public.conversations (
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
       total_tokens, expires_at, last_message_at)
-    values (
+    select
       coalesce(v_key, private.time_ordered_id()), p_at, p_hold.user_id,
       case when v_key is null then v_chat_id end, p_turn ->> 'title',
       coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
-      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at)
+      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at
+    where not exists (select from public.conversations c where c.id = v_id)
     on conflict do nothing
     returning id into conversation_id;
     exit when found;
   end loop;
   if conversation_id is null then
-    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+    -- The conversation is locked. Or the user deleted it while the answer ran, or another user used this UUID first,
+    -- after admission: then nothing is stored.
+    is_certain := private.postpone_turn(p_hold, v_id, p_at, v_expires_at, p_turn);
+    return;
   end if;
+  is_certain := true;
 
   -- A repeated question keeps its place, id and time; its answer and everything after it are replaced
   if v_position > 1 then
@@ -2316,11 +2411,13 @@ begin
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
 $$;
-comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb) is
+comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
-  'Returns its id. Null: the plan in force stores no history, the conversation was deleted since admission, or the '
-  'UUID belongs to another user.';
-revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb)
+  'Returns its id, and whether the turn is certain to be stored. conversation_id null: it is postponed because the '
+  'conversation is locked or earlier turns wait; or not stored, because the plan in force stores no history, the '
+  'conversation was deleted since admission, or the UUID belongs to another user. Waits for no lock of the '
+  'conversation. p_expires_at: for a postponed turn, whose plan was read before.';
+revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz)
   from public, anon, authenticated, service_role;
 
 
@@ -2334,6 +2431,7 @@ declare
   v_at timestamptz;
   v_ended record;
   v_conversation_id uuid;
+  v_is_certain boolean;
 begin
   if private.is_charged(p_outcome) is not true then
     raise invalid_parameter_value using message = 'p_outcome must be answered or stopped.';
@@ -2347,7 +2445,8 @@ begin
   -- Store the turn
   select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    v_conversation_id := private.store_turn(v_hold, v_at, p_usage, p_turn);
+    select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
+    from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
   end if;
 
   -- Charge
@@ -2356,6 +2455,7 @@ begin
     p_message_id => case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
+    v_is_certain := private.is_stored(p_hold_id, v_ended.message_id);
   elsif v_ended.used_byo_key then
     -- The provider has answered with this key. A key that was stored unchecked is therefore valid.
     update public.user_api_keys k set last_validated_at = u.created_at, validation_error = null
@@ -2367,14 +2467,15 @@ begin
   -- Return
   return jsonb_build_object(
     'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
-    'persisted', v_ended.message_id is not null);
+    'persisted', v_is_certain is true);
 end
 $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
   'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
   'cache_read_tokens, cache_write_tokens, cost_usd}. p_turn: {chat_id, title, context {type, id, data}, question {id, '
-  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. Returns '
-  '{outcome, charged_usd, cost_usd, persisted}. NOHLD: the query was never admitted.';
+  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. A turn '
+  'whose conversation is locked waits in pending_turns: the charge waits for no user. Returns {outcome, charged_usd, '
+  'cost_usd, persisted}; persisted: the turn is stored or certain to be. NOHLD: the query was never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 
@@ -2457,6 +2558,7 @@ declare
   v_id constant uuid := private.time_ordered_id();
   v_admission jsonb;
   v_hold public.query_holds;
+  v_conversation_id uuid;
 begin
   -- Check
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
@@ -2476,14 +2578,17 @@ begin
     raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
 
-  -- Charge
+  -- Charge. A conversation that is being deleted is left out: the check of the foreign key would wait for its lock.
   select h.* into v_hold from public.query_holds h where h.id = v_id;
+  select c.id into v_conversation_id from public.conversations c
+  where c.id = p_conversation_id for key share skip locked;
   perform private.close_hold(
     v_hold, private.clock(), 'answered', p_is_charged => true,
     p_usage => jsonb_build_object(
       'provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input, 'tokens_output', p_tokens_output,
       'cost_usd', p_cost_usd),
-    p_conversation_id => p_conversation_id, p_message_id => p_message_id);
+    p_conversation_id => v_conversation_id,
+    p_message_id => case when v_conversation_id is not null then p_message_id end);
 end
 $$;
 comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is
@@ -2608,7 +2713,7 @@ begin
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,
       'cache_write_tokens', u.cache_write_tokens, 'cost_usd', u.cost_usd::text,
-      'charged_usd', u.overage_charge::text, 'persisted', u.message_id is not null)
+      'charged_usd', u.overage_charge::text, 'persisted', private.is_stored(u.id, u.message_id))
     into v_followed
     from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
   end if;
@@ -2623,6 +2728,138 @@ comment on function public.follow_query(uuid, text, uuid, integer) is
   'Null: nothing runs, or the query was lost.';
 revoke all on function public.follow_query(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.follow_query(uuid, text, uuid, integer) to service_role;
+
+
+-- ==== sql/schemas/47_pending_turns.sql
+
+-- Stores turns whose conversation was locked when they were settled. A lock on a conversation must not delay a charge.
+--
+-- A turn is stored once: the row is deleted in the transaction that stores it, under the lock of the conversation.
+
+create or replace function private.postpone_turn(
+  p_hold public.query_holds, p_conversation_id uuid, p_at timestamptz, p_expires_at timestamptz, p_turn jsonb)
+returns boolean
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_is_certain boolean;
+begin
+  -- This lock fails beside a deletion and succeeds beside an update. While it is held, no deletion can start.
+  perform from public.conversations c where c.id = p_conversation_id for key share skip locked;
+  v_is_certain := found;
+  insert into public.pending_turns (
+    id, created_at, user_id, conversation_id, conversation_created_at, expires_at, is_certain, turn)
+  select p_hold.id, p_at, p_hold.user_id, c.id, c.created_at, p_expires_at, v_is_certain, p_turn
+  from public.conversations c where c.id = p_conversation_id and c.user_id = p_hold.user_id;
+  return found and v_is_certain;
+end
+$$;
+comment on function private.postpone_turn(public.query_holds, uuid, timestamptz, timestamptz, jsonb) is
+  'Leaves a turn for later, unless the conversation does not exist or belongs to another user. Returns whether it is '
+  'certain to be stored. Waits for no lock.';
+revoke all on function private.postpone_turn(public.query_holds, uuid, timestamptz, timestamptz, jsonb)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.is_stored(p_query_id uuid, p_message_id uuid) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return p_message_id is not null
+    or exists (select from public.pending_turns w where w.id = p_query_id and w.is_certain);
+end
+$$;
+comment on function private.is_stored(uuid, uuid) is
+  'Whether the turn of an ended query is stored or certain to be. p_message_id: that of its usage_logs row.';
+revoke all on function private.is_stored(uuid, uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.apply_pending_turns(p_conversation_id uuid) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_is_locked boolean;
+  v_done integer;
+  v_pending record;
+  v_hold public.query_holds;
+begin
+  -- Lock
+  perform from auth.users u
+  where u.id in (select w.user_id from public.pending_turns w where w.conversation_id = p_conversation_id)
+  for key share;
+  perform from public.conversations c where c.id = p_conversation_id for no key update skip locked;
+  v_is_locked := found;
+
+  -- Drop
+  delete from public.pending_turns w
+  where w.conversation_id = p_conversation_id and not exists (
+    select from public.conversations c where c.id = w.conversation_id and c.created_at = w.conversation_created_at);
+  get diagnostics v_done = row_count;
+  if not v_is_locked then
+    return v_done; -- The next call stores them.
+  end if;
+
+  -- Store, at most 20, because each is as much work as a settlement.
+  for v_pending in
+    select w.id, w.turn, w.created_at, w.expires_at, w.user_id, w.conversation_id, u.query_timestamp, u.funding,
+           u.provider, u.model, u.tokens_input, u.tokens_output, u.cost_usd
+    from public.pending_turns w join public.usage_logs u on u.id = w.id
+    where w.conversation_id = p_conversation_id
+    order by w.created_at, w.id limit 20
+  loop
+    v_hold.id := v_pending.id;
+    v_hold.created_at := v_pending.query_timestamp;
+    v_hold.user_id := v_pending.user_id;
+    v_hold.conversation_id := v_pending.conversation_id;
+    v_hold.funding := v_pending.funding;
+    v_hold.provider := v_pending.provider;
+    v_hold.model := v_pending.model;
+    perform private.store_turn(
+      v_hold, v_pending.created_at,
+      jsonb_build_object('tokens_input', v_pending.tokens_input, 'tokens_output', v_pending.tokens_output,
+                         'cost_usd', v_pending.cost_usd::text),
+      v_pending.turn, v_pending.expires_at);
+    update public.usage_logs u set
+      conversation_id = v_pending.conversation_id, message_id = (v_pending.turn -> 'answer' ->> 'id')::uuid
+    where u.id = v_pending.id;
+    delete from public.pending_turns w where w.id = v_pending.id;
+    v_done := v_done + 1;
+  end loop;
+  return v_done;
+end
+$$;
+comment on function private.apply_pending_turns(uuid) is
+  'Stores the pending turns of a conversation in order, at most 20, if it is not locked. Drops those of a deleted '
+  'conversation. Returns how many it stored or dropped.';
+revoke all on function private.apply_pending_turns(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function public.apply_pending_turns() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_pending record;
+  v_done integer := 0;
+begin
+  -- At most 20 turns of one conversation and 100 conversations. Users that are being deleted are left out.
+  for v_pending in
+    select oldest.user_id, oldest.conversation_id
+    from (select w.user_id, w.conversation_id from public.pending_turns w order by w.created_at, w.id limit 100) oldest
+    group by oldest.user_id, oldest.conversation_id
+    order by oldest.user_id, oldest.conversation_id
+  loop
+    perform from auth.users u where u.id = v_pending.user_id for key share skip locked;
+    continue when not found;
+    v_done := v_done + private.apply_pending_turns(v_pending.conversation_id);
+  end loop;
+  return v_done;
+end
+$$;
+comment on function public.apply_pending_turns() is
+  'Stores turns that are charged and not yet stored, those of at most 100 conversations. Locked conversations are left '
+  'to the next call. Returns how many it stored or dropped. Call until 0.';
+revoke all on function public.apply_pending_turns() from public, anon, authenticated, service_role;
+grant execute on function public.apply_pending_turns() to service_role;
 
 
 -- ==== sql/schemas/50_usage.sql
@@ -3627,6 +3864,8 @@ begin
       where c.user_id = d.user_id
         and (c.expires_at > d.downgraded_at + interval '30 days' and c.last_message_at <= d.downgraded_at
              or c.is_pinned and p.history_days = 0))
+      -- Storing one of these sets the expires_at of the plan before.
+      and not exists (select from public.pending_turns w where w.user_id = d.user_id)
     limit 1000
     for update of d skip locked
   ) done
@@ -3644,6 +3883,8 @@ as $$
 declare
   v_longest record;
 begin
+  delete from public.pending_turns w where w.conversation_id = any (p_ids);
+
   -- Decide
   select c.id, c.message_count into v_longest from public.conversations c
   where c.id = any (p_ids) order by c.message_count desc limit 1;
@@ -3686,7 +3927,9 @@ begin
     -- deleted.
     join auth.users u on u.id = c.user_id
     where c.expires_at <= v_at and not c.is_pinned
-      and not exists (select from public.query_holds h where h.conversation_id = c.id) -- its answer extends the expiry
+      -- The running answer and the pending turn extend the expiry.
+      and not exists (select from public.query_holds h where h.conversation_id = c.id)
+      and not exists (select from public.pending_turns w where w.conversation_id = c.id)
     order by c.expires_at
     limit 100
     for key share of u skip locked
@@ -3707,7 +3950,7 @@ end
 $$;
 comment on function public.cleanup_expired_conversations() is
   'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
-  'running answer. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
+  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
   '0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;
@@ -3786,6 +4029,13 @@ as $$
   union all
   select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
   from public.query_holds h join public.usage_logs u on u.id = h.id
+  union all
+  select 'I5', w.user_id, w.id::text, 'a charged query whose turn is not stored', concat_ws(' ', u.outcome, u.message_id)
+  from public.pending_turns w left join public.usage_logs u on u.id = w.id
+  where u.is_charged is not true or u.message_id is not null
+  union all
+  select 'overdue', w.user_id, 'turn of ' || w.id, 'stored', 'pending since ' || w.created_at
+  from public.pending_turns w where w.created_at < private.clock() - interval '1 hour'
   union all
   select 'I5', u.user_id, u.id::text, 'charged as its funding and outcome say',
          concat_ws(' ', u.funding, u.outcome, u.overage_charge)
@@ -4039,6 +4289,9 @@ begin
     when 'running' then
       return query select h.id, row_to_json(h)::text from public.query_holds h
       where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
+    when 'pending' then
+      return query select w.id, row_to_json(w)::text from public.pending_turns w
+      where w.user_id = p_user_id and (p_after is null or w.id > p_after) order by w.id limit v_limit;
     when 'refusals' then
       return query select r.id, row_to_json(r)::text from public.query_refusals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
@@ -4049,7 +4302,7 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
+  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
   'passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
@@ -4216,6 +4469,7 @@ begin
   for v_name, v_schedule in
     values
       ('release-stale-holds', '* * * * *'),
+      ('apply-pending-turns', '* * * * *'),
       ('reset-monthly-overages', '0 0 1 * *'),
       ('expire-credits', '10 0 * * *'),
       ('cleanup-expired-conversations', '0 2 * * *'),

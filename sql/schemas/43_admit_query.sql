@@ -81,7 +81,7 @@ begin
       'decision', 'ended',
       'answer', case when m.id is not null then jsonb_build_object(
         'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
-        'function_results', m.function_results) end,
+        'function_results', m.function_results) else w.turn -> 'answer' end,
       'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
       'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
@@ -89,6 +89,7 @@ begin
     from public.usage_logs u
     join public.plans p on p.tier = u.tier
     left join public.messages m on m.id = u.message_id
+    left join public.pending_turns w on w.id = u.id
     where u.id = p_query_id);
 end
 $$;
@@ -180,19 +181,56 @@ revoke all on function private.encrypted_key(uuid, text) from public, anon, auth
 create or replace function private.recent_messages(
   p_conversation_id uuid, p_question_id text, p_count integer, p_bytes integer)
 returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 declare
   v_question_position integer;
+  v_has_pending boolean;
+  v_is_applied boolean := false;
+  v_pending jsonb := '[]';
+  v_pending_size integer := 0;
 begin
   -- A repeated question is answered from the messages before it.
-  select m.position into v_question_position from public.messages m
-  where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
-  order by m.position desc limit 1;
+  loop
+    select
+      (select m.position from public.messages m
+       where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+       order by m.position desc limit 1),
+      exists (select from public.pending_turns w where w.conversation_id = p_conversation_id)
+    into v_question_position, v_has_pending;
+    exit when not v_has_pending or v_is_applied;
+    perform private.apply_pending_turns(p_conversation_id);
+    v_is_applied := true;
+  end loop;
+
+  if v_has_pending and v_question_position is null then
+    -- The conversation is locked. Its pending turns are the newest messages.
+    select
+      coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content)
+                         order by turn.created_at, turn.id, part.role desc), '[]'),
+      coalesce(max(turn.size), 0)
+    into v_pending, v_pending_size
+    from (
+      select w.created_at, w.id, w.turn,
+             sum(octet_length(w.turn -> 'question' ->> 'content') + octet_length(w.turn -> 'answer' ->> 'content'))
+               over (order by w.created_at desc, w.id desc) as size
+      from public.pending_turns w
+      where w.conversation_id = p_conversation_id and not exists (
+        select from public.pending_turns q
+        where q.conversation_id = p_conversation_id and q.turn -> 'question' ->> 'id' = p_question_id
+          and (q.created_at, q.id) <= (w.created_at, w.id))
+      order by w.created_at desc, w.id desc limit p_count / 2
+    ) turn
+    cross join lateral (values
+      ('user', turn.turn -> 'question' ->> 'content'), ('assistant', turn.turn -> 'answer' ->> 'content')
+    ) part (role, content)
+    where turn.size <= p_bytes;
+  end if;
+
   return (
     select coalesce(
       jsonb_agg(
-        case when sized.size_with_results <= p_bytes
+        case when sized.size_with_results <= p_bytes - v_pending_size
              then jsonb_build_object('role', sized.role, 'content', sized.content,
                                      'function_calls', sized.function_calls,
                                      'function_results', sized.function_results)
@@ -208,17 +246,17 @@ begin
         select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
         where m.conversation_id = p_conversation_id
           and (v_question_position is null or m.position < v_question_position)
-        order by m.position desc limit p_count
+        order by m.position desc limit p_count - jsonb_array_length(v_pending)
       ) newest
       window newest_first as (order by newest.position desc)
     ) sized
-    where sized.size <= p_bytes);
+    where sized.size <= p_bytes - v_pending_size) || v_pending;
 end
 $$;
 comment on function private.recent_messages(uuid, text, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
   'function_results}]. Calls and results are left out of messages where they do not fit. If the question is in the '
-  'conversation: only messages before it.';
+  'conversation: only messages before it. Pending turns are stored first, or read if the conversation is locked.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
   from public, anon, authenticated, service_role;
 

@@ -111,7 +111,8 @@ revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon,
 
 
 create or replace function private.store_turn(
-  p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, out conversation_id uuid)
+  p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, p_expires_at timestamptz default null,
+  out conversation_id uuid, out is_certain boolean)
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -120,63 +121,80 @@ declare
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
   v_plan record;
-  v_expires_at timestamptz;
+  v_expires_at timestamptz := p_expires_at;
   v_id uuid := coalesce(p_hold.conversation_id, v_key);
   v_position integer; -- of the question
   v_question_id uuid := p_hold.id;
   v_asked_at timestamptz := p_hold.created_at;
   v_earlier record; -- the same question, if it was asked before
+  v_has_pending boolean := false;
 begin
-  -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as a
-  -- deletion of the user does.
-  select (select p.history_days from public.plans p where p.tier = s.tier) as history_days,
-         (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
-  into v_plan
-  from public.user_subscriptions s where s.user_id = p_hold.user_id and s.included_until > p_at;
-  if not found then
-    select s.history_days, (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id
+  if v_expires_at is null then
+    -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as
+    -- a deletion of the user does.
+    select (select p.history_days from public.plans p where p.tier = s.tier) as history_days,
+           (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id,
+           exists (select from public.pending_turns w where w.user_id = s.user_id) as has_pending
     into v_plan
-    from private.current_subscriptions s where s.user_id = p_hold.user_id;
+    from public.user_subscriptions s where s.user_id = p_hold.user_id and s.included_until > p_at;
+    if not found then
+      select s.history_days, (select u.id from auth.users u where u.id = s.user_id for key share) as locked_user_id,
+             exists (select from public.pending_turns w where w.user_id = s.user_id) as has_pending
+      into v_plan
+      from private.current_subscriptions s where s.user_id = p_hold.user_id;
+    end if;
+    if (v_plan.history_days > 0) is not true then
+      return; -- The plan stores no history, or the query has ended.
+    end if;
+    v_expires_at := p_at + v_plan.history_days * interval '1 day';
+    v_has_pending := v_plan.has_pending;
   end if;
-  if (v_plan.history_days > 0) is not true then
-    return; -- The plan stores no history, or the query has ended.
-  end if;
-  v_expires_at := p_at + v_plan.history_days * interval '1 day';
 
-  -- Lock and update the conversation, or create it. The second attempt: another turn created it at the same time.
+  -- Update the conversation if it is not locked, or create it. The second attempt: another turn created it at the same
+  -- time.
   for v_attempt in 1 .. 2 loop
     if v_id is null then
       select c.id into v_id from public.conversations c
       where c.user_id = p_hold.user_id and c.external_id = v_chat_id;
     end if;
     if v_id is not null then
+      if v_has_pending then
+        perform private.apply_pending_turns(v_id);
+        exit when exists (select from public.pending_turns w where w.conversation_id = v_id); -- keep the order
+      end if;
       update public.conversations c set
         updated_at = now(), message_count = c.message_count + 2,
         total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
         expires_at = v_expires_at, last_message_at = p_at
-      where c.id = v_id and c.user_id = p_hold.user_id
+      from (
+        select f.id from public.conversations f
+        where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked) unlocked
+      where c.id = unlocked.id
       returning c.id, c.message_count - 1 into conversation_id, v_position;
-      exit when found;
-    end if;
-    if p_hold.conversation_id is not null then
-      return; -- The user deleted the conversation while the answer ran.
+      exit when found or p_hold.conversation_id is not null;
     end if;
     v_position := 1;
+    -- The condition: `on conflict` would wait for the lock of an existing row.
     insert into public.conversations (
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
       total_tokens, expires_at, last_message_at)
-    values (
+    select
       coalesce(v_key, private.time_ordered_id()), p_at, p_hold.user_id,
       case when v_key is null then v_chat_id end, p_turn ->> 'title',
       coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
-      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at)
+      nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at
+    where not exists (select from public.conversations c where c.id = v_id)
     on conflict do nothing
     returning id into conversation_id;
     exit when found;
   end loop;
   if conversation_id is null then
-    return; -- Another user used this UUID first, after admission. Their conversation stays unchanged.
+    -- The conversation is locked. Or the user deleted it while the answer ran, or another user used this UUID first,
+    -- after admission: then nothing is stored.
+    is_certain := private.postpone_turn(p_hold, v_id, p_at, v_expires_at, p_turn);
+    return;
   end if;
+  is_certain := true;
 
   -- A repeated question keeps its place, id and time; its answer and everything after it are replaced
   if v_position > 1 then
@@ -207,11 +225,13 @@ begin
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
 $$;
-comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb) is
+comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
-  'Returns its id. Null: the plan in force stores no history, the conversation was deleted since admission, or the '
-  'UUID belongs to another user.';
-revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb)
+  'Returns its id, and whether the turn is certain to be stored. conversation_id null: it is postponed because the '
+  'conversation is locked or earlier turns wait; or not stored, because the plan in force stores no history, the '
+  'conversation was deleted since admission, or the UUID belongs to another user. Waits for no lock of the '
+  'conversation. p_expires_at: for a postponed turn, whose plan was read before.';
+revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz)
   from public, anon, authenticated, service_role;
 
 
@@ -225,6 +245,7 @@ declare
   v_at timestamptz;
   v_ended record;
   v_conversation_id uuid;
+  v_is_certain boolean;
 begin
   if private.is_charged(p_outcome) is not true then
     raise invalid_parameter_value using message = 'p_outcome must be answered or stopped.';
@@ -238,7 +259,8 @@ begin
   -- Store the turn
   select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    v_conversation_id := private.store_turn(v_hold, v_at, p_usage, p_turn);
+    select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
+    from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
   end if;
 
   -- Charge
@@ -247,6 +269,7 @@ begin
     p_message_id => case when v_conversation_id is not null then (p_turn -> 'answer' ->> 'id')::uuid end);
   if v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
+    v_is_certain := private.is_stored(p_hold_id, v_ended.message_id);
   elsif v_ended.used_byo_key then
     -- The provider has answered with this key. A key that was stored unchecked is therefore valid.
     update public.user_api_keys k set last_validated_at = u.created_at, validation_error = null
@@ -258,14 +281,15 @@ begin
   -- Return
   return jsonb_build_object(
     'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'cost_usd', v_ended.cost_usd::text,
-    'persisted', v_ended.message_id is not null);
+    'persisted', v_is_certain is true);
 end
 $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
   'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
   'cache_read_tokens, cache_write_tokens, cost_usd}. p_turn: {chat_id, title, context {type, id, data}, question {id, '
-  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. Returns '
-  '{outcome, charged_usd, cost_usd, persisted}. NOHLD: the query was never admitted.';
+  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. A turn '
+  'whose conversation is locked waits in pending_turns: the charge waits for no user. Returns {outcome, charged_usd, '
+  'cost_usd, persisted}; persisted: the turn is stored or certain to be. NOHLD: the query was never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 

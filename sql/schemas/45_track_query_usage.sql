@@ -10,6 +10,7 @@ declare
   v_id constant uuid := private.time_ordered_id();
   v_admission jsonb;
   v_hold public.query_holds;
+  v_conversation_id uuid;
 begin
   -- Check
   if not exists (select from public.conversations where id = p_conversation_id and user_id = p_user_id)
@@ -29,14 +30,17 @@ begin
     raise exception using errcode = 'QUOTA', message = v_admission ->> 'reason';
   end if;
 
-  -- Charge
+  -- Charge. A conversation that is being deleted is left out: the check of the foreign key would wait for its lock.
   select h.* into v_hold from public.query_holds h where h.id = v_id;
+  select c.id into v_conversation_id from public.conversations c
+  where c.id = p_conversation_id for key share skip locked;
   perform private.close_hold(
     v_hold, private.clock(), 'answered', p_is_charged => true,
     p_usage => jsonb_build_object(
       'provider', p_provider, 'model', p_model, 'tokens_input', p_tokens_input, 'tokens_output', p_tokens_output,
       'cost_usd', p_cost_usd),
-    p_conversation_id => p_conversation_id, p_message_id => p_message_id);
+    p_conversation_id => v_conversation_id,
+    p_message_id => case when v_conversation_id is not null then p_message_id end);
 end
 $$;
 comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is

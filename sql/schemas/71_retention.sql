@@ -31,6 +31,8 @@ begin
       where c.user_id = d.user_id
         and (c.expires_at > d.downgraded_at + interval '30 days' and c.last_message_at <= d.downgraded_at
              or c.is_pinned and p.history_days = 0))
+      -- Storing one of these sets the expires_at of the plan before.
+      and not exists (select from public.pending_turns w where w.user_id = d.user_id)
     limit 1000
     for update of d skip locked
   ) done
@@ -48,6 +50,8 @@ as $$
 declare
   v_longest record;
 begin
+  delete from public.pending_turns w where w.conversation_id = any (p_ids);
+
   -- Decide
   select c.id, c.message_count into v_longest from public.conversations c
   where c.id = any (p_ids) order by c.message_count desc limit 1;
@@ -90,7 +94,9 @@ begin
     -- deleted.
     join auth.users u on u.id = c.user_id
     where c.expires_at <= v_at and not c.is_pinned
-      and not exists (select from public.query_holds h where h.conversation_id = c.id) -- its answer extends the expiry
+      -- The running answer and the pending turn extend the expiry.
+      and not exists (select from public.query_holds h where h.conversation_id = c.id)
+      and not exists (select from public.pending_turns w where w.conversation_id = c.id)
     order by c.expires_at
     limit 100
     for key share of u skip locked
@@ -111,7 +117,7 @@ end
 $$;
 comment on function public.cleanup_expired_conversations() is
   'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
-  'running answer. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
+  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
   '0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;

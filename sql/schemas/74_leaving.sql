@@ -46,6 +46,9 @@ begin
     when 'running' then
       return query select h.id, row_to_json(h)::text from public.query_holds h
       where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
+    when 'pending' then
+      return query select w.id, row_to_json(w)::text from public.pending_turns w
+      where w.user_id = p_user_id and (p_after is null or w.id > p_after) order by w.id limit v_limit;
     when 'refusals' then
       return query select r.id, row_to_json(r)::text from public.query_refusals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
@@ -56,7 +59,7 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
+  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
   'passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;

@@ -53,6 +53,7 @@ begin
   for v_name, v_schedule in
     values
       ('release-stale-holds', '* * * * *'),
+      ('apply-pending-turns', '* * * * *'),
       ('reset-monthly-overages', '0 0 1 * *'),
       ('expire-credits', '10 0 * * *'),
       ('cleanup-expired-conversations', '0 2 * * *'),
