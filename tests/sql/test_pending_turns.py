@@ -157,7 +157,7 @@ def test_admission_reads_pending_turns_as_history(
     assert history("q1") == []
     assert history("q4", p_history_messages=2) == turns[2]
     assert history("q4", p_history_messages=3) == ["Answer", *turns[2]]
-    assert history("q4", p_history_characters=36) == [*turns[1], *turns[2]]
+    assert history("q4", p_history_bytes=36) == [*turns[1], *turns[2]]
     assert pending(db) == (2 if is_locked else 0)
 
 
