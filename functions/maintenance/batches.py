@@ -1,5 +1,5 @@
 """The jobs that are one SQL function, called batch by batch: reset-monthly-overages, cleanup-expired-conversations,
-release-stale-holds, expire-credits, purge-events.
+release-stale-holds, expire-credits, purge-events, apply-pending-turns.
 
 Each batch is one short transaction. After it the job rests four times as long as the batch took, so that chats keep
 most of the database's time (bench/cleanup.py measures the cost for them). A job that was killed continues with the

@@ -18,6 +18,7 @@ PARTS = {
     "packs": 500,
     "bills": 500,
     "conversations": 20,
+    "pending": 20,
     "usage": 1000,
     "running": 100,
     "refusals": 100,

@@ -144,6 +144,7 @@ def _user(text: str) -> str:
 USER = Option("the user's id, a UUID", _user, required=True)
 
 JOBS: Mapping[str, Job] = {
+    "apply-pending-turns": _batches("apply_pending_turns", "turns"),
     "bill-overages": Job(_bill_overages),
     "cleanup-expired-conversations": _batches("cleanup_expired_conversations", "conversations"),
     "delete-user": Job(_delete_user, {"user": USER, "write_off": Option("do not bill the overage that the user owes")}),

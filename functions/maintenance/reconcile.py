@@ -36,7 +36,7 @@ KINDS = {
     "I5": "a query without exactly one end: run release-stale-holds; if it stays, check the row",
     "I6": "a request that was charged twice: refund one charge",
     "I7": "an overage item that differs from the ledger: run bill-overages; if it stays, check both rows",
-    "overdue": "run retry-events and bill-overages; if it stays, check the event's error, or bill it by hand",
+    "overdue": "run retry-events, bill-overages and apply-pending-turns; if it stays, check it, or bill it by hand",
     "item missing": "an invoice item that Stripe does not have: it was deleted there, or its customer was",
     "item doubled": "two invoice items for one row: delete one at Stripe, or credit its invoice",
     "item differs": "an invoice item that is not what we billed: it was changed at Stripe",

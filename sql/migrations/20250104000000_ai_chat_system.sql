@@ -2352,10 +2352,9 @@ begin
         updated_at = now(), message_count = c.message_count + 2,
         total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
         expires_at = v_expires_at, last_message_at = p_at
-      from (
+      where c.id = (
         select f.id from public.conversations f
-        where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked) unlocked
-      where c.id = unlocked.id
+        where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked)
       returning c.id, c.message_count - 1 into conversation_id, v_position;
       exit when found or p_hold.conversation_id is not null;
     end if;
@@ -2445,8 +2444,12 @@ begin
   -- Store the turn
   select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
-    from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
+    begin
+      select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
+      from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
+    exception when data_exception or integrity_constraint_violation then
+      raise warning 'The turn of query % cannot be stored: %', p_hold_id, sqlerrm; -- and is charged
+    end;
   end if;
 
   -- Charge
@@ -2814,14 +2817,18 @@ begin
     v_hold.funding := v_pending.funding;
     v_hold.provider := v_pending.provider;
     v_hold.model := v_pending.model;
-    perform private.store_turn(
-      v_hold, v_pending.created_at,
-      jsonb_build_object('tokens_input', v_pending.tokens_input, 'tokens_output', v_pending.tokens_output,
-                         'cost_usd', v_pending.cost_usd::text),
-      v_pending.turn, v_pending.expires_at);
-    update public.usage_logs u set
-      conversation_id = v_pending.conversation_id, message_id = (v_pending.turn -> 'answer' ->> 'id')::uuid
-    where u.id = v_pending.id;
+    begin
+      perform private.store_turn(
+        v_hold, v_pending.created_at,
+        jsonb_build_object('tokens_input', v_pending.tokens_input, 'tokens_output', v_pending.tokens_output,
+                           'cost_usd', v_pending.cost_usd::text),
+        v_pending.turn, v_pending.expires_at);
+      update public.usage_logs u set
+        conversation_id = v_pending.conversation_id, message_id = (v_pending.turn -> 'answer' ->> 'id')::uuid
+      where u.id = v_pending.id;
+    exception when data_exception or integrity_constraint_violation then
+      raise warning 'The turn of query % cannot be stored: %', v_pending.id, sqlerrm;
+    end;
     delete from public.pending_turns w where w.id = v_pending.id;
     v_done := v_done + 1;
   end loop;
@@ -3950,8 +3957,8 @@ end
 $$;
 comment on function public.cleanup_expired_conversations() is
   'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
-  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
-  '0.';
+  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it '
+  'processed. Call until 0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;
 
@@ -4030,7 +4037,8 @@ as $$
   select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
   from public.query_holds h join public.usage_logs u on u.id = h.id
   union all
-  select 'I5', w.user_id, w.id::text, 'a charged query whose turn is not stored', concat_ws(' ', u.outcome, u.message_id)
+  select 'I5', w.user_id, w.id::text, 'a charged query whose turn is not stored',
+         concat_ws(' ', u.outcome, u.message_id)
   from public.pending_turns w left join public.usage_logs u on u.id = w.id
   where u.is_charged is not true or u.message_id is not null
   union all
@@ -4302,8 +4310,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
-  'passwords.';
+  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without '
+  'ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 
@@ -4469,7 +4477,7 @@ begin
   for v_name, v_schedule in
     values
       ('release-stale-holds', '* * * * *'),
-      ('apply-pending-turns', '* * * * *'),
+      ('apply-pending-turns', '*/5 * * * *'),
       ('reset-monthly-overages', '0 0 1 * *'),
       ('expire-credits', '10 0 * * *'),
       ('cleanup-expired-conversations', '0 2 * * *'),

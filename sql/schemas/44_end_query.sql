@@ -166,10 +166,9 @@ begin
         updated_at = now(), message_count = c.message_count + 2,
         total_tokens = c.total_tokens + v_tokens_input + v_tokens_output,
         expires_at = v_expires_at, last_message_at = p_at
-      from (
+      where c.id = (
         select f.id from public.conversations f
-        where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked) unlocked
-      where c.id = unlocked.id
+        where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked)
       returning c.id, c.message_count - 1 into conversation_id, v_position;
       exit when found or p_hold.conversation_id is not null;
     end if;
@@ -259,8 +258,12 @@ begin
   -- Store the turn
   select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
-    from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
+    begin
+      select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
+      from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
+    exception when data_exception or integrity_constraint_violation then
+      raise warning 'The turn of query % cannot be stored: %', p_hold_id, sqlerrm; -- and is charged
+    end;
   end if;
 
   -- Charge

@@ -80,14 +80,18 @@ begin
     v_hold.funding := v_pending.funding;
     v_hold.provider := v_pending.provider;
     v_hold.model := v_pending.model;
-    perform private.store_turn(
-      v_hold, v_pending.created_at,
-      jsonb_build_object('tokens_input', v_pending.tokens_input, 'tokens_output', v_pending.tokens_output,
-                         'cost_usd', v_pending.cost_usd::text),
-      v_pending.turn, v_pending.expires_at);
-    update public.usage_logs u set
-      conversation_id = v_pending.conversation_id, message_id = (v_pending.turn -> 'answer' ->> 'id')::uuid
-    where u.id = v_pending.id;
+    begin
+      perform private.store_turn(
+        v_hold, v_pending.created_at,
+        jsonb_build_object('tokens_input', v_pending.tokens_input, 'tokens_output', v_pending.tokens_output,
+                           'cost_usd', v_pending.cost_usd::text),
+        v_pending.turn, v_pending.expires_at);
+      update public.usage_logs u set
+        conversation_id = v_pending.conversation_id, message_id = (v_pending.turn -> 'answer' ->> 'id')::uuid
+      where u.id = v_pending.id;
+    exception when data_exception or integrity_constraint_violation then
+      raise warning 'The turn of query % cannot be stored: %', v_pending.id, sqlerrm;
+    end;
     delete from public.pending_turns w where w.id = v_pending.id;
     v_done := v_done + 1;
   end loop;

@@ -117,7 +117,7 @@ end
 $$;
 comment on function public.cleanup_expired_conversations() is
   'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
-  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it processed. Call until '
-  '0.';
+  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it '
+  'processed. Call until 0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;

@@ -70,7 +70,8 @@ as $$
   select 'I5', h.user_id, h.id::text, 'held or ended', 'held and ended'
   from public.query_holds h join public.usage_logs u on u.id = h.id
   union all
-  select 'I5', w.user_id, w.id::text, 'a charged query whose turn is not stored', concat_ws(' ', u.outcome, u.message_id)
+  select 'I5', w.user_id, w.id::text, 'a charged query whose turn is not stored',
+         concat_ws(' ', u.outcome, u.message_id)
   from public.pending_turns w left join public.usage_logs u on u.id = w.id
   where u.is_charged is not true or u.message_id is not null
   union all

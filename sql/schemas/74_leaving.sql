@@ -59,8 +59,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without ciphertexts and '
-  'passwords.';
+  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without '
+  'ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 

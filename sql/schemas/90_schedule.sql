@@ -53,7 +53,7 @@ begin
   for v_name, v_schedule in
     values
       ('release-stale-holds', '* * * * *'),
-      ('apply-pending-turns', '* * * * *'),
+      ('apply-pending-turns', '*/5 * * * *'),
       ('reset-monthly-overages', '0 0 1 * *'),
       ('expire-credits', '10 0 * * *'),
       ('cleanup-expired-conversations', '0 2 * * *'),

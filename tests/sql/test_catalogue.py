@@ -13,6 +13,7 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 # may call it. The exceptions change only rows of their caller: set_overage, update_conversation, delete_conversation.
 FUNCTIONS = """
 private.apply_downgrades               volatile   invoker  none
+private.apply_pending_turns            volatile   invoker  none
 private.charged_query_response         stable     invoker  none
 private.chat_key                       immutable  invoker  none
 private.check_pin                      volatile   invoker  none
@@ -27,12 +28,14 @@ private.encrypted_key                  stable     invoker  none
 private.ended_query                    stable     invoker  none
 private.find_conversation              stable     invoker  none
 private.is_charged                     immutable  invoker  none
+private.is_stored                      stable     invoker  none
 private.lock_holds                     volatile   invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
+private.postpone_turn                  volatile   invoker  none
 private.reason_of                      immutable  invoker  authenticated service_role
-private.recent_messages                stable     invoker  none
+private.recent_messages                volatile   invoker  none
 private.reclaim_expired_holds          volatile   invoker  none
 private.record_downgrade               volatile   invoker  none
 private.record_refusal                 volatile   invoker  none
@@ -51,6 +54,7 @@ public.admit_query                     volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
 public.apply_customer                  volatile   definer  service_role
 public.apply_pack                      volatile   definer  service_role
+public.apply_pending_turns             volatile   definer  service_role
 public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
@@ -183,12 +187,13 @@ def test_everything_belongs_to_postgres(db: Db) -> None:
 
 
 def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
-    """Without a policy no user can read a table, as intended for packs, Stripe events, settings and sums.
+    """Without a policy no user can read a table, as intended for those listed below.
     Without force the owner could read every row."""
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
     assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
         "daily_costs",
         "packs",
+        "pending_turns",
         "retained_invoice_items",
         "retained_usage",
         "settings",

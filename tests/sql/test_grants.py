@@ -50,6 +50,9 @@ public.overage_invoice_items   service_role   select
 public.packs                   anon           nothing
 public.packs                   authenticated  nothing
 public.packs                   service_role   select
+public.pending_turns           anon           nothing
+public.pending_turns           authenticated  nothing
+public.pending_turns           service_role   nothing
 public.plans                   anon           nothing
 public.plans                   authenticated  select
 public.plans                   service_role   select

@@ -18,6 +18,11 @@ from tests.sql.metering import Db
 
 CLI = ROOT / "tests/clients/node_modules/.bin/supabase"
 
+# Tables that no user may read.
+INTERNAL = (
+    *("daily_costs", "packs", "pending_turns", "retained_invoice_items", "retained_usage", "settings"),
+    "stripe_events",
+)
 # Each index with a query that uses it. The linter reports indexes that were never used.
 USES = {
     "user_subscriptions_tier_idx": "select from public.user_subscriptions where tier = 'pro'",
@@ -30,6 +35,9 @@ USES = {
     "query_holds_expires_at_idx": "select from public.query_holds where expires_at <= now() "
     "order by expires_at limit 9",
     "query_holds_credit_pack_id_idx": "select from public.query_holds where credit_pack_id = gen_random_uuid()",
+    "pending_turns_user_id_idx": "select from public.pending_turns where user_id = gen_random_uuid()",
+    "pending_turns_in_order_idx": "select from public.pending_turns where conversation_id = gen_random_uuid() "
+    "order by created_at, id limit 20",
     "query_refusals_newest_first_idx": "select from public.query_refusals where user_id = gen_random_uuid() "
     "order by created_at desc limit 50",
     "usage_logs_user_day_idx": "select from public.usage_logs where user_id = gen_random_uuid() "
@@ -98,8 +106,7 @@ def test_the_supabase_linter_reports_only_tables_without_policies(db: Db, databa
     """Users must not read these tables, so they have no policy."""
     use_every_index(db)
     assert sorted(issue["detail"] for issue in linter_results(database_url, tmp_path)) == [
-        f"Table `public.{table}` has RLS enabled, but no policies exist"
-        for table in ("daily_costs", "packs", "retained_invoice_items", "retained_usage", "settings", "stripe_events")
+        f"Table `public.{table}` has RLS enabled, but no policies exist" for table in INTERNAL
     ]
 
 

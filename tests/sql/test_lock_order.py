@@ -2,8 +2,9 @@
 
 The test takes each lock in turn, calls each function, and waits until the call waits for the lock. Then it probes which
 other locks the call holds. A deadlock is a cycle of such states, each waiting for a lock that the next one holds, which
-can exist at the same time. Two states that hold the same advisory lock cannot. A deletion of the user, which locks
-auth.users exclusively, cannot exist beside a state that shares auth.users.
+can exist at the same time. Two states that hold the same advisory lock or the same conversation cannot: a function that
+locks a conversation and then waits has changed or locked it exclusively. A deletion of the user, which locks auth.users
+exclusively, cannot exist beside a state that shares auth.users.
 """
 
 import itertools
@@ -33,7 +34,9 @@ LOCKS = {
     "user_subscriptions": "select from public.user_subscriptions where user_id = %(user)s for update",
     "user_api_keys": "select from public.user_api_keys where user_id = %(user)s for update",
     "credit_packs": "select from public.credit_packs where user_id = %(user)s for update",
-    "conversations": "select from public.conversations where user_id = %(user)s for update",
+    "the conversation": "select from public.conversations where id = %(chat)s::uuid for update",
+    "the other conversation": "select from public.conversations where external_id = 'another' for update",
+    "pending_turns": "select from public.pending_turns where user_id = %(user)s for update",
     "usage_logs": "select from public.usage_logs where id = %(charge)s for update",
     "usage_logs, a later row": "select from public.usage_logs where id = %(later_charge)s for update",
     "overage_invoice_items": "select from public.overage_invoice_items where user_id = %(user)s for update",
@@ -44,7 +47,7 @@ PROBES = {
     name: lock.replace("select pg_", "select 1 / pg_try_") + "::integer" if "advisory" in lock else f"{lock} nowait"
     for name, lock in LOCKS.items()
 }
-ADVISORY_LOCKS = {name for name, lock in LOCKS.items() if "advisory" in lock}
+EXCLUSIVE_LOCKS = {name for name, lock in LOCKS.items() if "advisory" in lock or "public.conversations" in lock}
 SETTLE = "select public.settle_query(%(hold)s, 'answered', '{}', %(turn)s::jsonb)"
 ADMIT = "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid(), %(chat)s"
 ENCRYPTED = (
@@ -63,15 +66,18 @@ PACK = (
 CALLS = {
     "admit_query": f"select {ADMIT}, p_own_key => false)",
     "admit_query, with an own key": f"select {ADMIT})",
+    "admit_query, with a pending turn": f"select {ADMIT.replace('%(chat)s', chr(39) + 'another' + chr(39))})",
     "admit_query, with an expired hold": f"select set_config('metering.now', '2100-01-01Z', true), {ADMIT}, "
     "p_own_key => false)",
     "settle_query": SETTLE,
     "settle_query, repeated question": SETTLE.replace("turn", "repeated_turn"),
+    "settle_query, after a pending turn": SETTLE.replace("turn", "later_turn"),
     "settle_query, with an own key": SETTLE.replace("hold", "byok_hold"),
     "release_query": "select public.release_query(%(hold)s)",
     "release_query, with an own key": "select public.release_query(%(byok_hold)s)",
     "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
     "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
+    "apply_pending_turns": "select public.apply_pending_turns()",
     "note_progress": "select public.note_progress(jsonb_build_array(jsonb_build_object("
     "'hold_id', %(hold)s, 'position', 0, 'progress', 'Text')))",
     "stop_query": "select public.stop_query(%(user)s, %(chat)s)",
@@ -107,6 +113,8 @@ CALLS = {
     "the user's deletion": "delete from auth.users where id = %(user)s",
     "delete_user": "select public.delete_user(%(user)s, true)",
 }
+
+SETTLEMENTS = [call for call in CALLS if call.startswith("settle_query")]
 
 
 @pytest.fixture
@@ -144,6 +152,12 @@ def ids(db: Db) -> dict[str, str]:
         (user,),
     )
     db.execute("update public.conversations set last_message_at = '2019-01-01Z'")
+    db.execute(
+        "insert into public.pending_turns (id, user_id, conversation_id, conversation_created_at, expires_at,"
+        " is_certain, turn) select %s, user_id, id, created_at, expires_at, true, %s from public.conversations"
+        " where external_id = 'another'",
+        (charges[1], turn("another", "q1")),
+    )
     db.execute("update public.credit_packs set expires_at = '2099-01-01Z'")
     db.execute("update public.stripe_events set processed_at = now()")
     return {
@@ -154,6 +168,7 @@ def ids(db: Db) -> dict[str, str]:
         "chat": CHAT,
         "turn": turn(CHAT, "q3"),
         "repeated_turn": turn(CHAT, "q1"),
+        "later_turn": turn("another", "q3"),
         "charge": charges[0],
         "later_charge": charges[1],
         "item": item,
@@ -201,7 +216,7 @@ def can_coexist(one: State, other: State) -> bool:
     """Whether both can exist at the same time."""
     held = one[1] & other[1]
     exclusive = "auth.users" in held and bool(DELETIONS & {one[0], other[0]})
-    return not held & ADVISORY_LOCKS and not exclusive
+    return not held & EXCLUSIVE_LOCKS and not exclusive
 
 
 def waits_for(one: State, other: State) -> bool:
@@ -228,9 +243,14 @@ def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) 
     held = {(call, awaited): held for call, held, awaited in states}
     assert held["admit_query", "auth.users"] == {"the user lock"}
     assert held["admit_query", "credit_packs"] >= {"the user lock", "auth.users"}
-    assert held["settle_query", "conversations"] == {"the hold lock", "auth.users"}
+    for call in (*SETTLEMENTS, "admit_query", "admit_query, with a pending turn", "apply_pending_turns"):
+        # Users lock them.
+        assert not {(call, "the conversation"), (call, "the other conversation")} & held.keys()
+    waits_for_ledger = held["apply_pending_turns", "usage_logs, a later row"]
+    assert waits_for_ledger == {"auth.users", "the other conversation"}
+    assert held["settle_query, after a pending turn", "usage_logs, a later row"] >= {"the hold lock", *waits_for_ledger}
     assert held["release_query", "credit_packs"] >= {"the user lock", "the hold lock", "auth.users"}
-    assert held["settle_query, with an own key", "user_api_keys"] >= {"the other hold lock", "conversations"}
+    assert held["settle_query, with an own key", "user_api_keys"] >= {"the other hold lock", "the conversation"}
     assert held["put_api_key", "user_api_keys"] == {"auth.users"}
     for change in ("put_api_key", "note_api_key", "delete_api_key"):
         assert held[change, "user_subscriptions"] == {"auth.users", "user_api_keys"}
@@ -243,25 +263,26 @@ def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) 
         assert held[change, "user_subscriptions"] == {"the user lock"}
     assert held["apply_pack", "credit_packs"] == {"the user lock", "auth.users"}
     assert held["claim_overage", "overage_invoice_items"] >= {"the user lock", "auth.users", "usage_logs"}
-    assert held["settle_query, repeated question", "usage_logs"] >= {"the hold lock", "auth.users", "conversations"}
-    assert held["update_conversation", "conversations"] == set()
-    assert held["delete_conversation", "conversations"] == {"auth.users"}
+    assert held["settle_query, repeated question", "usage_logs"] >= {"the hold lock", "auth.users", "the conversation"}
+    assert held["update_conversation", "the conversation"] == set()
+    assert held["delete_conversation", "the conversation"] == {"auth.users"}
     for change in ("place_overage", "retarget_overage"):
         assert held[change, "overage_invoice_items"] == set()
 
 
 def test_a_cycle_would_be_found(connect: Connect, db: Db, ids: dict[str, str]) -> None:
-    """The function locks a conversation and then the hold lock, settle_query the other way round."""
+    """The function locks a key and then the hold lock, settle_query the other way round."""
     db.execute(
         "create function public.wrong_lock_order() returns void language plpgsql as $$ begin"
-        f" perform from public.conversations where id = '{CHAT}' for update;"
-        f" perform pg_advisory_xact_lock(uuid_hash_extended('{ids['hold']}', 1)); end $$"
+        f" perform from public.user_api_keys where id = '{ids['key']}' for update;"
+        f" perform pg_advisory_xact_lock(uuid_hash_extended('{ids['byok_hold']}', 1)); end $$"
     )
     CALLS["wrong_lock_order"] = "select public.wrong_lock_order()"
     try:
-        calls = ("wrong_lock_order", "release_query", "settle_query")
+        settlement = "settle_query, with an own key"
+        calls = ("wrong_lock_order", "release_query", settlement)
         states = [(call, held, awaited) for call in calls for held, awaited in lock_waits(connect, db, ids, call)]
-        assert {state[0] for cycle in cycles(states) for state in cycle} >= {"wrong_lock_order", "settle_query"}
+        assert {state[0] for cycle in cycles(states) for state in cycle} >= {"wrong_lock_order", settlement}
         assert cycles(state for state in states if state[0] != "wrong_lock_order") == []
     finally:
         del CALLS["wrong_lock_order"]

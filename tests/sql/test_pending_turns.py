@@ -281,6 +281,21 @@ def test_track_query_usage_waits_for_no_conversation(db: Db, connect: Connect, u
     assert (tracked["is_charged"], tracked["conversation_id"] is not None) == (True, how == "update")
 
 
+def test_a_turn_that_cannot_be_stored_is_charged(db: Db, connect: Connect, user: str, chat: str) -> None:
+    """At once and as a pending turn. It keeps no other turn from being stored."""
+    impossible = turn(chat, "x" * 129)
+    assert settle(db, admit(db, user)["hold_id"], turn=impossible)["persisted"] is False
+    other = connect()
+    lock(other, chat)
+    settle(db, admit(db, user)["hold_id"], turn=impossible)
+    other.execute("rollback")
+    at(db, "2026-03-01T10:01Z")
+    assert settle(db, admit(db, user)["hold_id"], turn=turn(chat, "q2"))["persisted"] is True
+    assert (pending(db), questions(db)) == (0, ["q1", "q2"])
+    assert [row["message_id"] is not None for row in ledger(db, user)] == [True, False, False, True]
+    assert all(row["is_charged"] for row in ledger(db, user))
+
+
 def test_no_role_reads_pending_turns(connect: Connect) -> None:
     for role in ("anon", "authenticated", "service_role"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -23,7 +23,10 @@ ROWS_OF_USER = {
 }
 # Relations that every signed-in user may read, and relations that no user may read.
 PUBLIC = {"plans"}
-INTERNAL = {"daily_costs", "settings", "packs", "stripe_events", "retained_usage", "retained_invoice_items"}
+INTERNAL = {
+    *("daily_costs", "packs", "pending_turns", "retained_invoice_items", "retained_usage", "settings"),
+    "stripe_events",
+}
 # Columns that identify a row. Every role that may read the relation may read them. Default: id.
 KEY_COLUMNS = {"daily_quota_usage": "user_id, query_date"}
 

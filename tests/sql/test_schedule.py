@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(300)  # the first time, packages are downloaded
 FILE = (SCHEMAS / "90_schedule.sql").read_bytes()
 JOBS = {
     "release-stale-holds": "* * * * *",
+    "apply-pending-turns": "*/5 * * * *",
     "reset-monthly-overages": "0 0 1 * *",
     "expire-credits": "10 0 * * *",
     "cleanup-expired-conversations": "0 2 * * *",

@@ -21,6 +21,7 @@ from infra.local.postgres import MIGRATIONS, PLATFORM, ROOT, bundled_bin
 from infra.local.stack import Stack
 from tests.conftest import Connect, Person, new_user
 from tests.sql.metering import Db, admit, settle
+from tests.sql.test_linters import INTERNAL
 
 PAGE = (ROOT / "sql" / "README.md").read_text(encoding="utf-8")
 CLI = ROOT / "tests" / "clients" / "node_modules" / ".bin" / "supabase"
@@ -203,8 +204,7 @@ def test_row_level_security_checks_return_what_the_page_promises(db: Db) -> None
 
     policies = run(db, block("Row-level security", 1))
     without = {row["relname"] for row in tables} - {row["tablename"] for row in policies}
-    internal = {"packs", "stripe_events", "retained_usage", "retained_invoice_items", "settings", "daily_costs"}
-    assert without == internal
+    assert without == set(INTERNAL)
     assert {row["tablename"] for row in policies if "anon" in row["roles"]} == set()
 
     assert run(db, block("Row-level security", 2)) == [{"count": 1}]
@@ -380,6 +380,12 @@ def test_waiting_work_is_counted(db: Db) -> None:
     assert set(run(db, query)[0].values()) == {0}
 
     admit(db, user)
+    db.execute(
+        "insert into public.pending_turns (id, created_at, user_id, conversation_id, conversation_created_at, expires_at,"
+        " is_certain, turn) values (gen_random_uuid(), now() - interval '1 hour', %s, gen_random_uuid(), now(), now(),"
+        " true, '{}')",
+        (user,),
+    )
     db.execute(
         "update public.query_holds set created_at = now() - interval '2 hours', expires_at = now() - interval '1 hour'"
     )

@@ -5,6 +5,7 @@ import re
 import uuid
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from functions.common.errors import Forbidden
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares eve
 
 
 def user_with_everything(billing: BillingStack) -> Person:
-    """A user with a subscription, a pack, a key, conversations, a bill, a refusal and a running query."""
+    """A user with a subscription, a pack, a key, conversations, a bill, a refusal, a pending turn, a running query."""
     user = billing.new_user()
     billing.buy(user, plan="basic")
     billing.buy(user, pack="pack_100")
@@ -33,6 +34,9 @@ def user_with_everything(billing: BillingStack) -> Person:
     for chat in ("first", "second"):
         for question in ("q1", "q2"):
             settle(billing.db, admit(billing.db, user.id)["hold_id"], turn=turn(chat, question))
+    with psycopg.connect(billing.stack.postgres.url()) as other:
+        other.execute("select from public.conversations where user_id = %s for update", (user.id,))
+        settle(billing.db, admit(billing.db, user.id)["hold_id"], turn=turn("first", "q3"))
     key(billing.db, user.id, "openai")
     admit(billing.db, user.id)
     return user
@@ -50,7 +54,7 @@ def test_an_export_is_complete_and_contains_no_secrets(billing: BillingStack, tm
     assert exported["subscription"][0]["tier"] == "basic"
     assert [(len(chat["messages"]), chat["message_count"]) for chat in exported["conversations"]] == [(4, 4), (4, 4)]
     assert [message["position"] for message in exported["conversations"][0]["messages"]] == [1, 2, 3, 4]
-    assert len(exported["usage"]) == 45
+    assert len(exported["usage"]) == 46
     assert {row["overage_charge"] for row in exported["usage"]} == {"0.025000", "0.000000"}
     assert exported["bills"][0]["amount_usd"] == "1.025000"
     assert (exported["packs"][0]["price_paid"], len(exported["keys"]), len(exported["running"])) == ("2.250000", 1, 1)
@@ -61,7 +65,8 @@ def test_an_export_is_complete_and_contains_no_secrets(billing: BillingStack, tm
         " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
     ).fetchall()
     parts = {"conversations": "conversations", "credit_packs": "packs", "overage_invoice_items": "bills",
-             "query_holds": "running", "query_refusals": "refusals", "usage_logs": "usage", "user_api_keys": "keys",
+             "pending_turns": "pending", "query_holds": "running",
+             "query_refusals": "refusals", "usage_logs": "usage", "user_api_keys": "keys",
              "user_subscriptions": "subscription"}  # fmt: skip
     assert {row["relname"] for row in tables} == parts.keys()
     for table, part in parts.items():
