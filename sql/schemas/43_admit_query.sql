@@ -187,7 +187,7 @@ declare
   v_question_position integer;
   v_has_pending boolean;
   v_is_applied boolean := false;
-  v_pending jsonb := '[]';
+  v_pending jsonb := '[]'::jsonb;
   v_pending_size integer := 0;
 begin
   -- A repeated question is answered from the messages before it.
@@ -208,7 +208,7 @@ begin
     select
       coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content)
                          order by turn.created_at, turn.id, part.role desc), '[]'),
-      coalesce(max(turn.size), 0)
+      coalesce(max(turn.size), 0)::integer
     into v_pending, v_pending_size
     from (
       select w.created_at, w.id, w.turn,
