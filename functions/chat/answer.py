@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 
 from functions.chat.providers import Message, ToolCall, ToolResult
 from functions.chat.tools import Outcome, Source
-from functions.chat.wire import NOT_RUN, MessageStream, Part
+from functions.chat.wire import NOT_RUN, Ending, MessageStream, Part
 from functions.common import money
 
 
@@ -48,6 +48,7 @@ class MessageRow(TypedDict):
     content: str
     function_calls: NotRequired[list[CallRow] | None]
     function_results: NotRequired[list[ResultRow] | None]
+    finish_reason: NotRequired[Ending | None]
 
 
 @dataclass(slots=True)
@@ -86,6 +87,13 @@ class Answer:
     def text(self) -> str:
         """The text of all steps."""
         return "".join(step.text for step in self.steps)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it has anything to charge for: a text, or a tool that was run."""
+        return bool(self.text.strip()) or any(
+            call.outcome is not None and call.input is not None for step in self.steps for call in step.calls
+        )
 
     def messages(self) -> Iterator[Message]:
         """The messages that the model reads: its own texts and calls, and the results of the calls."""

@@ -15,6 +15,7 @@ from functions.chat import limits
 from functions.chat.answer import MessageRow
 from functions.chat.providers import Spent
 from functions.chat.request import ChatRequest
+from functions.chat.wire import Ending
 from functions.common.database import Database
 from functions.common.errors import (
     AlreadyAnswered,
@@ -87,6 +88,7 @@ class Ended:
     spent: Spent
     charged_usd: Decimal
     keeps_history: bool
+    finish_reason: Ending
     answer: MessageRow | None
 
 
@@ -112,7 +114,14 @@ def decision(row: Mapping[str, Any]) -> Admission | Refused | InProgress | Ended
         case "in_progress":
             return InProgress()
         case _:
-            return Ended(row["funding"], Spent.from_row(row), row["charged_usd"], row["keeps_history"], row["answer"])
+            return Ended(
+                funding=row["funding"],
+                spent=Spent.from_row(row),
+                charged_usd=row["charged_usd"],
+                keeps_history=row["keeps_history"],
+                finish_reason=row["finish_reason"] or "stop",
+                answer=row["answer"],
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,21 +269,21 @@ class Metering:
 
     # The end
 
-    async def settle(
-        self, hold: Hold, outcome: Literal["answered", "stopped"], spent: Spent, turn: TurnRow | None
-    ) -> Settled:
+    async def settle(self, hold: Hold, ending: Ending, spent: Spent, turn: TurnRow | None) -> Settled:
         """End a query that is charged. Stores the turn unless it is None. Raises nothing."""
-        return await self._end(hold, "settle_query", outcome, spent, {"p_turn": turn})
+        outcome = "stopped" if ending == "stopped" else "answered"
+        usage = {**spent.row(), "finish_reason": ending}
+        return await self._end(hold, "settle_query", outcome, usage, {"p_turn": turn})
 
     async def release(self, hold: Hold, spent: Spent) -> Settled:
         """End a query that failed and give its funding back. Raises nothing."""
-        return await self._end(hold, "release_query", "failed", spent, {})
+        return await self._end(hold, "release_query", "failed", spent.row(), {})
 
     async def _end(
-        self, hold: Hold, function: str, outcome: str, spent: Spent, turn: Mapping[str, TurnRow | None]
+        self, hold: Hold, function: str, outcome: str, usage: Mapping[str, Any], turn: Mapping[str, TurnRow | None]
     ) -> Settled:
         observer, identity = self._observer, hold.query.identity
-        params = {"p_hold_id": hold.query.hold_id, "p_outcome": outcome, "p_usage": spent.row()}
+        params = {"p_hold_id": hold.query.hold_id, "p_outcome": outcome, "p_usage": usage}
         settled = Settled()
         try:
             try:
@@ -291,7 +300,7 @@ class Metering:
         observer.info(
             "query",
             **identity,
-            **spent.row(),
+            **usage,
             tier=hold.admission.tier,
             funding=hold.admission.funding,
             outcome=settled.outcome,

@@ -170,6 +170,7 @@ class Over:
     funding: str
     charged_usd: Decimal
     persisted: bool
+    finish_reason: wire.Ending | None
 
 
 async def follow(database: Database, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
@@ -214,13 +215,14 @@ def _ending(message: wire.MessageStream, over: Over | None, request_id: str) -> 
         funding=over.funding,
         charged_usd=over.charged_usd,
         persisted=over.persisted,
+        finish_reason=over.finish_reason,
     )
     match over.outcome:
         case "answered" | "stopped" if not message.is_complete:
             # The turn stopped waiting for this reader. The client that asked has the whole answer; history may have it.
             return message.finish_step() + wire.error_without_metadata(END_NOT_RECEIVED)
         case "answered":
-            return wire.finish("stop", metadata)
+            return wire.finish(over.finish_reason or "stop", metadata)
         case "stopped":
             return wire.abort(metadata)
         case _:
@@ -237,4 +239,11 @@ async def _follow(
         return None
     if "progress" in row:
         return Running(row["hold_id"], row["progress"])
-    return Over(row["outcome"], Spent.from_row(row), row["funding"], row["charged_usd"], row["persisted"])
+    return Over(
+        row["outcome"],
+        Spent.from_row(row),
+        row["funding"],
+        row["charged_usd"],
+        row["persisted"],
+        row["finish_reason"],
+    )

@@ -58,6 +58,11 @@ def cut_short(language: Language) -> str:
     return _text(f"cut_short.{language}")
 
 
+def no_text(language: Language) -> str:
+    """The last sentence of an answer that ended after tools without a text."""
+    return _text(f"no_text.{language}")
+
+
 async def _record(context: Context, language: Language, parliament: Parliament) -> tuple[Any, Source] | None:
     """The public record of the page and its source; None where there is none, or it takes over limits.CONTEXT_S."""
     try:

@@ -1,18 +1,19 @@
 """One chat turn: admit the query, converse with the model and its tools, settle.
 
 A turn runs in its own task and writes to a Feed; clients read the feed. A turn always ends its hold: it settles when
-the model finished or the user stopped it, and releases when something failed. A hold that cannot be ended (the process
-died, the database is out of reach) expires, and its funding is given back.
+the model finished or the user stopped it, and releases when something failed. What the request itself caused, a limit
+of ours or of the model, is no failure once a text or the result of a tool has reached the user. A hold that cannot be
+ended (the process died, the database is out of reach) expires, and its funding is given back.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Literal
 
 from functions.chat import history, limits, wire
-from functions.chat.answer import Answer
+from functions.chat.answer import Answer, Step
 from functions.chat.conversation import Conversation
 from functions.chat.feed import Feed
 from functions.chat.metering import Ended, Hold, Metering, Query, Settled, TurnRow
@@ -21,14 +22,17 @@ from functions.chat.progress import Progress, ProgressWriter
 from functions.chat.providers import FinishReason, Message, Prompt, Providers, Spent
 from functions.chat.providers.failover import Failover
 from functions.chat.spending import Spending
-from functions.chat.system_prompt import situation, system_prompt
+from functions.chat.system_prompt import cut_short, no_text, situation, system_prompt
 from functions.chat.tools import Tools
 from functions.chat.tools.parliament import Parliament
-from functions.common.errors import AppError, ByokKeyRejected, Internal, ProviderError, ProviderTimeout
+from functions.common.errors import AppError, ByokKeyRejected, Internal, PromptRefused, ProviderError, ProviderTimeout
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.vault import PlainKey
+
+# The provider's other reasons count as "stop": the answer is all that the model had to say.
+ENDINGS: Mapping[str, wire.Ending] = {"length": "length", "content-filter": "content-filter", "limit": "limit"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,38 +93,57 @@ class Turn:
         except BaseException as error:
             if self.feed.is_streaming:
                 self.feed.write(self._stream.complete())
-            await self._end(hold, progress, failover, "failed", None)
+            await self._end(hold, progress, failover, None, None)
             if self.feed.is_streaming:
                 sentence = error.sentence if isinstance(error, AppError) else Internal.message
                 # The release has given one query back.
-                metadata = self._metadata(hold, failover, Settled("failed", Decimal(0)), given_back=1)
+                metadata = self._metadata(hold, failover, Settled("failed", Decimal(0)), None, given_back=1)
                 self.feed.write(self._stream.complete() + wire.error(sentence, metadata))
             raise
         self.feed.write(self._stream.complete())
-        outcome: Literal["answered", "stopped"] = "stopped" if reason is None else "answered"
-        settled = await self._end(hold, progress, failover, outcome, self._turn_row(hold))
-        metadata = self._metadata(hold, failover, settled)
-        self.feed.write(wire.abort(metadata) if reason is None else wire.finish(reason, metadata))
+        settled = await self._end(hold, progress, failover, reason, self._turn_row(hold, reason))
+        metadata = self._metadata(hold, failover, settled, reason)
+        self.feed.write(wire.abort(metadata) if reason == "stopped" else wire.finish(reason, metadata))
         self.feed.close(self._whole_answer(metadata))
 
-    async def _converse_in_time(self, hold: Hold, failover: Failover) -> FinishReason | None:
-        """Why the answer ended; None where the user stopped it. Raises the provider's error, or ProviderTimeout."""
+    async def _converse_in_time(self, hold: Hold, failover: Failover) -> wire.Ending:
+        """Why the answer ended. Raises the error where nothing reached the user, or the provider failed."""
         own_key = await self.own_keys.decrypt(hold)
         try:
             async with asyncio.timeout_at(0 if self.stopped else self.ends_at) as self._timeout:
                 reason = await self._converse(hold, failover, own_key)
         except TimeoutError as error:
             if self.stopped:
-                return None
-            raise ProviderTimeout from error
+                return "stopped"
+            if not self._answer.has_content:
+                raise ProviderTimeout from error
+            return self._ended_early("limit")
+        except PromptRefused as error:
+            if not self._answer.has_content:
+                raise
+            return self._ended_early(error.finish_reason)
         except ByokKeyRejected as error:
             await self.own_keys.reject(hold, error)
             raise
         finally:
             self._timeout = None
-        if not self._answer.text.strip():
-            raise ProviderError  # An answer without text is not charged.
-        return reason
+        if not self._answer.has_content:
+            raise ProviderError  # An answer without content is not charged.
+        ending = ENDINGS.get(reason, "stop")
+        return ending if self._answer.text.strip() else self._ended_early(ending)
+
+    def _ended_early(self, ending: wire.Ending) -> wire.Ending:
+        """Add a sentence that explains why the answer ends here, unless the provider's filter cut a text."""
+        language = self.query.request.language
+        if ending in ("limit", "length"):
+            sentence = cut_short(language)
+        elif not self._answer.text.strip():
+            sentence = no_text(language)
+        else:
+            return ending
+        self._answer.steps.append(Step(sentence))
+        self.feed.write(self._stream.finish_step() + self._stream.start_step() + self._stream.text(sentence))
+        return ending
 
     async def _converse(self, hold: Hold, failover: Failover, own_key: PlainKey | None) -> FinishReason:
         request, admission = self.query.request, hold.admission
@@ -155,18 +178,18 @@ class Turn:
         hold: Hold,
         progress: Progress,
         failover: Failover,
-        outcome: Literal["answered", "stopped", "failed"],
+        ending: wire.Ending | None,
         turn_row: TurnRow | None,
     ) -> Settled:
-        """End the hold, even if the turn is cancelled meanwhile."""
+        """End the hold, even if the turn is cancelled meanwhile. `ending` is None where the turn failed."""
 
         async def end() -> Settled:
             await progress.close(limits.FOLLOWER_STOPPED_S if self.stopped else limits.FOLLOWER_S)
             await self.turnstile.enter()  # pricing and storing take a millisecond, and many answers may end at once
             await self._spending.price()
-            if outcome == "failed":
+            if ending is None:
                 return await self.metering.release(hold, self._spent(failover))
-            return await self.metering.settle(hold, outcome, self._spent(failover), turn_row)
+            return await self.metering.settle(hold, ending, self._spent(failover), turn_row)
 
         return await self.metering.run_to_end(end())
 
@@ -180,12 +203,13 @@ class Turn:
             funding=ended.funding,
             charged_usd=ended.charged_usd,
             persisted=True,
+            finish_reason=ended.finish_reason,
         )
         stream = wire.MessageStream(self._answer.id)
-        self.feed.write(self._answer.events(stream) + wire.finish("stop", metadata))
+        self.feed.write(self._answer.events(stream) + wire.finish(ended.finish_reason, metadata))
         self.feed.close(self._whole_answer(metadata))
 
-    def _turn_row(self, hold: Hold) -> TurnRow | None:
+    def _turn_row(self, hold: Hold, ending: wire.Ending) -> TurnRow | None:
         """What is stored of the turn: nothing where the plan keeps no history."""
         if not hold.admission.keeps_history:
             return None
@@ -195,13 +219,15 @@ class Turn:
             "title": request.title(self._answer.text),
             "context": request.context.model_dump(),
             "question": {"id": request.question.id, "content": request.question.text},
-            "answer": self._answer.row(),
+            "answer": {**self._answer.row(), "finish_reason": ending},
         }
 
     def _spent(self, failover: Failover) -> Spent:
         return Spent(failover.provider, failover.model, self._spending.usage, self._spending.cost_usd)
 
-    def _metadata(self, hold: Hold, failover: Failover, settled: Settled, given_back: int = 0) -> wire.Metadata:
+    def _metadata(
+        self, hold: Hold, failover: Failover, settled: Settled, ending: wire.Ending | None, given_back: int = 0
+    ) -> wire.Metadata:
         remaining = hold.admission.remaining
         return wire.metadata(
             request_id=self.query.request_id,
@@ -211,6 +237,7 @@ class Turn:
             persisted=settled.persisted,
             remaining=None if remaining is None else remaining + given_back,
             resets_at=hold.admission.resets_at,
+            finish_reason=ending,
         )
 
     def _whole_answer(self, metadata: wire.Metadata) -> wire.WholeAnswer:

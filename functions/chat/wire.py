@@ -6,7 +6,7 @@ https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 """
 
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import orjson
 
@@ -23,6 +23,8 @@ KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 NOT_RUN = "The answer ended before this tool was run."
 
+# Why an answer ended. length and content-filter: the model's own; limit: a limit of ours.
+Ending = Literal["stop", "length", "content-filter", "stopped", "limit"]
 Part = dict[str, Any]  # of a UIMessage, by the AI SDK's names
 
 
@@ -36,7 +38,10 @@ class TokenCounts(TypedDict):
 
 
 class Metadata(TypedDict):
-    """What the client learns about a turn at its end. `charged_usd` is None where it is not known."""
+    """What the client learns about a turn at its end.
+
+    `finish_reason` is None where the turn failed, `charged_usd` where it is not known.
+    """
 
     request_id: str
     provider: str
@@ -48,6 +53,7 @@ class Metadata(TypedDict):
     remaining: int | None
     resets_at: str | None
     persisted: bool
+    finish_reason: Ending | None
 
 
 class UIMessage(TypedDict):
@@ -189,6 +195,7 @@ def metadata(
     persisted: bool,
     remaining: int | None = None,
     resets_at: str | None = None,
+    finish_reason: Ending | None,
 ) -> Metadata:
     """The metadata of a turn's end."""
     return {
@@ -207,15 +214,20 @@ def metadata(
         "remaining": remaining,
         "resets_at": resets_at,
         "persisted": persisted,
+        "finish_reason": finish_reason,
     }
 
 
 # The end of a message with closed steps --------------------------------------------------------------------------
 
 
-def finish(reason: str, metadata: Metadata) -> bytes:
-    """The end of a complete answer. `reason` is the AI SDK's finishReason."""
-    return part("finish", finishReason=reason, messageMetadata=metadata) + DONE
+# Where the AI SDK has no finishReason of the name. A stopped answer is sent as such only once, by `abort`.
+SDK_REASONS = {"limit": "length", "stopped": "stop"}
+
+
+def finish(reason: Ending | Literal["error"], metadata: Metadata) -> bytes:
+    """The end of a complete answer."""
+    return part("finish", finishReason=SDK_REASONS.get(reason, reason), messageMetadata=metadata) + DONE
 
 
 def abort(metadata: Metadata) -> bytes:

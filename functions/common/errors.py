@@ -4,7 +4,7 @@
 maps to them.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class AppError(Exception):
@@ -166,6 +166,19 @@ class ProviderError(AppError):
 
 class ProviderDown(ProviderError):
     """The provider failed or cannot be reached, so another attempt may succeed. The client sees a ProviderError."""
+
+
+class PromptRefused(ProviderError):
+    """The provider refuses what it was sent, so another attempt would fail too. `finish_reason`: why.
+
+    After a part of the answer it ends the answer. Before, the client sees a ProviderError.
+    """
+
+    message = "The model provider refuses this question. Nothing was charged; ask a shorter one, or in other words."
+
+    def __init__(self, finish_reason: Literal["length", "content-filter"]) -> None:
+        super().__init__()
+        self.finish_reason = finish_reason
 
 
 class ProviderOverloaded(AppError):

@@ -85,7 +85,7 @@ begin
       'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
       'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
-      'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text)
+      'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text, 'finish_reason', u.finish_reason)
     from public.usage_logs u
     join public.plans p on p.tier = u.tier
     left join public.messages m on m.id = u.message_id

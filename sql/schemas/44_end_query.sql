@@ -13,13 +13,15 @@ begin
   end if;
   insert into public.usage_logs as u (
     id, created_at, user_id, request_id, chat_key, question_digest, conversation_id, message_id, tier, funding,
-    outcome, query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used,
-    overage_limit, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider, model,
-    used_byo_key, counted_against_quota, was_overage, overage_charge)
+    outcome, finish_reason, query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit,
+    overage_used, overage_limit, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider,
+    model, used_byo_key, counted_against_quota, was_overage, overage_charge)
   values (
     p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_hold.chat_key, p_hold.question_digest, p_conversation_id,
-    p_message_id, p_hold.tier, p_hold.funding, p_outcome, p_hold.query_date, p_hold.created_at, p_hold.period_start,
-    p_hold.credit_pack_id, p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used, p_hold.overage_limit,
+    p_message_id, p_hold.tier, p_hold.funding, p_outcome,
+    case when p_is_charged then p_usage ->> 'finish_reason' end, p_hold.query_date, p_hold.created_at,
+    p_hold.period_start, p_hold.credit_pack_id, p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used,
+    p_hold.overage_limit,
     coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
@@ -213,13 +215,14 @@ begin
   -- Store the question and the answer. The question gets the id of its query.
   insert into public.messages (
     id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
-    tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
+    finish_reason, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
   values
     (v_question_id, v_asked_at, conversation_id, v_position, 'user',
-     p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, 0, 0, null, null, false, 0),
+     p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0, null, null, false, 0),
     ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
      p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
-     nullif(p_turn -> 'answer' -> 'function_results', 'null'), v_tokens_input, v_tokens_output,
+     nullif(p_turn -> 'answer' -> 'function_results', 'null'), p_turn -> 'answer' ->> 'finish_reason', v_tokens_input,
+     v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
@@ -289,10 +292,11 @@ end
 $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
   'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
-  'cache_read_tokens, cache_write_tokens, cost_usd}. p_turn: {chat_id, title, context {type, id, data}, question {id, '
-  'content}, answer {id, content, function_calls, function_results}}, stored only if the plan stores history. A turn '
-  'whose conversation is locked waits in pending_turns: the charge waits for no user. Returns {outcome, charged_usd, '
-  'cost_usd, persisted}; persisted: the turn is stored or certain to be. NOHLD: the query was never admitted.';
+  'cache_read_tokens, cache_write_tokens, cost_usd, finish_reason}. p_turn: {chat_id, title, context {type, id, data}, '
+  'question {id, content}, answer {id, content, function_calls, function_results, finish_reason}}, stored only if the '
+  'plan stores history. A turn whose conversation is locked waits in pending_turns: the charge waits for no user. '
+  'Returns {outcome, charged_usd, cost_usd, persisted}; persisted: the turn is stored or certain to be. NOHLD: the '
+  'query was never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 

@@ -109,7 +109,8 @@ begin
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,
       'cache_write_tokens', u.cache_write_tokens, 'cost_usd', u.cost_usd::text,
-      'charged_usd', u.overage_charge::text, 'persisted', private.is_stored(u.id, u.message_id))
+      'charged_usd', u.overage_charge::text, 'persisted', private.is_stored(u.id, u.message_id),
+      'finish_reason', u.finish_reason)
     into v_followed
     from public.usage_logs u where u.id = p_hold_id and u.user_id = p_user_id;
   end if;

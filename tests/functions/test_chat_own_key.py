@@ -439,8 +439,8 @@ IN_BAND = [
 def test_an_error_event_is_explained_only_on_an_own_account(
     code: str | None, own: type[AppError], platform: type[AppError]
 ) -> None:
-    assert type(Faults("It", own_account=True).from_event(code)) is own
-    assert type(Faults("It", own_account=False).from_event(code)) is platform
+    assert type(Faults("It", own_account=True).from_event(code, None)) is own
+    assert type(Faults("It", own_account=False).from_event(code, None)) is platform
 
 
 # Keys that cannot be decrypted --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from functions.chat.settings import ChatSettings
 from functions.chat.system_prompt import system_prompt
 from functions.chat.tools import Definition, Tools
 from functions.chat.tools.parliament import Parliament
-from functions.common.errors import AppError, ProviderDown, ProviderTimeout
+from functions.common.errors import AppError, PromptRefused, ProviderDown, ProviderTimeout
 from functions.common.settings import load
 from functions.common.vault import PlainKey
 
@@ -326,6 +326,31 @@ async def test_a_proxy_of_the_environment_gets_the_requests(wire: Wire, monkeypa
     async with ours("http://direct.test") as providers:
         assert isinstance(await ask(providers, "anthropic", PROMPTS["a question"]), ProviderDown)
         assert len(wire.requests) == 1
+
+
+# Refused prompts ---------------------------------------------------------------------------------------------------
+
+# Code and message, as the providers send them.
+REFUSED_PROMPTS = [
+    (400, "invalid_request_error", "prompt is too long: 212042 tokens > 200000 maximum", "length"),
+    (400, "invalid_request_error", "input length and `max_tokens` exceed context limit: 199000 + 4096", "length"),
+    (413, "request_too_large", "Request exceeds the maximum size", "length"),
+    (400, "context_length_exceeded", "Your input exceeds the context window of this model.", "length"),
+    (400, "invalid_request_error", "Output blocked by content filtering policy", "content-filter"),
+    (400, "invalid_prompt", "Invalid prompt: we have limited access to this content.", "content-filter"),
+    (400, "invalid_request_error", "messages: text content blocks must be non-empty", None),
+    (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API.", None),
+    (401, "authentication_error", "invalid x-api-key", None),
+    (429, "rate_limit_exceeded", "Request too large for gpt-6-sol: Limit 30000, Requested 40000.", None),
+    (500, "server_error", "The server had an error.", None),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message", "reason"), REFUSED_PROMPTS)
+def test_a_refused_prompt_differs_from_a_failure(status: int, code: str, message: str, reason: str | None) -> None:
+    faults = Faults("It", own_account=False)
+    for error in (faults.from_status(status, {}, code, message), faults.from_event(code, message)):
+        assert (error.finish_reason if isinstance(error, PromptRefused) else None) == reason
 
 
 # Errors -------------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class OneHold:
             return {
                 "hold_id": "h", "outcome": "stopped", "provider": "anthropic", "model": "m", "funding": "included",
                 "tokens_input": 1, "tokens_output": 1, "cache_read_tokens": 0, "cache_write_tokens": 0,
-                "cost_usd": Decimal(0), "charged_usd": Decimal(0), "persisted": False,
+                "cost_usd": Decimal(0), "charged_usd": Decimal(0), "persisted": False, "finish_reason": "stopped",
             }  # fmt: skip
         if self.is_closing:
             return None

@@ -3,19 +3,37 @@
 from typing import Any
 
 from tests.journeys.endings_client import Cell, Db, Received, check_protocol
-from tests.journeys.endings_table import ALL_CREDITS, COLUMN, COMMON, FULL_ANSWER, LIMIT, NOTHING_PAID, TOOLS_PREFIX
+from tests.journeys.endings_table import (
+    ALL_CREDITS,
+    FULL_ANSWER,
+    LIMIT,
+    NO_TEXT,
+    NOTHING_PAID,
+    TOOLS_PREFIX,
+)
 
 
 def amount(text: str, question: str) -> str:
     """How much of the provider's answer a text is, as in the table."""
     whole = FULL_ANSWER.format(question=question)
-    if text in ("", LIMIT):
-        return "limit" if text else "none"
+    for sentence, name in ((LIMIT, "limit"), (NO_TEXT, "no text")):
+        if text.endswith(sentence):
+            before = text.removesuffix(sentence)
+            return f"{amount(before, question)}+{name}" if before else name
+    if not text:
+        return "none"
     if text == whole or (text.startswith(TOOLS_PREFIX) and text.endswith(whole)):
         return "whole"
     if text == whole[: len(whole) // 2]:
         return "half"
     return "part" if whole.startswith(text) or text.startswith(TOOLS_PREFIX) else text
+
+
+def delivered(text: str, tools: str) -> str:
+    """What reached the user, as in the page. The arguments: those columns of the table."""
+    parts = ["text"] if text.split("+")[0] not in ("none", "limit", "no text") else []
+    parts += ["results"] if set(tools) & set("+!") else []
+    return ", ".join(parts) or "nothing"
 
 
 def yes_or_no(flag: bool) -> str:
@@ -72,7 +90,7 @@ def stored(cell: Cell, received: Received, row: dict[str, Any]) -> str:
     assert (str(row["conversation_id"]), row["message_id"]) == (cell.chat_id, answer["id"])
     if received.parts:
         assert str(answer["id"]) == received.parts[0]["messageId"]
-    for name in ("provider", "model", "used_byo_key", "tokens_input", "tokens_output", "cost_usd"):
+    for name in ("provider", "model", "used_byo_key", "tokens_input", "tokens_output", "cost_usd", "finish_reason"):
         assert answer[name] == row[name], name
     calls = [(call["id"], call["name"], call["input"]) for call in answer["function_calls"] or []]
     sent = received.all_of("tool-input-available")
@@ -112,6 +130,8 @@ def check_metadata(received: Received, row: dict[str, Any]) -> None:
         assert metadata[name] == row[name]
     assert metadata["charged_usd"] == row["overage_charge"]
     assert metadata["persisted"] == (row["message_id"] is not None)
+    if row["outcome"] != "lost":
+        assert metadata["finish_reason"] == row["finish_reason"]
     if row["outcome"] != "lost":  # the ledger does not have them
         assert metadata["cost_usd"] == row["cost_usd"]
         assert metadata["usage"] == {
@@ -133,11 +153,16 @@ def check_disconnected(cell: Cell, received: Received, row: dict[str, Any]) -> N
 
 def expected(cell: Cell, row: dict[str, str]) -> str:
     """The table's row for one cell."""
-    common = {name: row[name] for name in COMMON} | ({} if cell.keeps else {"kept": "none"})
-    return line(cell, [*common.values(), row[COLUMN[cell.payer["funding"]]]])
+    is_charged = row["charged"] == "yes"
+    kept = "both" if is_charged and cell.keeps else "none"
+    paid = "same" if cell.payer["funding"] == "byok" else "paid" if is_charged else "back"
+    names = ("on the wire", "text", "tools", "ask", "delivered", "outcome", "finish reason", "cost")
+    return line(cell, [*(row[name] for name in names), kept, paid])
 
 
-def found(cell: Cell, responses: list[Received], journal: list[dict[str, Any]], step_tokens: int) -> str:
+def found(
+    cell: Cell, ending: dict[str, str], responses: list[Received], journal: list[dict[str, Any]], step_tokens: int
+) -> str:
     """The row that was found."""
     first, *others = responses
     row = ledger(cell)
@@ -146,12 +171,15 @@ def found(cell: Cell, responses: list[Received], journal: list[dict[str, Any]], 
     elif first.status == 200:
         check_protocol(first)
     check_metadata(first, row)
+    assert row["is_charged"] == (row["outcome"] in ("answered", "stopped"))
     asked = [entry for entry in journal if any(cell.question in message["text"] for message in entry["messages"])]
     assert {(entry["provider"], entry["api_key_last4"]) for entry in asked} == {(cell.provider, cell.account)}
     on_the_wire = ", ".join([first.wire, *(str(received.status) for received in others)])
     text = "whole" if first.disconnected else amount(first.text, cell.question)
-    ended = [stored(cell, first, row), row["outcome"], cost(row, len(asked), step_tokens), counters(cell, row)]
-    return line(cell, [on_the_wire, text, first.tools, str(len(asked)), *ended])
+    reached = "-" if ending["delivered"] == "-" else delivered(text, first.tools)
+    ended = [reached, row["outcome"], row["finish_reason"] or "-", cost(row, len(asked), step_tokens)]
+    kept = [stored(cell, first, row), counters(cell, row)]
+    return line(cell, [on_the_wire, text, first.tools, str(len(asked)), *ended, *kept])
 
 
 def line(cell: Cell, values: list[str]) -> str:

@@ -1,46 +1,52 @@
-"""The endings of a query and the payers, as tables: test_endings.py checks each cell."""
+"""The endings of a query and the payers, as tables: test_endings.py checks each cell.
+
+docs/metering.md has the rest of each ending: what was delivered, the outcome, why it ended, and whether it is charged.
+"""
 
 import re
 from typing import Any
 
+from infra.local.postgres import ROOT
+
 # on the wire  the last parts of the stream, or the status and code of an error; gone: the client disconnected
-# text         how much of the provider's answer arrived: whole, half, part, none; limit: the sentence about the limit
+# text         how much of the provider's answer arrived: whole, half, part, none; limit, no text: our sentence
 # tools        a sign for each call that the client received: + output, ! error, ? the answer ended before it was run
 # ask          how often the provider was asked
-# kept         both: question and answer are stored, where the plan keeps history (PAYERS)
 # cost         the number of steps whose tokens and cost are in the ledger
-# incl … byok  the funding and its counters: paid, given back, or the same in both cases; -: does not occur
 ENDINGS = """
-ending                        on the wire              text   tools    ask  kept  outcome   cost  incl  cred  over  byok
-finished                      finish stop              whole  -        1    both  answered  1     paid  paid  paid  same
-finished after tools          finish stop              whole  +        2    both  answered  2     paid  paid  paid  same
-a tool failed                 finish stop              whole  !        2    both  answered  2     paid  paid  paid  same
-over the steps limit          finish stop              whole  +++++++  8    both  answered  8     paid  paid  paid  same
-over the cost limit           finish length            limit  ?        1    both  answered  1     paid  paid  paid  same
-cut short by output limit     finish length            half   -        1    both  answered  1     paid  paid  paid  same
-refused by the filter         finish content-filter    half   -        1    both  answered  1     paid  paid  paid  same
-failed once, asked again      finish stop              whole  -        2    both  answered  1     paid  paid  paid  same
-client left before a byte     gone                     whole  -        1    both  answered  1     paid  paid  paid  same
-client left in the text       gone                     whole  -        1    both  answered  1     paid  paid  paid  same
-sent twice at once            finish stop, 409         whole  -        1    both  answered  1     paid  paid  paid  same
-sent a day later, kept        finish stop              whole  +        2    both  answered  2     paid  paid  paid  same
-sent a day later, not kept    409 already_answered     none   -        2    none  answered  2     paid  -     paid  -
-stopped before a byte         metadata, abort          none   -        1    both  stopped   0     paid  paid  paid  same
-stopped in the text           metadata, abort          part   -        1    both  stopped   1     paid  paid  paid  same
-stopped by another process    metadata, abort          part   -        1    both  stopped   1     paid  paid  paid  same
-stopped while a tool runs     metadata, abort          none   +?       1    both  stopped   1     paid  paid  paid  same
-finished without text         error, finish error      none   -        1    none  failed    1     back  back  back  same
-failed before a byte          502 provider_error       none   -        2    none  failed    0     back  back  back  same
-failed in the text            error, finish error      part   -        1    none  failed    1     back  back  back  same
-failed during a tool call     error, finish error      none   ?        1    none  failed    1     back  back  back  same
-failed after tools, silent    error, finish error      none   +        3    none  failed    1     back  back  back  same
-failed after tools, writing   error, finish error      part   +        2    none  failed    2     back  back  back  same
-out of time before a byte     504 provider_timeout     none   -        1    none  failed    0     back  back  back  same
-out of time in the text       error, finish error      part   -        1    none  failed    1     back  back  back  same
-out of time as a tool runs    error, finish error      none   +?       1    none  failed    1     back  back  back  same
-hold lost meanwhile           finish stop              whole  -        1    none  lost      0     back  back  back  same
-admission lost                finish stop              whole  -        1    both  answered  1     paid  paid  paid  same
-admission lost, failed        error, finish error      part   -        1    none  failed    1     back  back  back  same
+ending                        on the wire              text           tools    ask  cost
+finished                      finish stop              whole          -        1    1
+finished after tools          finish stop              whole          +        2    2
+a tool failed                 finish stop              whole          !        2    2
+over the steps limit          finish stop              whole          +++++++  8    8
+over the cost limit           finish length            limit          ?        1    1
+cut short by output limit     finish length            half           -        1    1
+refused by the filter         finish content-filter    half           -        1    1
+failed once, asked again      finish stop              whole          -        2    1
+client left before a byte     gone                     whole          -        1    1
+client left in the text       gone                     whole          -        1    1
+sent twice at once            finish stop, 409         whole          -        1    1
+sent a day later, kept        finish stop              whole          +        2    2
+sent a day later, not kept    409 already_answered     none           -        2    2
+stopped before a byte         metadata, abort          none           -        1    0
+stopped in the text           metadata, abort          part           -        1    1
+stopped by another process    metadata, abort          part           -        1    1
+stopped while a tool runs     metadata, abort          none           +?       1    1
+finished without text         error, finish error      none           -        1    1
+failed before a byte          502 provider_error       none           -        2    0
+failed in the text            error, finish error      part           -        1    1
+failed during a tool call     error, finish error      none           ?        1    1
+failed after tools, silent    error, finish error      none           +        3    1
+failed after tools, writing   error, finish error      part           +        2    2
+out of time before a byte     504 provider_timeout     none           -        1    0
+out of time in the text       finish length            part+limit     -        1    1
+out of time as a tool runs    finish length            limit          +?       1    1
+no text after tools           finish stop              no text        +        2    2
+too long before a byte        502 provider_error       none           -        1    0
+too long after tools          finish length            limit          +        2    1
+hold lost meanwhile           finish stop              whole          -        1    0
+admission lost                finish stop              whole          -        1    1
+admission lost, failed        error, finish error      part           -        1    1
 """
 
 # The payers. After one paid query: the counters today, for life, overage of this period, credits left + used; then
@@ -75,6 +81,7 @@ FULL_ANSWER = (
 )
 TOOLS_PREFIX = "The tools answered: “"
 LIMIT = "This answer has reached the limit of one question and ends here. Ask another question to continue."
+NO_TEXT = "The model ended here without a text. The results of its tools are above. Ask again for an answer in words."
 NOT_RUN = "The answer ended before this tool was run."
 # Bills that do not exist: no cache answers for them.
 SLOW_BILL, BROKEN_BILL = "C-9999", "C-9998"
@@ -86,7 +93,15 @@ def rows(table: str) -> list[dict[str, str]]:
     return [dict(zip(heading, line, strict=True)) for line in lines]
 
 
-TABLE = {row["ending"]: row for row in rows(ENDINGS)}
+def endings_of_the_page() -> list[dict[str, str]]:
+    """The table of endings in docs/metering.md."""
+    page = (ROOT / "docs" / "metering.md").read_text(encoding="utf-8")
+    heading, _, *lines = page[page.index("| ending |") :].split("\n\n")[0].splitlines()
+    names, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in (heading, *lines))
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+PAGE = {row["ending"]: row for row in endings_of_the_page()}
+TABLE = {row["ending"]: row | PAGE[row["ending"]] for row in rows(ENDINGS)}
 PAYER = {row["payer"]: row for row in rows(PAYERS)}
-COMMON = ("on the wire", "text", "tools", "ask", "kept", "outcome", "cost")
-COLUMN = {"included": "incl", "credit": "cred", "overage": "over", "byok": "byok"}
+FUNDINGS = {"included", "credit", "overage", "byok"}

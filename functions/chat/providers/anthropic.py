@@ -96,7 +96,7 @@ class Anthropic:
                     case "message_stop":
                         break
                     case "error":
-                        raise faults.from_event(event["error"].get("type"))
+                        raise faults.from_event(event["error"].get("type"), event["error"].get("message"))
             if reason is None:
                 raise ProviderError  # The stream ended without a reason, so the answer may be incomplete.
             yield Finished(REASONS.get(reason, "other"))

@@ -16,6 +16,7 @@ from functions.common.errors import (
     AppError,
     ByokBalanceExhausted,
     ByokKeyRejected,
+    PromptRefused,
     ProviderDown,
     ProviderError,
     ProviderOverloaded,
@@ -30,6 +31,11 @@ BUSY = LIMITED | {"overloaded_error", "server_is_overloaded", "slow_down"}
 NO_CREDIT = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached"})
 NO_CREDIT_WORDS = "credit balance"
 NOT_ACCEPTED = frozenset({"authentication_error", "permission_error", "invalid_api_key", "insufficient_permissions"})
+# ... that mean: the prompt is too long, or not allowed. Anthropic reports most of them in the message only.
+TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
+TOO_LONG_WORDS = ("prompt is too long", "context limit", "context window", "maximum context length")
+FILTERED = frozenset({"invalid_prompt", "content_policy_violation", "content_filter"})
+FILTERED_WORDS = ("content filtering policy", "usage policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,15 @@ class Faults:
                 return self._not_accepted()
             if status == 429:
                 return self._limited(seconds)
+        if refused := _prompt_refused(code, message):
+            return refused
         if status in (408, 504):
             return ProviderTimeout()
         if status in (429, 503, 529):
             return ProviderOverloaded(retry_after=seconds)
         return ProviderDown() if status >= 500 else ProviderError()
 
-    def from_event(self, code: str | None) -> AppError:
+    def from_event(self, code: str | None, message: str | None) -> AppError:
         """The error for an error event within an answer."""
         if self.own_account:
             if code in NO_CREDIT:
@@ -87,6 +95,8 @@ class Faults:
                 return self._not_accepted()
             if code in LIMITED:
                 return self._limited(None)
+        if refused := _prompt_refused(code or "", message or ""):
+            return refused
         return ProviderOverloaded() if code in BUSY else ProviderError()
 
     def _not_accepted(self) -> AppError:
@@ -104,6 +114,16 @@ class Faults:
         return TooManyRequests(
             f"Your own {self.name} account is at its rate limit. Please try again in a moment.", retry_after=seconds
         )
+
+
+def _prompt_refused(code: str, message: str) -> PromptRefused | None:
+    """The error if the provider refuses the prompt itself; None for all other failures."""
+    words = message.lower()
+    if code in TOO_LONG or any(phrase in words for phrase in TOO_LONG_WORDS):
+        return PromptRefused("length")
+    if code in FILTERED or any(phrase in words for phrase in FILTERED_WORDS):
+        return PromptRefused("content-filter")
+    return None
 
 
 def _code_and_message(text: str) -> tuple[str, str]:

@@ -72,10 +72,12 @@ class OpenAI:
                         return
                     case "response.failed":
                         yield usage_of(event["response"])
-                        raise faults.from_event((event["response"].get("error") or {}).get("code"))
+                        error = event["response"].get("error") or {}
+                        raise faults.from_event(error.get("code"), error.get("message"))
                     case "error":
                         # Documented as a flat object, but sent nested.
-                        raise faults.from_event((event.get("error") or event).get("code"))
+                        error = event.get("error") or event
+                        raise faults.from_event(error.get("code"), error.get("message"))
             raise ProviderError  # The stream ended without a final event, so the answer may be incomplete.
 
     def _body(self, prompt: Prompt) -> bytes:

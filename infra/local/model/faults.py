@@ -7,6 +7,7 @@ from infra.local.model.prompt import Prompt
 
 FAULTS = {
     "status": "status CODE [RETRY_AFTER]: refused with this HTTP status, in the provider's error shape",
+    "too-long": "refused as a prompt that does not fit into the model's context window",
     "overloaded": "refused as the provider does when it has no capacity: anthropic 529, openai 503",
     "stall-before": "stall-before N: accepted, then silent for N seconds before the first byte",
     "stall": "stall N: silent for N seconds in the middle, then continues",
@@ -59,6 +60,9 @@ class Faults(dict[str, list[str]]):
         before = self.number("stall-before")
         if "overloaded" in self or (not streams and self.keys() & {"error-event", "failed"}):
             raise Refused(overloaded, after=before)
+        if "too-long" in self:
+            words = "prompt is too long: 212042 tokens > 200000 maximum"
+            raise Refused(400, words, "" if overloaded == 529 else "context_length_exceeded", after=before)
         if "status" in self:
             status, retry_after, *_ = [*self["status"], ""]
             if not 400 <= int(status) < 600:

@@ -95,6 +95,17 @@ async def test_overload_has_the_providers_status(claude: anthropic.AsyncAnthropi
     assert (rejected.value.status_code, rejected.value.code) == (503, "server_is_overloaded")
 
 
+async def test_a_too_long_prompt_is_refused_as_by_each_provider(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
+) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long") as refused:
+        await ask_claude(claude, "[fault:too-long]")
+    assert refused.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError) as rejected:
+        await ask_gpt(gpt, "[fault:too-long]")
+    assert rejected.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize(
     "directive", ["[fault:dorp]", "[fault:status 200]", "[fault:stall]", "[fault:stall soon]", "[tool:search {]"]
 )
