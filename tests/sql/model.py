@@ -15,6 +15,8 @@ LIFETIME = 10
 CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
 CHARGED = ("answered", "stopped")
+KEEPS_HISTORY = ("basic", "pro")
+APPLIED_AT_ONCE = 20
 
 Period = tuple[datetime, datetime]  # start and end
 
@@ -59,6 +61,39 @@ class Pack:
 
 
 @dataclass
+class Conversation:
+    """The chat of a user. Turns are the ids of queries. `pending` has the time of each, and whether it is certain."""
+
+    turns: list[str] = field(default_factory=list)
+    pending: list[tuple[datetime, str, bool]] = field(default_factory=list)
+    lock: str | None = None  # the kind of lock of another transaction
+
+    def apply_pending(self) -> None:
+        """Stores pending turns in order, unless the conversation is locked."""
+        if self.lock is None:
+            self.turns += [turn for _, turn, _ in self.pending[:APPLIED_AT_ONCE]]
+            del self.pending[:APPLIED_AT_ONCE]
+
+    def add(self, at: datetime, turn: str) -> None:
+        """Stores a turn after all that wait, or lets it wait."""
+        self.apply_pending()
+        if self.lock is None and not self.pending:
+            self.turns.append(turn)
+        else:
+            self.pending.append((at, turn, self.lock != "for update"))
+            self.pending.sort()
+
+    def history(self) -> list[str]:
+        """The turns that the next admission reads."""
+        self.apply_pending()
+        return [*self.turns, *(turn for _, turn, _ in self.pending)][-20:]
+
+    def has(self, turn: str) -> bool:
+        """Whether a turn is stored or certain to be."""
+        return turn in self.turns or any(pending == turn and certain for _, pending, certain in self.pending)
+
+
+@dataclass
 class Query:
     """An admitted query. outcome is None while it runs."""
 
@@ -73,6 +108,7 @@ class Query:
     expires_at: datetime
     outcome: str | None = None
     billed: bool = False
+    knew_conversation: bool = False  # it existed at admission
 
     @property
     def takes_funding(self) -> bool:
@@ -130,6 +166,7 @@ class User:
     keys: set[str] = field(default_factory=set)
     packs: dict[str, Pack] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
+    conversation: Conversation | None = None
     # The day and the period that the counters count. Only an admission or the monthly job changes them, only forward.
     quota_date: date = date(2020, 1, 1)
     overage_period: datetime = datetime(2020, 1, 1, tzinfo=UTC)
@@ -286,8 +323,27 @@ class User:
         self.queries[query_id] = Query(
             query_id, request, at, funding, self.tier, self.quota_date, self.overage_period,
             pack.payment.session if pack else None, at + timedelta(seconds=seconds),
+            knew_conversation=self.conversation is not None,
         )  # fmt: skip
         return "admitted", funding
+
+    def keeps_history(self, at: datetime) -> bool:
+        """Whether the plan in force stores conversations."""
+        return self.as_of(at).tier in KEEPS_HISTORY
+
+    def read_history(self, at: datetime) -> list[str]:
+        """What an admission reads."""
+        return self.conversation.history() if self.conversation and self.keeps_history(at) else []
+
+    def store_turn(self, at: datetime, query_id: str) -> None:
+        """What the settlement of a running query stores. A deleted conversation does not come back."""
+        query = self.queries[query_id]
+        if query.outcome is not None or not self.keeps_history(at):
+            return
+        if self.conversation is None and not query.knew_conversation:
+            self.conversation = Conversation()
+        if self.conversation is not None:
+            self.conversation.add(at, query_id)
 
     def reset_overage(self, at: datetime) -> None:
         """Resets the overage counter of an ended period, as the monthly job does if the counter is not zero."""

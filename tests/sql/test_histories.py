@@ -32,7 +32,7 @@ from psycopg.rows import dict_row
 from infra.local.stack import Stack
 from tests.conftest import TEMPLATE, new_user
 from tests.sql import model
-from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, release, settle, value
+from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, release, settle, turn, value
 
 FULL = bool(os.environ.get("PROVE"))
 BATCHES = 100 if FULL else 4
@@ -82,9 +82,10 @@ PAYMENTS: dict[str, st.SearchStrategy[Any]] = {
 
 
 class Histories(RuleBasedStateMachine):
-    """The history of one user. The test sets `db`. Histories share a connection but no rows."""
+    """The history of one user with one chat. The test sets `db` and `locker`. Histories share no rows."""
 
     db: Db
+    locker: Db
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,6 +97,7 @@ class Histories(RuleBasedStateMachine):
         self.customers = 0
         self.customer = ""
         self.open_items: list[tuple[datetime, int]] = []
+        self.chat = str(uuid.uuid4())
 
     @initialize(start=st.sampled_from(STARTS), tier=st.sampled_from(["free", "basic", "pro", "usage_only"]))
     def sign_up(self, start: datetime, tier: str) -> None:
@@ -155,15 +157,30 @@ class Histories(RuleBasedStateMachine):
 
     def admit(self, query_id: str, request: str, provider: str | None = None, seconds: int = 300) -> None:
         """One admission in the SQL and in the model."""
-        result = admit(self.db, self.user_id, request, query_id, p_provider=provider, p_hold_seconds=seconds)
+        result = admit(
+            self.db, self.user_id, request, query_id, p_provider=provider, p_hold_seconds=seconds, p_chat_id=self.chat
+        )
         expected = self.model.admit(self.now, query_id, request, provider, seconds)
         funding = result["funding"] if result["decision"] == "admitted" else None
         assert (result["decision"], funding) == expected
+        if result["decision"] == "admitted":
+            self.compare_history(result)
+
+    def compare_history(self, admitted: dict[str, Any]) -> None:
+        """The questions that an admission read."""
+        questions = [message["content"] for message in admitted["history"] if message["role"] == "user"]
+        assert questions == [f"Question {turn}" for turn in self.model.read_history(self.now)]
 
     def end(self, query_id: str, outcome: str) -> None:
         """Ends a query in the SQL and in the model. Late and repeated calls are allowed."""
-        call = settle if outcome in model.CHARGED else release
-        assert call(self.db, query_id, outcome)["outcome"] == self.model.end(query_id, outcome)
+        if outcome not in model.CHARGED:
+            assert release(self.db, query_id, outcome)["outcome"] == self.model.end(query_id, outcome)
+            return
+        settled = settle(self.db, query_id, outcome, turn=turn(self.chat, query_id))
+        self.model.store_turn(self.now, query_id)
+        assert settled["outcome"] == self.model.end(query_id, outcome)
+        conversation = self.model.conversation
+        assert settled["persisted"] == (conversation is not None and conversation.has(query_id))
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), outcome=st.sampled_from(["answered", "stopped", "failed", "lost"]))
@@ -188,9 +205,46 @@ class Histories(RuleBasedStateMachine):
     def repeat_admission(self, data: st.DataObject) -> None:
         live = [q for q in self.model.queries.values() if q.outcome is None and q.expires_at > self.now]
         query = data.draw(st.sampled_from(live))
-        repeated = admit(self.db, self.user_id, query.request, query.id)
+        repeated = admit(self.db, self.user_id, query.request, query.id, p_chat_id=self.chat)
         self.model.release_stale(self.now)
         assert (repeated["decision"], repeated["funding"]) == ("admitted", query.funding)
+        self.compare_history(repeated)
+
+    # The conversation
+
+    @precondition(lambda self: self.model.conversation and self.model.conversation.lock is None)
+    @rule(lock=st.sampled_from(["update", "for update"]))
+    def lock_conversation(self, lock: str) -> None:
+        """Another transaction locks the conversation, as a change or a deletion of it does."""
+        assert self.model.conversation is not None
+        self.model.conversation.lock = lock
+        statement = {
+            "update": "update public.conversations set title = title where id = %s",
+            "for update": "select from public.conversations where id = %s for update",
+        }
+        self.locker.execute("begin")
+        self.locker.execute(statement[lock].encode(), (self.chat,))
+
+    @precondition(lambda self: self.model.conversation and self.model.conversation.lock)
+    @rule()
+    def unlock_conversation(self) -> None:
+        assert self.model.conversation is not None
+        self.model.conversation.lock = None
+        self.locker.execute("rollback")
+
+    @precondition(lambda self: self.model.conversation and self.model.conversation.lock is None)
+    @rule()
+    def delete_conversation(self) -> None:
+        while value(self.db, "select public.delete_history(%s)", self.user_id):
+            pass
+        self.model.conversation = None
+
+    @rule()
+    def apply_pending_turns(self) -> None:
+        while value(self.db, "select public.apply_pending_turns()"):
+            pass  # those of earlier histories too
+        while self.model.conversation and self.model.conversation.pending and self.model.conversation.lock is None:
+            self.model.conversation.apply_pending()
 
     @rule()
     def release_stale_holds(self) -> None:
@@ -396,8 +450,22 @@ class Histories(RuleBasedStateMachine):
             user.packs
         )
 
+    @invariant()
+    def turns_agree(self) -> None:
+        conversation = self.model.conversation or model.Conversation()
+        stored = self.db.execute(
+            "select external_id from public.messages where conversation_id = %s and role = 'user' order by position",
+            (self.chat,),
+        ).fetchall()
+        assert [row["external_id"] for row in stored] == conversation.turns
+        pending = self.db.execute(
+            "select id::text from public.pending_turns where conversation_id = %s order by created_at, id", (self.chat,)
+        ).fetchall()
+        assert [row["id"] for row in pending] == [turn for _, turn, _ in conversation.pending]
+
     def teardown(self) -> None:
         """Every ended query has one ledger row with its outcome. All others have a hold."""
+        self.locker.execute("rollback")
         if not self.user_id:
             return
         ended = {str(row["id"]): (row["outcome"], row["funding"]) for row in ledger(self.db, self.user_id)}
@@ -411,7 +479,10 @@ def shared_db(stack: Stack) -> Iterator[Db]:
     with (
         stack.postgres.clone(TEMPLATE, "histories") as url,
         psycopg.connect(url, autocommit=True, row_factory=dict_row) as db,
+        psycopg.connect(url, autocommit=True, row_factory=dict_row) as locker,
     ):
+        Histories.locker = locker
+        db.execute("set lock_timeout = '5s'")  # a wait for the lock fails
         for validity, slug in PACKS.items():
             if validity is not None:
                 db.execute(
