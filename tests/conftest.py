@@ -138,7 +138,10 @@ def db(connect: Connect) -> "psycopg.Connection[dict[str, Any]]":
 def new_user(db: "psycopg.Connection[Any]", tier: str = "free", **columns: Any) -> str:
     """Somebody signs up, then gets a tier and other columns of user_subscriptions. Returns the user's id."""
     user_id = str(uuid.uuid4())
-    db.execute("insert into auth.users (id, email) values (%s, %s)", (user_id, f"{user_id}@example.test"))
+    db.execute(
+        "insert into auth.users (id, email, email_confirmed_at) values (%s, %s, now())",
+        (user_id, f"{user_id}@example.test"),
+    )
     columns = {"tier": tier, **columns}
     assignments = ", ".join(f"{column} = %s" for column in columns)
     db.execute(f"update public.user_subscriptions set {assignments} where user_id = %s", (*columns.values(), user_id))

@@ -38,7 +38,14 @@ class Chat:
         self._turnstile = Turnstile()
         self._running: dict[asyncio.Task[None], Turn] = {}
 
-    def start(self, user_id: str, request: ChatRequest, request_id: str, seconds: float = limits.TURN_S) -> Feed:
+    def start(
+        self,
+        user_id: str,
+        request: ChatRequest,
+        request_id: str,
+        seconds: float = limits.TURN_S,
+        session_id: str | None = None,
+    ) -> Feed:
         """Start a turn that may take `seconds`. Its feed opens or fails once the provider or a refusal answered."""
         turn = Turn(
             metering=self._metering,
@@ -49,7 +56,7 @@ class Chat:
             progress=self._progress,
             observer=self.observer,
             turnstile=self._turnstile,
-            query=Query(user_id, request, request_id),
+            query=Query(user_id, request, request_id, session_id),
             ends_at=asyncio.get_running_loop().time() + seconds,
         )
         task = asyncio.create_task(turn.run())

@@ -70,7 +70,7 @@ async def post_chat(request: Request) -> Response:
     user = await current_user(request)
     question = await read_question(request)
     chat: Chat = request.app.state.chat
-    feed = chat.start(user.id, question, request.state.request_id, seconds_left(request))
+    feed = chat.start(user.id, question, request.state.request_id, seconds_left(request), user.session_id)
     accept = request.headers.get("accept", "")
     if "application/json" in accept and "text/event-stream" not in accept:
         return json_response(await feed.answer())

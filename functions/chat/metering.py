@@ -6,7 +6,7 @@ This module is the only reader of the JSON that the SQL functions admit_query, s
 import asyncio
 import math
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypedDict, TypeVar
@@ -160,11 +160,15 @@ class TurnRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question of a user. `request_id` is the HTTP request's. The hold's id is chosen here: see decision 2."""
+    """A question of a user. `request_id` is the HTTP request's, `session_id` the access token's.
+
+    The hold's id is chosen here: see decision 2.
+    """
 
     user_id: str
     request: ChatRequest
     request_id: str
+    session_id: str | None = None
     hold_id: str = field(default_factory=time_ordered_id)
 
     @property
@@ -211,6 +215,7 @@ class Metering:
 
         Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, RequestInProgress,
         AlreadyAnswered, Conflict, NotFound for another user's conversation, ModelNotAvailable, and Unavailable.
+        Unauthenticated, AccountBlocked or EmailNotConfirmed where Auth's tables refuse the account.
         """
         try:
             admitted = await self._admit(query, own_key=None)
@@ -239,6 +244,7 @@ class Metering:
                     "p_history_messages": limits.HISTORY_MESSAGES,
                     "p_history_bytes": limits.HISTORY_BYTES,
                     "p_providers": self._platform_providers,
+                    "p_session_id": query.session_id,
                     "p_own_key": own_key,
                 },
                 timeout_s=limits.ADMIT_S,
@@ -315,8 +321,9 @@ class Metering:
         except NotFound as error:
             # A backup was restored, or a replica promoted, without the last admissions. The provider cost money anyway.
             self._observer.failure("admission forgotten", error, **hold.query.identity, function=function)
-        # The own key pays again exactly if it paid before.
-        admitted = await self._admit(hold.query, own_key=hold.admission.funding == "byok")
+        # The own key pays again exactly if it paid before. The user may have signed out meanwhile.
+        query = replace(hold.query, session_id=None)
+        admitted = await self._admit(query, own_key=hold.admission.funding == "byok")
         if isinstance(admitted, Ended):
             raise AlreadyAnswered
         hold.admission = admitted

@@ -33,10 +33,11 @@ REMEMBERED_TOKENS = 1024  # the most verified tokens to remember, 300 bytes each
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in user. `token` is for reads as this user, under row-level security."""
+    """A signed-in user. `token` is for reads as this user, under row-level security. `session_id`: of the token."""
 
     id: str
     token: str
+    session_id: str | None = None
 
     def __repr__(self) -> str:
         return f"User(id={self.id!r})"
@@ -50,7 +51,7 @@ class Verifier:
         self._secret = settings.jwt_secret
         self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
         self._failed_at = -FETCH_COOLDOWN_S * 1.0
-        self._verified: dict[bytes, tuple[str, float, float]] = {}  # by digest: user id, expiry, end of the key's fetch
+        self._verified: dict[bytes, tuple[str, str | None, float, float]] = {}  # by digest
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
@@ -72,9 +73,9 @@ class Verifier:
         """
         digest = hashlib.sha256(token.encode()).digest()
         if verified := self._verified.get(digest):
-            user_id, expires_at, key_until = verified
+            user_id, session_id, expires_at, key_until = verified
             if time.time() < expires_at and time.monotonic() < key_until:
-                return User(id=user_id, token=token)
+                return User(user_id, token, session_id)
             del self._verified[digest]
         try:
             key, algorithms, key_until = await self._key(token)
@@ -94,12 +95,13 @@ class Verifier:
             raise Unauthenticated
         try:
             user_id = str(uuid.UUID(claims["sub"]))
-        except ValueError as error:
+            session_id = str(uuid.UUID(claims["session_id"])) if claims.get("session_id") else None
+        except (AttributeError, TypeError, ValueError) as error:
             raise Unauthenticated from error
         if len(self._verified) >= REMEMBERED_TOKENS:
             self._verified.pop(next(iter(self._verified)))
-        self._verified[digest] = user_id, float(claims["exp"]), key_until
-        return User(id=user_id, token=token)
+        self._verified[digest] = user_id, session_id, float(claims["exp"]), key_until
+        return User(user_id, token, session_id)
 
     async def _key(self, token: str) -> tuple[Any, list[str], float]:
         """The key of a token, its algorithms, and the monotonic time until which it counts as published."""

@@ -12,9 +12,11 @@ import orjson
 
 from functions.common import money
 from functions.common.errors import (
+    AccountBlocked,
     AppError,
     ByokNotAllowed,
     Conflict,
+    EmailNotConfirmed,
     Forbidden,
     Internal,
     ModelNotAvailable,
@@ -32,6 +34,9 @@ ERRORS: Mapping[str, type[AppError]] = {
     "NOMDL": ModelNotAvailable,
     "NBYOK": ByokNotAllowed,
     "CONFL": Conflict,
+    "NOUSR": Unauthenticated,
+    "BANND": AccountBlocked,
+    "NCONF": EmailNotConfirmed,
     "OWING": Forbidden,
     "42501": Forbidden,  # insufficient_privilege
     "PGRST301": Unauthenticated,  # the user's token expired since we checked it

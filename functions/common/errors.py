@@ -74,6 +74,18 @@ class Forbidden(AppError):
     message = "You are not allowed to do this."
 
 
+class AccountBlocked(AppError):
+    status = 403
+    code = "account_blocked"
+    message = "Your account is blocked. Contact support."
+
+
+class EmailNotConfirmed(AppError):
+    status = 403
+    code = "email_not_confirmed"
+    message = "Confirm your e-mail address to use your free queries."
+
+
 class ByokNotAllowed(AppError):
     status = 403
     code = "byok_not_allowed"

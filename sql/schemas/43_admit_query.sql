@@ -307,7 +307,8 @@ create or replace function public.admit_query(
   p_user_id uuid, p_request_id text, p_hold_id uuid, p_chat_id text default null, p_question_id text default null,
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_bytes integer default 48000, p_own_key boolean default null,
-  p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null)
+  p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
+  p_session_id uuid default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -315,6 +316,8 @@ declare
   v_state private.admission_state;
   v_now timestamptz;
   v_chat_key constant uuid := private.chat_key(p_chat_id);
+  v_is_confirmed boolean;
+  v_banned_until timestamptz;
   v_is_counted boolean;
   v_is_reclaimed boolean := false;
   v_hold public.query_holds;
@@ -341,6 +344,19 @@ begin
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   v_now := private.clock();
+
+  -- Check the account. A token is valid until it expires; Auth's tables show that its user or its session has ended.
+  select u.confirmed_at is not null and not u.is_anonymous, u.banned_until into v_is_confirmed, v_banned_until
+  from auth.users u
+  where u.id = p_user_id and u.deleted_at is null
+    and (p_session_id is null or exists (
+      select from auth.sessions s
+      where s.id = p_session_id and s.user_id = u.id and (s.not_after > v_now or s.not_after is null)));
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
+  elsif v_banned_until > v_now then
+    raise exception using errcode = 'BANND', message = 'The account is banned.';
+  end if;
 
   -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
   update public.user_subscriptions s set quota_used = s.quota_used + 1
@@ -418,6 +434,8 @@ begin
       return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id);
     elsif v_state.funding = 'credit' then
       v_pack_id := private.next_credit_pack(p_user_id, v_state.now);
+    elsif v_state.funding = 'included' and v_state.is_lifetime and not v_is_confirmed then
+      raise exception using errcode = 'NCONF', message = 'Free queries need a confirmed account.';
     elsif v_state.funding = 'overage' then
       v_charge := v_state.overage_price_usd;
     end if;
@@ -497,18 +515,21 @@ begin
 end
 $$;
 comment on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid) is
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
+is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
   'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
-  'p_question_digest: of the question, where the request id does not identify it. CONFL: the same request asked '
-  'another question before. NTFND: the conversation belongs to another user. NOMDL: the plan does not have the model.';
+  'p_question_digest: of the question, where the request id does not identify it. p_session_id: of the '
+  'token. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
+  'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
+  'NCONF: the free quota would pay, and the account is anonymous or not confirmed.';
 revoke all on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid)
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
   from public, anon, authenticated, service_role;
 grant execute on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid)
+  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
   to service_role;

@@ -26,6 +26,7 @@ from infra.local.stack import Stack
 from tests.api import Api, question
 from tests.conftest import Person
 from tests.servers import serve_http
+from tests.sql.metering import Db
 
 People = Callable[..., Person]
 SECRET = "a-legacy-project-secret-of-enough-characters"
@@ -89,6 +90,7 @@ FORGERIES: dict[str, Forge] = {
     "service role": lambda key, claims: key.sign({**claims, "role": "service_role"}),
     "anonymous role": lambda key, claims: key.sign({**claims, "role": "anon"}),
     "no role": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "role"}),
+    "a session that is not a session id": lambda key, claims: key.sign({**claims, "session_id": 7}),
     "no subject": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "sub"}),
     "a subject that is not a user id": lambda key, claims: key.sign({**claims, "sub": "me"}),
     "alg none": lambda key, claims: unsigned(claims),
@@ -126,6 +128,37 @@ def test_authentication_precedes_parsing_the_body(api: Api) -> None:
 def test_a_valid_token_is_accepted(api: Api, key: SigningKey, claims: dict[str, Any]) -> None:
     headers = {"authorization": f"bearer {key.sign(claims)}"}
     assert api.http.get("/usage", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ("update auth.users set banned_until = now() + interval '1 day' where id = %s", (403, "account_blocked")),
+        ("update auth.users set email_confirmed_at = null where id = %s", (403, "email_not_confirmed")),
+        ("update auth.users set is_anonymous = true where id = %s", (403, "email_not_confirmed")),
+        ("update auth.users set deleted_at = now() where id = %s", (401, "unauthenticated")),
+        ("delete from auth.users where id = %s", (401, "unauthenticated")),
+    ],
+)
+def test_a_valid_token_ends_with_its_account(
+    api: Api, stack_db: Db, person: People, change: str, refusal: tuple[int, str]
+) -> None:
+    user = person("free")
+    assert api.chat(user, question("Before")).status_code == 200
+    stack_db.execute(change, (user.id,))
+    response = api.http.post("/chat", json=question("After"), headers=user.headers)
+    assert (response.status_code, response.json()["error"]["code"]) == refusal
+
+
+def test_signing_out_everywhere_ends_the_chat_of_its_tokens(
+    api: Api, stack: Stack, sign_up: Callable[[str], Person]
+) -> None:
+    user = sign_up("basic")
+    assert api.chat(user, question("Before")).status_code == 200
+    url = f"{stack.info['supabase_url']}/auth/v1/logout?scope=global"
+    assert httpx.post(url, headers={**user.headers, "apikey": stack.info["anon_key"]}).status_code == 204
+    response = api.http.post("/chat", json=question("After"), headers=user.headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
 
 
 # Other signing configurations, without the stack.

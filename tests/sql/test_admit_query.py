@@ -40,8 +40,10 @@ def test_free_has_a_lifetime_quota_of_ten(db: Db) -> None:
     assert (refused["reason"], refused["requires_payment"]) == ("Free tier quota exhausted", True)
 
 
-def test_an_unknown_user_is_refused(db: Db) -> None:
-    refused = admit(db, str(uuid.uuid4()))
+def test_a_user_without_a_subscription_is_refused(db: Db) -> None:
+    user = new_user(db)
+    db.execute("delete from public.user_subscriptions where user_id = %s", (user,))
+    refused = admit(db, user)
     assert (refused["decision"], refused["reason"]) == ("refused", "No subscription found")
     assert refused["requires_payment"] is True
 

@@ -294,4 +294,6 @@ def test_a_query_of_a_deleted_user_cannot_be_settled(connect: Connect, db: Db, i
     with pytest.raises(psycopg.Error) as caught:
         settle(db, ids["hold"])
     assert caught.value.sqlstate == "NOHLD"
-    assert admit(db, ids["user"], str(uuid.uuid4()))["reason"] == "No subscription found"
+    with pytest.raises(psycopg.Error) as caught:
+        admit(db, ids["user"], str(uuid.uuid4()))
+    assert caught.value.sqlstate == "NOUSR"
