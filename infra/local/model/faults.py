@@ -13,6 +13,8 @@ FAULTS = {
     "stall": "stall N: silent for N seconds in the middle, then continues",
     "slow": "slow N: N seconds before every delta",
     "long": "long N: an answer of N deltas",
+    "talk": "talk N: N deltas of text before the tool calls",
+    "cold": "nothing is read from the prompt cache, and all that can be is written to it",
     "empty": "a complete answer without any content",
     "max-tokens": "half an answer, ended by the output limit",
     "refusal": "half an answer, ended by the provider's own filter",

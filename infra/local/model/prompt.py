@@ -2,10 +2,13 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infra.local.model.errors import Refused
-from infra.local.model.text import Json, text_of, tokens
+from infra.local.model.text import Json, text_of, to_json, tokens
+
+MESSAGE_TOKENS = 4  # around each message
+OPENAI_CACHE_TOKENS = 1_024  # shorter prompts are not cached
 
 POSTAL_CODE = re.compile(r"\b([A-Z]\d[A-Z])[ -]?(\d[A-Z]\d)\b", re.ASCII | re.IGNORECASE)
 BILL = re.compile(r"\b[CS]-[1-9]\d{0,3}\b", re.ASCII | re.IGNORECASE)
@@ -33,12 +36,13 @@ class Prompt:
 
     body: Json
     messages: list[dict[str, str]]
+    called: list[str] = field(default_factory=list)  # the tool calls in the history, as text
 
     @classmethod
     def read(cls, body: Json) -> "Prompt":
         """Raises Refused where the real APIs refuse the history: an empty text, or a tool call without its result."""
         items = body.get("messages", body.get("input")) or []
-        messages, called, answered = list[dict[str, str]](), [], []
+        messages, called, answered, calls = list[dict[str, str]](), [], [], []
         for item in [{"role": "user", "content": items}] if isinstance(items, str) else items:
             content = item.get("content", [item])
             for block in content if isinstance(content, list) else [{"text": content}]:
@@ -46,6 +50,7 @@ class Prompt:
                     raise Refused(400, "messages: text content blocks must be non-empty")
                 if block.get("type") in ("tool_use", "function_call"):
                     called.append(block.get("call_id") or block["id"])
+                    calls.append(block["name"] + (block.get("arguments") or json.dumps(block.get("input"))))
                 elif block.get("type") in ("tool_result", "function_call_output"):
                     answered.append(block.get("call_id") or block["tool_use_id"])
                     messages.append({"role": "tool", "text": text_of(block.get("content", block.get("output")))})
@@ -55,7 +60,7 @@ class Prompt:
             raise Refused(400, "at least one message is required")
         if sorted(called) != sorted(answered):
             raise Refused(400, f"every tool call needs one result: called {called}, answered {answered}")
-        return cls(body, messages)
+        return cls(body, messages, calls)
 
     @property
     def system(self) -> str:
@@ -75,15 +80,34 @@ class Prompt:
 
     @property
     def tokens(self) -> int:
-        """The sum over the system prompt, the tools as JSON and the text of each message."""
-        tools = json.dumps(self.body["tools"]) if self.body.get("tools") else ""
-        texts = [self.system, tools, *(message["text"] for message in self.messages)]
-        return sum(tokens(text) for text in texts if text)
+        """The sum over the system prompt, the tools as JSON, the text of each message and the calls."""
+        texts = [self.system, self._tools, *(message["text"] for message in self.messages), *self.called]
+        return sum(tokens(text) for text in texts if text) + MESSAGE_TOKENS * (len(self.messages) + len(self.called))
 
     @property
-    def cached(self) -> bool:
-        """Whether the request asks for prompt caching."""
-        return '"cache_control": {' in json.dumps(self.body) or "prompt_cache_key" in self.body
+    def prefix(self) -> int:
+        """The tokens that another request has left in the cache: at Anthropic those before a mark, at OpenAI the tools,
+        if they are long enough."""
+        tools = tokens(self._tools) if self._tools else 0
+        if "input" in self.body:
+            return tools if tools >= OPENAI_CACHE_TOKENS else 0
+        system = self.body.get("system")
+        marked = [block for block in system if "cache_control" in block] if isinstance(system, list) else []
+        return tools + sum(tokens(block["text"]) for block in marked) if marked else 0
+
+    @property
+    def cacheable(self) -> int:
+        """The tokens that the provider may write to its cache: OpenAI all that it reads."""
+        return self.tokens if "input" in self.body else self.prefix
+
+    @property
+    def max_output(self) -> int | None:
+        """The most tokens that the reply may have."""
+        return self.body.get("max_tokens") or self.body.get("max_output_tokens")
+
+    @property
+    def _tools(self) -> str:
+        return to_json(self.body["tools"]).decode() if self.body.get("tools") else ""
 
     def calls(self) -> list[tuple[str, Json]]:
         """The tools to call now, with their arguments: by the question's directives, otherwise by `choose_tool`."""

@@ -8,8 +8,9 @@ from itertools import cycle, islice
 
 from infra.local.model.faults import Faults
 from infra.local.model.prompt import Prompt
-from infra.local.model.text import Json, split_words, tokens
+from infra.local.model.text import Json, first_tokens, split_words, tokens
 
+MAX_OUTPUT = 1_000_000  # tokens of a reply to a request without a limit
 MAX_DELTAS = 100_000  # limit of `long`: a mistyped number must not hang the stack
 FRENCH = re.compile(
     r"\b(?:aux?|ce|ces|combien|dans|de|des|du|elle|est|et|il|l|la|les?|où|par|pourquoi|qui?|quelle|une?)\b"
@@ -50,12 +51,17 @@ class Reply:
         """The reply, with the faults that change its content."""
         stop = "max_tokens" if "max-tokens" in faults else "refusal" if "refusal" in faults else ""
         calls = [] if stop or "empty" in faults else prompt.calls()
-        text = "" if calls or "empty" in faults else answer(prompt.question, prompt.results)
-        if text and "long" in faults:
-            text = "".join(islice(cycle(split_words(text + " ")), min(MAX_DELTAS, int(faults.number("long")))))
+        text = "" if "empty" in faults else answer(prompt.question, prompt.results)
+        if deltas := int(faults.number("talk" if calls else "long")):
+            text = "".join(islice(cycle(split_words(text + " ")), min(MAX_DELTAS, deltas)))
+        elif calls:
+            text = ""
         text = text[: len(text) // 2] if stop else text
+        limit = prompt.max_output or MAX_OUTPUT
+        if is_cut := tokens(text) > limit:
+            text, calls, stop = first_tokens(text, limit), [], stop or "max_tokens"
         total = prompt.tokens
-        read, written = (max(1, total // 2), total // 4) if prompt.cached else (0, 0)
-        output = tokens(text + "".join(json.dumps(arguments) for _, arguments in calls))
+        read, written = (0, prompt.cacheable) if "cold" in faults else (prompt.prefix, 0)
+        output = limit if is_cut else tokens(text + "".join(json.dumps(arguments) for _, arguments in calls))
         stop = stop or ("tool_use" if calls else "end_turn")
         return cls(text, calls, stop, total - read - written, read, written, output)

@@ -8,9 +8,28 @@ from typing import Any
 Json = dict[str, Any]
 
 
+# Starts of words, digits, punctuation: as dense as the newest tokenizers, on the average of long texts.
+ASCII_TOKEN = re.compile(r" ?[A-Z]?[a-z]{1,5}|[A-Z0-9]|[!-/:-@\[-`{-~]{1,2}|[\x00-\x1f\x7f]| +")
+BYTES_OF_ASCII = bytes(range(128))
+
+
 def tokens(text: str) -> int:
-    """A deterministic token count that needs no tokenizer: one per four characters, rounded up, at least one."""
-    return max(1, -(-len(text) // 4))
+    """A deterministic token count that needs no tokenizer, at least one.
+
+    The providers' tokenizers find 0.2 to 0.3 tokens a byte in English, 0.35 to 0.55 in JSON, 0.7 in noise, up to one
+    in other scripts, and always one in Inuktitut syllabics.
+    """
+    others = len(text.encode(errors="replace").translate(None, delete=BYTES_OF_ASCII))
+    return max(1, len(ASCII_TOKEN.findall(text)) + others)
+
+
+def first_tokens(text: str, count: int) -> str:
+    """The longest start of a text with at most `count` tokens."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tokens(text[:middle]) <= count else (low, middle - 1)
+    return text[:low]
 
 
 def text_of(content: Any) -> str:
@@ -33,6 +52,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
-def to_json(value: Json) -> bytes:
+def to_json(value: Any) -> bytes:
     """Compact JSON; the providers do not escape non-ASCII characters."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -23,7 +23,7 @@ async def ask_claude(
     """The events of a streamed answer. `events` collects them, so that a test has them after an exception."""
     events = [] if events is None else events
     messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
-    stream = await client.messages.create(model=CLAUDE, max_tokens=500, messages=messages, stream=True, **more)
+    stream = await client.messages.create(model=CLAUDE, max_tokens=5_000, messages=messages, stream=True, **more)
     async for event in stream:
         events.append(event)
     return events

@@ -1,6 +1,5 @@
 """Answers of the model stand-in, through both SDKs."""
 
-import json
 from typing import Any
 
 import anthropic
@@ -9,6 +8,7 @@ import openai
 import pytest
 
 from infra.local.model import answer, tokens
+from infra.local.model.text import to_json
 from tests.local.model.kit import CLAUDE, CLAUDE_TOOL, GPT, GPT_TOOL, QUESTION, ask_claude, ask_gpt, text_of
 
 
@@ -27,7 +27,7 @@ async def test_anthropic_streams_the_answer_in_events(claude: anthropic.AsyncAnt
     assert text_of(events) == answer(QUESTION)
     assert deltas == len(answer(QUESTION).split())
     start, end = events[0].message, events[-2]
-    assert (start.usage.input_tokens, start.usage.cache_read_input_tokens) == (tokens(QUESTION), 0)
+    assert (start.usage.input_tokens, start.usage.cache_read_input_tokens) == (tokens(QUESTION) + 4, 0)
     assert start.usage.cache_creation_input_tokens == 0
     assert (start.stop_reason, end.delta.stop_reason) == (None, "end_turn")
     assert end.usage.output_tokens == tokens(answer(QUESTION))
@@ -50,7 +50,7 @@ async def test_openai_streams_the_answer_in_events(gpt: openai.AsyncOpenAI) -> N
     assert [event.sequence_number for event in events] == list(range(len(events)))
     final = events[-1].response
     assert text_of(events) == final.output_text == answer(QUESTION)
-    assert (final.usage.input_tokens, final.usage.output_tokens) == (tokens(QUESTION), tokens(answer(QUESTION)))
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (tokens(QUESTION) + 4, tokens(answer(QUESTION)))
     assert final.usage.total_tokens == final.usage.input_tokens + final.usage.output_tokens
     assert final.usage.input_tokens_details.cached_tokens == final.usage.output_tokens_details.reasoning_tokens == 0
 
@@ -96,9 +96,23 @@ def test_the_answer_has_the_questions_language_and_quotes_it(question: str, fren
     assert question in answer(question)
 
 
-@pytest.mark.parametrize(("text", "count"), [("", 1), ("a", 1), ("abcd", 1), ("abcde", 2), ("a" * 400, 100)])
-def test_tokens_are_four_characters_each(text: str, count: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 1), ("a", 1), ("the House votes", 3), ("C-5, 2026", 9), ('{"bill":"C-5"}', 8), ("ᐃᓄᒃ", 9), ("🍁", 4)],
+)
+def test_tokens_are_as_dense_as_the_providers(text: str, count: int) -> None:
     assert tokens(text) == count
+
+
+async def test_no_reply_is_longer_than_the_request_allows(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
+) -> None:
+    message = await claude.messages.create(model=CLAUDE, max_tokens=9, messages=[{"role": "user", "content": QUESTION}])
+    assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", 9)
+    response = await gpt.responses.create(model=GPT, max_output_tokens=9, input=QUESTION)
+    assert response.usage
+    assert (response.status, response.usage.output_tokens) == ("incomplete", 9)
+    assert response.output_text == answer(QUESTION)[: len(response.output_text)]
 
 
 async def test_usage_and_the_counting_call_count_the_same_tokens(
@@ -110,7 +124,7 @@ async def test_usage_and_the_counting_call_count_the_same_tokens(
         {"role": "user", "content": QUESTION},
     ]
     more: Any = {"model": CLAUDE, "messages": history, "system": "Be brief.", "tools": [CLAUDE_TOOL]}
-    expected = sum(map(tokens, ["One?", "An answer", QUESTION, "Be brief.", json.dumps([CLAUDE_TOOL])]))
+    expected = sum(map(tokens, ["One?", "An answer", QUESTION, "Be brief.", to_json([CLAUDE_TOOL]).decode()])) + 12
     assert (await claude.messages.count_tokens(**more)).input_tokens == expected
     assert (await claude.messages.create(**more, max_tokens=9)).usage.input_tokens == expected
     history[1] = {"role": "assistant", "content": [{"type": "output_text", "text": "An answer"}]}
@@ -119,22 +133,34 @@ async def test_usage_and_the_counting_call_count_the_same_tokens(
     created = await gpt.responses.create(**more)
     assert created.usage
     assert counted.input_tokens == created.usage.input_tokens
-    assert counted.input_tokens == sum(
-        map(tokens, ["One?", "An answer", QUESTION, "Be brief.", json.dumps([GPT_TOOL])])
-    )
+    expected = sum(map(tokens, ["One?", "An answer", QUESTION, "Be brief.", to_json([GPT_TOOL]).decode()])) + 12
+    assert counted.input_tokens == expected
 
 
-async def test_a_prompt_with_caching_reads_and_writes_the_cache(
+async def test_what_other_requests_left_in_the_cache_is_read(
     claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
 ) -> None:
-    system: Any = [{"type": "text", "text": "x" * 400, "cache_control": {"type": "ephemeral"}}]
-    start = (await ask_claude(claude, "y" * 400, system=system))[0].message.usage
-    assert (start.input_tokens, start.cache_read_input_tokens, start.cache_creation_input_tokens) == (50, 100, 50)
+    system: Any = [{"type": "text", "text": "x" * 500, "cache_control": {"type": "ephemeral"}}]
+    start = (await ask_claude(claude, "y" * 480, system=system))[0].message.usage
+    assert (start.input_tokens, start.cache_read_input_tokens, start.cache_creation_input_tokens) == (100, 100, 0)
     start = (await ask_claude(claude, 'Is "cache_control": {} a secret?'))[0].message.usage
     assert start.cache_read_input_tokens == 0
-    usage = (await ask_gpt(gpt, "y" * 800, prompt_cache_key="k"))[-1].response.usage
-    assert usage.input_tokens == 200
-    assert (usage.input_tokens_details.cached_tokens, usage.input_tokens_details.cache_write_tokens) == (100, 50)
+    for length, cached in ((100, False), (10_000, True)):
+        tools: Any = [{**GPT_TOOL, "description": "x" * length}]
+        usage = (await ask_gpt(gpt, "Hello", tools=tools))[-1].response.usage
+        read = tokens(to_json(tools).decode()) if cached else 0
+        assert (usage.input_tokens_details.cached_tokens, usage.input_tokens_details.cache_write_tokens) == (read, 0)
+
+
+async def test_a_cold_cache_is_written_as_far_as_the_provider_caches(
+    claude: anthropic.AsyncAnthropic, gpt: openai.AsyncOpenAI
+) -> None:
+    system: Any = [{"type": "text", "text": "x" * 500, "cache_control": {"type": "ephemeral"}}]
+    start = (await ask_claude(claude, "[fault:cold] Well?", system=system, tools=[CLAUDE_TOOL]))[0].message.usage
+    marked = 100 + tokens(to_json([CLAUDE_TOOL]).decode())
+    assert (start.cache_read_input_tokens, start.cache_creation_input_tokens) == (0, marked)
+    usage = (await ask_gpt(gpt, "[fault:cold] Well?"))[-1].response.usage
+    assert usage.input_tokens_details.cache_write_tokens == usage.input_tokens
 
 
 async def test_one_http_client_serves_both_sdks(origin: str) -> None:

@@ -178,6 +178,18 @@ async def test_a_long_answer_has_the_requested_number_of_deltas(
     assert kinds.count("response.output_text.delta") == 300
 
 
+async def test_a_talkative_model_writes_before_it_calls_a_tool(claude: anthropic.AsyncAnthropic) -> None:
+    message = await claude.messages.create(
+        model=CLAUDE,
+        max_tokens=500,
+        messages=[{"role": "user", "content": "[tool:get_bill {}] [fault:talk 20]"}],
+        tools=[{"name": "get_bill", "input_schema": {"type": "object"}}],
+    )
+    text, call = message.content
+    assert (text.type, call.type, message.stop_reason) == ("text", "tool_use", "tool_use")
+    assert len(text.text.split()) == 20
+
+
 async def test_a_slow_answer_pauses_before_every_delta(claude: anthropic.AsyncAnthropic) -> None:
     started = asyncio.get_running_loop().time()
     await ask_claude(claude, "[fault:slow 0.02] [fault:long 10]")
