@@ -1,11 +1,12 @@
 """The conversation with the model within one turn: step after step, the model writes text and calls tools."""
 
+import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass
 
 from functions.chat import limits
 from functions.chat.answer import Answer, Call, Step, outcome_events
+from functions.chat.budget import Budget
 from functions.chat.feed import Feed
 from functions.chat.providers import (
     Finished,
@@ -17,14 +18,18 @@ from functions.chat.providers import (
     ToolCallStarted,
     Usage,
     parsed_arguments,
+    prices,
 )
 from functions.chat.providers.failover import Failover
 from functions.chat.spending import Spending, estimated
 from functions.chat.system_prompt import cut_short
 from functions.chat.tools import Language, Outcome, Tools
 from functions.chat.wire import MessageStream
-from functions.common.errors import ProviderError
+from functions.common.errors import InvalidRequest, ProviderError
 from functions.common.vault import PlainKey
+
+TOO_LONG = "The question is too long for the models of your plan. Please shorten it."
+LEFT_OUT = "This result is left out, because the answer has reached its limit. Answer with what you have."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,45 +41,70 @@ class Conversation:
     tools: Tools
     language: Language
     answer: Answer
+    budget: Budget
     spending: Spending
     stream: MessageStream
     feed: Feed
 
-    async def run(self, prompt: Prompt, cost_limit_usd: Decimal) -> FinishReason:
-        """Ask the model until it calls no more tools, or the query has reached its cost limit ("length").
+    async def run(self) -> FinishReason:
+        """Ask the model until it calls no more tools, or the query has reached its cost limit ("limit").
 
-        Raises what the provider raises.
+        Raises InvalidRequest if the question is too long for every model of the plan, and what the provider raises.
         """
+        if not prices.are_loaded():
+            await asyncio.to_thread(prices.load)
         for number in range(1, limits.STEPS + 1):
-            cost_before = self.spending.cost_usd
-            step = replace(
-                prompt,
-                messages=[*prompt.messages, *self.answer.messages()],
-                may_call=prompt.may_call and number < limits.STEPS,
-            )
-            reason = await self._step(step)
+            may_call = number < limits.STEPS
+            prompt = self._next_prompt(self.failover.provider, self.failover.model, may_call=may_call)
+            if prompt is None and number == 1:
+                prompt = self._cheaper_prompt()
+            if prompt is None:
+                break
+            reason = await self._step(prompt)
+            if reason == "limit":
+                self._write_more(f"\n\n{cut_short(self.language)}")
+                return "limit"
             if reason != "tool-calls":
                 return reason
             await self.spending.price()
-            if self.spending.cost_usd is not None and cost_before is not None:
-                room = cost_limit_usd - self.spending.cost_usd
-                if room <= 0:
-                    break
-                # The next step reads more than this one did. If it may be the last one, the model has to answer now.
-                prompt = replace(prompt, may_call=2 * (self.spending.cost_usd - cost_before) <= room)
             await self._run_tools()
-        last_step = Step(cut_short(self.language))
-        self.answer.steps.append(last_step)
-        self.feed.write(self.stream.finish_step() + self.stream.start_step() + self.stream.text(last_step.text))
-        return "length"
+        if not self.answer.steps:
+            raise InvalidRequest(TOO_LONG, fields=[{"field": "messages", "message": "too long"}])
+        self.answer.steps.append(Step())
+        self.feed.write(self.stream.finish_step() + self.stream.start_step())
+        self._write_more(cut_short(self.language))
+        return "limit"
+
+    def _write_more(self, text: str) -> None:
+        self.answer.steps[-1].text += text
+        self.feed.write(self.stream.text(text))
+
+    def _cheaper_prompt(self) -> Prompt | None:
+        """The first prompt for another model of the plan: the question is too long for the chosen one."""
+        provider = self.failover.provider
+        for model in self.failover.models.get(provider, ()):
+            if prompt := self._next_prompt(provider, model, may_call=True):
+                self.failover.model = model
+                return prompt
+        return None
+
+    def _next_prompt(self, provider: str, model: str, *, may_call: bool) -> Prompt | None:
+        return self.budget.next_prompt(provider, model, self.answer.messages(), may_call=may_call)
 
     async def _step(self, prompt: Prompt) -> FinishReason:
-        """Stream one response of the model and note its calls."""
+        """Stream one response of the model and note its calls. "limit": it wrote as much as the cost limit allows."""
         step = Step()
         usage: Usage | None = None
         reason: FinishReason | None = None
+
+        def prompt_for(provider: str, model: str) -> Prompt | None:
+            nonlocal prompt
+            other = self._next_prompt(provider, model, may_call=prompt.may_call)
+            prompt = other or prompt
+            return other
+
         try:
-            async with aclosing(self.failover.stream(prompt, self.own_key)) as events:
+            async with aclosing(self.failover.stream(prompt, self.own_key, prompt_for)) as events:
                 async for event in events:
                     match event:
                         case Opened():
@@ -98,22 +128,38 @@ class Conversation:
                 self.spending.add(self.failover.provider, self.failover.model, usage)
         if reason is None:
             raise ProviderError
+        assert usage is not None
+        if usage.tokens_input:
+            self.budget.count(self.failover.provider, prompt, usage)
+        was_limited = prompt.max_output_tokens < limits.OUTPUT_TOKENS
+        if reason == "length" and was_limited and usage.tokens_output >= prompt.max_output_tokens:
+            return "limit"
         return reason
 
     def _add_call(self, step: Step, event: ToolCall) -> None:
         arguments = parsed_arguments(event)
+        too_long = len(event.arguments.encode()) > limits.ARGUMENTS_BYTES
+        if too_long:
+            arguments = None
         call = Call(event.id, event.name, arguments)
         step.calls.append(call)
         if arguments is not None:
             self.feed.write(self.stream.tool_input(call.id, call.name, arguments))
         if arguments is None:
-            call.outcome = Outcome(None, "The arguments are not a JSON object.", [])
+            reason = f"longer than {limits.ARGUMENTS_BYTES} bytes" if too_long else "not a JSON object"
+            call.outcome = Outcome(None, f"The arguments are {reason}.", [])
         elif len(step.calls) > limits.CALLS_A_STEP:
             call.outcome = Outcome(None, f"At most {limits.CALLS_A_STEP} tools are run at once. Call it again.", [])
 
     async def _run_tools(self) -> None:
-        """Run the last step's calls one after the other: openparliament.ca accepts one request at a time."""
+        """Run the last step's calls one after the other: openparliament.ca accepts one request at a time.
+
+        A result that would leave no room for the answer is left out.
+        """
         for call in self.answer.steps[-1].calls:
             if call.outcome is None:
                 call.outcome = await self.tools.run(call.name, call.input, self.language)
+                prompt = self._next_prompt(self.failover.provider, self.failover.model, may_call=False)
+                if prompt is None or prompt.max_output_tokens < limits.ANSWER_TOKENS:
+                    call.outcome = Outcome(None, LEFT_OUT, [])
             self.feed.write(outcome_events(self.stream, call))

@@ -3,6 +3,7 @@
 On Lambda run.sh starts it under the AWS Lambda Web Adapter, which streams the response.
 """
 
+import asyncio
 import gc
 import os
 import time
@@ -16,7 +17,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from functions.chat import limits
 from functions.chat.chat import Chat
 from functions.chat.event_stream import EventStream
-from functions.chat.providers import Providers
+from functions.chat.providers import Providers, prices
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
@@ -131,6 +132,8 @@ def create() -> FastAPI:
         # Collect less often: many streams create many objects, but few objects form long-lived reference cycles.
         gc.set_threshold(10_000, 20, 50)
         gc.freeze()  # What exists now is never freed: a full collection of it would take 100 ms.
+        # The first step needs the price list. It is loaded while the first request is admitted.
+        asyncio.get_running_loop().run_in_executor(None, prices.load)
         yield
         if hasattr(app.state, "chat"):
             await app.state.chat.close()

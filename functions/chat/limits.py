@@ -2,6 +2,8 @@
 tools/parliament.py. Limits that functions share are in the files of functions/common that need them.
 """
 
+from decimal import Decimal
+
 # What a client may send. All texts that a model reads are limited in bytes of UTF-8, because a token is at least one
 # byte: in Inuktitut syllabics every byte is a token. 16,000 bytes of English are a long section of a bill.
 QUESTION_BYTES = 16_000
@@ -20,10 +22,19 @@ EDITS_BACK = 10
 HISTORY_MESSAGES = 40
 HISTORY_BYTES = 48_000
 
-# What the model may do for one query. Each plan also limits the cost of a query.
+# What the model may do for one query. Each plan also limits the cost of a query (budget.py).
 OUTPUT_TOKENS = 4_096  # a step
 STEPS = 8
 CALLS_A_STEP = 8
+ARGUMENTS_BYTES = 4_000  # of a call; the longest valid ones have a few hundred
+# Near the cost limit: what an answer needs (three paragraphs), the shortest output that is worth a step, and what one
+# more step with tools usually adds (a call and its result).
+ANSWER_TOKENS = 500
+SHORTEST_OUTPUT_TOKENS = 150
+CALL_TOKENS = 150
+RESULT_TOKENS = 1_500
+# An own key pays for itself. The limit stops an answer that runs away.
+OWN_KEY_QUERY_COST_LIMIT_USD = Decimal("0.50")
 
 # The tools. openparliament.ca accepts one request at a time, so a call that needs many requests takes seconds.
 TOOL_S = 15.0

@@ -7,16 +7,20 @@ from decimal import Decimal
 import orjson
 
 from functions.chat.answer import Step
-from functions.chat.history import bytes_of
+from functions.chat.history import texts_of
 from functions.chat.providers import Prompt, Usage, prices
 
 
 class Spending:
-    """Adds up the steps of one turn. `cost_usd` is None once the price list does not know a model."""
+    """Adds up the steps of one turn.
+
+    `cost_usd` is None once the price list does not know a model; `at_most_usd` then has the prices of prices.UNKNOWN.
+    """
 
     def __init__(self) -> None:
         self.usage = Usage()
         self.cost_usd: Decimal | None = Decimal(0)
+        self.at_most_usd = Decimal(0)
         self._unpriced: list[tuple[str, str, Usage]] = []
 
     def add(self, provider: str, model: str, usage: Usage) -> None:
@@ -33,11 +37,13 @@ class Spending:
                 cost = await asyncio.to_thread(prices.cost_usd, provider, model, usage)
             del self._unpriced[0]
             self.usage += usage
+            self.at_most_usd += prices.UNKNOWN.most_usd(usage) if cost is None else cost
             self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
 
 
-# Of steps whose usage the provider did not send. English has about four bytes a token, French and JSON fewer.
-BYTES_A_TOKEN = 3
+# Tokens a byte where a provider did not count them: English has 0.3, JSON 0.4. Other scripts than Latin are near 1.
+ASCII_RATIO = 0.4
+ASCII = bytes(range(128))
 
 
 def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
@@ -45,10 +51,18 @@ def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
 
     `usage` is the last count that the provider sent.
     """
-    read = len(prompt.system.encode()) + len(prompt.situation.encode()) + sum(map(bytes_of, prompt.messages))
-    read += sum(len(tool.description) + len(orjson.dumps(tool.parameters)) for tool in prompt.tools)
+    read = _likely_tokens(prompt.system) + _likely_tokens(prompt.situation)
+    for tool in prompt.tools:
+        read += _likely_tokens(tool.description) + _likely_tokens(orjson.dumps(tool.parameters).decode())
+    for message in prompt.messages:
+        read += sum(map(_likely_tokens, texts_of(message)))
     return replace(
         usage,
-        tokens_input=usage.tokens_input or read // BYTES_A_TOKEN,
-        tokens_output=max(usage.tokens_output, len(step.text.encode()) // BYTES_A_TOKEN, 1),
+        tokens_input=usage.tokens_input or read,
+        tokens_output=max(usage.tokens_output, _likely_tokens(step.text), 1),
     )
+
+
+def _likely_tokens(text: str) -> int:
+    others = len(text.encode().translate(None, delete=ASCII))
+    return int((len(text.encode()) - others) * ASCII_RATIO) + others

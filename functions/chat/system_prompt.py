@@ -41,16 +41,17 @@ def system_prompt() -> str:
     return _text("system")
 
 
-async def situation(context: Context, language: Language, now: datetime, parliament: Parliament) -> str:
-    """The date in Toronto, the user's language and page. `now` has a time zone."""
+async def situation(context: Context, language: Language, now: datetime, parliament: Parliament) -> tuple[str, str]:
+    """The date in Toronto, the user's language and page; then what the page sent about itself, which can be left out.
+
+    `now` has a time zone.
+    """
     today = now.astimezone(ZoneInfo("America/Toronto")).date().isoformat()
     texts = [_filled("situation", today=today, language=LANGUAGES[language]), _text(f"context/{context.type}")]
     if record := await _record(context, language, parliament):
         texts.append(_filled("record", record=_json(record[0]), url=record[1].url))
     hint = {name: value for name, value in (("id", context.id), ("data", context.data)) if value}
-    if hint:
-        texts.append(_filled("hint", hint=_json(hint)))
-    return "\n\n".join(texts)
+    return "\n\n".join(texts), "\n\n" + _filled("hint", hint=_json(hint)) if hint else ""
 
 
 def cut_short(language: Language) -> str:

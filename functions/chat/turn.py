@@ -14,6 +14,7 @@ from decimal import Decimal
 
 from functions.chat import history, limits, wire
 from functions.chat.answer import Answer, Step
+from functions.chat.budget import Budget
 from functions.chat.conversation import Conversation
 from functions.chat.feed import Feed
 from functions.chat.metering import Ended, Hold, Metering, Query, Settled, TurnRow
@@ -152,26 +153,29 @@ class Turn:
             if admission.keeps_history
             else history.from_client(request.messages[:-1])
         )
+        plain, page = await situation(request.context, request.language, datetime.now(UTC), self.parliament)
         prompt = Prompt(
             model=admission.model,
             system=system_prompt(),
-            situation=await situation(request.context, request.language, datetime.now(UTC), self.parliament),
-            messages=[*earlier, Message("user", request.question.text)],
+            situation=plain + page,
+            messages=[Message("user", request.question.text)],
             tools=self.tools.definitions,
             may_call=True,
             max_output_tokens=limits.OUTPUT_TOKENS,
         )
+        limit_usd = admission.cost_limit_usd if own_key is None else limits.OWN_KEY_QUERY_COST_LIMIT_USD
         conversation = Conversation(
             failover=failover,
             own_key=own_key,
             tools=self.tools,
             language=request.language,
             answer=self._answer,
+            budget=Budget(limit_usd, self._spending, prompt, earlier, plain),
             spending=self._spending,
             stream=self._stream,
             feed=self.feed,
         )
-        return await conversation.run(prompt, admission.cost_limit_usd)
+        return await conversation.run()
 
     async def _end(
         self,

@@ -12,11 +12,11 @@ import pytest
 
 from functions.chat import limits
 from functions.chat.answer import Answer, Call, Step
-from functions.chat.history import fitting
+from functions.chat.history import bytes_of, fitting
 from functions.chat.providers import Message, Prompt, ToolCall, ToolResult, Usage
 from functions.chat.request import Context, ContextType
 from functions.chat.spending import estimated
-from functions.chat.system_prompt import cut_short, situation
+from functions.chat.system_prompt import situation
 from functions.chat.tools import Language, Outcome, Source
 from functions.chat.tools.parliament import Parliament
 from functions.chat.wire import MessageStream
@@ -124,10 +124,10 @@ def test_a_failed_tool_does_not_end_the_answer(
     assert state_of(user).outcomes == ["answered"]
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_last_of_eight_steps_calls_no_tools(api: Api, person: NewPerson, provider: str, stack_db: Db) -> None:
+@pytest.mark.parametrize(("provider", "model"), [("anthropic", "claude-haiku-5-5"), ("openai", "gpt-6-luna")])
+def test_the_last_of_eight_steps_calls_no_tools(api: Api, person: NewPerson, provider: str, model: str) -> None:
     text = f'[tool-loop:get_bill {{"number": "C-5"}}] {uuid.uuid4()}'
-    streamed = api.stream(person("pro"), question(text, provider=provider, model=None))
+    streamed = api.stream(person("pro"), question(text, provider=provider, model=model))
     assert len(api.provider_requests(text)) == limits.STEPS
     assert streamed.kinds.count("start-step") == limits.STEPS
     assert len(of_kind(streamed, "tool-output-available")) == limits.STEPS - 1
@@ -135,24 +135,13 @@ def test_the_last_of_eight_steps_calls_no_tools(api: Api, person: NewPerson, pro
     assert streamed.parts[-1]["finishReason"] == "stop"
 
 
-@pytest.mark.parametrize(("limit", "steps", "reason"), [("0.000001", 1, "length"), ("0.0004", 2, "stop")])
-def test_a_query_ends_at_its_cost_limit(
-    api: Api, person: NewPerson, state_of: StateOf, stack_db: Db, limit: str, steps: int, reason: str
-) -> None:
-    """Over the limit: a sentence of ours ends the answer. Near it: the next step is the last one. Both are charged."""
-    user = person("free")
-    stack_db.execute("update public.plans set query_cost_limit_usd = %s where tier = 'free'", (limit,))
-    try:
-        text = f'[tool-loop:get_bill {{"number": "C-5"}}] {uuid.uuid4()}'
-        streamed = api.stream(user, question(text, provider="anthropic", language="fr"))
-    finally:
-        stack_db.execute("update public.plans set query_cost_limit_usd = 0.05 where tier = 'free'")
-    assert len(api.provider_requests(text)) == steps
-    assert streamed.parts[-1]["finishReason"] == reason
-    assert streamed.text.endswith(cut_short("fr")) == (reason == "length")
-    assert (state_of(user).outcomes, state_of(user).lifetime_used) == (["answered"], 1)
-    ends = len(of_kind(streamed, "tool-output-available")), len(of_kind(streamed, "tool-output-error"))
-    assert ends == ((0, 1) if steps == 1 else (1, 0))  # the call is closed in both cases
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_too_long_arguments_are_an_error_for_the_model(api: Api, person: NewPerson, provider: str) -> None:
+    words = "x" * limits.ARGUMENTS_BYTES
+    streamed = api.stream(person("basic"), question(f'[tool:find_bills {{"words": "{words}"}}]', provider=provider))
+    (failed,) = of_kind(streamed, "tool-input-error")
+    assert failed["errorText"] == "The arguments are longer than 4000 bytes."
+    assert not of_kind(streamed, "tool-input-available")
 
 
 # Retries and the other provider --------------------------------------------------------------------------------------
@@ -213,12 +202,17 @@ def bill_names(parliament: httpx.Client) -> dict[str, str]:
     return names
 
 
+async def whole_situation(*arguments: Any) -> str:
+    """The situation with what the page sent about itself."""
+    return "".join(await situation(*arguments))
+
+
 NOW = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)  # still the day before in Toronto
 
 
 @pytest.mark.parametrize("language", ["en", "fr"])
 async def test_the_prompt_has_the_date_in_toronto_and_the_language(record: Parliament, language: Language) -> None:
-    prompt = await situation(Context(), language, NOW, record)
+    prompt = await whole_situation(Context(), language, NOW, record)
     assert "2026-11-21" in prompt
     assert {"en": "English", "fr": "French"}[language] in prompt
 
@@ -227,7 +221,7 @@ async def test_the_prompt_separates_the_record_from_the_pages_data(
     record: Parliament, parliament: httpx.Client
 ) -> None:
     slug, name = some_member(parliament)
-    prompt = await situation(Context(type="mp", id=slug, data={"name": "Another Name"}), "en", NOW, record)
+    prompt = await whole_situation(Context(type="mp", id=slug, data={"name": "Another Name"}), "en", NOW, record)
     before, after = prompt.split("It is not verified")
     assert name in before
     assert "Another Name" not in before
@@ -240,7 +234,7 @@ async def test_the_prompt_has_the_bill_in_the_users_language(
 ) -> None:
     names = bill_names(parliament)
     for language in get_args(Language):
-        assert names[language] in await situation(Context(type="bill", id=bill), language, NOW, record)
+        assert names[language] in await whole_situation(Context(type="bill", id=bill), language, NOW, record)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +249,7 @@ async def test_the_prompt_has_the_bill_in_the_users_language(
     ],
 )
 async def test_a_page_without_a_record_is_only_a_hint(record: Parliament, context: Context) -> None:
-    prompt = await situation(context, "en", NOW, record)
+    prompt = await whole_situation(context, "en", NOW, record)
     assert "public record" not in prompt
     assert ("It is not verified" in prompt) == (context.id is not None)
 
@@ -265,13 +259,13 @@ async def test_a_slow_record_does_not_delay_the_answer(
 ) -> None:
     monkeypatch.setattr(limits, "CONTEXT_S", 0.05)
     fail(parliament, path_prefix="/bills/45-1/C-6/", times=1, slow=1)
-    assert "public record" not in await situation(Context(type="bill", id="45-1/C-6"), "en", NOW, record)
+    assert "public record" not in await whole_situation(Context(type="bill", id="45-1/C-6"), "en", NOW, record)
 
 
 @pytest.mark.parametrize("kind", get_args(ContextType))
 async def test_every_type_of_page_has_a_prompt(record: Parliament, kind: ContextType) -> None:
-    plain = await situation(Context(), "en", NOW, record)
-    assert (await situation(Context(type=kind), "en", NOW, record) == plain) == (kind == "general")
+    plain = await whole_situation(Context(), "en", NOW, record)
+    assert (await whole_situation(Context(type=kind), "en", NOW, record) == plain) == (kind == "general")
 
 
 # Storage and history, without the stack ------------------------------------------------------------------------------
@@ -319,15 +313,16 @@ def _turn(question: str, answer: str, result: str = "") -> list[Message]:
 
 def test_history_drops_tool_results_before_it_drops_turns() -> None:
     old, new = _turn("Old?", "Old."), _turn("New?", "New.", "x" * 100)
-    assert fitting([old, new], 1_000) == [*old, *new]
-    assert fitting([old, new], 20) == [*old, Message("user", "New?"), Message("assistant", "New.")]
-    assert fitting([old, new], 12) == [Message("user", "New?"), Message("assistant", "New.")]
-    assert fitting([old, new], 7) == []
+    new_text = [Message("user", "New?"), Message("assistant", "New.")]
+    assert fitting([old, new], 1_000, bytes_of) == [old, new]
+    assert fitting([old, new], 20, bytes_of) == [old, new_text]
+    assert fitting([old, new], 12, bytes_of) == [new_text]
+    assert fitting([old, new], 7, bytes_of) == []
 
 
 def test_an_interrupted_step_counts_at_least_its_text() -> None:
     prompt = Prompt("m", "s" * 300, "t" * 300, [Message("user", "q" * 300)], [], True, 100)
     nothing = estimated(prompt, Step("a" * 300), Usage())
-    assert (nothing.tokens_input, nothing.tokens_output) == (300, 100)
+    assert (nothing.tokens_input, nothing.tokens_output) == (360, 120)
     counted = estimated(prompt, Step("a" * 300), Usage(tokens_input=77, tokens_output=1, cache_read_tokens=7))
-    assert counted == Usage(77, 100, 7, 0)
+    assert counted == Usage(77, 120, 7, 0)

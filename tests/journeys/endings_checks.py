@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from infra.local.model import tokens
 from tests.journeys.endings_client import Cell, Db, Received, check_protocol
 from tests.journeys.endings_table import (
     ALL_CREDITS,
@@ -146,7 +147,7 @@ def check_disconnected(cell: Cell, received: Received, row: dict[str, Any]) -> N
     """Check that the turn read the provider's whole response and counted it, without a client."""
     whole = FULL_ANSWER.format(question=cell.question)
     assert whole.startswith(received.text)
-    assert row["tokens_output"] == -(-len(whole) // 4)  # as the stand-in counts
+    assert row["tokens_output"] == tokens(whole)
     (asked,) = cell.asked()
     assert (asked["finished"], asked["aborted"]) == (True, False)
 

@@ -165,26 +165,35 @@ def failing(bill: str, **fault: Any) -> Callable[[Stack, Db], AbstractContextMan
     return trouble
 
 
-@contextmanager
-def low_cost_limits(_: Stack, db: Db) -> Iterator[None]:
-    """Plans whose cost limit any step exceeds."""
-    before = db.execute("select query_cost_limit_usd, tier from public.plans").fetchall()
-    db.execute("update public.plans set query_cost_limit_usd = 0.000001")
-    try:
-        yield
-    finally:
-        for row in before:
-            db.execute("update public.plans set query_cost_limit_usd = %s where tier = %s", tuple(row.values()))
+def cost_limits(usd: str, pro: str) -> Callable[[Stack, Db], AbstractContextManager[None]]:
+    """Plans with these cost limits. The default models of pro have twenty times the price of the others'."""
+
+    @contextmanager
+    def changed(_: Stack, db: Db) -> Iterator[None]:
+        before = db.execute("select query_cost_limit_usd, tier from public.plans").fetchall()
+        new = "case when tier = 'pro' then %s::numeric else %s::numeric end"
+        db.execute(f"update public.plans set query_cost_limit_usd = {new}".encode(), (pro, usd))
+        try:
+            yield
+        finally:
+            for row in before:
+                db.execute("update public.plans set query_cost_limit_usd = %s where tier = %s", tuple(row.values()))
+
+    return changed
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Directives for the stand-in, the client's actions, a setup around them; `history`: only plans with or without."""
+    """Directives for the stand-in, the client's actions, a setup around them.
+
+    `history`: only plans with or without it. `own_key`: whether it occurs on an own key, too.
+    """
 
     directives: str = ""
     act: Callable[[Cell], list[Received]] = ask
     setup: Callable[[Stack, Db], AbstractContextManager[None]] = lambda _, __: nullcontext()
     history: bool | None = None
+    own_key: bool = True
 
 
 A_BILL = '[tool:get_bill {"number": "C-5"}]'
@@ -196,8 +205,8 @@ SCENARIOS = {
     "finished": Scenario(),
     "finished after tools": Scenario(A_BILL),
     "a tool failed": Scenario(A_BROKEN_BILL, setup=failing(BROKEN_BILL, status=500)),
-    "over the steps limit": Scenario('[tool-loop:get_bill {"number": "C-5"}]'),
-    "over the cost limit": Scenario(A_BILL, setup=low_cost_limits),
+    "over the steps limit": Scenario('[tool-loop:get_bill {"number": "C-5"}]', setup=cost_limits("1", "1")),
+    "over the cost limit": Scenario(f"{A_BILL} [fault:cold]", setup=cost_limits("0.0008", "0.016"), own_key=False),
     "cut short by output limit": Scenario("[fault:max-tokens]"),
     "refused by the filter": Scenario("[fault:refusal]"),
     "failed once, asked again": Scenario("[fault:first-only status 500]"),

@@ -19,7 +19,7 @@ finished                      finish stop              whole          -        1
 finished after tools          finish stop              whole          +        2    2
 a tool failed                 finish stop              whole          !        2    2
 over the steps limit          finish stop              whole          +++++++  8    8
-over the cost limit           finish length            limit          ?        1    1
+over the cost limit           finish length            limit          !        1    1
 cut short by output limit     finish length            half           -        1    1
 refused by the filter         finish content-filter    half           -        1    1
 failed once, asked again      finish stop              whole          -        2    1

@@ -16,7 +16,8 @@ from functions.chat.settings import ChatSettings
 from functions.chat.tools import Definition
 from functions.common.vault import PlainKey
 
-FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "other"]
+# Why an answer ended. "limit": at the cost limit of a query; only the chat itself ends an answer so.
+FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "limit", "other"]
 
 
 @dataclass(frozen=True, slots=True)

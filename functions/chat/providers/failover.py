@@ -4,7 +4,7 @@ docs/decisions/0012-one-retry-and-failover.md
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -31,13 +31,18 @@ class Failover:
     ) -> None:
         self._providers = providers
         self._turnstile = turnstile
-        self._models = models
+        self.models = models
         self.provider = provider
         self.model = model
 
-    async def stream(self, prompt: Prompt, own_key: PlainKey | None) -> AsyncGenerator[Event, None]:
-        """Ask the model, and once more where the provider is down or overloaded. Raises as Provider.stream does."""
-        started = False
+    async def stream(
+        self, prompt: Prompt, own_key: PlainKey | None, prompt_for: Callable[[str, str], Prompt | None]
+    ) -> AsyncGenerator[Event, None]:
+        """Ask the model, and once more where the provider is down or overloaded. Raises as Provider.stream does.
+
+        `prompt_for` gives the prompt for another provider and its model; None: the step would be too dear there.
+        """
+        started, provider = False, self.provider
         try:
             async with aclosing(await self._ask(prompt, own_key)) as events:
                 async for event in events:
@@ -48,6 +53,11 @@ class Failover:
             if started:
                 raise
             pause_s = self._prepare_second_attempt(error, own_key)
+            if self.provider != provider:
+                other = prompt_for(self.provider, self.model)
+                if other is None:
+                    raise
+                prompt = other
         await asyncio.sleep(pause_s)
         async with aclosing(await self._ask(prompt, own_key)) as events:
             async for event in events:
@@ -60,7 +70,7 @@ class Failover:
         """
         if isinstance(error, ProviderOverloaded) and own_key is None:
             for other in self._providers.platform:
-                if other != self.provider and (models := self._models.get(other)):
+                if other != self.provider and (models := self.models.get(other)):
                     self.provider, self.model = other, models[0]
                     return 0
         pause_s = error.retry_after or limits.RETRY_PAUSE_S
