@@ -24,6 +24,9 @@ create table if not exists public.plans (
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
       jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
+  own_key_models jsonb not null default '{"anthropic": [], "openai": []}'
+    constraint plans_own_key_models_are_lists_by_provider check (
+      jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array'),
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -43,27 +46,29 @@ comment on column public.plans.allows_byok is 'Whether users may use their own p
 comment on column public.plans.history_days is
   'Days a conversation is stored after its last message. 0: nothing is stored.';
 comment on column public.plans.query_cost_limit_usd is
-  'The most that one query may cost us at the provider, US dollars. The chat ends the answer there.';
+  'The most that one query may cost us at the provider, US dollars. docs/pricing.md has its reason.';
 comment on column public.plans.failed_cost_limit_usd is
   'What a user''s failed queries may cost us at the provider per UTC day, US dollars. From then on the user is refused '
   'until midnight, except on an own key.';
 comment on column public.plans.concurrent_queries is 'How many queries of a user may run at the same time.';
 comment on column public.plans.models is
   'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
+comment on column public.plans.own_key_models is
+  'Further models by provider, for queries that an own key pays for: too dear for the price of the plan.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
                           allows_credits, allows_byok, history_days, query_cost_limit_usd, failed_cost_limit_usd,
-                          concurrent_queries, models)
+                          concurrent_queries, models, own_key_models)
 values
-  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.05, 0.1, 1,
-   '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}'),
-  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.15, 0.3, 3,
-   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}'),
-  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.5, 1, 3,
-   '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"],
-     "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"]}'),
-  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.15, 0.3, 3,
-   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}')
+  ('free', 'Free', 0, null, 10, null, null, false, false, 0, 0.01, 0.02, 1,
+   '{"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}', default),
+  ('basic', 'Basic', 9.99, 15, null, 0.025, 10, true, true, 30, 0.03, 0.05, 3,
+   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}', default),
+  ('pro', 'Pro', 29.99, 40, null, 0.025, 10, true, true, 90, 0.035, 0.2, 3,
+   '{"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5"], "openai": ["gpt-6-sol", "gpt-6-luna"]}',
+   '{"anthropic": ["claude-opus-5-5"], "openai": ["gpt-6-astra"]}'),
+  ('usage_only', 'Pay as you go', 0, 0, null, 0.025, 10, true, true, 0, 0.03, 0.05, 3,
+   '{"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}', default)
 on conflict (tier) do nothing;
 
 alter table public.plans enable row level security;

@@ -442,6 +442,11 @@ begin
 
     -- Choose the model
     v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
+    if v_key_provider is not null then
+      select jsonb_set(
+        v_state.models, array[v_provider], (v_state.models -> v_provider) || (p.own_key_models -> v_provider))
+      into v_state.models from public.plans p where p.tier = v_state.tier;
+    end if;
     v_model := coalesce(p_model, v_state.models -> v_provider ->> 0);
     if v_key_provider is null and (v_provider = any (p_providers)) is not true then
       raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);

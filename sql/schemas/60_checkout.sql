@@ -10,7 +10,8 @@ begin
         'tier', p.tier, 'name', p.name, 'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
         'lifetime_quota', p.lifetime_quota, 'overage_price_usd', p.overage_price_usd::text,
         'overage_limit_usd', p.overage_limit_usd::text, 'allows_credits', p.allows_credits,
-        'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models)
+        'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models,
+        'own_key_models', p.own_key_models)
         order by p.price_usd, p.lifetime_quota nulls last)
       from public.plans p),
     'packs', (

@@ -13,7 +13,7 @@ def test_it_lists_what_is_on_sale(db: Db, connect: Connect) -> None:
         ("pro", "29.990000"),
     ]
     basic = on_sale["plans"][2]
-    assert basic.pop("models").keys() == {"anthropic", "openai"}
+    assert basic.pop("models").keys() == basic.pop("own_key_models").keys() == {"anthropic", "openai"}
     assert basic == {
         "tier": "basic",
         "name": "Basic",

@@ -3,6 +3,7 @@
 from base64 import b64decode
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.conftest import Connect, new_user
@@ -136,3 +137,16 @@ def test_a_query_paid_by_the_plan_validates_no_key(db: Db) -> None:
     before = stored_keys(db, user)
     settle(db, admit(db, user, p_provider="openai", p_own_key=False)["hold_id"])
     assert stored_keys(db, user) == before
+
+
+def test_the_dearest_models_need_an_own_key(db: Db) -> None:
+    user = new_user(db, "pro")
+    with pytest.raises(psycopg.DatabaseError, match="claude-sonnet-5-5, claude-haiku-5-5") as refused:
+        admit(db, user, p_provider="anthropic", p_model="claude-opus-5-5")
+    assert refused.value.sqlstate == "NOMDL"
+    put_key(db, user, "anthropic")
+    query = admit(db, user, p_provider="anthropic", p_model="claude-opus-5-5")
+    assert (query["funding"], query["model"]) == ("byok", "claude-opus-5-5")
+    with pytest.raises(psycopg.DatabaseError, match="has these models"):
+        admit(db, user, p_provider="openai", p_model="gpt-6-astra")
+    assert admit(db, user, p_provider="anthropic")["model"] == "claude-sonnet-5-5"

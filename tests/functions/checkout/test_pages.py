@@ -43,24 +43,26 @@ def test_plans_returns_exact_prices_without_sign_in(billing: BillingStack) -> No
     assert response.headers["cache-control"] == "public, max-age=300"
     small = {"anthropic": ["claude-haiku-5-5"], "openai": ["gpt-6-luna"]}
     middle = {"anthropic": ["claude-haiku-5-5", "claude-sonnet-5-5"], "openai": ["gpt-6-luna", "gpt-6-sol"]}
-    large = {
-        "anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"],
-        "openai": ["gpt-6-sol", "gpt-6-luna", "gpt-6-astra"],
-    }
+    large = {"anthropic": ["claude-sonnet-5-5", "claude-haiku-5-5"], "openai": ["gpt-6-sol", "gpt-6-luna"]}
+    more = {"anthropic": ["claude-opus-5-5"], "openai": ["gpt-6-astra"]}
+    nothing: dict[str, list[str]] = {"anthropic": [], "openai": []}
     overage = {"overage_price_usd": "0.025", "overage_limit_usd": "10"}
     none = dict.fromkeys(overage)
     # parse_float and parse_int return the text of each number, so that every digit is compared.
     assert json.loads(response.text, parse_float=str, parse_int=str) == {
         "plans": [
             {"tier": "free", "name": "Free", "price_usd": "0", "daily_quota": None, "lifetime_quota": "10", **none,
-             "allows_credits": False, "allows_byok": False, "history_days": "0", "models": small},
+             "allows_credits": False, "allows_byok": False, "history_days": "0", "models": small,
+             "own_key_models": nothing},
             {"tier": "usage_only", "name": "Pay as you go", "price_usd": "0", "daily_quota": "0",
              "lifetime_quota": None, **overage, "allows_credits": True, "allows_byok": True, "history_days": "0",
-             "models": middle},
+             "models": middle, "own_key_models": nothing},
             {"tier": "basic", "name": "Basic", "price_usd": "9.99", "daily_quota": "15", "lifetime_quota": None,
-             **overage, "allows_credits": True, "allows_byok": True, "history_days": "30", "models": middle},
+             **overage, "allows_credits": True, "allows_byok": True, "history_days": "30", "models": middle,
+             "own_key_models": nothing},
             {"tier": "pro", "name": "Pro", "price_usd": "29.99", "daily_quota": "40", "lifetime_quota": None,
-             **overage, "allows_credits": True, "allows_byok": True, "history_days": "90", "models": large},
+             **overage, "allows_credits": True, "allows_byok": True, "history_days": "90", "models": large,
+             "own_key_models": more},
         ],
         "packs": [
             {"id": "pack_100", "name": "100 queries", "credits": "100", "price_usd": "2.25",
