@@ -68,6 +68,24 @@ revoke all on function private.clock() from public, anon, authenticated, service
 grant execute on function private.clock() to authenticated, service_role;
 
 
+create or replace function private.check_filters() returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- PostgREST writes the filters `match` and `imatch` as these operators. Some regular expressions take seconds of CPU
+  -- for a text of 200 characters.
+  if position(' ~ ' in current_query()) > 0 or position(' ~* ' in current_query()) > 0 then
+    raise insufficient_privilege using message = 'The Data API takes no regular expressions.';
+  end if;
+  return true;
+end
+$$;
+comment on function private.check_filters() is
+  'True, or 42501 if the statement has a regular expression. Every policy for users calls it, once a statement.';
+revoke all on function private.check_filters() from public, anon, authenticated, service_role;
+grant execute on function private.check_filters() to authenticated;
+
+
 create or replace function private.set_updated_at() returns trigger
 language plpgsql volatile set search_path = ''
 as $$
@@ -147,8 +165,8 @@ revoke all on function private.is_charged(text) from public, anon, authenticated
 
 -- ==== sql/schemas/02_timeouts.sql
 
--- How long a request of a visitor or a user may run in the Data API. A filter such as `match` can run a regular
--- expression that never ends. The roles belong to the cluster, so the sources of a database do not show this setting.
+-- How long a statement of a visitor or a user may run in the Data API, whose filters and embedded resources are SQL
+-- that anyone may write. The roles belong to the cluster, so a comparison of databases does not show this setting.
 
 alter role anon set statement_timeout = '1s';
 alter role authenticated set statement_timeout = '1s';
@@ -233,7 +251,8 @@ on conflict (tier) do nothing;
 alter table public.plans enable row level security;
 alter table public.plans force row level security;
 drop policy if exists "Signed-in users read the plans" on public.plans;
-create policy "Signed-in users read the plans" on public.plans for select to authenticated using (true);
+create policy "Signed-in users read the plans" on public.plans
+  for select to authenticated using ((select private.check_filters()));
 revoke all on public.plans from public, anon, authenticated, service_role;
 -- usage_summary and can_user_query read them with the rights of the user. Visitors get them from GET /plans.
 grant select on public.plans to authenticated, service_role;
@@ -437,7 +456,7 @@ alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
 drop policy if exists "Users read their own subscription" on public.user_subscriptions;
 create policy "Users read their own subscription" on public.user_subscriptions
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.user_subscriptions from public, anon, authenticated, service_role;
 grant select on public.user_subscriptions to authenticated, service_role;
 
@@ -514,7 +533,7 @@ alter table public.user_api_keys enable row level security;
 alter table public.user_api_keys force row level security;
 drop policy if exists "Users read the metadata of their own keys" on public.user_api_keys;
 create policy "Users read the metadata of their own keys" on public.user_api_keys
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.user_api_keys from public, anon, authenticated, service_role;
 -- No role may read encrypted_key, encryption_iv or encryption_tag. Only functions return them.
 grant select (id, created_at, updated_at, user_id, provider, encryption_key_id, hint, is_active, last_validated_at,
@@ -597,7 +616,7 @@ alter table public.conversations enable row level security;
 alter table public.conversations force row level security;
 drop policy if exists "Users read their own conversations" on public.conversations;
 create policy "Users read their own conversations" on public.conversations
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.conversations from public, anon, authenticated, service_role;
 grant select on public.conversations to authenticated, service_role;
 -- No update or delete: update_conversation and delete_conversation write (52_conversations.sql).
@@ -653,8 +672,9 @@ alter table public.messages force row level security;
 drop policy if exists "Users read the messages of their own conversations" on public.messages;
 create policy "Users read the messages of their own conversations" on public.messages
   for select to authenticated using (
-    exists (select from public.conversations c
-            where c.id = messages.conversation_id and c.user_id = (select auth.uid())));
+    (select private.check_filters()) and exists (
+      select from public.conversations c
+      where c.id = messages.conversation_id and c.user_id = (select auth.uid())));
 revoke all on public.messages from public, anon, authenticated, service_role;
 grant select on public.messages to authenticated, service_role;
 
@@ -722,7 +742,7 @@ alter table public.credit_packs enable row level security;
 alter table public.credit_packs force row level security;
 drop policy if exists "Users read their own credit packs" on public.credit_packs;
 create policy "Users read their own credit packs" on public.credit_packs
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.credit_packs from public, anon, authenticated, service_role;
 grant select on public.credit_packs to authenticated, service_role;
 
@@ -803,7 +823,7 @@ alter table public.query_holds enable row level security;
 alter table public.query_holds force row level security;
 drop policy if exists "Users read their own holds" on public.query_holds;
 create policy "Users read their own holds" on public.query_holds
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.query_holds from public, anon, authenticated, service_role;
 grant select on public.query_holds to authenticated, service_role;
 
@@ -861,7 +881,7 @@ alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;
 drop policy if exists "Users read what they are billed" on public.overage_invoice_items;
 create policy "Users read what they are billed" on public.overage_invoice_items
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.overage_invoice_items from public, anon, authenticated, service_role;
 grant select on public.overage_invoice_items to authenticated, service_role;
 
@@ -964,7 +984,7 @@ alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;
 drop policy if exists "Users read their own usage" on public.usage_logs;
 create policy "Users read their own usage" on public.usage_logs
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.usage_logs from public, anon, authenticated, service_role;
 grant select on public.usage_logs to authenticated, service_role;
 
@@ -1012,7 +1032,7 @@ alter table public.query_refusals enable row level security;
 alter table public.query_refusals force row level security;
 drop policy if exists "Users read their own refusals" on public.query_refusals;
 create policy "Users read their own refusals" on public.query_refusals
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.query_refusals from public, anon, authenticated, service_role;
 grant select on public.query_refusals to authenticated, service_role;
 

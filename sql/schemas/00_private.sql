@@ -59,6 +59,24 @@ revoke all on function private.clock() from public, anon, authenticated, service
 grant execute on function private.clock() to authenticated, service_role;
 
 
+create or replace function private.check_filters() returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- PostgREST writes the filters `match` and `imatch` as these operators. Some regular expressions take seconds of CPU
+  -- for a text of 200 characters.
+  if position(' ~ ' in current_query()) > 0 or position(' ~* ' in current_query()) > 0 then
+    raise insufficient_privilege using message = 'The Data API takes no regular expressions.';
+  end if;
+  return true;
+end
+$$;
+comment on function private.check_filters() is
+  'True, or 42501 if the statement has a regular expression. Every policy for users calls it, once a statement.';
+revoke all on function private.check_filters() from public, anon, authenticated, service_role;
+grant execute on function private.check_filters() to authenticated;
+
+
 create or replace function private.set_updated_at() returns trigger
 language plpgsql volatile set search_path = ''
 as $$

@@ -72,6 +72,6 @@ alter table public.query_holds enable row level security;
 alter table public.query_holds force row level security;
 drop policy if exists "Users read their own holds" on public.query_holds;
 create policy "Users read their own holds" on public.query_holds
-  for select to authenticated using (user_id = (select auth.uid()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
 revoke all on public.query_holds from public, anon, authenticated, service_role;
 grant select on public.query_holds to authenticated, service_role;

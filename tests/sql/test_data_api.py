@@ -43,11 +43,45 @@ def me(person: Callable[..., Person]) -> Person:
     return person("pro")
 
 
-def test_an_endless_filter_is_cancelled(api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
-    """After a second, on the user's own messages."""
-    filters = {"select": "id", "conversation_id": f"eq.{chat}"}
-    assert len(api("GET", "/messages", me, params=filters).json()) == 2
-    cancelled = api("GET", "/messages", me, params={**filters, "content": f"match.{ENDLESS}"})
+@pytest.mark.parametrize(
+    ("path", "filters"),
+    [
+        ("/messages", {"content": f"match.{ENDLESS}"}),
+        ("/messages", {"content": f"imatch.{ENDLESS}"}),
+        ("/messages", {"content": f"not.match.{ENDLESS}"}),
+        ("/messages", {"content": f"match(any).{{{ENDLESS}}}"}),
+        ("/messages", {"or": f'(content.imatch."{ENDLESS}",role.eq.user)'.replace("\\", "\\\\")}),
+        ("/messages", {"function_calls->>0": f"match.{ENDLESS}"}),
+        ("/conversations", {"select": "id,messages!inner(id)", "messages.content": f"match.{ENDLESS}"}),
+        ("/plans", {"name": f"match.{ENDLESS}"}),
+        ("/user_subscriptions", {"tier": f"match.{ENDLESS}"}),
+        ("/daily_quota_usage", {"tier": f"match.{ENDLESS}"}),
+        ("/rpc/explain_query", {"p_request_id": "q1", "reason": f"match.{ENDLESS}"}),
+    ],
+)
+def test_a_regular_expression_is_refused(
+    api: Callable[..., httpx.Response], me: Person, chat: str, path: str, filters: dict[str, str]
+) -> None:
+    assert chat
+    refused = api("GET", path, me, params={"select": "*", **filters})
+    assert (refused.status_code, refused.json()["message"]) == (403, "The Data API takes no regular expressions.")
+
+
+def test_other_filters_are_allowed(api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
+    filters = {"select": "id", "conversation_id": f"eq.{chat}", "content": "ilike.*aab"}
+    assert len(api("GET", "/messages", me, params=filters).json()) == 1
+
+
+def test_a_long_statement_is_cancelled(stack_db: Db, api: Callable[..., httpx.Response], me: Person) -> None:
+    """After a second."""
+    stack_db.execute("create function public.sleep() returns void language sql as 'select pg_sleep(60)'")
+    stack_db.execute("grant execute on function public.sleep() to authenticated")
+    try:
+        # PostgREST reloads its schema cache.
+        while (cancelled := api("POST", "/rpc/sleep", me, json={})).status_code == 404:
+            pass
+    finally:
+        stack_db.execute("drop function public.sleep()")
     assert (cancelled.status_code, cancelled.json()["code"]) == (500, "57014")
 
 
