@@ -9,7 +9,7 @@ LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 
-.PHONY: run reset test prove check bench bench-peers package migration lock clean
+.PHONY: run reset test prove check bench bench-peers package migration pricing lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
@@ -44,6 +44,9 @@ package: .venv/.ready $(OSLS)
 
 migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migration NAME=add_budget
 	@python -m infra.local.migrations $(NAME)
+
+pricing: .venv/.ready ## writes docs/pricing.md: what the plans cost us beside their prices
+	@python -m infra.pricing
 
 lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
 	@for group in package chat keys checkout webhooks maintenance dev peers; do \

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from infra import pricing
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, Streamed, question
@@ -64,7 +65,7 @@ def test_five_turns_match_the_transcript(
     stack: Stack, api: Api, person: Callable[..., Person], state_of: StateOf, provider: str
 ) -> None:
     user, chat_id = person("pro"), str(uuid.uuid4())
-    page, tools = HEADER, set[str]()
+    page, tools, reads, writes = HEADER, set[str](), 0, 0
     for number, (language, text) in enumerate(QUESTIONS, 1):
         streamed = api.stream(
             user,
@@ -80,8 +81,14 @@ def test_five_turns_match_the_transcript(
             earlier for _, earlier in QUESTIONS[:number]
         ]
         page += turn(text, language, streamed)
+        usage = streamed.metadata["usage"]
+        reads += usage["input_tokens"] - usage["cache_read_tokens"]
+        writes += usage["output_tokens"]
     assert len(tools) >= 3
     assert state_of(user).quota_used == len(QUESTIONS)
+    # docs/pricing.md takes this conversation as typical.
+    assert reads <= len(QUESTIONS) * sum(usage.tokens_input - pricing.PREFIX for usage in pricing.TYPICAL)
+    assert writes <= len(QUESTIONS) * sum(usage.tokens_output for usage in pricing.TYPICAL)
     page = page.replace(stack.info["parliament_url"], "http://127.0.0.1:8790")
     if provider == "anthropic":
         if os.environ.get("WRITE"):
