@@ -36,7 +36,7 @@ grant execute on function public.update_conversation(uuid, text, boolean, boolea
 
 
 create or replace function public.delete_conversation(p_id uuid) returns void
--- Ten thousand messages take about a second. PostgREST applies this time-out to the call.
+-- Ten thousand messages take 0.4 s. PostgREST applies this time-out to the call.
 language plpgsql volatile security definer set search_path = '' set statement_timeout = '10s'
 as $$
 declare

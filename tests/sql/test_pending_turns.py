@@ -271,6 +271,22 @@ def test_two_appliers_store_a_turn_once(db: Db, connect: Connect, user: str, cha
     assert questions(db) == ["q1", "q2"]
 
 
+def test_a_killed_applier_leaves_the_turn_to_the_next(db: Db, connect: Connect, user: str, chat: str) -> None:
+    other = connect()
+    lock(other, chat)
+    settle(db, admit(db, user)["hold_id"], turn=turn(chat, "q2"))
+    other.execute("rollback")
+    killed = connect()
+    killed.execute("begin")
+    assert value(killed, APPLY) == 1
+    db.execute("select pg_terminate_backend(%s, 10000)", (killed.info.backend_pid,))
+    with pytest.raises(psycopg.OperationalError):
+        killed.execute("commit")
+    assert (pending(db), questions(db)) == (1, ["q1"])
+    assert value(db, APPLY) == 1
+    assert (pending(db), questions(db)) == (0, ["q1", "q2"])
+
+
 @pytest.mark.parametrize("how", LOCKS)
 def test_track_query_usage_waits_for_no_conversation(db: Db, connect: Connect, user: str, chat: str, how: str) -> None:
     message = value(db, "select id from public.messages where role = 'assistant'")
