@@ -5,7 +5,7 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   v_user_id constant uuid := (select auth.uid());
-  v private.funding_state;
+  v_state private.funding_state;
   v_can record;
   v_period record;
   v_packs jsonb;
@@ -17,12 +17,12 @@ begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to see your usage.';
   end if;
-  select * into v from private.funding_state s where s.user_id = v_user_id;
+  select * into v_state from private.funding_state s where s.user_id = v_user_id;
   if not found then
     raise exception using errcode = 'NTFND', message = 'There is no subscription.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
-  select * into v_period from private.period_at(v.period_start, v.current_period_end, v.now);
+  select * into v_period from private.period_at(v_state.period_start, v_state.current_period_end, v_state.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', c.id, 'purchased', c.credits_purchased, 'remaining', c.credits_remaining,
@@ -30,7 +30,7 @@ begin
            order by c.expires_at nulls last, c.created_at), '[]')
   into v_packs
   from public.credit_packs c
-  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v.now or c.expires_at is null);
+  where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v_state.now or c.expires_at is null);
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -38,7 +38,7 @@ begin
   select count(*) filter (where u.is_charged) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_today
-  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v.now at time zone 'UTC')::date;
+  from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v_state.now at time zone 'UTC')::date;
   select count(*) filter (where u.is_charged) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_month
@@ -48,9 +48,9 @@ begin
 
   select jsonb_build_object(
     'is_customer', s.stripe_customer_id is not null,
-    'is_subscribed', s.stripe_subscription_id is not null and not v.is_lapsed,
-    'ends_at', case when v.status = 'canceled' then s.current_period_end end,
-    'next_tier', case when s.current_period_end > v.now then s.next_tier end,
+    'is_subscribed', s.stripe_subscription_id is not null and not v_state.is_lapsed,
+    'ends_at', case when v_state.status = 'canceled' then s.current_period_end end,
+    'next_tier', case when s.current_period_end > v_state.now then s.next_tier end,
     'past_due_since', s.past_due_since,
     'to_be_billed_usd', (
       select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
@@ -68,22 +68,24 @@ begin
 
   -- Amounts are text under names that end in _usd, so that no JSON parser turns them into floats.
   return jsonb_build_object(
-    'tier', v.tier,
-    'status', v.status,
+    'tier', v_state.tier,
+    'status', v_state.status,
     'period', jsonb_build_object('start', v_period.period_start, 'end', v_period.period_end),
     'included', jsonb_build_object(
-      'limit', v.quota_limit, 'used', v.included_used, 'remaining', greatest(0, v.quota_limit - v.included_used),
-      'resets_at', case when not v.is_lifetime
-                        then (((v.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
+      'limit', v_state.quota_limit, 'used', v_state.included_used,
+      'remaining', greatest(0, v_state.quota_limit - v_state.included_used),
+      'resets_at', case when not v_state.is_lifetime
+                        then (((v_state.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
     'overage', jsonb_build_object(
-      'allowed', v.allows_overage, 'price_usd', v.overage_price_usd::text, 'limit_usd', v.overage_limit::text,
-      'used_usd', v.overage_used::text),
+      'allowed', v_state.allows_overage, 'price_usd', v_state.overage_price_usd::text,
+      'limit_usd', v_state.overage_limit::text,
+      'used_usd', v_state.overage_used::text),
     'credits', jsonb_build_object(
       'remaining', (
         select coalesce(sum((pack ->> 'remaining')::integer), 0) from jsonb_array_elements(v_packs) pack
         where not (pack ->> 'is_frozen')::boolean),
       'packs', v_packs),
-    'byok', jsonb_build_object('allowed', v.allows_byok, 'providers', v_providers),
+    'byok', jsonb_build_object('allowed', v_state.allows_byok, 'providers', v_providers),
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,

@@ -57,7 +57,7 @@ returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v public.user_api_keys;
+  v_key public.user_api_keys;
 begin
   -- Lock
   perform from auth.users where id = p_user_id for key share;
@@ -81,11 +81,11 @@ begin
     encryption_iv = excluded.encryption_iv, encryption_tag = excluded.encryption_tag,
     encryption_key_id = excluded.encryption_key_id, hint = excluded.hint, is_active = true,
     last_validated_at = excluded.last_validated_at, validation_error = null
-  returning k.* into v;
+  returning k.* into v_key;
 
   -- Return
   return private.describe_key(
-    v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
+    v_key.provider, v_key.hint, v_key.is_active, v_key.last_validated_at, v_key.validation_error, v_key.created_at);
 end
 $$;
 comment on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) is
@@ -114,7 +114,7 @@ returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v public.user_api_keys;
+  v_key public.user_api_keys;
 begin
   -- Lock
   perform from auth.users where id = p_user_id for key share;
@@ -125,14 +125,14 @@ begin
     last_validated_at = case when p_is_valid then private.clock() else k.last_validated_at end,
     validation_error = case when not p_is_valid then p_error end
   where k.id = p_id and k.user_id = p_user_id
-  returning k.* into v;
+  returning k.* into v_key;
 
   -- Return
   if not found then
     return null;
   end if;
   return private.describe_key(
-    v.provider, v.hint, v.is_active, v.last_validated_at, v.validation_error, v.created_at);
+    v_key.provider, v_key.hint, v_key.is_active, v_key.last_validated_at, v_key.validation_error, v_key.created_at);
 end
 $$;
 comment on function public.note_api_key(uuid, uuid, boolean, text) is
