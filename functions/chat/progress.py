@@ -23,7 +23,7 @@ from functions.common.observe import Observer
 END_NOT_RECEIVED = "The end of this answer could not be sent here. Open the conversation again to see what was stored."
 
 
-class Progress:
+class TurnProgress:
     """The output of one turn, stored in its hold. `stop` is called when the user wants the turn to end."""
 
     def __init__(self, writer: "ProgressWriter", hold_id: str, feed: Feed, stop: Callable[[], None]) -> None:
@@ -91,10 +91,10 @@ class ProgressWriter:
     """Stores the output of all running turns of this process, with one call per interval."""
 
     def __init__(self, database: Database, observer: Observer) -> None:
-        self.turns: set[Progress] = set()
+        self.turns: set[TurnProgress] = set()
         self._database = database
         self._observer = observer
-        self._in_call: set[Progress] = set()
+        self._in_call: set[TurnProgress] = set()
         self._call_ended = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -102,14 +102,14 @@ class ProgressWriter:
         """The event loop's time."""
         return asyncio.get_running_loop().time()
 
-    def open(self, hold_id: str, feed: Feed, stop: Callable[[], None]) -> Progress:
+    def open(self, hold_id: str, feed: Feed, stop: Callable[[], None]) -> TurnProgress:
         """The progress of a turn that starts."""
-        progress = Progress(self, hold_id, feed, stop)
+        progress = TurnProgress(self, hold_id, feed, stop)
         if self._task is None:
             self._task = asyncio.create_task(self._write_repeatedly())
         return progress
 
-    async def wait_for(self, turn: Progress) -> None:
+    async def wait_for(self, turn: TurnProgress) -> None:
         """Wait for the call that stores the turn, if one does."""
         while turn in self._in_call:
             await self._call_ended.wait()
@@ -137,7 +137,7 @@ class ProgressWriter:
                     self._call_ended = asyncio.Event()
         self._task = None
 
-    async def store(self, turns: Sequence[Progress], *, is_closing: bool = False) -> bool:
+    async def store(self, turns: Sequence[TurnProgress], *, is_closing: bool = False) -> bool:
         """Store the new output of turns. Returns whether all of them were stored."""
         notes = {turn: turn.note() for turn in turns}
         params = {"p_notes": [note for note, _ in notes.values()], "p_is_closing": is_closing}

@@ -19,7 +19,7 @@ from functions.chat.conversation import Conversation
 from functions.chat.feed import Feed
 from functions.chat.metering import Ended, Hold, Metering, Query, Settled, TurnRow
 from functions.chat.own_key import OwnKeys
-from functions.chat.progress import Progress, ProgressWriter
+from functions.chat.progress import ProgressWriter, TurnProgress
 from functions.chat.providers import FinishReason, Message, Prompt, Providers, Spent
 from functions.chat.providers.failover import Failover
 from functions.chat.spending import Spending
@@ -180,7 +180,7 @@ class Turn:
     async def _end(
         self,
         hold: Hold,
-        progress: Progress,
+        progress: TurnProgress,
         failover: Failover,
         ending: wire.Ending | None,
         turn_row: TurnRow | None,

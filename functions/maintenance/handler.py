@@ -15,7 +15,7 @@ from functions.common.settings import SupabaseSettings, load, load_vault, read_e
 from functions.common.thread_transport import ThreadTransport
 from functions.maintenance.batches import run_batches
 
-Progress = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Context:
 
     database: Database
     environment: Mapping[str, str]
-    progress: Progress
+    progress: ReportLine
     options: Mapping[str, Any]
 
 
@@ -163,7 +163,7 @@ JOBS: Mapping[str, Job] = {
 }
 
 
-async def run_job(name: str, progress: Progress, options: Mapping[str, Any]) -> JobResult:
+async def run_job(name: str, progress: ReportLine, options: Mapping[str, Any]) -> JobResult:
     """Run a job. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
     job = JOBS[name]
     environment = read_environment()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from functions.chat import handler, limits
-from functions.chat.progress import Progress
+from functions.chat.progress import TurnProgress
 from functions.chat.request import ChatRequest
 from functions.common.errors import Unavailable
 from infra.local.stack import Stack
@@ -191,14 +191,14 @@ async def test_a_shutdown_during_settlement_still_settles(
 ) -> None:
     """After the model has finished, a cancellation of the turn does not cancel its settlement."""
     monkeypatch.setattr(limits, "SHUTDOWN_S", 0)
-    closing, really_close = asyncio.Event(), Progress.close
+    closing, really_close = asyncio.Event(), TurnProgress.close
 
-    async def close(progress: Progress, patience_s: float) -> None:
+    async def close(progress: TurnProgress, patience_s: float) -> None:
         closing.set()
         await asyncio.sleep(0.05)  # the server shuts down during this time
         await really_close(progress, patience_s)
 
-    monkeypatch.setattr(Progress, "close", close)
+    monkeypatch.setattr(TurnProgress, "close", close)
     user = person("basic")
     async with running_chat(chat_environment(stack)) as chat:
         chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")

@@ -15,12 +15,12 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from functions.chat import limits
-from functions.chat.tools.base import Definition, JsonObject, Language, NotFound, Outcome, Source, ToolError
+from functions.chat.tools.base import Definition, JsonObject, Language, Outcome, RecordNotFound, Source, ToolError
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.tool import Tool
 from functions.common.validation import field_errors
 
-__all__ = ["Definition", "Language", "NotFound", "Outcome", "Source", "ToolError", "Tools"]
+__all__ = ["Definition", "Language", "Outcome", "RecordNotFound", "Source", "ToolError", "Tools"]
 
 
 class Tools:

@@ -11,7 +11,7 @@ class ToolError(Exception):
     """A call failed. The message is one sentence for the model and the client, without internal details."""
 
 
-class NotFound(ToolError):
+class RecordNotFound(ToolError):
     """The requested object does not exist."""
 
 

@@ -13,7 +13,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import bill_source, describe_mp
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import contains_words, localized, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class FindBills(Arguments):
@@ -32,7 +32,7 @@ class FindBills(Arguments):
     limit: Limit = 10
 
 
-async def find_bills(arguments: FindBills, parliament: Parliament, language: Language) -> ToolResult:
+async def find_bills(arguments: FindBills, parliament: Parliament, language: Language) -> ToolData:
     """The newest bills first. Searches all sessions for a number or a sponsor, and one session for everything else."""
     criteria = arguments.model_dump(exclude_none=True, exclude={"limit"})
     sources: list[Source] = []

@@ -10,7 +10,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import contains_words, localized, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class FindCommittees(Arguments):
@@ -20,7 +20,7 @@ class FindCommittees(Arguments):
     limit: Limit = 10
 
 
-async def find_committees(arguments: FindCommittees, parliament: Parliament, language: Language) -> ToolResult:
+async def find_committees(arguments: FindCommittees, parliament: Parliament, language: Language) -> ToolData:
     """The committees of the newest session that has any, by name."""
     committees = (await parliament.list_records("committees")).records
     words = arguments.words

@@ -13,7 +13,7 @@ from functions.chat.tools.parliament import Parliament, Representative
 from functions.chat.tools.records import mp_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import contains_words, localized, normalize, slug_of
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 Province = Literal["AB", "BC", "MB", "NB", "NL", "NS", "NT", "NU", "ON", "PE", "QC", "SK", "YT"]
 PostalCode = Annotated[
@@ -42,7 +42,7 @@ class FindMps(Arguments):
         return self
 
 
-async def find_mps(arguments: FindMps, parliament: Parliament, language: Language) -> ToolResult:
+async def find_mps(arguments: FindMps, parliament: Parliament, language: Language) -> ToolData:
     """The MPs who match all criteria. An exact match of the name is first."""
     sitting = mps = await parliament.sitting_mps()
     unmatched: list[Item] = []

@@ -1,11 +1,11 @@
 """get_bill: a bill's title, status, sponsor, dates and links."""
 
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
-from functions.chat.tools.base import JsonObject, Language, NotFound, Source
+from functions.chat.tools.base import JsonObject, Language, RecordNotFound, Source
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import MpSummary, describe_mp, summarize_bill
 from functions.chat.tools.text import localized, localized_url, shorten, slug_of
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class GetBill(Arguments):
@@ -13,7 +13,7 @@ class GetBill(Arguments):
     session: Session | None = None
 
 
-async def get_bill(arguments: GetBill, parliament: Parliament, language: Language) -> ToolResult:
+async def get_bill(arguments: GetBill, parliament: Parliament, language: Language) -> ToolData:
     """The bill. The sources include the sponsor's page."""
     bill = await parliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
@@ -30,7 +30,7 @@ async def get_bill(arguments: GetBill, parliament: Parliament, language: Languag
         "recorded_votes": len(votes),
         "text": localized_url(bill.get("text_url"), language),
     }
-    return ToolResult(data, [source, *sponsor_sources])
+    return ToolData(data, [source, *sponsor_sources])
 
 
 async def _sponsor(
@@ -42,7 +42,7 @@ async def _sponsor(
         return None, []
     try:
         summary, source = await describe_mp(parliament, slug, language)
-    except NotFound:
+    except RecordNotFound:
         return {"mp": slug}, []
     return summary, [source]
 

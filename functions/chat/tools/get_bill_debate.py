@@ -5,7 +5,7 @@ from functions.chat.tools.base import Language
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import speech_item, summarize_bill
 from functions.chat.tools.results import list_result, speech_text_limit
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class GetBillDebate(Arguments):
@@ -14,7 +14,7 @@ class GetBillDebate(Arguments):
     limit: Limit = 5
 
 
-async def get_bill_debate(arguments: GetBillDebate, parliament: Parliament, language: Language) -> ToolResult:
+async def get_bill_debate(arguments: GetBillDebate, parliament: Parliament, language: Language) -> ToolData:
     """The newest speeches first, without procedural ones."""
     bill = await parliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)

@@ -6,7 +6,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import summarize_bill, vote_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import localized, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class GetBillVotes(Arguments):
@@ -15,7 +15,7 @@ class GetBillVotes(Arguments):
     limit: Limit = 10
 
 
-async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, language: Language) -> ToolResult:
+async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, language: Language) -> ToolData:
     """The newest votes first. Reads the bill too, so that an unknown bill is an error and not an empty list."""
     bill = await parliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)

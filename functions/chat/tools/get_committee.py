@@ -6,7 +6,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import localized, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 MAX_SESSIONS = 5
 
@@ -16,7 +16,7 @@ class GetCommittee(Arguments):
     limit: Limit = 10
 
 
-async def get_committee(arguments: GetCommittee, parliament: Parliament, language: Language) -> ToolResult:
+async def get_committee(arguments: GetCommittee, parliament: Parliament, language: Language) -> ToolData:
     """The newest meetings first. Includes future meetings."""
     committee = await parliament.get_committee(arguments.slug)
     source = committee_source(parliament, committee, language)

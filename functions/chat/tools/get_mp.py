@@ -6,7 +6,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import summarize_mp
 from functions.chat.tools.results import fit
 from functions.chat.tools.text import localized, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 MEMBERSHIPS_CHARACTERS = 4_000
 LINKS_CHARACTERS = 1_500
@@ -16,7 +16,7 @@ class GetMp(Arguments):
     slug: MpSlug
 
 
-async def get_mp(arguments: GetMp, parliament: Parliament, language: Language) -> ToolResult:
+async def get_mp(arguments: GetMp, parliament: Parliament, language: Language) -> ToolData:
     """The MP's record, the newest term first."""
     mp = await parliament.get_mp(arguments.slug)
     summary, source = summarize_mp(parliament, mp, language)
@@ -32,7 +32,7 @@ async def get_mp(arguments: GetMp, parliament: Parliament, language: Language) -
         "email": shorten(localized(mp.get("email"), language), 100),
         "telephone": shorten(localized(mp.get("voice"), language), 50),
     }
-    return ToolResult(data, [source])
+    return ToolData(data, [source])
 
 
 def _term(term: JsonObject, language: Language) -> JsonObject:

@@ -10,7 +10,7 @@ from functions.chat.tools.base import Language
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import describe_mp, speech_item
 from functions.chat.tools.results import list_result, speech_text_limit
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class GetMpSpeeches(Arguments):
@@ -19,7 +19,7 @@ class GetMpSpeeches(Arguments):
     limit: Limit = 5
 
 
-async def get_mp_speeches(arguments: GetMpSpeeches, parliament: Parliament, language: Language) -> ToolResult:
+async def get_mp_speeches(arguments: GetMpSpeeches, parliament: Parliament, language: Language) -> ToolData:
     """The newest speeches first, without procedural ones."""
     summary, source = await describe_mp(parliament, arguments.slug, language)
     since = None if arguments.since is None else arguments.since.isoformat()

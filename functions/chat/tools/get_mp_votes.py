@@ -9,12 +9,12 @@ from typing import Annotated
 from pydantic import Field
 
 from functions.chat.tools.arguments import Arguments, Limit, MpSlug
-from functions.chat.tools.base import JsonObject, Language, NotFound
+from functions.chat.tools.base import JsonObject, Language, RecordNotFound
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import describe_mp, vote_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import bill_reference, localized, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class GetMpVotes(Arguments):
@@ -26,7 +26,7 @@ class GetMpVotes(Arguments):
     limit: Limit = 8
 
 
-async def get_mp_votes(arguments: GetMpVotes, parliament: Parliament, language: Language) -> ToolResult:
+async def get_mp_votes(arguments: GetMpVotes, parliament: Parliament, language: Language) -> ToolData:
     """The newest votes first."""
     summary, source = await describe_mp(parliament, arguments.slug, language)
     ballots, more = await parliament.list_records(
@@ -48,7 +48,7 @@ async def _item(ballot: JsonObject, votes: dict[str, JsonObject], parliament: Pa
     path = str(ballot.get("vote_url") or "")
     try:
         vote = votes.get(path) or await parliament.get_record_at(path)
-    except NotFound:
+    except RecordNotFound:
         vote = {"url": path}
     source = vote_source(parliament, vote, language)
     data = {

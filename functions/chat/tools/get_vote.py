@@ -10,7 +10,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import mp_source, vote_source
 from functions.chat.tools.results import fit
 from functions.chat.tools.text import bill_reference, localized, shorten, slug_of
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 MAX_DISSENTERS = 60
 DISSENTERS_CHARACTERS = 3_000
@@ -22,7 +22,7 @@ class GetVote(Arguments):
     session: Session | None = None
 
 
-async def get_vote(arguments: GetVote, parliament: Parliament, language: Language) -> ToolResult:
+async def get_vote(arguments: GetVote, parliament: Parliament, language: Language) -> ToolData:
     """The vote. Dissent is openparliament.ca's estimate: a ballot against most of the MP's party."""
     vote = await parliament.get_vote(arguments.session, arguments.number)
     source = vote_source(parliament, vote, language)
@@ -41,7 +41,7 @@ async def get_vote(arguments: GetVote, parliament: Parliament, language: Languag
         "dissenting_mps": dissenters,
         "url": source.url,
     }
-    return ToolResult(data, [source, *dissenter_sources])
+    return ToolData(data, [source, *dissenter_sources])
 
 
 def _party(party_vote: JsonObject, language: Language) -> JsonObject:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from functions.chat.tools.base import JsonObject, NotFound, ToolError
+from functions.chat.tools.base import JsonObject, RecordNotFound, ToolError
 from functions.chat.tools.upstream import Upstream
 
 OPENPARLIAMENT = "openparliament.ca"
@@ -75,11 +75,11 @@ class Parliament:
         return f"{self.site}{path}" + (f"#{parts.fragment}" if parts.fragment else "")
 
     async def get_record(self, *path: str) -> JsonObject:
-        """The record at a path, given as segments. Raises NotFound."""
+        """The record at a path, given as segments. Raises RecordNotFound."""
         return await self.upstream.get(OPENPARLIAMENT, f"{self._api}{_path(path)}", _parse_object)
 
     async def get_record_at(self, path: str) -> JsonObject:
-        """The record at a path that the API returned. Raises NotFound."""
+        """The record at a path that the API returned. Raises RecordNotFound."""
         return await self.get_record(*filter(None, path.split("/")))
 
     async def list_records(self, *path: str, limit: int | None = None, **filters: str | int | None) -> Records:
@@ -116,54 +116,54 @@ class Parliament:
         return (await self.list_records("politicians")).records
 
     async def get_mp(self, slug: str) -> JsonObject:
-        """An MP, present or former. Raises NotFound."""
+        """An MP, present or former. Raises RecordNotFound."""
         if not SLUG.fullmatch(slug):
-            raise NotFound("That is not an MP's slug; find_mps finds slugs by name.")
+            raise RecordNotFound("That is not an MP's slug; find_mps finds slugs by name.")
         try:
             return await self.get_record("politicians", slug)
-        except NotFound:
-            raise NotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.") from None
+        except RecordNotFound:
+            raise RecordNotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.") from None
 
     async def get_bill(self, session: str | None, number: str) -> JsonObject:
         """A bill of the session, or of the current one.
 
-        Raises NotFound; its message lists the other sessions that have a bill of this number.
+        Raises RecordNotFound; its message lists the other sessions that have a bill of this number.
         """
         if not BILL.fullmatch(number) or (session is not None and not SESSION.fullmatch(session)):
-            raise NotFound("That is not a bill's number and session; find_bills finds bills by words.")
+            raise RecordNotFound("That is not a bill's number and session; find_bills finds bills by words.")
         session = session or await self.current_session()
         try:
             return await self.get_record("bills", session, number)
-        except NotFound:
+        except RecordNotFound:
             # Numbers start again in every session, so the caller has to choose one.
             others = (await self.list_records("bills", limit=20, number=number)).records
             sessions = ", ".join(sorted({str(other["session"]) for other in others}, reverse=True))
             hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
-            raise NotFound(f"There is no bill {number} in session {session}; {hint}.") from None
+            raise RecordNotFound(f"There is no bill {number} in session {session}; {hint}.") from None
 
     async def get_vote(self, session: str | None, number: int) -> JsonObject:
-        """A vote of the session, or of the current one. Raises NotFound."""
+        """A vote of the session, or of the current one. Raises RecordNotFound."""
         session = session or await self.current_session()
         try:
             return await self.get_record("votes", session, str(number))
-        except NotFound:
-            raise NotFound(
+        except RecordNotFound:
+            raise RecordNotFound(
                 f"There is no vote {number} in session {session}; get_bill_votes and get_mp_votes return numbers."
             ) from None
 
     async def get_committee(self, slug: str) -> JsonObject:
-        """A committee. Raises NotFound."""
+        """A committee. Raises RecordNotFound."""
         try:
             return await self.get_record("committees", slug)
-        except NotFound:
-            raise NotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.") from None
+        except RecordNotFound:
+            raise RecordNotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.") from None
 
     async def representatives(self, postal_code: str) -> list[Representative]:
         """The MPs of the ridings of a postal code such as K1A0A6. Empty for an unknown code."""
         url = f"{self._represent}{_path(('postcodes', postal_code))}"
         try:
             answer = await self.upstream.get(REPRESENT, url, _parse_object)
-        except NotFound:
+        except RecordNotFound:
             return []
         by_riding: dict[str, Representative] = {}
         for group in ("representatives_centroid", "representatives_concordance"):

@@ -33,14 +33,14 @@ class BillSummary(TypedDict):
 
 
 async def describe_mp(parliament: Parliament, slug: str, language: Language) -> tuple[MpSummary, Source]:
-    """An MP's summary and page. Raises NotFound, and ToolError where the record cannot be read."""
+    """An MP's summary and page. Raises RecordNotFound, and ToolError where the record cannot be read."""
     return summarize_mp(parliament, await parliament.get_mp(slug), language)
 
 
 async def describe_bill(
     parliament: Parliament, session: str | None, number: str, language: Language
 ) -> tuple[BillSummary, Source]:
-    """A bill's summary and page. Raises NotFound, and ToolError where the record cannot be read."""
+    """A bill's summary and page. Raises RecordNotFound, and ToolError where the record cannot be read."""
     return summarize_bill(parliament, await parliament.get_bill(session, number), language)
 
 

@@ -10,7 +10,7 @@ import orjson
 
 from functions.chat import limits
 from functions.chat.tools.base import JsonObject, Source
-from functions.chat.tools.tool import ToolResult
+from functions.chat.tools.tool import ToolData
 
 # Reserved for the keys and punctuation around the items of a list.
 LIST_OVERHEAD_BYTES = 80
@@ -49,7 +49,7 @@ def fit(items: Sequence[Any], limit_bytes: int) -> Fitted:
 
 def list_result(
     about: JsonObject, sources: Sequence[Source], items: Sequence[Item], limit: int, *, more: bool = False
-) -> ToolResult:
+) -> ToolData:
     """The subject of a list, then its first items that fit, with `sources` and the pages of these items.
 
     `more` adds that the API has further items; their number is unknown.
@@ -58,7 +58,7 @@ def list_result(
     available = limits.TOOL_RESULT_BYTES - json_length(about) - LIST_OVERHEAD_BYTES
     fitted = fit([item.data for item in selected], available)["items"]
     data = {**about, "items": fitted, "left_out": len(items) - len(fitted), **({"more": True} if more else {})}
-    return ToolResult(data, [*sources, *(item.source for item in selected[: len(fitted)])])
+    return ToolData(data, [*sources, *(item.source for item in selected[: len(fitted)])])
 
 
 def speech_text_limit(speeches: int) -> int:

@@ -12,7 +12,7 @@ from functions.chat.tools.base import Language, Source
 from functions.chat.tools.parliament import Parliament, SearchHit
 from functions.chat.tools.results import Item, list_result, speech_text_limit
 from functions.chat.tools.text import html_to_text, shorten
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 
 class SearchDebates(Arguments):
@@ -20,7 +20,7 @@ class SearchDebates(Arguments):
     limit: Limit = 8
 
 
-async def search_debates(arguments: SearchDebates, parliament: Parliament, language: Language) -> ToolResult:
+async def search_debates(arguments: SearchDebates, parliament: Parliament, language: Language) -> ToolData:
     """The newest speeches first."""
     hits = await parliament.search_speeches(arguments.words)
     text_limit = speech_text_limit(min(len(hits), arguments.limit))

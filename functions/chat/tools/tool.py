@@ -11,7 +11,7 @@ from functions.chat.tools.parliament import Parliament
 
 
 @dataclass(frozen=True, slots=True)
-class ToolResult:
+class ToolData:
     """The result of a tool: JSON for the model, and the pages that it is based on."""
 
     data: JsonObject
@@ -25,4 +25,4 @@ class Tool:
     name: str
     description: str
     arguments: type[BaseModel]
-    run: Callable[[Any, Parliament, Language], Awaitable[ToolResult]]
+    run: Callable[[Any, Parliament, Language], Awaitable[ToolData]]

@@ -18,7 +18,7 @@ import yarl
 from cachetools import TTLCache
 
 from functions.chat import PRODUCT, limits
-from functions.chat.tools.base import NotFound, ToolError
+from functions.chat.tools.base import RecordNotFound, ToolError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 8.0  # a slow list of 500 records takes two or three seconds
@@ -112,7 +112,7 @@ class Upstream:
     ) -> T:
         """The parsed response of the URL. `parse` raises ValueError for an invalid response, which is not cached.
 
-        Raises NotFound for a 404, and ToolError with a sentence that names the `service` for every other failure.
+        Raises RecordNotFound for a 404, and ToolError with a sentence that names the `service` for every other failure.
         """
         try:
             request = _Request(address(url, params), accept)
@@ -180,7 +180,7 @@ class Upstream:
             case 200:
                 pass
             case 404:
-                raise NotFound(f"{service} has no such record.")
+                raise RecordNotFound(f"{service} has no such record.")
             case 429 | 503:
                 raise _Busy(_retry_after_s(response.headers.get("retry-after")))
             case 400:

@@ -102,13 +102,13 @@ def test_definition_has_the_format_that_providers_accept(definitions: list[dict[
 NEW_TOOL = """
 from functions.chat.tools import Source
 from functions.chat.tools.arguments import Arguments
-from functions.chat.tools.tool import Tool, ToolResult
+from functions.chat.tools.tool import Tool, ToolData
 
 async def run(arguments, parliament, language):
     if language == "fr":
         raise KeyError("a secret")
     page = parliament.public_url("/about/")
-    return ToolResult({"items": ["x" * 20_000]} if arguments.long else {}, [Source(page, "A"), Source(page, "B")])
+    return ToolData({"items": ["x" * 20_000]} if arguments.long else {}, [Source(page, "A"), Source(page, "B")])
 
 class CountHerons(Arguments):
     long: bool = False

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from functions.chat.tools import NotFound, Outcome
+from functions.chat.tools import Outcome, RecordNotFound
 from functions.chat.tools.records import describe_bill, describe_mp
 from tests.functions.tools.kit import CALLS, Runner
 
@@ -103,7 +103,7 @@ async def test_invalid_page_context_never_reaches_a_url(runner: Runner, hostile:
         describe_bill(runner.parliament, hostile, "C-5", "en"),
         describe_bill(runner.parliament, None, hostile, "en"),
     ):
-        with pytest.raises(NotFound):
+        with pytest.raises(RecordNotFound):
             await describe
     assert await runner.requests() == []
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from functions.chat.tools import NotFound, ToolError, Tools
+from functions.chat.tools import RecordNotFound, ToolError, Tools
 from functions.chat.tools.parliament import MAX_PAGES, Parliament
 from tests.functions.tools.kit import ScriptedServer, page
 
@@ -62,7 +62,7 @@ async def test_next_page_never_leads_to_another_host(
     server: ScriptedServer, parliament: Parliament, next_url: str
 ) -> None:
     server.answer("/bills/", page([{"n": 1}], next_url))
-    with pytest.raises(NotFound):
+    with pytest.raises(RecordNotFound):
         await parliament.list_records("bills")
     assert [path.rstrip("/") for path in server.requests] == ["/bills/?limit=500", f"/{next_url.strip('/')}"]
 
@@ -138,7 +138,7 @@ async def test_path_segments_are_escaped(server: ScriptedServer, parliament: Par
         parliament.get_committee(part),
         parliament.representatives(part),
     ):
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(RecordNotFound):
             await call
     escaped = quote(part, safe="")
     assert server.requests == [

@@ -5,7 +5,7 @@ import pytest
 from functions.chat.tools import Source
 from functions.chat.tools.results import Item, fit, list_result
 from functions.chat.tools.text import html_to_text, localized, shorten
-from functions.chat.tools.tool import ToolResult
+from functions.chat.tools.tool import ToolData
 from tests.functions.tools.kit import LANGUAGES
 
 
@@ -21,7 +21,7 @@ def test_items_that_do_not_fit_are_counted() -> None:
 def test_sources_of_omitted_items_are_omitted() -> None:
     items = [Item({"n": n, "text": "x" * 3_000}, Source(f"https://x.test/{n}", str(n))) for n in range(5)]
     about = Source("https://x.test/", "about")
-    assert list_result({"of": "x"}, [about], items, 4) == ToolResult(
+    assert list_result({"of": "x"}, [about], items, 4) == ToolData(
         {"of": "x", "items": [items[0].data, items[1].data], "left_out": 3}, [about, items[0].source, items[1].source]
     )
 

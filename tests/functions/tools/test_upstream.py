@@ -13,14 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from functions.chat import limits
-from functions.chat.tools import NotFound, ToolError
+from functions.chat.tools import RecordNotFound, ToolError
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.upstream import MAX_REDIRECTS, ResponseCache, address
 from tests.functions.tools.kit import ScriptedServer
 
 
 async def test_html_404_raises_not_found(server: ScriptedServer, parliament: Parliament) -> None:
-    with pytest.raises(NotFound, match=r"^openparliament\.ca has no such record\.$"):
+    with pytest.raises(RecordNotFound, match=r"^openparliament\.ca has no such record\.$"):
         await parliament.get_record("politicians", "unknown")
     assert len(server.requests) == 1
 
@@ -120,7 +120,7 @@ def test_addresses_are_encoded_as_httpx_does(path: str, params: dict[str, str | 
 async def test_addresses_arrive_as_they_are_encoded(server: ScriptedServer, parliament: Parliament) -> None:
     path = "/a%20b/%2F%7E/é!$&'()*+,;=:@[]|^~%zz"
     for url, params in ((path, {"q": "Élise + l'été, 50%"}), (f"{path}?a=b+c%20d%2Ce,f&é", None), (path, None)):
-        with pytest.raises(NotFound):
+        with pytest.raises(RecordNotFound):
             await parliament.upstream.get("x", server.url + url, json.loads, params)
         assert server.requests[-1] == httpx.Request("GET", server.url + url, params=params).url.raw_path.decode()
 
