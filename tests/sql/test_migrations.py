@@ -252,10 +252,7 @@ def test_a_changed_source_becomes_the_next_migration(sources: Sources) -> None:
     assert 'ADD COLUMN "trial_days"' in text
     assert "The query is unknown." in text
     assert "comment on column private.funding_state.reason" in text
-    with migrations.throwaway_postgres() as postgres:
-        for name, folder in (("migrated", sources.migrations), ("declared", sources.schemas)):
-            migrations.build_from(postgres, name, sorted(folder.glob("*.sql")))
-        assert not difference(migrations.dump(postgres, "declared"), migrations.dump(postgres, "migrated"))
+    # None means that the two databases have equal dumps: write_migration compares them.
     assert migrations.write_migration("again", **sources._asdict(), now=now) is None
 
 
