@@ -24,6 +24,7 @@ const KEYS = {
 };
 const METADATA = [
   "request_id", "provider", "model", "funding", "usage", "cost_usd", "charged_usd", "remaining", "resets_at", "persisted",
+  "finish_reason",
 ];
 const USAGE = ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"];
 const WITHIN_A_STEP = /^(text|tool|source)-/;

@@ -26,6 +26,7 @@ METADATA = {
     "remaining": 1,
     "resets_at": None,
     "persisted": True,
+    "finish_reason": "stop",
 }
 
 
