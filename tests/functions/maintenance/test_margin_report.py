@@ -13,7 +13,8 @@ from tests.billing_kit import (
 from tests.functions.maintenance.kit import command, run
 from tests.sql.metering import admit, settle
 
-pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+# The tests count and compare everything that there is.
+pytestmark = pytest.mark.usefixtures("empty_billing", "no_subscription_outlives_its_test")
 
 
 @pytest.mark.parametrize(

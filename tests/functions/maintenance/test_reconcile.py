@@ -22,7 +22,8 @@ from tests.conftest import Person
 from tests.functions.maintenance.kit import command, findings, no_progress, run, today
 from tests.sql.metering import admit
 
-pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
+# The tests count and compare everything that there is.
+pytestmark = pytest.mark.usefixtures("empty_billing", "no_subscription_outlives_its_test")
 
 
 FULL = bool(os.environ.get("PROVE"))
