@@ -166,13 +166,14 @@ def cluster() -> Iterator[Postgres]:
 
 
 def prepare(postgres: Postgres) -> None:
-    """Creates the baseline's tables, and users with a quota that no benchmark reaches."""
+    """Creates the baseline's tables, and users with limits that no benchmark reaches."""
     with psycopg.connect(postgres.url("supabase_admin"), autocommit=True) as db:
         db.execute(SETUP)
         db.execute(
             f"insert into auth.users (id) select lpad(to_hex(u), 32, '0')::uuid from generate_series(1, {USERS}) u"
         )
         db.execute("update public.user_subscriptions set tier = 'pro', daily_quota = 1000000000")
+        db.execute("update public.plans set concurrent_queries = 1000")
         db.execute("insert into public.baseline_counter select user_id, 0 from public.user_subscriptions")
         db.execute("vacuum analyze")
 

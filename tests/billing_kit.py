@@ -316,10 +316,3 @@ def billing(stack: Stack) -> Iterator[BillingStack]:
 def empty_billing(billing: BillingStack) -> None:
     """No user in the database and no object at the stand-in, for tests that count or compare everything."""
     billing.empty()
-
-
-@pytest.fixture
-def no_subscription_outlives_its_test(billing: BillingStack) -> Iterator[None]:
-    """Moving the stand-in's clock renews every subscription, which would cost most of the time of later tests."""
-    yield
-    billing.cancel_subscriptions()

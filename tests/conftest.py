@@ -135,6 +135,12 @@ def db(connect: Connect) -> "psycopg.Connection[dict[str, Any]]":
     return connect()
 
 
+@pytest.fixture
+def many_at_once(db: "psycopg.Connection[dict[str, Any]]") -> None:
+    """Plans on which any number of queries of a user may run at the same time: for tests of other rules."""
+    db.execute("update public.plans set concurrent_queries = 1000000")
+
+
 def new_user(db: "psycopg.Connection[Any]", tier: str = "free", **columns: Any) -> str:
     """Somebody signs up, then gets a tier and other columns of user_subscriptions. Returns the user's id."""
     user_id = str(uuid.uuid4())

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from functions.chat import limits, progress
 from functions.chat.feed import Feed
@@ -79,12 +78,16 @@ class Chat:
         return stopped_elsewhere or bool(turns)
 
     async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
-        """The running answer of a user's chat from its start, in any process; None where there is none."""
+        """The running answer of a user's chat from its start, in any process; None where there is none.
+
+        Raises TooManyFollowers.
+        """
         for turn in reversed(self._turns(user_id, chat_id)):
-            # The newest turn may be a duplicate that will be refused.
-            with suppress(AppError):
+            try:
                 await turn.feed.opened()
-                return turn.feed.read(limits.KEEP_ALIVE_S)
+            except AppError:
+                continue  # The newest turn may be a duplicate that was refused.
+            return turn.feed.follow(limits.KEEP_ALIVE_S)
         return await progress.follow(self.database, user_id, chat_id, request_id)
 
     def _turns(self, user_id: str, chat_id: str) -> list[Turn]:

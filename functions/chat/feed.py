@@ -5,10 +5,11 @@ stored for when the browser comes back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
-from functions.chat import wire
-from functions.common.errors import AppError
+from functions.chat import limits, wire
+from functions.common.errors import AppError, TooManyFollowers
 
 
 class Feed:
@@ -18,6 +19,7 @@ class Feed:
         loop = asyncio.get_running_loop()
         self._chunks: list[bytes] = []
         self._promised = False
+        self._followers = 0
         self._waiting: set[asyncio.Future[bool]] = set()  # of the readers that have read everything
         self._opened: asyncio.Future[None] = loop.create_future()
         self._answer: asyncio.Future[wire.WholeAnswer] = loop.create_future()
@@ -69,7 +71,7 @@ class Feed:
         """Wait for the whole answer. Raises the turn's error."""
         return await asyncio.shield(self._answer)
 
-    async def read(self, keep_alive_s: float) -> AsyncIterator[bytes]:
+    async def read(self, keep_alive_s: float) -> AsyncGenerator[bytes, None]:
         """All chunks so far, then new ones; a comment line after each `keep_alive_s` without one."""
         position = 0
         if self._promised and not self._chunks:
@@ -86,6 +88,24 @@ class Feed:
                 return
             elif not await self._changes_within(keep_alive_s):
                 yield wire.KEEP_ALIVE
+
+    def follow(self, keep_alive_s: float) -> AsyncIterator[bytes]:
+        """`read` for a client that resumes the answer. Raises TooManyFollowers."""
+        if self._followers >= limits.FOLLOWERS:
+            raise TooManyFollowers
+        return self._follow(keep_alive_s)
+
+    async def _follow(self, keep_alive_s: float) -> AsyncIterator[bytes]:
+        if self._followers >= limits.FOLLOWERS:  # more clients than that were let in before any of them read
+            yield wire.error_without_metadata(TooManyFollowers.message)
+            return
+        self._followers += 1
+        try:
+            async with aclosing(self.read(keep_alive_s)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._followers -= 1
 
     async def _changes_within(self, seconds: float) -> bool:
         """Wait for the next change. Returns whether it came in time.

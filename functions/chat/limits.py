@@ -70,6 +70,7 @@ HOLD_S = 220
 PROGRESS_TICK_S = 0.5
 PROGRESS_S = 1.5
 NOTES_A_CALL = 200  # the turns that one call stores
+FOLLOWERS = 3  # of one answer in its own process; follow_query allows as many in all others together
 FOLLOWER_S = 2.0  # how long a turn waits at its end for readers in other processes
 FOLLOWER_STOPPED_S = 0.5  # the same after a stop
 FOLLOW_S = 0.25  # how often a reader in another process asks

@@ -20,11 +20,14 @@ from functions.common.database import Database
 from functions.common.errors import (
     AlreadyAnswered,
     AppError,
+    FreeAnswersOff,
     NotFound,
     OverageLimitReached,
     PaymentRequired,
     QuotaExhausted,
     RequestInProgress,
+    TooManyFailures,
+    TooManyQueries,
     Unavailable,
 )
 from functions.common.ids import time_ordered_id
@@ -57,9 +60,18 @@ class Admission:
     key: StoredKey | None
 
 
+# The errors of reasons for which another one than PaymentRequired or QuotaExhausted says what to do.
+ERRORS: Mapping[str, type[AppError]] = {
+    "Overage limit reached": OverageLimitReached,
+    "Too many queries at once": TooManyQueries,
+    "Too many failed queries today": TooManyFailures,
+    "Free answers are off today": FreeAnswersOff,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing pays for the query. `reason` is the database's sentence, `resets_at` an ISO 8601 time."""
+    """The query may not run. `reason` is the database's sentence, `resets_at` an ISO 8601 time."""
 
     reason: str
     requires_payment: bool
@@ -68,10 +80,10 @@ class Refused:
     def error(self, now: datetime) -> AppError:
         """The error for the client, which names what would help."""
         details: Mapping[str, Any] = {"reason": self.reason, "requires_payment": self.requires_payment}
-        if self.requires_payment or self.resets_at is None:
-            return PaymentRequired(**details)
-        error = OverageLimitReached if self.reason == "Overage limit reached" else QuotaExhausted
+        if self.resets_at is None:
+            return ERRORS.get(self.reason, PaymentRequired)(**details)
         wait_s = math.ceil((datetime.fromisoformat(self.resets_at) - now).total_seconds())
+        error = ERRORS.get(self.reason, QuotaExhausted)
         return error(retry_after=max(1, wait_s), resets_at=self.resets_at, **details)
 
 
@@ -213,9 +225,10 @@ class Metering:
     async def admit(self, query: Query) -> Hold | Ended:
         """Take the funding of a query. Returns Ended for a request that was charged before and has a stored answer.
 
-        Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, RequestInProgress,
-        AlreadyAnswered, Conflict, NotFound for another user's conversation, ModelNotAvailable, and Unavailable.
-        Unauthenticated, AccountBlocked or EmailNotConfirmed where Auth's tables refuse the account.
+        Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, TooManyRequests where another
+        limit is reached, RequestInProgress, AlreadyAnswered, Conflict, NotFound for another user's conversation,
+        ModelNotAvailable, and Unavailable. Unauthenticated, AccountBlocked or EmailNotConfirmed where Auth's tables
+        refuse the account.
         """
         try:
             admitted = await self._admit(query, own_key=None)
@@ -252,7 +265,10 @@ class Metering:
             )
             match decision(row):
                 case Refused() as refused:
-                    raise refused.error(datetime.now(UTC))
+                    error = refused.error(datetime.now(UTC))
+                    if isinstance(error, FreeAnswersOff):
+                        self._observer.count(FreeAnswersRefused=1)
+                    raise error
                 case InProgress():
                     raise RequestInProgress
                 case Ended(answer=None, keeps_history=True) if request.is_edit:

@@ -9,7 +9,7 @@ readers; without readers it refuses new ones. A turn shorter than a second and a
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypedDict
 
@@ -17,7 +17,8 @@ from functions.chat import limits, wire
 from functions.chat.feed import Feed
 from functions.chat.providers import Spent
 from functions.common.database import Database
-from functions.common.errors import AppError, Internal
+from functions.common.errors import AppError, Internal, TooManyFollowers
+from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
 
 END_NOT_RECEIVED = "The end of this answer could not be sent here. Open the conversation again to see what was stored."
@@ -173,18 +174,59 @@ class Over:
     finish_reason: wire.Ending | None
 
 
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A client that reads a user's chat. `id` identifies it in follow_query."""
+
+    database: Database
+    user_id: str
+    chat_id: str
+    request_id: str
+    id: str = field(default_factory=time_ordered_id)
+
+    async def state(self, hold_id: str | None = None, position: int = 0) -> Running | Over | None:
+        """The chat's newest turn, or that of `hold_id`; None where none runs, or its process died.
+
+        Raises TooManyFollowers.
+        """
+        params = {
+            "p_user_id": self.user_id,
+            "p_chat_id": self.chat_id,
+            "p_follower": self.id,
+            "p_hold_id": hold_id,
+            "p_from": position,
+        }
+        row: Mapping[str, Any] | None = await self.database.call("follow_query", params, idempotent=True)
+        if not row:
+            return None
+        if "is_full" in row:
+            raise TooManyFollowers
+        if "progress" in row:
+            return Running(row["hold_id"], row["progress"])
+        return Over(
+            row["outcome"],
+            Spent.from_row(row),
+            row["funding"],
+            row["charged_usd"],
+            row["persisted"],
+            row["finish_reason"],
+        )
+
+
 async def follow(database: Database, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
-    """The running answer of a user's chat, from its start and then live; None where there is none."""
-    state = await _follow(database, user_id, chat_id)
+    """The running answer of a user's chat, from its start and then live; None where there is none.
+
+    Raises TooManyFollowers.
+    """
+    follower = Follower(database, user_id, chat_id, request_id)
+    state = await follower.state()
     while isinstance(state, Running) and not state.text:
         await asyncio.sleep(limits.FOLLOW_S)
-        state = await _follow(database, user_id, chat_id, state.hold_id)
-    return _relay(database, user_id, chat_id, request_id, state) if isinstance(state, Running) else None
+        state = await follower.state(state.hold_id)
+    return _relay(follower, state) if isinstance(state, Running) else None
 
 
-async def _relay(
-    database: Database, user_id: str, chat_id: str, request_id: str, state: Running | Over | None
-) -> AsyncIterator[bytes]:
+async def _relay(follower: Follower, state: Running | Over | None) -> AsyncIterator[bytes]:
     position, silence_s = 0, 0.0
     message = wire.MessageStream("")
     try:
@@ -198,11 +240,11 @@ async def _relay(
                 silence_s = 0.0
             await asyncio.sleep(limits.FOLLOW_S)
             silence_s += limits.FOLLOW_S
-            state = await _follow(database, user_id, chat_id, state.hold_id, position)
+            state = await follower.state(state.hold_id, position)
     except AppError as error:
         yield message.finish_step() + wire.error_without_metadata(error.sentence)
         return
-    yield _ending(message, state, request_id)
+    yield _ending(message, state, follower.request_id)
 
 
 def _ending(message: wire.MessageStream, over: Over | None, request_id: str) -> bytes:
@@ -227,23 +269,3 @@ def _ending(message: wire.MessageStream, over: Over | None, request_id: str) -> 
             return wire.abort(metadata)
         case _:
             return message.finish_step() + wire.error(Internal.message, metadata)
-
-
-async def _follow(
-    database: Database, user_id: str, chat_id: str, hold_id: str | None = None, position: int = 0
-) -> Running | Over | None:
-    """The state of a chat's newest turn, or of the turn of `hold_id`; None where none runs, or its process died."""
-    params = {"p_user_id": user_id, "p_chat_id": chat_id, "p_hold_id": hold_id, "p_from": position}
-    row: Mapping[str, Any] | None = await database.call("follow_query", params, idempotent=True)
-    if not row:
-        return None
-    if "progress" in row:
-        return Running(row["hold_id"], row["progress"])
-    return Over(
-        row["outcome"],
-        Spent.from_row(row),
-        row["funding"],
-        row["charged_usd"],
-        row["persisted"],
-        row["finish_reason"],
-    )

@@ -158,6 +158,24 @@ class TooManyRequests(AppError):
     message = "Too many requests; please try again in a moment."
 
 
+class TooManyQueries(TooManyRequests):
+    message = "As many questions of yours as your plan allows are being answered. Wait for one of them, or stop it."
+    usual_retry_after = 5  # an answer takes a few seconds
+
+
+class TooManyFailures(TooManyRequests):
+    message = "Too many of your questions failed today and were not charged. You can ask again after midnight UTC."
+
+
+class FreeAnswersOff(TooManyRequests):
+    message = "Free answers are used up for today. They return at midnight UTC; a paid plan answers now."
+
+
+class TooManyFollowers(TooManyRequests):
+    message = "Three other tabs or devices are reading this answer. Close one of them, or open the conversation later."
+    usual_retry_after = 5
+
+
 class QuotaExhausted(AppError):
     status = 429
     code = "quota_exhausted"

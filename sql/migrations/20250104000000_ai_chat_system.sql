@@ -775,6 +775,7 @@ create table if not exists public.query_holds (
   conversation_id uuid,
   progress text not null default '',
   followed_to public.quantity,
+  followers jsonb not null default '{}',
   is_closing boolean not null default false,
   stop_requested boolean not null default false,
   constraint query_holds_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
@@ -815,6 +816,8 @@ comment on column public.query_holds.progress is
   'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
 comment on column public.query_holds.followed_to is
   'How many characters of progress another process has read. Null: no process reads it.';
+comment on column public.query_holds.followers is
+  'When each client that reads the answer in another process last did: {id: time}.';
 comment on column public.query_holds.is_closing is
   'Whether settlement is about to start. From then on no process may start to follow the answer.';
 comment on column public.query_holds.stop_requested is 'Whether the user asked to stop the answer.';
@@ -1438,6 +1441,7 @@ select
   s.tier as stored_tier, s.stripe_subscription_id, s.past_due_since, s.allow_overages, s.uses_byo_key,
   rolled.period_start, s.current_period_start as stored_period_start, s.current_period_end,
   rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
+  rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
   rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit
 from (
@@ -1457,6 +1461,7 @@ cross join lateral (
     -- Counters only move forward: of two transactions around midnight, neither may reset the count of the other.
     greatest(s.quota_date, clock.today) as quota_date,
     case when clock.today > s.quota_date then 0 else s.quota_used end as quota_used,
+    case when clock.today > s.quota_date then 0 else s.failed_cost_usd end as failed_cost_usd,
     greatest(s.overage_period_start, period.starts_at) as overage_period_start,
     case when period.starts_at > s.overage_period_start then 0 else s.current_overage_amount end as overage_used
   from (
@@ -1506,6 +1511,10 @@ comment on column private.current_subscriptions.current_period_end is 'End of th
 comment on column private.current_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column private.current_subscriptions.quota_used is 'Included queries used on that day.';
 comment on column private.current_subscriptions.lifetime_used is 'Included queries used of a lifetime quota.';
+comment on column private.current_subscriptions.failed_cost_usd is
+  'Our cost of failed queries on that day, US dollars.';
+comment on column private.current_subscriptions.failed_cost_limit_usd is 'The limit of that cost.';
+comment on column private.current_subscriptions.concurrent_queries is 'How many queries may run at the same time.';
 comment on column private.current_subscriptions.own_daily_quota is 'A daily quota for this user only.';
 comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetime quota for this user only.';
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
@@ -1520,8 +1529,8 @@ select
   s.user_id, s.updated_at, s.now, s.midnight, s.tier, s.status, s.is_lapsed, s.name, s.models, s.history_days,
   s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.past_due_since,
   s.uses_byo_key, s.period_start, s.stored_period_start, s.current_period_end, s.quota_date, s.quota_used,
-  s.lifetime_used, s.overage_period_start, s.overage_used,
-  s.overage_price_usd is not null and s.allow_overages as allows_overage,
+  s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
+  s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
   limits.is_serving, limits.can_use_overage, limits.is_prepaid
 from private.current_subscriptions s
@@ -1570,6 +1579,9 @@ comment on column private.subscription_limits.current_period_end is 'As in curre
 comment on column private.subscription_limits.quota_date is 'As in current_subscriptions.';
 comment on column private.subscription_limits.quota_used is 'As in current_subscriptions.';
 comment on column private.subscription_limits.lifetime_used is 'As in current_subscriptions.';
+comment on column private.subscription_limits.failed_cost_usd is 'As in current_subscriptions.';
+comment on column private.subscription_limits.failed_cost_limit_usd is 'As in current_subscriptions.';
+comment on column private.subscription_limits.concurrent_queries is 'As in current_subscriptions.';
 comment on column private.subscription_limits.overage_period_start is 'As in current_subscriptions.';
 comment on column private.subscription_limits.overage_used is 'As in current_subscriptions.';
 comment on column private.subscription_limits.allows_overage is 'Whether the plan and the user allow overage.';
@@ -1590,8 +1602,8 @@ create or replace view private.funding_state with (security_invoker = true) as
 select
   s.user_id, s.updated_at, s.now, s.tier, s.name, s.status, s.is_lapsed, s.models, s.history_days,
   s.query_cost_limit_usd, s.allows_byok, s.is_lifetime, s.quota_limit, s.included_used, s.quota_date, s.quota_used,
-  s.lifetime_used, s.period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
-  s.overage_price_usd, s.allows_overage,
+  s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.period_start,
+  s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit, s.overage_price_usd, s.allows_overage,
   s.is_serving and s.allows_byok and s.uses_byo_key as own_key_pays,
   decision.funding,
   case
@@ -1646,6 +1658,11 @@ comment on column private.funding_state.included_used is 'Included queries used,
 comment on column private.funding_state.quota_date is 'The UTC day that quota_used counts.';
 comment on column private.funding_state.quota_used is 'Included queries used on that day.';
 comment on column private.funding_state.lifetime_used is 'Included queries used of a lifetime quota.';
+comment on column private.funding_state.failed_cost_usd is
+  'Our cost of failed queries on quota_date, US dollars, except on own keys.';
+comment on column private.funding_state.failed_cost_limit_usd is
+  'The limit of that cost. From then on only own keys pay until the next day.';
+comment on column private.funding_state.concurrent_queries is 'How many queries may run at the same time.';
 comment on column private.funding_state.period_start is 'Start of the billing period. Null: calendar months, UTC.';
 comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
 comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
@@ -1683,8 +1700,8 @@ begin
 end
 $$;
 comment on function public.can_user_query(uuid) is
-  'Whether the next query of a user would be admitted now, the reason, and whether it costs money or a payment would '
-  'help. Read-only.';
+  'Whether something pays for the next query of a user now, the reason, and whether it costs money or a payment would '
+  'help. admit_query may still refuse it: too many queries run, or a budget of the day is spent. Read-only.';
 revoke all on function public.can_user_query(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.can_user_query(uuid) to authenticated, service_role;
 
@@ -1700,7 +1717,7 @@ grant execute on function public.can_user_query(uuid) to authenticated, service_
 -- * the user lock, uuid_hash_extended(user id, 0): no counter and no credit pack changes without it
 -- * the hold lock, uuid_hash_extended(hold id, 1): no query ends without it
 -- The order is: user lock, hold lock, auth.users (key share, taken by the foreign key of the first row written), other
--- rows. settle_query takes only the hold lock. tests/sql/test_lock_order.py checks the order.
+-- rows, and the row of daily_costs last. settle_query takes only the hold lock. tests/sql/test_lock_order.py checks it.
 -- Advisory locks are faster here than row locks: the longest waits for a row that changes are ten times longer.
 --
 -- Functions that run for every query use few statements and call few functions, because Postgres sets up each
@@ -1708,7 +1725,7 @@ grant execute on function public.can_user_query(uuid) to authenticated, service_
 
 
 create or replace function private.record_refusal(
-  p_user_id uuid, p_request_id text, p_chat_key uuid, p_hold_id uuid)
+  p_user_id uuid, p_request_id text, p_chat_key uuid, p_hold_id uuid, p_limit text default null)
 returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
@@ -1720,8 +1737,11 @@ begin
   insert into public.query_refusals as r (
     id, created_at, user_id, request_id, chat_key, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
     overage_used, overage_limit)
-  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, s.reason, s.requires_payment, s.resets_at, s.tier,
-         s.included_used, s.quota_limit, s.overage_used, s.overage_limit
+  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
+         s.requires_payment and p_limit is null,
+         case when p_limit is null then s.resets_at
+              when p_limit <> 'Too many queries at once' then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
+         s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
     created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
@@ -1737,10 +1757,28 @@ begin
     'resets_at', v_refusal.resets_at);
 end
 $$;
-comment on function private.record_refusal(uuid, text, uuid, uuid) is
-  'Records why a query is refused, and returns the refusal. Stores the newest fifty of a user. The caller holds the '
-  'user lock.';
-revoke all on function private.record_refusal(uuid, text, uuid, uuid) from public, anon, authenticated, service_role;
+comment on function private.record_refusal(uuid, text, uuid, uuid, text) is
+  'Records why a query is refused, and returns the refusal. p_limit: the limit that refuses a query for which '
+  'something could pay. Stores the newest fifty of a user. The caller holds the user lock.';
+revoke all on function private.record_refusal(uuid, text, uuid, uuid, text)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.free_budget_is_spent(p_day date) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select (coalesce(sum(c.free_usd), 0) >= s.free_daily_budget_usd) is true
+        or (coalesce(sum(c.total_usd), 0) >= s.platform_daily_budget_usd) is true
+    from public.settings s left join public.daily_costs c on c.day = p_day
+    group by s.id);
+end
+$$;
+comment on function private.free_budget_is_spent(date) is
+  'Whether free users are refused on a day, because they or all users together have cost as much as public.settings '
+  'allows.';
+revoke all on function private.free_budget_is_spent(date) from public, anon, authenticated, service_role;
 
 
 create or replace function private.reclaim_expired_holds(p_user_id uuid, p_except_hold_id uuid, p_at timestamptz)
@@ -1748,12 +1786,16 @@ returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
+  v_expired constant uuid[] := array(
+    select h.id from public.query_holds h
+    where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_except_hold_id);
   v_hold_id uuid;
 begin
-  for v_hold_id in
-    select h.id from public.query_holds h
-    where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_except_hold_id
-  loop
+  -- The locks of all holds come before the first row.
+  foreach v_hold_id in array v_expired loop
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_hold_id, 1));
+  end loop;
+  foreach v_hold_id in array v_expired loop
     perform private.refund_hold(v_hold_id, 'lost', '{}');
   end loop;
 end
@@ -1962,6 +2004,7 @@ begin
     overage_period_start timestamptz, overage_used numeric, overage_limit numeric, own_key_pays boolean, funding text,
     is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
     current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
+    failed_cost_usd numeric, failed_cost_limit_usd numeric, concurrent_queries integer, running_queries integer,
     running_hold_id uuid, charged_query_id uuid);
 exception when duplicate_object then
   null; -- This file has run before.
@@ -1992,6 +2035,10 @@ comment on column private.admission_state.current_period_end is 'As in private.f
 comment on column private.admission_state.overage_price_usd is 'As in private.funding_state.';
 comment on column private.admission_state.included_until is 'As in private.funding_state.';
 comment on column private.admission_state.updated_at is 'As in private.funding_state.';
+comment on column private.admission_state.failed_cost_usd is 'As in private.funding_state.';
+comment on column private.admission_state.failed_cost_limit_usd is 'As in private.funding_state.';
+comment on column private.admission_state.concurrent_queries is 'As in private.funding_state.';
+comment on column private.admission_state.running_queries is 'Holds of the user that have not expired.';
 comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
 comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
 
@@ -2019,6 +2066,7 @@ declare
   v_model text;
   v_pack_id uuid;
   v_charge numeric := 0.0;
+  v_limit text;
   v_taken integer := 0;
   v_conversation_id uuid;
   v_key jsonb;
@@ -2056,9 +2104,11 @@ begin
   from public.plans p
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
-    and not exists (
-      select from public.query_holds h
-      where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key)
+    and s.failed_cost_usd < p.failed_cost_limit_usd
+    and (
+      select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
+         and count(*) filter (where h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key) = 0
+      from public.query_holds h where h.user_id = p_user_id)
     and not exists (
       select from public.usage_logs u
       where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
@@ -2084,6 +2134,8 @@ begin
       s.overage_period_start, s.overage_used, s.overage_limit, s.own_key_pays, s.funding,
       s.is_lapsed, s.quota_used, s.lifetime_used, s.period_start,
       s.current_period_end, s.overage_price_usd, s.included_until, s.updated_at,
+      s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries,
+      (select count(*) from public.query_holds h where h.user_id = p_user_id and h.expires_at > s.now),
       (select h.id from public.query_holds h
        where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
@@ -2133,6 +2185,21 @@ begin
       v_charge := v_state.overage_price_usd;
     end if;
 
+    -- Check the limits besides the funding. The fast path has checked them: it admits no free user.
+    if not v_is_counted then
+      v_limit := case
+        when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
+          then 'Too many failed queries today'
+        when v_state.tier = 'free' and private.free_budget_is_spent(v_state.quota_date)
+          then 'Free answers are off today'
+        when v_state.running_queries >= v_state.concurrent_queries
+          then 'Too many queries at once'
+      end;
+      if v_limit is not null then
+        return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id, v_limit);
+      end if;
+    end if;
+
     -- Choose the model
     v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
     if v_key_provider is not null then
@@ -2173,6 +2240,7 @@ begin
           + case when v_state.funding = 'included' and not v_state.is_lifetime then 1 else 0 end,
         lifetime_used = v_state.lifetime_used
           + case when v_state.funding = 'included' and v_state.is_lifetime then 1 else 0 end,
+        failed_cost_usd = v_state.failed_cost_usd,
         overage_period_start = v_state.overage_period_start,
         current_overage_amount = v_state.overage_used + v_charge,
         -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.
@@ -2296,6 +2364,27 @@ comment on function private.ended_query(uuid) is
 revoke all on function private.ended_query(uuid) from public, anon, authenticated, service_role;
 
 
+create or replace function private.add_daily_cost(p_hold public.query_holds, p_cost_usd numeric) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if p_cost_usd > 0 then
+    update public.daily_costs c set
+      day = p_hold.query_date,
+      free_usd = case when c.day = p_hold.query_date then c.free_usd else 0 end
+               + case when p_hold.tier = 'free' then p_cost_usd else 0 end,
+      total_usd = case when c.day = p_hold.query_date then c.total_usd else 0 end + p_cost_usd
+    where c.shard = pg_backend_pid() % 32 and c.day <= p_hold.query_date;
+  end if;
+end
+$$;
+comment on function private.add_daily_cost(public.query_holds, numeric) is
+  'Adds what a query has cost us to the sums of its day. Call it last, because the row stays locked until the end of '
+  'the transaction.';
+revoke all on function private.add_daily_cost(public.query_holds, numeric)
+  from public, anon, authenticated, service_role;
+
+
 create or replace function private.refund_hold(
   p_hold_id uuid, p_outcome text, p_usage jsonb,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
@@ -2315,15 +2404,22 @@ begin
   from private.close_hold(v_hold, private.clock(), p_outcome, p_is_charged => false, p_usage => p_usage,
                           p_conversation_id => null, p_message_id => null) e;
 
-  -- Return the funding
-  if v_hold.funding = 'included' then
+  -- Return the funding, and count what the query has cost us
+  if v_hold.funding <> 'byok' then
     update public.user_subscriptions s set
-      lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
+      lifetime_used = s.lifetime_used
+        - case when v_hold.funding = 'included' and p.lifetime_quota is not null then 1 else 0 end,
       quota_used = s.quota_used
-                 - case when p.daily_quota is not null and s.quota_date = v_hold.query_date then 1 else 0 end
+        - case when v_hold.funding = 'included' and p.daily_quota is not null and s.quota_date = v_hold.query_date
+               then 1 else 0 end,
+      current_overage_amount = s.current_overage_amount
+        - case when s.overage_period_start = v_hold.period_start then v_hold.overage_charge else 0 end,
+      failed_cost_usd = s.failed_cost_usd + case when s.quota_date = v_hold.query_date then cost_usd else 0 end
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
-  elsif v_hold.funding = 'credit' then
+    perform private.add_daily_cost(v_hold, cost_usd);
+  end if;
+  if v_hold.funding = 'credit' then
     -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
     update public.credit_packs c set
       credits_used = c.credits_used - 1,
@@ -2337,9 +2433,6 @@ begin
                         else 'remaining' end as counts_as
       from public.credit_packs k where k.id = v_hold.credit_pack_id) returned
     where c.id = returned.id;
-  elsif v_hold.funding = 'overage' then
-    update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
-    where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
   end if;
 end
 $$;
@@ -2519,6 +2612,8 @@ begin
     from public.usage_logs u
     where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
       and k.last_validated_at is null and k.created_at <= u.query_timestamp;
+  else
+    perform private.add_daily_cost(v_hold, v_ended.cost_usd);
   end if;
 
   -- Return
@@ -2579,9 +2674,12 @@ as $$
 declare
   v_at constant timestamptz := private.clock();
   v_stale record;
+  v_locked uuid[] := array[]::uuid[];
+  v_hold_id uuid;
   v_id uuid;
   v_released integer := 0;
 begin
+  -- Lock
   -- At most 100 per call, so that no user waits long for a lock. Users whose lock is taken are left to the next call.
   for v_stale in
     select oldest.id, oldest.user_id
@@ -2590,7 +2688,14 @@ begin
     order by oldest.user_id, oldest.id
   loop
     continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
-    v_id := (private.refund_hold(v_stale.id, 'lost', '{}')).id;
+    -- The locks of all holds come before the first row.
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_stale.id, 1));
+    v_locked := v_locked || v_stale.id;
+  end loop;
+
+  -- End the queries
+  foreach v_hold_id in array v_locked loop
+    v_id := (private.refund_hold(v_hold_id, 'lost', '{}')).id;
     v_released := v_released + case when v_id is not null then 1 else 0 end;
   end loop;
   return v_released;
@@ -2647,6 +2752,9 @@ begin
       'cost_usd', p_cost_usd),
     p_conversation_id => v_conversation_id,
     p_message_id => case when v_conversation_id is not null then p_message_id end);
+  if v_hold.funding <> 'byok' then
+    perform private.add_daily_cost(v_hold, p_cost_usd);
+  end if;
 end
 $$;
 comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is
@@ -2751,21 +2859,44 @@ revoke all on function public.stop_query(uuid, text) from public, anon, authenti
 grant execute on function public.stop_query(uuid, text) to service_role;
 
 
+create or replace function private.other_followers(p_followers jsonb, p_follower uuid, p_at timestamptz) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_object_agg(f.key, f.value), '{}') from jsonb_each_text(p_followers) f
+    where f.key <> p_follower::text and f.value::timestamptz > p_at - interval '3 seconds');
+end
+$$;
+comment on function private.other_followers(jsonb, uuid, timestamptz) is
+  'The other clients that read an answer. One that has not asked for three seconds has left.';
+revoke all on function private.other_followers(jsonb, uuid, timestamptz) from public, anon, authenticated, service_role;
+
+
 create or replace function public.follow_query(
-  p_user_id uuid, p_chat_id text, p_hold_id uuid default null, p_from integer default 0)
+  p_user_id uuid, p_chat_id text, p_follower uuid, p_hold_id uuid default null, p_from integer default 0)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
+  v_at constant timestamptz := private.clock();
+  v_hold_id constant uuid := coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id));
   v_followed jsonb;
 begin
   perform set_config('synchronous_commit', 'off', true);
 
   -- Write
-  update public.query_holds h set followed_to = p_from
-  where h.id = coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id)) and h.user_id = p_user_id
-    and h.expires_at > private.clock() and not h.is_closing
+  update public.query_holds h set
+    followed_to = p_from,
+    followers = private.other_followers(h.followers, p_follower, v_at) || jsonb_build_object(p_follower, v_at)
+  where h.id = v_hold_id and h.user_id = p_user_id and h.expires_at > v_at and not h.is_closing
+    and (select count(*) from jsonb_object_keys(private.other_followers(h.followers, p_follower, v_at))) < 3
   returning jsonb_build_object('hold_id', h.id, 'progress', substr(h.progress, p_from + 1)) into v_followed;
+  if v_followed is null then
+    select jsonb_build_object('is_full', true) into v_followed
+    from public.query_holds h
+    where h.id = v_hold_id and h.user_id = p_user_id and h.expires_at > v_at and not h.is_closing;
+  end if;
   if v_followed is null and p_hold_id is not null then
     select jsonb_build_object(
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
@@ -2781,12 +2912,14 @@ begin
   return v_followed;
 end
 $$;
-comment on function public.follow_query(uuid, text, uuid, integer) is
+comment on function public.follow_query(uuid, text, uuid, uuid, integer) is
   'The progress of the running query of a chat from character p_from on: {hold_id, progress}. Call again with the '
-  'hold_id and the number of characters read so far. After the query has ended: {hold_id, outcome, usage and charge}. '
+  'hold_id and the number of characters read so far. p_follower identifies the client: at most three read an answer at '
+  'the same time, the others get {is_full}. After the query has ended: {hold_id, outcome, usage and charge}. '
   'Null: nothing runs, or the query was lost.';
-revoke all on function public.follow_query(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
-grant execute on function public.follow_query(uuid, text, uuid, integer) to service_role;
+revoke all on function public.follow_query(uuid, text, uuid, uuid, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.follow_query(uuid, text, uuid, uuid, integer) to service_role;
 
 
 -- ==== sql/schemas/47_pending_turns.sql
@@ -4086,6 +4219,27 @@ as $$
   left join overage o on o.user_id = s.user_id and o.period_start = s.overage_period_start
   where s.current_overage_amount <> coalesce(o.used, 0)
   union all
+  select 'I4', s.user_id, 'failed_cost_usd of ' || s.quota_date, coalesce(f.cost, 0)::text, s.failed_cost_usd::text
+  from public.user_subscriptions s
+  left join (
+    select u.user_id, u.query_date, sum(u.cost_usd) as cost
+    from public.usage_logs u where not u.is_charged and not u.used_byo_key group by 1, 2
+  ) f on f.user_id = s.user_id and f.query_date = s.quota_date
+  where s.failed_cost_usd <> coalesce(f.cost, 0)
+  union all
+  -- Deleted users have left the ledger. What they have cost stays counted.
+  select 'I4', null, 'daily_costs of ' || counted.day, '>= ' || concat_ws(' and ', spent.free, spent.total),
+         concat_ws(' and ', counted.free, counted.total)
+  from (
+    select c.day, sum(c.free_usd) as free, sum(c.total_usd) as total
+    from public.daily_costs c group by c.day order by c.day desc limit 1
+  ) counted
+  cross join lateral (
+    select coalesce(sum(u.cost_usd) filter (where u.tier = 'free'), 0) as free, coalesce(sum(u.cost_usd), 0) as total
+    from public.usage_logs u where u.query_date = counted.day and not u.used_byo_key
+  ) spent
+  where counted.free < spent.free or counted.total < spent.total
+  union all
   select 'I4', c.user_id, 'message_count of ' || c.id, count(m.id)::text, c.message_count::text
   from public.conversations c left join public.messages m on m.conversation_id = c.id
   group by c.id having count(m.id) <> c.message_count
@@ -4207,6 +4361,9 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
+      (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
+       where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)
+        as failed_cost,
       exists (select from public.user_api_keys k where k.user_id = p_user_id and k.is_active) as own_key,
       exists (select from private.funding_state d where d.user_id = p_user_id and d.included_until is not null)
         as is_included
@@ -4217,12 +4374,13 @@ begin
     group by s.id
   )
   update public.user_subscriptions s set
-    quota_used = c.today, lifetime_used = c.ever, current_overage_amount = c.overage, uses_byo_key = c.own_key,
-    included_until = case when c.is_included then s.included_until end
+    quota_used = c.today, lifetime_used = c.ever, failed_cost_usd = c.failed_cost, current_overage_amount = c.overage,
+    uses_byo_key = c.own_key, included_until = case when c.is_included then s.included_until end
   from counted c
   where s.user_id = p_user_id
-    and (s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
-        is distinct from (c.today, c.ever, c.overage, c.own_key, case when c.is_included then s.included_until end);
+    and (s.failed_cost_usd, s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
+        is distinct from (c.failed_cost, c.today, c.ever, c.overage, c.own_key,
+                          case when c.is_included then s.included_until end);
   get diagnostics v_rows = row_count;
   return v_repaired + v_rows;
 end

@@ -24,6 +24,7 @@ create table if not exists public.query_holds (
   conversation_id uuid,
   progress text not null default '',
   followed_to public.quantity,
+  followers jsonb not null default '{}',
   is_closing boolean not null default false,
   stop_requested boolean not null default false,
   constraint query_holds_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
@@ -64,6 +65,8 @@ comment on column public.query_holds.progress is
   'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
 comment on column public.query_holds.followed_to is
   'How many characters of progress another process has read. Null: no process reads it.';
+comment on column public.query_holds.followers is
+  'When each client that reads the answer in another process last did: {id: time}.';
 comment on column public.query_holds.is_closing is
   'Whether settlement is about to start. From then on no process may start to follow the answer.';
 comment on column public.query_holds.stop_requested is 'Whether the user asked to stop the answer.';

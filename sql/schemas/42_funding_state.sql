@@ -18,6 +18,7 @@ select
   s.tier as stored_tier, s.stripe_subscription_id, s.past_due_since, s.allow_overages, s.uses_byo_key,
   rolled.period_start, s.current_period_start as stored_period_start, s.current_period_end,
   rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
+  rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
   rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit
 from (
@@ -37,6 +38,7 @@ cross join lateral (
     -- Counters only move forward: of two transactions around midnight, neither may reset the count of the other.
     greatest(s.quota_date, clock.today) as quota_date,
     case when clock.today > s.quota_date then 0 else s.quota_used end as quota_used,
+    case when clock.today > s.quota_date then 0 else s.failed_cost_usd end as failed_cost_usd,
     greatest(s.overage_period_start, period.starts_at) as overage_period_start,
     case when period.starts_at > s.overage_period_start then 0 else s.current_overage_amount end as overage_used
   from (
@@ -86,6 +88,10 @@ comment on column private.current_subscriptions.current_period_end is 'End of th
 comment on column private.current_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column private.current_subscriptions.quota_used is 'Included queries used on that day.';
 comment on column private.current_subscriptions.lifetime_used is 'Included queries used of a lifetime quota.';
+comment on column private.current_subscriptions.failed_cost_usd is
+  'Our cost of failed queries on that day, US dollars.';
+comment on column private.current_subscriptions.failed_cost_limit_usd is 'The limit of that cost.';
+comment on column private.current_subscriptions.concurrent_queries is 'How many queries may run at the same time.';
 comment on column private.current_subscriptions.own_daily_quota is 'A daily quota for this user only.';
 comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetime quota for this user only.';
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
@@ -100,8 +106,8 @@ select
   s.user_id, s.updated_at, s.now, s.midnight, s.tier, s.status, s.is_lapsed, s.name, s.models, s.history_days,
   s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.past_due_since,
   s.uses_byo_key, s.period_start, s.stored_period_start, s.current_period_end, s.quota_date, s.quota_used,
-  s.lifetime_used, s.overage_period_start, s.overage_used,
-  s.overage_price_usd is not null and s.allow_overages as allows_overage,
+  s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
+  s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
   limits.is_serving, limits.can_use_overage, limits.is_prepaid
 from private.current_subscriptions s
@@ -150,6 +156,9 @@ comment on column private.subscription_limits.current_period_end is 'As in curre
 comment on column private.subscription_limits.quota_date is 'As in current_subscriptions.';
 comment on column private.subscription_limits.quota_used is 'As in current_subscriptions.';
 comment on column private.subscription_limits.lifetime_used is 'As in current_subscriptions.';
+comment on column private.subscription_limits.failed_cost_usd is 'As in current_subscriptions.';
+comment on column private.subscription_limits.failed_cost_limit_usd is 'As in current_subscriptions.';
+comment on column private.subscription_limits.concurrent_queries is 'As in current_subscriptions.';
 comment on column private.subscription_limits.overage_period_start is 'As in current_subscriptions.';
 comment on column private.subscription_limits.overage_used is 'As in current_subscriptions.';
 comment on column private.subscription_limits.allows_overage is 'Whether the plan and the user allow overage.';
@@ -170,8 +179,8 @@ create or replace view private.funding_state with (security_invoker = true) as
 select
   s.user_id, s.updated_at, s.now, s.tier, s.name, s.status, s.is_lapsed, s.models, s.history_days,
   s.query_cost_limit_usd, s.allows_byok, s.is_lifetime, s.quota_limit, s.included_used, s.quota_date, s.quota_used,
-  s.lifetime_used, s.period_start, s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit,
-  s.overage_price_usd, s.allows_overage,
+  s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.period_start,
+  s.current_period_end, s.overage_period_start, s.overage_used, s.overage_limit, s.overage_price_usd, s.allows_overage,
   s.is_serving and s.allows_byok and s.uses_byo_key as own_key_pays,
   decision.funding,
   case
@@ -226,6 +235,11 @@ comment on column private.funding_state.included_used is 'Included queries used,
 comment on column private.funding_state.quota_date is 'The UTC day that quota_used counts.';
 comment on column private.funding_state.quota_used is 'Included queries used on that day.';
 comment on column private.funding_state.lifetime_used is 'Included queries used of a lifetime quota.';
+comment on column private.funding_state.failed_cost_usd is
+  'Our cost of failed queries on quota_date, US dollars, except on own keys.';
+comment on column private.funding_state.failed_cost_limit_usd is
+  'The limit of that cost. From then on only own keys pay until the next day.';
+comment on column private.funding_state.concurrent_queries is 'How many queries may run at the same time.';
 comment on column private.funding_state.period_start is 'Start of the billing period. Null: calendar months, UTC.';
 comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
 comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
@@ -263,7 +277,7 @@ begin
 end
 $$;
 comment on function public.can_user_query(uuid) is
-  'Whether the next query of a user would be admitted now, the reason, and whether it costs money or a payment would '
-  'help. Read-only.';
+  'Whether something pays for the next query of a user now, the reason, and whether it costs money or a payment would '
+  'help. admit_query may still refuse it: too many queries run, or a budget of the day is spent. Read-only.';
 revoke all on function public.can_user_query(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.can_user_query(uuid) to authenticated, service_role;

@@ -7,7 +7,7 @@
 -- * the user lock, uuid_hash_extended(user id, 0): no counter and no credit pack changes without it
 -- * the hold lock, uuid_hash_extended(hold id, 1): no query ends without it
 -- The order is: user lock, hold lock, auth.users (key share, taken by the foreign key of the first row written), other
--- rows. settle_query takes only the hold lock. tests/sql/test_lock_order.py checks the order.
+-- rows, and the row of daily_costs last. settle_query takes only the hold lock. tests/sql/test_lock_order.py checks it.
 -- Advisory locks are faster here than row locks: the longest waits for a row that changes are ten times longer.
 --
 -- Functions that run for every query use few statements and call few functions, because Postgres sets up each
@@ -15,7 +15,7 @@
 
 
 create or replace function private.record_refusal(
-  p_user_id uuid, p_request_id text, p_chat_key uuid, p_hold_id uuid)
+  p_user_id uuid, p_request_id text, p_chat_key uuid, p_hold_id uuid, p_limit text default null)
 returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
@@ -27,8 +27,11 @@ begin
   insert into public.query_refusals as r (
     id, created_at, user_id, request_id, chat_key, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
     overage_used, overage_limit)
-  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, s.reason, s.requires_payment, s.resets_at, s.tier,
-         s.included_used, s.quota_limit, s.overage_used, s.overage_limit
+  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
+         s.requires_payment and p_limit is null,
+         case when p_limit is null then s.resets_at
+              when p_limit <> 'Too many queries at once' then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
+         s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
     created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
@@ -44,10 +47,28 @@ begin
     'resets_at', v_refusal.resets_at);
 end
 $$;
-comment on function private.record_refusal(uuid, text, uuid, uuid) is
-  'Records why a query is refused, and returns the refusal. Stores the newest fifty of a user. The caller holds the '
-  'user lock.';
-revoke all on function private.record_refusal(uuid, text, uuid, uuid) from public, anon, authenticated, service_role;
+comment on function private.record_refusal(uuid, text, uuid, uuid, text) is
+  'Records why a query is refused, and returns the refusal. p_limit: the limit that refuses a query for which '
+  'something could pay. Stores the newest fifty of a user. The caller holds the user lock.';
+revoke all on function private.record_refusal(uuid, text, uuid, uuid, text)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.free_budget_is_spent(p_day date) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select (coalesce(sum(c.free_usd), 0) >= s.free_daily_budget_usd) is true
+        or (coalesce(sum(c.total_usd), 0) >= s.platform_daily_budget_usd) is true
+    from public.settings s left join public.daily_costs c on c.day = p_day
+    group by s.id);
+end
+$$;
+comment on function private.free_budget_is_spent(date) is
+  'Whether free users are refused on a day, because they or all users together have cost as much as public.settings '
+  'allows.';
+revoke all on function private.free_budget_is_spent(date) from public, anon, authenticated, service_role;
 
 
 create or replace function private.reclaim_expired_holds(p_user_id uuid, p_except_hold_id uuid, p_at timestamptz)
@@ -55,12 +76,16 @@ returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
+  v_expired constant uuid[] := array(
+    select h.id from public.query_holds h
+    where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_except_hold_id);
   v_hold_id uuid;
 begin
-  for v_hold_id in
-    select h.id from public.query_holds h
-    where h.user_id = p_user_id and h.expires_at <= p_at and h.id <> p_except_hold_id
-  loop
+  -- The locks of all holds come before the first row.
+  foreach v_hold_id in array v_expired loop
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_hold_id, 1));
+  end loop;
+  foreach v_hold_id in array v_expired loop
     perform private.refund_hold(v_hold_id, 'lost', '{}');
   end loop;
 end
@@ -269,6 +294,7 @@ begin
     overage_period_start timestamptz, overage_used numeric, overage_limit numeric, own_key_pays boolean, funding text,
     is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
     current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
+    failed_cost_usd numeric, failed_cost_limit_usd numeric, concurrent_queries integer, running_queries integer,
     running_hold_id uuid, charged_query_id uuid);
 exception when duplicate_object then
   null; -- This file has run before.
@@ -299,6 +325,10 @@ comment on column private.admission_state.current_period_end is 'As in private.f
 comment on column private.admission_state.overage_price_usd is 'As in private.funding_state.';
 comment on column private.admission_state.included_until is 'As in private.funding_state.';
 comment on column private.admission_state.updated_at is 'As in private.funding_state.';
+comment on column private.admission_state.failed_cost_usd is 'As in private.funding_state.';
+comment on column private.admission_state.failed_cost_limit_usd is 'As in private.funding_state.';
+comment on column private.admission_state.concurrent_queries is 'As in private.funding_state.';
+comment on column private.admission_state.running_queries is 'Holds of the user that have not expired.';
 comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
 comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
 
@@ -326,6 +356,7 @@ declare
   v_model text;
   v_pack_id uuid;
   v_charge numeric := 0.0;
+  v_limit text;
   v_taken integer := 0;
   v_conversation_id uuid;
   v_key jsonb;
@@ -363,9 +394,11 @@ begin
   from public.plans p
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
-    and not exists (
-      select from public.query_holds h
-      where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key)
+    and s.failed_cost_usd < p.failed_cost_limit_usd
+    and (
+      select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
+         and count(*) filter (where h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key) = 0
+      from public.query_holds h where h.user_id = p_user_id)
     and not exists (
       select from public.usage_logs u
       where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
@@ -391,6 +424,8 @@ begin
       s.overage_period_start, s.overage_used, s.overage_limit, s.own_key_pays, s.funding,
       s.is_lapsed, s.quota_used, s.lifetime_used, s.period_start,
       s.current_period_end, s.overage_price_usd, s.included_until, s.updated_at,
+      s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries,
+      (select count(*) from public.query_holds h where h.user_id = p_user_id and h.expires_at > s.now),
       (select h.id from public.query_holds h
        where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
@@ -440,6 +475,21 @@ begin
       v_charge := v_state.overage_price_usd;
     end if;
 
+    -- Check the limits besides the funding. The fast path has checked them: it admits no free user.
+    if not v_is_counted then
+      v_limit := case
+        when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
+          then 'Too many failed queries today'
+        when v_state.tier = 'free' and private.free_budget_is_spent(v_state.quota_date)
+          then 'Free answers are off today'
+        when v_state.running_queries >= v_state.concurrent_queries
+          then 'Too many queries at once'
+      end;
+      if v_limit is not null then
+        return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id, v_limit);
+      end if;
+    end if;
+
     -- Choose the model
     v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
     if v_key_provider is not null then
@@ -480,6 +530,7 @@ begin
           + case when v_state.funding = 'included' and not v_state.is_lifetime then 1 else 0 end,
         lifetime_used = v_state.lifetime_used
           + case when v_state.funding = 'included' and v_state.is_lifetime then 1 else 0 end,
+        failed_cost_usd = v_state.failed_cost_usd,
         overage_period_start = v_state.overage_period_start,
         current_overage_amount = v_state.overage_used + v_charge,
         -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.

@@ -59,6 +59,27 @@ comment on function private.ended_query(uuid) is
 revoke all on function private.ended_query(uuid) from public, anon, authenticated, service_role;
 
 
+create or replace function private.add_daily_cost(p_hold public.query_holds, p_cost_usd numeric) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if p_cost_usd > 0 then
+    update public.daily_costs c set
+      day = p_hold.query_date,
+      free_usd = case when c.day = p_hold.query_date then c.free_usd else 0 end
+               + case when p_hold.tier = 'free' then p_cost_usd else 0 end,
+      total_usd = case when c.day = p_hold.query_date then c.total_usd else 0 end + p_cost_usd
+    where c.shard = pg_backend_pid() % 32 and c.day <= p_hold.query_date;
+  end if;
+end
+$$;
+comment on function private.add_daily_cost(public.query_holds, numeric) is
+  'Adds what a query has cost us to the sums of its day. Call it last, because the row stays locked until the end of '
+  'the transaction.';
+revoke all on function private.add_daily_cost(public.query_holds, numeric)
+  from public, anon, authenticated, service_role;
+
+
 create or replace function private.refund_hold(
   p_hold_id uuid, p_outcome text, p_usage jsonb,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
@@ -78,15 +99,22 @@ begin
   from private.close_hold(v_hold, private.clock(), p_outcome, p_is_charged => false, p_usage => p_usage,
                           p_conversation_id => null, p_message_id => null) e;
 
-  -- Return the funding
-  if v_hold.funding = 'included' then
+  -- Return the funding, and count what the query has cost us
+  if v_hold.funding <> 'byok' then
     update public.user_subscriptions s set
-      lifetime_used = s.lifetime_used - case when p.lifetime_quota is not null then 1 else 0 end,
+      lifetime_used = s.lifetime_used
+        - case when v_hold.funding = 'included' and p.lifetime_quota is not null then 1 else 0 end,
       quota_used = s.quota_used
-                 - case when p.daily_quota is not null and s.quota_date = v_hold.query_date then 1 else 0 end
+        - case when v_hold.funding = 'included' and p.daily_quota is not null and s.quota_date = v_hold.query_date
+               then 1 else 0 end,
+      current_overage_amount = s.current_overage_amount
+        - case when s.overage_period_start = v_hold.period_start then v_hold.overage_charge else 0 end,
+      failed_cost_usd = s.failed_cost_usd + case when s.quota_date = v_hold.query_date then cost_usd else 0 end
     from public.plans p
     where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
-  elsif v_hold.funding = 'credit' then
+    perform private.add_daily_cost(v_hold, cost_usd);
+  end if;
+  if v_hold.funding = 'credit' then
     -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
     update public.credit_packs c set
       credits_used = c.credits_used - 1,
@@ -100,9 +128,6 @@ begin
                         else 'remaining' end as counts_as
       from public.credit_packs k where k.id = v_hold.credit_pack_id) returned
     where c.id = returned.id;
-  elsif v_hold.funding = 'overage' then
-    update public.user_subscriptions set current_overage_amount = current_overage_amount - v_hold.overage_charge
-    where user_id = v_hold.user_id and overage_period_start = v_hold.period_start;
   end if;
 end
 $$;
@@ -282,6 +307,8 @@ begin
     from public.usage_logs u
     where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
       and k.last_validated_at is null and k.created_at <= u.query_timestamp;
+  else
+    perform private.add_daily_cost(v_hold, v_ended.cost_usd);
   end if;
 
   -- Return
@@ -342,9 +369,12 @@ as $$
 declare
   v_at constant timestamptz := private.clock();
   v_stale record;
+  v_locked uuid[] := array[]::uuid[];
+  v_hold_id uuid;
   v_id uuid;
   v_released integer := 0;
 begin
+  -- Lock
   -- At most 100 per call, so that no user waits long for a lock. Users whose lock is taken are left to the next call.
   for v_stale in
     select oldest.id, oldest.user_id
@@ -353,7 +383,14 @@ begin
     order by oldest.user_id, oldest.id
   loop
     continue when not pg_try_advisory_xact_lock(uuid_hash_extended(v_stale.user_id, 0));
-    v_id := (private.refund_hold(v_stale.id, 'lost', '{}')).id;
+    -- The locks of all holds come before the first row.
+    perform pg_advisory_xact_lock(uuid_hash_extended(v_stale.id, 1));
+    v_locked := v_locked || v_stale.id;
+  end loop;
+
+  -- End the queries
+  foreach v_hold_id in array v_locked loop
+    v_id := (private.refund_hold(v_hold_id, 'lost', '{}')).id;
     v_released := v_released + case when v_id is not null then 1 else 0 end;
   end loop;
   return v_released;

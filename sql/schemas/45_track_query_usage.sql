@@ -41,6 +41,9 @@ begin
       'cost_usd', p_cost_usd),
     p_conversation_id => v_conversation_id,
     p_message_id => case when v_conversation_id is not null then p_message_id end);
+  if v_hold.funding <> 'byok' then
+    perform private.add_daily_cost(v_hold, p_cost_usd);
+  end if;
 end
 $$;
 comment on function public.track_query_usage(uuid, uuid, uuid, integer, integer, text, text, boolean, numeric) is

@@ -89,21 +89,44 @@ revoke all on function public.stop_query(uuid, text) from public, anon, authenti
 grant execute on function public.stop_query(uuid, text) to service_role;
 
 
+create or replace function private.other_followers(p_followers jsonb, p_follower uuid, p_at timestamptz) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_object_agg(f.key, f.value), '{}') from jsonb_each_text(p_followers) f
+    where f.key <> p_follower::text and f.value::timestamptz > p_at - interval '3 seconds');
+end
+$$;
+comment on function private.other_followers(jsonb, uuid, timestamptz) is
+  'The other clients that read an answer. One that has not asked for three seconds has left.';
+revoke all on function private.other_followers(jsonb, uuid, timestamptz) from public, anon, authenticated, service_role;
+
+
 create or replace function public.follow_query(
-  p_user_id uuid, p_chat_id text, p_hold_id uuid default null, p_from integer default 0)
+  p_user_id uuid, p_chat_id text, p_follower uuid, p_hold_id uuid default null, p_from integer default 0)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
+  v_at constant timestamptz := private.clock();
+  v_hold_id constant uuid := coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id));
   v_followed jsonb;
 begin
   perform set_config('synchronous_commit', 'off', true);
 
   -- Write
-  update public.query_holds h set followed_to = p_from
-  where h.id = coalesce(p_hold_id, private.running_query(p_user_id, p_chat_id)) and h.user_id = p_user_id
-    and h.expires_at > private.clock() and not h.is_closing
+  update public.query_holds h set
+    followed_to = p_from,
+    followers = private.other_followers(h.followers, p_follower, v_at) || jsonb_build_object(p_follower, v_at)
+  where h.id = v_hold_id and h.user_id = p_user_id and h.expires_at > v_at and not h.is_closing
+    and (select count(*) from jsonb_object_keys(private.other_followers(h.followers, p_follower, v_at))) < 3
   returning jsonb_build_object('hold_id', h.id, 'progress', substr(h.progress, p_from + 1)) into v_followed;
+  if v_followed is null then
+    select jsonb_build_object('is_full', true) into v_followed
+    from public.query_holds h
+    where h.id = v_hold_id and h.user_id = p_user_id and h.expires_at > v_at and not h.is_closing;
+  end if;
   if v_followed is null and p_hold_id is not null then
     select jsonb_build_object(
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
@@ -119,9 +142,11 @@ begin
   return v_followed;
 end
 $$;
-comment on function public.follow_query(uuid, text, uuid, integer) is
+comment on function public.follow_query(uuid, text, uuid, uuid, integer) is
   'The progress of the running query of a chat from character p_from on: {hold_id, progress}. Call again with the '
-  'hold_id and the number of characters read so far. After the query has ended: {hold_id, outcome, usage and charge}. '
+  'hold_id and the number of characters read so far. p_follower identifies the client: at most three read an answer at '
+  'the same time, the others get {is_full}. After the query has ended: {hold_id, outcome, usage and charge}. '
   'Null: nothing runs, or the query was lost.';
-revoke all on function public.follow_query(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
-grant execute on function public.follow_query(uuid, text, uuid, integer) to service_role;
+revoke all on function public.follow_query(uuid, text, uuid, uuid, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.follow_query(uuid, text, uuid, uuid, integer) to service_role;

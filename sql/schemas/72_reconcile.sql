@@ -60,6 +60,27 @@ as $$
   left join overage o on o.user_id = s.user_id and o.period_start = s.overage_period_start
   where s.current_overage_amount <> coalesce(o.used, 0)
   union all
+  select 'I4', s.user_id, 'failed_cost_usd of ' || s.quota_date, coalesce(f.cost, 0)::text, s.failed_cost_usd::text
+  from public.user_subscriptions s
+  left join (
+    select u.user_id, u.query_date, sum(u.cost_usd) as cost
+    from public.usage_logs u where not u.is_charged and not u.used_byo_key group by 1, 2
+  ) f on f.user_id = s.user_id and f.query_date = s.quota_date
+  where s.failed_cost_usd <> coalesce(f.cost, 0)
+  union all
+  -- Deleted users have left the ledger. What they have cost stays counted.
+  select 'I4', null, 'daily_costs of ' || counted.day, '>= ' || concat_ws(' and ', spent.free, spent.total),
+         concat_ws(' and ', counted.free, counted.total)
+  from (
+    select c.day, sum(c.free_usd) as free, sum(c.total_usd) as total
+    from public.daily_costs c group by c.day order by c.day desc limit 1
+  ) counted
+  cross join lateral (
+    select coalesce(sum(u.cost_usd) filter (where u.tier = 'free'), 0) as free, coalesce(sum(u.cost_usd), 0) as total
+    from public.usage_logs u where u.query_date = counted.day and not u.used_byo_key
+  ) spent
+  where counted.free < spent.free or counted.total < spent.total
+  union all
   select 'I4', c.user_id, 'message_count of ' || c.id, count(m.id)::text, c.message_count::text
   from public.conversations c left join public.messages m on m.conversation_id = c.id
   group by c.id having count(m.id) <> c.message_count
@@ -181,6 +202,9 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
+      (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
+       where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)
+        as failed_cost,
       exists (select from public.user_api_keys k where k.user_id = p_user_id and k.is_active) as own_key,
       exists (select from private.funding_state d where d.user_id = p_user_id and d.included_until is not null)
         as is_included
@@ -191,12 +215,13 @@ begin
     group by s.id
   )
   update public.user_subscriptions s set
-    quota_used = c.today, lifetime_used = c.ever, current_overage_amount = c.overage, uses_byo_key = c.own_key,
-    included_until = case when c.is_included then s.included_until end
+    quota_used = c.today, lifetime_used = c.ever, failed_cost_usd = c.failed_cost, current_overage_amount = c.overage,
+    uses_byo_key = c.own_key, included_until = case when c.is_included then s.included_until end
   from counted c
   where s.user_id = p_user_id
-    and (s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
-        is distinct from (c.today, c.ever, c.overage, c.own_key, case when c.is_included then s.included_until end);
+    and (s.failed_cost_usd, s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
+        is distinct from (c.failed_cost, c.today, c.ever, c.overage, c.own_key,
+                          case when c.is_included then s.included_until end);
   get diagnostics v_rows = row_count;
   return v_repaired + v_rows;
 end

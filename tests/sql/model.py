@@ -14,6 +14,8 @@ DAILY = {"basic": 15, "pro": 40, "usage_only": 0}
 LIFETIME = 10
 CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
+CONCURRENT = {"free": 1, "basic": 3, "pro": 3, "usage_only": 3}
+FAILED_COST = {"free": Decimal("0.02"), "basic": Decimal("0.05"), "pro": Decimal("0.2"), "usage_only": Decimal("0.05")}
 CHARGED = ("answered", "stopped")
 KEEPS_HISTORY = ("basic", "pro")
 APPLIED_AT_ONCE = 20
@@ -108,6 +110,7 @@ class Query:
     expires_at: datetime
     outcome: str | None = None
     billed: bool = False
+    cost: Decimal = Decimal(0)
     knew_conversation: bool = False  # it existed at admission
 
     @property
@@ -164,6 +167,7 @@ class User:
     daily_quota: int | None = None  # for this user only
     lifetime_quota: int | None = None
     keys: set[str] = field(default_factory=set)
+    free_answers_are_off: bool = False  # a budget of all free users or of the platform is spent
     packs: dict[str, Pack] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
     conversation: Conversation | None = None
@@ -199,6 +203,17 @@ class User:
     def lifetime_used(self) -> int:
         """Included queries on a lifetime quota."""
         return sum(q.takes_funding and q.funding == "included" and q.tier == "free" for q in self.queries.values())
+
+    def failed_cost(self) -> Decimal:
+        """Our cost of the failed and lost queries of the day, US dollars, except on own keys."""
+        return sum(
+            (
+                q.cost
+                for q in self.queries.values()
+                if q.outcome in ("failed", "lost") and q.funding != "byok" and q.day == self.quota_date
+            ),
+            Decimal(0),
+        )
 
     def overage_used(self) -> Decimal:
         """Overage in the period, US dollars."""
@@ -316,7 +331,13 @@ class User:
             return "in_progress", None
         now = self.as_of(at)
         funding, _ = now.decide(at, provider)
-        if funding is None:
+        running = sum(q.outcome is None and q.expires_at > at for q in self.queries.values())
+        if (
+            funding is None
+            or (funding != "byok" and now.failed_cost() >= FAILED_COST[now.tier])
+            or (now.tier == "free" and self.free_answers_are_off)
+            or running >= CONCURRENT[now.tier]
+        ):
             return "refused", None
         self.__dict__.update(now.__dict__)
         pack = self.next_pack(at) if funding == "credit" else None
@@ -398,11 +419,11 @@ class User:
                 claimed[query.period] = claimed.get(query.period, 0) + 1
         return sorted(claimed.items())
 
-    def end(self, query_id: str, outcome: str) -> str:
+    def end(self, query_id: str, outcome: str, cost: Decimal = Decimal(0)) -> str:
         """Ends a query, unless it has ended. Returns its outcome."""
         query = self.queries[query_id]
         if query.outcome is None:
-            query.outcome = outcome
+            query.outcome, query.cost = outcome, cost
         return query.outcome
 
     def release_stale(self, at: datetime) -> int:

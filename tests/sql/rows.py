@@ -54,6 +54,12 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
         (user_id, conversation_id, message_id, pack_id),
     )
     db.execute(
+        "insert into public.pending_turns (id, user_id, conversation_id, conversation_created_at, expires_at, "
+        "is_certain, turn) select u.id, u.user_id, c.id, c.created_at, c.expires_at, true, '{}' "
+        "from public.usage_logs u join public.conversations c on c.id = u.conversation_id where u.user_id = %s",
+        (user_id,),
+    )
+    db.execute(
         "insert into public.overage_invoice_items (id, user_id, period_start, queries, unit_price_usd, target) "
         "values (%s, %s, date_trunc('month', private.clock(), 'UTC') - interval '1 month', 1, 0.025, '{}')",
         (item_id, user_id),

@@ -48,6 +48,7 @@ def test_a_user_without_a_subscription_is_refused(db: Db) -> None:
     assert refused["requires_payment"] is True
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_quota_pays_before_credits_and_credits_before_overage(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", stripe_subscription_id="sub_1", overage_limit="0.05", daily_quota=2)
@@ -61,6 +62,7 @@ def test_quota_pays_before_credits_and_credits_before_overage(db: Db) -> None:
     assert admit(db, user, p_provider="anthropic")["decision"] == "refused"  # the key is not for this provider
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_packs_pay_by_expiry_and_expired_packs_never(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "usage_only")
@@ -224,6 +226,7 @@ def test_a_model_outside_the_plan_is_refused_without_taking_funding(db: Db) -> N
     assert admit(db, user, p_provider="openai")["model"] == "gpt-6-luna"
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_a_transaction_from_before_midnight_keeps_the_new_count(db: Db) -> None:
     """A transaction that waited for the lock past midnight finds the new day already counted."""
     at(db, "2026-03-01T12:00Z")
@@ -236,6 +239,7 @@ def test_a_transaction_from_before_midnight_keeps_the_new_count(db: Db) -> None:
     assert counters(db, user)["quota_used"] == 15
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_concurrent_admissions_take_exactly_what_is_left(connect: Connect, db: Db) -> None:
     """Quota, then credits, then overage to its limit: 15 + 10 + 20 of 64."""
     user = new_user(db, "basic", stripe_subscription_id="sub_1", overage_limit="0.5")
@@ -259,6 +263,7 @@ def test_concurrent_admissions_take_exactly_what_is_left(connect: Connect, db: D
     assert str(counters(db, user)["current_overage_amount"]) == "0.500000"
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_ten_dollars_admit_four_hundred_overage_queries(db: Db) -> None:
     user = new_user(db, "usage_only", stripe_subscription_id="sub_1")
     admitted = 0
@@ -426,7 +431,7 @@ def test_every_change_except_counters_clears_the_reused_decision(db: Db) -> None
     assert {row["attname"] for row in listed if not row["clears"]} == {
         *("id", "user_id", "created_at", "updated_at", "downgraded_at", "stripe_sequence"),
         *("quota_date", "quota_used", "lifetime_used", "overage_period_start", "current_overage_amount"),
-        "included_until",
+        *("failed_cost_usd", "included_until"),
     }
     user = new_user(db, "pro")
     for change in ("status = status", "daily_quota = 40", "past_due_since = null"):

@@ -126,6 +126,7 @@ def test_a_deleted_customer_can_be_replaced_by_a_new_one(db: Db) -> None:
     assert counters(db, user)["tier"] == "basic"
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_counters_survive_a_plan_change(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, stripe_customer_id="cus_1", allow_overages=False, quota_date="2026-02-01", lifetime_used=9)

@@ -129,6 +129,7 @@ def test_a_late_release_does_not_lower_the_new_period(db: Db, job_runs: bool) ->
     assert db.execute("select * from public.reconcile()").fetchall() == []
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_a_plan_that_ends_during_a_query_pays_for_it(db: Db) -> None:
     at(db, "2027-02-28T23:59:59Z")
     user = new_user(

@@ -12,6 +12,7 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 # A security definer function has the rights of postgres, which bypasses row-level security, so only the service role
 # may call it. The exceptions change only rows of their caller: set_overage, update_conversation, delete_conversation.
 FUNCTIONS = """
+private.add_daily_cost                 volatile   invoker  none
 private.apply_downgrades               volatile   invoker  none
 private.apply_pending_turns            volatile   invoker  none
 private.charged_query_response         stable     invoker  none
@@ -28,10 +29,12 @@ private.describe_key                   stable     invoker  authenticated service
 private.encrypted_key                  stable     invoker  none
 private.ended_query                    stable     invoker  none
 private.find_conversation              stable     invoker  none
+private.free_budget_is_spent           stable     invoker  none
 private.is_charged                     immutable  invoker  none
 private.is_stored                      stable     invoker  none
 private.lock_holds                     volatile   invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
+private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
 private.postpone_turn                  volatile   invoker  none

@@ -61,6 +61,8 @@ TIME_STEPS = [
 # Packs by their validity.
 PACKS = {None: "pack_100", timedelta(days=1): "pack_day", timedelta(days=40): "pack_forty_days"}
 CENTS = 225
+# What queries cost us. A few dear ones that fail reach the limit of the day.
+COSTS = st.sampled_from([Decimal(0), Decimal("0.000123"), Decimal("0.008"), Decimal("0.03")])
 
 # The states of customers and payments at Stripe.
 SUBSCRIPTIONS: dict[str, st.SearchStrategy[Any]] = {
@@ -79,6 +81,17 @@ PAYMENTS: dict[str, st.SearchStrategy[Any]] = {
     "disputed": st.booleans(),
     "lost": st.sampled_from([False, False, True]),
 }
+
+
+# No user is deleted here, so the sums of the newest day are exactly those of the ledger.
+MISCOUNTED = """
+select abs(counted.free_usd - coalesce(sum(u.cost_usd) filter (where u.tier = 'free'), 0))
+     + abs(counted.total_usd - coalesce(sum(u.cost_usd), 0))
+from (select day, sum(free_usd) as free_usd, sum(total_usd) as total_usd from public.daily_costs
+      where day = (select max(day) from public.daily_costs) group by day) counted
+left join public.usage_logs u on u.query_date = counted.day and not u.used_byo_key
+group by counted.day, counted.free_usd, counted.total_usd
+"""
 
 
 class Histories(RuleBasedStateMachine):
@@ -110,6 +123,7 @@ class Histories(RuleBasedStateMachine):
         )
         self.model.tier = tier
         self.link_customer()
+        self.set_budgets(None, None)
 
     def change_subscription(self, **columns: Any) -> None:
         """Changes columns of the subscription, as support or set_overage does."""
@@ -146,14 +160,15 @@ class Histories(RuleBasedStateMachine):
         provider=st.sampled_from([None, "anthropic", "openai"]),
         end=st.sampled_from([None, "answered", "answered", "stopped", "failed"]),
         seconds=st.sampled_from([60, 300]),
+        cost=COSTS,
     )
-    def run_queries(self, count: int, provider: str | None, end: str | None, seconds: int) -> None:
+    def run_queries(self, count: int, provider: str | None, end: str | None, seconds: int, cost: Decimal) -> None:
         """Admits queries and ends each with the same outcome, or leaves them running."""
         for _ in range(count):
             query_id = self.new_id()
             self.admit(query_id, query_id, provider, seconds)
             if end and query_id in self.model.queries:
-                self.end(query_id, end)
+                self.end(query_id, end, cost)
 
     def admit(self, query_id: str, request: str, provider: str | None = None, seconds: int = 300) -> None:
         """One admission in the SQL and in the model."""
@@ -171,28 +186,29 @@ class Histories(RuleBasedStateMachine):
         questions = [message["content"] for message in admitted["history"] if message["role"] == "user"]
         assert questions == [f"Question {turn}" for turn in self.model.read_history(self.now)]
 
-    def end(self, query_id: str, outcome: str) -> None:
+    def end(self, query_id: str, outcome: str, cost: Decimal) -> None:
         """Ends a query in the SQL and in the model. Late and repeated calls are allowed."""
+        usage = json.dumps({"cost_usd": str(cost)})
         if outcome not in model.CHARGED:
-            assert release(self.db, query_id, outcome)["outcome"] == self.model.end(query_id, outcome)
+            assert release(self.db, query_id, outcome, usage)["outcome"] == self.model.end(query_id, outcome, cost)
             return
-        settled = settle(self.db, query_id, outcome, turn=turn(self.chat, query_id))
+        settled = settle(self.db, query_id, outcome, usage, turn(self.chat, query_id))
         self.model.store_turn(self.now, query_id)
-        assert settled["outcome"] == self.model.end(query_id, outcome)
+        assert settled["outcome"] == self.model.end(query_id, outcome, cost)
         conversation = self.model.conversation
         assert settled["persisted"] == (conversation is not None and conversation.has(query_id))
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), outcome=st.sampled_from(["answered", "stopped", "failed", "lost"]))
-    def end_query(self, data: st.DataObject, outcome: str) -> None:
-        self.end(data.draw(st.sampled_from(self.running())), outcome)
+    @rule(data=st.data(), outcome=st.sampled_from(["answered", "stopped", "failed", "lost"]), cost=COSTS)
+    def end_query(self, data: st.DataObject, outcome: str, cost: Decimal) -> None:
+        self.end(data.draw(st.sampled_from(self.running())), outcome, cost)
 
     @precondition(lambda self: self.model.queries)
-    @rule(data=st.data(), outcome=st.sampled_from(["answered", "failed"]))
-    def repeat_end(self, data: st.DataObject, outcome: str) -> None:
+    @rule(data=st.data(), outcome=st.sampled_from(["answered", "failed"]), cost=COSTS)
+    def repeat_end(self, data: st.DataObject, outcome: str, cost: Decimal) -> None:
         ended = [query.id for query in self.model.queries.values() if query.outcome is not None]
         if ended:
-            self.end(data.draw(st.sampled_from(ended)), outcome)
+            self.end(data.draw(st.sampled_from(ended)), outcome, cost)
 
     @precondition(lambda self: self.model.queries)
     @rule(data=st.data())
@@ -398,6 +414,16 @@ class Histories(RuleBasedStateMachine):
 
     # Settings
 
+    @rule(budgets=st.sampled_from([(None, None), (None, None), (0, None), (None, 0), (1000, 0)]))
+    def set_budgets_of_all(self, budgets: tuple[int | None, int | None]) -> None:
+        """Operators set what free users and all users may cost a day. A budget of 0 is spent."""
+        self.set_budgets(*budgets)
+
+    def set_budgets(self, free: int | None, platform: int | None) -> None:
+        self.model.free_answers_are_off = 0 in (free, platform)
+        query = "update public.settings set free_daily_budget_usd = %s, platform_daily_budget_usd = %s"
+        self.db.execute(query, (free, platform))
+
     @rule(allow=st.booleans(), limit=st.sampled_from(["0", "0.025", "0.06", "0.5", "10"]))
     def change_overage_settings(self, allow: bool, limit: str) -> None:
         self.model.allow_overages, self.model.overage_limit = allow, Decimal(limit)
@@ -437,6 +463,7 @@ class Histories(RuleBasedStateMachine):
         assert state is not None
         assert (state["quota_used"], state["lifetime_used"]) == (user.quota_used(), user.lifetime_used())
         assert state["overage_used"] == user.overage_used()
+        assert state["failed_cost_usd"] == user.failed_cost()
         assert (state["requires_payment"], state["resets_at"]) == (requires_payment, user.resets_at(self.now))
         assert (state["tier"], state["status"], state["quota_date"]) == (user.tier, user.status, user.quota_date)
         assert state["overage_period_start"] == user.overage_period
@@ -490,6 +517,8 @@ def shared_db(stack: Stack) -> Iterator[Db]:
                     " values (%s, %s, 100, 2.25, %s)",
                     (slug, slug, validity.days),
                 )
+        # The rows count from the real date on. Histories start earlier.
+        db.execute("update public.daily_costs set day = '2020-01-01'")
         yield db
 
 
@@ -514,6 +543,7 @@ def test_the_sql_and_the_model_agree(shared_db: Db, batch: int) -> None:
         unexpected = "select * from public.reconcile() where invariant not in ('I5', 'overdue')"
         violations = shared_db.execute(unexpected.encode()).fetchall()
         assert violations == []
+        assert value(shared_db, MISCOUNTED) == 0
     except BaseException as error:
         error.add_note(f"replay: SEED={seed}{' PROVE=1' if FULL else ''} make test ONLY='tests/sql/test_histories.py'")
         raise

@@ -41,6 +41,7 @@ LOCKS = {
     "usage_logs, a later row": "select from public.usage_logs where id = %(later_charge)s for update",
     "overage_invoice_items": "select from public.overage_invoice_items where user_id = %(user)s for update",
     "stripe_events": "select from public.stripe_events for update",
+    "daily_costs": "select from public.daily_costs for update",
 }
 # Statements that fail if a lock is taken.
 PROBES = {
@@ -48,7 +49,7 @@ PROBES = {
     for name, lock in LOCKS.items()
 }
 EXCLUSIVE_LOCKS = {name for name, lock in LOCKS.items() if "advisory" in lock or "public.conversations" in lock}
-SETTLE = "select public.settle_query(%(hold)s, 'answered', '{}', %(turn)s::jsonb)"
+SETTLE = "select public.settle_query(%(hold)s, 'answered', '{\"cost_usd\": 1}', %(turn)s::jsonb)"
 ADMIT = "public.admit_query(%(user)s, gen_random_uuid()::text, gen_random_uuid(), %(chat)s"
 ENCRYPTED = (
     "'AA==', encode(repeat('0', 12)::bytea, 'base64'), encode(repeat('0', 16)::bytea, 'base64'), '2', '…5678', true"
@@ -73,15 +74,15 @@ CALLS = {
     "settle_query, repeated question": SETTLE.replace("turn", "repeated_turn"),
     "settle_query, after a pending turn": SETTLE.replace("turn", "later_turn"),
     "settle_query, with an own key": SETTLE.replace("hold", "byok_hold"),
-    "release_query": "select public.release_query(%(hold)s)",
+    "release_query": "select public.release_query(%(hold)s, 'failed', '{\"cost_usd\": 1}')",
     "release_query, with an own key": "select public.release_query(%(byok_hold)s)",
     "release_stale_holds": "select set_config('metering.now', '2100-01-01Z', true), public.release_stale_holds()",
-    "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 0)",
+    "track_query_usage": "select public.track_query_usage(%(user)s, null, null, 1, 1, 'openai', 'm', false, 1)",
     "apply_pending_turns": "select public.apply_pending_turns()",
     "note_progress": "select public.note_progress(jsonb_build_array(jsonb_build_object("
     "'hold_id', %(hold)s, 'position', 0, 'progress', 'Text')))",
     "stop_query": "select public.stop_query(%(user)s, %(chat)s)",
-    "follow_query": "select public.follow_query(%(user)s, %(chat)s, %(hold)s, 0)",
+    "follow_query": "select public.follow_query(%(user)s, %(chat)s, gen_random_uuid(), %(hold)s, 0)",
     "reset_monthly_overages": "select set_config('metering.now', '2100-01-01Z', true), public.reset_monthly_overages()",
     "cleanup_expired_conversations": "select set_config('metering.now', '2100-01-01Z', true), "
     "public.cleanup_expired_conversations()",
@@ -250,6 +251,10 @@ def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) 
     assert waits_for_ledger == {"auth.users", "the other conversation"}
     assert held["settle_query, after a pending turn", "usage_logs, a later row"] >= {"the hold lock", *waits_for_ledger}
     assert held["release_query", "credit_packs"] >= {"the user lock", "the hold lock", "auth.users"}
+    # Every query of a connection adds to one row of daily_costs, so nothing is waited for while it is locked.
+    for call in ("settle_query", "release_query", "track_query_usage"):
+        assert held[call, "daily_costs"]
+    assert not [state for state in states if "daily_costs" in state[1]]
     assert held["settle_query, with an own key", "user_api_keys"] >= {"the other hold lock", "the conversation"}
     assert held["put_api_key", "user_api_keys"] == {"auth.users"}
     for change in ("put_api_key", "note_api_key", "delete_api_key"):

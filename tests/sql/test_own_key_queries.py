@@ -37,6 +37,7 @@ def test_admission_returns_the_encrypted_key_on_repeated_calls_too(db: Db) -> No
     assert (again["decision"], again["funding"], again["key"]) == ("admitted", "byok", None)
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_admission_returns_the_key_of_the_chosen_provider(db: Db) -> None:
     user = new_user(db, "basic")
     for number, provider in enumerate(PROVIDERS):
@@ -51,6 +52,7 @@ def test_admission_returns_the_key_of_the_chosen_provider(db: Db) -> None:
     assert (remaining["provider"], remaining["key"]) == ("openai", get_key(db, user, "openai"))
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_only_byok_admissions_return_a_key(db: Db) -> None:
     user = new_user(db, "basic", daily_quota=3, stripe_subscription_id="sub_1")
     put_key(db, user, "openai")

@@ -49,6 +49,7 @@ def payment(user: str, refunded_cents: int) -> str:
 @pytest.mark.prove
 @pytest.mark.timeout(1800 if FULL else 120)
 @pytest.mark.parametrize("count", [1, 4, 1000])
+@pytest.mark.usefixtures("many_at_once")
 def test_invariants_hold_under_concurrent_calls(connect: Connect, db: Db, count: int) -> None:
     """Each client makes random calls: admissions, repetitions, ends, jobs, bills, packs and refunds. Some queries never
     end. Then reconcile finds no violation."""

@@ -135,6 +135,7 @@ def test_a_turn_waits_behind_more_than_one_call_stores(db: Db, connect: Connect,
     assert questions(db) == [f"q{number}" for number in range(1, 28)]
 
 
+@pytest.mark.usefixtures("many_at_once")
 @pytest.mark.parametrize("is_locked", [True, False])
 def test_admission_reads_pending_turns_as_history(
     db: Db, connect: Connect, user: str, chat: str, is_locked: bool
@@ -167,7 +168,7 @@ def test_a_repeated_request_gets_the_pending_answer(db: Db, connect: Connect, us
     settle(db, query["hold_id"], turn=turn(chat, "q2"))
     repeated = admit(db, user, "again", p_chat_id=chat)
     assert (repeated["decision"], repeated["answer"]["content"]) == ("ended", "Answer")
-    followed = value(db, "select public.follow_query(%s, %s, %s)", user, chat, query["hold_id"])
+    followed = value(db, "select public.follow_query(%s, %s, gen_random_uuid(), %s)", user, chat, query["hold_id"])
     assert (followed["outcome"], followed["persisted"]) == ("answered", True)
 
 

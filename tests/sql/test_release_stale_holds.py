@@ -1,5 +1,7 @@
 """release_stale_holds: returns the funding of queries that never ended."""
 
+import pytest
+
 from tests.conftest import new_user
 from tests.sql.metering import Db, admit, at, counters, holds, ledger, settle, value
 
@@ -20,6 +22,7 @@ def test_only_expired_holds_are_released(db: Db) -> None:
     assert settle(db, running["hold_id"])["outcome"] == "answered"
 
 
+@pytest.mark.usefixtures("many_at_once")
 def test_a_call_releases_at_most_a_hundred_holds(db: Db) -> None:
     at(db, "2026-03-01T12:00Z")
     user = new_user(db, "basic", daily_quota=200)

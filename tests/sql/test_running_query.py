@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import new_user
 from tests.sql.metering import Db, admit, at, holds, ledger, release, settle, value
 
+FOLLOWER = "0a7c4f0e-9b3e-4f0e-8f0e-2f6d7a3f2c22"
 CHAT = "0a7c4f0e-9b3e-4f0e-8f0e-2f6d7a3f2c11"
 
 
@@ -21,10 +22,10 @@ def note_progress(db: Db, hold_id: str, start: int, text: str, *, closing: bool 
 
 
 def follow_query(
-    db: Db, user: str, chat: str = CHAT, hold_id: str | None = None, start: int = 0
+    db: Db, user: str, chat: str = CHAT, hold_id: str | None = None, start: int = 0, follower: str = FOLLOWER
 ) -> dict[str, Any] | None:
     followed: dict[str, Any] | None = value(
-        db, "select public.follow_query(%s, %s, %s, %s)", user, chat, hold_id, start
+        db, "select public.follow_query(%s, %s, %s, %s, %s)", user, chat, follower, hold_id, start
     )
     return followed
 

@@ -179,6 +179,7 @@ def test_pg_cron_runs_each_batch_in_its_own_transaction(
     scheduled: Cluster, workers: str, eventually: Callable[..., None]
 ) -> None:
     with scheduled.connect() as db:
+        db.execute("update public.plans set concurrent_queries = 300")
         user = new_user(db, "basic", daily_quota=300)
         for _ in range(250):
             at(db, "2026-03-01T12:00Z")

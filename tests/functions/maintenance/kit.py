@@ -13,7 +13,7 @@ from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.maintenance.reconcile import KINDS, reconcile
 from infra.local.postgres import ROOT
-from tests.billing_kit import DAY, BillingStack, environment, with_stripe_client
+from tests.billing_kit import BillingStack, environment, with_stripe_client
 from tests.conftest import Person
 
 Json = dict[str, Any]
@@ -60,14 +60,3 @@ def findings(billing: BillingStack, user: Person, subjects: Collection[str] = ()
     result = run(billing, reconcile, today(billing), no_progress, **options)
     assert result["by_kind"].keys() <= KINDS.keys()
     return {one["kind"] for one in result["findings"] if one["user_id"] == user.id or one["subject"] in subjects}
-
-
-def user_with_overage(billing: BillingStack) -> tuple[Person, int]:
-    """A user who subscribed, bought a pack and used forty-one queries of overage, and the start of the period."""
-    user = billing.new_user()
-    billing.buy(user, plan="basic")
-    billing.buy(user, pack="pack_100")
-    assert set(billing.deliver()) == {200}
-    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
-    billing.add_overage(user, 41, start + DAY, start)
-    return user, start

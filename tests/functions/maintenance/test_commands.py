@@ -18,8 +18,7 @@ from tests.billing_kit import (
 from tests.functions.maintenance.kit import Json, command, no_progress, run
 from tests.sql.metering import USAGE, admit, settle, value
 
-# The tests count and compare everything that there is.
-pytestmark = pytest.mark.usefixtures("empty_billing", "no_subscription_outlives_its_test")
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
 
 
 @pytest.mark.parametrize(

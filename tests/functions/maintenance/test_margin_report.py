@@ -13,8 +13,7 @@ from tests.billing_kit import (
 from tests.functions.maintenance.kit import command, run
 from tests.sql.metering import admit, settle
 
-# The tests count and compare everything that there is.
-pytestmark = pytest.mark.usefixtures("empty_billing", "no_subscription_outlives_its_test")
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
 
 
 @pytest.mark.parametrize(

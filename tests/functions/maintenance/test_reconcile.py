@@ -22,8 +22,7 @@ from tests.conftest import Person
 from tests.functions.maintenance.kit import command, findings, no_progress, run, today
 from tests.sql.metering import admit
 
-# The tests count and compare everything that there is.
-pytestmark = pytest.mark.usefixtures("empty_billing", "no_subscription_outlives_its_test")
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
 
 
 FULL = bool(os.environ.get("PROVE"))

@@ -16,16 +16,20 @@ from tests.billing_kit import (
     stripe_get,
 )
 from tests.conftest import Person
-from tests.functions.maintenance.kit import command, findings, no_progress, run, user_with_overage
+from tests.functions.maintenance.kit import command, findings, no_progress, run
 from tests.sql.metering import admit, key, settle, turn, value
 
-# The tests count and compare everything that there is.
-pytestmark = pytest.mark.usefixtures("empty_billing", "no_subscription_outlives_its_test")
+pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
 
 
 def user_with_everything(billing: BillingStack) -> Person:
     """A user with a subscription, a pack, a key, conversations, a bill, a refusal, a pending turn, a running query."""
-    user, _ = user_with_overage(billing)
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    billing.buy(user, pack="pack_100")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, 41, start + DAY, start)
     billing.advance_and_deliver(32 * DAY)
     for chat in ("first", "second"):
         for question in ("q1", "q2"):
