@@ -47,6 +47,7 @@ def prepare(db: psycopg.Connection[Any]) -> None:
     db.execute("select pg_reload_conf()")
     db.execute(f"insert into auth.users (id) select lpad(to_hex(u), 32, '0')::uuid from generate_series(1, {USERS}) u")
     db.execute("update public.user_subscriptions set tier = 'pro', daily_quota = 1000000000")
+    db.execute("update public.plans set concurrent_queries = 1000000")
 
 
 def fill(db: psycopg.Connection[Any]) -> None:

@@ -152,6 +152,7 @@ def running_service() -> Iterator[Service]:
                     (USERS,),
                 ).fetchall()
                 database.execute("update public.user_subscriptions set tier = 'pro', daily_quota = 1000000000")
+                database.execute("update public.plans set concurrent_queries = 1000000")
             key = load_or_create_key(stack.config.folder / "signing-key.pem")
             issuer = f"{stack.info['supabase_url']}/auth/v1"
             users = [(user, access_token(key, issuer=issuer, user_id=user, email="")) for (user,) in created]
