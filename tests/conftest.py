@@ -211,6 +211,16 @@ def stack_db(stack: Stack) -> Iterator["psycopg.Connection[dict[str, Any]]"]:
 
 
 @pytest.fixture
+def many_at_once_in_the_stack(stack_db: "psycopg.Connection[dict[str, Any]]") -> Iterator[None]:
+    """As many_at_once, in the running stack."""
+    before = stack_db.execute("select concurrent_queries, tier from public.plans").fetchall()
+    stack_db.execute("update public.plans set concurrent_queries = 1000000")
+    yield
+    for row in before:
+        stack_db.execute("update public.plans set concurrent_queries = %s where tier = %s", tuple(row.values()))
+
+
+@pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
     """Waits for something that another process is about to do. Fails after 20 s."""
 

@@ -101,6 +101,7 @@ def test_the_metadata_have_the_overage_that_was_charged(api: Api, person: NewPer
     assert api.usage(user)["overage"]["used_usd"] == 0.025
 
 
+@pytest.mark.usefixtures("many_at_once_in_the_stack")
 def test_forty_concurrent_queries_with_fifteen_left_get_fifteen_answers(
     patient_api: Api, person: NewPerson, state_of: StateOf
 ) -> None:

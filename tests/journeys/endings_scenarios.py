@@ -231,6 +231,7 @@ SCENARIOS = {
     "no text after tools": Scenario(f"{A_BILL} [fault:after-tools empty]"),
     "too long before a byte": Scenario("[fault:too-long]"),
     "too long after tools": Scenario(f"{A_BILL} [fault:after-tools too-long]"),
+    "too long after text, tools": Scenario(f"{A_BILL} [fault:talk 20] [fault:after-tools too-long]"),
     "hold lost meanwhile": Scenario("[fault:stall 2]", lose_the_hold),
     "admission lost": Scenario("[fault:stall 2]", lose_the_admission),
     "admission lost, failed": Scenario("[fault:slow 0.1] [fault:drop]", lose_the_admission),

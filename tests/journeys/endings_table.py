@@ -44,6 +44,7 @@ out of time as a tool runs    finish length            limit          +?       1
 no text after tools           finish stop              no text        +        2    2
 too long before a byte        502 provider_error       none           -        1    0
 too long after tools          finish length            limit          +        2    1
+too long after text, tools    finish length            part+limit     +        2    1
 hold lost meanwhile           finish stop              whole          -        1    0
 admission lost                finish stop              whole          -        1    1
 admission lost, failed        error, finish error      part           -        1    1

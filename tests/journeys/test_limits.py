@@ -56,6 +56,18 @@ def test_streams_that_end_without_text_use_the_free_quota(api: Api, person: NewP
     assert (after.lifetime_used, after.holds, set(after.outcomes)) == (10, 0, {"answered"})
 
 
+def test_long_answers_before_a_refused_step_use_the_quota(api: Api, person: NewPerson, state_of: StateOf) -> None:
+    user = person("basic", daily_quota=2, allow_overages=False)
+    text = '[tool:get_bill {"number": "C-5"}] [fault:talk 500] [fault:after-tools too-long]'
+    asked = [api.stream(user, question(text)) for _ in range(3)]
+    assert [streamed.status for streamed in asked] == [200, 200, 429]
+    for streamed in asked[:2]:
+        assert len(streamed.text) > 3000
+        assert streamed.parts[-1]["finishReason"] == streamed.metadata["finish_reason"] == "length"
+    after = state_of(user)
+    assert (after.quota_used, after.outcomes) == (2, ["answered"] * 2)
+
+
 def test_failures_are_free_until_they_cost_too_much(api: Api, person: NewPerson, stack_db: Db) -> None:
     """Provider failures after a whole step stay free. Past the day's budget the user is refused until midnight."""
     user = person("pro")
