@@ -46,7 +46,7 @@ class Chat:
         session_id: str | None = None,
     ) -> Feed:
         """Start a turn that may take `seconds`. Its feed opens or fails once the provider or a refusal answered."""
-        turn = Turn(
+        turn: Turn = Turn(
             metering=self._metering,
             providers=self.providers,
             own_keys=self._own_keys,
@@ -56,6 +56,7 @@ class Chat:
             observer=self.observer,
             turnstile=self._turnstile,
             query=Query(user_id, request, request_id, session_id),
+            stop_earlier=lambda: self._stop_others(turn),
             ends_at=asyncio.get_running_loop().time() + seconds,
         )
         task = asyncio.create_task(turn.run())
@@ -64,6 +65,12 @@ class Chat:
         # Already logged. Suppress asyncio's own traceback, which would include the message.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return turn.feed
+
+    def _stop_others(self, newest: Turn) -> None:
+        """Stop the admitted turns of this process in the same chat."""
+        for turn in self._turns(newest.query.user_id, newest.query.request.id):
+            if turn is not newest and turn.hold:
+                turn.stop()
 
     async def stop(self, user_id: str, chat_id: str) -> bool:
         """Stop the running answers of a user's chat, in any process. Returns whether there was one."""

@@ -75,6 +75,10 @@ FOLLOWER_S = 2.0  # how long a turn waits at its end for readers in other proces
 FOLLOWER_STOPPED_S = 0.5  # the same after a stop
 FOLLOW_S = 0.25  # how often a reader in another process asks
 
+# A message in a chat whose answer runs stops that answer, and waits for its end.
+EARLIER_ANSWER_S = 2.0
+EARLIER_ANSWER_TICK_S = 0.1
+
 # The database. Admission fails fast; the end of a turn is worth several attempts.
 ADMIT_S = 2.5
 SETTLE_S = 10.0

@@ -5,7 +5,7 @@ This module is the only reader of the JSON that the SQL functions admit_query, s
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -88,6 +88,11 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another query of the chat is running. It was requested to stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class InProgress:
     """Another attempt at the same request is running."""
 
@@ -104,7 +109,7 @@ class Ended:
     answer: MessageRow | None
 
 
-def decision(row: Mapping[str, Any]) -> Admission | Refused | InProgress | Ended:
+def decision(row: Mapping[str, Any]) -> Admission | Refused | Waiting | InProgress | Ended:
     """What admit_query returned."""
     match row["decision"]:
         case "admitted":
@@ -123,6 +128,8 @@ def decision(row: Mapping[str, Any]) -> Admission | Refused | InProgress | Ended
             )
         case "refused":
             return Refused(row["reason"], row["requires_payment"], row["resets_at"])
+        case "waiting":
+            return Waiting()
         case "in_progress":
             return InProgress()
         case _:
@@ -222,8 +229,11 @@ class Metering:
 
     # Admission
 
-    async def admit(self, query: Query) -> Hold | Ended:
+    async def admit(self, query: Query, stop_earlier: Callable[[], None]) -> Hold | Ended:
         """Take the funding of a query. Returns Ended for a request that was charged before and has a stored answer.
+
+        Where another query of the chat runs, waits limits.EARLIER_ANSWER_S for its end. `stop_earlier` stops it if it
+        runs in this process.
 
         Raises PaymentRequired, QuotaExhausted or OverageLimitReached where nothing pays, TooManyRequests where another
         limit is reached, RequestInProgress, AlreadyAnswered, Conflict, NotFound for another user's conversation,
@@ -231,17 +241,22 @@ class Metering:
         refuse the account.
         """
         try:
-            admitted = await self._admit(query, own_key=None)
+            admitted = await self._admit(query, own_key=None, stop_earlier=stop_earlier)
         except Unavailable:
             self._start(self._release_after_timeout(query))
             raise
         return Hold(query, admitted) if isinstance(admitted, Admission) else admitted
 
-    async def _admit(self, query: Query, *, own_key: bool | None) -> Admission | Ended:
+    async def _admit(
+        self, query: Query, *, own_key: bool | None, stop_earlier: Callable[[], None] | None = None
+    ) -> Admission | Ended:
         """`own_key`: whether a key of the user's own has to pay; None: whether it pays depends on there being one."""
         request = query.request
         request_id = request.request_id
-        for attempt in range(1, limits.EDITS_BACK + 1):
+        loop = asyncio.get_running_loop()
+        waits_until = loop.time() + (limits.EARLIER_ANSWER_S if stop_earlier else 0)
+        attempt = 1
+        while attempt <= limits.EDITS_BACK:
             row = await self._database.call(
                 "admit_query",
                 {
@@ -249,7 +264,7 @@ class Metering:
                     "p_request_id": request_id if attempt == 1 else f"{request_id}:{attempt}",
                     "p_hold_id": query.hold_id,
                     "p_chat_id": request.id,
-                    "p_question_id": request.question.id,
+                    "p_question_id": request.question.id if request.asks_again else None,
                     "p_question_digest": request.question_digest,
                     "p_provider": request.provider,
                     "p_model": request.model,
@@ -258,6 +273,7 @@ class Metering:
                     "p_history_bytes": limits.HISTORY_BYTES,
                     "p_providers": self._platform_providers,
                     "p_session_id": query.session_id,
+                    "p_waits": loop.time() < waits_until,
                     "p_own_key": own_key,
                 },
                 timeout_s=limits.ADMIT_S,
@@ -269,10 +285,13 @@ class Metering:
                     if isinstance(error, FreeAnswersOff):
                         self._observer.count(FreeAnswersRefused=1)
                     raise error
-                case InProgress():
+                case Waiting() if stop_earlier:
+                    stop_earlier()
+                    await asyncio.sleep(limits.EARLIER_ANSWER_TICK_S)
+                case InProgress() | Waiting():
                     raise RequestInProgress
                 case Ended(answer=None, keeps_history=True) if request.is_edit:
-                    continue  # A later edit replaced this wording's answer, and the user edited back to the wording.
+                    attempt += 1  # A later edit replaced this wording's answer, and the user edited back to it.
                 case Ended(answer=None):
                     raise AlreadyAnswered
                 case admitted:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -82,16 +82,16 @@ class ChatRequest(BaseModel):
         return self.messages[-1]
 
     @property
-    def request_id(self) -> str:
+    def request_id(self) -> str | None:
         """The idempotency key of the query within its chat.
 
         A message sent again has the same key. An edited message (the client names the message that it replaces) has a
-        key of its own for each text. A regeneration has a key of its own for each answer that it replaces.
+        key of its own for each text. A regeneration has a key of its own for each answer that it replaces: None where
+        the client does not name the answer. The database then takes the newest one.
         """
         question = self.question
         if self.trigger == "regenerate-message":
-            replaces_answer = self.message_id not in (None, question.id)
-            return f"regenerate:{self.message_id if replaces_answer else uuid4().hex}"
+            return None if self.message_id in (None, question.id) else f"regenerate:{self.message_id}:{question.id}"
         if self.is_edit:
             return f"edit:{question.id}:{hashlib.sha256(question.text.encode()).hexdigest()}"
         return question.id
@@ -102,7 +102,7 @@ class ChatRequest(BaseModel):
 
         The same message id with another text is an error of the client.
         """
-        if self.trigger == "regenerate-message" or self.is_edit:
+        if self.asks_again:
             return None
         return str(UUID(bytes=hashlib.sha256(self.question.text.encode()).digest()[:16]))
 
@@ -110,6 +110,11 @@ class ChatRequest(BaseModel):
     def is_edit(self) -> bool:
         """Whether the question is an edited version of an earlier one."""
         return self.trigger == "submit-message" and self.message_id is not None
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether the question may have been asked before in this chat."""
+        return self.trigger == "regenerate-message" or self.is_edit
 
     def belongs_to(self, chat_id: str) -> bool:
         """Whether this is the chat's id. The case of a UUID does not matter."""

@@ -7,7 +7,7 @@ ended (the process died, the database is out of reach) expires, and its funding 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,7 +27,6 @@ from functions.chat.system_prompt import cut_short, no_text, situation, system_p
 from functions.chat.tools import Tools
 from functions.chat.tools.parliament import Parliament
 from functions.common.errors import AppError, ByokKeyRejected, Internal, PromptRefused, ProviderError, ProviderTimeout
-from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.vault import PlainKey
@@ -38,7 +37,11 @@ ENDINGS: Mapping[str, wire.Ending] = {"length": "length", "content-filter": "con
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """One question and its answer. `ends_at` is the event loop's time by which the model must have finished."""
+    """One question and its answer, which has the id of the hold.
+
+    `ends_at` is the event loop's time by which the model must have finished. `stop_earlier` stops the other turns of
+    the chat in this process.
+    """
 
     metering: Metering
     providers: Providers
@@ -49,22 +52,24 @@ class Turn:
     observer: Observer
     turnstile: Turnstile
     query: Query
+    stop_earlier: Callable[[], None]
     ends_at: float
     feed: Feed = field(default_factory=Feed)
     stopped: bool = False
     hold: Hold | None = None
-    _answer: Answer = field(default_factory=lambda: Answer(time_ordered_id()))
+    _answer: Answer = field(init=False)
     _spending: Spending = field(default_factory=Spending)
     _stream: wire.MessageStream = field(init=False)
     _timeout: asyncio.Timeout | None = None
 
     def __post_init__(self) -> None:
+        self._answer = Answer(self.query.hold_id)
         self._stream = wire.MessageStream(self._answer.id)
 
     async def run(self) -> None:
         """Run the whole turn. An error ends the feed; only what is no Exception (a cancellation, an exit) is raised."""
         try:
-            admitted = await self.metering.admit(self.query)
+            admitted = await self.metering.admit(self.query, self.stop_earlier)
             if isinstance(admitted, Ended):
                 self._repeat(admitted)
             else:

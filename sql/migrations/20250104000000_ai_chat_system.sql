@@ -773,6 +773,9 @@ create table if not exists public.query_holds (
   expires_at timestamptz not null,
   chat_id text,
   conversation_id uuid,
+  position public.message_position,
+  replaces_to integer,
+  is_replaced boolean not null default false,
   progress text not null default '',
   followed_to public.quantity,
   followers jsonb not null default '{}',
@@ -812,6 +815,12 @@ comment on column public.query_holds.expires_at is 'After this time the query is
 comment on column public.query_holds.chat_id is 'The chat id, as the client sent it.';
 comment on column public.query_holds.conversation_id is
   'The conversation at admission. Null: it was new. No foreign key, because the user may delete the conversation.';
+comment on column public.query_holds.position is
+  'The position of the question in its conversation. Given at admission, so that messages are in the order of asking.';
+comment on column public.query_holds.replaces_to is
+  'The question was asked before: messages from position to here are replaced. Null: it is new.';
+comment on column public.query_holds.is_replaced is
+  'Whether a later query replaces this one, which is then not stored.';
 comment on column public.query_holds.progress is
   'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
 comment on column public.query_holds.followed_to is
@@ -1171,6 +1180,8 @@ create table if not exists public.pending_turns (
   conversation_created_at timestamptz not null,
   expires_at timestamptz not null,
   is_certain boolean not null,
+  position public.message_position not null,
+  replaces_to integer,
   turn jsonb not null
 );
 create index if not exists pending_turns_user_id_idx on public.pending_turns (user_id);
@@ -1190,6 +1201,8 @@ comment on column public.pending_turns.conversation_created_at is
 comment on column public.pending_turns.expires_at is 'The expires_at of the conversation after this turn.';
 comment on column public.pending_turns.is_certain is
   'Whether the turn will be stored: false if the lock may have been that of a deletion.';
+comment on column public.pending_turns.position is 'As in query_holds.';
+comment on column public.pending_turns.replaces_to is 'As in query_holds.';
 comment on column public.pending_turns.turn is 'The argument p_turn of settle_query.';
 
 alter table public.pending_turns enable row level security;
@@ -1996,6 +2009,76 @@ revoke all on function private.recent_messages(uuid, text, integer, integer)
   from public, anon, authenticated, service_role;
 
 
+create or replace function private.newest_answer(p_user_id uuid, p_chat_key uuid) returns uuid
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- Among the newest 100 queries of the user, because no index has the chat.
+  return (
+    select newest.id
+    from (
+      select u.id, u.chat_key, u.is_charged, u.query_timestamp from public.usage_logs u where u.user_id = p_user_id
+      order by u.query_date desc, u.query_timestamp desc limit 100) newest
+    where newest.chat_key = p_chat_key and newest.is_charged
+    order by newest.query_timestamp desc limit 1);
+end
+$$;
+comment on function private.newest_answer(uuid, uuid) is
+  'The newest charged query of a chat, whose id is that of its answer. Null: none among the newest 100 of the user.';
+revoke all on function private.newest_answer(uuid, uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.stop_chat(p_user_id uuid, p_chat_key uuid, p_at timestamptz) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  update public.query_holds h set stop_requested = true
+  where h.user_id = p_user_id and h.chat_key = p_chat_key and h.expires_at > p_at;
+end
+$$;
+comment on function private.stop_chat(uuid, uuid, timestamptz) is
+  'Requests that all running queries of a chat stop. The caller holds the user lock.';
+revoke all on function private.stop_chat(uuid, uuid, timestamptz) from public, anon, authenticated, service_role;
+
+
+create or replace function private.place_question(
+  p_user_id uuid, p_chat_key uuid, p_conversation_id uuid, p_question_id text, p_hold_id uuid,
+  out question_position integer, out replaces_to integer)
+language plpgsql stable set search_path = ''
+as $$
+begin
+  question_position := greatest(
+    private.next_position(p_conversation_id),
+    (select max(h.position) + 2 from public.query_holds h
+     where h.user_id = p_user_id and h.chat_key = p_chat_key and h.id <> p_hold_id));
+  if p_question_id is null or p_conversation_id is null then
+    return;
+  end if;
+
+  -- A repeated question keeps its place. What was asked since is replaced.
+  select repeated.position, question_position - 1 into question_position, replaces_to
+  from (
+    (select m.position from public.messages m
+     where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+     order by m.position desc limit 1)
+    union all
+    select w.position from public.pending_turns w
+    where w.conversation_id = p_conversation_id and w.turn -> 'question' ->> 'id' = p_question_id
+    union all
+    select question_position) repeated (position)
+  order by repeated.position limit 1;
+  if place_question.replaces_to < question_position then
+    replaces_to := null; -- the question is new
+  end if;
+end
+$$;
+comment on function private.place_question(uuid, uuid, uuid, text, uuid) is
+  'The position of a question: after everything asked in its chat so far, or that of the same question if it was asked '
+  'before. Then messages up to replaces_to are replaced. The caller holds the user lock.';
+revoke all on function private.place_question(uuid, uuid, uuid, text, uuid)
+  from public, anon, authenticated, service_role;
+
+
 do $$
 begin
   create type private.admission_state as (
@@ -2048,7 +2131,7 @@ create or replace function public.admit_query(
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_bytes integer default 48000, p_own_key boolean default null,
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
-  p_session_id uuid default null)
+  p_session_id uuid default null, p_waits boolean default false)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -2056,6 +2139,10 @@ declare
   v_state private.admission_state;
   v_now timestamptz;
   v_chat_key constant uuid := private.chat_key(p_chat_id);
+  v_request_id text := p_request_id;
+  v_is_busy boolean; -- whether another query of the chat runs; only the full path admits beside one
+  v_position integer;
+  v_replaces_to integer;
   v_is_confirmed boolean;
   v_banned_until timestamptz;
   v_is_counted boolean;
@@ -2099,6 +2186,12 @@ begin
     raise exception using errcode = 'BANND', message = 'The account is banned.';
   end if;
 
+  -- Identify the request
+  if v_request_id is null then
+    v_request_id := concat_ws(
+      ':', 'regenerate', private.newest_answer(p_user_id, v_chat_key)::text, p_question_id);
+  end if;
+
   -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
   update public.user_subscriptions s set quota_used = s.quota_used + 1
   from public.plans p
@@ -2107,11 +2200,12 @@ begin
     and s.failed_cost_usd < p.failed_cost_limit_usd
     and (
       select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
-         and count(*) filter (where h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key) = 0
+         and count(*) filter (where h.chat_key = v_chat_key and h.expires_at > v_now
+                              or h.request_id = v_request_id and h.chat_key is not distinct from v_chat_key) = 0
       from public.query_holds h where h.user_id = p_user_id)
     and not exists (
       select from public.usage_logs u
-      where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+      where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
         and u.is_charged)
   returning
     v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
@@ -2137,9 +2231,9 @@ begin
       s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries,
       (select count(*) from public.query_holds h where h.user_id = p_user_id and h.expires_at > s.now),
       (select h.id from public.query_holds h
-       where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key),
+       where h.user_id = p_user_id and h.request_id = v_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
-       where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+       where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
          and u.is_charged)
     into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
@@ -2176,7 +2270,7 @@ begin
     elsif p_own_key then
       raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
     elsif v_state.funding is null then
-      return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id);
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id);
     elsif v_state.funding = 'credit' then
       v_pack_id := private.next_credit_pack(p_user_id, v_state.now);
     elsif v_state.funding = 'included' and v_state.is_lifetime and not v_is_confirmed then
@@ -2187,16 +2281,19 @@ begin
 
     -- Check the limits besides the funding. The fast path has checked them: it admits no free user.
     if not v_is_counted then
+      v_is_busy := exists (
+        select from public.query_holds h
+        where h.user_id = p_user_id and h.chat_key = v_chat_key and h.expires_at > v_now and h.id <> p_hold_id);
       v_limit := case
         when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
           then 'Too many failed queries today'
         when v_state.tier = 'free' and private.free_budget_is_spent(v_state.quota_date)
           then 'Free answers are off today'
-        when v_state.running_queries >= v_state.concurrent_queries
+        when v_state.running_queries >= v_state.concurrent_queries and not (v_is_busy and p_waits)
           then 'Too many queries at once'
       end;
       if v_limit is not null then
-        return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id, v_limit);
+        return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, v_limit);
       end if;
     end if;
 
@@ -2216,16 +2313,34 @@ begin
         (select string_agg(m, ', ') from jsonb_array_elements_text(v_state.models -> v_provider) m));
     end if;
 
+    -- Wait for the running answer of the chat
+    if v_is_busy and p_waits then
+      perform private.stop_chat(p_user_id, v_chat_key, v_now);
+      return jsonb_build_object('decision', 'waiting');
+    end if;
+
     -- Take the funding
+    if v_chat_key is not null then
+      select placed.question_position, placed.replaces_to into v_position, v_replaces_to
+      from private.place_question(
+        p_user_id, v_chat_key, v_conversation_id, p_question_id, p_hold_id) placed;
+    end if;
     insert into public.query_holds (
       id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
       overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
-      chat_id, conversation_id)
+      chat_id, conversation_id, position, replaces_to)
     values (
-      p_hold_id, v_state.now, p_user_id, p_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
+      p_hold_id, v_state.now, p_user_id, v_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
       v_state.quota_date, v_pack_id, v_charge, v_state.overage_period_start, v_state.included_used,
       v_state.quota_limit, v_state.overage_used, v_state.overage_limit, v_provider, v_model,
-      v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
+      v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id,
+      v_position, v_replaces_to);
+    if v_replaces_to is not null and v_is_busy then
+      -- After the insert, which locks auth.users
+      update public.query_holds h set is_replaced = true
+      where h.user_id = p_user_id and h.chat_key = v_chat_key and h.id <> p_hold_id
+        and h.position between v_position and v_replaces_to;
+    end if;
     if not v_is_counted then
       if v_state.is_lapsed then
         -- The canceled plan has ended, unless a webhook has renewed it since the state was read.
@@ -2280,24 +2395,25 @@ begin
     'key', v_key, 'models', v_state.models, 'cost_limit_usd', v_state.query_cost_limit_usd::text);
 end
 $$;
-comment on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
-is
+comment on function public.admit_query(
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
-  'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
+  'in_progress: another attempt at the same request runs; waiting: with p_waits, another query of the chat runs, and '
+  'was requested to stop; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
   'p_question_digest: of the question, where the request id does not identify it. p_session_id: of the '
-  'token. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
+  'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
+  'before. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
   'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
   'NCONF: the free quota would pay, and the account is anonymous or not confirmed.';
-revoke all on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
+revoke all on function public.admit_query(
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
   from public, anon, authenticated, service_role;
-grant execute on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
+grant execute on function public.admit_query(
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
   to service_role;
 
 
@@ -2442,6 +2558,21 @@ comment on function private.refund_hold(uuid, text, jsonb) is
 revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon, authenticated, service_role;
 
 
+create or replace function private.next_position(p_conversation_id uuid) returns integer
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return greatest(
+    (select max(m.position) + 1 from public.messages m where m.conversation_id = p_conversation_id),
+    (select max(w.position) + 2 from public.pending_turns w where w.conversation_id = p_conversation_id),
+    1);
+end
+$$;
+comment on function private.next_position(uuid) is
+  'The position after the stored messages and the pending turns of a conversation.';
+revoke all on function private.next_position(uuid) from public, anon, authenticated, service_role;
+
+
 create or replace function private.store_turn(
   p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, p_expires_at timestamptz default null,
   out conversation_id uuid, out is_certain boolean)
@@ -2455,12 +2586,15 @@ declare
   v_plan record;
   v_expires_at timestamptz := p_expires_at;
   v_id uuid := coalesce(p_hold.conversation_id, v_key);
-  v_position integer; -- of the question
-  v_question_id uuid := p_hold.id;
-  v_asked_at timestamptz := p_hold.created_at;
-  v_earlier record; -- the same question, if it was asked before
+  v_position integer := p_hold.position; -- of the question
+  v_question_id uuid;
+  v_asked_at timestamptz;
+  v_replaced integer := 0;
   v_has_pending boolean := false;
 begin
+  if p_hold.is_replaced then
+    return;
+  end if;
   if v_expires_at is null then
     -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as
     -- a deletion of the user does.
@@ -2501,10 +2635,9 @@ begin
       where c.id = (
         select f.id from public.conversations f
         where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked)
-      returning c.id, c.message_count - 1 into conversation_id, v_position;
+      returning c.id into conversation_id;
       exit when found or p_hold.conversation_id is not null;
     end if;
-    v_position := 1;
     -- The condition: `on conflict` would wait for the lock of an existing row.
     insert into public.conversations (
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
@@ -2527,28 +2660,27 @@ begin
   end if;
   is_certain := true;
 
-  -- A repeated question keeps its place, id and time; its answer and everything after it are replaced
-  if v_position > 1 then
-    select m.position, m.id, m.created_at into v_earlier from public.messages m
-    where m.conversation_id = store_turn.conversation_id and m.role = 'user'
-      and m.external_id = p_turn -> 'question' ->> 'id'
-    order by m.position desc limit 1;
-    if found then
-      v_position := v_earlier.position;
-      v_question_id := v_earlier.id;
-      v_asked_at := v_earlier.created_at;
-      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position >= v_position;
-      update public.conversations c set message_count = v_position + 1 where c.id = store_turn.conversation_id;
-    end if;
+  -- A repeated question keeps its id and its time. Its answer and what followed when it was repeated are replaced.
+  if p_hold.replaces_to is not null then
+    select m.id, m.created_at into v_question_id, v_asked_at from public.messages m
+    where m.conversation_id = store_turn.conversation_id and m.position = v_position;
+    delete from public.messages m
+    where m.conversation_id = store_turn.conversation_id and m.position between v_position and p_hold.replaces_to;
+    get diagnostics v_replaced = row_count;
+    update public.conversations c set message_count = c.message_count - v_replaced
+    where c.id = store_turn.conversation_id;
+  elsif v_position is null then
+    v_position := private.next_position(conversation_id); -- the query was admitted without a chat
   end if;
 
-  -- Store the question and the answer. The question gets the id of its query.
+  -- Store the question and the answer
   insert into public.messages (
     id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
     finish_reason, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
   values
-    (v_question_id, v_asked_at, conversation_id, v_position, 'user',
-     p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0, null, null, false, 0),
+    (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
+     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0,
+     null, null, false, 0),
     ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
      p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
      nullif(p_turn -> 'answer' -> 'function_results', 'null'), p_turn -> 'answer' ->> 'finish_reason', v_tokens_input,
@@ -2560,9 +2692,9 @@ $$;
 comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
   'Returns its id, and whether the turn is certain to be stored. conversation_id null: it is postponed because the '
-  'conversation is locked or earlier turns wait; or not stored, because the plan in force stores no history, the '
-  'conversation was deleted since admission, or the UUID belongs to another user. Waits for no lock of the '
-  'conversation. p_expires_at: for a postponed turn, whose plan was read before.';
+  'conversation is locked or earlier turns wait; or not stored, because the plan in force stores no history, a later '
+  'query replaces it, the conversation was deleted since admission, or the UUID belongs to another user. Waits for no '
+  'lock of the conversation. p_expires_at: for a postponed turn, whose plan was read before.';
 revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz)
   from public, anon, authenticated, service_role;
 
@@ -2940,8 +3072,10 @@ begin
   perform from public.conversations c where c.id = p_conversation_id for key share skip locked;
   v_is_certain := found;
   insert into public.pending_turns (
-    id, created_at, user_id, conversation_id, conversation_created_at, expires_at, is_certain, turn)
-  select p_hold.id, p_at, p_hold.user_id, c.id, c.created_at, p_expires_at, v_is_certain, p_turn
+    id, created_at, user_id, conversation_id, conversation_created_at, expires_at, is_certain, position, replaces_to,
+    turn)
+  select p_hold.id, p_at, p_hold.user_id, c.id, c.created_at, p_expires_at, v_is_certain,
+         coalesce(p_hold.position, private.next_position(c.id)), p_hold.replaces_to, p_turn
   from public.conversations c where c.id = p_conversation_id and c.user_id = p_hold.user_id;
   return found and v_is_certain;
 end
@@ -2993,8 +3127,8 @@ begin
 
   -- Store, at most 20, because each is as much work as a settlement.
   for v_pending in
-    select w.id, w.turn, w.created_at, w.expires_at, w.user_id, w.conversation_id, u.query_timestamp, u.funding,
-           u.provider, u.model, u.tokens_input, u.tokens_output, u.cost_usd
+    select w.id, w.turn, w.created_at, w.expires_at, w.user_id, w.conversation_id, w.position, w.replaces_to,
+           u.query_timestamp, u.funding, u.provider, u.model, u.tokens_input, u.tokens_output, u.cost_usd
     from public.pending_turns w join public.usage_logs u on u.id = w.id
     where w.conversation_id = p_conversation_id
     order by w.created_at, w.id limit 20
@@ -3003,6 +3137,8 @@ begin
     v_hold.created_at := v_pending.query_timestamp;
     v_hold.user_id := v_pending.user_id;
     v_hold.conversation_id := v_pending.conversation_id;
+    v_hold.position := v_pending.position;
+    v_hold.replaces_to := v_pending.replaces_to;
     v_hold.funding := v_pending.funding;
     v_hold.provider := v_pending.provider;
     v_hold.model := v_pending.model;
@@ -4090,7 +4226,9 @@ begin
   if v_longest.message_count > 250 then
     -- Delete from the end, so that the rest stays a valid conversation.
     delete from public.messages m
-    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 250;
+    where m.conversation_id = v_longest.id and m.position >= (
+      select n.position from public.messages n where n.conversation_id = v_longest.id
+      order by n.position desc offset 249 limit 1);
     update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
     return 1;
   end if;

@@ -22,6 +22,9 @@ create table if not exists public.query_holds (
   expires_at timestamptz not null,
   chat_id text,
   conversation_id uuid,
+  position public.message_position,
+  replaces_to integer,
+  is_replaced boolean not null default false,
   progress text not null default '',
   followed_to public.quantity,
   followers jsonb not null default '{}',
@@ -61,6 +64,12 @@ comment on column public.query_holds.expires_at is 'After this time the query is
 comment on column public.query_holds.chat_id is 'The chat id, as the client sent it.';
 comment on column public.query_holds.conversation_id is
   'The conversation at admission. Null: it was new. No foreign key, because the user may delete the conversation.';
+comment on column public.query_holds.position is
+  'The position of the question in its conversation. Given at admission, so that messages are in the order of asking.';
+comment on column public.query_holds.replaces_to is
+  'The question was asked before: messages from position to here are replaced. Null: it is new.';
+comment on column public.query_holds.is_replaced is
+  'Whether a later query replaces this one, which is then not stored.';
 comment on column public.query_holds.progress is
   'The stream so far, for clients that resume the answer in another process. Deleted with the hold.';
 comment on column public.query_holds.followed_to is

@@ -8,6 +8,8 @@ create table if not exists public.pending_turns (
   conversation_created_at timestamptz not null,
   expires_at timestamptz not null,
   is_certain boolean not null,
+  position public.message_position not null,
+  replaces_to integer,
   turn jsonb not null
 );
 create index if not exists pending_turns_user_id_idx on public.pending_turns (user_id);
@@ -27,6 +29,8 @@ comment on column public.pending_turns.conversation_created_at is
 comment on column public.pending_turns.expires_at is 'The expires_at of the conversation after this turn.';
 comment on column public.pending_turns.is_certain is
   'Whether the turn will be stored: false if the lock may have been that of a deletion.';
+comment on column public.pending_turns.position is 'As in query_holds.';
+comment on column public.pending_turns.replaces_to is 'As in query_holds.';
 comment on column public.pending_turns.turn is 'The argument p_turn of settle_query.';
 
 alter table public.pending_turns enable row level security;

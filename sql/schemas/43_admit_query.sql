@@ -286,6 +286,76 @@ revoke all on function private.recent_messages(uuid, text, integer, integer)
   from public, anon, authenticated, service_role;
 
 
+create or replace function private.newest_answer(p_user_id uuid, p_chat_key uuid) returns uuid
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- Among the newest 100 queries of the user, because no index has the chat.
+  return (
+    select newest.id
+    from (
+      select u.id, u.chat_key, u.is_charged, u.query_timestamp from public.usage_logs u where u.user_id = p_user_id
+      order by u.query_date desc, u.query_timestamp desc limit 100) newest
+    where newest.chat_key = p_chat_key and newest.is_charged
+    order by newest.query_timestamp desc limit 1);
+end
+$$;
+comment on function private.newest_answer(uuid, uuid) is
+  'The newest charged query of a chat, whose id is that of its answer. Null: none among the newest 100 of the user.';
+revoke all on function private.newest_answer(uuid, uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function private.stop_chat(p_user_id uuid, p_chat_key uuid, p_at timestamptz) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  update public.query_holds h set stop_requested = true
+  where h.user_id = p_user_id and h.chat_key = p_chat_key and h.expires_at > p_at;
+end
+$$;
+comment on function private.stop_chat(uuid, uuid, timestamptz) is
+  'Requests that all running queries of a chat stop. The caller holds the user lock.';
+revoke all on function private.stop_chat(uuid, uuid, timestamptz) from public, anon, authenticated, service_role;
+
+
+create or replace function private.place_question(
+  p_user_id uuid, p_chat_key uuid, p_conversation_id uuid, p_question_id text, p_hold_id uuid,
+  out question_position integer, out replaces_to integer)
+language plpgsql stable set search_path = ''
+as $$
+begin
+  question_position := greatest(
+    private.next_position(p_conversation_id),
+    (select max(h.position) + 2 from public.query_holds h
+     where h.user_id = p_user_id and h.chat_key = p_chat_key and h.id <> p_hold_id));
+  if p_question_id is null or p_conversation_id is null then
+    return;
+  end if;
+
+  -- A repeated question keeps its place. What was asked since is replaced.
+  select repeated.position, question_position - 1 into question_position, replaces_to
+  from (
+    (select m.position from public.messages m
+     where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
+     order by m.position desc limit 1)
+    union all
+    select w.position from public.pending_turns w
+    where w.conversation_id = p_conversation_id and w.turn -> 'question' ->> 'id' = p_question_id
+    union all
+    select question_position) repeated (position)
+  order by repeated.position limit 1;
+  if place_question.replaces_to < question_position then
+    replaces_to := null; -- the question is new
+  end if;
+end
+$$;
+comment on function private.place_question(uuid, uuid, uuid, text, uuid) is
+  'The position of a question: after everything asked in its chat so far, or that of the same question if it was asked '
+  'before. Then messages up to replaces_to are replaced. The caller holds the user lock.';
+revoke all on function private.place_question(uuid, uuid, uuid, text, uuid)
+  from public, anon, authenticated, service_role;
+
+
 do $$
 begin
   create type private.admission_state as (
@@ -338,7 +408,7 @@ create or replace function public.admit_query(
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_bytes integer default 48000, p_own_key boolean default null,
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
-  p_session_id uuid default null)
+  p_session_id uuid default null, p_waits boolean default false)
 returns jsonb
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -346,6 +416,10 @@ declare
   v_state private.admission_state;
   v_now timestamptz;
   v_chat_key constant uuid := private.chat_key(p_chat_id);
+  v_request_id text := p_request_id;
+  v_is_busy boolean; -- whether another query of the chat runs; only the full path admits beside one
+  v_position integer;
+  v_replaces_to integer;
   v_is_confirmed boolean;
   v_banned_until timestamptz;
   v_is_counted boolean;
@@ -389,6 +463,12 @@ begin
     raise exception using errcode = 'BANND', message = 'The account is banned.';
   end if;
 
+  -- Identify the request
+  if v_request_id is null then
+    v_request_id := concat_ws(
+      ':', 'regenerate', private.newest_answer(p_user_id, v_chat_key)::text, p_question_id);
+  end if;
+
   -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
   update public.user_subscriptions s set quota_used = s.quota_used + 1
   from public.plans p
@@ -397,11 +477,12 @@ begin
     and s.failed_cost_usd < p.failed_cost_limit_usd
     and (
       select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
-         and count(*) filter (where h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key) = 0
+         and count(*) filter (where h.chat_key = v_chat_key and h.expires_at > v_now
+                              or h.request_id = v_request_id and h.chat_key is not distinct from v_chat_key) = 0
       from public.query_holds h where h.user_id = p_user_id)
     and not exists (
       select from public.usage_logs u
-      where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+      where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
         and u.is_charged)
   returning
     v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
@@ -427,9 +508,9 @@ begin
       s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries,
       (select count(*) from public.query_holds h where h.user_id = p_user_id and h.expires_at > s.now),
       (select h.id from public.query_holds h
-       where h.user_id = p_user_id and h.request_id = p_request_id and h.chat_key is not distinct from v_chat_key),
+       where h.user_id = p_user_id and h.request_id = v_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
-       where u.user_id = p_user_id and u.request_id = p_request_id and u.chat_key is not distinct from v_chat_key
+       where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
          and u.is_charged)
     into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
@@ -466,7 +547,7 @@ begin
     elsif p_own_key then
       raise invalid_parameter_value using message = 'The user has no active key of their own that the plan allows.';
     elsif v_state.funding is null then
-      return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id);
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id);
     elsif v_state.funding = 'credit' then
       v_pack_id := private.next_credit_pack(p_user_id, v_state.now);
     elsif v_state.funding = 'included' and v_state.is_lifetime and not v_is_confirmed then
@@ -477,16 +558,19 @@ begin
 
     -- Check the limits besides the funding. The fast path has checked them: it admits no free user.
     if not v_is_counted then
+      v_is_busy := exists (
+        select from public.query_holds h
+        where h.user_id = p_user_id and h.chat_key = v_chat_key and h.expires_at > v_now and h.id <> p_hold_id);
       v_limit := case
         when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
           then 'Too many failed queries today'
         when v_state.tier = 'free' and private.free_budget_is_spent(v_state.quota_date)
           then 'Free answers are off today'
-        when v_state.running_queries >= v_state.concurrent_queries
+        when v_state.running_queries >= v_state.concurrent_queries and not (v_is_busy and p_waits)
           then 'Too many queries at once'
       end;
       if v_limit is not null then
-        return private.record_refusal(p_user_id, p_request_id, v_chat_key, p_hold_id, v_limit);
+        return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, v_limit);
       end if;
     end if;
 
@@ -506,16 +590,34 @@ begin
         (select string_agg(m, ', ') from jsonb_array_elements_text(v_state.models -> v_provider) m));
     end if;
 
+    -- Wait for the running answer of the chat
+    if v_is_busy and p_waits then
+      perform private.stop_chat(p_user_id, v_chat_key, v_now);
+      return jsonb_build_object('decision', 'waiting');
+    end if;
+
     -- Take the funding
+    if v_chat_key is not null then
+      select placed.question_position, placed.replaces_to into v_position, v_replaces_to
+      from private.place_question(
+        p_user_id, v_chat_key, v_conversation_id, p_question_id, p_hold_id) placed;
+    end if;
     insert into public.query_holds (
       id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
       overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
-      chat_id, conversation_id)
+      chat_id, conversation_id, position, replaces_to)
     values (
-      p_hold_id, v_state.now, p_user_id, p_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
+      p_hold_id, v_state.now, p_user_id, v_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
       v_state.quota_date, v_pack_id, v_charge, v_state.overage_period_start, v_state.included_used,
       v_state.quota_limit, v_state.overage_used, v_state.overage_limit, v_provider, v_model,
-      v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id);
+      v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id,
+      v_position, v_replaces_to);
+    if v_replaces_to is not null and v_is_busy then
+      -- After the insert, which locks auth.users
+      update public.query_holds h set is_replaced = true
+      where h.user_id = p_user_id and h.chat_key = v_chat_key and h.id <> p_hold_id
+        and h.position between v_position and v_replaces_to;
+    end if;
     if not v_is_counted then
       if v_state.is_lapsed then
         -- The canceled plan has ended, unless a webhook has renewed it since the state was read.
@@ -570,22 +672,23 @@ begin
     'key', v_key, 'models', v_state.models, 'cost_limit_usd', v_state.query_cost_limit_usd::text);
 end
 $$;
-comment on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
-is
+comment on function public.admit_query(
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
-  'in_progress: another attempt at the same request runs; ended: the request was charged before. Called again with the '
+  'in_progress: another attempt at the same request runs; waiting: with p_waits, another query of the chat runs, and '
+  'was requested to stop; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
   'p_question_digest: of the question, where the request id does not identify it. p_session_id: of the '
-  'token. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
+  'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
+  'before. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
   'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
   'NCONF: the free quota would pay, and the account is anonymous or not confirmed.';
-revoke all on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
+revoke all on function public.admit_query(
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
   from public, anon, authenticated, service_role;
-grant execute on function
-  public.admit_query(uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid)
+grant execute on function public.admit_query(
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
   to service_role;

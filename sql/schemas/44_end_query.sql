@@ -137,6 +137,21 @@ comment on function private.refund_hold(uuid, text, jsonb) is
 revoke all on function private.refund_hold(uuid, text, jsonb) from public, anon, authenticated, service_role;
 
 
+create or replace function private.next_position(p_conversation_id uuid) returns integer
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return greatest(
+    (select max(m.position) + 1 from public.messages m where m.conversation_id = p_conversation_id),
+    (select max(w.position) + 2 from public.pending_turns w where w.conversation_id = p_conversation_id),
+    1);
+end
+$$;
+comment on function private.next_position(uuid) is
+  'The position after the stored messages and the pending turns of a conversation.';
+revoke all on function private.next_position(uuid) from public, anon, authenticated, service_role;
+
+
 create or replace function private.store_turn(
   p_hold public.query_holds, p_at timestamptz, p_usage jsonb, p_turn jsonb, p_expires_at timestamptz default null,
   out conversation_id uuid, out is_certain boolean)
@@ -150,12 +165,15 @@ declare
   v_plan record;
   v_expires_at timestamptz := p_expires_at;
   v_id uuid := coalesce(p_hold.conversation_id, v_key);
-  v_position integer; -- of the question
-  v_question_id uuid := p_hold.id;
-  v_asked_at timestamptz := p_hold.created_at;
-  v_earlier record; -- the same question, if it was asked before
+  v_position integer := p_hold.position; -- of the question
+  v_question_id uuid;
+  v_asked_at timestamptz;
+  v_replaced integer := 0;
   v_has_pending boolean := false;
 begin
+  if p_hold.is_replaced then
+    return;
+  end if;
   if v_expires_at is null then
     -- Read the plan in force, which is the stored one until included_until. Lock the user before the conversation, as
     -- a deletion of the user does.
@@ -196,10 +214,9 @@ begin
       where c.id = (
         select f.id from public.conversations f
         where f.id = v_id and f.user_id = p_hold.user_id for no key update skip locked)
-      returning c.id, c.message_count - 1 into conversation_id, v_position;
+      returning c.id into conversation_id;
       exit when found or p_hold.conversation_id is not null;
     end if;
-    v_position := 1;
     -- The condition: `on conflict` would wait for the lock of an existing row.
     insert into public.conversations (
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
@@ -222,28 +239,27 @@ begin
   end if;
   is_certain := true;
 
-  -- A repeated question keeps its place, id and time; its answer and everything after it are replaced
-  if v_position > 1 then
-    select m.position, m.id, m.created_at into v_earlier from public.messages m
-    where m.conversation_id = store_turn.conversation_id and m.role = 'user'
-      and m.external_id = p_turn -> 'question' ->> 'id'
-    order by m.position desc limit 1;
-    if found then
-      v_position := v_earlier.position;
-      v_question_id := v_earlier.id;
-      v_asked_at := v_earlier.created_at;
-      delete from public.messages m where m.conversation_id = store_turn.conversation_id and m.position >= v_position;
-      update public.conversations c set message_count = v_position + 1 where c.id = store_turn.conversation_id;
-    end if;
+  -- A repeated question keeps its id and its time. Its answer and what followed when it was repeated are replaced.
+  if p_hold.replaces_to is not null then
+    select m.id, m.created_at into v_question_id, v_asked_at from public.messages m
+    where m.conversation_id = store_turn.conversation_id and m.position = v_position;
+    delete from public.messages m
+    where m.conversation_id = store_turn.conversation_id and m.position between v_position and p_hold.replaces_to;
+    get diagnostics v_replaced = row_count;
+    update public.conversations c set message_count = c.message_count - v_replaced
+    where c.id = store_turn.conversation_id;
+  elsif v_position is null then
+    v_position := private.next_position(conversation_id); -- the query was admitted without a chat
   end if;
 
-  -- Store the question and the answer. The question gets the id of its query.
+  -- Store the question and the answer
   insert into public.messages (
     id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
     finish_reason, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
   values
-    (v_question_id, v_asked_at, conversation_id, v_position, 'user',
-     p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0, null, null, false, 0),
+    (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
+     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0,
+     null, null, false, 0),
     ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
      p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
      nullif(p_turn -> 'answer' -> 'function_results', 'null'), p_turn -> 'answer' ->> 'finish_reason', v_tokens_input,
@@ -255,9 +271,9 @@ $$;
 comment on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz) is
   'Stores a question and its answer in the conversation of the chat id. The first turn creates the conversation. '
   'Returns its id, and whether the turn is certain to be stored. conversation_id null: it is postponed because the '
-  'conversation is locked or earlier turns wait; or not stored, because the plan in force stores no history, the '
-  'conversation was deleted since admission, or the UUID belongs to another user. Waits for no lock of the '
-  'conversation. p_expires_at: for a postponed turn, whose plan was read before.';
+  'conversation is locked or earlier turns wait; or not stored, because the plan in force stores no history, a later '
+  'query replaces it, the conversation was deleted since admission, or the UUID belongs to another user. Waits for no '
+  'lock of the conversation. p_expires_at: for a postponed turn, whose plan was read before.';
 revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb, jsonb, timestamptz)
   from public, anon, authenticated, service_role;
 

@@ -14,8 +14,10 @@ begin
   perform from public.conversations c where c.id = p_conversation_id for key share skip locked;
   v_is_certain := found;
   insert into public.pending_turns (
-    id, created_at, user_id, conversation_id, conversation_created_at, expires_at, is_certain, turn)
-  select p_hold.id, p_at, p_hold.user_id, c.id, c.created_at, p_expires_at, v_is_certain, p_turn
+    id, created_at, user_id, conversation_id, conversation_created_at, expires_at, is_certain, position, replaces_to,
+    turn)
+  select p_hold.id, p_at, p_hold.user_id, c.id, c.created_at, p_expires_at, v_is_certain,
+         coalesce(p_hold.position, private.next_position(c.id)), p_hold.replaces_to, p_turn
   from public.conversations c where c.id = p_conversation_id and c.user_id = p_hold.user_id;
   return found and v_is_certain;
 end
@@ -67,8 +69,8 @@ begin
 
   -- Store, at most 20, because each is as much work as a settlement.
   for v_pending in
-    select w.id, w.turn, w.created_at, w.expires_at, w.user_id, w.conversation_id, u.query_timestamp, u.funding,
-           u.provider, u.model, u.tokens_input, u.tokens_output, u.cost_usd
+    select w.id, w.turn, w.created_at, w.expires_at, w.user_id, w.conversation_id, w.position, w.replaces_to,
+           u.query_timestamp, u.funding, u.provider, u.model, u.tokens_input, u.tokens_output, u.cost_usd
     from public.pending_turns w join public.usage_logs u on u.id = w.id
     where w.conversation_id = p_conversation_id
     order by w.created_at, w.id limit 20
@@ -77,6 +79,8 @@ begin
     v_hold.created_at := v_pending.query_timestamp;
     v_hold.user_id := v_pending.user_id;
     v_hold.conversation_id := v_pending.conversation_id;
+    v_hold.position := v_pending.position;
+    v_hold.replaces_to := v_pending.replaces_to;
     v_hold.funding := v_pending.funding;
     v_hold.provider := v_pending.provider;
     v_hold.model := v_pending.model;

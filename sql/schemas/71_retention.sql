@@ -58,7 +58,9 @@ begin
   if v_longest.message_count > 250 then
     -- Delete from the end, so that the rest stays a valid conversation.
     delete from public.messages m
-    where m.conversation_id = v_longest.id and m.position > v_longest.message_count - 250;
+    where m.conversation_id = v_longest.id and m.position >= (
+      select n.position from public.messages n where n.conversation_id = v_longest.id
+      order by n.position desc offset 249 limit 1);
     update public.conversations c set message_count = c.message_count - 250 where c.id = v_longest.id;
     return 1;
   end if;

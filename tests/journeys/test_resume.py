@@ -4,14 +4,9 @@ The two processes share only their settings and the database. The client that as
 in the other process is a follower.
 """
 
-import os
 import signal
-import socket
-import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +14,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from infra.local.postgres import ROOT
-from infra.local.processes import Child, Processes
-from infra.local.stack import Stack, answers, locked
+from infra.local.stack import Stack
 from tests.api import StateOf, UserState, question
-from tests.chat_kit import chat_environment
 from tests.clients.browser import Browser, Json, Received
 from tests.conftest import Person
 from tests.journeys.ai_sdk_kit import valid
+from tests.journeys.chat_process import Process, chat_process
 
 NewPerson = Callable[..., Person]
 Wait = Callable[[Callable[[], bool]], None]
@@ -39,38 +32,6 @@ THREE_SECONDS = "[fault:slow 0.1] [fault:long 30]"
 TWELVE_SECONDS = "[fault:slow 0.2] [fault:long 60]"
 # Metadata that only the asking process has: the id differs, and the other two are from the admission.
 ASKER_ONLY = {"request_id", "remaining", "resets_at"}
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process of the chat function that listens at `url`."""
-
-    url: str
-    child: Child
-    processes: Processes
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self.child.process.send_signal(number)
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL, as Lambda may do at any moment."""
-        self.processes.stop_one(self.child, signal.SIGKILL)
-
-
-@contextmanager
-def chat_process(stack: Stack, folder: Path) -> Iterator[Process]:
-    """Starts a second process of the chat function, as on Lambda."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**chat_environment(stack), "PATH": path, "AWS_LWA_PORT": str(port)}
-    with locked(folder) as lock, Processes(folder, lock) as processes:
-        child = processes.start("chat", ["sh", str(ROOT / "functions/chat/run.sh")], env=env)
-        url = f"http://127.0.0.1:{port}"
-        child.wait_until(lambda: answers(f"{url}/health"))
-        yield Process(url, child, processes)
 
 
 @pytest.fixture(scope="module")

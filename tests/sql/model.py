@@ -5,6 +5,7 @@ counts them each time. The SQL stores the remaining credits of a pack; the model
 refund.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -64,8 +65,12 @@ class Pack:
 
 @dataclass
 class Conversation:
-    """The chat of a user. Turns are the ids of queries. `pending` has the time of each, and whether it is certain."""
+    """The chat of a user. Turns are the ids of queries, in the order of asking: `asked` has the place of each.
 
+    `pending` has the time of each, and whether it is certain.
+    """
+
+    asked: dict[str, int] = field(default_factory=dict)
     turns: list[str] = field(default_factory=list)
     pending: list[tuple[datetime, str, bool]] = field(default_factory=list)
     lock: str | None = None  # the kind of lock of another transaction
@@ -73,14 +78,17 @@ class Conversation:
     def apply_pending(self) -> None:
         """Stores pending turns in order, unless the conversation is locked."""
         if self.lock is None:
-            self.turns += [turn for _, turn, _ in self.pending[:APPLIED_AT_ONCE]]
+            self._store(turn for _, turn, _ in self.pending[:APPLIED_AT_ONCE])
             del self.pending[:APPLIED_AT_ONCE]
+
+    def _store(self, turns: Iterable[str]) -> None:
+        self.turns = sorted([*self.turns, *turns], key=self.asked.__getitem__)
 
     def add(self, at: datetime, turn: str) -> None:
         """Stores a turn after all that wait, or lets it wait."""
         self.apply_pending()
         if self.lock is None and not self.pending:
-            self.turns.append(turn)
+            self._store([turn])
         else:
             self.pending.append((at, turn, self.lock != "for update"))
             self.pending.sort()
@@ -364,6 +372,7 @@ class User:
         if self.conversation is None and not query.knew_conversation:
             self.conversation = Conversation()
         if self.conversation is not None:
+            self.conversation.asked[query_id] = list(self.queries).index(query_id)
             self.conversation.add(at, query_id)
 
     def reset_overage(self, at: datetime) -> None:

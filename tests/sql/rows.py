@@ -55,7 +55,7 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
     )
     db.execute(
         "insert into public.pending_turns (id, user_id, conversation_id, conversation_created_at, expires_at, "
-        "is_certain, turn) select u.id, u.user_id, c.id, c.created_at, c.expires_at, true, '{}' "
+        "is_certain, position, turn) select u.id, u.user_id, c.id, c.created_at, c.expires_at, true, 9, '{}' "
         "from public.usage_logs u join public.conversations c on c.id = u.conversation_id where u.user_id = %s",
         (user_id,),
     )

@@ -33,10 +33,13 @@ private.free_budget_is_spent           stable     invoker  none
 private.is_charged                     immutable  invoker  none
 private.is_stored                      stable     invoker  none
 private.lock_holds                     volatile   invoker  none
+private.newest_answer                  stable     invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
+private.next_position                  stable     invoker  none
 private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
+private.place_question                 stable     invoker  none
 private.postpone_turn                  volatile   invoker  none
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                volatile   invoker  none
@@ -49,6 +52,7 @@ private.running_query                  stable     invoker  none
 private.set_tier_from_packs            volatile   invoker  none
 private.set_updated_at                 volatile   invoker  none
 private.start_subscription             volatile   definer  none
+private.stop_chat                      volatile   invoker  none
 private.store_turn                     volatile   invoker  none
 private.subscription_changed           volatile   invoker  none
 private.sync_uses_byo_key              volatile   definer  none

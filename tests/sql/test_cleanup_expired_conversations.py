@@ -1,7 +1,6 @@
 """cleanup_expired_conversations: expiry, downgrades and pins."""
 
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -143,19 +142,19 @@ def test_a_call_deletes_about_250_messages(db: Db) -> None:
     assert value(db, "select count(*) from public.conversations") == 0
 
 
-def test_a_turn_settled_during_the_deletion_is_stored(db: Db, connect: Connect) -> None:
+def test_a_turn_settled_during_the_deletion_is_charged_and_dropped(db: Db, connect: Connect) -> None:
     user = new_user(db, "basic", quota_date="2026-01-01")
     chat = add_turn(db, user, "2026-01-01T12:00Z")
     at(db, "2026-03-01T12:00Z")
     hold = admit(db, user)["hold_id"]
     cleaner = connect()
     at(cleaner, "2026-03-01T12:00Z")
-    with ThreadPoolExecutor(1) as pool:
-        with cleaner.transaction():
-            assert value(cleaner, "select public.cleanup_expired_conversations()") == 1
-            settled = pool.submit(settle, db, hold, turn=turn(chat, "q9"))
-        assert settled.result()["persisted"] is True
-    assert conversations(db, user) == [("2026-03-31", False, 2)]
+    with cleaner.transaction():
+        assert value(cleaner, "select public.cleanup_expired_conversations()") == 1
+        assert settle(db, hold, turn=turn(chat, "q9"))["persisted"] is False
+    assert value(db, "select public.apply_pending_turns()") == 1
+    assert conversations(db, user) == []
+    assert value(db, "select count(*) from public.usage_logs where is_charged and outcome = 'answered'") == 2
 
 
 def test_a_locked_conversation_is_left_to_the_next_call(db: Db, connect: Connect) -> None:

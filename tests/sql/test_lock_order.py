@@ -70,8 +70,10 @@ CALLS = {
     "admit_query, with a pending turn": f"select {ADMIT.replace('%(chat)s', chr(39) + 'another' + chr(39))})",
     "admit_query, with an expired hold": f"select set_config('metering.now', '2100-01-01Z', true), {ADMIT}, "
     "p_own_key => false)",
+    "admit_query, waiting": f"select {ADMIT}, p_waits => true)",
+    "admit_query, replacing": f"select {ADMIT}, p_question_id => 'q1')",
     "settle_query": SETTLE,
-    "settle_query, repeated question": SETTLE.replace("turn", "repeated_turn"),
+    "settle_query, repeated question": SETTLE.replace("hold", "byok_hold").replace("turn", "repeated_turn"),
     "settle_query, after a pending turn": SETTLE.replace("turn", "later_turn"),
     "settle_query, with an own key": SETTLE.replace("hold", "byok_hold"),
     "release_query": "select public.release_query(%(hold)s, 'failed', '{\"cost_usd\": 1}')",
@@ -144,7 +146,7 @@ def ids(db: Db) -> dict[str, str]:
     hold = admit(db, user)
     assert hold["funding"] == "credit"
     key(db, user, "openai")
-    byok_hold = admit(db, user)
+    byok_hold = admit(db, user, p_chat_id=CHAT, p_question_id="q1")
     assert byok_hold["funding"] == "byok"
     db.execute("update public.query_holds set chat_id = %s where id = %s", (CHAT, hold["hold_id"]))
     db.execute(
@@ -155,8 +157,8 @@ def ids(db: Db) -> dict[str, str]:
     db.execute("update public.conversations set last_message_at = '2019-01-01Z'")
     db.execute(
         "insert into public.pending_turns (id, user_id, conversation_id, conversation_created_at, expires_at,"
-        " is_certain, turn) select %s, user_id, id, created_at, expires_at, true, %s from public.conversations"
-        " where external_id = 'another'",
+        " is_certain, position, turn) select %s, user_id, id, created_at, expires_at, true, 9, %s"
+        " from public.conversations where external_id = 'another'",
         (charges[1], turn("another", "q1")),
     )
     db.execute("update public.credit_packs set expires_at = '2099-01-01Z'")
@@ -268,7 +270,10 @@ def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) 
         assert held[change, "user_subscriptions"] == {"the user lock"}
     assert held["apply_pack", "credit_packs"] == {"the user lock", "auth.users"}
     assert held["claim_overage", "overage_invoice_items"] >= {"the user lock", "auth.users", "usage_logs"}
-    assert held["settle_query, repeated question", "usage_logs"] >= {"the hold lock", "auth.users", "the conversation"}
+    repeated = held["settle_query, repeated question", "usage_logs"]
+    assert repeated >= {"the other hold lock", "auth.users", "the conversation"}
+    assert held["admit_query, waiting", "the other hold"] >= {"the user lock"}
+    assert held["admit_query, replacing", "the other hold"] >= {"the user lock"}
     assert held["update_conversation", "the conversation"] == set()
     assert held["delete_conversation", "the conversation"] == {"auth.users"}
     for change in ("place_overage", "retarget_overage"):

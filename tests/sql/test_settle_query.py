@@ -132,7 +132,8 @@ def test_admission_returns_the_newest_messages_in_order(db: Db) -> None:
 def test_a_repeated_question_replaces_the_messages_after_it(db: Db) -> None:
     user = new_user(db, "pro")
     for question in ("q1", "q2", "q1"):
-        settle(db, admit(db, user)["hold_id"], turn=turn("talk", question))
+        query = admit(db, user, p_chat_id="talk", p_question_id=question)
+        settle(db, query["hold_id"], turn=turn("talk", question))
     rows = db.execute("select position, role, external_id from public.messages order by position").fetchall()
     assert [(row["position"], row["role"], row["external_id"]) for row in rows] == [
         (1, "user", "q1"),

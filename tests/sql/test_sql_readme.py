@@ -382,8 +382,8 @@ def test_waiting_work_is_counted(db: Db) -> None:
     admit(db, user)
     db.execute(
         "insert into public.pending_turns (id, created_at, user_id, conversation_id, conversation_created_at,"
-        " expires_at, is_certain, turn)"
-        " values (gen_random_uuid(), now() - interval '1 hour', %s, gen_random_uuid(), now(), now(), true, '{}')",
+        " expires_at, is_certain, position, turn)"
+        " values (gen_random_uuid(), now() - interval '1 hour', %s, gen_random_uuid(), now(), now(), true, 1, '{}')",
         (user,),
     )
     db.execute(
