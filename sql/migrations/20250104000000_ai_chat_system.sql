@@ -1254,9 +1254,8 @@ revoke all on public.settings from public, anon, authenticated, service_role;
 create table if not exists public.daily_costs (
   id uuid primary key default private.time_ordered_id(),
   created_at timestamptz not null default now(),
-  shard public.quantity not null
-    constraint daily_costs_shard_is_unique unique
-    constraint daily_costs_shard_is_known check (shard < 32),
+  shard integer not null
+    constraint daily_costs_shard_is_unique unique,
   day date not null,
   free_usd public.usd not null default 0,
   total_usd public.usd not null default 0
@@ -2745,7 +2744,13 @@ begin
     where u.id = p_hold_id and k.user_id = u.user_id and k.provider = u.provider and k.is_active
       and k.last_validated_at is null and k.created_at <= u.query_timestamp;
   else
-    perform private.add_daily_cost(v_hold, v_ended.cost_usd);
+    -- As private.add_daily_cost, inlined because it runs for every query.
+    update public.daily_costs c set
+      day = v_hold.query_date,
+      free_usd = case when c.day = v_hold.query_date then c.free_usd else 0 end
+               + case when v_hold.tier = 'free' then v_ended.cost_usd else 0 end,
+      total_usd = case when c.day = v_hold.query_date then c.total_usd else 0 end + v_ended.cost_usd
+    where c.shard = pg_backend_pid() % 32 and c.day <= v_hold.query_date;
   end if;
 
   -- Return

@@ -6,9 +6,8 @@
 create table if not exists public.daily_costs (
   id uuid primary key default private.time_ordered_id(),
   created_at timestamptz not null default now(),
-  shard public.quantity not null
-    constraint daily_costs_shard_is_unique unique
-    constraint daily_costs_shard_is_known check (shard < 32),
+  shard integer not null
+    constraint daily_costs_shard_is_unique unique,
   day date not null,
   free_usd public.usd not null default 0,
   total_usd public.usd not null default 0
