@@ -37,6 +37,7 @@ ERRORS: Mapping[str, type[AppError]] = {
     "NOUSR": Unauthenticated,
     "BANND": AccountBlocked,
     "NCONF": EmailNotConfirmed,
+    "LATER": Unavailable,
     "OWING": Forbidden,
     "42501": Forbidden,  # insufficient_privilege
     "PGRST301": Unauthenticated,  # the user's token expired since we checked it

@@ -1752,7 +1752,8 @@ begin
   select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
          s.requires_payment and p_limit is null,
          case when p_limit is null then s.resets_at
-              when p_limit <> 'Too many queries at once' then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
+              when p_limit not in ('Too many queries at once', 'Timed out')
+                then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
@@ -2183,6 +2184,8 @@ begin
     raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
   elsif v_banned_until > v_now then
     raise exception using errcode = 'BANND', message = 'The account is banned.';
+  elsif exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out') then
+    raise exception using errcode = 'LATER', message = 'The caller gave up, and released this query.';
   end if;
 
   -- Identify the request
@@ -2407,7 +2410,8 @@ comment on function public.admit_query(
   'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
   'before. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
   'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
-  'NCONF: the free quota would pay, and the account is anonymous or not confirmed.';
+  'NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
+  'was called first.';
 revoke all on function public.admit_query(
   uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
   from public, anon, authenticated, service_role;
@@ -2789,7 +2793,13 @@ begin
 
   -- Write
   v_ended := private.refund_hold(p_hold_id, p_outcome, p_usage);
-  if v_ended.id is null then
+  if v_ended.id is null and p_user_id is not null
+     and not exists (select from public.usage_logs u where u.id = p_hold_id) then
+    -- The admission may still be on its way. It will find this refusal and take nothing.
+    perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'Timed out')
+    where not exists (select from public.query_refusals r where r.id = p_hold_id);
+    return jsonb_build_object('outcome', 'failed', 'charged_usd', '0');
+  elsif v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   end if;
 
@@ -2799,7 +2809,8 @@ end
 $$;
 comment on function public.release_query(uuid, text, jsonb, uuid) is
   'Ends a query that is not charged and returns its funding. Repeated calls do it once. p_usage as in settle_query: '
-  'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it. '
+  'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it, or '
+  'an admission that comes later takes nothing. '
   'Returns {outcome, charged_usd}. NOHLD: the query was never admitted.';
 revoke all on function public.release_query(uuid, text, jsonb, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.release_query(uuid, text, jsonb, uuid) to service_role;

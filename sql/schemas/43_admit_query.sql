@@ -30,7 +30,8 @@ begin
   select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
          s.requires_payment and p_limit is null,
          case when p_limit is null then s.resets_at
-              when p_limit <> 'Too many queries at once' then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
+              when p_limit not in ('Too many queries at once', 'Timed out')
+                then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
@@ -461,6 +462,8 @@ begin
     raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
   elsif v_banned_until > v_now then
     raise exception using errcode = 'BANND', message = 'The account is banned.';
+  elsif exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out') then
+    raise exception using errcode = 'LATER', message = 'The caller gave up, and released this query.';
   end if;
 
   -- Identify the request
@@ -685,7 +688,8 @@ comment on function public.admit_query(
   'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
   'before. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
   'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
-  'NCONF: the free quota would pay, and the account is anonymous or not confirmed.';
+  'NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
+  'was called first.';
 revoke all on function public.admit_query(
   uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
   from public, anon, authenticated, service_role;

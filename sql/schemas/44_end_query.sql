@@ -369,7 +369,13 @@ begin
 
   -- Write
   v_ended := private.refund_hold(p_hold_id, p_outcome, p_usage);
-  if v_ended.id is null then
+  if v_ended.id is null and p_user_id is not null
+     and not exists (select from public.usage_logs u where u.id = p_hold_id) then
+    -- The admission may still be on its way. It will find this refusal and take nothing.
+    perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'Timed out')
+    where not exists (select from public.query_refusals r where r.id = p_hold_id);
+    return jsonb_build_object('outcome', 'failed', 'charged_usd', '0');
+  elsif v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   end if;
 
@@ -379,7 +385,8 @@ end
 $$;
 comment on function public.release_query(uuid, text, jsonb, uuid) is
   'Ends a query that is not charged and returns its funding. Repeated calls do it once. p_usage as in settle_query: '
-  'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it. '
+  'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it, or '
+  'an admission that comes later takes nothing. '
   'Returns {outcome, charged_usd}. NOHLD: the query was never admitted.';
 revoke all on function public.release_query(uuid, text, jsonb, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.release_query(uuid, text, jsonb, uuid) to service_role;

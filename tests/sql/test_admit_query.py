@@ -493,3 +493,23 @@ def test_a_prepaid_user_without_credits_is_asked_to_pay(db: Db, connect: Connect
         refused = admit(db, waiting)
         assert (refused["decision"], refused["requires_payment"]) == ("refused", False)
         assert refused["resets_at"] == resets_at
+
+
+def test_an_admission_after_its_release_takes_nothing(db: Db) -> None:
+    """The chat gave up while the call waited in PostgREST, and released the query."""
+    user, hold_id = new_user(db, "pro"), str(uuid.uuid4())
+    for _ in range(2):
+        released = value(db, "select public.release_query(%s, 'failed', '{}', %s)", hold_id, user)
+        assert released["outcome"] == "failed"
+    with pytest.raises(psycopg.Error) as caught:
+        admit(db, user, "question", hold_id)
+    assert caught.value.sqlstate == "LATER"
+    assert (holds(db, user), counters(db, user)["quota_used"]) == (0, 0)
+    assert admit(db, user, "question")["decision"] == "admitted"  # asked again
+
+
+def test_the_release_of_a_refused_query_changes_nothing(db: Db) -> None:
+    user, hold_id = new_user(db, "basic", daily_quota=0, allow_overages=False), str(uuid.uuid4())
+    refused = admit(db, user, "question", hold_id)
+    value(db, "select public.release_query(%s, 'failed', '{}', %s)", hold_id, user)
+    assert {**admit(db, user, "question", hold_id), "hold_id": hold_id} == refused
