@@ -121,7 +121,8 @@ class Turn:
         except TimeoutError as error:
             if self.stopped:
                 return "stopped"
-            if not self._answer.has_content:
+            is_our_deadline = self._timeout is not None and self._timeout.expired()
+            if not (is_our_deadline and self._answer.has_content):
                 raise ProviderTimeout from error
             return self._ended_early("limit")
         except PromptRefused as error:

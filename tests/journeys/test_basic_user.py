@@ -77,7 +77,7 @@ def test_a_basic_user_signs_in_chats_and_reads_the_conversation(
     assert [part["text"] for part in seen["message"]["parts"] if part["type"] == "text"] == [answer]
     assert set(metadata) == {
         *("request_id", "provider", "model", "funding", "usage", "cost_usd", "charged_usd", "remaining", "resets_at"),
-        "persisted",
+        *("persisted", "finish_reason"),
     }
     assert set(metadata["usage"]) == {"input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"}
     assert (metadata["provider"], metadata["funding"], metadata["persisted"]) == (provider, "included", True)
