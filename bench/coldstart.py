@@ -70,7 +70,7 @@ SERVER = (
 import asyncio
 import uvicorn
 
-config = uvicorn.Config(f"{module}:create", factory=True, port=0, loop="asyncio", http="h11", ws="none",
+config = uvicorn.Config(f"{module}:create", factory=True, port=0, loop="uvloop", http="httptools", ws="none",
                         lifespan="on", access_log=False, log_level="warning")
 server = uvicorn.Server(config)
 

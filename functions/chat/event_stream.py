@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from functions.chat import wire
+from functions.common.errors import TooLarge
 
 
 class EventStream(Response):
@@ -29,8 +31,9 @@ class EventStream(Response):
 
         async def cancel_at_disconnect() -> None:
             nonlocal is_connected
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            with suppress(TooLarge):  # a body that this route does not read
+                while (await receive())["type"] != "http.disconnect":
+                    pass
             is_connected = False
             sender.cancel()
 

@@ -28,7 +28,7 @@ KEYS_COOLDOWN_S = 30
 FETCH_TIMEOUT_S = 2
 FETCH_COOLDOWN_S = 1
 
-REMEMBERED_TOKENS = 1024  # the most verified tokens to remember, 300 bytes each
+REMEMBERED_TOKENS = 1024  # the most verified tokens to remember, 400 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Verifier:
         self._secret = settings.jwt_secret
         self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
         self._failed_at = -FETCH_COOLDOWN_S * 1.0
-        self._verified: dict[bytes, tuple[str, str | None, float, float]] = {}  # by digest
+        self._verified: dict[bytes, tuple[str, str | None, int, float]] = {}  # by digest
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
@@ -100,7 +100,7 @@ class Verifier:
             raise Unauthenticated from error
         if len(self._verified) >= REMEMBERED_TOKENS:
             self._verified.pop(next(iter(self._verified)))
-        self._verified[digest] = user_id, session_id, float(claims["exp"]), key_until
+        self._verified[digest] = user_id, session_id, int(claims["exp"]), key_until
         return User(user_id, token, session_id)
 
     async def _key(self, token: str) -> tuple[Any, list[str], float]:
