@@ -66,10 +66,10 @@ DEADLINE_MARGIN_S = 8.0
 HOLD_S = 220
 
 # At every tick, a process stores the output of its running turns and asks which of them have to stop. It leaves out
-# turns that no other process reads and that were stored less than PROGRESS_S ago. A stop takes three
-# seconds at most, and a resumed answer is at most a second behind.
-PROGRESS_TICK_S = 0.45
-PROGRESS_S = 0.9
+# turns that no other process reads and that were stored less than PROGRESS_S ago. A stop takes three seconds at most,
+# and an answer that is resumed in another process is a second behind at most, from about a second after the resume on.
+PROGRESS_TICK_S = 0.4
+PROGRESS_S = 0.8
 NOTES_A_CALL = 200  # the turns that one call stores
 FOLLOWERS = 3  # of one answer in its own process; follow_query allows as many in all others together
 FOLLOWER_S = 2.0  # how long a turn waits at its end for readers in other processes

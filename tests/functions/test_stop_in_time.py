@@ -1,4 +1,5 @@
 """A stop from any process ends an answer within three seconds, for the client that asked and for those that follow it.
+A client that follows it in another process is soon a second behind at most.
 
 Time is virtual: the loop's clock jumps to the next timer, so that only the waits of the code count, not the machine.
 """
@@ -22,6 +23,8 @@ from functions.common.vault import Vault
 from tests.api import question
 
 STOP_S = 3.0  # the promise
+LAG_S = 1.0  # the promise
+SAMPLE_S = 0.05
 ROUND_TRIP_S = 0.05  # of a call of the database
 TOKEN_S = 0.2  # between two texts of the provider
 MOMENTS = [number / 10 * limits.PROGRESS_S for number in range(10)]
@@ -193,3 +196,46 @@ def test_a_bad_response_does_not_stop_later_progress(monkeypatch: pytest.MonkeyP
     assert bad == []
     assert len(waits) == 1
     assert max(waits) < STOP_S
+
+
+async def words_missing(moment: float) -> list[int]:
+    """Ask in one process and resume in another after `moment`.
+
+    Returns how many words of LAG_S ago the follower lacks, at every sample after the turn learned of the follower.
+    """
+    database, body = OneHold(), ChatRequest.model_validate(question("At length"))
+    here, there = process(database), process(database)
+    asker, following = Reader(), Reader()
+    asking = asyncio.create_task(asker.read(here.start(USER, body, "request").read(limits.KEEP_ALIVE_S)))
+
+    async def follow() -> None:
+        await asyncio.sleep(2 * limits.PROGRESS_S + moment)
+        chunks = await there.resume(USER, body.id, "request")
+        assert chunks is not None
+        await following.read(chunks)
+
+    follower = asyncio.create_task(follow())
+    asked, missing = [0] * round(LAG_S / SAMPLE_S), []
+    for _ in range(150):
+        await asyncio.sleep(SAMPLE_S)
+        asked.append(asker.body.count(b"word "))
+        ago = asked.pop(0)
+        if following.body:
+            missing.append(ago - following.body.count(b"word "))
+    await here.stop(USER, body.id)
+    await asyncio.gather(asking, follower)
+    await here.close()
+    await there.close()
+    return missing[round((limits.PROGRESS_S + 2 * limits.PROGRESS_TICK_S) / SAMPLE_S) :]
+
+
+def test_a_follower_is_a_second_behind_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(function: Any, *args: Any) -> Any:
+        return function(*args)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    for moment in MOMENTS:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            missing = runner.run(words_missing(moment))
+        assert len(missing) > 50
+        assert max(missing) <= 0
