@@ -245,8 +245,8 @@ def test_a_duplicate_does_not_hide_the_answer_running_elsewhere(
         browser.ask("second-copy", user, body, at=other)
         browser.until("first-copy", parts=11)
         browser.resume("returning", user, body["id"], at=other)
-        browser.stop("stopping", user, body["id"], at=other)
         browser.until("first-copy", parts=13)
+        browser.stop("stopping", user, body["id"], at=other)
     assert browser.end("second-copy").refusal() == (409, "request_in_progress")
     first, returning = valid(browser.end("first-copy")), browser.end("returning")
     assert first.kinds[-1] == "abort"
