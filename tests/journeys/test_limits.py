@@ -97,7 +97,7 @@ def test_failures_are_free_until_they_cost_too_much(api: Api, person: NewPerson,
 
 
 def test_64_clients_of_a_user_run_three_queries_at_once(api: Api, person: NewPerson, stack_db: Db) -> None:
-    """The others are refused, and nobody is afterwards."""
+    """The other queries are refused. After that, no query is refused."""
     user = person("pro", daily_quota=1000)
 
     def ask(_: int) -> httpx.Response:
