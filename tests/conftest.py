@@ -4,12 +4,13 @@ import gc
 import itertools
 import json
 import ssl
+import sys
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psycopg
@@ -18,6 +19,7 @@ from psycopg.rows import dict_row
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from functions.common import observe
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import PASSWORD, Config, Stack, free_offset, running
 from tests.own_keys import ENCRYPTION
@@ -29,6 +31,23 @@ gc.set_threshold(100_000, 20, 50)
 
 # Each httpx client builds a TLS context, which takes 40 ms of CPU to read the certificate store. No test uses TLS.
 ssl.create_default_context = cache(ssl.create_default_context)
+
+
+
+class CapturedOutput:
+    """The standard output of the test that is running.
+
+    Powertools keeps one handler per service name for the whole process, with the output of the test that came first.
+    """
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+observe.Logger = partial(observe.Logger, stream=CapturedOutput())  # type: ignore[misc]
 
 # The slowest files start first, so that no process runs one of them alone at the end. Files that mostly wait for real
 # time (resume, ai_sdk, own_key, chat) stand between those that use the processor.
