@@ -44,6 +44,12 @@ class InvalidJson(AppError):
     message = "The request body is not valid JSON."
 
 
+class NotAnHttpRequest(AppError):
+    status = 400
+    code = "not_an_http_request"
+    message = "This function answers HTTP requests to its URL. The event that invoked it is not one."
+
+
 class InvalidSignature(AppError):
     status = 400
     code = "invalid_signature"
@@ -125,7 +131,7 @@ class AlreadyAnswered(AppError):
 class TooLarge(AppError):
     status = 413
     code = "too_large"
-    message = "The request body is over 256 KiB."
+    message = "The request body is too large."
 
 
 class InvalidRequest(AppError):

@@ -21,6 +21,7 @@ from functions.common.errors import (
     InvalidJson,
     InvalidRequest,
     MethodNotAllowed,
+    NotAnHttpRequest,
     NotFound,
     TooLarge,
 )
@@ -29,6 +30,9 @@ from functions.common.turnstile import Turnstile
 from functions.common.validation import field_errors
 
 BODY_LIMIT = 256 * 1024
+# The Web Adapter posts an event that is not an HTTP request, such as a test event of AWS's console, to this path.
+# https://github.com/awslabs/aws-lambda-web-adapter/blob/main/docs/guide/src/features/non-http-events.md
+EVENTS_PATH = "/events"
 # A body over the limit is read up to here and discarded, so that the client gets the response and not a reset.
 DRAIN_LIMIT = 4 * 1024 * 1024
 
@@ -37,13 +41,21 @@ MAX_FIELD_ERRORS = 20
 M = TypeVar("M", bound=BaseModel)
 
 
-def create_app(observer: Observer, lifespan: Lifespan[FastAPI]) -> FastAPI:
-    """A FastAPI app with the shared middleware and error handlers, without documentation routes."""
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
+def create_app(observer: Observer, lifespan: Lifespan[FastAPI], body_limit: int = BODY_LIMIT) -> FastAPI:
+    """A FastAPI app with the shared middleware and error handlers, without documentation routes.
+
+    `body_limit`: the largest body of a request, in bytes.
+    """
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(RequestMiddleware, observer=observer)
+    app.add_middleware(RequestMiddleware, observer=observer, body_limit=body_limit)
+    app.add_api_route(EVENTS_PATH, _refuse_event, methods=["POST"])
     return app
+
+
+async def _refuse_event() -> None:
+    raise NotAnHttpRequest
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -91,11 +103,19 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     return parse
 
 
-def _has_null_character(value: Any) -> bool:
+def _has_null_character(data: Any) -> bool:
+    try:
+        orjson.dumps(data)  # fails beyond 254 levels, which are too many for a recursive search
+    except orjson.JSONEncodeError as error:
+        raise InvalidJson("The request body is nested too deeply.") from error
+    return _contains_null_character(data)
+
+
+def _contains_null_character(value: Any) -> bool:
     if isinstance(value, dict):
-        return any("\x00" in name or _has_null_character(item) for name, item in value.items())
+        return any("\x00" in name or _contains_null_character(item) for name, item in value.items())
     if isinstance(value, list):
-        return any(_has_null_character(item) for item in value)
+        return any(_contains_null_character(item) for item in value)
     return isinstance(value, str) and "\x00" in value
 
 
@@ -112,12 +132,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return await _app_error(request, app_error)
 
 
+def without_trailing_slash(path: str) -> str:
+    """The path as routes have it. A redirect would cost a round trip, and Stripe does not follow one."""
+    return path.rstrip("/") or "/"
+
+
 class RequestMiddleware:
     """Assigns the request id, limits the body, answers unhandled exceptions, and logs one line per request."""
 
-    def __init__(self, app: ASGIApp, observer: Observer) -> None:
+    def __init__(self, app: ASGIApp, observer: Observer, body_limit: int) -> None:
         self._app = app
         self._observer = observer
+        self._body_limit = body_limit
         self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,6 +152,7 @@ class RequestMiddleware:
             return
         started = time.perf_counter()
         await self._turnstile.enter()
+        scope["path"] = without_trailing_slash(scope["path"])
         state = scope.setdefault("state", {})
         request_id = state["request_id"] = uuid.uuid4().hex
         status = 0
@@ -136,10 +163,10 @@ class RequestMiddleware:
             while True:
                 message = await receive()
                 received += len(message.get("body", b""))
-                if received <= BODY_LIMIT:
+                if received <= self._body_limit:
                     return message
                 if not message.get("more_body") or received > DRAIN_LIMIT:
-                    raise TooLarge
+                    raise TooLarge(f"The request body is over {self._body_limit // 1024:,} KiB.")
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -22,6 +22,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.common.settings import SettingsError
+from functions.common.web import without_trailing_slash
 
 # The module of each deployed function with `create()`, which returns its app.
 FUNCTIONS = (
@@ -67,6 +68,7 @@ def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
     """Chooses the app that has a route for the path, otherwise the last app."""
 
     def choose(scope: Scope) -> Starlette | None:
+        scope = {**scope, "path": without_trailing_slash(scope["path"])}
         for app in apps:
             if any(isinstance(route, Route) and route.matches(scope)[0] != Match.NONE for route in app.routes):
                 return app

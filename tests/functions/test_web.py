@@ -36,6 +36,51 @@ def test_a_chunked_body_over_the_limit_is_refused(api: Api, person: Callable[...
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
 
 
+# The routes that read a JSON body.
+BODIES = [
+    ("POST", "/chat"), ("PUT", "/keys/anthropic"), ("POST", "/checkout"), ("POST", "/portal"), ("PATCH", "/overage"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+@pytest.mark.parametrize("depth", [255, 1_000, 100_000])
+def test_a_deeply_nested_body_is_not_valid(
+    api: Api, person: Callable[..., Person], method: str, path: str, depth: int
+) -> None:
+    user = person("basic")
+    for inner in (b'"\\u0000"', b"1"):
+        nested = b"[" * depth + inner + b"]" * depth
+        for body in (nested, b'{"api_key": "x", "id": %s}' % nested, b'{"messages": %s}' % nested):
+            response = api.http.request(method, path, content=body, headers=user.headers)
+            # Without a null character, the fields are checked: none of them may be nested.
+            accepted = {(400, "invalid_json")} if b"u0000" in body or depth > 1024 else {(422, "invalid_request")}
+            assert (response.status_code, response.json()["error"]["code"]) in accepted
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+def test_a_null_character_is_refused_at_any_allowed_depth(
+    api: Api, person: Callable[..., Person], method: str, path: str
+) -> None:
+    body = b'{"x": %s}' % (b"[" * 200 + b'"\\u0000"' + b"]" * 200)
+    response = api.http.request(method, path, content=body, headers=person("basic").headers)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["fields"][0]["field"]) == (422, "invalid_request", "body")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [*BODIES, ("GET", "/usage"), ("GET", "/keys"), ("GET", "/plans"), ("POST", "/chat/x/stop")]
+)
+def test_a_trailing_slash_changes_nothing(api: Api, person: Callable[..., Person], method: str, path: str) -> None:
+    user = person("basic")
+    expected, *found = (
+        api.http.request(method, f"{path}{slashes}", content=b"{}", headers=user.headers) for slashes in ("", "/", "//")
+    )
+    assert expected.status_code not in (307, 404, 405)
+    for response in found:
+        assert response.status_code == expected.status_code
+        assert response.json().get("error", {}).get("code") == expected.json().get("error", {}).get("code")
+
+
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [("http://localhost:3000", True), ("http://127.0.0.1:5173", True), ("https://evil.example", False)],
