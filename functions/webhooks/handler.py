@@ -14,6 +14,8 @@ from functions.common.web import json_response
 from functions.webhooks.settings import WebhooksSettings
 from functions.webhooks.signature import verified
 
+BODY_LIMIT = 1024 * 1024  # Stripe's events contain whole objects, such as an invoice with its lines
+
 
 class Webhooks:
     """Verifies and processes events. Holds what the route shares."""
@@ -56,7 +58,7 @@ def create() -> FastAPI:
     settings = load(WebhooksSettings)
     observer = Observer("webhooks")
     webhooks = Webhooks(settings, observer)
-    app = create_lambda_app(observer, webhooks.close)
+    app = create_lambda_app(observer, webhooks.close, BODY_LIMIT)
     app.state.webhooks = webhooks
     app.add_api_route("/webhooks/stripe", receive_event, methods=["POST"])
     return app

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from stripe import StripeClient
+from stripe.v2.core import EventNotification
 
 from functions.common.settings import SettingsError, load
 from functions.webhooks import handler
@@ -166,7 +168,6 @@ NOT_EVENTS = {
     "a list for a type": b'{"id": "evt_1", "type": ["invoice.paid"], "data": {"object": {}}}',
     "no object": b'{"id": "evt_1", "type": "invoice.paid", "data": {}}',
     "null for an object": b'{"id": "evt_1", "type": "invoice.paid", "data": {"object": null}}',
-    "a thin event": b'{"id": "evt_1", "object": "v2.core.event", "type": "invoice.paid", "related_object": {}}',
     "NaN": b'{"id": "evt_1", "type": "invoice.paid", "data": {"object": {"amount": NaN}}}',
 }
 
@@ -179,12 +180,57 @@ def test_a_signed_body_that_is_not_an_event_is_refused(billing: BillingStack, bo
     assert billing.db.execute(count).fetchone() == before
 
 
-def test_a_signed_body_of_one_megabyte_is_too_large(billing: BillingStack, victim: Person) -> None:
-    event = billing.make_event(
-        "invoice.paid", {"customer": billing.customer_id(victim), "description": "x" * 1024 * 1024}
-    )
-    assert failed(send(billing, event)) == (413, "too_large")
+# https://docs.stripe.com/api/v2/core/events/event-types
+THIN_EVENT = {
+    "id": "evt_test_65R9Ijk8dKEYZcXeRWn16R9A7j1FSQ3w3TGDPLLGSM4CW0",
+    "object": "v2.core.event",
+    "type": "v1.billing.meter.error_report_triggered",
+    "livemode": False,
+    "created": "2024-09-17T06:20:52.246Z",
+    "context": None,
+    "related_object": {"id": "mtr_test_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_test_1"},
+}
+REASON = {"type": "request", "request": {"id": "req_1", "idempotency_key": "key_1"}}
+PING = {**THIN_EVENT, "type": "v2.core.event_destination.ping", "reason": REASON}
+DEEP = b"[" * 1000 + b'"\\u0000"' + b"]" * 1000
+IGNORED = {
+    "a thin event": json.dumps(THIN_EVENT).encode(),
+    "a ping of an event destination": json.dumps(PING).encode(),
+    "a made-up type": b'{"id": "evt_1", "type": "made.up", "data": {"object": {"id": "x"}}}',
+    "a made-up type without data": b'{"id": "evt_1", "type": "made.up"}',
+    "a deeply nested object": b'{"id": "evt_1", "type": "made.up", "data": {"object": {"nested": %s}}}' % DEEP,
+}
+
+
+@pytest.mark.parametrize("body", IGNORED.values(), ids=IGNORED)
+def test_an_event_that_is_not_used_is_acknowledged(billing: BillingStack, body: bytes) -> None:
+    count = "select count(*) from public.stripe_events"
+    before = billing.db.execute(count).fetchone()
+    assert outcome(post(billing, body, signature(body, now()))) == "ignored"
+    assert billing.db.execute(count).fetchone() == before
+
+
+def test_the_sdk_reads_the_thin_events() -> None:
+    for event in (THIN_EVENT, PING):
+        assert EventNotification.from_json(event, StripeClient("sk_test_1")).type == event["type"]
+
+
+def test_an_event_may_have_one_mebibyte(billing: BillingStack, victim: Person) -> None:
+    event = billing.make_event("invoice.paid", {"customer": billing.customer_id(victim), "description": ""})
+    event["data"]["object"]["description"] = "x" * (1024 * 1024 - len(json.dumps(event)))
+    assert outcome(send(billing, event)) == "processed"
+    event["id"], event["data"]["object"]["description"] = f"{event['id'][:-1]}_", "x" * 1024 * 1024
+    refused = send(billing, event)
+    assert failed(refused) == (413, "too_large")
+    assert "1,024 KiB" in refused.json()["error"]["message"]
     assert event_row(billing, event["id"]) is None
+
+
+def test_a_trailing_slash_is_accepted_without_a_redirect(billing: BillingStack) -> None:
+    body = json.dumps(THIN_EVENT).encode()
+    headers = {"stripe-signature": signature(body, now())}
+    response = billing.fake.http.post(f"{billing.webhooks_url}/webhooks/stripe/", content=body, headers=headers)
+    assert outcome(response) == "ignored"
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
