@@ -198,16 +198,25 @@ def _option_value(job: str, key: str, option: Option, value: Any) -> Any:
     raise ValueError(f"{key} of {job} must be {'text' if option.parse else 'true or false'}.")
 
 
-def handler(event: Mapping[str, Any], context: Any) -> Mapping[str, object]:
-    """The Lambda entry point: `{"job": "<name>"}` with the job's options beside it. Returns its counts and report."""
+def handler(event: Any, context: Any) -> Mapping[str, object]:
+    """The Lambda entry point: `{"job": "<name>"}` with the job's options beside it. Returns its counts and report.
+
+    For any other event it returns {"error": a sentence}: Lambda would repeat the event if it raised. It raises what
+    the job raises.
+    """
     observer = Observer("maintenance")
-    name = str(event.get("job"))
+    fields = event if isinstance(event, dict) else {}
+    name = str(fields.get("job"))
     started = time.monotonic()
     try:
-        result = asyncio.run(run_job(name, lambda _: None, options_of(name, event)))
+        options = options_of(name, fields)
+    except ValueError as error:
+        _report_failure(observer, name, error)
+        return {"error": str(error)}
+    try:
+        result = asyncio.run(run_job(name, lambda _: None, options))
     except Exception as error:
-        observer.failure("job failed", error, job=name)
-        observer.count(dimensions={"job": name if name in JOBS else "unknown"}, JobsFailed=1)
+        _report_failure(observer, name, error)
         raise
     duration_ms = round((time.monotonic() - started) * 1000, 1)
     numbers = {key: value for key, value in result.counts.items() if type(value) is int}
@@ -215,3 +224,8 @@ def handler(event: Mapping[str, Any], context: Any) -> Mapping[str, object]:
     found = {"Differences": numbers["differences"]} if "differences" in numbers else {}
     observer.count(dimensions={"job": name}, JobsDone=1, **found)
     return {**result.counts, "report": result.report} if result.report else result.counts
+
+
+def _report_failure(observer: Observer, name: str, error: Exception) -> None:
+    observer.failure("job failed", error, job=name)
+    observer.count(dimensions={"job": name if name in JOBS else "unknown"}, JobsFailed=1)

@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,7 +16,7 @@ from tests.billing_kit import (
     captured_log,
     environment,
 )
-from tests.functions.maintenance.kit import Json, command, no_progress, run
+from tests.functions.maintenance.kit import command, no_progress, run
 from tests.sql.metering import USAGE, admit, settle, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
@@ -42,6 +43,12 @@ def test_an_event_runs_a_job_with_log_and_metric(
     ("event", "sentence"),
     [
         ({}, "An event can start"),
+        ({"key1": "value1"}, "An event can start"),
+        ([{"job": "reconcile"}], "An event can start"),
+        ("reconcile", "An event can start"),
+        (None, "An event can start"),
+        ({"version": "0", "source": "aws.events", "detail": {"job": "reconcile"}}, "An event can start"),
+        ({"job": ["reconcile"]}, "An event can start"),
         ({"job": "reconsile"}, "An event can start"),
         ({"job": "export-user", "user": str(uuid.uuid4()), "to": "me.json"}, "An event can start"),
         ({"job": "reconcile", "fixx": True}, "reconcile has no option fixx."),
@@ -51,9 +58,13 @@ def test_an_event_runs_a_job_with_log_and_metric(
         ({"job": "margin-report", "month": "2026-13"}, "A month is written like"),
     ],
 )
-def test_an_invalid_event_fails_and_is_counted(capsys: pytest.CaptureFixture[str], event: Json, sentence: str) -> None:
-    with captured_log("maintenance") as lines, pytest.raises(ValueError, match=sentence):
-        handler(event, None)
+def test_an_invalid_event_gets_a_sentence_and_is_counted(
+    capsys: pytest.CaptureFixture[str], event: Any, sentence: str
+) -> None:
+    with captured_log("maintenance") as lines:
+        (item,) = handler(event, None).items()
+    assert item[0] == "error"
+    assert str(item[1]).startswith(sentence)
     assert [(line["message"], line["error_type"]) for line in lines()] == [("job failed", "ValueError")]
     (metric,) = [json.loads(text) for text in capsys.readouterr().out.splitlines() if "_aws" in text]
     assert metric["JobsFailed"] == [1.0]
