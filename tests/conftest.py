@@ -33,7 +33,6 @@ gc.set_threshold(100_000, 20, 50)
 ssl.create_default_context = cache(ssl.create_default_context)
 
 
-
 class CapturedOutput:
     """The standard output of the test that is running.
 
