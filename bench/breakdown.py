@@ -84,7 +84,7 @@ def database_calls(service: Service, params: Mapping[str, Mapping[str, Any]]) ->
     times: dict[tuple[str, str], list[float]] = {}
     url = urlsplit(service.postgrest_url)
     key = service.stack.info["service_role_key"]
-    headers = {"apikey": key, "authorization": f"Bearer {key}"}
+    headers = {"apikey": key, "authorization": f"Bearer {key}"}  # a JWT: these calls do not pass the gateway
     with (
         socket.create_connection((url.hostname or "", url.port or 0)) as connection,
         psycopg.connect(service.stack.postgres.url("supabase_admin"), autocommit=True) as database,

@@ -197,8 +197,8 @@ def environment(stack: Stack, stripe_url: str) -> dict[str, str]:
     """The environment of the two functions."""
     return {
         "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
         "STRIPE_SECRET_KEY": KEY,
         "STRIPE_API_BASE": stripe_url,
         "STRIPE_WEBHOOK_SECRET": SECRET,

@@ -19,8 +19,8 @@ def chat_environment(stack: Stack) -> dict[str, str]:
     info = stack.info
     return {
         "SUPABASE_URL": info["supabase_url"],
-        "SUPABASE_ANON_KEY": info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": info["service_role_key"],
+        "SUPABASE_ANON_KEY": info["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": info["secret_key"],
         **ENCRYPTION,
         "ANTHROPIC_API_KEY": "stand-in",
         "ANTHROPIC_BASE_URL": info["model_url"],

@@ -210,7 +210,7 @@ def sign_up(stack: Stack, stack_db: "psycopg.Connection[dict[str, Any]]") -> Cal
         request = urllib.request.Request(
             f"{stack.info['supabase_url']}/auth/v1/signup",
             data=json.dumps({"email": email, "password": PASSWORD}).encode(),
-            headers={"apikey": stack.info["anon_key"], "content-type": "application/json"},
+            headers={"apikey": stack.info["publishable_key"], "content-type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             session = json.load(response)

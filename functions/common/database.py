@@ -65,7 +65,7 @@ class Database:
         self._transport = transport
         self._rpc_url = f"{settings.url}/rest/v1/rpc/"
         self._anon_key = settings.anon_key
-        self._service_headers = _headers(settings.service_role_key.get_secret_value())
+        self._service_headers = request_headers(settings.service_role_key.get_secret_value())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -89,7 +89,7 @@ class Database:
 
         Raises Unavailable if the database cannot be reached, and the error in ERRORS for a SQLSTATE code.
         """
-        headers = self._service_headers if user_token is None else _headers(user_token, self._anon_key)
+        headers = self._service_headers if user_token is None else request_headers(self._anon_key, user_token)
         body = orjson.dumps(dict(params or {}))
         try:
             async with asyncio.timeout(timeout_s):
@@ -125,12 +125,15 @@ def _result(status: int, content: bytes) -> Any:
         raise Internal from error
 
 
-def _headers(token: str, api_key: str | None = None) -> dict[str, str]:
-    return {
-        "apikey": api_key or token,
-        "authorization": f"Bearer {token}",
-        "content-type": "application/json",
-    }
+def request_headers(api_key: str, user_token: str | None = None) -> dict[str, str]:
+    """The headers of a call with the rights of the API key, or of the user.
+
+    A key of the deprecated kind is a JWT and is also the token. A publishable or secret key is not, and is refused as
+    one (https://supabase.com/docs/guides/getting-started/api-keys).
+    """
+    headers = {"apikey": api_key, "content-type": "application/json"}
+    token = api_key if user_token is None and api_key.count(".") == 2 else user_token
+    return headers if token is None else {**headers, "authorization": f"Bearer {token}"}
 
 
 def _failure(status: int, content: bytes) -> AppError:

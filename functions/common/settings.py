@@ -43,6 +43,18 @@ def _long_enough(value: SecretStr) -> SecretStr:
     return value
 
 
+def _not_secret(value: str) -> str:
+    if value.startswith("sb_secret_"):
+        raise ValueError("is a secret key: use the publishable key, or the anon key")
+    return value
+
+
+def _not_publishable(value: SecretStr) -> SecretStr:
+    if value.get_secret_value().startswith("sb_publishable_"):
+        raise ValueError("is a publishable key: use a secret key, or the service_role key")
+    return value
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
@@ -54,11 +66,18 @@ class ProviderAddresses(Settings):
 
 
 class SupabaseSettings(Settings):
-    """The Supabase project. `url` has no trailing slash."""
+    """The Supabase project. `url` has no trailing slash.
+
+    `anon_key` may be a publishable key and `service_role_key` a secret key: these replace the deprecated JWT keys.
+    """
 
     url: BaseUrl = Field(validation_alias=AliasChoices("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"))
-    anon_key: str = Field(validation_alias=AliasChoices("SUPABASE_ANON_KEY", "NEXT_PUBLIC_SUPABASE_ANON_KEY"))
-    service_role_key: SecretStr = Field(validation_alias="SUPABASE_SERVICE_ROLE_KEY")
+    anon_key: Annotated[str, AfterValidator(_not_secret)] = Field(
+        validation_alias=AliasChoices("SUPABASE_ANON_KEY", "NEXT_PUBLIC_SUPABASE_ANON_KEY")
+    )
+    service_role_key: Annotated[SecretStr, AfterValidator(_not_publishable)] = Field(
+        validation_alias="SUPABASE_SERVICE_ROLE_KEY"
+    )
     jwt_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
         default=None, validation_alias="SUPABASE_JWT_SECRET"
     )

@@ -38,6 +38,7 @@ PASSWORD_MAX_BYTES = 72  # the limit of bcrypt, which the platform uses
 EMAIL_MAX_CHARACTERS = 255  # the column's limit
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9-]*[a-z0-9])*", re.ASCII)
 BEARER = re.compile(r"bearer\s+(\S+)", re.IGNORECASE)
+KEY_PREFIXES = {"anon": "sb_publishable_", "service_role": "sb_secret_"}
 NO_INSTANCE = uuid.UUID(int=0)  # auth.*.instance_id, unused on the platform too
 
 Connection = psycopg.AsyncConnection[DictRow]
@@ -120,8 +121,18 @@ def _base64url(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-def api_key(signing_key: SigningKey, role: str, issuer: str = "supabase") -> str:
-    """The project's API key for `anon` or `service_role`."""
+def api_key(signing_key: SigningKey, role: str) -> str:
+    """The project's publishable key for the role `anon`, or its secret key for `service_role`.
+
+    It is derived from the signing key, so that it is the same at every start.
+    """
+    secret = signing_key.private_key.private_numbers().private_value.to_bytes(32, "big")
+    key = KEY_PREFIXES[role] + _base64url(hmac.digest(secret, role.encode(), "sha256")[:16])
+    return f"{key}_{_base64url(hashlib.sha256(key.encode()).digest()[:6])}"
+
+
+def jwt_key(signing_key: SigningKey, role: str, issuer: str = "supabase") -> str:
+    """The project's deprecated key for the role: a JWT, the `anon` or the `service_role` key."""
     now = int(time.time())
     return signing_key.sign({"iss": issuer, "role": role, "iat": now, "exp": now + API_KEY_SECONDS})
 

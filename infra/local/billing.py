@@ -175,9 +175,10 @@ def main(environ: Mapping[str, str]) -> None:
 
 def _plans(environ: Mapping[str, str]) -> Json:
     """The result of `list_plans`. Exits with a sentence if the database does not answer it."""
+    from functions.common.database import request_headers
+
     url = environ.get("SUPABASE_URL") or environ["NEXT_PUBLIC_SUPABASE_URL"]
-    key = environ["SUPABASE_SERVICE_ROLE_KEY"]
-    headers = {"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"}
+    headers = request_headers(environ["SUPABASE_SERVICE_ROLE_KEY"])
     try:
         return _call(f"{url.rstrip('/')}/rest/v1/rpc/list_plans", headers, {})
     except OSError as error:

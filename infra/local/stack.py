@@ -24,7 +24,7 @@ from typing import Any
 import psycopg
 
 from infra.local import billing
-from infra.local.auth import SigningKey, access_token, api_key, hash_password, load_or_create_key
+from infra.local.auth import SigningKey, access_token, api_key, hash_password, jwt_key, load_or_create_key
 from infra.local.postgres import ROOT, Postgres
 from infra.local.processes import Child, Processes, StackError, end_leftovers
 from infra.local.reaper import alive
@@ -140,11 +140,13 @@ class Stack:
         variables: dict[str, str] = {}
         users: dict[str, dict[str, str]] = {}
         servers: list[tuple[Child, str]] = []
+        api_keys: Mapping[str, str | None] = self._configured_api_keys()
         if not self._supabase_url:
             self._start_database()
             key = load_or_create_key(self.config.folder / "signing-key.pem")
             users = self._create_users(key)
-            variables |= self._supabase_variables(key, users)
+            api_keys = local_keys = local_api_keys(key)
+            variables |= self._supabase_variables(local_keys, users)
             self.postgrest_child = self._start_postgrest(key)
             servers.append((self.postgrest_child, f"{self.config.url(POSTGREST)}/"))
         variables |= self._variables()
@@ -153,7 +155,7 @@ class Stack:
             child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
         if url := self._stripe_url:
             self._seed_stripe(billing.StandIn(url, STRIPE_KEY), variables, users)
-        self._write_info(variables, users)
+        self._write_info(variables, api_keys, users)
 
     def _ports(self) -> list[int]:
         """The ports that this stack listens on, without the offset."""
@@ -161,12 +163,21 @@ class Stack:
         ports = [FUNCTIONS, *(port for port, url in stand_ins.items() if url)]
         return ports if self._supabase_url else [*ports, GATEWAY, POSTGRES, POSTGREST]
 
-    def _supabase_variables(self, key: SigningKey, users: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    def _configured_api_keys(self) -> dict[str, str | None]:
+        """The keys of the configured Supabase project, which may be of either kind."""
+        environ = self._environ
+        public = environ.get("SUPABASE_ANON_KEY") or environ.get("NEXT_PUBLIC_SUPABASE_ANON_KEY")
+        secret = environ.get("SUPABASE_SERVICE_ROLE_KEY")
+        return {"anon_key": public, "service_role_key": secret, "publishable_key": public, "secret_key": secret}
+
+    def _supabase_variables(
+        self, api_keys: Mapping[str, str], users: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, str]:
         """The settings of the local Supabase, and the users that the page at / shows."""
         variables = {
             "SUPABASE_URL": self.config.url(GATEWAY),
-            "SUPABASE_ANON_KEY": api_key(key, "anon"),
-            "SUPABASE_SERVICE_ROLE_KEY": api_key(key, "service_role"),
+            "SUPABASE_ANON_KEY": api_keys["publishable_key"],
+            "SUPABASE_SERVICE_ROLE_KEY": api_keys["secret_key"],
             "SUPABASE_JWT_SECRET": "",  # the local project signs with its key
             "SIGNING_KEY": str(self.config.folder / "signing-key.pem"),
         }
@@ -195,19 +206,27 @@ class Stack:
             variables["ALLOWED_ORIGINS"] = ",".join(origins)
         return variables
 
-    def _write_info(self, variables: Mapping[str, str], users: dict[str, dict[str, str]]) -> None:
+    def _write_info(
+        self,
+        variables: Mapping[str, str],
+        api_keys: Mapping[str, str | None],
+        users: dict[str, dict[str, str]],
+    ) -> None:
         """Writes stack.json: complete or not at all, readable by its owner only."""
         settings = {**self._environ, **variables}
         self.info = {
             "supabase_url": self._supabase_url or self.config.url(GATEWAY),
-            "anon_key": settings.get("SUPABASE_ANON_KEY") or settings.get("NEXT_PUBLIC_SUPABASE_ANON_KEY"),
-            "service_role_key": settings.get("SUPABASE_SERVICE_ROLE_KEY"),
+            "anon_key": api_keys["anon_key"],
+            "service_role_key": api_keys["service_role_key"],
             "db_url": None if self._supabase_url else self.postgres.url(),
             "functions_url": self.config.url(FUNCTIONS),
             "stripe_url": settings.get("STRIPE_API_BASE"),
             "model_url": self._model_url,
             "parliament_url": settings["PARLIAMENT_API_URL"],
             "stripe_webhook_secret": settings.get("STRIPE_WEBHOOK_SECRET"),
+            "stripe_secret_key": settings.get("STRIPE_SECRET_KEY"),
+            "publishable_key": api_keys["publishable_key"],
+            "secret_key": api_keys["secret_key"],
             "users": users,
         }
         draft = self._path.with_suffix(".new")
@@ -381,6 +400,16 @@ class Stack:
     @staticmethod
     def _inherited() -> dict[str, str]:
         return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
+
+
+def local_api_keys(key: SigningKey) -> dict[str, str]:
+    """The keys of the local Supabase by their names in stack.json."""
+    return {
+        "anon_key": jwt_key(key, "anon"),
+        "service_role_key": jwt_key(key, "service_role"),
+        "publishable_key": api_key(key, "anon"),
+        "secret_key": api_key(key, "service_role"),
+    }
 
 
 @contextmanager

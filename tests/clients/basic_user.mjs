@@ -1,12 +1,12 @@
 // A basic user's first visit, with the clients that a frontend has: @supabase/supabase-js signs in and reads, the AI
-// SDK chats. Standard input: {supabase_url, anon_key, functions_url, email, password, chat_id, question, provider}.
+// SDK chats. Standard input: {supabase_url, publishable_key, functions_url, email, password, chat_id, question, provider}.
 // Standard output: what each step gave, for the test to judge.
 import { createClient } from "@supabase/supabase-js";
 import { DefaultChatTransport, readUIMessageStream } from "ai";
 import { text } from "node:stream/consumers";
 
 const stack = JSON.parse(await text(process.stdin));
-const supabase = createClient(stack.supabase_url, stack.anon_key, { auth: { persistSession: false } });
+const supabase = createClient(stack.supabase_url, stack.publishable_key, { auth: { persistSession: false } });
 const signIn = await supabase.auth.signInWithPassword({ email: stack.email, password: stack.password });
 if (signIn.error) throw signIn.error;
 const headers = { authorization: `Bearer ${signIn.data.session.access_token}` };

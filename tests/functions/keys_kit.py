@@ -153,8 +153,8 @@ def environment(stack: Stack, provider_url: str) -> dict[str, str]:
     return {
         **ENCRYPTION,
         "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
         "ANTHROPIC_BASE_URL": provider_url,
         "OPENAI_BASE_URL": f"{provider_url}/v1",
     }

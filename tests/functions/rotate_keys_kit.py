@@ -127,8 +127,8 @@ def environment(stack: Stack, **changes: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
         "ENCRYPTION_KEYS": keyring("new", "old"),
         **changes,
     }

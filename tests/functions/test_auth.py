@@ -116,7 +116,7 @@ def test_a_request_without_a_token_is_refused(api: Api, header: str | None) -> N
 
 
 def test_the_keys_of_the_project_are_not_users(api: Api, stack: Stack) -> None:
-    for name in ("anon_key", "service_role_key"):
+    for name in ("anon_key", "service_role_key", "publishable_key", "secret_key"):
         response = api.http.get("/usage", headers={"authorization": f"Bearer {stack.info[name]}"})
         assert response.status_code == 401
 
@@ -156,7 +156,7 @@ def test_signing_out_everywhere_ends_the_chat_of_its_tokens(
     user = sign_up("basic")
     assert api.chat(user, question("Before")).status_code == 200
     url = f"{stack.info['supabase_url']}/auth/v1/logout?scope=global"
-    assert httpx.post(url, headers={**user.headers, "apikey": stack.info["anon_key"]}).status_code == 204
+    assert httpx.post(url, headers={**user.headers, "apikey": stack.info["publishable_key"]}).status_code == 204
     response = api.http.post("/chat", json=question("After"), headers=user.headers)
     assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
 

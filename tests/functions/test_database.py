@@ -70,30 +70,38 @@ def database(request: pytest.FixtureRequest) -> Callable[[str], Database]:
     return lambda url: _database(url, request.param())
 
 
-def _database(url: str, transport: Transport) -> Database:
+def _database(
+    url: str, transport: Transport, service_key: str = "the-service-key", anon_key: str = "the-anon-key"
+) -> Database:
     environment = {
         "SUPABASE_URL": url,
-        "SUPABASE_ANON_KEY": "the-anon-key",
-        "SUPABASE_SERVICE_ROLE_KEY": "the-service-key",
+        "SUPABASE_ANON_KEY": anon_key,
+        "SUPABASE_SERVICE_ROLE_KEY": service_key,
     }
     return Database(load(SupabaseSettings, environment), transport)
 
 
+JWT = "e30.e30.service"
 DOWN = (503, {"code": "PGRST001", "message": "no connection"})
 
 
+@pytest.mark.parametrize(
+    ("service_key", "anon_key", "service_token"),
+    [("sb_secret_canary", "sb_publishable_canary", None), (JWT, "e30.e30.anon", f"Bearer {JWT}")],
+    ids=["secret key", "service_role key"],
+)
 async def test_calls_use_the_service_or_user_token_and_exact_money(
-    gateway: Gateway, database: Callable[[str], Database]
+    gateway: Gateway, service_key: str, anon_key: str, service_token: str | None
 ) -> None:
     gateway.script = [(200, {"cost_usd": "0.100000"}), (200, True)]
-    db = database(gateway.url)
+    db = _database(gateway.url, AiohttpTransport(), service_key, anon_key)
     assert await db.call("settle_query", {"p_a": 1}) == {"cost_usd": Decimal("0.100000")}
     assert await db.call("usage_summary", user_token="the-users-token") is True
     await db.close()
     (path, service, body), (_, user, _) = gateway.requests
     assert (path, body) == ("/rest/v1/rpc/settle_query", {"p_a": 1})
-    assert (service["apikey"], service["authorization"]) == ("the-service-key", "Bearer the-service-key")
-    assert (user["apikey"], user["authorization"]) == ("the-anon-key", "Bearer the-users-token")
+    assert (service["apikey"], service.get("authorization")) == (service_key, service_token)
+    assert (user["apikey"], user["authorization"]) == (anon_key, "Bearer the-users-token")
 
 
 async def test_an_idempotent_call_is_retried(gateway: Gateway, database: Callable[[str], Database]) -> None:

@@ -483,7 +483,7 @@ def outage(stack: Stack, moment: str, eventually: Callable[..., None]) -> Iterat
 def reachable(stack: Stack) -> bool:
     """Whether PostgREST can reach the database."""
     url = f"{stack.info['supabase_url']}/rest/v1/plans?select=tier"
-    return httpx.get(url, headers={"apikey": stack.info["service_role_key"]}).status_code == 200
+    return httpx.get(url, headers={"apikey": stack.info["secret_key"]}).status_code == 200
 
 
 @pytest.mark.parametrize("moment", ["while it writes", "at any moment"])

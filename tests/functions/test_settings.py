@@ -54,6 +54,16 @@ def test_at_least_one_provider_account_is_required() -> None:
             "short-canary",
             "SUPABASE_JWT_SECRET must be at least 32 characters, as Supabase generates it.",
         ),
+        (
+            "SUPABASE_ANON_KEY",
+            "sb_secret_canary",
+            "SUPABASE_ANON_KEY is a secret key: use the publishable key, or the anon key.",
+        ),
+        (
+            "SUPABASE_SERVICE_ROLE_KEY",
+            "sb_publishable_canary",
+            "SUPABASE_SERVICE_ROLE_KEY is a publishable key: use a secret key, or the service_role key.",
+        ),
         ("OPENAI_BASE_URL", "canary", "OPENAI_BASE_URL must start with https:// or http://."),
     ],
 )

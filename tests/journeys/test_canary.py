@@ -401,8 +401,8 @@ def environ(stack: Stack) -> Mapping[str, str]:
     """The environment of the functions."""
     return {
         "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
         "ANTHROPIC_API_KEY": "of-the-platform",
         "ANTHROPIC_BASE_URL": stack.info["model_url"],
         "OPENAI_API_KEY": "of-the-platform",

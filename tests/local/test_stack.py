@@ -39,7 +39,8 @@ from tests.local.launcher_kit import (
     tiers,
 )
 
-KEYS = "supabase_url anon_key service_role_key db_url functions_url stripe_url model_url parliament_url"
+KEYS = """supabase_url anon_key service_role_key db_url functions_url stripe_url model_url parliament_url
+stripe_webhook_secret stripe_secret_key publishable_key secret_key users"""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_start_prints_the_addresses_and_writes_stack_json(live: Launcher) -> Non
     """stack.json is private and has every key and four users with valid tokens."""
     info, path = live.ready(), live.folder / "stack.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(info) == [*KEYS.split(), "stripe_webhook_secret", "users"]
+    assert list(info) == KEYS.split()
     assert all(set(user) == {"id", "email", "password", "access_token"} for user in info["users"].values())
     assert tiers(info) == TIERS
     assert all(info[place] in live.printed for place in ("supabase_url", "db_url", "functions_url", "stripe_url"))
@@ -181,8 +182,8 @@ def test_configured_services_replace_the_stand_ins(live: Launcher, tmp_path: Pat
     theirs = live.ready()
     environ = {
         "NEXT_PUBLIC_SUPABASE_URL": theirs["supabase_url"],
-        "SUPABASE_ANON_KEY": theirs["anon_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": theirs["service_role_key"],
+        "SUPABASE_ANON_KEY": theirs["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": theirs["secret_key"],
         "ANTHROPIC_API_KEY": "a-key",
         "ANTHROPIC_BASE_URL": theirs["model_url"],
         "OPENAI_API_KEY": "a-key",

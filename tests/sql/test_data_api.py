@@ -22,7 +22,7 @@ def api(stack: Stack) -> Iterator[Callable[..., httpx.Response]]:
     with httpx.Client(base_url=f"{stack.info['supabase_url']}/rest/v1", trust_env=False, timeout=30) as client:
 
         def send(method: str, path: str, user: Person | None = None, **more: Any) -> httpx.Response:
-            headers = {"apikey": stack.info["anon_key"]} | (user.headers if user else {})
+            headers = {"apikey": stack.info["publishable_key"]} | (user.headers if user else {})
             return client.request(method, path, headers=headers, **more)
 
         yield send

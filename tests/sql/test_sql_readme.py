@@ -185,7 +185,7 @@ def test_can_user_query_through_the_data_api(stack: Stack) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["service_role_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
         "no_proxy": "*",
     }
     done = subprocess.run(["bash", "-ec", command], env=environment, capture_output=True, text=True, check=True)
@@ -304,7 +304,7 @@ def ask(stack: Stack) -> Iterator[Ask]:
 
 def test_data_api_refusals_are_quoted_on_the_page(stack: Stack, ask: Ask, person: Callable[..., Person]) -> None:
     user, other = person(), person()
-    anon = stack.info["anon_key"]
+    anon = stack.info["publishable_key"]
     key = load_or_create_key(stack.config.folder / "signing-key.pem")
     issuer = f"{stack.info['supabase_url']}/auth/v1"
     expired = access_token(key, issuer=issuer, user_id=user.id, email=user.email, seconds=-60)
@@ -401,7 +401,7 @@ def test_waiting_work_is_counted(db: Db) -> None:
 
 
 def test_data_api_reports_an_unknown_function_as_the_page_says(stack: Stack, ask: Ask) -> None:
-    response = ask("POST", "/rpc/can_user_query", stack.info["service_role_key"], p_user=str(uuid.uuid4()))
+    response = ask("POST", "/rpc/can_user_query", stack.info["secret_key"], p_user=str(uuid.uuid4()))
     problem = response.json()
     assert (response.status_code, problem["code"]) == (404, "PGRST202")
     message("The Data API does not find a function", problem["message"])
@@ -415,7 +415,7 @@ def test_notify_reloads_the_schema_cache_of_the_data_api(
     name = f"new_function_{uuid.uuid4().hex}"
 
     def status() -> int:
-        return ask("POST", f"/rpc/{name}", stack.info["service_role_key"]).status_code
+        return ask("POST", f"/rpc/{name}", stack.info["secret_key"]).status_code
 
     with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as admin:
         admin.execute("set session_replication_role = replica")  # no event trigger fires

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from functions.common.database import request_headers
 from infra.local.stack import Stack
 
 HOOK = """
@@ -60,8 +61,7 @@ class DatabaseControl:
             admin.execute(f"alter role authenticator {change}")
             admin.execute("notify pgrst, 'reload config'")
         self.set(failing="/rpc/list_plans")
-        key = self._stack.info["service_role_key"]
-        headers = {"apikey": key, "authorization": f"Bearer {key}"}
+        headers = request_headers(self._stack.info["secret_key"])
         while expected != (
             httpx.post(f"{self._stack.info['supabase_url']}/rest/v1/rpc/list_plans", headers=headers, json={}).is_error
         ):

@@ -160,7 +160,7 @@ def test_authentication_is_checked_before_the_body(billing: BillingStack, path: 
     method, body = ROUTES[path]
     user = billing.new_user()
     clear_requests(billing)
-    anonymous = {"authorization": f"Bearer {billing.stack.info['anon_key']}"}
+    anonymous = {"authorization": f"Bearer {billing.stack.info['publishable_key']}"}
     for headers in (
         {},
         anonymous,

@@ -250,6 +250,6 @@ def test_the_checkout_log_contains_no_private_data(
     assert {line["error_type"] for line in failures} == {"APIError", "AuthenticationError"}
     assert {name for line in written for name in line} <= ALLOWED
     text = json.dumps(written)
-    secret = [KEY, SECRET, user.token, billing.stack.info["service_role_key"], billing.stack.info["anon_key"]]
+    secret = [KEY, SECRET, user.token, billing.stack.info["secret_key"], billing.stack.info["publishable_key"]]
     private = [user.email, billing.customer_id(user), page["session_id"], page["url"], portal, "://", SITE, "canary"]
     assert [one for one in secret + private if one in text] == []

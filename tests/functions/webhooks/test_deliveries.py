@@ -277,7 +277,7 @@ def test_the_log_has_id_type_and_outcome_of_each_event(
     assert {name for line in written for name in line} <= ALLOWED
     session = event["data"]["object"]
     private = [user.id, user.email, billing.customer_id(user), session["id"], session["payment_intent"], SITE, "://"]
-    secret = [SECRET, KEY, billing.stack.info["service_role_key"], "v1=", "canary"]
+    secret = [SECRET, KEY, billing.stack.info["secret_key"], "v1=", "canary"]
     assert [one for one in private + secret if one in json.dumps(written)] == []
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from infra.local.auth import api_key, load_or_create_key
+from infra.local.auth import api_key, jwt_key, load_or_create_key
 from infra.local.serve import listener
 from infra.local.supabase import Config
 from tests.local.supabase.kit import (
@@ -51,7 +51,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
             "PGRST_SERVER_HOST": "127.0.0.1",
             "PGRST_SERVER_PORT": str(rest_port),
         }
-        keys = api_key(signing_key, "anon"), api_key(signing_key, "service_role")
+        keys = [make(signing_key, role) for make in (api_key, jwt_key) for role in ("anon", "service_role")]
         stack = Stack(url, port, signing_key, *keys)
         with process([POSTGREST], directory / "postgrest.log", env=environment):
             async with serve(config, socket), httpx.AsyncClient() as client:

@@ -74,11 +74,13 @@ class Stack:
     url: str
     port: int  # Postgres's
     signing_key: SigningKey
+    publishable_key: str
+    secret_key: str
     anon_key: str
     service_key: str
 
     def headers(self, token: str | None = None) -> dict[str, str]:
-        return {"apikey": self.anon_key} | ({"authorization": f"Bearer {token}"} if token else {})
+        return {"apikey": self.publishable_key} | ({"authorization": f"Bearer {token}"} if token else {})
 
 
 def dsn(port: int, user: str = "postgres", database: str = "postgres") -> str:

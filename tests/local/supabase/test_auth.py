@@ -213,6 +213,8 @@ async def test_the_user_endpoint_refuses_other_tokens(stack: Stack, client: http
             "garbage",
             stack.anon_key,
             stack.service_key,
+            stack.publishable_key,
+            stack.secret_key,
             access_token(stack.signing_key, **unknown_user, seconds=-1),
             access_token(load_or_create_key(tmp_path / "other.pem"), **unknown_user),
             access_token(stack.signing_key, **unknown_user | {"user_id": "no uuid"}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.local.auth import access_token, api_key, load_or_create_key
+from infra.local.auth import access_token, api_key, jwt_key, load_or_create_key
 from infra.local.serve import listener
 from infra.local.supabase import Config
 from tests.local.supabase.kit import (
@@ -24,21 +25,44 @@ from tests.local.supabase.kit import (
 )
 from tests.servers import free_port
 
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36"
+
 
 @pytest.mark.parametrize("path", ["/rest/v1/notes", "/auth/v1/user", "/auth/v1/settings"])
 async def test_an_api_key_of_the_project_is_required(stack: Stack, path: str, tmp_path: Path) -> None:
     user = access_token(stack.signing_key, issuer="x", user_id="x", email="x")
-    foreign = api_key(load_or_create_key(tmp_path / "other.pem"), "service_role")
+    other = load_or_create_key(tmp_path / "other.pem")
+    foreign = [make(other, role) for make in (api_key, jwt_key) for role in ("anon", "service_role")]
     async with httpx.AsyncClient(base_url=stack.url) as client:
-        answer = await client.get(path, headers={"authorization": f"Bearer {stack.anon_key}"})
-        assert (answer.status_code, answer.json()["message"]) == (401, "No API key found in request")
-        for key in ("garbage", user, foreign):
+        for key in (stack.anon_key, stack.secret_key):
+            answer = await client.get(path, headers={"authorization": f"Bearer {key}"})
+            assert (answer.status_code, answer.json()["message"]) == (401, "No API key found in request")
+            assert answer.headers["sb-error-code"] == "UNAUTHORIZED_MISSING_API_KEY"
+        for key in ("garbage", user, stack.secret_key[:-1], *foreign):
             answer = await client.get(path, headers={"apikey": key})
             assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
-            assert "hint" in answer.json()
-        answer = await client.get(path, params={"apikey": stack.anon_key})
-        assert "API key" not in answer.text
+            assert answer.headers["sb-error-code"] == "UNAUTHORIZED_INVALID_API_KEY"
+            assert set(answer.json()) == {"message", "hint"}
+        for key in (stack.anon_key, stack.publishable_key):
+            answer = await client.get(path, params={"apikey": key})
+            assert "API key" not in answer.text
         assert (await client.get("/auth/v1/health")).status_code == 200
+
+
+async def test_a_secret_key_is_refused_from_browsers(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.url, headers={"user-agent": BROWSER}) as browser:
+        answer = await browser.get("/rest/v1/notes", headers={"apikey": stack.secret_key})
+        assert answer.json()["message"] == "Forbidden use of secret API key in browser"
+        assert (answer.status_code, answer.headers["sb-error-code"]) == (401, "UNAUTHORIZED_INVALID_API_KEY_TYPE")
+        assert (await browser.get("/rest/v1/", headers={"apikey": stack.publishable_key})).status_code == 200
+
+
+async def test_a_secret_key_is_no_token(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.url) as client:
+        for key in (stack.secret_key, stack.publishable_key):
+            headers = {"apikey": key, "authorization": f"Bearer {stack.secret_key}"}
+            answer = await client.get("/rest/v1/notes", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "PGRST301")
 
 
 async def test_keys_and_tokens_select_the_database_role(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -48,21 +72,31 @@ async def test_keys_and_tokens_select_the_database_role(stack: Stack, client: ht
         async with httpx.AsyncClient() as keyless:
             return (await keyless.post(f"{stack.url}/rest/v1/rpc/whoami", **options)).json()
 
-    anon = await whoami(headers={"apikey": stack.anon_key})
-    assert (anon["user"], anon["role"], anon["uid"], anon["seconds"]) == ("anon", "anon", None, "3s")
-    assert (await whoami(params={"apikey": stack.anon_key}))["user"] == "anon"
+    for key in (stack.publishable_key, stack.anon_key):
+        for headers in ({"apikey": key}, {"apikey": key, "authorization": f"Bearer {key}"}):  # as supabase-js sends it
+            anon = await whoami(headers=headers)
+            assert (anon["user"], anon["role"], anon["uid"], anon["seconds"]) == ("anon", "anon", None, "3s")
+        assert (await whoami(params={"apikey": key}))["user"] == "anon"
+        signed_in = await whoami(headers={"apikey": key, **bearer(session)})
+        assert signed_in == {
+            "user": "authenticated",
+            "role": "authenticated",
+            "uid": session["user"]["id"],
+            "email": "roles@example.org",
+            "aal": "aal1",
+            "seconds": "8s",
+        }
+    for key in (stack.secret_key, stack.service_key):
+        service = await whoami(headers={"apikey": key})
+        assert (service["user"], service["role"], service["seconds"]) == ("service_role", "service_role", "8s")
+        assert (await whoami(headers={"apikey": key, **bearer(session)}))["user"] == "authenticated"
     assert (await whoami(headers=stack.headers(stack.service_key)))["user"] == "service_role"
-    service = await whoami(headers={"apikey": stack.service_key})
-    assert (service["user"], service["seconds"]) == ("service_role", "8s")
-    signed_in = await whoami(headers=stack.headers(session["access_token"]))
-    assert signed_in == {
-        "user": "authenticated",
-        "role": "authenticated",
-        "uid": session["user"]["id"],
-        "email": "roles@example.org",
-        "aal": "aal1",
-        "seconds": "8s",
-    }
+
+
+def test_the_keys_last_as_long_as_the_signing_key(stack: Stack) -> None:
+    assert api_key(stack.signing_key, "anon") == stack.publishable_key
+    assert re.fullmatch(r"sb_publishable_[\w-]{22}_[\w-]{8}", stack.publishable_key, re.ASCII)
+    assert re.fullmatch(r"sb_secret_[\w-]{22}_[\w-]{8}", stack.secret_key, re.ASCII)
 
 
 async def test_a_user_reads_and_writes_only_own_rows(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -78,7 +112,7 @@ async def test_a_user_reads_and_writes_only_own_rows(stack: Stack, client: httpx
     assert counted.json() == [{"body": "of ann@example.org"}]
     assert counted.headers["content-range"] == "0-0/1"
     assert (await client.get("/rest/v1/notes")).json()["code"] == "42501"
-    everything = await client.get("/rest/v1/notes?body=like.of*", headers=stack.headers(stack.service_key))
+    everything = await client.get("/rest/v1/notes?body=like.of*", headers={"apikey": stack.secret_key})
     assert len(everything.json()) == 2
     expired = access_token(stack.signing_key, issuer="x", user_id=ann["user"]["id"], email="x", seconds=-60)
     assert (await client.get("/rest/v1/notes", headers=stack.headers(expired))).status_code == 401
@@ -96,7 +130,8 @@ async def test_query_and_body_reach_postgrest_unchanged(stack: Stack, client: ht
     assert (await client.post("/rest/v1/notes", content=chunks(), headers=headers)).status_code == 201
     for query in (
         "body=eq.a%2Bb%26c%3Dd%20%252B%20%22x%2Cy%22%20(%C3%A9)",
-        "select=body&body=in.(%22a%2Bb%26c%3Dd%20%252B%20%5C%22x%2Cy%5C%22%20(%C3%A9)%22)&apikey=" + stack.anon_key,
+        "select=body&body=in.(%22a%2Bb%26c%3Dd%20%252B%20%5C%22x%2Cy%5C%22%20(%C3%A9)%22)&apikey="
+        + stack.publishable_key,
     ):
         answer = await client.get(f"{stack.url}/rest/v1/notes?{query}", headers=headers)
         assert [row["body"] for row in answer.json()] == [odd], query
@@ -106,7 +141,7 @@ async def test_query_and_body_reach_postgrest_unchanged(stack: Stack, client: ht
         "/rest/v1/notes", json={"body": "x"}, headers=headers | {"prefer": "return=headers-only"}
     )
     assert created.headers["location"].startswith("/notes?id=eq.")
-    deleted = await client.delete("/rest/v1/notes?body=eq.x", headers=stack.headers(stack.service_key))
+    deleted = await client.delete("/rest/v1/notes?body=eq.x", headers={"apikey": stack.secret_key})
     assert deleted.status_code == 204
     assert (await client.get("/rest/v1/absent%2Ftable")).status_code == 404
 
@@ -145,18 +180,18 @@ import assert from "node:assert/strict";
 import { calculateJwkThumbprint } from "jose";
 import { createClient } from "@supabase/supabase-js";
 
-const { SUPABASE_URL: url, ANON_KEY: anonKey } = process.env;
+const { SUPABASE_URL: url, API_KEY: apiKey, ADDRESS: email } = process.env;
 const options = { auth: { persistSession: false, autoRefreshToken: false } };
-const supabase = createClient(url, anonKey, options);
+const supabase = createClient(url, apiKey, options);
 const ok = ({ data, error }) => { assert.equal(error, null); return data; };
-const credentials = { email: "js@example.org", password: "correct horse" };
+const credentials = { email, password: "correct horse" };
 
 const signedUp = ok(await supabase.auth.signUp({ ...credentials, options: { data: { city: "Whitehorse" } } }));
 assert.equal(signedUp.user.user_metadata.city, "Whitehorse");
 assert.ok(signedUp.session.access_token);
 const again = await supabase.auth.signUp(credentials);
 assert.equal(again.error.code, "user_already_exists");
-const weak = await supabase.auth.signUp({ email: "js2@example.org", password: "123" });
+const weak = await supabase.auth.signUp({ email: `another-${email}`, password: "123" });
 assert.equal(weak.error.name, "AuthWeakPasswordError");
 assert.deepEqual(weak.error.reasons, ["length"]);
 const wrong = await supabase.auth.signInWithPassword({ ...credentials, password: "wrong" });
@@ -178,7 +213,7 @@ assert.equal(ok(await supabase.rpc("whoami")).user, "authenticated");
 
 ok({ data: null, ...(await supabase.auth.signOut()) });
 assert.equal(ok(await supabase.auth.getSession()).session, null);
-const gone = await createClient(url, anonKey, options).auth.refreshSession(refreshed.session);
+const gone = await createClient(url, apiKey, options).auth.refreshSession(refreshed.session);
 assert.equal(gone.error.code, "refresh_token_not_found");
 const anonymous = await supabase.from("notes").select("body");
 assert.equal(anonymous.error.code, "42501");
@@ -186,14 +221,15 @@ console.log("done");
 """
 
 
-async def test_the_real_supabase_js_works(stack: Stack) -> None:
+@pytest.mark.parametrize("kind", ["publishable_key", "anon_key"])
+async def test_the_real_supabase_js_works(stack: Stack, kind: str) -> None:
     script = await asyncio.create_subprocess_exec(
         NODE,
         "--input-type=module",
         "--eval",
         SUPABASE_JS,
         cwd=CLIENTS,
-        env={"SUPABASE_URL": stack.url, "ANON_KEY": stack.anon_key},
+        env={"SUPABASE_URL": stack.url, "API_KEY": getattr(stack, kind), "ADDRESS": f"{kind}@example.org"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
