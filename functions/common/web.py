@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from functions.common import money
+from functions.common import money, surrogates
 from functions.common.errors import (
     AppError,
     Internal,
@@ -85,7 +85,7 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     async def parse(request: Request) -> M:
         body = await request.body()
         try:
-            data = orjson.loads(body)
+            data = surrogates.loads(body)
         except orjson.JSONDecodeError as error:
             raise InvalidJson from error
         if b"\\u0000" in body and _has_null_character(data):
