@@ -7,6 +7,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+from functions.common.provider_keys import is_rejected
 from functions.common.vault import PlainKey
 from functions.keys.settings import KeysSettings
 
@@ -17,11 +18,14 @@ ENVIRONMENT_ACCOUNT = ("auth_token", "organization", "project")
 
 
 class CheckResult(Enum):
-    """UNREACHABLE: the provider gave no clear answer."""
+    """UNCLEAR: the provider cannot be reached, or its response is not about the key.
+
+    A key may be allowed to answer and not to list models.
+    """
 
     VALID = "valid"
     REJECTED = "rejected"
-    UNREACHABLE = "unreachable"
+    UNCLEAR = "unclear"
 
 
 @cache
@@ -52,11 +56,16 @@ async def check(provider: str, key: PlainKey, settings: KeysSettings) -> CheckRe
         ):
             _drop_environment_account(connection)
             await connection.models.list(**query)
-    except (sdk.AuthenticationError, sdk.PermissionDeniedError):
-        return CheckResult.REJECTED
+    except sdk.APIStatusError as error:
+        body = error.body if isinstance(error.body, dict) else {}
+        inner = body.get("error", body)
+        inner = inner if isinstance(inner, dict) else {}
+        code, message = str(inner.get("code") or inner.get("type") or ""), str(inner.get("message") or "")
+        rejected = is_rejected(error.status_code, code, message)
+        return CheckResult.REJECTED if rejected else CheckResult.UNCLEAR
     except (sdk.APIError, TimeoutError, ValueError, AttributeError):
         # The SDKs raise the last two if a successful response is not a list of models, such as a page of a proxy.
-        return CheckResult.UNREACHABLE
+        return CheckResult.UNCLEAR
     return CheckResult.VALID
 
 

@@ -88,7 +88,7 @@ class Keys:
             raise ByokKeyUnreadable from None
         result = await self._check(user, provider, key)
         updated: KeyInfo | None = None
-        if result is not CheckResult.UNREACHABLE:
+        if result is not CheckResult.UNCLEAR:
             rejection = f"{PROVIDERS[provider]} does not accept this key."
             params = {"p_id": stored["id"], "p_user_id": user.id, "p_is_valid": result is CheckResult.VALID}
             updated = await self._database.call("note_api_key", {**params, "p_error": rejection}, idempotent=True)

@@ -64,6 +64,14 @@ async def app_client(
 UNCLEAR_REPLIES: dict[str, Reply] = {
     "400": (400, "application/json", b"{}"),
     "402": (402, "application/json", b"{}"),
+    "403": (403, "text/html", b"<h1>No</h1>"),
+    "another country": (403, "application/json", b'{"error": {"code": "unsupported_country_region_territory"}}'),
+    "no right to list": (403, "application/json", b'{"error": {"type": "permission_error", "message": "No"}}'),
+    "a missing scope": (
+        401,
+        "application/json",
+        b'{"error": {"code": null, "message": "You have insufficient permissions. Missing scopes: api.model.read."}}',
+    ),
     "404": (404, "text/html", b"<h1>Not Found</h1>"),
     "429": (429, "application/json", b"{}"),
     "500": (500, "application/json", b"{}"),
@@ -138,12 +146,20 @@ async def test_an_unreachable_provider_stores_the_key_unchecked(
     assert provider.requests == 0
 
 
+REJECTIONS: dict[str, Reply] = {
+    "401": (401, "text/html", b"<h1>No</h1>"),
+    "401 without a code": (401, "application/json", b'{"error": {"code": null, "message": "Incorrect API key"}}'),
+    "403 invalid_api_key": (403, "application/json", b'{"error": {"code": "invalid_api_key"}}'),
+    "400 authentication_error": (400, "application/json", b'{"error": {"type": "authentication_error"}}'),
+}
+
+
 @pytest.mark.parametrize("name", PROVIDERS)
-@pytest.mark.parametrize("status", [401, 403])
-async def test_401_and_403_reject_the_key_whatever_the_body(
-    app_client: httpx.AsyncClient, stack: Stack, person: People, provider: Provider, status: int, name: str
+@pytest.mark.parametrize("case", REJECTIONS)
+async def test_only_401_or_a_named_code_rejects_the_key(
+    app_client: httpx.AsyncClient, stack: Stack, person: People, provider: Provider, case: str, name: str
 ) -> None:
-    provider.reply = lambda: (status, "text/html", b"<h1>No</h1>")
+    provider.reply = lambda: REJECTIONS[case]
     user = person("basic")
     response = await app_client.put(f"/keys/{name}", json={"api_key": new_key()}, headers=user.headers)
     assert error_of(response) == (422, "byok_key_rejected")
