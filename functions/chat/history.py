@@ -1,4 +1,7 @@
-"""The earlier turns of a conversation that the model is sent with a question. A turn is a question and its answer."""
+"""The earlier turns of a conversation that the model is sent with a question. A turn is a question and its answer.
+
+A turn that the provider refused because of its content is left out: sent again, it would be refused again.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,8 +9,10 @@ from functions.chat import limits
 from functions.chat.answer import Answer, MessageRow
 from functions.chat.providers import Message
 from functions.chat.request import UIMessage
+from functions.chat.wire import Ending
 
 Turns = list[list[Message]]
+REFUSED: Ending = "content-filter"
 
 
 def from_storage(rows: Sequence[MessageRow]) -> Turns:
@@ -16,6 +21,8 @@ def from_storage(rows: Sequence[MessageRow]) -> Turns:
     for row in rows:
         if row["role"] == "user":
             turns.append([Message("user", row["content"])])
+        elif turns and row.get("finish_reason") == REFUSED:
+            turns.pop()
         elif turns:  # answers before the first question belong to a turn that was cut off
             turns[-1].extend(Answer.from_row(row).messages())
     return fitting(turns, limits.HISTORY_BYTES, bytes_of)
@@ -27,7 +34,9 @@ def from_client(messages: Sequence[UIMessage]) -> Turns:
     for message in messages[-limits.HISTORY_MESSAGES :]:
         if message.role == "user":
             turns.append([])
-        if turns and message.text.strip():
+        if turns and message.finish_reason == REFUSED:
+            turns.pop()
+        elif turns and message.text.strip():
             turns[-1].append(Message(message.role, message.text))
     return fitting(turns, limits.HISTORY_BYTES, bytes_of)
 

@@ -28,6 +28,12 @@ class UIMessage(BaseModel):
     id: Id
     role: Literal["user", "assistant"]
     parts: Annotated[list[Part], Field(max_length=limits.PARTS)]
+    metadata: Any = None
+
+    @property
+    def finish_reason(self) -> Any:
+        """Why an answer ended, by the metadata that the chat sent with it."""
+        return self.metadata.get("finish_reason") if isinstance(self.metadata, dict) else None
 
     @property
     def text(self) -> str:
@@ -72,6 +78,8 @@ class ChatRequest(BaseModel):
     def _ends_with_a_question(self) -> "ChatRequest":
         if self.question.role != "user" or not self.question.text.strip():
             raise ValueError("the last message must be the user's and have text")
+        if any(part.type == "file" for part in self.question.parts):
+            raise ValueError("the last message has a file, but only text can be read: send it without the file")
         if len(self.question.text.encode()) > limits.QUESTION_BYTES:
             raise ValueError(f"the last message is longer than {limits.QUESTION_BYTES:,} bytes")
         return self

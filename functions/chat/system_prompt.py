@@ -18,6 +18,7 @@ from functions.chat.request import Context
 from functions.chat.tools import Language, Source, ToolError
 from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import describe_bill, describe_mp
+from functions.chat.wire import Ending
 from functions.common import money
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -59,9 +60,11 @@ def cut_short(language: Language) -> str:
     return _text(f"cut_short.{language}")
 
 
-def no_text(language: Language) -> str:
-    """The last sentence of an answer that ended after tools without a text."""
-    return _text(f"no_text.{language}")
+def last_sentence(ending: Ending, language: Language) -> str:
+    """The last sentence of an answer that ended for this reason, before or without its last text."""
+    if ending == "content-filter":
+        return _text(f"refused.{language}")
+    return cut_short(language) if ending in ("limit", "length") else _text(f"no_text.{language}")
 
 
 async def _record(context: Context, language: Language, parliament: Parliament) -> tuple[Any, Source] | None:

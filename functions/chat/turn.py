@@ -7,7 +7,7 @@ ended (the process died, the database is out of reach) expires, and its funding 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,16 +23,13 @@ from functions.chat.progress import ProgressWriter, TurnProgress
 from functions.chat.providers import FinishReason, Message, Prompt, Providers, Spent
 from functions.chat.providers.failover import Failover
 from functions.chat.spending import Spending
-from functions.chat.system_prompt import cut_short, no_text, situation, system_prompt
+from functions.chat.system_prompt import last_sentence, situation, system_prompt
 from functions.chat.tools import Tools
 from functions.chat.tools.parliament import Parliament
 from functions.common.errors import AppError, ByokKeyRejected, Internal, PromptRefused, ProviderError, ProviderTimeout
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.vault import PlainKey
-
-# The provider's other reasons count as "stop": the answer is all that the model had to say.
-ENDINGS: Mapping[str, wire.Ending] = {"length": "length", "content-filter": "content-filter", "limit": "limit"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,7 +123,7 @@ class Turn:
                 raise ProviderTimeout from error
             return self._ended_early("limit")
         except PromptRefused as error:
-            if not self._answer.has_content:
+            if error.finish_reason == "length" and not self._answer.has_content:
                 raise
             return self._ended_early(error.finish_reason)
         except ByokKeyRejected as error:
@@ -134,20 +131,15 @@ class Turn:
             raise
         finally:
             self._timeout = None
+        if reason == "content-filter":
+            return self._ended_early(reason)
         if not self._answer.has_content:
             raise ProviderError  # An answer without content is not charged.
-        ending = ENDINGS.get(reason, "stop")
-        return ending if self._answer.text.strip() else self._ended_early(ending)
+        return reason if self._answer.text.strip() else self._ended_early(reason)
 
     def _ended_early(self, ending: wire.Ending) -> wire.Ending:
-        """Add a sentence that explains why the answer ends here, unless the provider's filter cut a text."""
-        language = self.query.request.language
-        if ending in ("limit", "length"):
-            sentence = cut_short(language)
-        elif not self._answer.text.strip():
-            sentence = no_text(language)
-        else:
-            return ending
+        """Add a sentence that explains why the answer ends here."""
+        sentence = last_sentence(ending, self.query.request.language)
         self._answer.steps.append(Step(sentence))
         self.feed.write(self._stream.finish_step() + self._stream.start_step() + self._stream.text(sentence))
         return ending
@@ -197,6 +189,8 @@ class Turn:
             await progress.close(limits.FOLLOWER_STOPPED_S if self.stopped else limits.FOLLOWER_S)
             await self.turnstile.enter()  # pricing and storing take a millisecond, and many answers may end at once
             await self._spending.price()
+            for provider, model in failover.gone:
+                self.observer.info("model gone", **self.query.identity, provider=provider, model=model)
             if ending is None:
                 return await self.metering.release(hold, self._spent(failover))
             return await self.metering.settle(hold, ending, self._spent(failover), turn_row)

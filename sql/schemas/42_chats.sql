@@ -76,7 +76,8 @@ begin
   if v_has_pending and v_question_position is null then
     -- The conversation is locked. Its pending turns are the newest messages.
     select
-      coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content)
+      coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content,
+                                            'finish_reason', part.finish_reason)
                          order by turn.created_at, turn.id, part.role desc), '[]'),
       coalesce(max(turn.size), 0)::integer
     into v_pending, v_pending_size
@@ -92,8 +93,9 @@ begin
       order by w.created_at desc, w.id desc limit p_count / 2
     ) turn
     cross join lateral (values
-      ('user', turn.turn -> 'question' ->> 'content'), ('assistant', turn.turn -> 'answer' ->> 'content')
-    ) part (role, content)
+      ('user', turn.turn -> 'question' ->> 'content', null),
+      ('assistant', turn.turn -> 'answer' ->> 'content', turn.turn -> 'answer' ->> 'finish_reason')
+    ) part (role, content, finish_reason)
     where turn.size <= p_bytes;
   end if;
 
@@ -102,9 +104,10 @@ begin
       jsonb_agg(
         case when sized.size_with_results <= p_bytes - v_pending_size
              then jsonb_build_object('role', sized.role, 'content', sized.content,
-                                     'function_calls', sized.function_calls,
+                                     'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
                                      'function_results', sized.function_results)
-             else jsonb_build_object('role', sized.role, 'content', sized.content) end
+             else jsonb_build_object('role', sized.role, 'content', sized.content,
+                                     'finish_reason', sized.finish_reason) end
         order by sized.position),
       '[]')
     from (
@@ -113,7 +116,8 @@ begin
                  + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
-        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        select m.role, m.content, m.finish_reason, m.function_calls, m.function_results, m.position
+        from public.messages m
         where m.conversation_id = p_conversation_id
           and (v_question_position is null or m.position < v_question_position)
         order by m.position desc limit p_count - jsonb_array_length(v_pending)
@@ -124,9 +128,10 @@ begin
 end
 $$;
 comment on function private.recent_messages(uuid, text, integer, integer) is
-  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
-  'function_results}]. Calls and results are left out of messages where they do not fit. If the question is in the '
-  'conversation: only messages before it. Pending turns are stored first, or read if the conversation is locked.';
+  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
+  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. If the '
+  'question is in the conversation: only messages before it. Pending turns are stored first, or read if the '
+  'conversation is locked.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
   from public, anon, authenticated, service_role;
 

@@ -10,6 +10,7 @@ from tests.journeys.endings_table import (
     LIMIT,
     NO_TEXT,
     NOTHING_PAID,
+    REFUSED,
     TOOLS_PREFIX,
 )
 
@@ -17,7 +18,7 @@ from tests.journeys.endings_table import (
 def amount(text: str, question: str) -> str:
     """How much of the provider's answer a text is, as in the table."""
     whole = FULL_ANSWER.format(question=question)
-    for sentence, name in ((LIMIT, "limit"), (NO_TEXT, "no text")):
+    for sentence, name in ((LIMIT, "limit"), (NO_TEXT, "no text"), (REFUSED, "refused")):
         if text.endswith(sentence):
             before = text.removesuffix(sentence)
             return f"{amount(before, question)}+{name}" if before else name
@@ -32,7 +33,7 @@ def amount(text: str, question: str) -> str:
 
 def delivered(text: str, tools: str) -> str:
     """What reached the user, as in the page. The arguments: those columns of the table."""
-    parts = ["text"] if text.split("+")[0] not in ("none", "limit", "no text") else []
+    parts = ["text"] if text.split("+")[0] not in ("none", "limit", "no text", "refused") else []
     parts += ["results"] if set(tools) & set("+!") else []
     return ", ".join(parts) or "nothing"
 

@@ -9,7 +9,7 @@ from typing import Any
 from infra.local.postgres import ROOT
 
 # on the wire  the last parts of the stream, or the status and code of an error; gone: the client disconnected
-# text         how much of the provider's answer arrived: whole, half, part, none; limit, no text: our sentence
+# text         how much of the provider's answer arrived: whole, half, part, none; limit, no text, refused: our sentence
 # tools        a sign for each call that the client received: + output, ! error, ? the answer ended before it was run
 # ask          how often the provider was asked
 # cost         the number of steps whose tokens and cost are in the ledger
@@ -21,7 +21,7 @@ a tool failed                 finish stop              whole          !        2
 over the steps limit          finish stop              whole          +++++++  8    8
 over the cost limit           finish length            limit          !        1    1
 cut short by output limit     finish length            half           -        1    1
-refused by the filter         finish content-filter    half           -        1    1
+refused by the filter         finish content-filter    half+refused   -        1    1
 failed once, asked again      finish stop              whole          -        2    1
 client left before a byte     gone                     whole          -        1    1
 client left in the text       gone                     whole          -        1    1
@@ -83,6 +83,9 @@ FULL_ANSWER = (
 TOOLS_PREFIX = "The tools answered: “"
 LIMIT = "This answer has reached the limit of one question and ends here. Ask another question to continue."
 NO_TEXT = "The model ended here without a text. The results of its tools are above. Ask again for an answer in words."
+REFUSED = (
+    "The model provider ended this answer because of its rules on content. Ask in other words, or ask something else."
+)
 NOT_RUN = "The answer ended before this tool was run."
 # Bills that do not exist: no cache answers for them.
 SLOW_BILL, BROKEN_BILL = "C-9999", "C-9998"
