@@ -53,12 +53,21 @@ class MessageRow(TypedDict):
 
 @dataclass(slots=True)
 class Call:
-    """One tool call. `input` is None where the model did not write a JSON object; `outcome` is None until it ran."""
+    """One tool call. `input` is None where the model did not write a JSON object; `outcome` is None until it ran.
+
+    `given_id` is the id of `provider`, which only the next steps of the same answer use.
+    """
 
     id: str
     name: str
     input: Any
     outcome: Outcome | None = None
+    provider: str = ""
+    given_id: str = ""
+
+    def id_for(self, provider: str) -> str:
+        """The id in a request to the provider. Some models expect theirs."""
+        return self.given_id if self.given_id and provider == self.provider else self.id
 
     @property
     def result(self) -> str:
@@ -95,16 +104,20 @@ class Answer:
             call.outcome is not None and call.input is not None for step in self.steps for call in step.calls
         )
 
-    def messages(self) -> Iterator[Message]:
-        """The messages that the model reads: its own texts and calls, and the results of the calls."""
+    def messages(self, provider: str = "") -> Iterator[Message]:
+        """The messages that a model of the provider reads: texts and calls, and the results of the calls."""
         for step in self.steps:
             if not step.text.strip() and not step.calls:
                 continue
-            calls = [ToolCall(call.id, call.name, money.dumps(call.input).decode()) for call in step.calls]
+            calls = [
+                ToolCall(call.id_for(provider), call.name, money.dumps(call.input).decode()) for call in step.calls
+            ]
             yield Message("assistant", step.text, calls)
             if step.calls:
                 results = [
-                    ToolResult(call.id, call.result, call.outcome is None or call.outcome.error is not None)
+                    ToolResult(
+                        call.id_for(provider), call.result, call.outcome is None or call.outcome.error is not None
+                    )
                     for call in step.calls
                 ]
                 yield Message("tool", results=results)

@@ -26,6 +26,7 @@ from functions.chat.system_prompt import cut_short
 from functions.chat.tools import Language, Outcome, Tools
 from functions.chat.wire import MessageStream
 from functions.common.errors import InvalidRequest, ProviderError
+from functions.common.surrogates import Joiner
 from functions.common.vault import PlainKey
 
 TOO_LONG = "The question is too long for the models of your plan. Please shorten it."
@@ -62,9 +63,9 @@ class Conversation:
                 break
             reason = await self._step(prompt)
             if reason == "limit":
-                self._write_more(f"\n\n{cut_short(self.language)}")
+                self._write(self.answer.steps[-1], f"\n\n{cut_short(self.language)}")
                 return "limit"
-            if reason != "tool-calls":
+            if reason != "stop" or not self.answer.steps[-1].calls:
                 return reason
             await self.spending.price()
             await self._run_tools()
@@ -72,12 +73,13 @@ class Conversation:
             raise InvalidRequest(TOO_LONG, fields=[{"field": "messages", "message": "too long"}])
         self.answer.steps.append(Step())
         self.feed.write(self.stream.finish_step() + self.stream.start_step())
-        self._write_more(cut_short(self.language))
+        self._write(self.answer.steps[-1], cut_short(self.language))
         return "limit"
 
-    def _write_more(self, text: str) -> None:
-        self.answer.steps[-1].text += text
-        self.feed.write(self.stream.text(text))
+    def _write(self, step: Step, text: str) -> None:
+        if text:
+            step.text += text
+            self.feed.write(self.stream.text(text))
 
     def _cheaper_prompt(self) -> Prompt | None:
         """The first prompt for another model of the plan: the question is too long for the chosen one."""
@@ -89,13 +91,14 @@ class Conversation:
         return None
 
     def _next_prompt(self, provider: str, model: str, *, may_call: bool) -> Prompt | None:
-        return self.budget.next_prompt(provider, model, self.answer.messages(), may_call=may_call)
+        return self.budget.next_prompt(provider, model, self.answer.messages(provider), may_call=may_call)
 
     async def _step(self, prompt: Prompt) -> FinishReason:
         """Stream one response of the model and note its calls. "limit": it wrote as much as the cost limit allows."""
         step = Step()
         usage: Usage | None = None
         reason: FinishReason | None = None
+        joiner = Joiner()
 
         def prompt_for(provider: str, model: str) -> Prompt | None:
             nonlocal prompt
@@ -112,24 +115,26 @@ class Conversation:
                             self.answer.steps.append(step)
                             self.feed.write(self.stream.finish_step() + self.stream.start_step())
                         case Text(delta):
-                            step.text += delta
-                            self.feed.write(self.stream.text(delta))
+                            self._write(step, joiner.add(delta))
                         case ToolCallStarted(id, name):
+                            self._write(step, joiner.end())
                             self.feed.write(self.stream.tool_input_start(id, name))
                         case ToolCall():
                             self._add_call(step, event)
                         case Usage():
                             usage = event
                         case Finished():
+                            self._write(step, joiner.end())
                             reason = event.reason
         finally:
             if usage is not None:
-                usage = usage if reason else estimated(prompt, step, usage)
+                is_counted = reason is not None and usage.tokens_input > 0
+                usage = usage if is_counted else estimated(prompt, step, usage)
                 self.spending.add(self.failover.provider, self.failover.model, usage)
         if reason is None:
             raise ProviderError
         assert usage is not None
-        if usage.tokens_input:
+        if is_counted:
             self.budget.count(self.failover.provider, prompt, usage)
         was_limited = prompt.max_output_tokens < limits.OUTPUT_TOKENS
         if reason == "length" and was_limited and usage.tokens_output >= prompt.max_output_tokens:
@@ -141,7 +146,10 @@ class Conversation:
         too_long = len(event.arguments.encode()) > limits.ARGUMENTS_BYTES
         if too_long:
             arguments = None
-        call = Call(event.id, event.name, arguments)
+        provider = self.failover.provider
+        earlier = {call.id_for(provider) for before in self.answer.steps for call in before.calls}
+        given_id = "" if event.given_id in earlier else event.given_id
+        call = Call(event.id, event.name, arguments, provider=provider, given_id=given_id)
         step.calls.append(call)
         if arguments is not None:
             self.feed.write(self.stream.tool_input(call.id, call.name, arguments))

@@ -52,6 +52,7 @@ PROVIDER_SILENCE_S = 60.0
 PROVIDER_CONNECTIONS = 2_000  # of a process; each has one answer
 PROVIDER_END_S = 0.05  # between the last event and the end of the response; later, the connection is not used again
 KEEP_ALIVE_S = 10.0
+EVENT_BYTES = 1024 * 1024  # of a stream; the largest one repeats the answer and its tools: 50 KB
 # Before the second and last attempt at a request that the provider did not start to answer.
 RETRY_PAUSE_S = 0.3
 RETRY_PAUSE_LIMIT_S = 2.0

@@ -135,7 +135,12 @@ class MessageStream:
             self._text_open = True
             self._texts += 1
             opening = part("text-start", id=self._text_id)
-        return opening + part("text-delta", id=self._text_id, delta=delta)
+        # As `part`, in a third of the time: nearly all events are these.
+        return b'%bdata: {"type":"text-delta","id":"%b","delta":%b}\n\n' % (
+            opening,
+            self._text_id.encode(),
+            orjson.dumps(delta),
+        )
 
     def tool_input_start(self, call_id: str, name: str) -> bytes:
         """Open a tool call. Its input is not known yet."""

@@ -146,6 +146,12 @@ class ModelNotAvailable(AppError):
     message = "Your plan does not include this model."
 
 
+class ModelGone(ModelNotAvailable):
+    """The provider does not have the model any more, or not for this account. Another model may answer."""
+
+    message = "The model provider does not offer this model any more. Nothing was charged; choose another model."
+
+
 class ByokKeyRejected(AppError):
     status = 422
     code = "byok_key_rejected"
@@ -207,10 +213,10 @@ class ProviderDown(ProviderError):
 class PromptRefused(ProviderError):
     """The provider refuses what it was sent, so another attempt would fail too. `finish_reason`: why.
 
-    After a part of the answer it ends the answer. Before, the client sees a ProviderError.
+    It ends the answer. Where nothing else reached the user, the client sees a ProviderError for "length".
     """
 
-    message = "The model provider refuses this question. Nothing was charged; ask a shorter one, or in other words."
+    message = "This question is too long for the model. Nothing was charged; ask a shorter one."
 
     def __init__(self, finish_reason: Literal["length", "content-filter"]) -> None:
         super().__init__()

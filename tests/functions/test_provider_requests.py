@@ -348,8 +348,11 @@ REFUSED_PROMPTS = [
 
 @pytest.mark.parametrize(("status", "code", "message", "reason"), REFUSED_PROMPTS)
 def test_a_refused_prompt_differs_from_a_failure(status: int, code: str, message: str, reason: str | None) -> None:
-    faults = Faults("It", own_account=False)
-    for error in (faults.from_status(status, {}, code, message), faults.from_event(code, message)):
+    faults = Faults("It", own_account=False, model="m")
+    for error in (
+        faults.from_status(status, {}, code, message),
+        faults.from_event({"error": {"code": code, "message": message}}),
+    ):
         assert (error.finish_reason if isinstance(error, PromptRefused) else None) == reason
 
 
@@ -358,7 +361,7 @@ def test_a_refused_prompt_differs_from_a_failure(status: int, code: str, message
 
 def error_of_sdk(name: str, error: BaseException | None, own_account: bool) -> AppError | None:
     """The error for the client that an SDK's exception means."""
-    sdk, faults = SDKS[name], Faults(NAMES[name], own_account)
+    sdk, faults = SDKS[name], Faults(NAMES[name], own_account, "claude-haiku-5-5")
     if isinstance(error, sdk.APIStatusError):
         body = error.body
         inner = body.get("error", body) if isinstance(body, dict) else None

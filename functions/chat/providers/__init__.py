@@ -14,28 +14,36 @@ import orjson
 
 from functions.chat.settings import ChatSettings
 from functions.chat.tools import Definition
+from functions.common import surrogates
 from functions.common.vault import PlainKey
 
-# Why an answer ended. "limit": at the cost limit of a query; only the chat itself ends an answer so.
-FinishReason = Literal["stop", "length", "content-filter", "tool-calls", "limit", "other"]
+# Why an answer ended. "stop": the model had no more to say, or called tools. "limit": at the cost limit of a query;
+# only the chat itself ends an answer so.
+FinishReason = Literal["stop", "length", "content-filter", "limit"]
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call of the model. `arguments` is the text that it wrote, which should be a JSON object."""
+    """A tool call of the model. `arguments` is the text that it wrote, which should be a JSON object.
+
+    `id` is ours. `given_id` is the provider's, empty where it sent none that it accepts in a later request.
+    """
 
     id: str
     name: str
     arguments: str
+    given_id: str = ""
 
 
 def parsed_arguments(call: ToolCall) -> dict[str, Any] | None:
-    """The arguments of a call; None where the model did not write a JSON object."""
+    """The arguments of a call; None where the model did not write a JSON object that can be stored and sent."""
     try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
+        arguments = surrogates.loads(call.arguments or "{}")
+        orjson.dumps(arguments)  # refuses what is nested too deeply
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
-    return arguments if isinstance(arguments, dict) else None
+    # Postgres cannot store a null character.
+    return arguments if isinstance(arguments, dict) and "\\u0000" not in call.arguments else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class Opened:
     """The provider accepted the request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take twice the time for each delta
 class Text:
     """More text of the answer."""
 
@@ -91,6 +99,14 @@ class ToolCallStarted:
 
     id: str
     name: str
+
+
+MOST_TOKENS = 10_000_000  # of one request: no model has a larger context
+
+
+def counted(value: Any) -> int:
+    """A provider's count of tokens; zero where it sent none."""
+    return int(min(value, MOST_TOKENS)) if isinstance(value, int | float) and value > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 https://docs.claude.com/en/api/messages-streaming
 """
 
+import json
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from functions.chat.providers import (
@@ -15,11 +16,11 @@ from functions.chat.providers import (
     Opened,
     Prompt,
     Text,
-    ToolCall,
-    ToolCallStarted,
     Usage,
+    counted,
     parsed_arguments,
 )
+from functions.chat.providers.calls import PartialCall, text_of
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.http import HEADERS, Http, Serialized, bearer, dumps
 from functions.chat.providers.sse import events
@@ -34,23 +35,70 @@ if TYPE_CHECKING:  # importing the SDK takes a second
 API_URL = "https://api.anthropic.com"
 API_VERSION = "2026-10-21"  # the SDK's
 
-REASONS: Mapping[str, FinishReason] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
+# Anthropic refuses other ids in a history.
+IDS = re.compile("[a-zA-Z0-9_-]{1,64}")
+# All others mean that the model has ended its turn. Whether it called tools is known from the calls.
+REASONS: Mapping[str | None, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "content-filter",
-    "tool_use": "tool-calls",
+    "content_filter": "content-filter",  # of gateways
 }
 
 
-@dataclass(slots=True)
-class PartialCall:
-    """A tool call while its arguments arrive."""
+class Response:
+    """Reads the events of one response."""
 
-    id: str
-    name: str
-    arguments: str = ""
+    def __init__(self, faults: Faults) -> None:
+        self.is_complete = False
+        self._faults = faults
+        self._usage: dict[str, Any] = {}
+        self._reason: str | None = None
+        self._calls: dict[Any, PartialCall] = {}  # by the index of their block
+
+    def read(self, event: Mapping[str, Any]) -> Sequence[Event]:
+        """What an event means that is no text. Unknown ones mean nothing."""
+        match event["type"]:
+            case "content_block_delta":
+                if call := self._calls.get(event.get("index")):
+                    call.pieces += text_of(event["delta"].get("partial_json"))
+            case "content_block_start":
+                return self._start_block(event.get("index"), event["content_block"])
+            case "content_block_stop" if call := self._calls.pop(event.get("index"), None):
+                return (call.ended(),)
+            case "message_start":
+                return (self._count((event.get("message") or {}).get("usage")),)
+            case "message_delta":
+                self._reason = (event.get("delta") or {}).get("stop_reason") or self._reason
+                return (self._count(event.get("usage")),)
+            case "message_stop":
+                self.is_complete = True
+            case "error":
+                raise self._faults.from_event(event)
+        return ()
+
+    def end(self) -> Iterator[Event]:
+        """What the end of the stream means. Raises ProviderError if the answer may be incomplete."""
+        if self._reason is None and not self.is_complete:
+            raise ProviderError
+        reason = REASONS.get(self._reason, "stop")
+        if reason == "stop":
+            for call in self._calls.values():  # whose end was not sent
+                yield call.ended()
+        yield Finished(reason)
+
+    def _start_block(self, index: Any, block: Mapping[str, Any]) -> Sequence[Event]:
+        if block.get("type") == "tool_use":
+            call = self._calls[index] = PartialCall.of(block.get("name"), block.get("id"), IDS)
+            if block.get("input"):
+                call.whole = json.dumps(block["input"])
+            return (call.started(),)
+        text = text_of(block.get("text"))
+        return (Text(text),) if text else ()
+
+    def _count(self, usage: Mapping[str, Any] | None) -> Usage:
+        self._usage |= {name: count for name, count in (usage or {}).items() if count is not None}
+        return usage_of(self._usage)
 
 
 class Anthropic:
@@ -66,40 +114,21 @@ class Anthropic:
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
         headers = self._headers if own_key is None else {**self._headers, **bearer(own_key.reveal())}
-        faults = Faults("Anthropic", own_account=own_key is not None)
+        faults = Faults("Anthropic", own_key is not None, prompt.model)
         async with self._http.post(self._url, headers, self._body(prompt), faults) as chunks:
             yield Opened()
-            usage: Mapping[str, Any] = {}
-            reason: str | None = None
-            calls: dict[int, PartialCall] = {}
+            response = Response(faults)
             async for event in events(chunks):
-                match event.get("type"):
-                    case "message_start":
-                        usage = event["message"]["usage"]
-                        yield usage_of(usage)
-                    case "content_block_start" if event["content_block"]["type"] == "tool_use":
-                        block = event["content_block"]
-                        calls[event["index"]] = PartialCall(block["id"], block["name"])
-                        yield ToolCallStarted(block["id"], block["name"])
-                    case "content_block_delta" if event["delta"]["type"] == "text_delta":
-                        yield Text(event["delta"]["text"])
-                    case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
-                        calls[event["index"]].arguments += event["delta"]["partial_json"]
-                    case "content_block_stop" if event["index"] in calls:
-                        call = calls[event["index"]]
-                        yield ToolCall(call.id, call.name, call.arguments)
-                    case "message_delta":
-                        reason = event["delta"].get("stop_reason") or reason
-                        counts = {name: count for name, count in event["usage"].items() if count is not None}
-                        usage = {**usage, **counts}
-                        yield usage_of(usage)
-                    case "message_stop":
-                        break
-                    case "error":
-                        raise faults.from_event(event["error"].get("type"), event["error"].get("message"))
-            if reason is None:
-                raise ProviderError  # The stream ended without a reason, so the answer may be incomplete.
-            yield Finished(REASONS.get(reason, "other"))
+                # Nearly all events are text.
+                if event["type"] == "content_block_delta" and isinstance(text := event["delta"].get("text"), str):
+                    yield Text(text)
+                    continue
+                for found in response.read(event):
+                    yield found
+                if response.is_complete:
+                    break
+            for found in response.end():
+                yield found
 
     def _body(self, prompt: Prompt) -> bytes:
         """The SDK's body, byte by byte, with the parts that are the same for everyone serialized once."""
@@ -154,11 +183,11 @@ def _assistant_blocks(message: Message) -> "Iterator[TextBlockParam | ToolUseBlo
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:
     """The tokens of Anthropic's usage object. Anthropic's input excludes cached tokens; ours includes them."""
-    cache_read = usage.get("cache_read_input_tokens") or 0
-    cache_write = usage.get("cache_creation_input_tokens") or 0
+    cache_read = counted(usage.get("cache_read_input_tokens"))
+    cache_write = counted(usage.get("cache_creation_input_tokens"))
     return Usage(
-        tokens_input=(usage.get("input_tokens") or 0) + cache_read + cache_write,
-        tokens_output=usage.get("output_tokens") or 0,
+        tokens_input=counted(usage.get("input_tokens")) + cache_read + cache_write,
+        tokens_output=counted(usage.get("output_tokens")),
         cache_read_tokens=cache_read,
         cache_write_tokens=cache_write,
     )

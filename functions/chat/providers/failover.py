@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from functions.chat import limits
 from functions.chat.providers import Event, Prompt, Providers
-from functions.common.errors import ProviderDown, ProviderOverloaded
+from functions.common.errors import ModelGone, ProviderDown, ProviderOverloaded
 from functions.common.turnstile import Turnstile
 from functions.common.vault import PlainKey
 
@@ -18,7 +18,8 @@ from functions.common.vault import PlainKey
 class Failover:
     """Sends the requests of one turn. `provider` and `model` are those of the last request.
 
-    `models` are the models that the plan allows, by provider, the default first.
+    `models` are the models that the plan allows, by provider, the default first. `gone` are those that the
+    account did not have, with their provider.
     """
 
     def __init__(
@@ -34,34 +35,56 @@ class Failover:
         self.models = models
         self.provider = provider
         self.model = model
+        self.gone: list[tuple[str, str]] = []
 
     async def stream(
         self, prompt: Prompt, own_key: PlainKey | None, prompt_for: Callable[[str, str], Prompt | None]
     ) -> AsyncGenerator[Event, None]:
         """Ask the model, and once more where the provider is down or overloaded. Raises as Provider.stream does.
 
-        `prompt_for` gives the prompt for another provider and its model; None: the step would be too dear there.
+        A model that the provider does not have is replaced by the next one of the plan. `prompt_for` gives the prompt
+        for another provider or model; None: the step would be too dear there.
         """
-        started, provider = False, self.provider
-        try:
-            async with aclosing(await self._ask(prompt, own_key)) as events:
-                async for event in events:
-                    started = True
-                    yield event
-            return
-        except (ProviderDown, ProviderOverloaded) as error:
-            if started:
-                raise
-            pause_s = self._prepare_second_attempt(error, own_key)
-            if self.provider != provider:
-                other = prompt_for(self.provider, self.model)
-                if other is None:
+        may_repeat = True
+        while True:
+            asked, started = (self.provider, self.model), False
+            try:
+                async with aclosing(await self._ask(prompt, own_key)) as events:
+                    async for event in events:
+                        started = True
+                        yield event
+                return
+            except (ModelGone, ProviderDown, ProviderOverloaded) as error:
+                if started:
                     raise
-                prompt = other
-        await asyncio.sleep(pause_s)
-        async with aclosing(await self._ask(prompt, own_key)) as events:
-            async for event in events:
-                yield event
+                if isinstance(error, ModelGone):
+                    self._replace_model(error, own_key)
+                    pause_s = 0.0
+                elif may_repeat:
+                    may_repeat = False
+                    pause_s = self._prepare_second_attempt(error, own_key)
+                else:
+                    raise
+                if asked != (self.provider, self.model):
+                    other = prompt_for(self.provider, self.model)
+                    if other is None:
+                        raise
+                    prompt = other
+            await asyncio.sleep(pause_s)
+
+    def _replace_model(self, error: ModelGone, own_key: PlainKey | None) -> None:
+        """Take the next model of the plan that was not tried, at the other provider if this one has no more.
+
+        Raises `error` where there is none.
+        """
+        self.gone.append((self.provider, self.model))
+        others = [other for other in self._providers.platform if other != self.provider] if own_key is None else []
+        for provider in (self.provider, *others):
+            for model in self.models.get(provider, ()):
+                if (provider, model) not in self.gone:
+                    self.provider, self.model = provider, model
+                    return
+        raise error
 
     def _prepare_second_attempt(self, error: ProviderDown | ProviderOverloaded, own_key: PlainKey | None) -> float:
         """Switch to the other provider where this one is overloaded. Returns the seconds to wait before the attempt.
@@ -70,7 +93,8 @@ class Failover:
         """
         if isinstance(error, ProviderOverloaded) and own_key is None:
             for other in self._providers.platform:
-                if other != self.provider and (models := self.models.get(other)):
+                models = [model for model in self.models.get(other, ()) if (other, model) not in self.gone]
+                if other != self.provider and models:
                     self.provider, self.model = other, models[0]
                     return 0
         pause_s = error.retry_after or limits.RETRY_PAUSE_S

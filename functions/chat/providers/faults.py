@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -16,6 +17,7 @@ from functions.common.errors import (
     AppError,
     ByokBalanceExhausted,
     ByokKeyRejected,
+    ModelGone,
     PromptRefused,
     ProviderDown,
     ProviderError,
@@ -23,14 +25,17 @@ from functions.common.errors import (
     ProviderTimeout,
     TooManyRequests,
 )
+from functions.common.provider_keys import is_rejected
 
 # Codes of error events of both providers that mean: try again later.
 LIMITED = frozenset({"rate_limit_error", "rate_limit_exceeded"})
 BUSY = LIMITED | {"overloaded_error", "server_is_overloaded", "slow_down"}
-# ... that mean: no credit, or a key without permission. Anthropic reports missing credit in the message only.
+# ... that mean: no credit. Anthropic reports missing credit in the message only.
 NO_CREDIT = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached"})
 NO_CREDIT_WORDS = "credit balance"
-NOT_ACCEPTED = frozenset({"authentication_error", "permission_error", "invalid_api_key", "insufficient_permissions"})
+# ... that mean: this model is retired, or not for this account. Anthropic has one code for all that is not found.
+MODEL_GONE = "model_not_found"
+NOT_FOUND = "not_found_error"
 # ... that mean: the prompt is too long, or not allowed. Anthropic reports most of them in the message only.
 TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
 TOO_LONG_WORDS = ("prompt is too long", "context limit", "context window", "maximum context length")
@@ -47,6 +52,7 @@ class Faults:
 
     name: str
     own_account: bool
+    model: str
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -60,12 +66,12 @@ class Faults:
             raise ProviderTimeout from None
         except (aiohttp.ClientError, OSError):
             raise ProviderDown from None
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError):
             raise ProviderError from None  # an event in another format than documented
 
     def from_response(self, status: int, headers: Mapping[str, str], text: str) -> AppError:
         """The error for a response that is no success."""
-        return self.from_status(status, headers, *_code_and_message(text))
+        return self.from_status(status, headers, *code_and_message(_parsed(text)))
 
     def from_status(self, status: int, headers: Mapping[str, str], code: str, message: str) -> AppError:
         """The error for an HTTP status, before the answer. `code` and `message` are the provider's."""
@@ -74,10 +80,12 @@ class Faults:
         if self.own_account:
             if status == 402 or code in NO_CREDIT or NO_CREDIT_WORDS in message.lower():
                 return self._no_credit()
-            if status in (401, 403):
-                return self._not_accepted()
             if status == 429:
                 return self._limited(seconds)
+        if code == MODEL_GONE or (status == 404 and code == NOT_FOUND and "model" in message.lower()):
+            return self._model_gone()
+        if self.own_account and status in (401, 403):
+            return self._not_accepted() if is_rejected(status, code, message) else self._not_permitted()
         if refused := _prompt_refused(code, message):
             return refused
         if status in (408, 504):
@@ -86,22 +94,37 @@ class Faults:
             return ProviderOverloaded(retry_after=seconds)
         return ProviderDown() if status >= 500 else ProviderError()
 
-    def from_event(self, code: str | None, message: str | None) -> AppError:
-        """The error for an error event within an answer."""
+    def from_event(self, error: Any) -> AppError:
+        """The error for an error event within an answer. `error` has the code and the message."""
+        code, message = code_and_message(error)
         if self.own_account:
             if code in NO_CREDIT:
                 return self._no_credit()
-            if code in NOT_ACCEPTED:
+            if is_rejected(0, code, message):
                 return self._not_accepted()
             if code in LIMITED:
                 return self._limited(None)
-        if refused := _prompt_refused(code or "", message or ""):
+        if refused := _prompt_refused(code, message):
             return refused
         return ProviderOverloaded() if code in BUSY else ProviderError()
 
     def _not_accepted(self) -> AppError:
         return ByokKeyRejected(
             f"{self.name} does not accept your own key. Store another one, or delete it to use your plan's queries."
+        )
+
+    def _not_permitted(self) -> AppError:
+        return ProviderError(
+            f"{self.name} does not allow this request to your own account. Nothing was charged, and your key is kept. "
+            "Check its permissions and your account there, or delete the key here to use your plan's queries."
+        )
+
+    def _model_gone(self) -> AppError:
+        if not self.own_account:
+            return ModelGone(f"{self.name} does not offer {self.model} any more. Nothing was charged; choose another.")
+        return ModelGone(
+            f"Your own {self.name} account does not have the model {self.model}. Your key is accepted. "
+            "Nothing was charged; choose another model."
         )
 
     def _no_credit(self) -> AppError:
@@ -126,12 +149,15 @@ def _prompt_refused(code: str, message: str) -> PromptRefused | None:
     return None
 
 
-def _code_and_message(text: str) -> tuple[str, str]:
-    """The code and the message of an error's body, which both providers nest in `error`; empty where it has none."""
+def _parsed(text: str) -> Any:
     try:
-        body = json.loads(text.strip())
+        return json.loads(text.strip())
     except (ValueError, RecursionError):
-        return "", ""
+        return None
+
+
+def code_and_message(body: Any) -> tuple[str, str]:
+    """The code and the message of an error's body, which both providers nest in `error`; empty where it has none."""
     inner = body.get("error", body) if isinstance(body, dict) else None
     if not isinstance(inner, dict):
         return "", ""

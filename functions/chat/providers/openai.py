@@ -3,6 +3,7 @@
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,74 @@ from functions.chat.providers import (
     Opened,
     Prompt,
     Text,
-    ToolCall,
-    ToolCallStarted,
     Usage,
+    counted,
     parsed_arguments,
 )
+from functions.chat.providers.calls import PartialCall, text_of
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.http import HEADERS, Http, Serialized, bearer, dumps
 from functions.chat.providers.sse import events
 from functions.chat.settings import ChatSettings
 from functions.chat.tools import Definition
-from functions.common.errors import ProviderError
+from functions.common.errors import AppError, ProviderError
 from functions.common.vault import PlainKey
 
 if TYPE_CHECKING:  # importing the SDK takes a second
     from openai.types.responses import FunctionToolParam, ResponseInputItemParam
 
 API_URL = "https://api.openai.com/v1"
+# OpenAI and the gateways with its format accept any id that they have sent.
+IDS = re.compile("[!-~]{1,64}")
+
+
+class Response:
+    """Reads the events of one response."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.is_complete = False
+        self.failure: AppError | None = None
+        self._faults = faults
+        self._refuses = False
+        self._calls: dict[Any, PartialCall] = {}  # by the index of their item
+
+    def read(self, event: Mapping[str, Any]) -> Sequence[Event]:
+        """What an event means that is no text. Unknown ones mean nothing."""
+        match event["type"]:
+            case "response.refusal.delta":
+                self._refuses = True
+                return (Text(text_of(event.get("delta"))),)
+            case "response.function_call_arguments.delta" if call := self._calls.get(event.get("output_index")):
+                call.pieces += text_of(event.get("delta"))
+            case "response.output_item.added" if event["item"].get("type") == "function_call":
+                call = self._calls[event.get("output_index")] = _call(event["item"])
+                return (call.started(),)
+            case "response.output_item.done" if event["item"].get("type") == "function_call":
+                return self._end_call(event.get("output_index"), event["item"])
+            case "response.completed" | "response.incomplete" as kind:
+                return self._end(kind, event.get("response") or {})
+            case "response.failed":
+                self.failure = self._faults.from_event(event.get("response"))
+                return (usage_of(event.get("response") or {}),)
+            case "error":
+                self.failure = self._faults.from_event(event)  # documented as flat, but sent nested
+        return ()
+
+    def _end_call(self, index: Any, item: Mapping[str, Any]) -> Sequence[Event]:
+        known = self._calls.pop(index, None)
+        call = known or _call(item)
+        call.whole = text_of(item.get("arguments"))
+        return (call.ended(),) if known else (call.started(), call.ended())
+
+    def _end(self, kind: str, response: Mapping[str, Any]) -> Sequence[Event]:
+        self.is_complete = True
+        reason = (response.get("incomplete_details") or {}).get("reason")
+        if self._refuses or reason == "content_filter":
+            return (usage_of(response), Finished("content-filter"))
+        if kind == "response.incomplete":
+            return (usage_of(response), Finished("length"))
+        unended = [call.ended() for call in self._calls.values()]  # whose end was not sent
+        return (*unended, usage_of(response), Finished("stop"))
 
 
 class OpenAI:
@@ -47,37 +99,21 @@ class OpenAI:
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
         headers = self._headers if own_key is None else {**self._headers, **bearer(own_key.reveal())}
-        faults = Faults("OpenAI", own_account=own_key is not None)
+        faults = Faults("OpenAI", own_key is not None, prompt.model)
         async with self._http.post(self._url, headers, self._body(prompt), faults) as chunks:
             yield Opened()
-            has_calls = False
+            response = Response(faults)
             async for event in events(chunks):
-                match event.get("type"):
-                    case "response.output_text.delta" | "response.refusal.delta":
-                        yield Text(event["delta"])
-                    case "response.output_item.added" if event["item"]["type"] == "function_call":
-                        yield ToolCallStarted(event["item"]["call_id"], event["item"]["name"])
-                    case "response.output_item.done" if event["item"]["type"] == "function_call":
-                        has_calls = True
-                        call = event["item"]
-                        yield ToolCall(call["call_id"], call["name"], call["arguments"])
-                    case "response.completed":
-                        yield usage_of(event["response"])
-                        yield Finished("tool-calls" if has_calls else "stop")
-                        return
-                    case "response.incomplete":
-                        yield usage_of(event["response"])
-                        reason = (event["response"].get("incomplete_details") or {}).get("reason")
-                        yield Finished("length" if reason == "max_output_tokens" else "content-filter")
-                        return
-                    case "response.failed":
-                        yield usage_of(event["response"])
-                        error = event["response"].get("error") or {}
-                        raise faults.from_event(error.get("code"), error.get("message"))
-                    case "error":
-                        # Documented as a flat object, but sent nested.
-                        error = event.get("error") or event
-                        raise faults.from_event(error.get("code"), error.get("message"))
+                # Nearly all events are text.
+                if event["type"] == "response.output_text.delta" and isinstance(text := event.get("delta"), str):
+                    yield Text(text)
+                    continue
+                for found in response.read(event):
+                    yield found
+                if response.failure:
+                    raise response.failure
+                if response.is_complete:
+                    return
             raise ProviderError  # The stream ended without a final event, so the answer may be incomplete.
 
     def _body(self, prompt: Prompt) -> bytes:
@@ -97,6 +133,10 @@ class OpenAI:
                 b',"tool_choice":"auto"}' if prompt.may_call else b',"tool_choice":"none"}',
             )
         )
+
+
+def _call(item: Mapping[str, Any]) -> PartialCall:
+    return PartialCall.of(item.get("name"), item.get("call_id"), IDS)
 
 
 def _tools(tools: Sequence[Definition]) -> bytes:
@@ -129,11 +169,13 @@ def usage_of(response: Mapping[str, Any]) -> Usage:
     """The tokens of a response. OpenAI's input includes cached tokens, as ours does."""
     usage = response.get("usage") or {}
     details = usage.get("input_tokens_details") or {}
+    cache_read, cache_write = counted(details.get("cached_tokens")), counted(details.get("cache_write_tokens"))
     return Usage(
-        tokens_input=usage.get("input_tokens") or 0,
-        tokens_output=usage.get("output_tokens") or 0,
-        cache_read_tokens=details.get("cached_tokens") or 0,
-        cache_write_tokens=details.get("cache_write_tokens") or 0,
+        # A gateway may leave the cached tokens out. The price list refuses more cached tokens than there are.
+        tokens_input=max(counted(usage.get("input_tokens")), cache_read + cache_write),
+        tokens_output=counted(usage.get("output_tokens")),
+        cache_read_tokens=cache_read,
+        cache_write_tokens=cache_write,
     )
 
 
