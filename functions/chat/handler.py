@@ -115,7 +115,7 @@ def start(app: FastAPI) -> None:
     """Build what the routes share, from the environment. Raises SettingsError."""
     environment = read_environment()
     settings, vault = load(ChatSettings, environment), load_vault(environment)
-    app.state.verifier = Verifier(settings)
+    app.state.verifier = Verifier(settings, app.state.observer)
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
     app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, app.state.observer)
 

@@ -117,7 +117,7 @@ def create() -> FastAPI:
     observer = Observer("checkout")
     checkout = Checkout(settings, observer)
     app = create_lambda_app(observer, checkout.close)
-    app.state.verifier = Verifier(settings)
+    app.state.verifier = Verifier(settings, observer)
     app.state.checkout = checkout
     app.add_api_route("/plans", get_plans, methods=["GET"])
     app.add_api_route("/checkout", post_checkout, methods=["POST"])

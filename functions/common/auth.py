@@ -1,7 +1,8 @@
 """Authentication: verifies Supabase access tokens.
 
-The configuration decides the algorithm, never the token: only HS256 with SUPABASE_JWT_SECRET, only ES256 and RS256 with
-the project's JWKS without it. So a public key is never accepted as an HMAC secret.
+A project signs with HS256 and SUPABASE_JWT_SECRET, or with keys of which it publishes the public half (JWKS), or with
+both while it moves to the latter. A key verifies only tokens of its own algorithm, so a public key is never accepted as
+an HMAC secret.
 """
 
 import asyncio
@@ -15,18 +16,23 @@ from typing import Annotated, Any
 
 import jwt
 from fastapi import Depends, Request
-from jwt.exceptions import PyJWKClientConnectionError
 
 from functions.common.errors import Unauthenticated, Unavailable
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings
 from functions.common.tls import tls_context
 
-# Supabase serves its keys with max-age=600: half of it in PyJWKClient, half in our cache, which needs no thread. The
-# cooldowns limit how often an unknown key id or a failed fetch causes another fetch: anyone can invent a key id.
-KEYS_LIFESPAN_S = 300
+# Clocks differ. PostgREST, which reads the same tokens, allows as much for `exp`, `nbf` and `iat`
+# (https://github.com/PostgREST/postgrest/blob/main/src/library/PostgREST/Auth/Jwt.hs, allowedSkewSeconds).
+LEEWAY_S = 30
+
+PUBLISHED_ALGORITHMS = frozenset({"ES256", "RS256"})  # Supabase's; the secret's is HS256
+
+KEYS_LIFESPAN_S = 600  # Supabase serves its keys with max-age=600
+# The cooldowns limit how often an unknown key id or a failed fetch causes another fetch: anyone can invent a key id.
 KEYS_COOLDOWN_S = 30
-FETCH_TIMEOUT_S = 2
 FETCH_COOLDOWN_S = 1
+FETCH_TIMEOUT_S = 2
 
 REMEMBERED_TOKENS = 1024  # the most verified tokens to remember, 400 bytes each
 
@@ -43,52 +49,82 @@ class User:
         return f"User(id={self.id!r})"
 
 
+class PublishedKeys:
+    """The public keys of a project. They are fetched when a token needs them, and again after KEYS_LIFESPAN_S."""
+
+    def __init__(self, url: str, observer: Observer) -> None:
+        self._url = url
+        self._observer = observer
+        self._keys: dict[str, jwt.PyJWK] = {}  # by key id
+        self._fetched_at = self._failed_at = -math.inf
+        self._lock = asyncio.Lock()
+
+    @cached_property
+    def _client(self) -> jwt.PyJWKClient:
+        """Created for the first fetch, because not every function needs one, and the TLS context takes 30 ms."""
+        return jwt.PyJWKClient(self._url, cache_jwk_set=False, timeout=FETCH_TIMEOUT_S, ssl_context=tls_context())
+
+    async def find(self, kid: str | None) -> tuple[jwt.PyJWK | None, float]:
+        """The key, and the monotonic time until which it counts as published.
+
+        Raises Unavailable if the keys cannot be fetched, or if there are none.
+        """
+        if self._must_fetch(kid):
+            async with self._lock:
+                if self._must_fetch(kid):  # unless another task has fetched them since
+                    await self._fetch()
+        return self._keys.get(kid or ""), self._fetched_at + KEYS_LIFESPAN_S
+
+    def _must_fetch(self, kid: str | None) -> bool:
+        age_s = time.monotonic() - self._fetched_at
+        return age_s > KEYS_LIFESPAN_S or (kid not in self._keys and age_s > KEYS_COOLDOWN_S)
+
+    async def _fetch(self) -> None:
+        if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
+            raise Unavailable
+        try:
+            keys = await asyncio.to_thread(self._client.get_signing_keys)  # in a thread, because a fetch blocks
+        except (jwt.PyJWTError, OSError, ValueError) as error:  # ValueError: the response is not JSON
+            self._failed_at = time.monotonic()
+            self._observer.failure("no signing keys", error)
+            raise Unavailable from error
+        self._keys = {key.key_id: key for key in keys if key.key_id is not None}
+        self._fetched_at = time.monotonic()
+
+
 class Verifier:
     """Verifies access tokens of one Supabase project."""
 
-    def __init__(self, settings: SupabaseSettings) -> None:
+    def __init__(self, settings: SupabaseSettings, observer: Observer) -> None:
         self._issuer = f"{settings.url}/auth/v1"
         self._secret = settings.jwt_secret
-        self._signing_keys: dict[str, tuple[jwt.PyJWK, float]] = {}  # by key id, with the time of the fetch
-        self._failed_at = -FETCH_COOLDOWN_S * 1.0
+        self._published = PublishedKeys(f"{self._issuer}/.well-known/jwks.json", observer)
         self._verified: dict[bytes, tuple[str, str | None, int, float]] = {}  # by digest
-
-    @cached_property
-    def _keys(self) -> jwt.PyJWKClient:
-        """Created for the first token, because not every function sees one, and the TLS context takes 30 ms."""
-        return jwt.PyJWKClient(
-            f"{self._issuer}/.well-known/jwks.json",
-            lifespan=KEYS_LIFESPAN_S,
-            cooldown_duration=KEYS_COOLDOWN_S,
-            timeout=FETCH_TIMEOUT_S,
-            ssl_context=tls_context(),
-        )
 
     async def verify(self, token: str) -> User:
         """The user of an access token.
 
-        A token is verified once (0.5 ms) until it expires or its key is fetched again.
+        A token is verified once (0.5 ms) until it expires or its key must be fetched again.
 
         Raises Unauthenticated if any check of the token fails, Unavailable if the keys cannot be fetched.
         """
         digest = hashlib.sha256(token.encode()).digest()
         if verified := self._verified.get(digest):
-            user_id, session_id, expires_at, key_until = verified
-            if time.time() < expires_at and time.monotonic() < key_until:
+            user_id, session_id, valid_until, key_until = verified
+            if time.time() < valid_until and time.monotonic() < key_until:
                 return User(user_id, token, session_id)
             del self._verified[digest]
         try:
-            key, algorithms, key_until = await self._key(token)
+            key, algorithm, key_until = await self._key(token)
             claims = jwt.decode(
                 token,
                 key,
-                algorithms=algorithms,
+                algorithms=[algorithm],
                 audience="authenticated",
                 issuer=self._issuer,
+                leeway=LEEWAY_S,
                 options={"require": ["exp", "iat", "sub", "aud", "iss", "role"]},
             )
-        except PyJWKClientConnectionError as error:
-            raise Unavailable from error
         except jwt.PyJWTError as error:
             raise Unauthenticated from error
         if claims["role"] != "authenticated":
@@ -100,39 +136,28 @@ class Verifier:
             raise Unauthenticated from error
         if len(self._verified) >= REMEMBERED_TOKENS:
             self._verified.pop(next(iter(self._verified)))
-        self._verified[digest] = user_id, session_id, int(claims["exp"]), key_until
+        self._verified[digest] = user_id, session_id, int(claims["exp"]) + LEEWAY_S, key_until
         return User(user_id, token, session_id)
 
-    async def _key(self, token: str) -> tuple[Any, list[str], float]:
-        """The key of a token, its algorithms, and the monotonic time until which it counts as published."""
-        if self._secret is not None:
-            return self._secret.get_secret_value(), ["HS256"], math.inf
-        kid = _key_id(token.partition(".")[0])
-        key, fetched_at = self._signing_keys.get(kid, (None, 0.0))
-        if key is None or time.monotonic() - fetched_at > KEYS_LIFESPAN_S:
-            key, fetched_at = await self._fetch(kid)
-        return key, ["ES256", "RS256"], fetched_at + KEYS_LIFESPAN_S
+    async def _key(self, token: str) -> tuple[Any, str, float]:
+        """The key of a token, the key's algorithm, and the monotonic time until which the key is valid.
 
-    async def _fetch(self, kid: str) -> tuple[jwt.PyJWK, float]:
-        """Fetch a key. Returns it with the time of the fetch."""
-        if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
-            raise PyJWKClientConnectionError("the last fetch has just failed")
-        try:
-            key = await asyncio.to_thread(self._keys.get_signing_key, kid)  # in a thread, because a fetch blocks
-        except PyJWKClientConnectionError:
-            self._failed_at = time.monotonic()
-            raise
-        self._signing_keys[kid] = key, time.monotonic()
-        return self._signing_keys[kid]
+        Raises InvalidTokenError if the project has no such key, and Unavailable.
+        """
+        algorithm, kid = _algorithm_and_key_id(token.partition(".")[0])
+        if algorithm == "HS256" and self._secret is not None:
+            return self._secret.get_secret_value(), "HS256", math.inf
+        key, key_until = await self._published.find(kid)
+        if key is None or key.algorithm_name not in PUBLISHED_ALGORITHMS:
+            raise jwt.InvalidTokenError
+        return key, key.algorithm_name, key_until
 
 
 @lru_cache(maxsize=16)
-def _key_id(header: str) -> str:
-    """The key id in a token's header. Cached, because all tokens of a key have the same header. Raises PyJWTError."""
-    kid = jwt.get_unverified_header(f"{header}..").get("kid")
-    if not isinstance(kid, str):
-        raise jwt.InvalidTokenError("no key id")
-    return kid
+def _algorithm_and_key_id(header: str) -> tuple[str | None, str | None]:
+    """What a token's header says. Cached, because all tokens of a key have the same header. Raises PyJWTError."""
+    fields = jwt.get_unverified_header(f"{header}..")
+    return fields.get("alg"), fields.get("kid")
 
 
 async def current_user(request: Request) -> User:

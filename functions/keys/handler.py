@@ -168,7 +168,7 @@ def create() -> FastAPI:
     observer = Observer("keys")
     keys = Keys(Database(settings, ThreadTransport()), vault, settings, observer)
     app = create_lambda_app(observer, keys.close)
-    app.state.verifier = Verifier(settings)
+    app.state.verifier = Verifier(settings, observer)
     app.state.keys = keys
     app.add_api_route("/keys", list_keys, methods=["GET"])
     app.add_api_route("/keys/{provider}", put_key, methods=["PUT"])

@@ -1,5 +1,6 @@
 """Authentication: a token that fails any check is refused."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -7,9 +8,8 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from functions.common import auth
 from functions.common.errors import Unauthenticated, Unavailable
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from infra.local.auth import SigningKey, load_or_create_key
 from infra.local.stack import Stack
@@ -62,11 +63,15 @@ def public_pem(key: SigningKey) -> bytes:
     )
 
 
-def signed_with_public_key_as_secret(key: SigningKey, claims: dict[str, Any]) -> str:
-    """The algorithm confusion attack, built by hand because PyJWT refuses to encode it."""
-    header = {"alg": "HS256", "typ": "JWT", "kid": key.public_jwk["kid"]}
+def hmac_token(header: dict[str, Any], claims: dict[str, Any], secret: bytes) -> str:
+    """A token that is signed with HMAC-SHA256, whatever its header says."""
     signing_input = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
-    return f"{signing_input}.{b64(hmac.new(public_pem(key), signing_input.encode(), hashlib.sha256).digest())}"
+    return f"{signing_input}.{b64(hmac.new(secret, signing_input.encode(), hashlib.sha256).digest())}"
+
+
+def signed_with_public_key_as_secret(key: SigningKey, claims: dict[str, Any]) -> str:
+    """The algorithm confusion attack, which PyJWT refuses to encode."""
+    return hmac_token({"alg": "HS256", "typ": "JWT", "kid": key.public_jwk["kid"]}, claims, public_pem(key))
 
 
 def unsigned(claims: dict[str, Any]) -> str:
@@ -83,7 +88,7 @@ FORGERIES: dict[str, Forge] = {
     "wrong audience": lambda key, claims: key.sign({**claims, "aud": "anon"}),
     "no audience": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "aud"}),
     "wrong issuer": lambda key, claims: key.sign({**claims, "iss": "https://evil.example/auth/v1"}),
-    "expired": lambda key, claims: key.sign({**claims, "exp": claims["iat"] - 1}),
+    "expired": lambda key, claims: key.sign({**claims, "exp": claims["iat"] - 31}),
     "no expiry": lambda key, claims: key.sign({k: v for k, v in claims.items() if k != "exp"}),
     "issued in the future": lambda key, claims: key.sign({**claims, "iat": claims["iat"] + 300}),
     "not valid yet": lambda key, claims: key.sign({**claims, "nbf": claims["iat"] + 300}),
@@ -164,10 +169,10 @@ def test_signing_out_everywhere_ends_the_chat_of_its_tokens(
 # Other signing configurations, without the stack.
 
 
-def settings(url: str = "http://127.0.0.1:9", **more: str) -> SupabaseSettings:
-    """The settings of a project. Nothing listens on port 9."""
+def verifier_of(url: str = "http://127.0.0.1:9", **more: str) -> auth.Verifier:
+    """The verifier of a project. Nothing listens on port 9."""
     environment = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "anon", "SUPABASE_SERVICE_ROLE_KEY": "service", **more}
-    return load(SupabaseSettings, environment)
+    return auth.Verifier(load(SupabaseSettings, environment), Observer("auth-test"))
 
 
 def claims_of_user(**claims: Any) -> dict[str, Any]:
@@ -183,63 +188,6 @@ def claims_of_user(**claims: Any) -> dict[str, Any]:
     }
 
 
-async def test_a_project_with_a_secret_accepts_only_hs256() -> None:
-    verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
-    user = await verifier.verify(jwt.encode(claims_of_user(), SECRET, "HS256"))
-    assert user.id == claims_of_user()["sub"]
-    elliptic_key, rsa_key = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
-    for token in (
-        jwt.encode(claims_of_user(), SECRET + SECRET, "HS512"),
-        jwt.encode(claims_of_user(), elliptic_key, "ES256"),
-        jwt.encode(claims_of_user(), rsa_key, "RS256"),
-        jwt.encode(claims_of_user(aud="anon"), SECRET, "HS256"),
-        jwt.encode(claims_of_user(), "another-secret-of-quite-enough-characters", "HS256"),
-    ):
-        with pytest.raises(Unauthenticated):
-            await verifier.verify(token)
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """A project with published keys: its URL, its JWKS, which the test may change, and the fetched paths."""
-    jwks: dict[str, Any] = {"keys": []}
-    fetched: list[str] = []
-
-    class Project(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            fetched.append(self.path)
-            body = json.dumps(jwks).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with serve_http(ThreadingHTTPServer(("127.0.0.1", 0), Project)) as url:
-        yield url, jwks, fetched
-
-
-async def test_published_keys_are_fetched_once_despite_unknown_key_ids(
-    published: tuple[str, dict[str, Any], list[str]],
-) -> None:
-    url, jwks, fetched = published
-    private = rsa.generate_private_key(65537, 2048)
-    jwks["keys"] = [
-        {**jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "1", "use": "sig"}
-    ]
-    verifier = auth.Verifier(settings(url))
-    claims = claims_of_user(iss=f"{url}/auth/v1")
-    token = jwt.encode(claims, private, "RS256", headers={"kid": "1"})
-    for _ in range(3):
-        assert (await verifier.verify(token)).id == claims["sub"]
-    for number in range(5):
-        with pytest.raises(Unauthenticated):
-            await verifier.verify(jwt.encode(claims, private, "RS256", headers={"kid": f"invented-{number}"}))
-    assert fetched == ["/auth/v1/.well-known/jwks.json"]
-
-
 @dataclass
 class Clock:
     """What auth.py uses of the time module."""
@@ -253,32 +201,195 @@ class Clock:
         return time.monotonic() + self.passed_s
 
 
-async def test_a_token_is_verified_until_it_expires_or_its_key_does(
-    published: tuple[str, dict[str, Any], list[str]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("claim", ["iat", "nbf", "exp"])
+async def test_times_have_the_leeway_of_postgrest(claim: str) -> None:
+    verifier, now = verifier_of(SUPABASE_JWT_SECRET=SECRET), int(time.time())
+    sign = -1 if claim == "exp" else 1
+    accepted, refused = ({claim: now + sign * (auth.LEEWAY_S + more)} for more in (-20, 20))
+    assert (await verifier.verify(jwt.encode(claims_of_user(**accepted), SECRET, "HS256"))).id
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(jwt.encode(claims_of_user(**refused), SECRET, "HS256"))
+
+
+@dataclass
+class Project:
+    """A project whose JWKS the test may change. `body` replaces it; `fetched` are the requested paths."""
+
+    url: str = ""
+    keys: list[dict[str, Any]] = field(default_factory=list)
+    body: bytes | None = None
+    fetched: list[str] = field(default_factory=list)
+
+    def publish(self, private: Any, kid: str, **more: str) -> None:
+        """Publish the public key of a private key."""
+        algorithm = (
+            jwt.algorithms.RSAAlgorithm if isinstance(private, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
+        )
+        self.keys.append({**algorithm.to_jwk(private.public_key(), as_dict=True), "kid": kid, **more})
+
+    def claims(self, **claims: Any) -> dict[str, Any]:
+        """The claims of a token of the project."""
+        return claims_of_user(iss=f"{self.url}/auth/v1", **claims)
+
+    def token(self, private: Any, kid: str, algorithm: str = "ES256", **claims: Any) -> str:
+        """A token of the project."""
+        return jwt.encode(self.claims(**claims), private, algorithm, {"kid": kid})
+
+
+@pytest.fixture
+def project() -> Iterator[Project]:
+    """A project without keys."""
+    project = Project()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            project.fetched.append(self.path)
+            body = json.dumps({"keys": project.keys}).encode() if project.body is None else project.body
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serve_http(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as project.url:
+        yield project
+
+
+async def test_a_project_may_have_a_secret_and_published_keys(project: Project) -> None:
+    """As while it moves from one to the other. No key verifies a token of another's algorithm."""
+    elliptic, rsa_key, other = (
+        ec.generate_private_key(ec.SECP256R1()),
+        rsa.generate_private_key(65537, 2048),
+        ec.generate_private_key(ec.SECP256R1()),
+    )
+    project.publish(elliptic, "1")
+    project.publish(rsa_key, "2")
+    project.keys.append({"kty": "oct", "kid": "3", "k": b64(SECRET.encode()), "alg": "HS256"})
+    verifier = verifier_of(project.url, SUPABASE_JWT_SECRET=SECRET)
+    for token in (
+        jwt.encode(project.claims(), SECRET, "HS256"),
+        jwt.encode(project.claims(), SECRET, "HS256", {"kid": "1"}),
+        project.token(elliptic, "1"),
+        project.token(rsa_key, "2", "RS256"),
+    ):
+        for _ in range(2):  # verified, remembered
+            assert (await verifier.verify(token)).id == project.claims()["sub"]
+    pem = elliptic.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    for token in (
+        hmac_token({"alg": "HS256", "kid": "1"}, project.claims(), pem),
+        hmac_token({"alg": "ES256", "kid": "3"}, project.claims(), SECRET.encode()),
+        hmac_token({"alg": "RS256", "kid": "2"}, project.claims(), SECRET.encode()),
+        jwt.encode(project.claims(), SECRET * 2, "HS512", {"kid": "3"}),
+        jwt.encode(project.claims(), "another-secret-of-quite-enough-characters", "HS256"),
+        jwt.encode(project.claims(aud="anon"), SECRET, "HS256"),
+        jwt.encode(project.claims(), elliptic, "ES256"),
+        project.token(elliptic, "2"),
+        project.token(rsa_key, "2", "PS256"),
+        project.token(other, "1"),
+        unsigned(project.claims()),
+    ):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token)
+    with pytest.raises(Unauthenticated):  # without the secret, the published one is none
+        await verifier_of(project.url).verify(jwt.encode(project.claims(), SECRET, "HS256", {"kid": "3"}))
+
+
+@pytest.mark.parametrize("body", [b'{"keys": []}', b"{}", b"[]", b"<html>Log in to the network</html>", b"\xff", b""])
+async def test_missing_keys_are_our_failure(
+    project: Project, body: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, jwks, _ = published
+    """A token of any algorithm may be valid as long as nobody knows the project's keys."""
+    clock = Clock()
+    monkeypatch.setattr(auth, "time", clock)
     private = ec.generate_private_key(ec.SECP256R1())
-    jwks["keys"] = [{**jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "1"}]
+    verifier = verifier_of(project.url)
+    project.body = body
+    for token in (project.token(private, "1"), jwt.encode(project.claims(), SECRET, "HS256")):
+        with pytest.raises(Unavailable):
+            await verifier.verify(token)
+        clock.passed_s += 0.1
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]  # one fetch a second
+    assert (line["level"], line["message"]) == ("ERROR", "no signing keys")
+    assert line["error_type"] in {"PyJWKSetError", "PyJWKClientError", "JSONDecodeError", "UnicodeDecodeError"}
+    project.body = None
+    project.publish(private, "1")
+    clock.passed_s += auth.FETCH_COOLDOWN_S
+    assert (await verifier.verify(project.token(private, "1"))).id
+
+
+async def test_a_burst_of_first_tokens_fetches_the_keys_once(project: Project) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    project.publish(private, "1")
+    verifier = verifier_of(project.url)
+    users = [str(uuid.uuid4()) for _ in range(20)]
+    verified = await asyncio.gather(*(verifier.verify(project.token(private, "1", sub=user)) for user in users))
+    assert ([user.id for user in verified], len(project.fetched)) == (users, 1)
+
+
+async def test_a_new_key_is_found_after_a_pause_and_an_old_one_ends(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(auth, "time", clock)
+    old, new = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    project.publish(old, "old")
+    verifier = verifier_of(project.url)
+    of_old = project.token(old, "old", exp=int(time.time()) + 3600)
+    assert (await verifier.verify(of_old)).id
+    project.keys.clear()
+    project.publish(new, "new")
+    with pytest.raises(Unauthenticated):  # fetched a moment ago
+        await verifier.verify(project.token(new, "new"))
+    clock.passed_s = auth.KEYS_COOLDOWN_S + 1
+    assert (await verifier.verify(project.token(new, "new"))).id
+    clock.passed_s = auth.KEYS_LIFESPAN_S + 1
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(of_old)
+
+
+async def test_published_keys_are_fetched_once_despite_unknown_key_ids(project: Project) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    project.publish(private, "1", use="sig")
+    verifier = verifier_of(project.url)
+    for _ in range(3):
+        assert (await verifier.verify(project.token(private, "1", "RS256"))).id == project.claims()["sub"]
+    for number in range(5):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(project.token(private, f"invented-{number}", "RS256"))
+    assert project.fetched == ["/auth/v1/.well-known/jwks.json"]
+
+
+async def test_a_token_is_verified_until_it_expires_or_its_key_does(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    project.publish(private, "1")
     clock, decode, decoded = Clock(), jwt.decode, []
     monkeypatch.setattr(auth, "time", clock)
     monkeypatch.setattr(
         jwt, "decode", lambda token, *rest, **options: (decoded.append(token), decode(token, *rest, **options))[1]
     )
-    verifier = auth.Verifier(settings(url))
-    short, long = (
-        jwt.encode(claims_of_user(iss=f"{url}/auth/v1", exp=int(time.time()) + seconds), private, "ES256", {"kid": "1"})
-        for seconds in (60, 3600)
-    )
-    for passed_s, verified in ((0, [short, long]), (55, []), (61, [short]), (auth.KEYS_LIFESPAN_S + 1, [short, long])):
+    verifier = verifier_of(project.url, SUPABASE_JWT_SECRET=SECRET)
+    short = project.token(private, "1", exp=int(time.time()) + 60)
+    long = project.token(private, "1", exp=int(time.time()) + 3600)
+    of_secret = jwt.encode(project.claims(exp=int(time.time()) + 3600), SECRET, "HS256")
+    tokens = [short, long, of_secret]
+    expired_s, keys_expired_s = 61 + auth.LEEWAY_S, auth.KEYS_LIFESPAN_S + 1
+    for passed_s, verified in ((0, tokens), (85, []), (expired_s, [short]), (keys_expired_s, [short, long])):
         clock.passed_s = passed_s
         decoded.clear()
-        for token in (short, long):
+        for token in tokens:
             assert (await verifier.verify(token)).token == token  # PyJWT has a clock of its own
         assert decoded == verified
+    assert len(project.fetched) == 2
 
 
 async def test_a_forged_copy_of_a_verified_token_is_refused() -> None:
-    verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
+    verifier = verifier_of(SUPABASE_JWT_SECRET=SECRET)
     token = jwt.encode(claims_of_user(), SECRET, "HS256")
     await verifier.verify(token)
     header, payload, signature = token.split(".")
@@ -290,7 +401,7 @@ async def test_a_forged_copy_of_a_verified_token_is_refused() -> None:
 
 async def test_the_number_of_remembered_tokens_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "REMEMBERED_TOKENS", 2)
-    verifier = auth.Verifier(settings(SUPABASE_JWT_SECRET=SECRET))
+    verifier = verifier_of(SUPABASE_JWT_SECRET=SECRET)
     users = [str(uuid.uuid4()) for _ in range(4)]
     for user in users * 2:
         assert (await verifier.verify(jwt.encode(claims_of_user(sub=user), SECRET, "HS256"))).id == user
@@ -298,7 +409,7 @@ async def test_the_number_of_remembered_tokens_is_limited(monkeypatch: pytest.Mo
 
 
 async def test_unreachable_keys_are_our_failure() -> None:
-    verifier = auth.Verifier(settings())
+    verifier = verifier_of()
     private = ec.generate_private_key(ec.SECP256R1())
     for _ in range(2):
         with pytest.raises(Unavailable):
