@@ -1,4 +1,6 @@
-"""Chats beside 24 hostile readers of the Data API, who filter with regular expressions that take seconds of CPU.
+"""Chats beside 24 hostile readers of the Data API.
+
+They filter with regular expressions that take seconds of CPU, or embed tables that multiply.
 
 The readers are visitors with the public key, one user, and 24 users. Each waits PAUSE_S between an answer and the next
 request, as the network between them and the platform makes them. Slices with and without them alternate. The readers'
@@ -26,6 +28,7 @@ ROUNDS = 3
 CHATS = 40  # in a slice
 ENDLESS = quote(r"^(.+)(.+)(.+)(.+)\4\3\2\1$")
 MESSAGES = f"/messages?select=id&content=match.{ENDLESS}"
+EMBEDDED = "/messages?select=content," + "conversations(messages(content," * 3 + "id" + "))" * 3
 
 
 def run() -> list[dict[str, Any]]:
@@ -38,6 +41,7 @@ def run() -> list[dict[str, Any]]:
             "24 visitors": [request(f"/plans?name=match.{ENDLESS}", service.stack.info["anon_key"])] * READERS,
             "one user, 24 times": [request(MESSAGES, tokens[0])] * READERS,
             "24 users": [request(MESSAGES, token) for token in tokens],
+            "one user, embedded tables": [request(EMBEDDED, tokens[0])] * READERS,
         }
         return [measure(service, chat, kind, requests) for kind, requests in kinds.items()]
 
@@ -67,12 +71,12 @@ def store_messages(service: Service) -> None:
             conversation = str(uuid.uuid4())
             db.execute(
                 "insert into public.conversations (id, user_id, message_count, expires_at)"
-                " values (%s, %s, 2, 'infinity')",
+                " values (%s, %s, 30, 'infinity')",
                 (conversation, user),
             )
             db.execute(
                 "insert into public.messages (conversation_id, position, role, content)"
-                " select %s, n, 'user', repeat('a', 3000) || 'b' from generate_series(1, 2) n",
+                " select %s, n, 'user', repeat('a', 3000) || 'b' from generate_series(1, 30) n",
                 (conversation,),
             )
 

@@ -41,13 +41,9 @@ begin
   -- Time-ordered ids keep the newest rows of an index on few pages. Random ids scatter them over all pages.
   -- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
   -- PL/pgSQL, because Postgres plans a SQL function that it cannot inline again at every call.
-  return encode(
-    set_bit(set_bit(
-      overlay(uuid_send(gen_random_uuid())
-              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-              from 1 for 6),
-      52, 1), 53, 1),
-    'hex')::uuid;
+  -- The last 19 digits of a random UUID, which are its variant and random bits.
+  return (lpad(to_hex((date_part('epoch', clock_timestamp()) * 1000)::bigint), 12, '0') || '7'
+          || substr(gen_random_uuid()::text, 16))::uuid;
 end
 $$;
 comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
@@ -68,7 +64,7 @@ revoke all on function private.clock() from public, anon, authenticated, service
 grant execute on function private.clock() to authenticated, service_role;
 
 
-create or replace function private.check_filters() returns boolean
+create or replace function private.check_statement() returns boolean
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -77,13 +73,18 @@ begin
   if position(' ~ ' in current_query()) > 0 or position(' ~* ' in current_query()) > 0 then
     raise insufficient_privilege using message = 'The Data API takes no regular expressions.';
   end if;
+  -- PostgREST embeds a table with a lateral join. Embedded tables multiply: messages of conversations of messages.
+  if current_query() ~ ' LATERAL \(.* LATERAL \(' then
+    raise insufficient_privilege using message = 'The Data API embeds one table at most.';
+  end if;
   return true;
 end
 $$;
-comment on function private.check_filters() is
-  'True, or 42501 if the statement has a regular expression. Every policy for users calls it, once a statement.';
-revoke all on function private.check_filters() from public, anon, authenticated, service_role;
-grant execute on function private.check_filters() to authenticated;
+comment on function private.check_statement() is
+  'True, or 42501 if the statement has a regular expression or embeds more than one table. Every policy for users '
+  'calls it, once a statement.';
+revoke all on function private.check_statement() from public, anon, authenticated, service_role;
+grant execute on function private.check_statement() to authenticated;
 
 
 create or replace function private.set_updated_at() returns trigger
@@ -252,7 +253,7 @@ alter table public.plans enable row level security;
 alter table public.plans force row level security;
 drop policy if exists "Signed-in users read the plans" on public.plans;
 create policy "Signed-in users read the plans" on public.plans
-  for select to authenticated using ((select private.check_filters()));
+  for select to authenticated using ((select private.check_statement()));
 revoke all on public.plans from public, anon, authenticated, service_role;
 -- usage_summary and can_user_query read them with the rights of the user. Visitors get them from GET /plans.
 grant select on public.plans to authenticated, service_role;
@@ -456,7 +457,7 @@ alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
 drop policy if exists "Users read their own subscription" on public.user_subscriptions;
 create policy "Users read their own subscription" on public.user_subscriptions
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.user_subscriptions from public, anon, authenticated, service_role;
 grant select on public.user_subscriptions to authenticated, service_role;
 
@@ -533,7 +534,7 @@ alter table public.user_api_keys enable row level security;
 alter table public.user_api_keys force row level security;
 drop policy if exists "Users read the metadata of their own keys" on public.user_api_keys;
 create policy "Users read the metadata of their own keys" on public.user_api_keys
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.user_api_keys from public, anon, authenticated, service_role;
 -- No role may read encrypted_key, encryption_iv or encryption_tag. Only functions return them.
 grant select (id, created_at, updated_at, user_id, provider, encryption_key_id, hint, is_active, last_validated_at,
@@ -616,7 +617,7 @@ alter table public.conversations enable row level security;
 alter table public.conversations force row level security;
 drop policy if exists "Users read their own conversations" on public.conversations;
 create policy "Users read their own conversations" on public.conversations
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.conversations from public, anon, authenticated, service_role;
 grant select on public.conversations to authenticated, service_role;
 -- No update or delete: update_conversation and delete_conversation write (52_conversations.sql).
@@ -672,7 +673,7 @@ alter table public.messages force row level security;
 drop policy if exists "Users read the messages of their own conversations" on public.messages;
 create policy "Users read the messages of their own conversations" on public.messages
   for select to authenticated using (
-    (select private.check_filters()) and exists (
+    (select private.check_statement()) and exists (
       select from public.conversations c
       where c.id = messages.conversation_id and c.user_id = (select auth.uid())));
 revoke all on public.messages from public, anon, authenticated, service_role;
@@ -742,7 +743,7 @@ alter table public.credit_packs enable row level security;
 alter table public.credit_packs force row level security;
 drop policy if exists "Users read their own credit packs" on public.credit_packs;
 create policy "Users read their own credit packs" on public.credit_packs
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.credit_packs from public, anon, authenticated, service_role;
 grant select on public.credit_packs to authenticated, service_role;
 
@@ -794,7 +795,8 @@ comment on column public.query_holds.created_at is 'When the query was admitted.
 comment on column public.query_holds.user_id is 'The user.';
 comment on column public.query_holds.request_id is
   'With chat_key the idempotency key: the same request is never charged twice.';
-comment on column public.query_holds.chat_key is 'private.chat_key() of the chat. Null: the query has no chat.';
+comment on column public.query_holds.chat_key is
+  'The chat: its id if that is a UUID, otherwise its MD5. Null: the query has no chat.';
 comment on column public.query_holds.question_digest is
   'The start of the SHA-256 of the question. Null: the request id identifies the question.';
 comment on column public.query_holds.tier is 'The tier of the user at admission.';
@@ -835,7 +837,7 @@ alter table public.query_holds enable row level security;
 alter table public.query_holds force row level security;
 drop policy if exists "Users read their own holds" on public.query_holds;
 create policy "Users read their own holds" on public.query_holds
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.query_holds from public, anon, authenticated, service_role;
 grant select on public.query_holds to authenticated, service_role;
 
@@ -893,7 +895,7 @@ alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;
 drop policy if exists "Users read what they are billed" on public.overage_invoice_items;
 create policy "Users read what they are billed" on public.overage_invoice_items
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.overage_invoice_items from public, anon, authenticated, service_role;
 grant select on public.overage_invoice_items to authenticated, service_role;
 
@@ -996,7 +998,7 @@ alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;
 drop policy if exists "Users read their own usage" on public.usage_logs;
 create policy "Users read their own usage" on public.usage_logs
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.usage_logs from public, anon, authenticated, service_role;
 grant select on public.usage_logs to authenticated, service_role;
 
@@ -1044,7 +1046,7 @@ alter table public.query_refusals enable row level security;
 alter table public.query_refusals force row level security;
 drop policy if exists "Users read their own refusals" on public.query_refusals;
 create policy "Users read their own refusals" on public.query_refusals
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.query_refusals from public, anon, authenticated, service_role;
 grant select on public.query_refusals to authenticated, service_role;
 
@@ -1447,69 +1449,54 @@ comment on function private.conversation_key(text) is
 revoke all on function private.conversation_key(text) from public, anon, authenticated, service_role;
 
 
-create or replace function private.chat_key(p_chat_id text) returns uuid
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return coalesce(private.conversation_key(p_chat_id), md5(p_chat_id)::uuid);
-end
-$$;
-comment on function private.chat_key(text) is
-  'Identifies a chat of a user: the UUID that the chat id is, otherwise its MD5. Null for null.';
-revoke all on function private.chat_key(text) from public, anon, authenticated, service_role;
-
-
-create or replace function private.find_conversation(p_user_id uuid, p_chat_id text) returns uuid
+create or replace function private.find_conversation(p_user_id uuid, p_chat_id text, p_chat_uuid uuid)
+returns uuid
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_key constant uuid := private.conversation_key(p_chat_id);
   v_owner uuid;
   v_id uuid;
 begin
-  if v_key is null then
+  if p_chat_uuid is null then
     select id into v_id from public.conversations where user_id = p_user_id and external_id = p_chat_id;
     return v_id;
   end if;
-  select id, user_id into v_id, v_owner from public.conversations where id = v_key;
+  select id, user_id into v_id, v_owner from public.conversations where id = p_chat_uuid;
   if v_owner <> p_user_id then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
   end if;
   return v_id;
 end
 $$;
-comment on function private.find_conversation(uuid, text) is
-  'The id of the conversation of a chat. Null if it is new. NTFND: it belongs to another user.';
-revoke all on function private.find_conversation(uuid, text) from public, anon, authenticated, service_role;
+comment on function private.find_conversation(uuid, text, uuid) is
+  'The id of the conversation of a chat. Null if it is new. p_chat_uuid: conversation_key() of the chat id. NTFND: it '
+  'belongs to another user.';
+revoke all on function private.find_conversation(uuid, text, uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.recent_messages(
-  p_conversation_id uuid, p_question_id text, p_count integer, p_bytes integer)
+  p_conversation_id uuid, p_before integer, p_count integer, p_bytes integer)
 returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_question_position integer;
   v_has_pending boolean;
-  v_is_applied boolean := false;
   v_pending jsonb := '[]'::jsonb;
   v_pending_size integer := 0;
+  v_replaced int4multirange;
+  v_stored jsonb;
 begin
-  -- A repeated question is answered from the messages before it.
-  loop
-    select
-      (select m.position from public.messages m
-       where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
-       order by m.position desc limit 1),
-      exists (select from public.pending_turns w where w.conversation_id = p_conversation_id)
-    into v_question_position, v_has_pending;
-    exit when not v_has_pending or v_is_applied;
+  v_has_pending := exists (select from public.pending_turns w where w.conversation_id = p_conversation_id);
+  if v_has_pending then
     perform private.apply_pending_turns(p_conversation_id);
-    v_is_applied := true;
-  end loop;
-
-  if v_has_pending and v_question_position is null then
-    -- The conversation is locked. Its pending turns are the newest messages.
+    v_has_pending := exists (select from public.pending_turns w where w.conversation_id = p_conversation_id);
+  end if;
+  if v_has_pending then
+    -- The conversation is locked. Its pending turns are its newest messages, and replace others.
+    v_replaced := (
+      select range_agg(int4range(w.position::integer, w.replaces_to, '[]'))
+      from public.pending_turns w
+      where w.conversation_id = p_conversation_id and w.replaces_to is not null);
     select
       coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content,
                                             'finish_reason', part.finish_reason)
@@ -1521,10 +1508,11 @@ begin
              sum(octet_length(w.turn -> 'question' ->> 'content') + octet_length(w.turn -> 'answer' ->> 'content'))
                over (order by w.created_at desc, w.id desc) as size
       from public.pending_turns w
-      where w.conversation_id = p_conversation_id and not exists (
-        select from public.pending_turns q
-        where q.conversation_id = p_conversation_id and q.turn -> 'question' ->> 'id' = p_question_id
-          and (q.created_at, q.id) <= (w.created_at, w.id))
+      where w.conversation_id = p_conversation_id and (p_before is null or w.position < p_before)
+        and not exists (
+          select from public.pending_turns q
+          where q.conversation_id = w.conversation_id and (q.created_at, q.id) > (w.created_at, w.id)
+            and w.position between q.position and q.replaces_to)
       order by w.created_at desc, w.id desc limit p_count / 2
     ) turn
     cross join lateral (values
@@ -1534,40 +1522,53 @@ begin
     where turn.size <= p_bytes;
   end if;
 
-  return (
-    select coalesce(
-      jsonb_agg(
-        case when sized.size_with_results <= p_bytes - v_pending_size
-             then jsonb_build_object('role', sized.role, 'content', sized.content,
-                                     'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
-                                     'function_results', sized.function_results)
-             else jsonb_build_object('role', sized.role, 'content', sized.content,
-                                     'finish_reason', sized.finish_reason) end
-        order by sized.position),
-      '[]')
+  v_stored := (
+    select jsonb_agg(
+      case when sized.size_with_results <= p_bytes - v_pending_size
+           then jsonb_build_object('role', sized.role, 'content', sized.content,
+                                   'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
+                                   'function_results', sized.function_results)
+           else jsonb_build_object('role', sized.role, 'content', sized.content,
+                                   'finish_reason', sized.finish_reason) end
+      order by sized.position)
     from (
       select newest.*, sum(octet_length(newest.content)) over newest_first as size,
              sum(octet_length(newest.content) + coalesce(octet_length(newest.function_calls::text), 0)
                  + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
+<<<<<<< HEAD
         select m.role, m.content, m.finish_reason, m.function_calls, m.function_results, m.position
         from public.messages m
         where m.conversation_id = p_conversation_id
           and (v_question_position is null or m.position < v_question_position)
+=======
+        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        where m.conversation_id = p_conversation_id and m.position < coalesce(p_before, 2147483647)
+          and (v_replaced is null or not m.position::integer <@ v_replaced)
+>>>>>>> 3e0d2db (Make admission and settlement cheaper)
         order by m.position desc limit p_count - jsonb_array_length(v_pending)
       ) newest
       window newest_first as (order by newest.position desc)
     ) sized
-    where sized.size <= p_bytes - v_pending_size) || v_pending;
+    where sized.size <= p_bytes - v_pending_size);
+  return case when v_has_pending or v_stored is null then coalesce(v_stored, '[]') || v_pending else v_stored end;
 end
 $$;
+<<<<<<< HEAD
 comment on function private.recent_messages(uuid, text, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
   'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. If the '
   'question is in the conversation: only messages before it. Pending turns are stored first, or read if the '
   'conversation is locked.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
+=======
+comment on function private.recent_messages(uuid, integer, integer, integer) is
+  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
+  'function_results}]. Calls and results are left out of messages where they do not fit. p_before: only messages '
+  'before this position. Pending turns are stored first, or read if the conversation is locked.';
+revoke all on function private.recent_messages(uuid, integer, integer, integer)
+>>>>>>> 3e0d2db (Make admission and settlement cheaper)
   from public, anon, authenticated, service_role;
 
 
@@ -1609,10 +1610,13 @@ create or replace function private.place_question(
 language plpgsql stable set search_path = ''
 as $$
 begin
+  -- As private.next_position, inlined because it runs for every query.
   question_position := greatest(
-    private.next_position(p_conversation_id),
+    (select max(m.position) + 1 from public.messages m where m.conversation_id = p_conversation_id),
+    (select max(w.position) + 2 from public.pending_turns w where w.conversation_id = p_conversation_id),
     (select max(h.position) + 2 from public.query_holds h
-     where h.user_id = p_user_id and h.chat_key = p_chat_key and h.id <> p_hold_id));
+     where h.user_id = p_user_id and h.chat_key = p_chat_key and h.id <> p_hold_id),
+    1);
   if p_question_id is null or p_conversation_id is null then
     return;
   end if;
@@ -2142,18 +2146,23 @@ create or replace function public.admit_query(
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
   p_session_id uuid default null, p_waits boolean default false)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_state private.admission_state;
   v_now timestamptz;
-  v_chat_key constant uuid := private.chat_key(p_chat_id);
+  v_chat_uuid constant uuid := private.conversation_key(p_chat_id);
+  v_chat_key constant uuid := coalesce(v_chat_uuid, md5(p_chat_id)::uuid);
   v_request_id text := p_request_id;
-  v_is_busy boolean; -- whether another query of the chat runs; only the full path admits beside one
+  v_is_busy boolean := false; -- whether another query of the chat runs; only the full path admits beside one
+  v_place record;
   v_position integer;
   v_replaces_to integer;
   v_is_confirmed boolean;
   v_banned_until timestamptz;
+  v_has_session boolean;
+  v_is_released boolean;
   v_is_counted boolean;
   v_is_reclaimed boolean := false;
   v_hold public.query_holds;
@@ -2175,27 +2184,12 @@ begin
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
   end if;
   if p_chat_id is not null then
-    v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
+    v_conversation_id := private.find_conversation(p_user_id, p_chat_id, v_chat_uuid);
   end if;
 
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   v_now := private.clock();
-
-  -- Check the account. A token is valid until it expires; Auth's tables show that its user or its session has ended.
-  select u.confirmed_at is not null and not u.is_anonymous, u.banned_until into v_is_confirmed, v_banned_until
-  from auth.users u
-  where u.id = p_user_id and u.deleted_at is null
-    and (p_session_id is null or exists (
-      select from auth.sessions s
-      where s.id = p_session_id and s.user_id = u.id and (s.not_after > v_now or s.not_after is null)));
-  if not found then
-    raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
-  elsif v_banned_until > v_now then
-    raise exception using errcode = 'BANND', message = 'The account is banned.';
-  elsif exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out') then
-    raise exception using errcode = 'LATER', message = 'The caller gave up, and released this query.';
-  end if;
 
   -- Identify the request
   if v_request_id is null then
@@ -2203,7 +2197,8 @@ begin
       ':', 'regenerate', private.newest_answer(p_user_id, v_chat_key)::text, p_question_id);
   end if;
 
-  -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
+  -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query. Whatever is
+  -- wrong is left to the full path.
   update public.user_subscriptions s set quota_used = s.quota_used + 1
   from public.plans p
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
@@ -2218,6 +2213,13 @@ begin
       select from public.usage_logs u
       where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
         and u.is_charged)
+    and not exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out')
+    and exists (
+      select from auth.users a
+      where a.id = p_user_id and a.deleted_at is null and (a.banned_until > v_now) is not true)
+    and (p_session_id is null or exists (
+      select from auth.sessions t
+      where t.id = p_session_id and t.user_id = p_user_id and (t.not_after <= v_now) is not true))
   returning
     v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
     false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
@@ -2229,6 +2231,24 @@ begin
     v_state.overage_period_start, v_state.overage_used,
     v_state.overage_limit, v_state.own_key_pays, v_state.funding;
   v_is_counted := found;
+
+  -- Check the account. A token is valid until it expires; Auth's tables show that its user or its session has ended.
+  if not v_is_counted then
+    select u.confirmed_at is not null and not u.is_anonymous, u.banned_until,
+           exists (
+             select from auth.sessions t
+             where t.id = p_session_id and t.user_id = u.id and (t.not_after <= v_now) is not true),
+           exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out')
+    into v_is_confirmed, v_banned_until, v_has_session, v_is_released
+    from auth.users u where u.id = p_user_id and u.deleted_at is null;
+    if not found or p_session_id is not null and not v_has_session then
+      raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
+    elsif v_banned_until > v_now then
+      raise exception using errcode = 'BANND', message = 'The account is banned.';
+    elsif v_is_released then
+      raise exception using errcode = 'LATER', message = 'The caller gave up, and released this query.';
+    end if;
+  end if;
 
   -- Decide, full path. A new request that the quota pays for is decided by the first read. Otherwise expired holds are
   -- reclaimed first, and the state is read again.
@@ -2271,6 +2291,8 @@ begin
     v_state.tier := v_hold.tier;
     v_provider := v_hold.provider;
     v_model := v_hold.model;
+    v_position := v_hold.position;
+    v_replaces_to := v_hold.replaces_to;
   else
     -- Choose the funding
     if v_state.own_key_pays and p_own_key is distinct from false then
@@ -2292,9 +2314,11 @@ begin
 
     -- Check the limits besides the funding. The fast path has checked them: it admits no free user.
     if not v_is_counted then
-      v_is_busy := exists (
-        select from public.query_holds h
-        where h.user_id = p_user_id and h.chat_key = v_chat_key and h.expires_at > v_now and h.id <> p_hold_id);
+      if v_state.running_queries > 0 then
+        v_is_busy := exists (
+          select from public.query_holds h
+          where h.user_id = p_user_id and h.chat_key = v_chat_key and h.expires_at > v_now and h.id <> p_hold_id);
+      end if;
       v_limit := case
         when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
           then 'Too many failed queries today'
@@ -2332,9 +2356,9 @@ begin
 
     -- Take the funding
     if v_chat_key is not null then
-      select placed.question_position, placed.replaces_to into v_position, v_replaces_to
-      from private.place_question(
-        p_user_id, v_chat_key, v_conversation_id, p_question_id, p_hold_id) placed;
+      v_place := private.place_question(p_user_id, v_chat_key, v_conversation_id, p_question_id, p_hold_id);
+      v_position := v_place.question_position;
+      v_replaces_to := v_place.replaces_to;
     end if;
     insert into public.query_holds (
       id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
@@ -2397,8 +2421,9 @@ begin
     v_resets_at := (private.period_at(v_state.period_start, v_state.current_period_end, v_state.now)).period_end;
   end if;
   if v_conversation_id is not null and v_state.history_days > 0 then
+    -- A repeated question is answered from the messages before it.
     v_history := private.recent_messages(
-      v_conversation_id, p_question_id, p_history_messages, p_history_bytes);
+      v_conversation_id, case when v_replaces_to is not null then v_position end, p_history_messages, p_history_bytes);
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v_state.funding, 'tier', v_state.tier, 'provider', v_provider, 'model', v_model,
@@ -2592,12 +2617,13 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
   v_chat_id constant text := p_turn ->> 'chat_id';
-  v_key constant uuid := private.conversation_key(v_chat_id);
+  v_answer constant jsonb := p_turn -> 'answer';
+  v_chat_uuid uuid;
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
   v_plan record;
   v_expires_at timestamptz := p_expires_at;
-  v_id uuid := coalesce(p_hold.conversation_id, v_key);
+  v_id uuid := p_hold.conversation_id;
   v_position integer := p_hold.position; -- of the question
   v_question_id uuid;
   v_asked_at timestamptz;
@@ -2628,6 +2654,11 @@ begin
     v_has_pending := v_plan.has_pending;
   end if;
 
+  if v_id is null then
+    v_chat_uuid := private.conversation_key(v_chat_id);
+    v_id := v_chat_uuid;
+  end if;
+
   -- Update the conversation if it is not locked, or create it. The second attempt: another turn created it at the same
   -- time.
   for v_attempt in 1 .. 2 loop
@@ -2655,8 +2686,8 @@ begin
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
       total_tokens, expires_at, last_message_at)
     select
-      coalesce(v_key, private.time_ordered_id()), p_at, p_hold.user_id,
-      case when v_key is null then v_chat_id end, p_turn ->> 'title',
+      coalesce(v_chat_uuid, private.time_ordered_id()), p_at, p_hold.user_id,
+      case when v_chat_uuid is null then v_chat_id end, p_turn ->> 'title',
       coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
       nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at
     where not exists (select from public.conversations c where c.id = v_id)
@@ -2693,10 +2724,9 @@ begin
     (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
      v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0,
      null, null, false, 0),
-    ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
-     p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
-     nullif(p_turn -> 'answer' -> 'function_results', 'null'), p_turn -> 'answer' ->> 'finish_reason', v_tokens_input,
-     v_tokens_output,
+    ((v_answer ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null, v_answer ->> 'content',
+     nullif(v_answer -> 'function_calls', 'null'), nullif(v_answer -> 'function_results', 'null'),
+     v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
@@ -2714,11 +2744,13 @@ revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb
 create or replace function public.settle_query(
   p_hold_id uuid, p_outcome text, p_usage jsonb default '{}', p_turn jsonb default null)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_hold public.query_holds;
   v_at timestamptz;
+  v_stored record;
   v_ended record;
   v_conversation_id uuid;
   v_is_certain boolean;
@@ -2735,12 +2767,9 @@ begin
   -- Store the turn
   select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    begin
-      select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
-      from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
-    exception when data_exception or integrity_constraint_violation then
-      raise warning 'The turn of query % cannot be stored: %', p_hold_id, sqlerrm; -- and is charged
-    end;
+    v_stored := private.store_turn(v_hold, v_at, p_usage, p_turn);
+    v_conversation_id := v_stored.conversation_id;
+    v_is_certain := v_stored.is_certain;
   end if;
 
   -- Charge
@@ -2786,7 +2815,8 @@ grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to servi
 create or replace function public.release_query(
   p_hold_id uuid, p_outcome text default 'failed', p_usage jsonb default '{}', p_user_id uuid default null)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ended record;
@@ -2826,7 +2856,8 @@ grant execute on function public.release_query(uuid, text, jsonb, uuid) to servi
 
 
 create or replace function public.release_stale_holds() returns integer
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_at constant timestamptz := private.clock();
@@ -2949,7 +2980,8 @@ revoke all on function private.lock_holds(uuid[], boolean) from public, anon, au
 
 
 create or replace function public.note_progress(p_notes jsonb, p_is_closing boolean default false) returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_noted jsonb;
@@ -3003,7 +3035,8 @@ revoke all on function private.running_query(uuid, text) from public, anon, auth
 
 
 create or replace function public.stop_query(p_user_id uuid, p_chat_id text) returns boolean
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 begin
   update public.query_holds h set stop_requested = true where h.id = private.running_query(p_user_id, p_chat_id);
@@ -3033,7 +3066,8 @@ revoke all on function private.other_followers(jsonb, uuid, timestamptz) from pu
 create or replace function public.follow_query(
   p_user_id uuid, p_chat_id text, p_follower uuid, p_hold_id uuid default null, p_from integer default 0)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_at constant timestamptz := private.clock();

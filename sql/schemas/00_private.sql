@@ -32,13 +32,9 @@ begin
   -- Time-ordered ids keep the newest rows of an index on few pages. Random ids scatter them over all pages.
   -- https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
   -- PL/pgSQL, because Postgres plans a SQL function that it cannot inline again at every call.
-  return encode(
-    set_bit(set_bit(
-      overlay(uuid_send(gen_random_uuid())
-              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-              from 1 for 6),
-      52, 1), 53, 1),
-    'hex')::uuid;
+  -- The last 19 digits of a random UUID, which are its variant and random bits.
+  return (lpad(to_hex((date_part('epoch', clock_timestamp()) * 1000)::bigint), 12, '0') || '7'
+          || substr(gen_random_uuid()::text, 16))::uuid;
 end
 $$;
 comment on function private.time_ordered_id() is 'A UUID version 7: 48 bits of Unix milliseconds, then random bits.';
@@ -59,7 +55,7 @@ revoke all on function private.clock() from public, anon, authenticated, service
 grant execute on function private.clock() to authenticated, service_role;
 
 
-create or replace function private.check_filters() returns boolean
+create or replace function private.check_statement() returns boolean
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -68,13 +64,18 @@ begin
   if position(' ~ ' in current_query()) > 0 or position(' ~* ' in current_query()) > 0 then
     raise insufficient_privilege using message = 'The Data API takes no regular expressions.';
   end if;
+  -- PostgREST embeds a table with a lateral join. Embedded tables multiply: messages of conversations of messages.
+  if current_query() ~ ' LATERAL \(.* LATERAL \(' then
+    raise insufficient_privilege using message = 'The Data API embeds one table at most.';
+  end if;
   return true;
 end
 $$;
-comment on function private.check_filters() is
-  'True, or 42501 if the statement has a regular expression. Every policy for users calls it, once a statement.';
-revoke all on function private.check_filters() from public, anon, authenticated, service_role;
-grant execute on function private.check_filters() to authenticated;
+comment on function private.check_statement() is
+  'True, or 42501 if the statement has a regular expression or embeds more than one table. Every policy for users '
+  'calls it, once a statement.';
+revoke all on function private.check_statement() from public, anon, authenticated, service_role;
+grant execute on function private.check_statement() to authenticated;
 
 
 create or replace function private.set_updated_at() returns trigger

@@ -75,7 +75,7 @@ alter table public.plans enable row level security;
 alter table public.plans force row level security;
 drop policy if exists "Signed-in users read the plans" on public.plans;
 create policy "Signed-in users read the plans" on public.plans
-  for select to authenticated using ((select private.check_filters()));
+  for select to authenticated using ((select private.check_statement()));
 revoke all on public.plans from public, anon, authenticated, service_role;
 -- usage_summary and can_user_query read them with the rights of the user. Visitors get them from GET /plans.
 grant select on public.plans to authenticated, service_role;

@@ -154,6 +154,6 @@ alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
 drop policy if exists "Users read their own subscription" on public.user_subscriptions;
 create policy "Users read their own subscription" on public.user_subscriptions
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.user_subscriptions from public, anon, authenticated, service_role;
 grant select on public.user_subscriptions to authenticated, service_role;

@@ -68,7 +68,7 @@ alter table public.user_api_keys enable row level security;
 alter table public.user_api_keys force row level security;
 drop policy if exists "Users read the metadata of their own keys" on public.user_api_keys;
 create policy "Users read the metadata of their own keys" on public.user_api_keys
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.user_api_keys from public, anon, authenticated, service_role;
 -- No role may read encrypted_key, encryption_iv or encryption_tag. Only functions return them.
 grant select (id, created_at, updated_at, user_id, provider, encryption_key_id, hint, is_active, last_validated_at,

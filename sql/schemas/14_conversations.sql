@@ -71,7 +71,7 @@ alter table public.conversations enable row level security;
 alter table public.conversations force row level security;
 drop policy if exists "Users read their own conversations" on public.conversations;
 create policy "Users read their own conversations" on public.conversations
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.conversations from public, anon, authenticated, service_role;
 grant select on public.conversations to authenticated, service_role;
 -- No update or delete: update_conversation and delete_conversation write (52_conversations.sql).

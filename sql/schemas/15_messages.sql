@@ -46,7 +46,7 @@ alter table public.messages force row level security;
 drop policy if exists "Users read the messages of their own conversations" on public.messages;
 create policy "Users read the messages of their own conversations" on public.messages
   for select to authenticated using (
-    (select private.check_filters()) and exists (
+    (select private.check_statement()) and exists (
       select from public.conversations c
       where c.id = messages.conversation_id and c.user_id = (select auth.uid())));
 revoke all on public.messages from public, anon, authenticated, service_role;

@@ -59,6 +59,6 @@ alter table public.credit_packs enable row level security;
 alter table public.credit_packs force row level security;
 drop policy if exists "Users read their own credit packs" on public.credit_packs;
 create policy "Users read their own credit packs" on public.credit_packs
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.credit_packs from public, anon, authenticated, service_role;
 grant select on public.credit_packs to authenticated, service_role;

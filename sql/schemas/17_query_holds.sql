@@ -43,7 +43,8 @@ comment on column public.query_holds.created_at is 'When the query was admitted.
 comment on column public.query_holds.user_id is 'The user.';
 comment on column public.query_holds.request_id is
   'With chat_key the idempotency key: the same request is never charged twice.';
-comment on column public.query_holds.chat_key is 'private.chat_key() of the chat. Null: the query has no chat.';
+comment on column public.query_holds.chat_key is
+  'The chat: its id if that is a UUID, otherwise its MD5. Null: the query has no chat.';
 comment on column public.query_holds.question_digest is
   'The start of the SHA-256 of the question. Null: the request id identifies the question.';
 comment on column public.query_holds.tier is 'The tier of the user at admission.';
@@ -84,6 +85,6 @@ alter table public.query_holds enable row level security;
 alter table public.query_holds force row level security;
 drop policy if exists "Users read their own holds" on public.query_holds;
 create policy "Users read their own holds" on public.query_holds
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.query_holds from public, anon, authenticated, service_role;
 grant select on public.query_holds to authenticated, service_role;

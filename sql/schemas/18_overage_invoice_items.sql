@@ -49,6 +49,6 @@ alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;
 drop policy if exists "Users read what they are billed" on public.overage_invoice_items;
 create policy "Users read what they are billed" on public.overage_invoice_items
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.overage_invoice_items from public, anon, authenticated, service_role;
 grant select on public.overage_invoice_items to authenticated, service_role;

@@ -94,6 +94,6 @@ alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;
 drop policy if exists "Users read their own usage" on public.usage_logs;
 create policy "Users read their own usage" on public.usage_logs
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.usage_logs from public, anon, authenticated, service_role;
 grant select on public.usage_logs to authenticated, service_role;

@@ -39,6 +39,6 @@ alter table public.query_refusals enable row level security;
 alter table public.query_refusals force row level security;
 drop policy if exists "Users read their own refusals" on public.query_refusals;
 create policy "Users read their own refusals" on public.query_refusals
-  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_filters()));
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
 revoke all on public.query_refusals from public, anon, authenticated, service_role;
 grant select on public.query_refusals to authenticated, service_role;

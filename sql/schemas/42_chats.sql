@@ -12,69 +12,54 @@ comment on function private.conversation_key(text) is
 revoke all on function private.conversation_key(text) from public, anon, authenticated, service_role;
 
 
-create or replace function private.chat_key(p_chat_id text) returns uuid
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return coalesce(private.conversation_key(p_chat_id), md5(p_chat_id)::uuid);
-end
-$$;
-comment on function private.chat_key(text) is
-  'Identifies a chat of a user: the UUID that the chat id is, otherwise its MD5. Null for null.';
-revoke all on function private.chat_key(text) from public, anon, authenticated, service_role;
-
-
-create or replace function private.find_conversation(p_user_id uuid, p_chat_id text) returns uuid
+create or replace function private.find_conversation(p_user_id uuid, p_chat_id text, p_chat_uuid uuid)
+returns uuid
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_key constant uuid := private.conversation_key(p_chat_id);
   v_owner uuid;
   v_id uuid;
 begin
-  if v_key is null then
+  if p_chat_uuid is null then
     select id into v_id from public.conversations where user_id = p_user_id and external_id = p_chat_id;
     return v_id;
   end if;
-  select id, user_id into v_id, v_owner from public.conversations where id = v_key;
+  select id, user_id into v_id, v_owner from public.conversations where id = p_chat_uuid;
   if v_owner <> p_user_id then
     raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
   end if;
   return v_id;
 end
 $$;
-comment on function private.find_conversation(uuid, text) is
-  'The id of the conversation of a chat. Null if it is new. NTFND: it belongs to another user.';
-revoke all on function private.find_conversation(uuid, text) from public, anon, authenticated, service_role;
+comment on function private.find_conversation(uuid, text, uuid) is
+  'The id of the conversation of a chat. Null if it is new. p_chat_uuid: conversation_key() of the chat id. NTFND: it '
+  'belongs to another user.';
+revoke all on function private.find_conversation(uuid, text, uuid) from public, anon, authenticated, service_role;
 
 
 create or replace function private.recent_messages(
-  p_conversation_id uuid, p_question_id text, p_count integer, p_bytes integer)
+  p_conversation_id uuid, p_before integer, p_count integer, p_bytes integer)
 returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_question_position integer;
   v_has_pending boolean;
-  v_is_applied boolean := false;
   v_pending jsonb := '[]'::jsonb;
   v_pending_size integer := 0;
+  v_replaced int4multirange;
+  v_stored jsonb;
 begin
-  -- A repeated question is answered from the messages before it.
-  loop
-    select
-      (select m.position from public.messages m
-       where m.conversation_id = p_conversation_id and m.role = 'user' and m.external_id = p_question_id
-       order by m.position desc limit 1),
-      exists (select from public.pending_turns w where w.conversation_id = p_conversation_id)
-    into v_question_position, v_has_pending;
-    exit when not v_has_pending or v_is_applied;
+  v_has_pending := exists (select from public.pending_turns w where w.conversation_id = p_conversation_id);
+  if v_has_pending then
     perform private.apply_pending_turns(p_conversation_id);
-    v_is_applied := true;
-  end loop;
-
-  if v_has_pending and v_question_position is null then
-    -- The conversation is locked. Its pending turns are the newest messages.
+    v_has_pending := exists (select from public.pending_turns w where w.conversation_id = p_conversation_id);
+  end if;
+  if v_has_pending then
+    -- The conversation is locked. Its pending turns are its newest messages, and replace others.
+    v_replaced := (
+      select range_agg(int4range(w.position::integer, w.replaces_to, '[]'))
+      from public.pending_turns w
+      where w.conversation_id = p_conversation_id and w.replaces_to is not null);
     select
       coalesce(jsonb_agg(jsonb_build_object('role', part.role, 'content', part.content,
                                             'finish_reason', part.finish_reason)
@@ -86,10 +71,11 @@ begin
              sum(octet_length(w.turn -> 'question' ->> 'content') + octet_length(w.turn -> 'answer' ->> 'content'))
                over (order by w.created_at desc, w.id desc) as size
       from public.pending_turns w
-      where w.conversation_id = p_conversation_id and not exists (
-        select from public.pending_turns q
-        where q.conversation_id = p_conversation_id and q.turn -> 'question' ->> 'id' = p_question_id
-          and (q.created_at, q.id) <= (w.created_at, w.id))
+      where w.conversation_id = p_conversation_id and (p_before is null or w.position < p_before)
+        and not exists (
+          select from public.pending_turns q
+          where q.conversation_id = w.conversation_id and (q.created_at, q.id) > (w.created_at, w.id)
+            and w.position between q.position and q.replaces_to)
       order by w.created_at desc, w.id desc limit p_count / 2
     ) turn
     cross join lateral (values
@@ -99,40 +85,53 @@ begin
     where turn.size <= p_bytes;
   end if;
 
-  return (
-    select coalesce(
-      jsonb_agg(
-        case when sized.size_with_results <= p_bytes - v_pending_size
-             then jsonb_build_object('role', sized.role, 'content', sized.content,
-                                     'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
-                                     'function_results', sized.function_results)
-             else jsonb_build_object('role', sized.role, 'content', sized.content,
-                                     'finish_reason', sized.finish_reason) end
-        order by sized.position),
-      '[]')
+  v_stored := (
+    select jsonb_agg(
+      case when sized.size_with_results <= p_bytes - v_pending_size
+           then jsonb_build_object('role', sized.role, 'content', sized.content,
+                                   'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
+                                   'function_results', sized.function_results)
+           else jsonb_build_object('role', sized.role, 'content', sized.content,
+                                   'finish_reason', sized.finish_reason) end
+      order by sized.position)
     from (
       select newest.*, sum(octet_length(newest.content)) over newest_first as size,
              sum(octet_length(newest.content) + coalesce(octet_length(newest.function_calls::text), 0)
                  + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
+<<<<<<< HEAD
         select m.role, m.content, m.finish_reason, m.function_calls, m.function_results, m.position
         from public.messages m
         where m.conversation_id = p_conversation_id
           and (v_question_position is null or m.position < v_question_position)
+=======
+        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
+        where m.conversation_id = p_conversation_id and m.position < coalesce(p_before, 2147483647)
+          and (v_replaced is null or not m.position::integer <@ v_replaced)
+>>>>>>> 3e0d2db (Make admission and settlement cheaper)
         order by m.position desc limit p_count - jsonb_array_length(v_pending)
       ) newest
       window newest_first as (order by newest.position desc)
     ) sized
-    where sized.size <= p_bytes - v_pending_size) || v_pending;
+    where sized.size <= p_bytes - v_pending_size);
+  return case when v_has_pending or v_stored is null then coalesce(v_stored, '[]') || v_pending else v_stored end;
 end
 $$;
+<<<<<<< HEAD
 comment on function private.recent_messages(uuid, text, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
   'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. If the '
   'question is in the conversation: only messages before it. Pending turns are stored first, or read if the '
   'conversation is locked.';
 revoke all on function private.recent_messages(uuid, text, integer, integer)
+=======
+comment on function private.recent_messages(uuid, integer, integer, integer) is
+  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
+  'function_results}]. Calls and results are left out of messages where they do not fit. p_before: only messages '
+  'before this position. Pending turns are stored first, or read if the conversation is locked.';
+revoke all on function private.recent_messages(uuid, integer, integer, integer)
+>>>>>>> 3e0d2db (Make admission and settlement cheaper)
   from public, anon, authenticated, service_role;
 
 
@@ -174,10 +173,13 @@ create or replace function private.place_question(
 language plpgsql stable set search_path = ''
 as $$
 begin
+  -- As private.next_position, inlined because it runs for every query.
   question_position := greatest(
-    private.next_position(p_conversation_id),
+    (select max(m.position) + 1 from public.messages m where m.conversation_id = p_conversation_id),
+    (select max(w.position) + 2 from public.pending_turns w where w.conversation_id = p_conversation_id),
     (select max(h.position) + 2 from public.query_holds h
-     where h.user_id = p_user_id and h.chat_key = p_chat_key and h.id <> p_hold_id));
+     where h.user_id = p_user_id and h.chat_key = p_chat_key and h.id <> p_hold_id),
+    1);
   if p_question_id is null or p_conversation_id is null then
     return;
   end if;

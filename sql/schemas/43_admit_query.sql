@@ -210,18 +210,23 @@ create or replace function public.admit_query(
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
   p_session_id uuid default null, p_waits boolean default false)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_state private.admission_state;
   v_now timestamptz;
-  v_chat_key constant uuid := private.chat_key(p_chat_id);
+  v_chat_uuid constant uuid := private.conversation_key(p_chat_id);
+  v_chat_key constant uuid := coalesce(v_chat_uuid, md5(p_chat_id)::uuid);
   v_request_id text := p_request_id;
-  v_is_busy boolean; -- whether another query of the chat runs; only the full path admits beside one
+  v_is_busy boolean := false; -- whether another query of the chat runs; only the full path admits beside one
+  v_place record;
   v_position integer;
   v_replaces_to integer;
   v_is_confirmed boolean;
   v_banned_until timestamptz;
+  v_has_session boolean;
+  v_is_released boolean;
   v_is_counted boolean;
   v_is_reclaimed boolean := false;
   v_hold public.query_holds;
@@ -243,27 +248,12 @@ begin
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
   end if;
   if p_chat_id is not null then
-    v_conversation_id := private.find_conversation(p_user_id, p_chat_id);
+    v_conversation_id := private.find_conversation(p_user_id, p_chat_id, v_chat_uuid);
   end if;
 
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
   v_now := private.clock();
-
-  -- Check the account. A token is valid until it expires; Auth's tables show that its user or its session has ended.
-  select u.confirmed_at is not null and not u.is_anonymous, u.banned_until into v_is_confirmed, v_banned_until
-  from auth.users u
-  where u.id = p_user_id and u.deleted_at is null
-    and (p_session_id is null or exists (
-      select from auth.sessions s
-      where s.id = p_session_id and s.user_id = u.id and (s.not_after > v_now or s.not_after is null)));
-  if not found then
-    raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
-  elsif v_banned_until > v_now then
-    raise exception using errcode = 'BANND', message = 'The account is banned.';
-  elsif exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out') then
-    raise exception using errcode = 'LATER', message = 'The caller gave up, and released this query.';
-  end if;
 
   -- Identify the request
   if v_request_id is null then
@@ -271,7 +261,8 @@ begin
       ':', 'regenerate', private.newest_answer(p_user_id, v_chat_key)::text, p_question_id);
   end if;
 
-  -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query.
+  -- Decide, fast path: reuse the last decision, which was that the daily quota pays. Counts the query. Whatever is
+  -- wrong is left to the full path.
   update public.user_subscriptions s set quota_used = s.quota_used + 1
   from public.plans p
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
@@ -286,6 +277,13 @@ begin
       select from public.usage_logs u
       where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
         and u.is_charged)
+    and not exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out')
+    and exists (
+      select from auth.users a
+      where a.id = p_user_id and a.deleted_at is null and (a.banned_until > v_now) is not true)
+    and (p_session_id is null or exists (
+      select from auth.sessions t
+      where t.id = p_session_id and t.user_id = p_user_id and (t.not_after <= v_now) is not true))
   returning
     v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
     false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
@@ -297,6 +295,24 @@ begin
     v_state.overage_period_start, v_state.overage_used,
     v_state.overage_limit, v_state.own_key_pays, v_state.funding;
   v_is_counted := found;
+
+  -- Check the account. A token is valid until it expires; Auth's tables show that its user or its session has ended.
+  if not v_is_counted then
+    select u.confirmed_at is not null and not u.is_anonymous, u.banned_until,
+           exists (
+             select from auth.sessions t
+             where t.id = p_session_id and t.user_id = u.id and (t.not_after <= v_now) is not true),
+           exists (select from public.query_refusals r where r.id = p_hold_id and r.reason = 'Timed out')
+    into v_is_confirmed, v_banned_until, v_has_session, v_is_released
+    from auth.users u where u.id = p_user_id and u.deleted_at is null;
+    if not found or p_session_id is not null and not v_has_session then
+      raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
+    elsif v_banned_until > v_now then
+      raise exception using errcode = 'BANND', message = 'The account is banned.';
+    elsif v_is_released then
+      raise exception using errcode = 'LATER', message = 'The caller gave up, and released this query.';
+    end if;
+  end if;
 
   -- Decide, full path. A new request that the quota pays for is decided by the first read. Otherwise expired holds are
   -- reclaimed first, and the state is read again.
@@ -339,6 +355,8 @@ begin
     v_state.tier := v_hold.tier;
     v_provider := v_hold.provider;
     v_model := v_hold.model;
+    v_position := v_hold.position;
+    v_replaces_to := v_hold.replaces_to;
   else
     -- Choose the funding
     if v_state.own_key_pays and p_own_key is distinct from false then
@@ -360,9 +378,11 @@ begin
 
     -- Check the limits besides the funding. The fast path has checked them: it admits no free user.
     if not v_is_counted then
-      v_is_busy := exists (
-        select from public.query_holds h
-        where h.user_id = p_user_id and h.chat_key = v_chat_key and h.expires_at > v_now and h.id <> p_hold_id);
+      if v_state.running_queries > 0 then
+        v_is_busy := exists (
+          select from public.query_holds h
+          where h.user_id = p_user_id and h.chat_key = v_chat_key and h.expires_at > v_now and h.id <> p_hold_id);
+      end if;
       v_limit := case
         when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
           then 'Too many failed queries today'
@@ -400,9 +420,9 @@ begin
 
     -- Take the funding
     if v_chat_key is not null then
-      select placed.question_position, placed.replaces_to into v_position, v_replaces_to
-      from private.place_question(
-        p_user_id, v_chat_key, v_conversation_id, p_question_id, p_hold_id) placed;
+      v_place := private.place_question(p_user_id, v_chat_key, v_conversation_id, p_question_id, p_hold_id);
+      v_position := v_place.question_position;
+      v_replaces_to := v_place.replaces_to;
     end if;
     insert into public.query_holds (
       id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
@@ -465,8 +485,9 @@ begin
     v_resets_at := (private.period_at(v_state.period_start, v_state.current_period_end, v_state.now)).period_end;
   end if;
   if v_conversation_id is not null and v_state.history_days > 0 then
+    -- A repeated question is answered from the messages before it.
     v_history := private.recent_messages(
-      v_conversation_id, p_question_id, p_history_messages, p_history_bytes);
+      v_conversation_id, case when v_replaces_to is not null then v_position end, p_history_messages, p_history_bytes);
   end if;
   return jsonb_build_object(
     'decision', 'admitted', 'funding', v_state.funding, 'tier', v_state.tier, 'provider', v_provider, 'model', v_model,

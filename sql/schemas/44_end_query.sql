@@ -159,12 +159,13 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
   v_chat_id constant text := p_turn ->> 'chat_id';
-  v_key constant uuid := private.conversation_key(v_chat_id);
+  v_answer constant jsonb := p_turn -> 'answer';
+  v_chat_uuid uuid;
   v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
   v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
   v_plan record;
   v_expires_at timestamptz := p_expires_at;
-  v_id uuid := coalesce(p_hold.conversation_id, v_key);
+  v_id uuid := p_hold.conversation_id;
   v_position integer := p_hold.position; -- of the question
   v_question_id uuid;
   v_asked_at timestamptz;
@@ -195,6 +196,11 @@ begin
     v_has_pending := v_plan.has_pending;
   end if;
 
+  if v_id is null then
+    v_chat_uuid := private.conversation_key(v_chat_id);
+    v_id := v_chat_uuid;
+  end if;
+
   -- Update the conversation if it is not locked, or create it. The second attempt: another turn created it at the same
   -- time.
   for v_attempt in 1 .. 2 loop
@@ -222,8 +228,8 @@ begin
       id, created_at, user_id, external_id, title, context_type, context_id, context_data, message_count,
       total_tokens, expires_at, last_message_at)
     select
-      coalesce(v_key, private.time_ordered_id()), p_at, p_hold.user_id,
-      case when v_key is null then v_chat_id end, p_turn ->> 'title',
+      coalesce(v_chat_uuid, private.time_ordered_id()), p_at, p_hold.user_id,
+      case when v_chat_uuid is null then v_chat_id end, p_turn ->> 'title',
       coalesce(p_turn -> 'context' ->> 'type', 'general'), p_turn -> 'context' ->> 'id',
       nullif(p_turn -> 'context' -> 'data', 'null'), 2, v_tokens_input + v_tokens_output, v_expires_at, p_at
     where not exists (select from public.conversations c where c.id = v_id)
@@ -260,10 +266,9 @@ begin
     (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
      v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0,
      null, null, false, 0),
-    ((p_turn -> 'answer' ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null,
-     p_turn -> 'answer' ->> 'content', nullif(p_turn -> 'answer' -> 'function_calls', 'null'),
-     nullif(p_turn -> 'answer' -> 'function_results', 'null'), p_turn -> 'answer' ->> 'finish_reason', v_tokens_input,
-     v_tokens_output,
+    ((v_answer ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null, v_answer ->> 'content',
+     nullif(v_answer -> 'function_calls', 'null'), nullif(v_answer -> 'function_results', 'null'),
+     v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
@@ -281,11 +286,13 @@ revoke all on function private.store_turn(public.query_holds, timestamptz, jsonb
 create or replace function public.settle_query(
   p_hold_id uuid, p_outcome text, p_usage jsonb default '{}', p_turn jsonb default null)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_hold public.query_holds;
   v_at timestamptz;
+  v_stored record;
   v_ended record;
   v_conversation_id uuid;
   v_is_certain boolean;
@@ -302,12 +309,9 @@ begin
   -- Store the turn
   select h.* into v_hold from public.query_holds h where h.id = p_hold_id;
   if p_turn is not null then
-    begin
-      select s.conversation_id, s.is_certain into v_conversation_id, v_is_certain
-      from private.store_turn(v_hold, v_at, p_usage, p_turn) s;
-    exception when data_exception or integrity_constraint_violation then
-      raise warning 'The turn of query % cannot be stored: %', p_hold_id, sqlerrm; -- and is charged
-    end;
+    v_stored := private.store_turn(v_hold, v_at, p_usage, p_turn);
+    v_conversation_id := v_stored.conversation_id;
+    v_is_certain := v_stored.is_certain;
   end if;
 
   -- Charge
@@ -353,7 +357,8 @@ grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to servi
 create or replace function public.release_query(
   p_hold_id uuid, p_outcome text default 'failed', p_usage jsonb default '{}', p_user_id uuid default null)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ended record;
@@ -393,7 +398,8 @@ grant execute on function public.release_query(uuid, text, jsonb, uuid) to servi
 
 
 create or replace function public.release_stale_holds() returns integer
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_at constant timestamptz := private.clock();

@@ -22,7 +22,8 @@ revoke all on function private.lock_holds(uuid[], boolean) from public, anon, au
 
 
 create or replace function public.note_progress(p_notes jsonb, p_is_closing boolean default false) returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_noted jsonb;
@@ -76,7 +77,8 @@ revoke all on function private.running_query(uuid, text) from public, anon, auth
 
 
 create or replace function public.stop_query(p_user_id uuid, p_chat_id text) returns boolean
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 begin
   update public.query_holds h set stop_requested = true where h.id = private.running_query(p_user_id, p_chat_id);
@@ -106,7 +108,8 @@ revoke all on function private.other_followers(jsonb, uuid, timestamptz) from pu
 create or replace function public.follow_query(
   p_user_id uuid, p_chat_id text, p_follower uuid, p_hold_id uuid default null, p_from integer default 0)
 returns jsonb
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_at constant timestamptz := private.clock();

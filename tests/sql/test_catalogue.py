@@ -16,10 +16,9 @@ private.add_daily_cost                 volatile   invoker  none
 private.apply_downgrades               volatile   invoker  none
 private.apply_pending_turns            volatile   invoker  none
 private.charged_query_response         stable     invoker  none
-private.chat_key                       immutable  invoker  none
-private.check_filters                  stable     invoker  authenticated
 private.check_pin                      volatile   invoker  none
 private.check_question                 immutable  invoker  none
+private.check_statement                stable     invoker  authenticated
 private.check_subscription             volatile   invoker  none
 private.clock                          volatile   invoker  authenticated service_role
 private.close_hold                     volatile   invoker  none
@@ -240,7 +239,7 @@ def test_every_policy_checks_the_filters_once_per_query(db: Db) -> None:
     """A table without the check would run regular expressions for strangers."""
     expressions = values(db, "select pg_get_expr(polqual, polrelid) from pg_policy")
     assert len(expressions) >= 10
-    assert [text for text in expressions if "SELECT private.check_filters()" not in text] == []
+    assert [text for text in expressions if "SELECT private.check_statement()" not in text] == []
 
 
 def test_every_view_runs_with_the_rights_of_its_reader(db: Db) -> None:

@@ -67,6 +67,30 @@ def test_a_regular_expression_is_refused(
     assert (refused.status_code, refused.json()["message"]) == (403, "The Data API takes no regular expressions.")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/messages?select=content,conversations(messages(content))",
+        "/messages?select=content,conversations(messages(content,conversations(messages(content))))",
+        "/usage_logs?select=*,conversations(id,messages(id))",
+        "/conversations?select=a:messages(content),b:messages(content)",
+        "/conversations?select=id,messages!inner(id,conversations!inner(id))",
+    ],
+)
+def test_a_second_embedded_table_is_refused(
+    api: Callable[..., httpx.Response], me: Person, chat: str, path: str
+) -> None:
+    """Rows multiply: each message would bring all messages of its conversation, and so on."""
+    assert chat
+    refused = api("GET", path, me)
+    assert (refused.status_code, refused.json()["message"]) == (403, "The Data API embeds one table at most.")
+
+
+def test_one_embedded_table_is_allowed(api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
+    (conversation,) = api("GET", f"/conversations?select=id,messages(role)&id=eq.{chat}", me).json()
+    assert [message["role"] for message in conversation["messages"]] == ["user", "assistant"]
+
+
 def test_other_filters_are_allowed(api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
     filters = {"select": "id", "conversation_id": f"eq.{chat}", "content": "ilike.*aab"}
     assert len(api("GET", "/messages", me, params=filters).json()) == 1

@@ -162,6 +162,28 @@ def test_admission_reads_pending_turns_as_history(
     assert pending(db) == (2 if is_locked else 0)
 
 
+@pytest.mark.parametrize("edited", ["q1", "q2"])
+def test_history_leaves_out_what_a_pending_turn_replaces(
+    db: Db, connect: Connect, user: str, chat: str, edited: str
+) -> None:
+    """Both stored messages (q1) and a pending turn (q2). The history is the same before and after it is stored."""
+    other = connect()
+    lock(other, chat)
+    for number, question in ((1, "q2"), (2, "q3"), (3, edited)):
+        at(db, f"2026-03-01T10:0{number}Z")
+        asked = admit(db, user, p_chat_id=chat, p_question_id=question)
+        repeated = {"id": question, "content": f"Question {question}{' again' if question == edited else ''}"}
+        settle(db, asked["hold_id"], turn=turn(chat, question, question=repeated))
+    at(db, "2026-03-01T10:05Z")
+    locked = admit(db, user, p_chat_id=chat)["history"]
+    other.execute("rollback")
+    free = admit(db, user, p_chat_id=chat)["history"]
+    contents = [message["content"] for message in locked]
+    assert contents == [message["content"] for message in free]
+    assert contents[-2:] == [f"Question {edited} again", "Answer"]
+    assert len(contents) == (2 if edited == "q1" else 4)
+
+
 def test_a_repeated_request_gets_the_pending_answer(db: Db, connect: Connect, user: str, chat: str) -> None:
     query = admit(db, user, "again", p_chat_id=chat)
     lock(connect(), chat)
@@ -298,10 +320,13 @@ def test_track_query_usage_waits_for_no_conversation(db: Db, connect: Connect, u
     assert (tracked["is_charged"], tracked["conversation_id"] is not None) == (True, how == "update")
 
 
-def test_a_turn_that_cannot_be_stored_is_charged(db: Db, connect: Connect, user: str, chat: str) -> None:
-    """At once and as a pending turn. It keeps no other turn from being stored."""
+def test_a_pending_turn_that_cannot_be_stored_is_dropped(db: Db, connect: Connect, user: str, chat: str) -> None:
+    """It keeps no other turn from being stored. Without a lock the settlement fails, and is repeated without it."""
     impossible = turn(chat, "x" * 129)
-    assert settle(db, admit(db, user)["hold_id"], turn=impossible)["persisted"] is False
+    hold_id = admit(db, user)["hold_id"]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        settle(db, hold_id, turn=impossible)
+    assert settle(db, hold_id)["persisted"] is False
     other = connect()
     lock(other, chat)
     settle(db, admit(db, user)["hold_id"], turn=impossible)
