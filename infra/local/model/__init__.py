@@ -1,12 +1,13 @@
 """The stand-in for the model providers: Anthropic's Messages API and OpenAI's Responses API on one origin, offline.
 
 The SDKs' `base_url` is http://host:port for anthropic and http://host:port/v1 for openai. Every key is accepted unless
-it contains `invalid` or `exhausted`. Every answer quotes its question and states that it is invented.
+it contains `invalid` or `exhausted`; one with `restricted` may answer, but not list models. Every answer quotes its
+question and states that it is invented.
 
-The last user message may contain directives: `[tool:NAME {"json": "arguments"}]` calls a tool once,
-`[tool-loop:NAME {}]` calls it again after every result, and `[fault:NAME]` makes the reply fail (see FAULTS). Without a
-directive, a question with a postal code or a bill's number calls the tool that `choose_tool` returns, if the request
-offers it. `GET /_requests` returns the requests received.
+The last user message may contain directives: `[tool:NAME {"json": "arguments"}]` calls a tool once, `[tool-loop:NAME
+{}]` calls it again after every result, and `[fault:NAME]` makes the reply fail (see FAULTS). Without a directive, a
+question with a postal code or a bill's number calls the tool that `choose_tool` returns, if the request offers it. `GET
+/_requests` returns the requests received.
 """
 
 from infra.local.model.faults import FAULTS

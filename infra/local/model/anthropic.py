@@ -7,7 +7,7 @@ from infra.local.model.errors import Refused
 from infra.local.model.faults import Faults
 from infra.local.model.prompt import Prompt
 from infra.local.model.reply import Reply
-from infra.local.model.text import Json, new_id, split_chunks, split_words
+from infra.local.model.text import Json, call_id, new_id, split_chunks, split_words
 
 
 class Anthropic:
@@ -40,7 +40,7 @@ class Anthropic:
     def message(self, prompt: Prompt, reply: Reply) -> Json:
         """The complete message, as POST /v1/messages returns it without a stream."""
         calls = [
-            {"type": "tool_use", "id": new_id("toolu"), "name": name, "input": arguments}
+            {"type": "tool_use", "id": call_id("toolu", name, reply.call_ids), "name": name, "input": arguments}
             for name, arguments in reply.calls
         ]
         refusal = {"type": "refusal", "category": None, "explanation": None}
@@ -63,7 +63,7 @@ class Anthropic:
             },
         }
 
-    def events(self, message: Json) -> Iterator[Json]:
+    def events(self, message: Json, faults: Faults) -> Iterator[Json]:
         """The events that stream the message."""
         ending = {key: message[key] for key in ("stop_reason", "stop_sequence", "stop_details")}
         usage = message["usage"]
@@ -74,8 +74,9 @@ class Anthropic:
                 empty: Json = {"text": ""}
                 deltas: list[Json] = [{"type": "text_delta", "text": word} for word in split_words(block["text"])]
             else:
-                empty = {"input": {}}
-                pieces = ["", *split_chunks(json.dumps(block["input"]))]
+                is_whole = "whole-input" in faults
+                empty = {} if is_whole else {"input": {}}
+                pieces = [] if is_whole else ["", *split_chunks(json.dumps(block["input"]))]
                 deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
             yield {"type": "content_block_start", "index": index, "content_block": {**block, **empty}}
             if index == 0:
@@ -84,8 +85,18 @@ class Anthropic:
                 yield {"type": "content_block_delta", "index": index, "delta": delta}
             yield {"type": "content_block_stop", "index": index}
         counted = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-        yield {"type": "message_delta", "delta": ending, "usage": {key: usage[key] for key in counted}}
+        end: Json = {"type": "message_delta", "delta": ending, "usage": {key: usage[key] for key in counted}}
+        if "no-usage" in faults:
+            del end["usage"]
+            end |= {"usage": None} if faults.first("no-usage") == "null" else {}
+        yield end
         yield {"type": "message_stop"}
+
+    def with_text(self, event: Json, text: str) -> Json | None:
+        """A copy of a delta of text with another text; None for other events."""
+        if event["type"] != "content_block_delta" or event["delta"]["type"] != "text_delta":
+            return None
+        return {**event, "delta": {"type": "text_delta", "text": text}}
 
     def error_event(self, message: Json, faults: Faults, position: int) -> Json:
         """The event that reports a failure in the middle of a stream."""

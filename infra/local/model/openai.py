@@ -8,7 +8,7 @@ from infra.local.model.errors import Refused
 from infra.local.model.faults import Faults
 from infra.local.model.prompt import Prompt
 from infra.local.model.reply import Reply
-from infra.local.model.text import Json, new_id, split_chunks, split_words
+from infra.local.model.text import Json, call_id, new_id, split_chunks, split_words
 
 
 class OpenAI:
@@ -36,13 +36,21 @@ class OpenAI:
 
     def message(self, prompt: Prompt, reply: Reply) -> Json:
         """The complete response, as POST /v1/responses returns it without a stream."""
-        reason = self.incomplete_reasons.get(reply.stop)
+        reason = None if reply.in_words else self.incomplete_reasons.get(reply.stop)
         status = "incomplete" if reason else "completed"
-        part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
+        part: Json = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
+        if reply.in_words:
+            part = {"type": "refusal", "refusal": reply.text}
         message = {"id": new_id("msg"), "type": "message", "role": "assistant", "status": status, "content": [part]}
         common = {"type": "function_call", "status": status}
         calls = [
-            {"id": new_id("fc"), "call_id": new_id("call"), "name": name, "arguments": json.dumps(arguments), **common}
+            {
+                "id": new_id("fc"),
+                "call_id": call_id("call", name, reply.call_ids),
+                "name": name,
+                "arguments": json.dumps(arguments),
+                **common,
+            }
             for name, arguments in reply.calls
         ]
         total = reply.uncached + reply.read + reply.written
@@ -71,11 +79,11 @@ class OpenAI:
             },
         }
 
-    def events(self, message: Json) -> Iterator[Json]:
+    def events(self, message: Json, faults: Faults) -> Iterator[Json]:
         """The events that stream the response, numbered."""
-        return ({**event, "sequence_number": number} for number, event in enumerate(self._events(message)))
+        return ({**event, "sequence_number": number} for number, event in enumerate(self._events(message, faults)))
 
-    def _events(self, response: Json) -> Iterator[Json]:
+    def _events(self, response: Json, faults: Faults) -> Iterator[Json]:
         opening = {**response, "status": "in_progress", "incomplete_details": None, "output": [], "usage": None}
         yield {"type": "response.created", "response": opening}
         yield {"type": "response.in_progress", "response": opening}
@@ -85,18 +93,27 @@ class OpenAI:
             started = {**item, **empty, "status": "in_progress"}
             yield {"type": "response.output_item.added", "output_index": index, "item": started}
             if item["type"] == "message":
-                part, place = item["content"][0], {**place, "content_index": 0}
-                yield {"type": "response.content_part.added", **place, "part": {**part, "text": ""}}
-                for word in split_words(part["text"]):
-                    yield {"type": "response.output_text.delta", **place, "delta": word, "logprobs": []}
-                yield {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": []}
-                yield {"type": "response.content_part.done", **place, "part": part}
-            else:
+                yield from self._text_events(item["content"][0], {**place, "content_index": 0})
+            elif "whole-input" not in faults:
                 for piece in split_chunks(item["arguments"]):
                     yield {"type": "response.function_call_arguments.delta", **place, "delta": piece}
                 yield {"type": "response.function_call_arguments.done", **place, "arguments": item["arguments"]}
             yield {"type": "response.output_item.done", "output_index": index, "item": item}
-        yield {"type": f"response.{response['status']}", "response": response}
+        end = {"usage": None} if "no-usage" in faults else {}
+        yield {"type": f"response.{response['status']}", "response": {**response, **end}}
+
+    def _text_events(self, part: Json, place: Json) -> Iterator[Json]:
+        kind, field = ("refusal", "refusal") if part["type"] == "refusal" else ("output_text", "text")
+        more: Json = {} if kind == "refusal" else {"logprobs": []}
+        yield {"type": "response.content_part.added", **place, "part": {**part, field: ""}}
+        for word in split_words(part[field]):
+            yield {"type": f"response.{kind}.delta", **place, "delta": word, **more}
+        yield {"type": f"response.{kind}.done", **place, field: part[field], **more}
+        yield {"type": "response.content_part.done", **place, "part": part}
+
+    def with_text(self, event: Json, text: str) -> Json | None:
+        """A copy of a delta of text with another text; None for other events."""
+        return {**event, "delta": text} if event["type"] == "response.output_text.delta" else None
 
     def error_event(self, message: Json, faults: Faults, position: int) -> Json:
         """The event that reports a failure in the middle of a stream."""

@@ -40,7 +40,11 @@ class Prompt:
 
     @classmethod
     def read(cls, body: Json) -> "Prompt":
-        """Raises Refused where the real APIs refuse the history: an empty text, or a tool call without its result."""
+        """Raises Refused where the real APIs refuse the history.
+
+        These are an empty text, a tool call without its result, and ids of calls that are not unique or have characters
+        that Anthropic does not accept.
+        """
         items = body.get("messages", body.get("input")) or []
         messages, called, answered, calls = list[dict[str, str]](), [], [], []
         for item in [{"role": "user", "content": items}] if isinstance(items, str) else items:
@@ -49,10 +53,10 @@ class Prompt:
                 if block.get("text") == "" and "messages" in body:
                     raise Refused(400, "messages: text content blocks must be non-empty")
                 if block.get("type") in ("tool_use", "function_call"):
-                    called.append(block.get("call_id") or block["id"])
+                    called.append(block["call_id"] if "call_id" in block else block["id"])
                     calls.append(block["name"] + (block.get("arguments") or json.dumps(block.get("input"))))
                 elif block.get("type") in ("tool_result", "function_call_output"):
-                    answered.append(block.get("call_id") or block["tool_use_id"])
+                    answered.append(block["call_id"] if "call_id" in block else block["tool_use_id"])
                     messages.append({"role": "tool", "text": text_of(block.get("content", block.get("output")))})
             if text := text_of(content):
                 messages.append({"role": item["role"], "text": text})
@@ -60,6 +64,10 @@ class Prompt:
             raise Refused(400, "at least one message is required")
         if sorted(called) != sorted(answered):
             raise Refused(400, f"every tool call needs one result: called {called}, answered {answered}")
+        if len(set(called)) < len(called) or "" in called:
+            raise Refused(400, f"the ids of tool calls must be unique: {called}")
+        if "messages" in body and not all(re.fullmatch("[a-zA-Z0-9_-]+", name) for name in called):
+            raise Refused(400, "tool_use ids must match the pattern ^[a-zA-Z0-9_-]+$")
         return cls(body, messages, calls)
 
     @property

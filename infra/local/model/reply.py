@@ -36,7 +36,10 @@ def answer(question: str, results: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Text, tool calls and token counts. `stop` is end_turn, tool_use, max_tokens or refusal."""
+    """Text, tool calls and token counts. `stop` is end_turn, tool_use, max_tokens or refusal, `call_ids` their kind.
+
+    `in_words`: whether the text is the model's own refusal.
+    """
 
     text: str
     calls: list[tuple[str, Json]]
@@ -45,13 +48,17 @@ class Reply:
     read: int  # input tokens read from the cache
     written: int  # input tokens written to the cache
     output: int
+    call_ids: str
+    in_words: bool
 
     @classmethod
     def compose(cls, prompt: Prompt, faults: Faults) -> "Reply":
         """The reply, with the faults that change its content."""
         stop = "max_tokens" if "max-tokens" in faults else "refusal" if "refusal" in faults else ""
         calls = [] if stop or "empty" in faults else prompt.calls()
-        text = "" if "empty" in faults else answer(prompt.question, prompt.results)
+        text = (
+            "" if "empty" in faults or faults.first("refusal") == "silent" else answer(prompt.question, prompt.results)
+        )
         if deltas := int(faults.number("talk" if calls else "long")):
             text = "".join(islice(cycle(split_words(text + " ")), min(MAX_DELTAS, deltas)))
         elif calls:
@@ -64,4 +71,7 @@ class Reply:
         read, written = (0, prompt.cacheable) if "cold" in faults else (prompt.prefix, 0)
         output = limit if is_cut else tokens(text + "".join(json.dumps(arguments) for _, arguments in calls))
         stop = stop or ("tool_use" if calls else "end_turn")
-        return cls(text, calls, stop, total - read - written, read, written, output)
+        stop = faults.first("stop-reason") or stop
+        in_words = faults.first("refusal") == "words"
+        kinds = (faults.first("call-ids"), in_words)
+        return cls(text, calls, stop, total - read - written, read, written, output, *kinds)

@@ -20,9 +20,15 @@ from infra.local.model.faults import Faults
 from infra.local.model.openai import OpenAI
 from infra.local.model.prompt import Prompt
 from infra.local.model.reply import Reply
+from infra.local.model.sse import frame, pieces, styled
 from infra.local.model.text import Json, new_id, to_json
 
-DELTAS = {"content_block_delta", "response.output_text.delta", "response.function_call_arguments.delta"}
+DELTAS = {
+    "content_block_delta",
+    "response.output_text.delta",
+    "response.refusal.delta",
+    "response.function_call_arguments.delta",
+}
 MAX_EXCHANGES = 1000  # enough for a whole test run; bounds the memory
 ANTHROPIC, OPENAI = Anthropic(), OpenAI()
 
@@ -32,19 +38,20 @@ Step = bytes | float | None
 
 def script(provider: Anthropic | OpenAI, message: Json, faults: Faults, streams: bool, delay: float) -> list[Step]:
     """The steps of a reply, with the faults that change its pace or break it in the middle."""
+    styles = faults.get("sse", [])
     if streams:
-        events = list(provider.events(message))
+        events = _with_halves(provider, list(provider.events(message, faults)), faults)
         deltas = [at for at, event in enumerate(events) if event["type"] in DELTAS]
         middle = deltas[len(deltas) // 2] if deltas else len(events) // 2
         if faults.keys() & {"error-event", "failed"}:
             events[middle:] = [provider.error_event(message, faults, middle)]
-        frames = [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event)) for event in events]
+        frames = styled([frame(event, styles) for event in events], styles)
     else:
         body, deltas, middle = to_json(message), [], 1
         frames = [body[: len(body) // 2], body[len(body) // 2 :]]
     steps: list[Step] = [faults.number("stall-before")]
     delayed = set(deltas)
-    for at, frame in enumerate(frames):
+    for at, whole in enumerate(frames):
         if at in delayed:
             steps.append(faults.number("slow", delay))
         if at == middle:
@@ -53,8 +60,20 @@ def script(provider: Anthropic | OpenAI, message: Json, faults: Faults, streams:
                 return [*steps, None]
             if "early-end" in faults:
                 return steps
-        steps.append(frame[:-8] + b"\n\n" if at == middle and "bad-json" in faults else frame)
+        broken = at == middle and "bad-json" in faults
+        steps += pieces(whole[:-8] + b"\n\n" if broken else whole, styles)
     return steps
+
+
+def _with_halves(provider: Anthropic | OpenAI, events: list[Json], faults: Faults) -> list[Json]:
+    """The events with an emoji in two halves in the middle of their text, or a half at its end."""
+    texts = [at for at, event in enumerate(events) if provider.with_text(event, "")]
+    if "halves" not in faults or not texts:
+        return events
+    is_end = faults.first("halves") == "end"
+    at = texts[-1] if is_end else texts[len(texts) // 2]
+    halves = [provider.with_text(events[at], half) for half in ("\ud83d" if is_end else "\ud83d\ude00")]
+    return [*events[: at + 1], *(half for half in halves if half), *events[at + 1 :]]
 
 
 @dataclass(slots=True)
@@ -124,7 +143,10 @@ class ScriptedResponse(Response):
 
 
 async def _open(request: Request, generates: bool = False) -> Exchange:
-    """Logs a request and checks its key. Only generating costs money, so only it fails for an exhausted balance."""
+    """Logs a request and checks its key.
+
+    Only generating costs money, so only it fails for an exhausted balance. A restricted key may do nothing else.
+    """
     path, headers = request.url.path, request.headers
     to_anthropic = path.startswith("/v1/messages") or "anthropic-version" in headers or "x-api-key" in headers
     provider = ANTHROPIC if to_anthropic else OPENAI
@@ -135,6 +157,8 @@ async def _open(request: Request, generates: bool = False) -> Exchange:
         raise Refused(401, "" if key else "No API key was sent.")
     if generates and "exhausted" in key:
         raise Refused(*provider.exhausted)
+    if not generates and "restricted" in key:
+        raise Refused(403)
     if request.method == "POST":
         try:
             exchange.prompt = Prompt.read(json.loads(await request.body()))
@@ -162,7 +186,7 @@ async def generate(request: Request) -> ScriptedResponse:
         first = all(past.prompt.question != prompt.question for past in earlier)
         faults = Faults.read(prompt, first, provider.name)
         message = provider.message(prompt, Reply.compose(prompt, faults))
-        faults.refuse(streams, provider.overloaded)
+        faults.refuse(streams, provider.overloaded, prompt.body.get("model", ""))
         steps = script(provider, message, faults, streams, request.app.state.delay)
     except (ValueError, IndexError) as error:
         raise Refused(400, f"This stand-in cannot follow its directive: {error}") from error

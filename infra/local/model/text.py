@@ -52,6 +52,17 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
+def call_id(prefix: str, name: str, kind: str = "") -> str:
+    """The id of a tool call: a new one, or one of those that gateways send."""
+    known = {"": new_id(prefix), "same": "call_0", "empty": "", "dotted": f"functions.{name}:0"}
+    if kind not in known:
+        raise ValueError(f"unknown call ids {kind!r}, known: same, empty, dotted")
+    return known[kind]
+
+
 def to_json(value: Any) -> bytes:
-    """Compact JSON; the providers do not escape non-ASCII characters."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Compact JSON; the providers escape no characters outside of ASCII, but the halves of characters."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
