@@ -22,6 +22,9 @@ over the steps limit          finish stop              whole          +++++++  8
 over the cost limit           finish length            limit          !        1    1
 cut short by output limit     finish length            half           -        1    1
 refused by the filter         finish content-filter    half+refused   -        1    1
+refused in silence            finish content-filter    refused        -        1    1
+refused before a byte         finish content-filter    refused        -        1    0
+refused after tools           finish content-filter    refused        +        2    2
 failed once, asked again      finish stop              whole          -        2    1
 client left before a byte     gone                     whole          -        1    1
 client left in the text       gone                     whole          -        1    1

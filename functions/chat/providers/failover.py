@@ -46,6 +46,7 @@ class Failover:
         for another provider or model; None: the step would be too dear there.
         """
         may_repeat = True
+        gone: ModelGone | None = None
         while True:
             asked, started = (self.provider, self.model), False
             try:
@@ -58,7 +59,8 @@ class Failover:
                 if started:
                     raise
                 if isinstance(error, ModelGone):
-                    self._replace_model(error, own_key)
+                    gone = gone or error
+                    self._replace_model(gone, own_key)
                     pause_s = 0.0
                 elif may_repeat:
                     may_repeat = False

@@ -10,6 +10,7 @@ from infra.local.model.text import Json, text_of, to_json, tokens
 MESSAGE_TOKENS = 4  # around each message
 OPENAI_CACHE_TOKENS = 1_024  # shorter prompts are not cached
 
+NAME = re.compile("[a-zA-Z0-9_-]{1,64}")
 POSTAL_CODE = re.compile(r"\b([A-Z]\d[A-Z])[ -]?(\d[A-Z]\d)\b", re.ASCII | re.IGNORECASE)
 BILL = re.compile(r"\b[CS]-[1-9]\d{0,3}\b", re.ASCII | re.IGNORECASE)
 
@@ -37,13 +38,14 @@ class Prompt:
     body: Json
     messages: list[dict[str, str]]
     called: list[str] = field(default_factory=list)  # the tool calls in the history, as text
+    call_ids: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, body: Json) -> "Prompt":
         """Raises Refused where the real APIs refuse the history.
 
-        These are an empty text, a tool call without its result, and ids of calls that are not unique or have characters
-        that Anthropic does not accept.
+        These are an empty text, a tool call without its result, a name of a tool or, at Anthropic, an id of a call with
+        other characters than NAME, and ids that are not unique.
         """
         items = body.get("messages", body.get("input")) or []
         messages, called, answered, calls = list[dict[str, str]](), [], [], []
@@ -54,6 +56,8 @@ class Prompt:
                     raise Refused(400, "messages: text content blocks must be non-empty")
                 if block.get("type") in ("tool_use", "function_call"):
                     called.append(block["call_id"] if "call_id" in block else block["id"])
+                    if not NAME.fullmatch(block["name"]):
+                        raise Refused(400, f"the name of a tool call must match {NAME.pattern}")
                     calls.append(block["name"] + (block.get("arguments") or json.dumps(block.get("input"))))
                 elif block.get("type") in ("tool_result", "function_call_output"):
                     answered.append(block["call_id"] if "call_id" in block else block["tool_use_id"])
@@ -66,9 +70,9 @@ class Prompt:
             raise Refused(400, f"every tool call needs one result: called {called}, answered {answered}")
         if len(set(called)) < len(called) or "" in called:
             raise Refused(400, f"the ids of tool calls must be unique: {called}")
-        if "messages" in body and not all(re.fullmatch("[a-zA-Z0-9_-]+", name) for name in called):
-            raise Refused(400, "tool_use ids must match the pattern ^[a-zA-Z0-9_-]+$")
-        return cls(body, messages, calls)
+        if "messages" in body and not all(map(NAME.fullmatch, called)):
+            raise Refused(400, f"tool_use ids must match {NAME.pattern}")
+        return cls(body, messages, calls, called)
 
     @property
     def system(self) -> str:

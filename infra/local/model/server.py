@@ -99,6 +99,7 @@ class Exchange:
             "api_key_last4": self.api_key_last4,
             "system_present": bool(self.prompt.system) or not roles.isdisjoint({"system", "developer"}),
             "messages": self.prompt.messages,
+            "call_ids": self.prompt.call_ids,
             "stream": bool(self.prompt.body.get("stream")),
             "aborted": self.aborted,
             "finished": self.finished,

@@ -35,6 +35,7 @@ async def test_the_log_has_the_requests_without_their_keys(
         "api_key_last4": "1234",
         "system_present": True,
         "messages": [{"role": "user", "text": QUESTION}],
+        "call_ids": [],
         "stream": True,
         "aborted": False,
         "finished": True,
