@@ -1537,16 +1537,10 @@ begin
                  + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
-<<<<<<< HEAD
         select m.role, m.content, m.finish_reason, m.function_calls, m.function_results, m.position
         from public.messages m
-        where m.conversation_id = p_conversation_id
-          and (v_question_position is null or m.position < v_question_position)
-=======
-        select m.role, m.content, m.function_calls, m.function_results, m.position from public.messages m
         where m.conversation_id = p_conversation_id and m.position < coalesce(p_before, 2147483647)
           and (v_replaced is null or not m.position::integer <@ v_replaced)
->>>>>>> 3e0d2db (Make admission and settlement cheaper)
         order by m.position desc limit p_count - jsonb_array_length(v_pending)
       ) newest
       window newest_first as (order by newest.position desc)
