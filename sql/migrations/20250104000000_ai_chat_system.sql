@@ -1549,20 +1549,11 @@ begin
   return case when v_has_pending or v_stored is null then coalesce(v_stored, '[]') || v_pending else v_stored end;
 end
 $$;
-<<<<<<< HEAD
-comment on function private.recent_messages(uuid, text, integer, integer) is
-  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
-  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. If the '
-  'question is in the conversation: only messages before it. Pending turns are stored first, or read if the '
-  'conversation is locked.';
-revoke all on function private.recent_messages(uuid, text, integer, integer)
-=======
 comment on function private.recent_messages(uuid, integer, integer, integer) is
-  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, function_calls, '
-  'function_results}]. Calls and results are left out of messages where they do not fit. p_before: only messages '
-  'before this position. Pending turns are stored first, or read if the conversation is locked.';
+  'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
+  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. p_before: only '
+  'messages before this position. Pending turns are stored first, or read if the conversation is locked.';
 revoke all on function private.recent_messages(uuid, integer, integer, integer)
->>>>>>> 3e0d2db (Make admission and settlement cheaper)
   from public, anon, authenticated, service_role;
 
 
