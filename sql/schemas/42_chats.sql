@@ -114,8 +114,8 @@ end
 $$;
 comment on function private.recent_messages(uuid, integer, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
-  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. p_before: only '
-  'messages before this position. Pending turns are stored first, or read if the conversation is locked.';
+  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. p_before: '
+  'only messages before this position. Pending turns are stored first, or read if the conversation is locked.';
 revoke all on function private.recent_messages(uuid, integer, integer, integer)
   from public, anon, authenticated, service_role;
 
