@@ -145,12 +145,12 @@ class Answer:
         return parts
 
     def row(self) -> MessageRow:
-        """The row of public.messages. Null characters are removed, because Postgres cannot store them."""
+        """The row of public.messages."""
         calls: list[CallRow] = []
         results: list[ResultRow] = []
         at = 0
         for number, step in enumerate(self.steps):
-            at += len(step.text.replace("\x00", ""))
+            at += len(step.text)
             for call in step.calls:
                 calls.append({"id": call.id, "name": call.name, "input": call.input, "step": number, "at": at})
                 outcome = call.outcome or Outcome(None, call.result, [])
@@ -161,7 +161,7 @@ class Answer:
                     results.append({"id": call.id, "error": outcome.error, "sources": sources})
         return {
             "id": self.id,
-            "content": self.text.replace("\x00", ""),
+            "content": self.text,
             "function_calls": calls or None,
             "function_results": results or None,
         }

@@ -36,13 +36,18 @@ def joined(text: str) -> str:
 
 
 class Joiner:
-    """Joins the halves of characters in a text that arrives in pieces."""
+    """Joins the halves of characters in a text that arrives in pieces, and removes null characters.
+
+    Postgres cannot store either.
+    """
 
     def __init__(self) -> None:
         self._held = ""
 
     def add(self, piece: str) -> str:
         """The text that is complete with this piece. Holds back a first half at its end."""
+        if "\x00" in piece:
+            piece = piece.replace("\x00", "")
         if not self._held and (piece.isascii() or HALF.search(piece) is None):
             return piece
         text, self._held = self._held + piece, ""

@@ -7,7 +7,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from functions.common.surrogates import joined
 from infra.local.model.sse import STYLES, frame, styled
 
 Json = dict[str, Any]
@@ -184,8 +183,3 @@ def damaged(draw: st.DrawFn) -> list[bytes]:
                 break
             holder = holder[name]
     return [b"event: x\ndata: " + json.dumps(event).encode() + b"\n\n" for event in events]
-
-
-def repaired(text: str) -> str:
-    """The text as it is stored: without halves and null characters."""
-    return joined(text).replace("\x00", "")

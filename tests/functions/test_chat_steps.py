@@ -296,11 +296,6 @@ def test_a_call_without_result_is_an_error_for_the_model() -> None:
     assert Answer.from_row(json.loads(json.dumps(cut.row()))).text == ""
 
 
-def test_positions_of_calls_do_not_count_null_characters() -> None:
-    answer = Answer("", [Step("a\x00b", [Call("1", "t", {}, Outcome({}, None, []))]), Step("c\x00")])
-    assert [step.text for step in Answer.from_row(answer.row()).steps] == ["ab", "c"]
-
-
 def _turn(question: str, answer: str, result: str = "") -> list[Message]:
     messages = [Message("user", question)]
     if result:
