@@ -69,9 +69,9 @@ def fill(db: psycopg.Connection[Any]) -> None:
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome,"
         " query_date, query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model,"
-        " used_byo_key, counted_against_quota, was_overage)"
+        " used_byo_key, is_charged, counted_against_quota, was_overage)"
         " select private.time_ordered_id(), c.user_id, m.id::text, c.id, m.id, 'pro', 'included', 'answered',"
-        " '2026-01-01', '2026-01-01', '2026-01-01', 1, 40, 0, 'openai', 'm', false, true, false"
+        " '2026-01-01', '2026-01-01', '2026-01-01', 1, 40, 0, 'openai', 'm', false, true, true, false"
         " from public.conversations c join public.messages m on m.conversation_id = c.id"
         " where c.expires_at < now() and m.role = 'assistant'"
     )

@@ -20,10 +20,10 @@ def fill(db: psycopg.Connection[Any], first: int, last: int) -> None:
     db.execute(
         "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
         " query_timestamp, period_start, quota_used, quota_limit, overage_used, tokens_input, tokens_output, cost_usd,"
-        " provider, model, used_byo_key, counted_against_quota, was_overage)"
+        " provider, model, used_byo_key, is_charged, counted_against_quota, was_overage)"
         " select lpad(to_hex(n), 32, '0')::uuid, at, lpad(to_hex(n %% %s + 1), 32, '0')::uuid, n::text, 'pro',"
         " 'included', 'answered', at::date, at, date_trunc('month', at), 1, 40, 0, 100, 20, 0.000123, 'anthropic',"
-        " 'claude-haiku-5-5', false, true, false"
+        " 'claude-haiku-5-5', false, true, true, false"
         " from generate_series(%s::bigint, %s::bigint) n,"
         " lateral (select now() - (n %% 365 + 1) * interval '1 day') as t(at)",
         (USERS, first, last),
@@ -54,9 +54,9 @@ def deletion(db: psycopg.Connection[Any]) -> tuple[float, float]:
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, conversation_id, tier, funding, outcome, query_date,"
         " query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key,"
-        " counted_against_quota, was_overage)"
+        " is_charged, counted_against_quota, was_overage)"
         " select gen_random_uuid(), %s, n::text, c.ids[n %% %s + 1], 'pro', 'included', 'answered', current_date,"
-        " now(), now(), 1, 40, 0, 'openai', 'm', false, true, false"
+        " now(), now(), 1, 40, 0, 'openai', 'm', false, true, true, false"
         " from generate_series(1, %s) n, (select array_agg(id) as ids from public.conversations where user_id = %s) c",
         (heavy, HEAVY_CONVERSATIONS, HEAVY_ROWS, heavy),
     )

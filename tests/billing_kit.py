@@ -118,9 +118,9 @@ class BillingStack:
         self.db.execute(
             "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
             " query_timestamp, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model,"
-            " used_byo_key, counted_against_quota, was_overage, overage_charge)"
+            " used_byo_key, is_charged, counted_against_quota, was_overage, overage_charge)"
             " select q.id, %(at)s, user_id, q.id::text, tier, 'overage', 'answered', %(at)s::date, %(at)s, %(period)s,"
-            " 0, 0, 0, 10, 'anthropic', 'm', false, false, true, %(price)s"
+            " 0, 0, 0, 10, 'anthropic', 'm', false, true, false, true, %(price)s"
             " from public.user_subscriptions"
             " cross join lateral (select gen_random_uuid() as id from generate_series(1, %(queries)s)) q"
             " where user_id = %(user)s",

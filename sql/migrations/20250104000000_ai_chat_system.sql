@@ -160,7 +160,7 @@ end
 $$;
 comment on function private.is_charged(text) is
   'Whether an outcome is charged: answered and stopped are, failed and lost are not. The column usage_logs.is_charged '
-  'stores the result.';
+  'has the result, and reconcile compares it.';
 revoke all on function private.is_charged(text) from public, anon, authenticated, service_role;
 
 
@@ -637,7 +637,7 @@ create table if not exists public.messages (
   content text not null,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,
-  tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
+  tokens_total integer not null default 0,
   provider text,
   model text,
   used_byo_key boolean not null default false,
@@ -917,7 +917,7 @@ create table if not exists public.usage_logs (
   funding public.query_funding not null,
   outcome public.query_outcome not null,
   finish_reason public.finish_reason,
-  is_charged boolean not null generated always as (private.is_charged(outcome)) stored,
+  is_charged boolean not null,
   query_date date not null,
   query_timestamp timestamptz not null,
   period_start timestamptz not null,
@@ -928,7 +928,7 @@ create table if not exists public.usage_logs (
   overage_limit public.usd,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,
-  tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
+  tokens_total integer not null default 0,
   cache_read_tokens public.quantity not null default 0,
   cache_write_tokens public.quantity not null default 0,
   cost_usd public.usd not null default 0,
@@ -2450,22 +2450,25 @@ create or replace function private.close_hold(
   out used_byo_key boolean)
 language plpgsql volatile set search_path = ''
 as $$
+declare
+  v_tokens_input constant integer := coalesce((p_usage ->> 'tokens_input')::integer, 0);
+  v_tokens_output constant integer := coalesce((p_usage ->> 'tokens_output')::integer, 0);
 begin
   if p_hold.id is null then
     return;
   end if;
   insert into public.usage_logs as u (
     id, created_at, user_id, request_id, chat_key, question_digest, conversation_id, message_id, tier, funding,
-    outcome, finish_reason, query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit,
-    overage_used, overage_limit, tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, cost_usd, provider,
-    model, used_byo_key, counted_against_quota, was_overage, overage_charge)
+    outcome, is_charged, finish_reason, query_date, query_timestamp, period_start, credit_pack_id, quota_used,
+    quota_limit, overage_used, overage_limit, tokens_input, tokens_output, tokens_total, cache_read_tokens,
+    cache_write_tokens, cost_usd, provider, model, used_byo_key, counted_against_quota, was_overage, overage_charge)
   values (
     p_hold.id, p_at, p_hold.user_id, p_hold.request_id, p_hold.chat_key, p_hold.question_digest, p_conversation_id,
-    p_message_id, p_hold.tier, p_hold.funding, p_outcome,
+    p_message_id, p_hold.tier, p_hold.funding, p_outcome, p_is_charged,
     case when p_is_charged then p_usage ->> 'finish_reason' end, p_hold.query_date, p_hold.created_at,
     p_hold.period_start, p_hold.credit_pack_id, p_hold.quota_used, p_hold.quota_limit, p_hold.overage_used,
     p_hold.overage_limit,
-    coalesce((p_usage ->> 'tokens_input')::integer, 0), coalesce((p_usage ->> 'tokens_output')::integer, 0),
+    v_tokens_input, v_tokens_output, v_tokens_input + v_tokens_output,
     coalesce((p_usage ->> 'cache_read_tokens')::integer, 0), coalesce((p_usage ->> 'cache_write_tokens')::integer, 0),
     coalesce((p_usage ->> 'cost_usd')::numeric, 0), coalesce(p_usage ->> 'provider', p_hold.provider),
     coalesce(p_usage ->> 'model', p_hold.model), p_hold.funding = 'byok',
@@ -2704,14 +2707,14 @@ begin
   -- Store the question and the answer
   insert into public.messages (
     id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
-    finish_reason, tokens_input, tokens_output, provider, model, used_byo_key, cost_usd)
+    finish_reason, tokens_input, tokens_output, tokens_total, provider, model, used_byo_key, cost_usd)
   values
     (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
-     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0,
+     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0, 0,
      null, null, false, 0),
     ((v_answer ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null, v_answer ->> 'content',
      nullif(v_answer -> 'function_calls', 'null'), nullif(v_answer -> 'function_results', 'null'),
-     v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output,
+     v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output, v_tokens_input + v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
@@ -4447,6 +4450,12 @@ as $$
      or u.counted_against_quota <> (u.funding = 'included' and u.is_charged)
      or u.was_overage <> (u.funding = 'overage' and u.is_charged)
      or u.was_overage <> (u.overage_charge > 0)
+     or u.is_charged <> private.is_charged(u.outcome)
+     or u.tokens_total <> u.tokens_input + u.tokens_output
+  union all
+  select 'I5', c.user_id, m.id::text, (m.tokens_input + m.tokens_output)::text, m.tokens_total::text
+  from public.messages m join public.conversations c on c.id = m.conversation_id
+  where m.tokens_total <> m.tokens_input + m.tokens_output
   union all
   select 'I4', s.user_id, 'uses_byo_key', (not s.uses_byo_key)::text, s.uses_byo_key::text
   from public.user_subscriptions s

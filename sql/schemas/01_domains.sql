@@ -57,5 +57,5 @@ end
 $$;
 comment on function private.is_charged(text) is
   'Whether an outcome is charged: answered and stopped are, failed and lost are not. The column usage_logs.is_charged '
-  'stores the result.';
+  'has the result, and reconcile compares it.';
 revoke all on function private.is_charged(text) from public, anon, authenticated, service_role;

@@ -10,7 +10,7 @@ create table if not exists public.messages (
   content text not null,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,
-  tokens_total integer not null generated always as (tokens_input + tokens_output) stored,
+  tokens_total integer not null default 0,
   provider text,
   model text,
   used_byo_key boolean not null default false,

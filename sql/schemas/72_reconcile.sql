@@ -106,6 +106,12 @@ as $$
      or u.counted_against_quota <> (u.funding = 'included' and u.is_charged)
      or u.was_overage <> (u.funding = 'overage' and u.is_charged)
      or u.was_overage <> (u.overage_charge > 0)
+     or u.is_charged <> private.is_charged(u.outcome)
+     or u.tokens_total <> u.tokens_input + u.tokens_output
+  union all
+  select 'I5', c.user_id, m.id::text, (m.tokens_input + m.tokens_output)::text, m.tokens_total::text
+  from public.messages m join public.conversations c on c.id = m.conversation_id
+  where m.tokens_total <> m.tokens_input + m.tokens_output
   union all
   select 'I4', s.user_id, 'uses_byo_key', (not s.uses_byo_key)::text, s.uses_byo_key::text
   from public.user_subscriptions s

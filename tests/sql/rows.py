@@ -47,10 +47,10 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome, "
         "query_date, query_timestamp, period_start, credit_pack_id, quota_used, quota_limit, overage_used, "
-        "tokens_output, provider, model, used_byo_key, counted_against_quota, was_overage) "
+        "tokens_output, tokens_total, provider, model, used_byo_key, is_charged, counted_against_quota, was_overage) "
         "values (gen_random_uuid(), %s, 'first', %s, %s, 'pro', 'credit', 'answered', "
         "(private.clock() at time zone 'UTC')::date, private.clock(), date_trunc('month', private.clock(), 'UTC'), %s, "
-        "40, 40, 0, 7, 'openai', 'm', false, false, false)",
+        "40, 40, 0, 7, 7, 'openai', 'm', false, true, false, false)",
         (user_id, conversation_id, message_id, pack_id),
     )
     db.execute(
@@ -67,9 +67,9 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, conversation_id, message_id, tier, funding, outcome, "
         "query_date, query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, "
-        "used_byo_key, counted_against_quota, was_overage, overage_charge, invoice_item_id) "
+        "used_byo_key, is_charged, counted_against_quota, was_overage, overage_charge, invoice_item_id) "
         "select gen_random_uuid(), user_id, 'billed', %s, %s, 'pro', 'overage', 'answered', period_start::date, "
-        "period_start, period_start, 40, 40, 0, 'openai', 'm', false, false, true, unit_price_usd, id "
+        "period_start, period_start, 40, 40, 0, 'openai', 'm', false, true, false, true, unit_price_usd, id "
         "from public.overage_invoice_items where id = %s",
         (conversation_id, message_id, item_id),
     )

@@ -93,10 +93,10 @@ def test_finding_users_does_not_scan_the_ledger(db: Db) -> None:
     )
     db.execute(
         "insert into public.usage_logs (id, user_id, request_id, tier, funding, outcome, query_date, query_timestamp,"
-        " period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key, counted_against_quota,"
-        " was_overage, overage_charge, invoice_item_id)"
+        " period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key, is_charged,"
+        " counted_against_quota, was_overage, overage_charge, invoice_item_id)"
         " select gen_random_uuid(), user_id, n::text, 'pro', 'overage', 'answered', '2026-03-02', '2026-03-02Z',"
-        " '2026-03-01Z', 40, 40, 0, 'openai', 'm', false, false, true, 0.025, id"
+        " '2026-03-01Z', 40, 40, 0, 'openai', 'm', false, true, false, true, 0.025, id"
         " from public.overage_invoice_items cross join generate_series(1, 100) n"
     )
     db.execute(

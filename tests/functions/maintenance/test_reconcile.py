@@ -104,11 +104,11 @@ def add_old_queries(billing: BillingStack, users: list[Person], rows: int) -> No
     """Insert old queries of the users, outside every day and period that a counter covers."""
     billing.db.execute(
         "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
-        " query_timestamp, period_start, quota_used, quota_limit, overage_used, tokens_input, tokens_output, cost_usd,"
-        " provider, model, used_byo_key, counted_against_quota, was_overage)"
+        " query_timestamp, period_start, quota_used, quota_limit, overage_used, tokens_input, tokens_output,"
+        " tokens_total, cost_usd, provider, model, used_byo_key, is_charged, counted_against_quota, was_overage)"
         " select gen_random_uuid(), at, (%(users)s::uuid[])[n %% %(count)s + 1], 'many ' || n, 'pro', 'included',"
-        " 'answered', at::date, at, date_trunc('month', at), 1, 40, 0, 100, 20, 0.000123, 'anthropic', 'm', false,"
-        " true, false from generate_series(1, %(rows)s) n,"
+        " 'answered', at::date, at, date_trunc('month', at), 1, 40, 0, 100, 20, 120, 0.000123, 'anthropic', 'm', false,"
+        " true, true, false from generate_series(1, %(rows)s) n,"
         " lateral (select '2025-12-31Z'::timestamptz - n / %(count)s / 20 * interval '1 day' as at) t",
         {"users": [user.id for user in users], "count": len(users), "rows": rows},
     )
@@ -144,10 +144,10 @@ def test_every_difference_is_found_among_many_queries(billing: BillingStack, cap
     billing.db.execute(
         "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
         " query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key,"
-        " counted_against_quota, was_overage, overage_charge, invoice_item_id)"
+        " is_charged, counted_against_quota, was_overage, overage_charge, invoice_item_id)"
         " select gen_random_uuid(), created_at, user_id, request_id || ' again', tier, funding, outcome, query_date,"
         " query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key,"
-        " counted_against_quota, was_overage, overage_charge, invoice_item_id"
+        " is_charged, counted_against_quota, was_overage, overage_charge, invoice_item_id"
         " from public.usage_logs where user_id = %s and was_overage limit 1",
         (charged.id,),
     )
