@@ -128,7 +128,7 @@ class Conversation:
                             reason = event.reason
         finally:
             if usage is not None:
-                is_counted = reason is not None and usage.tokens_input > 0
+                is_counted = reason is not None and usage.tokens_input > 0 and usage.tokens_output > 0
                 usage = usage if is_counted else estimated(prompt, step, usage)
                 self.spending.add(self.failover.provider, self.failover.model, usage)
         if reason is None:

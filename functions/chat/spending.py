@@ -47,7 +47,7 @@ ASCII = bytes(range(128))
 
 
 def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
-    """The tokens of an interrupted step: the provider's count so far, and at least what was written.
+    """The tokens of a step that the provider did not count: its count so far, and at least what was written.
 
     `usage` is the last count that the provider sent.
     """
@@ -56,10 +56,13 @@ def estimated(prompt: Prompt, step: Step, usage: Usage) -> Usage:
         read += _likely_tokens(tool.description) + _likely_tokens(orjson.dumps(tool.parameters).decode())
     for message in prompt.messages:
         read += sum(map(_likely_tokens, texts_of(message)))
+    written = _likely_tokens(step.text)
+    for call in step.calls:
+        written += _likely_tokens(call.name) + _likely_tokens(orjson.dumps(call.input).decode())
     return replace(
         usage,
         tokens_input=usage.tokens_input or read,
-        tokens_output=max(usage.tokens_output, _likely_tokens(step.text), 1),
+        tokens_output=max(usage.tokens_output, written, 1),
     )
 
 

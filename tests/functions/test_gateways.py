@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from functions.chat.providers.faults import Faults
+from functions.common.errors import AppError, ByokKeyRejected, ModelGone, ProviderError
 from infra.local.model import answer
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, Streamed, question
@@ -67,7 +69,7 @@ def test_an_answer_without_usage_is_charged_and_estimated(
     streamed = api.stream(user, question(f"Tell me {BILL} [fault:{fault}]", provider=provider))
     assert streamed.metadata["finish_reason"] == "stop"
     assert streamed.metadata["usage"]["input_tokens"] > 1_000
-    assert streamed.metadata["usage"]["output_tokens"] > 0
+    assert streamed.metadata["usage"]["output_tokens"] > 50
     assert streamed.metadata["cost_usd"] > 0
     assert state_of(user).outcomes == ["answered"]
 
@@ -263,6 +265,31 @@ def test_a_key_that_may_not_list_models_is_unchecked_until_it_answers(
     assert api.chat(user, question("Hi", provider=provider)).json()["metadata"]["funding"] == "byok"
     (listed,) = api.http.get("/keys", headers=user.headers).json()["keys"]
     assert listed["status"] == "valid"
+
+
+# Status, code and message of a refusal, and the errors on the platform's and on an own account.
+NOT_THE_KEY = [
+    (403, "model_not_found", "Project `p` does not have access to model `m`", ModelGone, ModelGone),
+    (400, "model_not_found", "The requested model 'm' does not exist.", ModelGone, ModelGone),
+    (404, "not_found_error", "model: m", ModelGone, ModelGone),
+    (404, "not_found_error", "Not Found", ProviderError, ProviderError),
+    (404, "", "", ProviderError, ProviderError),
+    (403, "unsupported_country_region_territory", "Country not supported", ProviderError, ProviderError),
+    (403, "permission_error", "Your API key does not have permission", ProviderError, ProviderError),
+    (401, "invalid_request_error", "Missing scopes: model.request.", ProviderError, ProviderError),
+    (401, "ip_not_authorized", "Your IP is not in the allowlist", ProviderError, ProviderError),
+    (401, "", "", ProviderError, ByokKeyRejected),
+    (403, "invalid_api_key", "", ProviderError, ByokKeyRejected),
+    (400, "authentication_error", "", ProviderError, ByokKeyRejected),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message", "platform", "own"), NOT_THE_KEY)
+def test_a_refusal_is_about_the_key_only_if_it_says_so(
+    status: int, code: str, message: str, platform: type[AppError], own: type[AppError]
+) -> None:
+    for own_account, expected in ((False, platform), (True, own)):
+        assert type(Faults("It", own_account, "m").from_status(status, {}, code, message)) is expected
 
 
 # Requests --------------------------------------------------------------------------------------------------------

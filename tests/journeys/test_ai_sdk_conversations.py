@@ -44,6 +44,18 @@ def test_a_page_asks_twice_and_regenerates(
 
 
 @pytest.mark.parametrize("tier", ["pro", "free"])
+def test_a_refusal_is_not_sent_to_the_model_again(browser: Browser, person: NewPerson, api: Api, tier: str) -> None:
+    """Without history, the client sends the refusal back with its metadata."""
+    first, last = f"First {uuid.uuid4()}", f"Last {uuid.uuid4()}"
+    acts = ({"send": first}, {"send": "Tell me [fault:refusal]"}, {"send": last})
+    *_, shown = browser.use_page(person(tier), str(uuid.uuid4()), *acts)
+    assert len(shown) == 6
+    (asked,) = api.provider_requests(last)
+    assert [message["text"] for message in asked["messages"] if message["role"] == "user"] == [first, last]
+    assert [message["role"] for message in asked["messages"]] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize("tier", ["pro", "free"])
 def test_an_edited_question_is_a_new_question(
     browser: Browser, person: NewPerson, state_of: StateOf, tier: str
 ) -> None:

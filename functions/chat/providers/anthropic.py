@@ -67,7 +67,9 @@ class Response:
             case "content_block_stop" if call := self._calls.pop(event.get("index"), None):
                 return (call.ended(),)
             case "message_start":
-                return (self._count((event.get("message") or {}).get("usage")),)
+                usage = (event.get("message") or {}).get("usage") or {}
+                # Its output is what was written so far. If the end has none, the chat estimates it.
+                return (self._count({**usage, "output_tokens": None}),)
             case "message_delta":
                 self._reason = (event.get("delta") or {}).get("stop_reason") or self._reason
                 return (self._count(event.get("usage")),)

@@ -70,6 +70,7 @@ class Failover:
                 if asked != (self.provider, self.model):
                     other = prompt_for(self.provider, self.model)
                     if other is None:
+                        self.provider, self.model = asked
                         raise
                     prompt = other
             await asyncio.sleep(pause_s)

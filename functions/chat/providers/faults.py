@@ -84,8 +84,10 @@ class Faults:
                 return self._limited(seconds)
         if code == MODEL_GONE or (status == 404 and code == NOT_FOUND and "model" in message.lower()):
             return self._model_gone()
+        if self.own_account and is_rejected(status, code, message):
+            return self._not_accepted()
         if self.own_account and status in (401, 403):
-            return self._not_accepted() if is_rejected(status, code, message) else self._not_permitted()
+            return self._not_permitted()
         if refused := _prompt_refused(code, message):
             return refused
         if status in (408, 504):
