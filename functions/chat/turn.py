@@ -191,6 +191,8 @@ class Turn:
             await self._spending.price()
             for provider, model in failover.gone:
                 self.observer.info("model gone", **self.query.identity, provider=provider, model=model)
+                if hold.admission.funding != "byok":
+                    self.observer.count(ModelsGone=1)  # an operator has to change the plans
             if ending is None:
                 return await self.metering.release(hold, self._spent(failover))
             return await self.metering.settle(hold, ending, self._spent(failover), turn_row)

@@ -10,8 +10,6 @@ from typing import Any
 import orjson
 
 HALF = re.compile("[\ud800-\udfff]")
-FIRST_HALF = re.compile("[\ud800-\udbff]")
-REPLACEMENT = "\ufffd"
 # The escapes of a JSON text, one after the other, so that an escaped backslash before `ud83d` is none. Group 1: a half
 # without the other one.
 ESCAPE = re.compile(
@@ -32,7 +30,7 @@ def joined(text: str) -> str:
     """The text with the halves of characters joined. A half without the other one is replaced."""
     if HALF.search(text) is None:
         return text
-    return HALF.sub(REPLACEMENT, text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class Joiner:
@@ -51,7 +49,7 @@ class Joiner:
         if not self._held and (piece.isascii() or HALF.search(piece) is None):
             return piece
         text, self._held = self._held + piece, ""
-        if FIRST_HALF.match(text[-1:]):
+        if "\ud800" <= text[-1:] <= "\udbff":
             text, self._held = text[:-1], text[-1]
         return joined(text)
 

@@ -10,10 +10,12 @@ import psycopg
 import pytest
 
 from functions.chat.providers.faults import Faults
+from functions.chat.request import ChatRequest
 from functions.common.errors import AppError, ByokKeyRejected, ModelGone, ProviderError
 from infra.local.model import answer
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, Streamed, question
+from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
 from tests.own_keys import store_key
 
@@ -221,6 +223,16 @@ def test_the_next_model_of_the_plan_replaces_a_model_that_is_gone(
     assert (streamed.metadata["model"], streamed.metadata["finish_reason"]) == (second, "stop")
     (row,) = stack_db.execute("select * from public.usage_logs where user_id = %s", (user.id,)).fetchall()
     assert (row["provider"], row["model"], row["outcome"]) == (provider, second, "answered")
+
+
+async def test_a_model_that_is_gone_is_logged(
+    stack: Stack, person: NewPerson, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = question("Who? [fault:model-gone claude-haiku-5-5]", provider="anthropic")
+    async with running_chat(chat_environment(stack)) as chat:
+        await chat.start(person("basic").id, ChatRequest.model_validate(body), "request").answer()
+    (line,) = [record for record in caplog.records if record.message == "model gone"]
+    assert (line.provider, line.model, line.request_id) == ("anthropic", "claude-haiku-5-5", "request")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -23,7 +23,7 @@ from functions.chat.providers.anthropic import Anthropic
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.openai import OpenAI
 from functions.chat.request import ChatRequest
-from functions.common.errors import AppError, ProviderError
+from functions.common.errors import AppError, Internal, ProviderError
 from functions.common.surrogates import joined
 from infra.local.stack import Stack
 from tests.api import question
@@ -266,3 +266,20 @@ async def test_any_stream_ends_in_a_valid_message_and_an_honest_ledger(
         starts = {part["toolCallId"]: part["toolName"] for part in received.all_of("tool-input-start")}
         assert len(set(calls)) == len(calls)
         assert dict(calls).items() <= starts.items()
+
+
+@pytest.mark.prove
+@turns
+@given(st.sampled_from(["anthropic", "openai"]), damaged())
+async def test_damaged_events_end_in_a_valid_message(
+    gateway: Gateway, chat: Chat, owner: Person, stack_db: Db, provider: str, chunks: list[bytes]
+) -> None:
+    gateway.chunks, gateway.ends, gateway.asked = chunks, True, 0
+    received, _ = await ask(chat, owner, provider)
+    check_protocol(received)
+    row = ledger(stack_db, owner)
+    assert stack_db.execute("select 1 from public.query_holds where user_id = %s", (owner.id,)).fetchall() == []
+    failed = received.kinds[-2:] == ["error", "finish"]
+    assert row["is_charged"] == (row["outcome"] == "answered") == (not failed)
+    assert received.parts[-1]["messageMetadata"]["persisted"] is not failed
+    assert Internal.message not in [part["errorText"] for part in received.all_of("error")]
