@@ -157,6 +157,22 @@ class RequestMiddleware:
         request_id = state["request_id"] = uuid.uuid4().hex
         status = 0
         received = 0
+        is_logged = False
+
+        def log() -> None:
+            nonlocal is_logged
+            if not is_logged:
+                is_logged = True
+                self._observer.info(
+                    "request",
+                    request_id=request_id,
+                    method=scope["method"],
+                    route=getattr(scope.get("route"), "path", None),
+                    status=status,
+                    code=state.get("code"),
+                    user_id=state.get("user_id"),
+                    duration_ms=round((time.perf_counter() - started) * 1000, 1),
+                )
 
         async def limited_receive() -> Message:
             nonlocal received
@@ -173,6 +189,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            elif not message.get("more_body"):
+                log()  # before the last byte, because Lambda freezes the process after it
             await send(message)
 
         try:
@@ -183,14 +201,4 @@ class RequestMiddleware:
             if not status:
                 await error_response(Internal(), request_id)(scope, receive, send_with_id)
         finally:
-            route = scope.get("route")
-            self._observer.info(
-                "request",
-                request_id=request_id,
-                method=scope["method"],
-                route=getattr(route, "path", None),
-                status=status,
-                code=state.get("code"),
-                user_id=state.get("user_id"),
-                duration_ms=round((time.perf_counter() - started) * 1000, 1),
-            )
+            log()  # of a response that did not reach its end

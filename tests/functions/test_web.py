@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message
 
 from functions.common.errors import AppError, Internal, NotFound
 from functions.common.observe import Observer
@@ -148,3 +149,23 @@ async def test_an_expected_error_has_details_and_retry_after(failing: FastAPI) -
         }
     }
     assert json.loads(missing.text)["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/fail/expected", "/fail/unexpected", "/unknown"])
+async def test_a_request_is_logged_before_its_last_byte(
+    failing: FastAPI, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    """Lambda freezes the process after it."""
+    logged: list[bool] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            logged.append('"message":"request"' in capsys.readouterr().out)
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    await failing(scope, receive, send)
+    assert logged == [True]
+    assert '"message":"request"' not in capsys.readouterr().out
