@@ -49,7 +49,7 @@ class RequestControl:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        client = request.client.host if request.client and scope["path"].split("/")[1] in API else ""
+        client = _client(request) if scope["path"].split("/")[1] in API else ""
         entry = self._log(request, bool(client and self._active[client]))
         fault = None if entry["concurrent"] else self._next_fault(request)
         wait = float(request.query_params.get("_slow", 0)) + (fault.slow if fault else 0) + self._delay
@@ -93,6 +93,13 @@ class RequestControl:
                 fault.times -= 1
                 return fault  # type: ignore[no-any-return]
         return None
+
+
+def _client(request: Request) -> str:
+    """The caller's address and user agent. On Lambda each process has an address of its own; here the contact in its
+    user agent tells it apart.
+    """
+    return f"{request.client.host} {request.headers.get('user-agent')}" if request.client else ""
 
 
 async def _disconnects_within(receive: Receive, seconds: float) -> bool:
