@@ -81,8 +81,10 @@ FOLLOW_S = 0.25  # how often a reader in another process asks
 EARLIER_ANSWER_S = 2.0
 EARLIER_ANSWER_TICK_S = 0.1
 
-# The database. Admission fails fast; the end of a turn is worth several attempts.
+# The database. Admission fails fast; the end of a turn is worth several attempts. RELEASE_S: how long the refusal of
+# an admission that may still commit waits for the release of its hold.
 ADMIT_S = 2.5
+RELEASE_S = 5.0
 SETTLE_S = 10.0
 
 # How long a server that shuts down lets running turns finish.

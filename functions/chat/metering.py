@@ -243,7 +243,7 @@ class Metering:
         try:
             admitted = await self._admit(query, own_key=None, stop_earlier=stop_earlier)
         except Unavailable:
-            self._start(self._release_after_timeout(query))
+            await self.run_to_end(self._release_after_timeout(query))
             raise
         return Hold(query, admitted) if isinstance(admitted, Admission) else admitted
 
@@ -299,10 +299,14 @@ class Metering:
         raise AlreadyAnswered
 
     async def _release_after_timeout(self, query: Query) -> None:
-        """admit_query timed out and may still commit; release its hold."""
+        """admit_query timed out and may still commit; release its hold.
+
+        The refusal waits for it: Lambda freezes the process after the response, and the user's next attempt would find
+        the hold.
+        """
         params = {"p_hold_id": query.hold_id, "p_outcome": "failed", "p_user_id": query.user_id}
         try:
-            await self._call("release_query", params)
+            await self._database.call("release_query", params, timeout_s=limits.RELEASE_S, idempotent=True)
         except NotFound:
             pass  # It did not commit.
         except AppError as error:

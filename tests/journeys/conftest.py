@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from infra.local.stack import Stack
+from infra.local.web_adapter import WebAdapter, running
 from tests.api import Api, question
+from tests.chat_kit import chat_environment
 from tests.clients.browser import Browser
 from tests.conftest import Person
 from tests.journeys.endings_client import Cell, Db, Wait
@@ -34,11 +36,32 @@ def break_record(stack: Stack) -> Iterator[Callable[..., None]]:
     assert httpx.delete(url).status_code == 204
 
 
+@pytest.fixture(scope="module")
+def function(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[WebAdapter]:
+    """The chat function as on Lambda: a process for each request at a time, frozen after the last byte.
+
+    A module's PROVISIONED is the number of processes that run before its first test.
+    """
+    provisioned = getattr(request.module, "PROVISIONED", 0)
+    folder = tmp_path_factory.mktemp("lambda")
+    with running(folder, chat_environment(stack), provisioned=provisioned) as function:
+        yield function
+
+
+@pytest.fixture
+def lambda_api(stack: Stack, function: WebAdapter) -> Iterator[Api]:
+    """A client of the chat function as on Lambda."""
+    with httpx.Client(base_url=function.url, timeout=60) as http:  # with the starts of the processes
+        yield Api(http, stack.info["model_url"])
+
+
 @pytest.fixture
 def make_cell(
-    api: Api, stack: Stack, stack_db: Db, person: Callable[..., Person], eventually: Wait
+    api: Api, lambda_api: Api, stack: Stack, stack_db: Db, person: Callable[..., Person], eventually: Wait
 ) -> Callable[..., Cell]:
-    """Makes a cell: `make_cell("pack", "openai", "[fault:drop]")`."""
+    """Makes a cell, which asks the function as on Lambda: `make_cell("pack", "openai", "[fault:drop]")`."""
 
     def make(payer: str, provider: str, directives: str = "") -> Cell:
         row = PAYER[payer]
@@ -59,6 +82,6 @@ def make_cell(
             assert put.json()["status"] == "valid"
             account = key[-4:]
         body = question(f"What is a quorum, {uuid.uuid4()}? {directives}".strip(), provider=provider)
-        return Cell(row, provider, user, account, body, api, stack, stack_db, eventually)
+        return Cell(row, provider, user, account, body, lambda_api, stack, stack_db, eventually)
 
     return make
