@@ -3,7 +3,6 @@
 import http.client
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -14,6 +13,7 @@ import httpx
 
 from functions.chat import limits
 from infra.local.stack import Stack
+from infra.local.web_adapter import TIMEOUT_HEADER
 from tests.journeys.endings_client import Cell, Db, Received
 from tests.journeys.endings_table import BROKEN_BILL, SLOW_BILL
 
@@ -23,11 +23,10 @@ def ask(cell: Cell) -> list[Received]:
 
 
 def within_time(seconds: float) -> Callable[[Cell], list[Received]]:
-    """Ask with a Lambda deadline that leaves the turn so many seconds."""
+    """Ask a function whose timeout leaves the turn so many seconds."""
 
     def ask_in_time(cell: Cell) -> list[Received]:
-        deadline = time.time() + limits.DEADLINE_MARGIN_S + seconds
-        received = cell.ask(**{"x-amzn-lambda-context": json.dumps({"deadline": int(deadline * 1000)})})
+        received = cell.ask(**{TIMEOUT_HEADER: str(limits.DEADLINE_MARGIN_S + seconds)})
         if not received.tools.endswith("?"):  # otherwise the provider had finished its response
             cell.wait_until_aborted()
         return [received]
@@ -73,7 +72,7 @@ def stop_a_tool(cell: Cell) -> list[Received]:
 
 
 def disconnect_before_a_byte(cell: Cell) -> list[Received]:
-    url = httpx.URL(cell.stack.info["functions_url"])
+    url = cell.api.http.base_url
     headers = {**cell.person.headers, "content-type": "application/json"}
     with closing(http.client.HTTPConnection(url.host, url.port or 80)) as connection:
         connection.request("POST", "/chat", json.dumps(cell.body), headers)
@@ -186,7 +185,8 @@ def cost_limits(usd: str, pro: str) -> Callable[[Stack, Db], AbstractContextMana
 class Scenario:
     """Directives for the stand-in, the client's actions, a setup around them.
 
-    `history`: only plans with or without it. `own_key`: whether it occurs on an own key, too.
+    `history`: only plans with or without it. `own_key`: whether it occurs on an own key, too. `at_once`: the client's
+    requests at the same time.
     """
 
     directives: str = ""
@@ -194,6 +194,7 @@ class Scenario:
     setup: Callable[[Stack, Db], AbstractContextManager[None]] = lambda _, __: nullcontext()
     history: bool | None = None
     own_key: bool = True
+    at_once: int = 1
 
 
 A_BILL = '[tool:get_bill {"number": "C-5"}]'
@@ -215,7 +216,7 @@ SCENARIOS = {
     "failed once, asked again": Scenario("[fault:first-only status 500]"),
     "client left before a byte": Scenario("[fault:stall-before 1]", disconnect_before_a_byte),
     "client left in the text": Scenario("[fault:slow 0.02]", disconnect_in_the_text),
-    "sent twice at once": Scenario("[fault:stall-before 2]", ask_twice_at_once),
+    "sent twice at once": Scenario("[fault:stall-before 2]", ask_twice_at_once, at_once=2),
     "sent a day later, kept": Scenario(A_BILL, ask_again_a_day_later, history=True),
     "sent a day later, not kept": Scenario(A_BILL, ask_again_a_day_later, history=False),
     "stopped before a byte": Scenario("[fault:stall-before 30]", stop_before_a_byte),

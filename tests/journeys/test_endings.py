@@ -1,6 +1,7 @@
 """Every ending of a query with both providers and every funding: response, stored turn, ledger and counters.
 
-After each of them no hold is left and the chat can go on.
+The function runs as on Lambda, frozen after the last byte: by then everything is stored, no hold is left, and the chat
+can go on.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tests.journeys.endings_table import FUNDINGS, PAGE, PAYER, PROVIDERS, TABLE
 
 T = TypeVar("T")
 KINDS = ("input", "output", "cache_read", "cache_write")
+PROVISIONED = len(PAYER) * len(PROVIDERS)  # a process for each cell
 
 
 def ask_next(cell: Cell) -> None:
@@ -77,7 +79,7 @@ def test_an_ending_matches_the_table_for_every_provider_and_funding(
     ]
     httpx.delete(f"{stack.info['model_url']}/_requests")
 
-    with ThreadPoolExecutor(len(arguments)) as pool:
+    with ThreadPoolExecutor(len(arguments) // scenario.at_once) as pool:
         cells = list(pool.map(lambda values: make_cell(*values), arguments))
         read = pool.map(lambda provider: tokens_of_a_step(make_cell("free", provider)), PROVIDERS)
         step_tokens = dict(zip(PROVIDERS, read, strict=True))

@@ -11,6 +11,7 @@ import pytest
 from functions.chat.providers import Event, Opened, Text
 from functions.chat.request import ChatRequest
 from infra.local.stack import Stack
+from tests.api import Api
 from tests.chat_kit import chat_environment, running_chat
 from tests.journeys.endings_checks import counters, inconsistent_counters, ledger
 from tests.journeys.endings_client import Cell, Db
@@ -57,12 +58,12 @@ def test_a_lost_admission_is_not_charged_if_nothing_can_pay(
     assert inconsistent_counters(cell.db, [cell]) == []
 
 
-def test_a_lost_admission_is_not_charged_to_a_later_key(make_cell: Callable[..., Cell]) -> None:
+def test_a_lost_admission_is_not_charged_to_a_later_key(api: Api, make_cell: Callable[..., Cell]) -> None:
     cell = make_cell("pro", "anthropic", "[fault:stall 2]")
     with cell.asking() as received:
         received.until("text-delta")
         key = {"api_key": f"sk-own-{uuid.uuid4().hex}"}
-        assert cell.api.http.put("/keys/anthropic", json=key, headers=cell.person.headers).status_code == 200
+        assert api.http.put("/keys/anthropic", json=key, headers=cell.person.headers).status_code == 200
         cell.all_of("delete from public.query_holds where user_id = %s returning id")
         cell.all_of("select public.repair_counters(%s)")
         received.read_all()
