@@ -23,7 +23,7 @@ NewPerson = Callable[..., Person]
 Db = psycopg.Connection[dict[str, Any]]
 PROVIDERS = ["anthropic", "openai"]
 OTHER = {"anthropic": "openai", "openai": "anthropic"}
-BILL = '[tool:get_bill {"number": "C-5"}]'
+BILL = '[tool:get_bill {"number": "C-5"}] [fault:slow 0]'
 OWN_ID = re.compile(r"call_[0-9a-f]{16}")
 REFUSED = {
     "en": "The model provider ended this answer because of its rules on content. Ask in other words, or ask something "
@@ -116,7 +116,7 @@ def test_calls_are_sent_stored_and_replayed_with_ids_of_our_own(
     last = api.provider_requests(text)[-1]["call_ids"]
     assert last == [usable or ids[0], *ids[1 : len(last)]]
     for number, name in enumerate(PROVIDERS):
-        after = f"And then? {uuid.uuid4()}"
+        after = f"And then? {uuid.uuid4()} [fault:slow 0]"
         assert api.chat(user, question(after, chat_id=chat_id, provider=name)).status_code == 200
         (asked,) = api.provider_requests(after)
         assert asked["call_ids"] == ids, number
@@ -130,7 +130,7 @@ def test_an_id_given_once_is_kept_for_the_next_step_only(api: Api, person: NewPe
     (given,) = second["call_ids"]
     assert given.startswith("toolu_" if provider == "anthropic" else "call_")
     assert given != start["toolCallId"]
-    after = f"And then? {uuid.uuid4()}"
+    after = f"And then? {uuid.uuid4()} [fault:slow 0]"
     assert api.chat(user, question(after, chat_id=chat_id, provider=provider)).status_code == 200
     assert api.provider_requests(after)[0]["call_ids"] == [start["toolCallId"]]
 
@@ -153,7 +153,9 @@ def test_a_refusal_is_an_answer_with_a_sentence(
     api: Api, person: NewPerson, state_of: StateOf, provider: str, language: str, fault: str
 ) -> None:
     user = person("basic")
-    streamed = api.stream(user, question(f"Tell me [fault:{fault}]", provider=provider, language=language))
+    streamed = api.stream(
+        user, question(f"Tell me [fault:slow 0] [fault:{fault}]", provider=provider, language=language)
+    )
     assert (streamed.status, streamed.done) == (200, True)
     assert streamed.text.endswith(REFUSED[language])
     assert (streamed.text == REFUSED[language]) == (fault in ("refusal silent", "filtered"))
@@ -168,7 +170,7 @@ def test_a_stored_refusal_is_left_out_of_later_prompts(
     api: Api, person: NewPerson, state_of: StateOf, provider: str
 ) -> None:
     user, chat_id = person("pro"), str(uuid.uuid4())
-    first, last = f"First {uuid.uuid4()}", f"Last {uuid.uuid4()}"
+    first, last = (f"{word} {uuid.uuid4()} [fault:slow 0]" for word in ("First", "Last"))
     for text in (first, f"{BILL} Tell me [fault:after-tools refusal]", last):
         assert api.chat(user, question(text, chat_id=chat_id, provider=provider)).status_code == 200
     (asked,) = api.provider_requests(last)
@@ -237,7 +239,7 @@ async def test_a_model_that_is_gone_is_logged(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_other_provider_answers_if_all_models_are_gone(api: Api, person: NewPerson, provider: str) -> None:
-    text = f"Who? {uuid.uuid4()} [fault:{provider} model-gone]"
+    text = f"Who? {uuid.uuid4()} [fault:slow 0] [fault:{provider} model-gone]"
     streamed = api.stream(person("basic"), question(text, provider=provider))
     asked = [*MODELS[provider], MODELS[OTHER[provider]][0]]
     assert [entry["model"] for entry in api.provider_requests(text)] == asked
