@@ -45,7 +45,7 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
                         raise ProviderError from None
                     continue
             elif data and not line:
-                event = _unusual(data)
+                event = _unusual(data)  # not before: more lines could have made it JSON
             else:
                 before = line
                 continue
