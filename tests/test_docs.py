@@ -190,3 +190,21 @@ def test_env_example_lists_every_variable_without_a_value() -> None:
 def test_every_job_is_listed_with_its_schedule() -> None:
     listed = [name for row in rows("docs/deploy.md", "## The jobs") for name in re.findall(r"`([a-z-]+)`", row[0])]
     assert sorted(listed) == sorted(JOBS)
+
+
+BACKGROUND = re.compile(
+    r"\b(create_task|ensure_future|TaskGroup|run_in_executor|to_thread|call_later|call_at|shield)\("
+)
+
+
+def test_every_task_thread_and_timer_is_in_the_decision() -> None:
+    """Lambda freezes the process after the response: decision 25 says why none of them is harmed."""
+    page = (ROOT / "docs" / "decisions" / "0025-nothing-runs-after-the-response.md").read_text(encoding="utf-8")
+    listed = [tuple(row.split(" | ")) for row in re.findall(r"^\| (\w+/\S+ \| \w+) \|", page, re.MULTILINE)]
+    functions = ROOT / "functions"
+    used = {
+        (path.relative_to(functions).as_posix(), call)
+        for path in functions.rglob("*.py")
+        for call in BACKGROUND.findall(path.read_text(encoding="utf-8"))
+    }
+    assert sorted(listed) == sorted(used)
