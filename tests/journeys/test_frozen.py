@@ -36,6 +36,14 @@ def refuse_for_want_of_quota(cell: Cell) -> None:
     cell.all_of("update public.user_subscriptions set daily_quota = 0 where user_id = %s returning id")
 
 
+def ask_in_anothers_chat(cell: Cell) -> None:
+    other = cell.all_of(
+        "insert into public.conversations (user_id, expires_at) select user_id, now() + interval '1 day'"
+        " from public.user_subscriptions where user_id <> %s limit 1 returning id"
+    )
+    cell.body["id"] = str(other[0]["id"])
+
+
 # The refusal, the directives of the question, a change before it, headers.
 REFUSALS: dict[str, tuple[int, str, str, Callable[[Cell], None], dict[str, str]]] = {
     "no quota": (429, "quota_exhausted", "", refuse_for_want_of_quota, {}),
@@ -45,6 +53,8 @@ REFUSALS: dict[str, tuple[int, str, str, Callable[[Cell], None], dict[str, str]]
     "the provider is silent": (
         504, "provider_timeout", "[fault:stall-before 30]", lambda _: None, {TIMEOUT_HEADER: DELAYED},
     ),
+    "no such model": (422, "model_not_available", "", lambda cell: cell.body.update(model="no-model"), {}),
+    "a chat of another user": (404, "not_found", "", ask_in_anothers_chat, {}),
     "the prompt is too long": (502, "provider_error", "[fault:too-long]", lambda _: None, {}),
 }  # fmt: skip
 
@@ -180,6 +190,16 @@ def test_follow_and_stop_work_from_other_processes(
     assert cell.all_of("select id from public.query_holds where user_id = %s") == []
     (row,) = cell.all_of("select outcome from public.usage_logs where user_id = %s")
     assert row["outcome"] == "stopped"
+
+
+def test_an_ended_answer_is_neither_stopped_nor_resumed(make_cell: Callable[..., Cell]) -> None:
+    """The process that answered, thawed by these requests, knows that its turn is over."""
+    cell = make_cell("pro", "anthropic")
+    assert cell.ask().wire == "finish stop"
+    path = f"/chat/{cell.chat_id}"
+    stopped = cell.api.http.post(f"{path}/stop", headers=cell.person.headers)
+    assert (stopped.status_code, stopped.json()) == (202, {"stopping": False})
+    assert cell.api.http.get(f"{path}/stream", headers=cell.person.headers).status_code == 204
 
 
 def lines(function: WebAdapter) -> list[dict[str, Any]]:
