@@ -1,6 +1,7 @@
 """A client of the running functions, with readers for what they store and what they send to the provider."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ def question(text: str, *earlier: tuple[str, str], chat_id: str | None = None, *
         ],
         **fields,
     }
+
+
+def lambda_deadline(seconds: float) -> dict[str, str]:
+    """The header with which the Web Adapter says that Lambda ends the request in `seconds`."""
+    return {"x-amzn-lambda-context": json.dumps({"deadline": int((time.time() + seconds) * 1000)})}
 
 
 @dataclass(slots=True)

@@ -129,7 +129,7 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
-    async def call(self, function: str, params: dict[str, Any], *, idempotent: bool = False) -> str:
+    async def call(self, function: str, params: dict[str, Any]) -> str:
         self.calls.append((function, params))
         return "bookmark-1"
 

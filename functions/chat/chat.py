@@ -81,7 +81,7 @@ class Chat:
             return True
         # A turn not admitted here may be a duplicate of one running elsewhere.
         params = {"p_user_id": user_id, "p_chat_id": chat_id}
-        stopped_elsewhere: bool = await self.database.call("stop_query", params, idempotent=True)
+        stopped_elsewhere: bool = await self.database.call("stop_query", params)
         return stopped_elsewhere or bool(turns)
 
     async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:

@@ -81,11 +81,14 @@ FOLLOW_S = 0.25  # how often a reader in another process asks
 EARLIER_ANSWER_S = 2.0
 EARLIER_ANSWER_TICK_S = 0.1
 
-# The database. Admission fails fast; the end of a turn is worth several attempts. RELEASE_S: how long the refusal of
-# an admission that may still commit waits for the release of its hold.
+# The database. Admission fails fast. The end of a turn is worth rounds of attempts, of SETTLE_S each, with a pause
+# between them: settlement until SETTLE_MARGIN_S before Lambda's deadline, a release for one round. RELEASE_S: how long
+# the refusal of an admission that may still commit waits for the release of its hold.
 ADMIT_S = 2.5
 RELEASE_S = 5.0
 SETTLE_S = 10.0
+SETTLE_PAUSE_S = 1.0
+SETTLE_MARGIN_S = 3.0
 
 # How long a server that shuts down lets running turns finish.
 SHUTDOWN_S = 5.0

@@ -29,6 +29,7 @@ from functions.common.errors import (
     TooManyFailures,
     TooManyQueries,
     Unavailable,
+    ValueRefused,
 )
 from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
@@ -109,7 +110,10 @@ class Ended:
     answer: MessageRow | None
 
 
-def decision(row: Mapping[str, Any]) -> Admission | Refused | Waiting | InProgress | Ended:
+Decision = Admission | Refused | Waiting | InProgress | Ended
+
+
+def decision(row: Mapping[str, Any]) -> Decision:
     """What admit_query returned."""
     match row["decision"]:
         case "admitted":
@@ -145,12 +149,12 @@ def decision(row: Mapping[str, Any]) -> Admission | Refused | Waiting | InProgre
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How a hold ended. All fields are None or False where it could not be ended.
+    """How a hold ended. `charged_usd` is None where it could not be ended until the deadline.
 
-    It then expires and is not charged, unless a call whose response was lost had ended it.
+    It then expires as lost and is not charged, unless a call whose response was lost had ended it.
     """
 
-    outcome: Literal["answered", "stopped", "failed", "lost"] | None = None
+    outcome: Literal["answered", "stopped", "failed", "lost"] = "lost"
     charged_usd: Decimal | None = None
     persisted: bool = False
 
@@ -212,9 +216,11 @@ class Metering:
         self._observer = observer
         self._platform_providers = platform_providers
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
 
     async def close(self) -> None:
-        """Wait for the holds that are being ended."""
+        """Wait for the holds that are being ended, at most limits.SETTLE_S if the database is out of reach."""
+        self._is_closing = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def run_to_end(self, ending: Coroutine[Any, Any, T]) -> T:
@@ -257,7 +263,7 @@ class Metering:
         waits_until = loop.time() + (limits.EARLIER_ANSWER_S if stop_earlier else 0)
         attempt = 1
         while attempt <= limits.EDITS_BACK:
-            row = await self._database.call(
+            decided: Decision = await self._database.call(
                 "admit_query",
                 {
                     "p_user_id": query.user_id,
@@ -276,10 +282,10 @@ class Metering:
                     "p_waits": loop.time() < waits_until,
                     "p_own_key": own_key,
                 },
+                parse=decision,
                 timeout_s=limits.ADMIT_S,
-                idempotent=True,
             )
-            match decision(row):
+            match decided:
                 case Refused() as refused:
                     error = refused.error(datetime.now(UTC))
                     if isinstance(error, FreeAnswersOff):
@@ -294,7 +300,7 @@ class Metering:
                     attempt += 1  # A later edit replaced this wording's answer, and the user edited back to it.
                 case Ended(answer=None):
                     raise AlreadyAnswered
-                case admitted:
+                case Admission() | Ended() as admitted:
                     return admitted
         raise AlreadyAnswered
 
@@ -306,7 +312,7 @@ class Metering:
         """
         params = {"p_hold_id": query.hold_id, "p_outcome": "failed", "p_user_id": query.user_id}
         try:
-            await self._database.call("release_query", params, timeout_s=limits.RELEASE_S, idempotent=True)
+            await self._call("release_query", params, limits.RELEASE_S)
         except NotFound:
             pass  # It did not commit.
         except AppError as error:
@@ -314,31 +320,43 @@ class Metering:
 
     # The end
 
-    async def settle(self, hold: Hold, ending: Ending, spent: Spent, turn: TurnRow | None) -> Settled:
-        """End a query that is charged. Stores the turn unless it is None. Raises nothing."""
+    async def settle(self, hold: Hold, ending: Ending, spent: Spent, turn: TurnRow | None, until: float) -> Settled:
+        """End a query that is charged. Stores the turn unless it is None. Raises nothing.
+
+        Repeated while the database is out of reach, until the event loop's time `until`.
+        """
         outcome = "stopped" if ending == "stopped" else "answered"
         usage = {**spent.row(), "finish_reason": ending}
-        return await self._end(hold, "settle_query", outcome, usage, {"p_turn": turn})
+        return await self._end(hold, "settle_query", outcome, usage, {"p_turn": turn}, until)
 
-    async def release(self, hold: Hold, spent: Spent) -> Settled:
-        """End a query that failed and give its funding back. Raises nothing."""
-        return await self._end(hold, "release_query", "failed", spent.row(), {})
+    async def release(self, hold: Hold, spent: Spent, until: float) -> Settled:
+        """End a query that failed and give its funding back. Raises nothing. Tries for limits.SETTLE_S: what is not
+        released expires with the same result."""
+        until = min(until, asyncio.get_running_loop().time() + limits.SETTLE_S)
+        return await self._end(hold, "release_query", "failed", spent.row(), {}, until)
 
     async def _end(
-        self, hold: Hold, function: str, outcome: str, usage: Mapping[str, Any], turn: Mapping[str, TurnRow | None]
+        self,
+        hold: Hold,
+        function: str,
+        outcome: str,
+        usage: Mapping[str, Any],
+        turn: Mapping[str, TurnRow | None],
+        until: float,
     ) -> Settled:
         observer, identity = self._observer, hold.query.identity
         params = {"p_hold_id": hold.query.hold_id, "p_outcome": outcome, "p_usage": usage}
         settled = Settled()
         try:
             try:
-                settled = await self._end_or_readmit(hold, function, {**params, **turn})
-            except Exception as error:
-                if not turn or isinstance(error, Unavailable):
+                settled = await self._end_until(until, hold, function, {**params, **turn})
+            except (ValueRefused, Unavailable) as error:
+                if not turn:
                     raise
-                # The turn cannot be stored. Charge it anyway.
+                # The turn cannot be stored. Charge it anyway, so that no text is a way to free answers. Unavailable:
+                # even if nothing but the turn prevented the settlement until now.
                 observer.failure("turn not stored", error, **identity, function=function)
-                settled = Settled.from_row(await self._call(function, params))
+                settled = await self._end_until(until, hold, function, params)
         except AppError as error:
             observer.failure("hold left to expire", error, **identity, function=function)
             observer.count(HoldsLeftToExpire=1)
@@ -353,10 +371,24 @@ class Metering:
         )
         return settled
 
-    async def _end_or_readmit(self, hold: Hold, function: str, params: Mapping[str, Any]) -> Settled:
+    async def _end_until(self, until: float, hold: Hold, function: str, params: Mapping[str, Any]) -> Settled:
+        """End the hold, with rounds of calls while the database is out of reach. A server that stops ends this too."""
+        loop = asyncio.get_running_loop()
+        while True:
+            left_s = 0 if self._is_closing else until - loop.time()
+            timeout_s = max(limits.SETTLE_PAUSE_S, min(limits.SETTLE_S, left_s))
+            try:
+                return await self._end_or_readmit(hold, function, params, timeout_s)
+            except Unavailable as error:
+                if self._is_closing or until - loop.time() <= limits.SETTLE_PAUSE_S:
+                    raise
+                self._observer.failure("hold not ended yet", error, **hold.query.identity, function=function)
+                await asyncio.sleep(limits.SETTLE_PAUSE_S)
+
+    async def _end_or_readmit(self, hold: Hold, function: str, params: Mapping[str, Any], timeout_s: float) -> Settled:
         """End the hold. If the database lost the admission, admit the query again, on what can pay for it now."""
         try:
-            return Settled.from_row(await self._call(function, params))
+            return await self._call(function, params, timeout_s)
         except NotFound as error:
             # A backup was restored, or a replica promoted, without the last admissions. The provider cost money anyway.
             self._observer.failure("admission forgotten", error, **hold.query.identity, function=function)
@@ -366,8 +398,8 @@ class Metering:
         if isinstance(admitted, Ended):
             raise AlreadyAnswered
         hold.admission = admitted
-        return Settled.from_row(await self._call(function, params))
+        return await self._call(function, params, timeout_s)
 
-    async def _call(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        row: Mapping[str, Any] = await self._database.call(function, params, timeout_s=limits.SETTLE_S, idempotent=True)
-        return row
+    async def _call(self, function: str, params: Mapping[str, Any], timeout_s: float) -> Settled:
+        settled: Settled = await self._database.call(function, params, parse=Settled.from_row, timeout_s=timeout_s)
+        return settled

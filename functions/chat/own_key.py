@@ -33,6 +33,6 @@ class OwnKeys:
             return
         params = {"p_id": key["id"], "p_user_id": query.user_id, "p_is_valid": False, "p_error": error.sentence}
         try:
-            await self._database.call("note_api_key", params, idempotent=True)
+            await self._database.call("note_api_key", params)
         except AppError as failure:
             self._observer.failure("rejected key not noted", failure, **query.identity)

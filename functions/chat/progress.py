@@ -143,15 +143,26 @@ class ProgressWriter:
         notes = {turn: turn.note() for turn in turns}
         params = {"p_notes": [note for note, _ in notes.values()], "p_is_closing": is_closing}
         try:
-            rows = await self._database.call("note_progress", params, idempotent=True, background=True)
+            holds = await self._database.call("note_progress", params, parse=_noted, background=True)
         except AppError as error:
             self._observer.failure("progress not noted", error)
             return False
-        holds = {row["hold_id"]: row for row in rows}
         for turn, (note, chunks) in notes.items():
-            if row := holds.get(turn.hold_id):
-                turn.stored(note, chunks, row["stop_requested"], row["followed_to"])
+            if hold := holds.get(turn.hold_id):
+                turn.stored(note, chunks, hold.stop_requested, hold.followed_to)
         return len(holds) == len(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A hold whose output note_progress has stored."""
+
+    stop_requested: bool
+    followed_to: int | None
+
+
+def _noted(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Noted]:
+    return {row["hold_id"]: Noted(row["stop_requested"], row["followed_to"]) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,21 +207,25 @@ class Follower:
             "p_hold_id": hold_id,
             "p_from": position,
         }
-        row: Mapping[str, Any] | None = await self.database.call("follow_query", params, idempotent=True)
-        if not row:
-            return None
-        if "is_full" in row:
-            raise TooManyFollowers
-        if "progress" in row:
-            return Running(row["hold_id"], row["progress"])
-        return Over(
-            row["outcome"],
-            Spent.from_row(row),
-            row["funding"],
-            row["charged_usd"],
-            row["persisted"],
-            row["finish_reason"],
-        )
+        state: Running | Over | None = await self.database.call("follow_query", params, parse=_followed)
+        return state
+
+
+def _followed(row: Mapping[str, Any] | None) -> Running | Over | None:
+    if row is None:
+        return None
+    if "is_full" in row:
+        raise TooManyFollowers
+    if "progress" in row:
+        return Running(row["hold_id"], row["progress"])
+    return Over(
+        row["outcome"],
+        Spent.from_row(row),
+        row["funding"],
+        row["charged_usd"],
+        row["persisted"],
+        row["finish_reason"],
+    )
 
 
 async def follow(database: Database, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:

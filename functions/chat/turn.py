@@ -193,9 +193,10 @@ class Turn:
                 self.observer.info("model gone", **self.query.identity, provider=provider, model=model)
                 if hold.admission.funding != "byok":
                     self.observer.count(ModelsGone=1)  # an operator has to change the plans
+            until = self.ends_at + limits.DEADLINE_MARGIN_S - limits.SETTLE_MARGIN_S
             if ending is None:
-                return await self.metering.release(hold, self._spent(failover))
-            return await self.metering.settle(hold, ending, self._spent(failover), turn_row)
+                return await self.metering.release(hold, self._spent(failover), until)
+            return await self.metering.settle(hold, ending, self._spent(failover), turn_row, until)
 
         return await self.metering.run_to_end(end())
 
@@ -235,7 +236,7 @@ class Turn:
         self, hold: Hold, failover: Failover, settled: Settled, ending: wire.Ending | None, given_back: int = 0
     ) -> wire.Metadata:
         remaining = hold.admission.remaining
-        return wire.metadata(
+        metadata = wire.metadata(
             request_id=self.query.request_id,
             spent=self._spent(failover),
             funding=hold.admission.funding,
@@ -245,6 +246,9 @@ class Turn:
             resets_at=hold.admission.resets_at,
             finish_reason=ending,
         )
+        if settled.outcome == "lost":
+            metadata["outcome"] = "lost"
+        return metadata
 
     def _whole_answer(self, metadata: wire.Metadata) -> wire.WholeAnswer:
         message: wire.UIMessage = {"id": self._answer.id, "role": "assistant", "parts": self._answer.parts()}

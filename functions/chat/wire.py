@@ -6,7 +6,7 @@ https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 """
 
 from decimal import Decimal
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import orjson
 
@@ -40,7 +40,8 @@ class TokenCounts(TypedDict):
 class Metadata(TypedDict):
     """What the client learns about a turn at its end.
 
-    `finish_reason` is None where the turn failed, `charged_usd` where it is not known.
+    `finish_reason` is None where the turn failed, `charged_usd` where it is not known. `outcome` is there only where
+    the answer was complete and the database out of reach until the deadline: it is neither charged nor kept.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class Metadata(TypedDict):
     resets_at: str | None
     persisted: bool
     finish_reason: Ending | None
+    outcome: NotRequired[Literal["lost"]]
 
 
 class UIMessage(TypedDict):

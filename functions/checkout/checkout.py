@@ -74,7 +74,7 @@ class Checkout:
 
     async def plans(self) -> PriceList:
         """The plans and packs on sale."""
-        prices: PriceList = await self._database.call("list_plans", idempotent=True)
+        prices: PriceList = await self._database.call("list_plans")
         return prices
 
     async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:
@@ -116,9 +116,7 @@ class Checkout:
     async def set_overage(self, user: User, changes: Mapping[str, object]) -> OverageSettings:
         """Change the user's overage settings. Returns the `overage` object of GET /usage."""
         params = {"p_settings": changes}
-        overage: OverageSettings = await self._database.call(
-            "set_overage", params, user_token=user.token, idempotent=True
-        )
+        overage: OverageSettings = await self._database.call("set_overage", params, user_token=user.token)
         return overage
 
     @asynccontextmanager
@@ -150,7 +148,7 @@ class Checkout:
         key = f"customer:{user.id}:{profile.stripe_sequence}"
         customer = await stripe.v1.customers.create_async({"metadata": {"user_id": user.id}}, {"idempotency_key": key})
         params = {"p_user_id": user.id, "p_customer_id": customer.id}
-        linked: str | None = await self._database.call("link_stripe_customer", params, idempotent=True)
+        linked: str | None = await self._database.call("link_stripe_customer", params)
         if linked is None:
             raise NotFound("There is no subscription.")
         if profile.email:

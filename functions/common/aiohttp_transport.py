@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from functions.common.transport import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, NoResponseError, NotSentError
+from functions.common.transport import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, NoResponseError
 
 CONNECTIONS = 32
 BACKGROUND_CONNECTIONS = 4
@@ -23,13 +23,14 @@ class AiohttpTransport:
         session = self._sessions.get(background)
         if session is None:  # created here, because it needs the running event loop
             session = self._sessions[background] = _session(BACKGROUND_CONNECTIONS if background else CONNECTIONS)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         try:
-            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with session.post(
+                url, data=body, headers=headers, allow_redirects=False, timeout=timeout
+            ) as response:
                 return response.status, await response.read()
-        except aiohttp.ClientConnectorError as error:
-            raise NotSentError from error
-        except aiohttp.ClientError as error:
-            raise NoResponseError from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NoResponseError(type(error).__name__) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -40,8 +41,6 @@ class AiohttpTransport:
 def _session(connections: int) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE_S),
-        # The caller limits each request as a whole.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("accept", "user-agent"),
     )

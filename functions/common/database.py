@@ -1,11 +1,14 @@
 """The database client: calls SQL functions over Supabase's Data API.
 
-A call is retried within its timeout if it cannot have reached the database or is idempotent; any other failure is
-raised immediately. SQLSTATE codes become the errors of `common.errors`.
+Every function that we call may be called twice. A call therefore either has a result, or an error from a short list
+that a repetition would not change, or the database is out of reach: then the call is repeated until its timeout.
+docs/decisions/0024-one-rule-for-database-errors.md
 """
 
 import asyncio
-from collections.abc import Mapping
+import random
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -23,11 +26,12 @@ from functions.common.errors import (
     NotFound,
     Unauthenticated,
     Unavailable,
+    ValueRefused,
 )
 from functions.common.settings import SupabaseSettings
-from functions.common.transport import NoResponseError, NotSentError, Transport
+from functions.common.transport import NoResponseError, Transport
 
-# docs/error_codes.md explains each code.
+# Our own codes. docs/error_codes.md explains each.
 ERRORS: Mapping[str, type[AppError]] = {
     "NTFND": NotFound,
     "NOHLD": NotFound,
@@ -39,16 +43,24 @@ ERRORS: Mapping[str, type[AppError]] = {
     "NCONF": EmailNotConfirmed,
     "LATER": Unavailable,
     "OWING": Forbidden,
-    "42501": Forbidden,  # insufficient_privilege
-    "PGRST301": Unauthenticated,  # the user's token expired since we checked it
-    "PGRST303": Unauthenticated,
 }
 # The database's messages with these codes are written for users. All others stay internal.
 USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING"})
-# PostgREST without its database, lost or refused connections, statement timeouts, gateway statuses.
-UNAVAILABLE_PREFIXES = ("PGRST00", "08", "53", "57", "502", "503", "504", "520", "521", "522", "523", "524")
+VALUE_REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint violation
+INSUFFICIENT_PRIVILEGE = "42501"
+TOKEN_REFUSED = frozenset({"PGRST301", "PGRST303"})
 
-RETRY_PAUSE_S = 0.1
+CODE = re.compile(r"[A-Z0-9]{5,8}")  # a SQLSTATE, or a code of PostgREST
+# The exceptions of a `parse` that reads another shape than it expects. json.JSONDecodeError is a ValueError.
+WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+# Between repetitions, doubled each time. A part is random, so that many callers do not return at the same moment.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
+
+
+class OutOfReach(Exception):
+    """The response may be different next time. The message is its status and code, for the log."""
 
 
 class Database:
@@ -77,52 +89,96 @@ class Database:
         params: Mapping[str, Any] | None = None,
         *,
         user_token: str | None = None,
+        parse: Callable[[Any], Any] = lambda result: result,
         timeout_s: float = 2.5,
-        idempotent: bool = False,
         background: bool = False,
     ) -> Any:
         """Call a SQL function with the service role, or with a user's rights if `user_token` is given.
 
-        Returns its result. `timeout_s` limits the call including its retries. Only an `idempotent` call is retried
-        after a failure that may have come after the database carried it out. A `background` call uses connections of
-        its own, so that no other call waits behind it.
+        Returns what `parse` makes of the result. A `parse` that raises one of WRONG_SHAPE has not read a result of the
+        function, and the call is repeated. `timeout_s` limits the call with its repetitions. A `background` call uses
+        connections of its own, so that no other call waits behind it.
 
-        Raises Unavailable if the database cannot be reached, and the error in ERRORS for a SQLSTATE code.
+        Raises the errors of `refusal`, ValueRefused for a parameter that is not valid Unicode, and Unavailable where
+        the database was out of reach until the timeout.
         """
         headers = self._service_headers if user_token is None else request_headers(self._anon_key, user_token)
-        body = orjson.dumps(dict(params or {}))
         try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    try:
-                        return _result(
-                            *await self._transport.post(
-                                self._rpc_url + function, headers, body, timeout_s=timeout_s, background=background
-                            )
-                        )
-                    except NotSentError:
-                        pass
-                    except NoResponseError as error:
-                        if not idempotent:
-                            raise Unavailable from error
-                    except Unavailable:
-                        if not idempotent:
-                            raise
-                    await asyncio.sleep(RETRY_PAUSE_S)
-        except TimeoutError as error:
-            raise Unavailable from error
+            body = orjson.dumps(dict(params or {}))
+        except orjson.JSONEncodeError as error:
+            raise ValueRefused from error
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                status, content = await self._transport.post(
+                    self._rpc_url + function,
+                    headers,
+                    body,
+                    timeout_s=deadline - loop.time(),
+                    background=background,
+                )
+                return result(status, content, parse, is_user=user_token is not None)
+            except (NoResponseError, OutOfReach) as error:
+                cause = error
+            wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311 -- not for security
+            if loop.time() + wait_s >= deadline:
+                raise Unavailable(upstream=str(cause)) from cause
+            await asyncio.sleep(wait_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _result(status: int, content: bytes) -> Any:
-    """The result of a SQL function in a response. Raises the error of an unsuccessful one."""
-    if not 200 <= status < 300:
-        raise _failure(status, content)
-    if not content:
-        return None  # the function returns void
+def with_field(name: str) -> Callable[[Any], Mapping[str, Any]]:
+    """A `parse` for a JSON object that is passed on: whether it has a field tells it from another server's response."""
+
+    def parse(row: Any) -> Mapping[str, Any]:
+        if not isinstance(row, dict):
+            raise TypeError
+        row[name]
+        return row
+
+    return parse
+
+
+def result(status: int, content: bytes, parse: Callable[[Any], Any], *, is_user: bool) -> Any:
+    """What `parse` makes of the result in a response. Raises the errors of `refusal`, and OutOfReach."""
+    code, message = "", ""
     try:
-        return money.parse_amounts(orjson.loads(content))
-    except orjson.JSONDecodeError as error:
-        raise Internal from error
+        if status == 204:
+            return parse(None)  # the function returns void
+        value = orjson.loads(content)
+        if 200 <= status < 300:
+            return parse(money.parse_amounts(value))
+        code, message = value["code"], value.get("message")
+        if not CODE.fullmatch(code):
+            code = ""
+    except WRONG_SHAPE:
+        raise OutOfReach(f"{status} with an unreadable body") from None
+    if (error := refusal(status, code, str(message), is_user=is_user)) is not None:
+        raise error
+    raise OutOfReach(f"{status} {code}")
+
+
+def refusal(status: int, code: str, message: str, *, is_user: bool) -> AppError | None:
+    """The error for a response that a repetition would not change; None where it might. The list is complete:
+
+    - our own codes;
+    - a value that the database refuses;
+    - a privilege that the user, or our role, does not have;
+    - the user's own token. Where our own key is refused (status 401), the fault is ours and may be repaired.
+    """
+    if error_type := ERRORS.get(code):
+        return error_type(message if code in USER_MESSAGE_CODES else None)
+    if code.startswith(VALUE_REFUSED_CLASSES):
+        return ValueRefused()
+    if not is_user and status == 401:
+        return None
+    if code == INSUFFICIENT_PRIVILEGE:
+        return Forbidden() if is_user else Internal()
+    if code in TOKEN_REFUSED and is_user:
+        return Unauthenticated()
+    return None
 
 
 def request_headers(api_key: str, user_token: str | None = None) -> dict[str, str]:
@@ -134,22 +190,3 @@ def request_headers(api_key: str, user_token: str | None = None) -> dict[str, st
     headers = {"apikey": api_key, "content-type": "application/json"}
     token = api_key if user_token is None and api_key.count(".") == 2 else user_token
     return headers if token is None else {**headers, "authorization": f"Bearer {token}"}
-
-
-def _failure(status: int, content: bytes) -> AppError:
-    """The error for an unsuccessful response. A body that is not the Data API's JSON counts by its status."""
-    try:
-        error = orjson.loads(content)
-        code, message = error["code"], error["message"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return translate(str(status), "")
-    return translate(None if code is None else str(code), str(message))
-
-
-def translate(code: str | None, message: str) -> AppError:
-    """The error of `common.errors` for a code of the Data API, and the database's message."""
-    # PostgREST sends an empty code when a connection ends between two statements.
-    if code == "" or (code or "").startswith(UNAVAILABLE_PREFIXES):
-        return Unavailable()
-    error_type = ERRORS.get(code or "", Internal)
-    return error_type(message if code in USER_MESSAGE_CODES else None)

@@ -38,6 +38,10 @@ class Internal(AppError):
         return self.message
 
 
+class ValueRefused(Internal):
+    """The database refuses a value that we sent. It would refuse it again."""
+
+
 class InvalidJson(AppError):
     status = 400
     code = "invalid_json"
@@ -240,6 +244,11 @@ class Unavailable(AppError):
     code = "unavailable"
     message = "Our database cannot be reached, so the request was refused and nothing was charged. Please try again."
     usual_retry_after = 2  # an overload passes in seconds
+
+    def __init__(self, message: str | None = None, *, upstream: str | None = None) -> None:
+        """`upstream`: what the database or its gateway answered last, for the log."""
+        super().__init__(message)
+        self.upstream = upstream
 
 
 class PaymentUnavailable(AppError):

@@ -25,7 +25,8 @@ ALLOWED = frozenset(
         "hold_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
         "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd", "finish_reason",
         # of a failure
-        "error_type", "error_place", "upstream_status", "upstream_request_id", "attempt", "function", "tool",
+        "error_type", "error_place", "upstream", "upstream_status", "upstream_request_id", "attempt", "function",
+        "tool",
         # of an event from Stripe
         "event_id", "event_type",
         # of a job
@@ -61,7 +62,10 @@ class Observer:
         """Write one line at level ERROR with the type and the place of `error`, without its message."""
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
-        self._logger.error(message, extra={"error_type": type(error).__name__, "error_place": place, **fields})
+        described = {"error_type": type(error).__name__, "error_place": place}
+        if upstream := getattr(error, "upstream", None):
+            described["upstream"] = upstream
+        self._logger.error(message, extra={**described, **fields})
 
     def count(self, *, dimensions: Mapping[str, str] | None = None, **metrics: float) -> None:
         """Write counts immediately, as one line, with `dimensions` beside the service's name."""

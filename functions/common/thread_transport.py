@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
 from functions.common.tls import tls_context
-from functions.common.transport import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, NoResponseError, NotSentError
+from functions.common.transport import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, NoResponseError
 
 
 class ThreadTransport:
@@ -25,8 +25,12 @@ class ThreadTransport:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float, background: bool
     ) -> tuple[int, bytes]:
-        """See Transport. A cancelled request ends with its thread, at the latest after `timeout_s` of silence."""
-        return await asyncio.to_thread(self._post, urlsplit(url), headers, body, timeout_s)
+        """See Transport. The thread of a request that timed out ends after `timeout_s` of silence at the latest."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.to_thread(self._post, urlsplit(url), headers, body, timeout_s)
+        except (OSError, HTTPException) as error:  # TimeoutError is an OSError
+            raise NoResponseError(type(error).__name__) from error
 
     async def close(self) -> None:
         """Close the connections. A request that is still running closes its own."""
@@ -41,9 +45,9 @@ class ThreadTransport:
             connection.request("POST", url.path, body, dict(headers))
             response = connection.getresponse()
             content = response.read()
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException):
             connection.close()
-            raise NoResponseError from error
+            raise
         if self._is_closed:
             connection.close()
         elif connection.sock is not None:  # http.client has closed it if the server will
@@ -77,7 +81,7 @@ def _connect(url: SplitResult) -> HTTPConnection:
     )
     try:
         connection.connect()
-    except OSError as error:
+    except OSError:
         connection.close()
-        raise NotSentError from error
+        raise
     return connection

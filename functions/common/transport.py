@@ -1,4 +1,4 @@
-"""How the database client sends its requests: what a transport does, and its two failures."""
+"""How the database client sends its requests: what a transport does, and its failure."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,12 +7,8 @@ CONNECT_TIMEOUT_S = 1.0
 KEEP_ALIVE_S = 30.0  # for how long an idle connection is used again
 
 
-class NotSentError(Exception):
-    """There is no connection, so the request has had no effect."""
-
-
 class NoResponseError(Exception):
-    """The request may have been carried out, but its response did not arrive."""
+    """No response arrived in time. The request may have been carried out, or still be. The message names the cause."""
 
 
 class Transport(Protocol):
@@ -21,10 +17,7 @@ class Transport(Protocol):
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float, background: bool
     ) -> tuple[int, bytes]:
-        """The status and the content of the response. The caller cancels after `timeout_s`.
-
-        Raises NotSentError, NoResponseError.
-        """
+        """The status and the content of the response. Raises NoResponseError, after `timeout_s` at the latest."""
 
     async def close(self) -> None:
         """Close the connections."""

@@ -33,7 +33,7 @@ async def run_batches(
     run_started = reported = time.monotonic()
     while True:
         started = time.monotonic()
-        count = await database.call(function, timeout_s=BATCH_TIMEOUT_S, idempotent=True)
+        count = await database.call(function, timeout_s=BATCH_TIMEOUT_S)
         ended = time.monotonic()
         total += count
         if not count or ended - run_started > RUN_S:

@@ -38,7 +38,7 @@ async def bill_overages(database: Database, stripe: StripeClient, progress: Call
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("users_to_bill", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
+        page = await database.call("users_to_bill", params, timeout_s=PAGE_TIMEOUT_S)
         if not page:
             break
         for user in page:

@@ -59,7 +59,7 @@ async def _rows(database: Database, user_id: str, part: str) -> AsyncIterator[An
     after: str | None = None
     while True:
         params = {"p_user_id": user_id, "p_part": part, "p_after": after, "p_limit": PARTS[part]}
-        page = await database.call("export_user", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
+        page = await database.call("export_user", params, timeout_s=PAGE_TIMEOUT_S)
         for row in page:
             yield json.loads(row["record"], parse_float=str)
         if len(page) < PARTS[part]:

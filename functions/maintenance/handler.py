@@ -109,7 +109,7 @@ async def _publish_catalog(context: Context) -> Mapping[str, object]:
     from functions.maintenance.publish_catalog import publish_catalog
 
     async with account(context.environment) as stripe:
-        return await publish_catalog(stripe, await context.database.call("list_plans", idempotent=True))
+        return await publish_catalog(stripe, await context.database.call("list_plans"))
 
 
 async def _export_user(context: Context) -> Mapping[str, object]:

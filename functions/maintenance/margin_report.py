@@ -72,7 +72,7 @@ async def margin_report(database: Database, stripe: StripeClient, month: date) -
     Raises Unavailable where the database, StripeError where Stripe is out of reach.
     """
     params = {"p_month": month.isoformat()}
-    spent = await database.call("margin_report", params, timeout_s=REPORT_TIMEOUT_S, idempotent=True)
+    spent = await database.call("margin_report", params, timeout_s=REPORT_TIMEOUT_S)
     lines = [
         Line(
             row["tier"],

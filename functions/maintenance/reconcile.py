@@ -103,7 +103,7 @@ async def reconcile(
     if fix:
         for user_id in sorted({one.user_id for one in ours if one.kind == "I4" and one.user_id}):
             params = {"p_user_id": user_id}
-            repaired += await database.call("repair_counters", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
+            repaired += await database.call("repair_counters", params, timeout_s=PAGE_TIMEOUT_S)
         if repaired:
             ours = await _invariants(database)
     since = now - WINDOW
@@ -127,7 +127,7 @@ async def reconcile(
 
 
 async def _invariants(database: Database) -> list[Finding]:
-    rows = await database.call("reconcile", timeout_s=RECONCILE_TIMEOUT_S, idempotent=True)
+    rows = await database.call("reconcile", timeout_s=RECONCILE_TIMEOUT_S)
     return [Finding(row["invariant"], row["user_id"], row["subject"], row["expected"], row["found"]) for row in rows]
 
 
@@ -185,7 +185,7 @@ async def _billed_items(database: Database, since: datetime) -> AsyncIterator[Bi
     after: str | None = None
     while True:
         params = {"p_since": since.isoformat(), "p_after": after, "p_limit": PAGE}
-        page = await database.call("billed_items", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
+        page = await database.call("billed_items", params, timeout_s=PAGE_TIMEOUT_S)
         for row in page:
             yield BilledItem(
                 row["id"],
@@ -220,7 +220,7 @@ async def _compare_packs(database: Database, stripe: StripeClient, since: dateti
 
 async def _granted_packs(database: Database, session_ids: list[str]) -> dict[str, GrantedPack]:
     params = {"p_sessions": session_ids}
-    rows = await database.call("sold_packs", params, timeout_s=PAGE_TIMEOUT_S, idempotent=True)
+    rows = await database.call("sold_packs", params, timeout_s=PAGE_TIMEOUT_S)
     return {row["session_id"]: GrantedPack(row["user_id"], row["credits"], row["price_paid_usd"]) for row in rows}
 
 

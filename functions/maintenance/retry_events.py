@@ -49,7 +49,7 @@ async def _retry_recorded(
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("unfinished_stripe_events", params, idempotent=True)
+        page = await database.call("unfinished_stripe_events", params)
         if not page:
             return
         for row in page:

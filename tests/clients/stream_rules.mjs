@@ -172,7 +172,9 @@ class Message {
 }
 
 function* metadataViolations(metadata) {
-  yield* keyViolations("the metadata", metadata, METADATA);
+  const { outcome = "lost", ...always } = metadata ?? {}; // the outcome is there only for a lost answer
+  if (outcome !== "lost") yield `the metadata have the outcome ${outcome}`;
+  yield* keyViolations("the metadata", always, METADATA);
   yield* keyViolations("the usage", metadata?.usage, USAGE);
 }
 

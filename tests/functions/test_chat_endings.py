@@ -15,7 +15,7 @@ from functions.chat.progress import TurnProgress
 from functions.chat.request import ChatRequest
 from functions.common.errors import Unavailable
 from infra.local.stack import Stack
-from tests.api import Api, StateOf, UserState, question
+from tests.api import Api, StateOf, UserState, lambda_deadline, question
 from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
 
@@ -152,7 +152,7 @@ def test_a_client_that_disconnects_gets_the_whole_answer_later(
 def test_a_turn_that_cannot_be_stored_is_charged(
     api: Api, person: NewPerson, state_of: StateOf, stack_db: "psycopg.Connection[dict[str, Any]]"
 ) -> None:
-    """A text that the database rejects must not be a way to free answers."""
+    """A text that the database rejects must not be a way to free answers, whatever the error's code."""
     user = person("basic")
     stack_db.execute(
         "create function private.refuse_messages() returns trigger language plpgsql as"
@@ -161,7 +161,7 @@ def test_a_turn_that_cannot_be_stored_is_charged(
         " when (new.content like '%unstorable%') execute function private.refuse_messages()"
     )
     try:
-        metadata = api.chat(user, question("An unstorable question")).json()["metadata"]
+        metadata = api.chat(user, question("An unstorable question"), **lambda_deadline(9)).json()["metadata"]
     finally:
         stack_db.execute("drop function private.refuse_messages cascade")
     assert (metadata["persisted"], metadata["funding"]) == (False, "included")

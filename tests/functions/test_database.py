@@ -1,4 +1,4 @@
-"""The database client: which calls are retried, and which error each failure becomes."""
+"""The database client: which calls are repeated, and which error each failure becomes."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from functions.common import errors
 from functions.common.aiohttp_transport import AiohttpTransport
-from functions.common.database import Database, translate
+from functions.common.database import Database, OutOfReach, result, with_field
 from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
 from functions.common.transport import Transport
@@ -104,40 +104,33 @@ async def test_calls_use_the_service_or_user_token_and_exact_money(
     assert (user["apikey"], user["authorization"]) == (anon_key, "Bearer the-users-token")
 
 
-async def test_an_idempotent_call_is_retried(gateway: Gateway, database: Callable[[str], Database]) -> None:
+async def test_a_call_is_repeated_while_the_database_is_out_of_reach(
+    gateway: Gateway, database: Callable[[str], Database]
+) -> None:
     gateway.script = [DOWN, None, (200, "done")]
     db = database(gateway.url)
-    assert await db.call("settle_query", idempotent=True) == "done"
+    assert await db.call("settle_query") == "done"
     await db.close()
     assert len(gateway.requests) == 3
 
 
-@pytest.mark.parametrize("step", [DOWN, None])
-async def test_a_call_that_may_have_succeeded_is_not_retried(
-    gateway: Gateway, step: tuple[int, Any] | None, database: Callable[[str], Database]
-) -> None:
-    gateway.script = [step]
-    db = database(gateway.url)
-    with pytest.raises(errors.Unavailable):
-        await db.call("track_query_usage")
-    await db.close()
-    assert len(gateway.requests) == 1
-
-
-async def test_an_error_from_sql_is_not_retried(gateway: Gateway, database: Callable[[str], Database]) -> None:
+async def test_a_permanent_error_is_not_repeated(gateway: Gateway, database: Callable[[str], Database]) -> None:
     gateway.script = [(400, {"code": "NTFND", "message": "There is no such conversation."})]
     db = database(gateway.url)
     with pytest.raises(errors.NotFound, match="no such conversation"):
-        await db.call("admit_query", idempotent=True)
+        await db.call("admit_query")
     await db.close()
 
 
-@pytest.mark.parametrize("content", [b"<html>Sign in to the network</html>", b""], ids=["html", "empty"])
-@pytest.mark.parametrize("status", [200, 302])
-async def test_a_response_without_json_is_our_error(
-    status: int, content: bytes, database: Callable[[str], Database]
-) -> None:
-    """A captive portal or a wrong address. A redirect is not followed: it would receive the API key."""
+async def test_a_parameter_that_is_no_unicode_is_a_refused_value(database: Callable[[str], Database]) -> None:
+    db = database("http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(errors.ValueRefused):
+        await db.call("settle_query", {"p_turn": "half an emoji: \ud83d"})
+    await db.close()
+
+
+async def test_a_redirect_is_not_followed(database: Callable[[str], Database]) -> None:
+    """The other host would receive the API key."""
     paths: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -145,69 +138,108 @@ async def test_a_response_without_json_is_our_error(
             head = await reader.readuntil(b"\r\n\r\n")
             paths.append(head.split()[1].decode())
             writer.write(
-                f"HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\n"
-                f"content-length: {len(content)}\r\n\r\n".encode()
-                + content
+                b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             )
             await writer.drain()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    if (status, content) == (200, b""):
-        assert await db.call("finish_stripe_event") is None  # a function that returns void
-    else:
-        with pytest.raises(errors.Internal):
-            await db.call("settle_query")
-    assert paths in (["/rest/v1/rpc/settle_query"], ["/rest/v1/rpc/finish_stripe_event"])
+    with pytest.raises(errors.Unavailable):
+        await db.call("settle_query", timeout_s=0.05)
+    assert set(paths) == {"/rest/v1/rpc/settle_query"}
     await db.close()
     server.close()
-
-
-async def test_an_error_code_that_is_no_text_is_our_error(
-    gateway: Gateway, database: Callable[[str], Database]
-) -> None:
-    gateway.script = [(400, {"code": 42, "message": "odd"})]
-    db = database(gateway.url)
-    with pytest.raises(errors.Internal):
-        await db.call("settle_query")
-    await db.close()
 
 
 async def test_an_unreachable_database_fails_within_the_timeout(database: Callable[[str], Database]) -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.Unavailable):
-        await db.call("admit_query", idempotent=True, timeout_s=0.25)
+        await db.call("admit_query", timeout_s=0.25)
     await db.close()
 
 
+def classified(status: int, content: Any, *, is_user: bool = False) -> type[Exception]:
+    """The exception for a response to a call whose result has the field `id`."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    with pytest.raises((errors.AppError, OutOfReach)) as raised:
+        result(status, body, with_field("id"), is_user=is_user)
+    assert "canary" not in getattr(raised.value, "sentence", ""), "the message is internal"
+    return raised.type
+
+
+# The status that PostgREST gives the code.
+PERMANENT: dict[str, tuple[int, type[errors.AppError]]] = {
+    "NOHLD": (400, errors.NotFound),
+    "CONFL": (400, errors.Conflict),
+    "NOUSR": (400, errors.Unauthenticated),
+    "LATER": (400, errors.Unavailable),
+    "22023": (400, errors.ValueRefused),
+    "22P05": (400, errors.ValueRefused),
+    "23503": (409, errors.ValueRefused),
+    "23505": (409, errors.ValueRefused),
+    "23514": (400, errors.ValueRefused),
+}
+
+
+@pytest.mark.parametrize("code", PERMANENT)
+def test_permanent_codes_have_an_error(code: str) -> None:
+    status, error_type = PERMANENT[code]
+    assert classified(status, {"code": code, "message": "canary"}) is error_type
+
+
+@pytest.mark.parametrize("code", ["NTFND", "NOMDL", "OWING"])
+def test_messages_for_users_are_shown(code: str) -> None:
+    with pytest.raises(errors.AppError, match="There is no such conversation"):
+        result(400, json.dumps({"code": code, "message": "There is no such conversation."}).encode(), str, is_user=True)
+
+
 @pytest.mark.parametrize(
-    ("code", "error_type"),
+    ("status", "code", "of_a_user", "of_ours"),
     [
-        ("NTFND", errors.NotFound),
-        ("NOMDL", errors.ModelNotAvailable),
-        ("42501", errors.Forbidden),
-        ("PGRST301", errors.Unauthenticated),
-        ("PGRST303", errors.Unauthenticated),
-        ("PGRST000", errors.Unavailable),
-        ("PGRST003", errors.Unavailable),
-        ("08006", errors.Unavailable),
-        ("53300", errors.Unavailable),
-        ("57014", errors.Unavailable),
-        ("57P01", errors.Unavailable),
-        ("503", errors.Unavailable),
-        ("NOHLD", errors.NotFound),
-        ("23505", errors.Internal),
-        ("P0001", errors.Internal),
-        ("PGRST202", errors.Internal),
-        (None, errors.Internal),
-        ("", errors.Unavailable),
+        (401, "PGRST301", errors.Unauthenticated, OutOfReach),  # the token cannot be verified
+        (401, "PGRST303", errors.Unauthenticated, OutOfReach),  # it expired since we checked it, or was issued later
+        (401, None, OutOfReach, OutOfReach),  # the gateway refuses the API key, which is ours
+        (401, "42501", errors.Forbidden, OutOfReach),  # anonymous: our key has lost its role
+        (403, "42501", errors.Forbidden, errors.Internal),
     ],
 )
-def test_each_code_maps_to_one_error(code: str | None, error_type: type[errors.AppError]) -> None:
-    failure = translate(code, "canary of an internal message")
-    assert type(failure) is error_type
-    is_shown = "canary" in failure.sentence
-    assert is_shown is (code in ("NTFND", "NOMDL"))
+def test_only_the_users_own_token_means_sign_in_again(
+    status: int, code: str | None, of_a_user: type[Exception], of_ours: type[Exception]
+) -> None:
+    body = {"message": "canary"} if code is None else {"code": code, "message": "canary"}
+    assert classified(status, body, is_user=True) is of_a_user
+    assert classified(status, body, is_user=False) is of_ours
+
+
+PASSING_CODES = [
+    *("40001", "40P01", "55P03", "25006", "53300", "57014", "57P01", "08006", "XX000"),
+    *("42883", "42P01", "P0001"),  # a migration is under way
+    *("PGRST000", "PGRST001", "PGRST002", "PGRST003", "PGRST202", ""),
+]
+
+
+@pytest.mark.parametrize("code", PASSING_CODES)
+def test_all_other_codes_pass(code: str) -> None:
+    assert classified(500, {"code": code, "message": "canary"}) is OutOfReach
+
+
+HTML = b"<html>Sign in to the network</html>"
+
+
+@pytest.mark.parametrize("status", [302, 400, 402, 404, 413, 429, 500, 502, 503, 504, 520, 525, 530, 540, 544])
+@pytest.mark.parametrize("content", [HTML, b"", {"message": "canary"}, {"code": 42, "message": "canary"}, "canary", []])
+def test_a_failure_without_a_code_passes(status: int, content: Any) -> None:
+    assert classified(status, content) is OutOfReach
+    assert classified(status, content, is_user=True) is OutOfReach
+
+
+@pytest.mark.parametrize("content", [HTML, b"", b'{"id": 1', {"message": "Welcome"}, [], "text", 1, None])
+def test_a_result_of_another_shape_passes(content: Any) -> None:
+    assert classified(200, content) is OutOfReach
+
+
+def test_a_function_without_a_result_returns_none() -> None:
+    assert result(204, b"", lambda value: value, is_user=False) is None
 
 
 async def test_calls_succeed_again_right_after_thousands_of_timeouts(database: Callable[[str], Database]) -> None:
@@ -229,7 +261,7 @@ async def test_calls_succeed_again_right_after_thousands_of_timeouts(database: C
 
     async def call() -> None:
         with pytest.raises(errors.Unavailable):
-            await db.call("admit_query", idempotent=True, timeout_s=0.2)
+            await db.call("admit_query", timeout_s=0.2)
 
     for _ in range(6):
         await asyncio.gather(*(call() for _ in range(600)))

@@ -132,6 +132,7 @@ def check_metadata(received: Received, row: dict[str, Any]) -> None:
         assert metadata[name] == row[name]
     assert metadata["charged_usd"] == row["overage_charge"]
     assert metadata["persisted"] == (row["message_id"] is not None)
+    assert metadata.get("outcome") == ("lost" if row["outcome"] == "lost" else None)
     if row["outcome"] != "lost":
         assert metadata["finish_reason"] == row["finish_reason"]
     if row["outcome"] != "lost":  # the ledger does not have them

@@ -52,7 +52,7 @@ def test_a_lost_admission_is_not_charged_if_nothing_can_pay(
     assert (received.wire, received.text) == ("finish stop", FULL_ANSWER.format(question=cell.question))
     metadata = received.metadata
     assert metadata is not None
-    assert (metadata["charged_usd"], metadata["persisted"]) == (None, False)
+    assert (metadata["charged_usd"], metadata["persisted"], metadata["outcome"]) == (None, False, "lost")
     assert cell.all_of("select * from public.usage_logs where user_id = %s") == []
     assert cell.all_of("select * from public.query_holds where user_id = %s") == []
     assert inconsistent_counters(cell.db, [cell]) == []

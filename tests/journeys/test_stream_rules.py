@@ -67,6 +67,7 @@ VALID = {
     ],
     "a tool that fails": [START, STEP, INPUT_START, INPUT, TOOL_FAILED, END, FINISH],
     "a call that cannot be read": [START, STEP, INPUT_START, INPUT_ERROR, END, FINISH],
+    "a lost answer": [START, STEP, END, {**FINISH, "messageMetadata": {**METADATA, "outcome": "lost"}}],
     "a failure": [START, STEP, TEXT_START, DELTA, TEXT_END, END, FAILED, FINISHED_FAILED],
     "a failure without metadata": [START, STEP, END, FAILED],
     "a stop": [START, STEP, TEXT_START, DELTA, TEXT_END, END, MESSAGE_METADATA, ABORT],
@@ -154,6 +155,10 @@ INVALID = {
     "metadata with a secret": (
         [START, {**FINISH, "messageMetadata": {**METADATA, "api_key": "sk"}}],
         "the metadata has api_key",
+    ),
+    "metadata with another outcome": (
+        [START, STEP, END, {**FINISH, "messageMetadata": {**METADATA, "outcome": "answered"}}],
+        "the metadata have the outcome answered",
     ),
     "metadata without the price": (
         [START, {**FINISH, "messageMetadata": {name: METADATA[name] for name in METADATA if name != "charged_usd"}}],

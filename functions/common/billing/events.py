@@ -87,18 +87,20 @@ async def process_event(database: Database, stripe: StripeClient, event: StripeE
             await _apply(database, stripe, event, claim.sequence)
     except Exception as error:
         failure = {"p_event_id": event["id"], "p_error": type(error).__name__}
-        await database.call("finish_stripe_event", failure, idempotent=True)
+        await database.call("finish_stripe_event", failure)
         if isinstance(error, StripeError | TimeoutError):
             raise PaymentUnavailable from error
         raise
-    await database.call("finish_stripe_event", {"p_event_id": event["id"]}, idempotent=True)
+    await database.call("finish_stripe_event", {"p_event_id": event["id"]})
     return True
 
 
 async def _claim(database: Database, event: StripeEvent) -> Claim:
     params = {"p_event_id": event["id"], "p_type": event["type"]}
-    row = await database.call("claim_stripe_event", params, idempotent=True)
-    return Claim(row["processed"], row["sequence"])
+    claim: Claim = await database.call(
+        "claim_stripe_event", params, parse=lambda row: Claim(row["processed"], row["sequence"])
+    )
+    return claim
 
 
 async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, sequence: int) -> None:
@@ -130,7 +132,7 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
         "p_is_deleted": customer.is_deleted,
         "p_subscription": asdict(customer.subscription) if customer.subscription is not None else None,
     }
-    user_id: str | None = await database.call("apply_customer", params, idempotent=True)
+    user_id: str | None = await database.call("apply_customer", params)
     return user_id
 
 
@@ -139,4 +141,4 @@ async def _apply_payment(database: Database, stripe: StripeClient, payment_id: s
     if found is not None:
         user_id, payment = found
         params = {"p_user_id": user_id, "p_sequence": sequence, "p_payment": asdict(payment)}
-        await database.call("apply_pack", params, idempotent=True)
+        await database.call("apply_pack", params)

@@ -52,5 +52,5 @@ class BillingProfile:
 
 async def billing_profile(database: Database, user_id: str) -> BillingProfile | None:
     """The user's profile; None without a subscription row. Raises Unavailable."""
-    row = await database.call("billing_profile", {"p_user_id": user_id}, idempotent=True)
+    row = await database.call("billing_profile", {"p_user_id": user_id})
     return None if row is None else BillingProfile(row["email"], row["stripe_customer_id"], row["stripe_sequence"])
