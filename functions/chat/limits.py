@@ -83,7 +83,7 @@ EARLIER_ANSWER_TICK_S = 0.1
 
 # The database. Admission fails fast. The end of a turn is worth rounds of attempts, of SETTLE_S each, with a pause
 # between them: settlement until SETTLE_MARGIN_S before Lambda's deadline, a release for one round. RELEASE_S: how long
-# the refusal of an admission that may still commit waits for the release of its hold.
+# the refusal of an admission that may still commit waits for the release of its hold, which goes on for SETTLE_S.
 ADMIT_S = 2.5
 RELEASE_S = 5.0
 SETTLE_S = 10.0

@@ -249,7 +249,8 @@ class Metering:
         try:
             admitted = await self._admit(query, own_key=None, stop_earlier=stop_earlier)
         except Unavailable:
-            await self.run_to_end(self._release_after_timeout(query))
+            # Lambda freezes the process after the refusal, and the user's next attempt would find the hold.
+            await asyncio.wait({self._start(self._release_after_timeout(query))}, timeout=limits.RELEASE_S)
             raise
         return Hold(query, admitted) if isinstance(admitted, Admission) else admitted
 
@@ -305,14 +306,10 @@ class Metering:
         raise AlreadyAnswered
 
     async def _release_after_timeout(self, query: Query) -> None:
-        """admit_query timed out and may still commit; release its hold.
-
-        The refusal waits for it: Lambda freezes the process after the response, and the user's next attempt would find
-        the hold.
-        """
+        """admit_query timed out and may still commit; release its hold."""
         params = {"p_hold_id": query.hold_id, "p_outcome": "failed", "p_user_id": query.user_id}
         try:
-            await self._call("release_query", params, limits.RELEASE_S)
+            await self._call("release_query", params, limits.SETTLE_S)
         except NotFound:
             pass  # It did not commit.
         except AppError as error:
