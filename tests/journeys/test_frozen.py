@@ -20,7 +20,7 @@ from infra.local.web_adapter import TIMEOUT_HEADER, WebAdapter, running
 from tests.api import Api, StateOf, question
 from tests.chat_kit import chat_environment
 from tests.conftest import Person
-from tests.journeys.endings_client import Cell, Db, Wait
+from tests.journeys.endings_client import Cell, Db, Received, Wait
 from tests.relay import Relay, relay_to
 
 IN_PROGRESS = "request_in_progress"
@@ -147,6 +147,21 @@ def test_an_admission_whose_response_is_lost_is_released(
     assert state_of(user).holds == 0
     assert relayed.chat(user, body).status_code == 200
     assert state_of(user).outcomes[-1] == "answered"
+
+
+def test_a_settlement_without_a_response_ends_before_the_functions_timeout(
+    relayed: Api, user: Person, gateway: Relay, state_of: StateOf
+) -> None:
+    """The process is not killed, the stream has its end, and the answer is charged once."""
+    gateway.lose_responses_to = b"/rpc/settle_query"
+    headers = {**user.headers, TIMEOUT_HEADER: f"{limits.DEADLINE_MARGIN_S + 1}"}
+    with relayed.http.stream("POST", "/chat", json=question("Who?"), headers=headers) as response:
+        received = Received().start_reading(response).read_all()
+    assert received.wire == "finish stop"
+    assert received.metadata is not None
+    assert received.metadata["persisted"] is False
+    state = state_of(user)
+    assert (state.outcomes, state.holds, state.quota_used) == (["answered"], 0, 1)
 
 
 @pytest.mark.parametrize("when_used", [False, True])
