@@ -16,6 +16,7 @@ from functions.chat import handler
 from functions.chat.providers import Event, Finished, Opened, Text, anthropic
 from functions.common import auth
 from functions.common.database import Database
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings
 from functions.common.web import json_response
 
@@ -23,8 +24,8 @@ from functions.common.web import json_response
 class DirectDatabase(Database):
     """Calls SQL functions at PostgREST's own address."""
 
-    def __init__(self, settings: SupabaseSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: SupabaseSettings, observer: Observer) -> None:
+        super().__init__(settings, observer)
         self._rpc_url = f"{os.environ['POSTGREST_URL']}/rpc/"
 
 

@@ -48,8 +48,8 @@ class Service:
         info = self.stack.info
         environment = {
             "SUPABASE_URL": info["supabase_url"],
-            "SUPABASE_ANON_KEY": info["publishable_key"],
-            "SUPABASE_SERVICE_ROLE_KEY": info["secret_key"],
+            "SUPABASE_ANON_KEY": info["anon_key"],
+            "SUPABASE_SERVICE_ROLE_KEY": info["service_role_key"],  # a JWT: PostgREST is called without the gateway
             "POSTGREST_URL": self.postgrest_url,
             "ENCRYPTION_KEY": "0" * 64,
             "ANTHROPIC_API_KEY": "stand-in",

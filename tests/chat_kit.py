@@ -37,7 +37,7 @@ async def running_chat(environment: Mapping[str, str], providers: Providers | No
     settings = load(ChatSettings, environment)
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
     vault, observer = load_vault(environment), Observer("chat-in-test")
-    chat = Chat(Database(settings), providers or Providers(settings), parliament, vault, observer)
+    chat = Chat(Database(settings, observer), providers or Providers(settings), parliament, vault, observer)
     try:
         yield chat
     finally:

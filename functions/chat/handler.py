@@ -115,9 +115,10 @@ def start(app: FastAPI) -> None:
     """Build what the routes share, from the environment. Raises SettingsError."""
     environment = read_environment()
     settings, vault = load(ChatSettings, environment), load_vault(environment)
-    app.state.verifier = Verifier(settings, app.state.observer)
+    observer: Observer = app.state.observer
+    app.state.verifier = Verifier(settings, observer)
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
-    app.state.chat = Chat(Database(settings), Providers(settings), parliament, vault, app.state.observer)
+    app.state.chat = Chat(Database(settings, observer), Providers(settings), parliament, vault, observer)
 
 
 async def started(request: Request) -> None:

@@ -63,7 +63,7 @@ class Checkout:
     def __init__(self, settings: CheckoutSettings, observer: Observer) -> None:
         self.allowed_origins = settings.allowed_origins
         self._settings = settings
-        self._database = Database(settings)
+        self._database = Database(settings, observer)
         self._client = Account(settings)
         self._observer = observer
 

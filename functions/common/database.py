@@ -28,6 +28,7 @@ from functions.common.errors import (
     Unavailable,
     ValueRefused,
 )
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings
 from functions.common.transport import NoResponseError, Transport
 
@@ -49,6 +50,7 @@ USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING"})
 VALUE_REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint violation
 INSUFFICIENT_PRIVILEGE = "42501"
 TOKEN_REFUSED = frozenset({"PGRST301", "PGRST303"})
+JWT_SECRET_MISSING = "PGRST300"  # noqa: S105 -- PostgREST has no keys
 
 CODE = re.compile(r"[A-Z0-9]{5,8}")  # a SQLSTATE, or a code of PostgREST
 # The exceptions of a `parse` that reads another shape than it expects. json.JSONDecodeError is a ValueError.
@@ -63,17 +65,25 @@ class OutOfReach(Exception):
     """The response may be different next time. The message is its status and code, for the log."""
 
 
+class CredentialsRefused(OutOfReach):
+    """The gateway or PostgREST refuses our API key, not the user's token.
+
+    It may pass: where clocks differ, the token that the gateway makes of the key is from the future.
+    """
+
+
 class Database:
     """Calls the SQL functions of one Supabase project. Share one instance: it owns the connections.
 
     `transport`: by default AiohttpTransport.
     """
 
-    def __init__(self, settings: SupabaseSettings, transport: Transport | None = None) -> None:
+    def __init__(self, settings: SupabaseSettings, observer: Observer, transport: Transport | None = None) -> None:
         if transport is None:
             from functions.common.aiohttp_transport import AiohttpTransport  # ThreadTransport is there to avoid it
 
             transport = AiohttpTransport()
+        self._observer = observer
         self._transport = transport
         self._rpc_url = f"{settings.url}/rest/v1/rpc/"
         self._anon_key = settings.anon_key
@@ -110,6 +120,7 @@ class Database:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         pause_s = FIRST_PAUSE_S
+        refused: CredentialsRefused | None = None
         while True:
             try:
                 status, content = await self._transport.post(
@@ -122,8 +133,12 @@ class Database:
                 return result(status, content, parse, is_user=user_token is not None)
             except (NoResponseError, OutOfReach) as error:
                 cause = error
+                refused = error if isinstance(error, CredentialsRefused) else refused
             wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311 -- not for security
             if loop.time() + wait_s >= deadline:
+                if refused is not None:
+                    self._observer.failure("API key refused", refused, function=function, upstream=str(refused))
+                    self._observer.count(ServiceCredentialFailures=1)
                 raise Unavailable(upstream=str(cause)) from cause
             await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -154,10 +169,12 @@ def result(status: int, content: bytes, parse: Callable[[Any], Any], *, is_user:
         if not CODE.fullmatch(code):
             code = ""
     except WRONG_SHAPE:
-        raise OutOfReach(f"{status} with an unreadable body") from None
+        failure = CredentialsRefused if status == 401 else OutOfReach
+        raise failure(f"{status} with an unreadable body") from None
     if (error := refusal(status, code, str(message), is_user=is_user)) is not None:
         raise error
-    raise OutOfReach(f"{status} {code}")
+    failure = CredentialsRefused if status == 401 or code == JWT_SECRET_MISSING else OutOfReach
+    raise failure(f"{status} {code}")
 
 
 def refusal(status: int, code: str, message: str, *, is_user: bool) -> AppError | None:

@@ -166,7 +166,7 @@ def create() -> FastAPI:
     environment = read_environment()
     settings, vault = load(KeysSettings, environment), load_vault(environment)
     observer = Observer("keys")
-    keys = Keys(Database(settings, ThreadTransport()), vault, settings, observer)
+    keys = Keys(Database(settings, observer, ThreadTransport()), vault, settings, observer)
     app = create_lambda_app(observer, keys.close)
     app.state.verifier = Verifier(settings, observer)
     app.state.keys = keys

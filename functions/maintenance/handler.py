@@ -167,7 +167,7 @@ async def run_job(name: str, progress: ReportLine, options: Mapping[str, Any]) -
     """Run a job. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
     job = JOBS[name]
     environment = read_environment()
-    database = Database(load(SupabaseSettings, environment), ThreadTransport())
+    database = Database(load(SupabaseSettings, environment), Observer("maintenance"), ThreadTransport())
     try:
         counts = dict(await job.run(Context(database, environment, progress, options)))
     finally:

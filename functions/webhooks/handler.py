@@ -22,7 +22,7 @@ class Webhooks:
 
     def __init__(self, settings: WebhooksSettings, observer: Observer) -> None:
         self._secrets = [secret.get_secret_value() for secret in settings.webhook_secrets]
-        self._database = Database(settings)
+        self._database = Database(settings, observer)
         self._stripe = Account(settings)
         self._observer = observer
 

@@ -13,7 +13,8 @@ import pytest
 
 from functions.common import errors
 from functions.common.aiohttp_transport import AiohttpTransport
-from functions.common.database import Database, OutOfReach, result, with_field
+from functions.common.database import CredentialsRefused, Database, OutOfReach, result, with_field
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
 from functions.common.transport import Transport
@@ -78,7 +79,7 @@ def _database(
         "SUPABASE_ANON_KEY": anon_key,
         "SUPABASE_SERVICE_ROLE_KEY": service_key,
     }
-    return Database(load(SupabaseSettings, environment), transport)
+    return Database(load(SupabaseSettings, environment), Observer("database-test"), transport)
 
 
 JWT = "e30.e30.service"
@@ -196,10 +197,15 @@ def test_messages_for_users_are_shown(code: str) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "of_a_user", "of_ours"),
     [
-        (401, "PGRST301", errors.Unauthenticated, OutOfReach),  # the token cannot be verified
-        (401, "PGRST303", errors.Unauthenticated, OutOfReach),  # it expired since we checked it, or was issued later
-        (401, None, OutOfReach, OutOfReach),  # the gateway refuses the API key, which is ours
-        (401, "42501", errors.Forbidden, OutOfReach),  # anonymous: our key has lost its role
+        (401, "PGRST301", errors.Unauthenticated, CredentialsRefused),  # the token cannot be verified
+        (
+            401,
+            "PGRST303",
+            errors.Unauthenticated,
+            CredentialsRefused,
+        ),  # it expired since we checked it, or was issued later
+        (401, None, CredentialsRefused, CredentialsRefused),  # the gateway refuses the API key, which is ours
+        (401, "42501", errors.Forbidden, CredentialsRefused),  # anonymous: our key has lost its role
         (403, "42501", errors.Forbidden, errors.Internal),
     ],
 )
@@ -300,3 +306,65 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(database: C
             closed.clear()
     await db.close()
     server.close()
+
+
+REFUSED_KEY = (401, {"message": "Invalid API key", "hint": "Double check your Supabase API key."})
+FUTURE = (401, {"code": "PGRST303", "message": "JWT issued at future"})
+
+
+def counted(printed: str) -> list[tuple[str, Any]]:
+    """The failures in a log, and the metric."""
+    lines = [json.loads(line) for line in printed.splitlines()]
+    return [
+        ("counted", line["ServiceCredentialFailures"])
+        if "_aws" in line
+        else (line["message"], line["upstream"].split()[0])
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "user_token"),
+    [
+        (REFUSED_KEY, None),
+        (REFUSED_KEY, "the-users-token"),
+        ((401, ""), "the-users-token"),
+        ((401, {"code": "PGRST301", "message": "No suitable key"}), None),
+        (FUTURE, None),
+        ((401, {"code": "42501", "message": "permission denied"}), None),  # the key of another role
+        ((401, {"code": "PGRST302", "message": "Anonymous access is disabled"}), "the-users-token"),
+        ((500, {"code": "PGRST300", "message": "Server lacks JWT secret"}), "the-users-token"),
+    ],
+)
+async def test_a_refused_api_key_is_our_failure(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], answer: tuple[int, Any], user_token: str | None
+) -> None:
+    gateway.script = [answer] * 9
+    db = _database(gateway.url, AiohttpTransport())
+    with pytest.raises(errors.Unavailable) as caught:
+        await db.call("usage_summary", user_token=user_token, timeout_s=0.3)
+    await db.close()
+    assert (caught.value.status, caught.value.retry_after) == (503, 2)
+    assert counted(capsys.readouterr().out) == [("API key refused", str(answer[0])), ("counted", [1.0])]
+
+
+async def test_a_refusal_of_our_key_that_passes_is_no_failure(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.script = [FUTURE, (200, True)]
+    db = _database(gateway.url, AiohttpTransport())
+    assert await db.call("admit_query") is True
+    await db.close()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("code", ["PGRST301", "PGRST303"])
+async def test_a_refused_token_of_a_user_is_theirs(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    gateway.script = [(401, {"code": code, "message": "JWT expired"})]
+    db = _database(gateway.url, AiohttpTransport())
+    with pytest.raises(errors.Unauthenticated):
+        await db.call("usage_summary", user_token="the-users-token")
+    await db.close()
+    assert capsys.readouterr().out == ""

@@ -22,6 +22,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from functions.common.database import Database
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.common.vault import PlainKey, Vault
 from functions.maintenance.handler import handler
@@ -338,7 +339,7 @@ class InterruptedDatabase(Database):
     """Calls `before_write` with the number of the write before each batch is written."""
 
     def __init__(self, stack: Stack, before_write: Callable[[int], None]) -> None:
-        super().__init__(load(SupabaseSettings, environment(stack)))
+        super().__init__(load(SupabaseSettings, environment(stack)), Observer("rotate-test"))
         self._before_write = before_write
         self.writes = 0
 

@@ -93,8 +93,9 @@ class Works:
     def __init__(self, environment: Mapping[str, str]) -> None:
         settings = load(CheckoutSettings, environment)
         stripe_client.AIOHTTPClient = CountingHTTP  # type: ignore[misc]
-        self._database, self._stripe = CountingDatabase(settings), Account(settings)
-        self._checkout = Checkout(settings, Observer("killable-billing"))
+        observer = Observer("killable-billing")
+        self._database, self._stripe = CountingDatabase(settings, observer), Account(settings)
+        self._checkout = Checkout(settings, observer)
         self._checkout._database, self._checkout._client = self._database, self._stripe
         for name in LAZY_MODULES:
             importlib.import_module(name)

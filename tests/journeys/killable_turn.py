@@ -47,7 +47,7 @@ class SteppedDatabase(Database):
     """A database with two steps a call."""
 
     def __init__(self, settings: ChatSettings, steps: Steps) -> None:
-        super().__init__(settings)
+        super().__init__(settings, Observer("killable-turn"))
         self._steps = steps
 
     async def call(self, function: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:

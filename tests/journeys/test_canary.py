@@ -418,7 +418,7 @@ async def chatting(environ: Mapping[str, str]) -> AsyncIterator[Chat]:
     # A unique name, because powertools reuses a logger of the same name with its old stream.
     observer = Observer(f"canary-{uuid.uuid4()}")
     parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
-    chat = Chat(Database(settings), Providers(settings), parliament, load_vault(environ), observer)
+    chat = Chat(Database(settings, observer), Providers(settings), parliament, load_vault(environ), observer)
     yield chat
     await chat.close()
 

@@ -16,6 +16,7 @@ from functions.common.billing.events import CUSTOMER_EVENTS, HANDLED_EVENTS, OVE
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.stripe_client import Account, StripeSettings
 from functions.common.database import Database
+from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.maintenance.bill_overages import bill_overages
 from functions.maintenance.retry_events import retry_events
@@ -52,7 +53,8 @@ class Batch(Actions):
         self.billing, self.database_control, self.seed = billing, database_control, seed
         self.support, self.pool, self.loop = JsonClient(billing.fake.url), ThreadPoolExecutor(2), asyncio.Runner()
         known = environment(billing.stack, billing.fake.url)
-        self.database, self.account = Database(load(SupabaseSettings, known)), Account(load(StripeSettings, known))
+        self.database = Database(load(SupabaseSettings, known), Observer("batch"))
+        self.account = Account(load(StripeSettings, known))
         self.start = self.now = billing.fake.now
         self.move(self.now)
         self.deliver_in_order = False

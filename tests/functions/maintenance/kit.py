@@ -28,7 +28,9 @@ def run(billing: BillingStack, job: Callable[..., Any], *arguments: Any, **optio
     """Run a job with the database and the Stripe client."""
 
     async def call(stripe: Any) -> Any:
-        database = Database(load(SupabaseSettings, environment(billing.stack, billing.fake.url)))
+        database = Database(
+            load(SupabaseSettings, environment(billing.stack, billing.fake.url)), Observer("maintenance")
+        )
         try:
             return await job(database, stripe, *arguments, **options)
         finally:
