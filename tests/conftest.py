@@ -63,6 +63,7 @@ SLOW_FILES = (
     "tests/local/test_stack.py",
     "tests/journeys/test_ai_sdk.py",
     "tests/sql/test_histories.py",
+    "tests/journeys/test_killed_services.py",
     "tests/journeys/test_killed_turns.py",
     "tests/functions/test_chat_steps.py",
     "tests/local/test_stack_errors.py",
@@ -229,13 +230,15 @@ def stack_db(stack: Stack) -> Iterator["psycopg.Connection[dict[str, Any]]"]:
 
 
 @pytest.fixture
-def many_at_once_in_the_stack(stack_db: "psycopg.Connection[dict[str, Any]]") -> Iterator[None]:
-    """As many_at_once, in the running stack."""
-    before = stack_db.execute("select concurrent_queries, tier from public.plans").fetchall()
-    stack_db.execute("update public.plans set concurrent_queries = 1000000")
+def many_at_once_in_the_stack(stack: Stack) -> Iterator[None]:
+    """As many_at_once, in the running stack. The test may restart the database."""
+    with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
+        before = db.execute("select concurrent_queries, tier from public.plans").fetchall()
+        db.execute("update public.plans set concurrent_queries = 1000000")
     yield
-    for row in before:
-        stack_db.execute("update public.plans set concurrent_queries = %s where tier = %s", tuple(row.values()))
+    with psycopg.connect(stack.postgres.url(), autocommit=True) as db:
+        for row in before:
+            db.execute("update public.plans set concurrent_queries = %s where tier = %s", row)
 
 
 @pytest.fixture

@@ -239,14 +239,24 @@ class Stack:
         self._path.unlink(missing_ok=True)
         self._processes.stop()
 
-    def stop_database(self) -> None:
+    def stop_database(self, stop_signal: signal.Signals = signal.SIGQUIT) -> None:
         """Stops only Postgres, to simulate an outage."""
         assert self.postgres_child is not None
-        self._processes.stop_one(self.postgres_child, signal.SIGQUIT)
+        self._processes.stop_one(self.postgres_child, stop_signal)
 
     def start_database(self) -> None:
         """Ends the outage."""
         self.postgres_child = self.postgres.start(self._processes)
+
+    def kill_postgrest(self) -> None:
+        """Kills only PostgREST, to simulate an outage."""
+        assert self.postgrest_child is not None
+        self._processes.stop_one(self.postgrest_child, signal.SIGKILL)
+
+    def start_postgrest(self) -> None:
+        """Ends the outage."""
+        self.postgrest_child = self._start_postgrest(load_or_create_key(self.config.folder / "signing-key.pem"))
+        self.postgrest_child.wait_until(lambda: answers(f"{self.config.url(POSTGREST)}/"))
 
     def ended_child(self) -> Child | None:
         """A process of the stack that ended unexpectedly."""

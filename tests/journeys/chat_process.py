@@ -4,9 +4,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.local.postgres import ROOT
@@ -15,13 +15,19 @@ from infra.local.stack import Stack, answers, locked
 from tests.chat_kit import chat_environment
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Process:
     """A process of the chat function that listens at `url`."""
 
     url: str
-    child: Child
+    env: Mapping[str, str]
     processes: Processes
+    child: Child = field(init=False)
+
+    def start(self) -> None:
+        """Start it, also again after it was killed."""
+        self.child = self.processes.start("chat", ["sh", str(ROOT / "functions/chat/run.sh")], env=self.env)
+        self.child.wait_until(lambda: answers(f"{self.url}/health"))
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -41,7 +47,6 @@ def chat_process(stack: Stack, folder: Path) -> Iterator[Process]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {**chat_environment(stack), "PATH": path, "AWS_LWA_PORT": str(port)}
     with locked(folder) as lock, Processes(folder, lock) as processes:
-        child = processes.start("chat", ["sh", str(ROOT / "functions/chat/run.sh")], env=env)
-        url = f"http://127.0.0.1:{port}"
-        child.wait_until(lambda: answers(f"{url}/health"))
-        yield Process(url, child, processes)
+        process = Process(f"http://127.0.0.1:{port}", env, processes)
+        process.start()
+        yield process
