@@ -127,7 +127,8 @@ class Database:
                     self._rpc_url + function,
                     headers,
                     body,
-                    timeout_s=deadline - loop.time(),
+                    # The time may have passed in the pause, and aiohttp takes zero and less for no limit.
+                    timeout_s=max(deadline - loop.time(), 0.001),
                     background=background,
                 )
                 return result(status, content, parse, is_user=user_token is not None)

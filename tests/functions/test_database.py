@@ -159,6 +159,21 @@ async def test_an_unreachable_database_fails_within_the_timeout(database: Callab
     await db.close()
 
 
+async def test_no_time_left_does_not_mean_no_limit(database: Callable[[str], Database]) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(ConnectionError):
+            await reader.read()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    for timeout_s in (0.0, -1.0):
+        with pytest.raises(errors.Unavailable):
+            async with asyncio.timeout(30):
+                await db.call("settle_query", timeout_s=timeout_s)
+    await db.close()
+    server.close()
+
+
 def classified(status: int, content: Any, *, is_user: bool = False) -> type[Exception]:
     """The exception for a response to a call whose result has the field `id`."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from functions.common.errors import Unavailable
 from functions.common.observe import Observer
 
 CANARY = "sk-canary"
@@ -36,6 +37,12 @@ def test_a_failure_is_logged_by_type_and_place_only(capsys: pytest.CaptureFixtur
     assert (line["level"], line["error_type"], line["request_id"]) == ("ERROR", "ValueError", "1")
     assert "test_observe.py:" in str(line["error_place"])
     assert CANARY not in json.dumps(line)
+
+
+def test_a_failure_of_the_database_is_logged_with_its_last_response(capsys: pytest.CaptureFixture[str]) -> None:
+    Observer("unavailable").failure("hold left to expire", Unavailable(upstream="544 "))
+    (line,) = lines(capsys)
+    assert (line["error_type"], line["upstream"]) == ("Unavailable", "544 ")
 
 
 def test_metrics_are_written_immediately_in_the_embedded_format(capsys: pytest.CaptureFixture[str]) -> None:
