@@ -6,7 +6,7 @@ Time is virtual: the loop's clock jumps to the next timer, so that only the wait
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -54,9 +54,11 @@ class OneHold:
         self.stop_requested = self.is_closing = self.is_settled = False
         self.followed_to: int | None = None
 
-    async def call(self, function: str, params: dict[str, Any], **_: Any) -> Any:
+    async def call(
+        self, function: str, params: dict[str, Any], *, parse: Callable[[Any], Any] = lambda result: result, **_: Any
+    ) -> Any:
         await asyncio.sleep(ROUND_TRIP_S)
-        return getattr(self, function)(**params)
+        return parse(getattr(self, function)(**params))
 
     def admit_query(self, **_: Any) -> dict[str, Any]:
         return {

@@ -276,7 +276,7 @@ class Scenarios:
                 name = f"refuse_{provider}_{number}"
                 db.execute(
                     f"create function private.{name}() returns trigger language plpgsql as"
-                    " $$ begin raise exception 'not this one: %', new; end $$;"
+                    " $$ begin raise exception 'not this one: %', new using errcode = 'check_violation'; end $$;"
                     f"create trigger {name} before {when} on public.{table} for each row"
                     f" when ({value}) execute function private.{name}()".encode()
                 )
