@@ -13,6 +13,7 @@ from functions.chat.request import ChatRequest
 from functions.chat.tools import Tools
 from functions.chat.tools.parliament import Parliament
 from functions.chat.turn import Turn
+from functions.common import results
 from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.observe import Observer
@@ -81,7 +82,7 @@ class Chat:
             return True
         # A turn not admitted here may be a duplicate of one running elsewhere.
         params = {"p_user_id": user_id, "p_chat_id": chat_id}
-        stopped_elsewhere: bool = await self.database.call("stop_query", params)
+        stopped_elsewhere: bool = await self.database.call("stop_query", params, parse=results.flag)
         return stopped_elsewhere or bool(turns)
 
     async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:

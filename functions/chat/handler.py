@@ -23,8 +23,9 @@ from functions.chat.providers import Providers, prices
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.tools.parliament import Parliament
+from functions.common import results
 from functions.common.auth import CurrentUser, Verifier, current_user
-from functions.common.database import Database, with_field
+from functions.common.database import Database
 from functions.common.errors import NotFound
 from functions.common.observe import Observer
 from functions.common.settings import SettingsError, load, load_vault, read_environment
@@ -103,7 +104,7 @@ async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, requ
 
 async def get_usage(user: CurrentUser, chat: CurrentChat) -> Response:
     """The user's plan and what is left of it."""
-    return json_response(await chat.database.call("usage_summary", user_token=user.token, parse=with_field("tier")))
+    return json_response(await chat.database.call("usage_summary", user_token=user.token, parse=results.record("tier")))
 
 
 async def get_health() -> Response:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from functions.chat import limits
 from functions.chat.answer import MessageRow
@@ -147,6 +147,9 @@ def decision(row: Mapping[str, Any]) -> Decision:
             )
 
 
+Outcome = Literal["answered", "stopped", "failed", "lost"]
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """How a hold ended. `charged_usd` is None where it could not be ended until the deadline.
@@ -154,14 +157,16 @@ class Settled:
     It then expires as lost and is not charged, unless a call whose response was lost had ended it.
     """
 
-    outcome: Literal["answered", "stopped", "failed", "lost"] = "lost"
+    outcome: Outcome = "lost"
     charged_usd: Decimal | None = None
     persisted: bool = False
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Settled":
-        """What settle_query or release_query returned."""
-        return cls(row["outcome"], row["charged_usd"], row.get("persisted", False))
+        """What settle_query or release_query returned. Raises KeyError for the result of another function."""
+        if row["outcome"] not in get_args(Outcome):
+            raise KeyError
+        return cls(row["outcome"], row["charged_usd"], row["persisted"])
 
 
 class QuestionRow(TypedDict):
@@ -395,7 +400,10 @@ class Metering:
         if isinstance(admitted, Ended):
             raise AlreadyAnswered
         hold.admission = admitted
-        return await self._call(function, params, timeout_s)
+        try:
+            return await self._call(function, params, timeout_s)
+        except NotFound as error:
+            raise Unavailable from error  # two databases answer in turn while one replaces the other
 
     async def _call(self, function: str, params: Mapping[str, Any], timeout_s: float) -> Settled:
         settled: Settled = await self._database.call(function, params, parse=Settled.from_row, timeout_s=timeout_s)

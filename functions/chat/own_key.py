@@ -1,6 +1,7 @@
 """The user's own key that pays for a query (bring your own key)."""
 
 from functions.chat.metering import Hold
+from functions.common import results
 from functions.common.database import Database
 from functions.common.errors import AppError, ByokKeyRejected, ByokKeyUnreadable
 from functions.common.observe import Observer
@@ -33,6 +34,6 @@ class OwnKeys:
             return
         params = {"p_id": key["id"], "p_user_id": query.user_id, "p_is_valid": False, "p_error": error.sentence}
         try:
-            await self._database.call("note_api_key", params)
+            await self._database.call("note_api_key", params, parse=results.record_or_none("hint"))
         except AppError as failure:
             self._observer.failure("rejected key not noted", failure, **query.identity)

@@ -14,6 +14,7 @@ from stripe import InvalidRequestError, StripeClient, StripeError
 from stripe.checkout import Session
 
 from functions.checkout.settings import CheckoutSettings
+from functions.common import results
 from functions.common.auth import User
 from functions.common.billing.records import BillingProfile, OverageSettings, PriceList, billing_profile
 from functions.common.billing.stripe_client import Account, plan_key
@@ -74,7 +75,7 @@ class Checkout:
 
     async def plans(self) -> PriceList:
         """The plans and packs on sale."""
-        prices: PriceList = await self._database.call("list_plans")
+        prices: PriceList = await self._database.call("list_plans", parse=results.record("plans", "packs"))
         return prices
 
     async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:
@@ -116,7 +117,9 @@ class Checkout:
     async def set_overage(self, user: User, changes: Mapping[str, object]) -> OverageSettings:
         """Change the user's overage settings. Returns the `overage` object of GET /usage."""
         params = {"p_settings": changes}
-        overage: OverageSettings = await self._database.call("set_overage", params, user_token=user.token)
+        overage: OverageSettings = await self._database.call(
+            "set_overage", params, user_token=user.token, parse=results.record("allowed")
+        )
         return overage
 
     @asynccontextmanager
@@ -148,7 +151,7 @@ class Checkout:
         key = f"customer:{user.id}:{profile.stripe_sequence}"
         customer = await stripe.v1.customers.create_async({"metadata": {"user_id": user.id}}, {"idempotency_key": key})
         params = {"p_user_id": user.id, "p_customer_id": customer.id}
-        linked: str | None = await self._database.call("link_stripe_customer", params)
+        linked: str | None = await self._database.call("link_stripe_customer", params, parse=results.text)
         if linked is None:
             raise NotFound("There is no subscription.")
         if profile.email:

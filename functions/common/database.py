@@ -99,15 +99,16 @@ class Database:
         params: Mapping[str, Any] | None = None,
         *,
         user_token: str | None = None,
-        parse: Callable[[Any], Any] = lambda result: result,
+        parse: Callable[[Any], Any],
         timeout_s: float = 2.5,
         background: bool = False,
     ) -> Any:
         """Call a SQL function with the service role, or with a user's rights if `user_token` is given.
 
-        Returns what `parse` makes of the result. A `parse` that raises one of WRONG_SHAPE has not read a result of the
-        function, and the call is repeated. `timeout_s` limits the call with its repetitions. A `background` call uses
-        connections of its own, so that no other call waits behind it.
+        Returns what `parse` makes of the result; common/results.py has the usual ones. A `parse` that raises
+        one of WRONG_SHAPE has not read a result of the function, and the call is repeated. `timeout_s` limits
+        the call with its repetitions. A `background` call uses connections of its own, so that no other call
+        waits behind it.
 
         Raises the errors of `refusal`, ValueRefused for a parameter that is not valid Unicode, and Unavailable where
         the database was out of reach until the timeout.
@@ -143,18 +144,6 @@ class Database:
                 raise Unavailable(upstream=str(cause)) from cause
             await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-def with_field(name: str) -> Callable[[Any], Mapping[str, Any]]:
-    """A `parse` for a JSON object that is passed on: whether it has a field tells it from another server's response."""
-
-    def parse(row: Any) -> Mapping[str, Any]:
-        if not isinstance(row, dict):
-            raise TypeError
-        row[name]
-        return row
-
-    return parse
 
 
 def result(status: int, content: bytes, parse: Callable[[Any], Any], *, is_user: bool) -> Any:

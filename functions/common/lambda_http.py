@@ -49,7 +49,12 @@ def _is_http_request(event: object) -> bool:
     https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
     """
     match event:
-        case {"version": "2.0", "rawPath": str(), "headers": dict(), "requestContext": {"http": {"method": str()}}}:
+        case {
+            "version": "2.0",
+            "rawPath": str(),
+            "headers": dict(),
+            "requestContext": {"http": {"method": str(), "sourceIp": str()}},
+        }:
             return True
         case _:
             return False

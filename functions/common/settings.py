@@ -43,13 +43,22 @@ def _long_enough(value: SecretStr) -> SecretStr:
     return value
 
 
+def _sendable(value: str) -> str:
+    # A header is sent without its spaces at the ends, and a line break within is an error at every call.
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("must be an API key without spaces and line breaks")
+    return value
+
+
 def _not_secret(value: str) -> str:
+    _sendable(value)
     if value.startswith("sb_secret_"):
         raise ValueError("is a secret key: use the publishable key, or the anon key")
     return value
 
 
 def _not_publishable(value: SecretStr) -> SecretStr:
+    _sendable(value.get_secret_value())
     if value.get_secret_value().startswith("sb_publishable_"):
         raise ValueError("is a publishable key: use a secret key, or the service_role key")
     return value

@@ -5,6 +5,7 @@ from typing import Annotated, TypedDict
 from fastapi import Depends, FastAPI, Request, Response
 from pydantic import AfterValidator, BaseModel, SecretStr
 
+from functions.common import results
 from functions.common.auth import CurrentUser, User, Verifier
 from functions.common.database import Database
 from functions.common.errors import ByokKeyRejected, ByokKeyUnreadable, ByokNotAllowed, NotFound
@@ -52,7 +53,9 @@ class Keys:
 
     async def list(self, user: User) -> KeyList:
         """The user's keys, without their contents."""
-        listed: KeyList = await self._database.call("list_api_keys", user_token=user.token)
+        listed: KeyList = await self._database.call(
+            "list_api_keys", user_token=user.token, parse=results.record("allowed", "keys")
+        )
         return listed
 
     async def put(self, user: User, provider: str, key: PlainKey) -> KeyInfo:
@@ -71,13 +74,13 @@ class Keys:
             "p_hint": key.hint,
             "p_is_valid": result is CheckResult.VALID,
         }
-        stored: KeyInfo = await self._database.call("put_api_key", params)
+        stored: KeyInfo = await self._database.call("put_api_key", params, parse=results.record("hint"))
         return stored
 
     async def validate(self, user: User, provider: str) -> KeyInfo:
         """Check the stored key again and store the result. Raises NotFound, ByokKeyUnreadable."""
         stored: StoredKey | None = await self._database.call(
-            "get_api_key", {"p_user_id": user.id, "p_provider": provider}
+            "get_api_key", {"p_user_id": user.id, "p_provider": provider}, parse=results.record_or_none("encrypted_key")
         )
         if stored is None:
             raise NotFound
@@ -91,7 +94,9 @@ class Keys:
         if result is not CheckResult.UNCLEAR:
             rejection = f"{PROVIDERS[provider]} does not accept this key."
             params = {"p_id": stored["id"], "p_user_id": user.id, "p_is_valid": result is CheckResult.VALID}
-            updated = await self._database.call("note_api_key", {**params, "p_error": rejection})
+            updated = await self._database.call(
+                "note_api_key", {**params, "p_error": rejection}, parse=results.record_or_none("hint")
+            )
         if updated is None:  # the check had no result, or the key was replaced during the check
             updated = next((key for key in (await self.list(user))["keys"] if key["provider"] == provider), None)
         if updated is None:
@@ -101,7 +106,7 @@ class Keys:
     async def delete(self, user: User, provider: str) -> bool:
         """Delete the key for a provider. Returns whether there was one."""
         params = {"p_user_id": user.id, "p_provider": provider}
-        deleted: bool = await self._database.call("delete_api_key", params)
+        deleted: bool = await self._database.call("delete_api_key", params, parse=results.flag)
         return deleted
 
     async def _check(self, user: User, provider: str, key: PlainKey) -> CheckResult:

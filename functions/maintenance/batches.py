@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from functions.common import results
 from functions.common.database import Database
 
 BATCH_TIMEOUT_S = 30.0
@@ -33,7 +34,7 @@ async def run_batches(
     run_started = reported = time.monotonic()
     while True:
         started = time.monotonic()
-        count = await database.call(function, timeout_s=BATCH_TIMEOUT_S)
+        count = await database.call(function, timeout_s=BATCH_TIMEOUT_S, parse=results.number)
         ended = time.monotonic()
         total += count
         if not count or ended - run_started > RUN_S:

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from stripe import APIConnectionError, StripeClient, StripeError
 
+from functions.common import results
 from functions.common.billing.overage import bill_overage
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
@@ -38,7 +39,7 @@ async def bill_overages(database: Database, stripe: StripeClient, progress: Call
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("users_to_bill", params, timeout_s=PAGE_TIMEOUT_S)
+        page = await database.call("users_to_bill", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("user_id"))
         if not page:
             break
         for user in page:

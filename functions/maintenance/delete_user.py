@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from stripe import InvalidRequestError, StripeClient
 
+from functions.common import results
 from functions.common.billing.events import apply_customer
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.records import billing_profile
@@ -42,7 +43,7 @@ async def delete_user(
     customer_id = profile.stripe_customer_id
     if customer_id is not None:
         counts["subscriptions"] = await _cancel(stripe, customer_id)
-        sequence = await database.call("next_stripe_sequence")
+        sequence = await database.call("next_stripe_sequence", parse=results.number)
         await apply_customer(database, stripe, customer_id, sequence)
         progress(f"delete-user: {counts['subscriptions']} subscriptions ended")
         if not write_off:
@@ -51,13 +52,13 @@ async def delete_user(
             progress(f"delete-user: {billed.placed} items billed")
     while True:
         params = {"p_user_id": user_id}
-        batch = await database.call("delete_history", params, timeout_s=PAGE_TIMEOUT_S)
+        batch = await database.call("delete_history", params, timeout_s=PAGE_TIMEOUT_S, parse=results.number)
         if not batch:
             break
         counts["conversations"] += batch
         progress(f"delete-user: {counts['conversations']:,} conversations deleted")
     last = {"p_user_id": user_id, "p_write_off": write_off}
-    counts["users"] = int(await database.call("delete_user", last, timeout_s=PAGE_TIMEOUT_S))
+    counts["users"] = int(await database.call("delete_user", last, timeout_s=PAGE_TIMEOUT_S, parse=results.flag))
     return counts
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from functions.common import results
 from functions.common.billing.records import billing_profile
 from functions.common.database import Database
 from functions.common.errors import NotFound
@@ -59,7 +60,9 @@ async def _rows(database: Database, user_id: str, part: str) -> AsyncIterator[An
     after: str | None = None
     while True:
         params = {"p_user_id": user_id, "p_part": part, "p_after": after, "p_limit": PARTS[part]}
-        page = await database.call("export_user", params, timeout_s=PAGE_TIMEOUT_S)
+        page = await database.call(
+            "export_user", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("id", "record")
+        )
         for row in page:
             yield json.loads(row["record"], parse_float=str)
         if len(page) < PARTS[part]:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from functions.common import results
 from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load, load_vault, read_environment
@@ -109,7 +110,9 @@ async def _publish_catalog(context: Context) -> Mapping[str, object]:
     from functions.maintenance.publish_catalog import publish_catalog
 
     async with account(context.environment) as stripe:
-        return await publish_catalog(stripe, await context.database.call("list_plans"))
+        return await publish_catalog(
+            stripe, await context.database.call("list_plans", parse=results.record("plans", "packs"))
+        )
 
 
 async def _export_user(context: Context) -> Mapping[str, object]:

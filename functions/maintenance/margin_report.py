@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from stripe import StripeClient
 
+from functions.common import results
 from functions.common.billing.stripe_state import plan_lines
 from functions.common.database import Database
 
@@ -72,7 +73,7 @@ async def margin_report(database: Database, stripe: StripeClient, month: date) -
     Raises Unavailable where the database, StripeError where Stripe is out of reach.
     """
     params = {"p_month": month.isoformat()}
-    spent = await database.call("margin_report", params, timeout_s=REPORT_TIMEOUT_S)
+    spent = await database.call("margin_report", params, timeout_s=REPORT_TIMEOUT_S, parse=results.records("tier"))
     lines = [
         Line(
             row["tier"],

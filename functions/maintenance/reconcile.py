@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from stripe import InvalidRequestError, InvoiceItem, StripeClient
 
+from functions.common import results
 from functions.common.billing.overage import ITEM_ID_KEY, id_of
 from functions.common.billing.records import billing_profile
 from functions.common.billing.stripe_state import PackSale, pack_sale
@@ -103,7 +104,7 @@ async def reconcile(
     if fix:
         for user_id in sorted({one.user_id for one in ours if one.kind == "I4" and one.user_id}):
             params = {"p_user_id": user_id}
-            repaired += await database.call("repair_counters", params, timeout_s=PAGE_TIMEOUT_S)
+            repaired += await database.call("repair_counters", params, timeout_s=PAGE_TIMEOUT_S, parse=results.number)
         if repaired:
             ours = await _invariants(database)
     since = now - WINDOW
@@ -127,7 +128,7 @@ async def reconcile(
 
 
 async def _invariants(database: Database) -> list[Finding]:
-    rows = await database.call("reconcile", timeout_s=RECONCILE_TIMEOUT_S)
+    rows = await database.call("reconcile", timeout_s=RECONCILE_TIMEOUT_S, parse=results.records("invariant"))
     return [Finding(row["invariant"], row["user_id"], row["subject"], row["expected"], row["found"]) for row in rows]
 
 
@@ -185,7 +186,7 @@ async def _billed_items(database: Database, since: datetime) -> AsyncIterator[Bi
     after: str | None = None
     while True:
         params = {"p_since": since.isoformat(), "p_after": after, "p_limit": PAGE}
-        page = await database.call("billed_items", params, timeout_s=PAGE_TIMEOUT_S)
+        page = await database.call("billed_items", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("id"))
         for row in page:
             yield BilledItem(
                 row["id"],
@@ -220,7 +221,7 @@ async def _compare_packs(database: Database, stripe: StripeClient, since: dateti
 
 async def _granted_packs(database: Database, session_ids: list[str]) -> dict[str, GrantedPack]:
     params = {"p_sessions": session_ids}
-    rows = await database.call("sold_packs", params, timeout_s=PAGE_TIMEOUT_S)
+    rows = await database.call("sold_packs", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("session_id"))
     return {row["session_id"]: GrantedPack(row["user_id"], row["credits"], row["price_paid_usd"]) for row in rows}
 
 

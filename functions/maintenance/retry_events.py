@@ -10,6 +10,7 @@ from typing import TypedDict, cast
 
 from stripe import Event, InvalidRequestError, StripeClient, StripeError
 
+from functions.common import results
 from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, process_event
 from functions.common.database import Database
 from functions.common.errors import AppError, PaymentUnavailable
@@ -49,7 +50,7 @@ async def _retry_recorded(
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("unfinished_stripe_events", params)
+        page = await database.call("unfinished_stripe_events", params, parse=results.records("event_id"))
         if not page:
             return
         for row in page:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from functions.common import results
 from functions.common.database import Database
 from functions.common.vault import DecryptionFailed, EncryptedColumns, EncryptedKey, StoredKey, Vault
 
@@ -53,7 +54,7 @@ async def rotate_keys(database: Database, vault: Vault, progress: Callable[[str]
         if not await rotation.run_pass():
             break
     params = {"p_current": vault.current_key_id}
-    remaining = await database.call("count_keys_to_rotate", params, timeout_s=BATCH_S)
+    remaining = await database.call("count_keys_to_rotate", params, timeout_s=BATCH_S, parse=results.number)
     return {
         "rotated": rotation.rotated,
         "left": max(0, remaining - len(rotation.unreadable)),
@@ -76,14 +77,18 @@ class _Rotation:
         after: str | None = None
         while True:
             params = {"p_current": self.vault.current_key_id, "p_after": after, "p_limit": BATCH}
-            rows: list[KeyToRotate] = await self.database.call("api_keys_to_rotate", params, timeout_s=BATCH_S)
+            rows: list[KeyToRotate] = await self.database.call(
+                "api_keys_to_rotate", params, timeout_s=BATCH_S, parse=results.records("id")
+            )
             if not rows:
                 return encrypted_any
             after = rows[-1]["id"]
             replacements = [replacement for row in rows if (replacement := self._encrypt_again(row))]
             if replacements:
                 encrypted_any = True
-                self.rotated += await self.database.call("rotate_api_keys", {"p_rows": replacements}, timeout_s=BATCH_S)
+                self.rotated += await self.database.call(
+                    "rotate_api_keys", {"p_rows": replacements}, timeout_s=BATCH_S, parse=results.number
+                )
                 self.progress(f"rotate-keys: {self.rotated:,} keys encrypted with {self.vault.current_key_id}")
 
     def _encrypt_again(self, row: KeyToRotate) -> Replacement | None:

@@ -382,20 +382,21 @@ begin
     -- The admission may still be on its way. It will find this refusal and take nothing.
     perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'Timed out')
     where not exists (select from public.query_refusals r where r.id = p_hold_id);
-    return jsonb_build_object('outcome', 'failed', 'charged_usd', '0');
+    return jsonb_build_object('outcome', 'failed', 'charged_usd', '0', 'persisted', false);
   elsif v_ended.id is null then
     v_ended := private.ended_query(p_hold_id);
   end if;
 
   -- Return
-  return jsonb_build_object('outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text);
+  return jsonb_build_object(
+    'outcome', v_ended.outcome, 'charged_usd', v_ended.charged_usd::text, 'persisted', v_ended.message_id is not null);
 end
 $$;
 comment on function public.release_query(uuid, text, jsonb, uuid) is
   'Ends a query that is not charged and returns its funding. Repeated calls do it once. p_usage as in settle_query: '
   'our cost. p_user_id is needed if the query may still be waiting for admission: the release then waits behind it, or '
   'an admission that comes later takes nothing. '
-  'Returns {outcome, charged_usd}. NOHLD: the query was never admitted.';
+  'Returns {outcome, charged_usd, persisted}. NOHLD: the query was never admitted.';
 revoke all on function public.release_query(uuid, text, jsonb, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.release_query(uuid, text, jsonb, uuid) to service_role;
 

@@ -11,14 +11,19 @@ from typing import Any
 
 import pytest
 
-from functions.common import errors
+from functions.common import errors, results
 from functions.common.aiohttp_transport import AiohttpTransport
-from functions.common.database import CredentialsRefused, Database, OutOfReach, result, with_field
+from functions.common.database import CredentialsRefused, Database, OutOfReach, result
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
 from functions.common.transport import Transport
 from tests.servers import serve_http
+
+
+async def invoke(db: Database, function: str, params: Any = None, **more: Any) -> Any:
+    """Call a function whose result may be of any shape."""
+    return await db.call(function, params, parse=lambda value: value, **more)
 
 
 class Gateway:
@@ -96,8 +101,8 @@ async def test_calls_use_the_service_or_user_token_and_exact_money(
 ) -> None:
     gateway.script = [(200, {"cost_usd": "0.100000"}), (200, True)]
     db = _database(gateway.url, AiohttpTransport(), service_key, anon_key)
-    assert await db.call("settle_query", {"p_a": 1}) == {"cost_usd": Decimal("0.100000")}
-    assert await db.call("usage_summary", user_token="the-users-token") is True
+    assert await invoke(db, "settle_query", {"p_a": 1}) == {"cost_usd": Decimal("0.100000")}
+    assert await invoke(db, "usage_summary", user_token="the-users-token") is True
     await db.close()
     (path, service, body), (_, user, _) = gateway.requests
     assert (path, body) == ("/rest/v1/rpc/settle_query", {"p_a": 1})
@@ -110,23 +115,45 @@ async def test_a_call_is_repeated_while_the_database_is_out_of_reach(
 ) -> None:
     gateway.script = [DOWN, None, (200, "done")]
     db = database(gateway.url)
-    assert await db.call("settle_query") == "done"
+    assert await invoke(db, "settle_query") == "done"
     await db.close()
     assert len(gateway.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("parse", "right", "wrong"),
+    [
+        (results.number, 3, [True, "3", None, 1.5]),
+        (results.flag, True, [1, "true", None, {"deleted": True}]),
+        (results.text, "a", [1, ["a"], {}]),
+        (results.record("hint"), {"hint": "…1234"}, [{"hello": "world"}, [1], None, "x"]),
+        (results.record_or_none("hint"), None, [{"hello": "world"}, [1], "x"]),
+        (results.records("id"), [{"id": 1}], [{"id": 1}, [1], None, [{"hello": "world"}]]),
+    ],
+    ids=["number", "flag", "text", "record", "record or none", "records"],
+)
+async def test_a_result_of_another_shape_is_repeated(
+    gateway: Gateway, database: Callable[[str], Database], parse: Callable[[Any], Any], right: Any, wrong: list[Any]
+) -> None:
+    """It comes from a gateway, or is another function's."""
+    gateway.script = [(200, value) for value in [*wrong, right]]
+    db = database(gateway.url)
+    assert await db.call("put_api_key", parse=parse, timeout_s=30) == right
+    await db.close()
 
 
 async def test_a_permanent_error_is_not_repeated(gateway: Gateway, database: Callable[[str], Database]) -> None:
     gateway.script = [(400, {"code": "NTFND", "message": "There is no such conversation."})]
     db = database(gateway.url)
     with pytest.raises(errors.NotFound, match="no such conversation"):
-        await db.call("admit_query")
+        await invoke(db, "admit_query")
     await db.close()
 
 
 async def test_a_parameter_that_is_no_unicode_is_a_refused_value(database: Callable[[str], Database]) -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.ValueRefused):
-        await db.call("settle_query", {"p_turn": "half an emoji: \ud83d"})
+        await invoke(db, "settle_query", {"p_turn": "half an emoji: \ud83d"})
     await db.close()
 
 
@@ -146,7 +173,7 @@ async def test_a_redirect_is_not_followed(database: Callable[[str], Database]) -
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     with pytest.raises(errors.Unavailable):
-        await db.call("settle_query", timeout_s=0.05)
+        await invoke(db, "settle_query", timeout_s=0.05)
     assert set(paths) == {"/rest/v1/rpc/settle_query"}
     await db.close()
     server.close()
@@ -155,7 +182,7 @@ async def test_a_redirect_is_not_followed(database: Callable[[str], Database]) -
 async def test_an_unreachable_database_fails_within_the_timeout(database: Callable[[str], Database]) -> None:
     db = database("http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(errors.Unavailable):
-        await db.call("admit_query", timeout_s=0.25)
+        await invoke(db, "admit_query", timeout_s=0.25)
     await db.close()
 
 
@@ -169,7 +196,7 @@ async def test_no_time_left_does_not_mean_no_limit(database: Callable[[str], Dat
     for timeout_s in (0.0, -1.0):
         with pytest.raises(errors.Unavailable):
             async with asyncio.timeout(30):
-                await db.call("settle_query", timeout_s=timeout_s)
+                await invoke(db, "settle_query", timeout_s=timeout_s)
     await db.close()
     server.close()
 
@@ -178,7 +205,7 @@ def classified(status: int, content: Any, *, is_user: bool = False) -> type[Exce
     """The exception for a response to a call whose result has the field `id`."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     with pytest.raises((errors.AppError, OutOfReach)) as raised:
-        result(status, body, with_field("id"), is_user=is_user)
+        result(status, body, results.record("id"), is_user=is_user)
     assert "canary" not in getattr(raised.value, "sentence", ""), "the message is internal"
     return raised.type
 
@@ -282,13 +309,13 @@ async def test_calls_succeed_again_right_after_thousands_of_timeouts(database: C
 
     async def call() -> None:
         with pytest.raises(errors.Unavailable):
-            await db.call("admit_query", timeout_s=0.2)
+            await invoke(db, "admit_query", timeout_s=0.2)
 
     for _ in range(6):
         await asyncio.gather(*(call() for _ in range(600)))
     answers.set()
 
-    assert await db.call("admit_query", timeout_s=1) is True
+    assert await invoke(db, "admit_query", timeout_s=1) is True
     await db.close()
     server.close()
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_coro().__name__ == "serve"))  # type: ignore[union-attr]
@@ -313,10 +340,10 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(database: C
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     db = database(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    for call in range(4):
-        assert await db.call("settle_query") is True
-        assert connections == call // 2 + 1
-        if call % 2:
+    for number in range(4):
+        assert await invoke(db, "settle_query") is True
+        assert connections == number // 2 + 1
+        if number % 2:
             await asyncio.wait_for(closed.wait(), 5)
             closed.clear()
     await db.close()
@@ -357,7 +384,7 @@ async def test_a_refused_api_key_is_our_failure(
     gateway.script = [answer] * 9
     db = _database(gateway.url, AiohttpTransport())
     with pytest.raises(errors.Unavailable) as caught:
-        await db.call("usage_summary", user_token=user_token, timeout_s=0.3)
+        await invoke(db, "usage_summary", user_token=user_token, timeout_s=0.3)
     await db.close()
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
     assert counted(capsys.readouterr().out) == [("API key refused", str(answer[0])), ("counted", [1.0])]
@@ -368,7 +395,7 @@ async def test_a_refusal_of_our_key_that_passes_is_no_failure(
 ) -> None:
     gateway.script = [FUTURE, (200, True)]
     db = _database(gateway.url, AiohttpTransport())
-    assert await db.call("admit_query") is True
+    assert await invoke(db, "admit_query") is True
     await db.close()
     assert capsys.readouterr().out == ""
 
@@ -380,6 +407,6 @@ async def test_a_refused_token_of_a_user_is_theirs(
     gateway.script = [(401, {"code": code, "message": "JWT expired"})]
     db = _database(gateway.url, AiohttpTransport())
     with pytest.raises(errors.Unauthenticated):
-        await db.call("usage_summary", user_token="the-users-token")
+        await invoke(db, "usage_summary", user_token="the-users-token")
     await db.close()
     assert capsys.readouterr().out == ""

@@ -38,8 +38,9 @@ PAUSE_S = 0.015
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/responses"}
 PROVIDERS = tuple(PATHS)
 # At most so many times what the relay needs. Measured: 0.5 to 0.75 of its time, because the chat starts one stream in
-# each iteration of its loop and the relay all in one; 1.9 of its memory.
-BUSY_RATIO = 1.5
+# each iteration of its loop and the relay all in one; on a machine with other work, where more streams wait for each
+# iteration, 0.5 to 1.8. And 1.9 of its memory.
+BUSY_RATIO = 3
 MEMORY_RATIO = 3
 
 Db = psycopg.Connection[dict[str, Any]]

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from stripe import StripeClient, StripeError
 
+from functions.common import results
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.stripe_state import read_customer, read_pack_payment
 from functions.common.database import Database
@@ -87,11 +88,11 @@ async def process_event(database: Database, stripe: StripeClient, event: StripeE
             await _apply(database, stripe, event, claim.sequence)
     except Exception as error:
         failure = {"p_event_id": event["id"], "p_error": type(error).__name__}
-        await database.call("finish_stripe_event", failure)
+        await database.call("finish_stripe_event", failure, parse=results.nothing)
         if isinstance(error, StripeError | TimeoutError):
             raise PaymentUnavailable from error
         raise
-    await database.call("finish_stripe_event", {"p_event_id": event["id"]})
+    await database.call("finish_stripe_event", {"p_event_id": event["id"]}, parse=results.nothing)
     return True
 
 
@@ -132,7 +133,7 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
         "p_is_deleted": customer.is_deleted,
         "p_subscription": asdict(customer.subscription) if customer.subscription is not None else None,
     }
-    user_id: str | None = await database.call("apply_customer", params)
+    user_id: str | None = await database.call("apply_customer", params, parse=results.text)
     return user_id
 
 
@@ -141,4 +142,4 @@ async def _apply_payment(database: Database, stripe: StripeClient, payment_id: s
     if found is not None:
         user_id, payment = found
         params = {"p_user_id": user_id, "p_sequence": sequence, "p_payment": asdict(payment)}
-        await database.call("apply_pack", params)
+        await database.call("apply_pack", params, parse=results.text)

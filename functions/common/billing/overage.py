@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stripe import InvalidRequestError, InvoiceItem, StripeClient, Subscription
 
+from functions.common import results
 from functions.common.billing.stripe_state import iso_time, live_subscription, period_of
 from functions.common.database import Database
 from functions.common.money import dumps
@@ -82,7 +83,7 @@ async def bill_overage(database: Database, stripe: StripeClient, user_id: str, c
 async def _claim(database: Database, user_id: str, until: str, draft: str | None) -> list[OverageItem]:
     target = {"invoice": draft} if draft else {}
     params = {"p_user_id": user_id, "p_until": until, "p_target": target}
-    rows = await database.call("claim_overage", params)
+    rows = await database.call("claim_overage", params, parse=results.records("id"))
     return [
         OverageItem(
             id=row["id"],
@@ -116,7 +117,7 @@ async def _place(database: Database, stripe: StripeClient, customer_id: str, ite
             if item.target_invoice is None:
                 raise
             params = {"p_id": item.id, "p_refusals": item.refusals, "p_target": {}}
-            await database.call("retarget_overage", params)
+            await database.call("retarget_overage", params, parse=results.nothing)
             item = dataclasses.replace(item, target_invoice=None, refusals=item.refusals + 1)
     item = dataclasses.replace(item, stripe_invoice_item_id=found.id, invoice_id=id_of(found.invoice))
     await _store(database, item)
@@ -172,7 +173,7 @@ async def _store(database: Database, item: OverageItem) -> None:
         "p_invoice_item_id": item.stripe_invoice_item_id,
         "p_invoice_id": item.invoice_id,
     }
-    await database.call("place_overage", params)
+    await database.call("place_overage", params, parse=results.nothing)
 
 
 async def _create_final_invoice(stripe: StripeClient, customer_id: str, first_item_id: str) -> None:

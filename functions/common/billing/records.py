@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypedDict
 
+from functions.common import results
 from functions.common.database import Database
 
 
@@ -52,5 +53,5 @@ class BillingProfile:
 
 async def billing_profile(database: Database, user_id: str) -> BillingProfile | None:
     """The user's profile; None without a subscription row. Raises Unavailable."""
-    row = await database.call("billing_profile", {"p_user_id": user_id})
+    row = await database.call("billing_profile", {"p_user_id": user_id}, parse=results.record_or_none("email"))
     return None if row is None else BillingProfile(row["email"], row["stripe_customer_id"], row["stripe_sequence"])
