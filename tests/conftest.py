@@ -57,6 +57,8 @@ SLOW_FILES = (
     "tests/functions/test_rotate_keys.py",
     "tests/journeys/test_ai_sdk_stopping.py",
     "tests/journeys/test_endings.py",
+    "tests/journeys/test_frozen.py",
+    "tests/journeys/test_killed_services.py",
     "tests/sql/test_migrations.py",
     "tests/functions/test_chat_own_key.py",
     "tests/journeys/test_canary.py",
@@ -74,6 +76,8 @@ SLOW_FILES = (
     "tests/functions/test_chat.py",
     "tests/functions/billing_histories/",
     "tests/functions/test_chat_endings.py",
+    "tests/functions/test_gateways.py",
+    "tests/functions/test_faults.py",
     "tests/functions/test_many_streams.py",
 )
 

@@ -141,7 +141,7 @@ def test_a_refused_secret_key_is_never_the_users_fault(
         assert [refusal(response) for response in responses] == [REFUSED] * len(responses)
         assert functions.api.usage(user)["included"]["used"] == 0  # read with the user's token
         assert failures(functions.log) >= len(responses)  # a chat also releases what it may have admitted
-    done = command(billing, "expire-credits", SUPABASE_SERVICE_ROLE_KEY=deleted)
+    done = command(billing, "retry-events", SUPABASE_SERVICE_ROLE_KEY=deleted)
     assert done.returncode == 1
     assert "API key refused" in done.stdout
 

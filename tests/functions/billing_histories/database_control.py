@@ -25,7 +25,7 @@ begin
     perform set_config('metering.now', v.at::text, true);
   end if;
   if v.failing = current_setting('request.path', true) then
-    raise exception 'This call fails for the test.';
+    raise invalid_parameter_value using message = 'This call fails for the test.'; -- not repeated
   elsif v.blocked = current_setting('request.path', true) then
     perform pg_advisory_xact_lock(4711);
   end if;
