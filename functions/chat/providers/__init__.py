@@ -104,9 +104,14 @@ class ToolCallStarted:
 MOST_TOKENS = 10_000_000  # of one request: no model has a larger context
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value can be a count of tokens. Gateways also send negative and absurd ones."""
+    return type(value) in (int, float) and 0 <= value <= MOST_TOKENS
+
+
 def counted(value: Any) -> int:
     """A provider's count of tokens; zero where it sent none."""
-    return int(min(value, MOST_TOKENS)) if isinstance(value, int | float) and value > 0 else 0
+    return int(value) if is_count(value) else 0
 
 
 @dataclass(frozen=True, slots=True)

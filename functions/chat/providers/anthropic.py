@@ -3,7 +3,6 @@
 https://docs.claude.com/en/api/messages-streaming
 """
 
-import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,10 @@ from functions.chat.providers import (
     Text,
     Usage,
     counted,
+    is_count,
     parsed_arguments,
 )
-from functions.chat.providers.calls import PartialCall, text_of
+from functions.chat.providers.calls import PartialCall, arguments_of, dict_of, text_of
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.http import HEADERS, Http, Serialized, bearer, dumps
 from functions.chat.providers.sse import events
@@ -60,19 +60,19 @@ class Response:
         """What an event means that is no text. Unknown ones mean nothing."""
         match event["type"]:
             case "content_block_delta":
-                if call := self._calls.get(event.get("index")):
-                    call.pieces += text_of(event["delta"].get("partial_json"))
-            case "content_block_start":
-                return self._start_block(event.get("index"), event["content_block"])
-            case "content_block_stop" if call := self._calls.pop(event.get("index"), None):
-                return (call.ended(),)
+                if call := self._calls.get(_index(event)):
+                    call.pieces += text_of(dict_of(event.get("delta")).get("partial_json"))
+            case "content_block_start" if block := dict_of(event.get("content_block")):
+                return (*self._end_block(_index(event)), *self._start_block(_index(event), block))
+            case "content_block_stop":
+                return self._end_block(_index(event))
             case "message_start":
-                usage = (event.get("message") or {}).get("usage") or {}
+                usage = dict_of(dict_of(event.get("message")).get("usage"))
                 # Its output is what was written so far. If the end has none, the chat estimates it.
                 return (self._count({**usage, "output_tokens": None}),)
             case "message_delta":
-                self._reason = (event.get("delta") or {}).get("stop_reason") or self._reason
-                return (self._count(event.get("usage")),)
+                self._reason = text_of(dict_of(event.get("delta")).get("stop_reason")) or self._reason
+                return (self._count(dict_of(event.get("usage"))),)
             case "message_stop":
                 self.is_complete = True
             case "error":
@@ -92,15 +92,24 @@ class Response:
     def _start_block(self, index: Any, block: Mapping[str, Any]) -> Sequence[Event]:
         if block.get("type") == "tool_use":
             call = self._calls[index] = PartialCall.of(block.get("name"), block.get("id"), IDS)
-            if block.get("input"):
-                call.whole = json.dumps(block["input"])
+            call.whole = arguments_of(block.get("input"))
             return (call.started(),)
         text = text_of(block.get("text"))
         return (Text(text),) if text else ()
 
-    def _count(self, usage: Mapping[str, Any] | None) -> Usage:
-        self._usage |= {name: count for name, count in (usage or {}).items() if count is not None}
+    def _end_block(self, index: Any) -> Sequence[Event]:
+        # Also where another block starts at the index: gateways leave out ends, and use one index for all blocks.
+        call = self._calls.pop(index, None)
+        return (call.ended(),) if call else ()
+
+    def _count(self, usage: Mapping[str, Any]) -> Usage:
+        self._usage |= {name: count for name, count in usage.items() if is_count(count)}
         return usage_of(self._usage)
+
+
+def _index(event: Mapping[str, Any]) -> int | None:
+    index = event.get("index")
+    return index if isinstance(index, int) else None
 
 
 class Anthropic:
@@ -122,7 +131,11 @@ class Anthropic:
             response = Response(faults)
             async for event in events(chunks):
                 # Nearly all events are text.
-                if event["type"] == "content_block_delta" and isinstance(text := event["delta"].get("text"), str):
+                if (
+                    event["type"] == "content_block_delta"
+                    and type(delta := event.get("delta")) is dict
+                    and type(text := delta.get("text")) is str
+                ):
                     yield Text(text)
                     continue
                 for found in response.read(event):
@@ -185,6 +198,8 @@ def _assistant_blocks(message: Message) -> "Iterator[TextBlockParam | ToolUseBlo
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:
     """The tokens of Anthropic's usage object. Anthropic's input excludes cached tokens; ours includes them."""
+    if "input_tokens" not in usage:  # the chat estimates the whole input
+        return Usage(tokens_output=counted(usage.get("output_tokens")))
     cache_read = counted(usage.get("cache_read_input_tokens"))
     cache_write = counted(usage.get("cache_creation_input_tokens"))
     return Usage(

@@ -4,8 +4,10 @@ Each call gets an id of ours. Providers' ids may be missing, the same in every s
 refuses.
 """
 
+import json
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,16 @@ NOT_IN_A_NAME = re.compile("[^a-zA-Z0-9_-]")
 def text_of(value: Any) -> str:
     """The value if it is a text, otherwise an empty text."""
     return value if isinstance(value, str) else ""
+
+
+def dict_of(value: Any) -> Mapping[str, Any]:
+    """The value if it is an object, otherwise an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def arguments_of(value: Any) -> str:
+    """Arguments that did not come in pieces, as text. Gateways also send them as an object."""
+    return value if isinstance(value, str) else json.dumps(value) if value else ""
 
 
 def new_id() -> str:

@@ -20,7 +20,7 @@ from functions.chat.providers import (
     counted,
     parsed_arguments,
 )
-from functions.chat.providers.calls import PartialCall, text_of
+from functions.chat.providers.calls import PartialCall, arguments_of, dict_of, text_of
 from functions.chat.providers.faults import Faults
 from functions.chat.providers.http import HEADERS, Http, Serialized, bearer, dumps
 from functions.chat.providers.sse import events
@@ -45,7 +45,9 @@ class Response:
         self.failure: AppError | None = None
         self._faults = faults
         self._refuses = False
-        self._calls: dict[Any, PartialCall] = {}  # by the index of their item
+        self._calls: list[tuple[PartialCall, set[Any]]] = []  # that have not ended, with the names of their items
+        self._place: tuple[Any, Any] | None = None  # of the last piece of arguments
+        self._written: tuple[PartialCall, set[Any]] | None = None  # the call of that piece
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Event]:
         """What an event means that is no text. Unknown ones mean nothing."""
@@ -53,36 +55,50 @@ class Response:
             case "response.refusal.delta":
                 self._refuses = True
                 return (Text(text_of(event.get("delta"))),)
-            case "response.function_call_arguments.delta" if call := self._calls.get(event.get("output_index")):
-                call.pieces += text_of(event.get("delta"))
-            case "response.output_item.added" if event["item"].get("type") == "function_call":
-                call = self._calls[event.get("output_index")] = _call(event["item"])
+            case "response.function_call_arguments.delta":
+                place = (event.get("output_index"), event.get("item_id"))
+                if place != self._place:  # most follow another one of their call
+                    self._place, self._written = place, self._known(_names(event, {}))
+                if self._written:
+                    self._written[0].pieces += text_of(event.get("delta"))
+            case "response.output_item.added" if item := _called(event):
+                call = _call(item)
+                self._calls.append((call, _names(event, item)))
+                self._place = None
                 return (call.started(),)
-            case "response.output_item.done" if event["item"].get("type") == "function_call":
-                return self._end_call(event.get("output_index"), event["item"])
+            case "response.output_item.done" if item := _called(event):
+                return self._end_call(_names(event, item), item)
             case "response.completed" | "response.incomplete" as kind:
-                return self._end(kind, event.get("response") or {})
+                return self._end(kind, dict_of(event.get("response")))
             case "response.failed":
                 self.failure = self._faults.from_event(event.get("response"))
-                return (usage_of(event.get("response") or {}),)
+                return (usage_of(dict_of(event.get("response"))),)
             case "error":
                 self.failure = self._faults.from_event(event)  # documented as flat, but sent nested
         return ()
 
-    def _end_call(self, index: Any, item: Mapping[str, Any]) -> Sequence[Event]:
-        known = self._calls.pop(index, None)
-        call = known or _call(item)
-        call.whole = text_of(item.get("arguments"))
+    def _known(self, names: set[Any]) -> tuple[PartialCall, set[Any]] | None:
+        """The call with the most of these names. One is not enough: gateways leave out some, and repeat others."""
+        known = max(self._calls, key=lambda known: len(known[1] & names), default=None)
+        return known if known and known[1] & names else None
+
+    def _end_call(self, names: set[Any], item: Mapping[str, Any]) -> Sequence[Event]:
+        known = self._known(names)
+        if known:
+            self._calls.remove(known)
+            self._place = None
+        call = known[0] if known else _call(item)
+        call.whole = arguments_of(item.get("arguments"))
         return (call.ended(),) if known else (call.started(), call.ended())
 
     def _end(self, kind: str, response: Mapping[str, Any]) -> Sequence[Event]:
         self.is_complete = True
-        reason = (response.get("incomplete_details") or {}).get("reason")
+        reason = dict_of(response.get("incomplete_details")).get("reason")
         if self._refuses or reason == "content_filter":
             return (usage_of(response), Finished("content-filter"))
         if kind == "response.incomplete":
             return (usage_of(response), Finished("length"))
-        unended = [call.ended() for call in self._calls.values()]  # whose end was not sent
+        unended = [call.ended() for call, _ in self._calls]  # whose end was not sent
         return (*unended, usage_of(response), Finished("stop"))
 
 
@@ -135,6 +151,18 @@ class OpenAI:
         )
 
 
+def _called(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The item of an event if it is a tool call."""
+    item = dict_of(event.get("item"))
+    return item if item.get("type") == "function_call" else None
+
+
+def _names(event: Mapping[str, Any], item: Mapping[str, Any]) -> set[Any]:
+    """What the events of an item may have in common. Items without all of this are taken for the same one."""
+    names = (event.get("output_index"), event.get("item_id"), item.get("id"), item.get("call_id"))
+    return {name for name in names if isinstance(name, int | str) and name != ""} or {None}
+
+
 def _call(item: Mapping[str, Any]) -> PartialCall:
     return PartialCall.of(item.get("name"), item.get("call_id"), IDS)
 
@@ -167,8 +195,10 @@ def to_items(message: Message) -> "Iterator[ResponseInputItemParam]":
 
 def usage_of(response: Mapping[str, Any]) -> Usage:
     """The tokens of a response. OpenAI's input includes cached tokens, as ours does."""
-    usage = response.get("usage") or {}
-    details = usage.get("input_tokens_details") or {}
+    usage = dict_of(response.get("usage"))
+    if not counted(usage.get("input_tokens")):  # the chat estimates the whole input
+        return Usage(tokens_output=counted(usage.get("output_tokens")))
+    details = dict_of(usage.get("input_tokens_details"))
     cache_read, cache_write = counted(details.get("cached_tokens")), counted(details.get("cache_write_tokens"))
     return Usage(
         # A gateway may leave the cached tokens out. The price list refuses more cached tokens than there are.
