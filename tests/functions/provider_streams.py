@@ -13,7 +13,7 @@ Json = dict[str, Any]
 TOOLS = ["get_bill", "find_mps", "no_such_tool", "functions.get_bill", ""]
 IDS = ["toolu_1", "call_0", "", "functions.get_bill:0", "é"]
 ARGUMENTS = ['{"number": "C-5"}', "{}", "", '{"number": "\\ud83d\\ude00"}', "[1]", '{"a": "\\u0000"}', '{"a": ', "🍁"]
-ANTHROPIC_REASONS = ["end_turn", "tool_use", "stop_sequence", "max_tokens", "refusal", "pause_turn", "unheard_of"]
+ANTHROPIC_REASONS = ["end_turn", "tool_use", "stop_sequence", "max_tokens", "refusal", "pause_turn", "unknown_reason"]
 USAGES: list[Any] = [{"input_tokens": 7, "output_tokens": 3}, {}, None, {"input_tokens": None, "output_tokens": -1}]
 
 
@@ -127,7 +127,7 @@ def responses(draw: st.DrawFn) -> Response:
         open_ones = [events for events in waiting if events]
         middle.append((draw(st.sampled_from(open_ones)) if is_mixed else open_ones[0]).pop(0))
         if draw(st.integers(0, 9)) == 0:
-            middle.append({"type": draw(st.sampled_from(["ping", "response.in_progress", "unheard.of"]))})
+            middle.append({"type": draw(st.sampled_from(["ping", "response.in_progress", "unknown.event"]))})
     usage = draw(st.sampled_from(USAGES))
     if provider == "anthropic":
         end: Json = {"type": "message_delta", "delta": {"stop_reason": draw(st.sampled_from(ANTHROPIC_REASONS))}}

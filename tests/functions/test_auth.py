@@ -302,7 +302,7 @@ async def test_a_project_may_have_a_secret_and_published_keys(project: Project) 
 async def test_missing_keys_are_our_failure(
     project: Project, body: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token of any algorithm may be valid as long as nobody knows the project's keys."""
+    """Without the project's keys, no token can be called invalid, whatever its algorithm."""
     clock = Clock()
     monkeypatch.setattr(auth, "time", clock)
     private = ec.generate_private_key(ec.SECP256R1())

@@ -77,7 +77,7 @@ def test_an_answer_without_usage_is_charged_and_estimated(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("fault", ["whole-input", "stop-reason end_turn", "stop-reason unheard_of"])
+@pytest.mark.parametrize("fault", ["whole-input", "stop-reason end_turn", "stop-reason unknown_reason"])
 def test_a_tool_is_run_for_every_call_that_came(api: Api, person: NewPerson, provider: str, fault: str) -> None:
     streamed = api.stream(person("basic"), question(f"{BILL} [fault:{fault}]", provider=provider))
     (output,) = of_kind(streamed, "tool-output-available")

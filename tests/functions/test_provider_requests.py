@@ -33,6 +33,7 @@ from functions.chat.tools.parliament import Parliament
 from functions.common.errors import AppError, PromptRefused, ProviderDown, ProviderTimeout
 from functions.common.settings import load
 from functions.common.vault import PlainKey
+from tests.servers import listening
 
 NAMES = {"anthropic": "Anthropic", "openai": "OpenAI"}
 PROVIDERS = list(NAMES)
@@ -79,12 +80,8 @@ class Wire:
 @asynccontextmanager
 async def wire_server() -> AsyncIterator[Wire]:
     wire = Wire()
-    server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
-    wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(wire.serve) as wire.url:
         yield wire
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from tests.conftest import Person
 from tests.functions.provider_streams import Response, Written, damaged, plain, responses, written
 from tests.journeys.endings_client import Received, check_protocol
 from tests.own_keys import store_key
+from tests.servers import listening
 
 FULL = bool(os.environ.get("PROVE"))
 PROMPT = Prompt("m", "s", "t", [Message("user", "q")], [], True, 100)
@@ -189,12 +190,8 @@ class Gateway:
 @pytest.fixture(scope="module")
 async def gateway() -> AsyncIterator[Gateway]:
     gateway = Gateway()
-    server = await asyncio.start_server(gateway.serve, "127.0.0.1", 0)
-    gateway.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(gateway.serve) as gateway.url:
         yield gateway
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

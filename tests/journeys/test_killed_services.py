@@ -80,7 +80,7 @@ def slow_question(chance: random.Random) -> dict[str, Any]:
 
 
 def ask(http: httpx.Client, person: Person, body: dict[str, Any]) -> Asked | None:
-    """Ask a question. Its service may be killed meanwhile. None: nobody listened."""
+    """Ask a question. The chat may be killed during the answer. Returns None if the connection was refused."""
     asked = Asked(person, body)
     try:
         with http.stream("POST", "/chat", json=asked.body, headers=person.headers) as response:
@@ -100,7 +100,7 @@ def kill_postgres(stack: Stack) -> None:
     for child in children:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-    while any(alive(child) for child in children):
+    while any(alive(child) for child in children):  # the test's timeout limits this
         time.sleep(0.01)
 
 
@@ -112,9 +112,9 @@ def kill_and_restart(stack: Stack, chat: Process, chance: random.Random) -> None
         (chat.kill, chat.start),
     ]
     for kill, start in chance.sample(kinds * (KILLS // 3 + 1), KILLS):
-        time.sleep(chance.uniform(0.5, 2))
+        time.sleep(chance.uniform(0.5, 2))  # chooses the moment of the kill
         kill()
-        time.sleep(chance.uniform(0, 10 if FULL else 2))
+        time.sleep(chance.uniform(0, 10 if FULL else 2))  # the length of the outage
         start()
 
 
@@ -141,7 +141,7 @@ def test_every_answer_that_finished_is_charged_once_and_kept(
                         attempts += 1
                     if asked is not None and (asked.has_finished or attempts == 2):
                         body, attempts = slow_question(chance), 0
-                    else:  # whoever got no whole answer sends the message again
+                    else:  # the answer is incomplete: send the same message again
                         is_over.wait(0.2)
             return everything
 

@@ -203,7 +203,7 @@ def aimock_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except httpx.TransportError:
                 assert server.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline, "aimock does not answer"
-                time.sleep(0.05)
+                time.sleep(0.05)  # between attempts to connect
         yield url
         server.terminate()
 

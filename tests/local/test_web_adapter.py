@@ -1,7 +1,6 @@
 """The stand-in for Lambda with its Web Adapter, with a small app in place of the chat."""
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,8 @@ import httpx
 import pytest
 
 from infra.local import web_adapter
-from infra.local.postgres import ROOT
 from infra.local.web_adapter import TIMEOUT_HEADER, WebAdapter
+from tests.package.kit import unpack_stub
 
 APP = """
 import asyncio, json, os
@@ -53,11 +52,7 @@ def create():
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     """The function's folder, with the small app."""
-    folder = tmp_path / "root/functions/chat"
-    folder.mkdir(parents=True)
-    shutil.copy2(ROOT / "functions/chat/run.sh", folder)
-    (folder / "handler.py").write_text(APP)
-    return tmp_path / "root"
+    return unpack_stub(tmp_path / "root", APP)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import http.client
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.kit import ROOT
+from tests.package.kit import ROOT, unpack_stub
 from tests.servers import free_port
 
 STUB = """
@@ -39,11 +38,7 @@ def create():
 @pytest.fixture
 def task_root(tmp_path: Path) -> Path:
     """The unpacked artifact, with a stub in place of the app."""
-    folder = tmp_path / "functions/chat"
-    folder.mkdir(parents=True)
-    shutil.copy2(ROOT / "functions/chat/run.sh", folder)
-    (folder / "handler.py").write_text(STUB)
-    return tmp_path
+    return unpack_stub(tmp_path, STUB)
 
 
 @contextmanager
