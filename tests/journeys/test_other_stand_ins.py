@@ -4,6 +4,8 @@ Ours was written with this chat and shares its assumptions. These do not.
 """
 
 import json
+import os
+import signal
 import subprocess
 import time
 import uuid
@@ -194,7 +196,10 @@ def aimock_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "fixtures.json").write_text(json.dumps({"fixtures": fixtures(AIMOCK_TEXTS)}), encoding="utf-8")
     port = free_port()
     command = ["node", str(AIMOCK), "-p", str(port), "-f", str(folder / "fixtures.json"), "-c", "3"]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as server,
+    ):
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 20
         while True:
             try:
@@ -205,7 +210,7 @@ def aimock_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 assert time.monotonic() < deadline, "aimock does not answer"
                 time.sleep(0.05)  # between attempts to connect
         yield url
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # the group, because `node` is a script that starts the program
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
