@@ -15,9 +15,9 @@ from psycopg.rows import dict_row
 
 from functions.chat.budget import prefix_tokens
 from functions.chat.providers import Usage, prices
+from functions.chat.sources import Addresses, Parliament
 from functions.chat.system_prompt import system_prompt
 from functions.chat.tools import Tools
-from functions.chat.tools.parliament import Parliament
 from infra.local.migrations import build_from, throwaway_postgres
 from infra.local.postgres import MIGRATIONS, ROOT
 
@@ -31,9 +31,8 @@ WORST_RATIO = 2  # of a price: the most that may be lost
 
 # The system prompt and the tools, which are read from the cache. The other tokens are those of docs/transcript.md, five
 # questions in a row (`tests/journeys/test_conversation.py` compares), with answers of the length that we ask for.
-PREFIX = prefix_tokens(
-    system_prompt(), Tools(Parliament("https://x.invalid", "https://x.invalid", ""), print).definitions
-)
+NOWHERE = Parliament.at(Addresses(openparliament="https://x.invalid", represent="https://x.invalid"), "")
+PREFIX = prefix_tokens(system_prompt(), Tools(NOWHERE, print).definitions)
 LEAST = (Usage(PREFIX + 200, 60, PREFIX),)
 TYPICAL = (Usage(PREFIX + 2_200, 60, PREFIX), Usage(PREFIX + 3_400, 400, PREFIX))
 

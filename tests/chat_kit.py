@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functions.chat.chat import Chat
 from functions.chat.providers import Providers
 from functions.chat.settings import ChatSettings
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
 from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
@@ -35,7 +35,7 @@ def chat_environment(stack: Stack) -> dict[str, str]:
 async def running_chat(environment: Mapping[str, str], providers: Providers | None = None) -> AsyncIterator[Chat]:
     """A chat in this process. `providers` replaces those of the environment."""
     settings = load(ChatSettings, environment)
-    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    parliament = Parliament.at(settings.addresses, settings.contact)
     vault, observer = load_vault(environment), Observer("chat-in-test")
     chat = Chat(Database(settings, observer), providers or Providers(settings), parliament, vault, observer)
     try:

@@ -14,7 +14,6 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.tool import Tool
 from functions.common.auth import User, current_user
 from functions.common.observe import Observer
@@ -22,6 +21,7 @@ from functions.common.web import create_app
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
 from tests.conftest import Connect, new_user
+from tests.sources import parliament_at
 from tests.sql import test_catalogue
 from tests.sql.metering import Db, value
 
@@ -160,7 +160,7 @@ async def test_route_template_answers_and_checks_the_body(monkeypatch: pytest.Mo
 async def test_tool_template_returns_items_with_sources(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = module_of("A new tool", monkeypatch).TOOL
     assert isinstance(tool, Tool)
-    parliament = Parliament(stack.info["parliament_url"], stack.info["parliament_url"], "")
+    parliament = parliament_at(stack.info["parliament_url"])
     try:
         result = await tool.run(tool.arguments(province="ON", limit=2), parliament, "fr")
     finally:

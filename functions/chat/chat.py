@@ -10,8 +10,8 @@ from functions.chat.own_key import OwnKeys
 from functions.chat.progress import ProgressWriter
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
+from functions.chat.sources import Parliament
 from functions.chat.tools import Tools
-from functions.chat.tools.parliament import Parliament
 from functions.chat.turn import Turn
 from functions.common import results
 from functions.common.database import Database

@@ -21,9 +21,10 @@ from functions.chat.providers import (
     prices,
 )
 from functions.chat.providers.failover import Failover
+from functions.chat.sources.base import Language
 from functions.chat.spending import Spending, estimated
 from functions.chat.system_prompt import cut_short
-from functions.chat.tools import Language, Outcome, Tools
+from functions.chat.tools import Outcome, Tools
 from functions.chat.wire import MessageStream
 from functions.common.errors import InvalidRequest, ProviderError
 from functions.common.surrogates import Joiner

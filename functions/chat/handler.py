@@ -22,7 +22,7 @@ from functions.chat.event_stream import EventStream
 from functions.chat.providers import Providers, prices
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
 from functions.common import results
 from functions.common.auth import CurrentUser, Verifier, current_user
 from functions.common.database import Database
@@ -118,7 +118,7 @@ def start(app: FastAPI) -> None:
     settings, vault = load(ChatSettings, environment), load_vault(environment)
     observer: Observer = app.state.observer
     app.state.verifier = Verifier(settings, observer)
-    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    parliament = Parliament.at(settings.addresses, settings.contact)
     app.state.chat = Chat(Database(settings, observer), Providers(settings), parliament, vault, observer)
 
 

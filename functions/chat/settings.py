@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from functions.chat.sources import Addresses
 from functions.common.settings import BaseUrl, ProviderAddresses, SupabaseSettings
 
 ProviderName = Literal["anthropic", "openai"]
@@ -23,6 +24,11 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
         if not self.platform_providers:
             raise ValueError("ANTHROPIC_API_KEY or OPENAI_API_KEY is missing")
         return self
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the sources of the public record are."""
+        return Addresses(openparliament=self.parliament_api_url, represent=self.represent_api_url)
 
     @property
     def platform_providers(self) -> list[ProviderName]:

@@ -15,8 +15,9 @@ from zoneinfo import ZoneInfo
 
 from functions.chat import limits
 from functions.chat.request import Context
-from functions.chat.tools import Language, Source, ToolError
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import Language, SourceError
+from functions.chat.tools import Source
 from functions.chat.tools.records import describe_bill, describe_mp
 from functions.chat.wire import Ending
 from functions.common import money
@@ -75,7 +76,7 @@ async def _record(context: Context, language: Language, parliament: Parliament) 
                 return await describe_mp(parliament, context.id or "", language)
             if context.type == "bill" and (bill := BILL.fullmatch(context.id or "")):
                 return await describe_bill(parliament, bill[1], bill[2].upper(), language)
-    except (ToolError, TimeoutError):
+    except (SourceError, TimeoutError):
         pass  # The model can still find it with its tools.
     return None
 

@@ -22,10 +22,10 @@ from functions.chat.own_key import OwnKeys
 from functions.chat.progress import ProgressWriter, TurnProgress
 from functions.chat.providers import FinishReason, Message, Prompt, Providers, Spent
 from functions.chat.providers.failover import Failover
+from functions.chat.sources import Parliament
 from functions.chat.spending import Spending
 from functions.chat.system_prompt import last_sentence, situation, system_prompt
 from functions.chat.tools import Tools
-from functions.chat.tools.parliament import Parliament
 from functions.common.errors import AppError, ByokKeyRejected, Internal, PromptRefused, ProviderError, ProviderTimeout
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile

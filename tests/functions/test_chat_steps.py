@@ -15,14 +15,16 @@ from functions.chat.answer import Answer, Call, Step
 from functions.chat.history import bytes_of, fitting
 from functions.chat.providers import Message, Prompt, ToolCall, ToolResult, Usage
 from functions.chat.request import Context, ContextType
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import Language
 from functions.chat.spending import estimated
 from functions.chat.system_prompt import situation
-from functions.chat.tools import Language, Outcome, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.tools import Outcome, Source
 from functions.chat.wire import MessageStream
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, Streamed, question
 from tests.conftest import Person
+from tests.sources import parliament_at
 
 NewPerson = Callable[..., Person]
 Db = psycopg.Connection[dict[str, Any]]
@@ -185,7 +187,7 @@ def test_a_failure_after_the_first_byte_is_not_retried(api: Api, person: NewPers
 async def record(stack: Stack) -> AsyncIterator[Parliament]:
     """The chat's client of the public record."""
     url = stack.info["parliament_url"]
-    record = Parliament(url, url, "tests")
+    record = parliament_at(url)
     yield record
     await record.close()
 

@@ -29,11 +29,11 @@ from functions.chat.providers.openai import to_items
 from functions.chat.settings import ChatSettings
 from functions.chat.system_prompt import system_prompt
 from functions.chat.tools import Definition, Tools
-from functions.chat.tools.parliament import Parliament
 from functions.common.errors import AppError, PromptRefused, ProviderDown, ProviderTimeout
 from functions.common.settings import load
 from functions.common.vault import PlainKey
 from tests.servers import listening
+from tests.sources import parliament_at
 
 NAMES = {"anthropic": "Anthropic", "openai": "OpenAI"}
 PROVIDERS = list(NAMES)
@@ -191,7 +191,7 @@ def openai_arguments(prompt: Prompt) -> dict[str, Any]:
 
 # Requests -----------------------------------------------------------------------------------------------------------
 
-TOOLS = Tools(Parliament("http://127.0.0.1:9", "http://127.0.0.1:9", ""), lambda name, error: None).definitions
+TOOLS = Tools(parliament_at("http://127.0.0.1:9"), lambda name, error: None).definitions
 
 
 def prompt_of(*messages: Message, **changes: Any) -> Prompt:

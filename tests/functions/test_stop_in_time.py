@@ -17,10 +17,10 @@ from functions.chat import limits
 from functions.chat.chat import Chat
 from functions.chat.providers import Event, Opened, Text
 from functions.chat.request import ChatRequest
-from functions.chat.tools.parliament import Parliament
 from functions.common.observe import Observer
 from functions.common.vault import Vault
 from tests.api import question
+from tests.sources import parliament_at
 
 STOP_S = 3.0  # the promise
 LAG_S = 1.0  # the promise
@@ -120,7 +120,7 @@ class Talkative:
 def process(database: OneHold) -> Chat:
     """A process of the chat function."""
     known = {"ENCRYPTION_KEY": "0" * 64}
-    parliament = Parliament("http://127.0.0.1:9", "http://127.0.0.1:9", "")
+    parliament = parliament_at("http://127.0.0.1:9")
     vault = Vault(known, lambda: known)
     return Chat(database, Talkative(), parliament, vault, Observer("stop"))  # type: ignore[arg-type]
 

@@ -23,7 +23,7 @@ from functions.chat.feed import Feed
 from functions.chat.providers import Providers
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
 from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.observe import Observer
@@ -70,7 +70,7 @@ async def run(turn: dict[str, Any]) -> None:
 
     Feed.write = write  # type: ignore[method-assign]
     database, vault = SteppedDatabase(settings, steps), load_vault(turn["environment"])
-    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    parliament = Parliament.at(settings.addresses, settings.contact)
     chat = Chat(database, Providers(settings), parliament, vault, Observer("killable-turn"))
     answering = chat.start(turn["user_id"], ChatRequest.model_validate(turn["body"]), "request")
     with suppress(AppError):

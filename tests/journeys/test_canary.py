@@ -28,7 +28,7 @@ from functions.chat.chat import Chat
 from functions.chat.providers import Event, Opened, Prompt, Provider, Providers, Text
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
 from functions.common.database import Database
 from functions.common.errors import AppError, Internal, ProviderTimeout
 from functions.common.observe import Observer
@@ -417,7 +417,7 @@ async def chatting(environ: Mapping[str, str]) -> AsyncIterator[Chat]:
     settings = load(ChatSettings, environ)
     # A unique name, because powertools reuses a logger of the same name with its old stream.
     observer = Observer(f"canary-{uuid.uuid4()}")
-    parliament = Parliament(settings.parliament_api_url, settings.represent_api_url, settings.contact)
+    parliament = Parliament.at(settings.addresses, settings.contact)
     chat = Chat(Database(settings, observer), Providers(settings), parliament, load_vault(environ), observer)
     yield chat
     await chat.close()

@@ -15,12 +15,13 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from functions.chat import limits
-from functions.chat.tools.base import Definition, JsonObject, Language, Outcome, RecordNotFound, Source, ToolError
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language, SourceError
+from functions.chat.tools.base import Definition, Outcome, Source, ToolError
 from functions.chat.tools.tool import Tool
 from functions.common.validation import field_errors
 
-__all__ = ["Definition", "Language", "Outcome", "RecordNotFound", "Source", "ToolError", "Tools"]
+__all__ = ["Definition", "Outcome", "Source", "ToolError", "Tools"]
 
 
 class Tools:
@@ -53,7 +54,7 @@ class Tools:
                 result = await tool.run(validated, self._parliament, language)
             if len(orjson.dumps(result.data)) > limits.TOOL_RESULT_BYTES:
                 raise ValueError("the result exceeds TOOL_RESULT_BYTES")
-        except ToolError as error:
+        except (ToolError, SourceError) as error:
             return _failed(str(error))
         except TimeoutError:
             return _failed(f"{name} took longer than {limits.TOOL_S:g} seconds and was cancelled.")

@@ -1,18 +1,12 @@
 """Types shared by the tools and by their callers. Imports no other module of this package."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
-Language = Literal["en", "fr"]
-JsonObject = dict[str, Any]
+from functions.chat.sources.base import JsonObject
 
 
 class ToolError(Exception):
     """A call failed. The message is one sentence for the model and the client, without internal details."""
-
-
-class RecordNotFound(ToolError):
-    """The requested object does not exist."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
-from functions.chat.tools.base import JsonObject, Language, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.tools.base import Source
 from functions.chat.tools.records import bill_source, describe_mp
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import contains_words, localized, shorten
@@ -42,8 +43,8 @@ async def find_bills(arguments: FindBills, parliament: Parliament, language: Lan
         sources.append(source)
     session = arguments.session
     if session is None and arguments.number is None and arguments.sponsor is None:
-        criteria["session"] = session = await parliament.current_session()
-    bills, more = await parliament.list_records(
+        criteria["session"] = session = await parliament.openparliament.current_session()
+    bills, more = await parliament.openparliament.list_records(
         "bills",
         session=session,
         number=arguments.number,

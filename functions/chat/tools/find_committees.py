@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
 from functions.chat.tools.arguments import Arguments, Limit, Words
-from functions.chat.tools.base import JsonObject, Language
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import contains_words, localized, shorten
@@ -22,7 +22,7 @@ class FindCommittees(Arguments):
 
 async def find_committees(arguments: FindCommittees, parliament: Parliament, language: Language) -> ToolData:
     """The committees of the newest session that has any, by name."""
-    committees = (await parliament.list_records("committees")).records
+    committees = (await parliament.openparliament.list_records("committees")).records
     words = arguments.words
     found = [committee for committee in committees if words is None or _name_contains(words, committee)]
     items = [_item(committee, parliament, language) for committee in found]

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.represent import Representative
 from functions.chat.tools.arguments import Arguments, Limit, Words
-from functions.chat.tools.base import JsonObject, Language, Source, ToolError
-from functions.chat.tools.parliament import Parliament, Representative
+from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.records import mp_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import contains_words, localized, normalize, slug_of
@@ -44,10 +46,10 @@ class FindMps(Arguments):
 
 async def find_mps(arguments: FindMps, parliament: Parliament, language: Language) -> ToolData:
     """The MPs who match all criteria. An exact match of the name is first."""
-    sitting = mps = await parliament.sitting_mps()
+    sitting = mps = await parliament.openparliament.sitting_mps()
     unmatched: list[Item] = []
     if arguments.postal_code is not None:
-        people = await parliament.representatives(arguments.postal_code.replace(" ", "").replace("-", ""))
+        people = await parliament.represent.representatives(arguments.postal_code.replace(" ", "").replace("-", ""))
         mps, unmatched = _match_representatives(people, sitting, parliament)
     if arguments.party is not None:
         _check_party(arguments.party, sitting)
@@ -102,7 +104,9 @@ def _match_representatives(
         mp = _find_mp(person, mps)
         if mp is None:
             data = {"name": person.name, "party": person.party, "riding": person.riding}
-            unmatched.append(Item(data, Source(parliament.public_url("/politicians/"), "openparliament.ca")))
+            unmatched.append(
+                Item(data, Source(parliament.openparliament.public_url("/politicians/"), "openparliament.ca"))
+            )
         elif mp not in matched:
             matched.append(mp)
     return matched, unmatched

@@ -1,8 +1,9 @@
 """get_bill: a bill's title, status, sponsor, dates and links."""
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language, RecordNotFound
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
-from functions.chat.tools.base import JsonObject, Language, RecordNotFound, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.tools.base import Source
 from functions.chat.tools.records import MpSummary, describe_mp, summarize_bill
 from functions.chat.tools.text import localized, localized_url, shorten, slug_of
 from functions.chat.tools.tool import Tool, ToolData
@@ -15,7 +16,7 @@ class GetBill(Arguments):
 
 async def get_bill(arguments: GetBill, parliament: Parliament, language: Language) -> ToolData:
     """The bill. The sources include the sponsor's page."""
-    bill = await parliament.get_bill(arguments.session, arguments.number)
+    bill = await parliament.openparliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
     sponsor, sponsor_sources = await _sponsor(bill, parliament, language)
     votes = bill.get("vote_urls") or []

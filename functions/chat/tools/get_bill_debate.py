@@ -1,8 +1,8 @@
 """get_bill_debate: the speeches of the House's debate on a bill."""
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import Language
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, Session
-from functions.chat.tools.base import Language
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import speech_item, summarize_bill
 from functions.chat.tools.results import list_result, speech_text_limit
 from functions.chat.tools.tool import Tool, ToolData
@@ -16,9 +16,9 @@ class GetBillDebate(Arguments):
 
 async def get_bill_debate(arguments: GetBillDebate, parliament: Parliament, language: Language) -> ToolData:
     """The newest speeches first, without procedural ones."""
-    bill = await parliament.get_bill(arguments.session, arguments.number)
+    bill = await parliament.openparliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
-    speeches, more = await parliament.list_records(
+    speeches, more = await parliament.openparliament.list_records(
         "speeches", limit=arguments.limit, bill_debated=bill.get("url"), procedural="False"
     )
     text_limit = speech_text_limit(len(speeches))

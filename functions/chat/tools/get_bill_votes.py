@@ -1,8 +1,8 @@
 """get_bill_votes: the recorded votes on a bill, with totals and results."""
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, Session
-from functions.chat.tools.base import JsonObject, Language
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import summarize_bill, vote_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import localized, shorten
@@ -17,9 +17,9 @@ class GetBillVotes(Arguments):
 
 async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, language: Language) -> ToolData:
     """The newest votes first. Reads the bill too, so that an unknown bill is an error and not an empty list."""
-    bill = await parliament.get_bill(arguments.session, arguments.number)
+    bill = await parliament.openparliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
-    votes, more = await parliament.list_records("votes", limit=arguments.limit, bill=bill.get("url"))
+    votes, more = await parliament.openparliament.list_records("votes", limit=arguments.limit, bill=bill.get("url"))
     items = [_item(vote, parliament, language) for vote in votes]
     return list_result({**summary}, [source], items, arguments.limit, more=more)
 

@@ -1,8 +1,9 @@
 """get_committee: a committee and its meetings."""
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
 from functions.chat.tools.arguments import Arguments, CommitteeSlug, Limit
-from functions.chat.tools.base import JsonObject, Language, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.tools.base import Source
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import localized, shorten
@@ -18,9 +19,9 @@ class GetCommittee(Arguments):
 
 async def get_committee(arguments: GetCommittee, parliament: Parliament, language: Language) -> ToolData:
     """The newest meetings first. Includes future meetings."""
-    committee = await parliament.get_committee(arguments.slug)
+    committee = await parliament.openparliament.get_committee(arguments.slug)
     source = committee_source(parliament, committee, language)
-    meetings, more = await parliament.list_records(
+    meetings, more = await parliament.openparliament.list_records(
         "committees", "meetings", limit=arguments.limit, committee=arguments.slug
     )
     meetings.sort(key=lambda meeting: str(meeting.get("date") or ""), reverse=True)
@@ -39,7 +40,11 @@ async def get_committee(arguments: GetCommittee, parliament: Parliament, languag
 
 
 def _item(meeting: JsonObject, committee: str | None, parliament: Parliament, language: Language) -> Item:
-    url, number, date = parliament.public_url(meeting.get("url")), meeting.get("number"), meeting.get("date")
+    url, number, date = (
+        parliament.openparliament.public_url(meeting.get("url")),
+        meeting.get("number"),
+        meeting.get("date"),
+    )
     word = "réunion" if language == "fr" else "meeting"
     data = {
         "meeting": number,

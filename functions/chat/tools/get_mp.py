@@ -1,8 +1,8 @@
 """get_mp: an MP's party, riding, terms and contact information."""
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
 from functions.chat.tools.arguments import Arguments, MpSlug
-from functions.chat.tools.base import JsonObject, Language
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import summarize_mp
 from functions.chat.tools.results import fit
 from functions.chat.tools.text import localized, shorten
@@ -18,7 +18,7 @@ class GetMp(Arguments):
 
 async def get_mp(arguments: GetMp, parliament: Parliament, language: Language) -> ToolData:
     """The MP's record, the newest term first."""
-    mp = await parliament.get_mp(arguments.slug)
+    mp = await parliament.openparliament.get_mp(arguments.slug)
     summary, source = summarize_mp(parliament, mp, language)
     terms = sorted(mp.get("memberships") or [], key=lambda term: str(term.get("start_date") or ""), reverse=True)
     links = [

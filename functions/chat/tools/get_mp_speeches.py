@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import Language
 from functions.chat.tools.arguments import Arguments, Limit, MpSlug
-from functions.chat.tools.base import Language
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import describe_mp, speech_item
 from functions.chat.tools.results import list_result, speech_text_limit
 from functions.chat.tools.tool import Tool, ToolData
@@ -23,7 +23,7 @@ async def get_mp_speeches(arguments: GetMpSpeeches, parliament: Parliament, lang
     """The newest speeches first, without procedural ones."""
     summary, source = await describe_mp(parliament, arguments.slug, language)
     since = None if arguments.since is None else arguments.since.isoformat()
-    speeches, more = await parliament.list_records(
+    speeches, more = await parliament.openparliament.list_records(
         "speeches", limit=arguments.limit, politician=arguments.slug, procedural="False", time__gte=since
     )
     text_limit = speech_text_limit(len(speeches))

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language, RecordNotFound
 from functions.chat.tools.arguments import Arguments, Limit, MpSlug
-from functions.chat.tools.base import JsonObject, Language, RecordNotFound
-from functions.chat.tools.parliament import Parliament
 from functions.chat.tools.records import describe_mp, vote_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.text import bill_reference, localized, shorten
@@ -29,7 +29,7 @@ class GetMpVotes(Arguments):
 async def get_mp_votes(arguments: GetMpVotes, parliament: Parliament, language: Language) -> ToolData:
     """The newest votes first."""
     summary, source = await describe_mp(parliament, arguments.slug, language)
-    ballots, more = await parliament.list_records(
+    ballots, more = await parliament.openparliament.list_records(
         "votes",
         "ballots",
         limit=arguments.limit,
@@ -37,8 +37,10 @@ async def get_mp_votes(arguments: GetMpVotes, parliament: Parliament, language: 
         dissent="True" if arguments.only_dissent else None,
     )
     # Ballots against the party are too rare for the newest votes to cover them.
-    newest = [] if arguments.only_dissent else (await parliament.list_records("votes", limit=arguments.limit)).records
-    votes = {str(vote.get("url")): vote for vote in newest}
+    votes: dict[str, JsonObject] = {}
+    if not arguments.only_dissent:
+        newest = await parliament.openparliament.list_records("votes", limit=arguments.limit)
+        votes = {str(vote.get("url")): vote for vote in newest.records}
     items = [await _item(ballot, votes, parliament, language) for ballot in ballots]
     about = {"votes_of": summary, "only_dissent": arguments.only_dissent}
     return list_result(about, [source], items, arguments.limit, more=more)
@@ -47,7 +49,7 @@ async def get_mp_votes(arguments: GetMpVotes, parliament: Parliament, language: 
 async def _item(ballot: JsonObject, votes: dict[str, JsonObject], parliament: Parliament, language: Language) -> Item:
     path = str(ballot.get("vote_url") or "")
     try:
-        vote = votes.get(path) or await parliament.get_record_at(path)
+        vote = votes.get(path) or await parliament.openparliament.get_record_at(path)
     except RecordNotFound:
         vote = {"url": path}
     source = vote_source(parliament, vote, language)

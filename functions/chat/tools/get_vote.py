@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
 from functions.chat.tools.arguments import Arguments, Session
-from functions.chat.tools.base import JsonObject, Language, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.tools.base import Source
 from functions.chat.tools.records import mp_source, vote_source
 from functions.chat.tools.results import fit
 from functions.chat.tools.text import bill_reference, localized, shorten, slug_of
@@ -24,7 +25,7 @@ class GetVote(Arguments):
 
 async def get_vote(arguments: GetVote, parliament: Parliament, language: Language) -> ToolData:
     """The vote. Dissent is openparliament.ca's estimate: a ballot against most of the MP's party."""
-    vote = await parliament.get_vote(arguments.session, arguments.number)
+    vote = await parliament.openparliament.get_vote(arguments.session, arguments.number)
     source = vote_source(parliament, vote, language)
     dissenters, dissenter_sources = await _dissenters(vote, parliament)
     data = {
@@ -59,11 +60,11 @@ def _rounded(disagreement: Any) -> float | None:
 
 
 async def _dissenters(vote: JsonObject, parliament: Parliament) -> tuple[JsonObject, list[Source]]:
-    ballots, more = await parliament.list_records(
+    ballots, more = await parliament.openparliament.list_records(
         "votes", "ballots", limit=MAX_DISSENTERS, vote=str(vote.get("url")), dissent="True"
     )
     # The list of sitting MPs is usually cached. Former MPs are not in it and are named by their slugs.
-    mps_by_url = {mp.get("url"): mp for mp in await parliament.sitting_mps()} if ballots else {}
+    mps_by_url = {mp.get("url"): mp for mp in await parliament.openparliament.sitting_mps()} if ballots else {}
     voters = [mps_by_url.get(ballot.get("politician_url"), {"url": ballot.get("politician_url")}) for ballot in ballots]
     dissenters = [
         {"mp": slug_of(voter.get("url")), "name": voter.get("name"), "ballot": ballot.get("ballot")}

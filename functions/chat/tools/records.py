@@ -2,8 +2,9 @@
 
 from typing import Any, TypedDict
 
-from functions.chat.tools.base import JsonObject, Language, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
+from functions.chat.tools.base import Source
 from functions.chat.tools.results import Item
 from functions.chat.tools.text import html_to_text, iso_time, localized, localized_url, shorten, slug_of
 
@@ -34,14 +35,14 @@ class BillSummary(TypedDict):
 
 async def describe_mp(parliament: Parliament, slug: str, language: Language) -> tuple[MpSummary, Source]:
     """An MP's summary and page. Raises RecordNotFound, and ToolError where the record cannot be read."""
-    return summarize_mp(parliament, await parliament.get_mp(slug), language)
+    return summarize_mp(parliament, await parliament.openparliament.get_mp(slug), language)
 
 
 async def describe_bill(
     parliament: Parliament, session: str | None, number: str, language: Language
 ) -> tuple[BillSummary, Source]:
     """A bill's summary and page. Raises RecordNotFound, and ToolError where the record cannot be read."""
-    return summarize_bill(parliament, await parliament.get_bill(session, number), language)
+    return summarize_bill(parliament, await parliament.openparliament.get_bill(session, number), language)
 
 
 def summarize_mp(parliament: Parliament, mp: JsonObject, language: Language) -> tuple[MpSummary, Source]:
@@ -82,7 +83,7 @@ def speech_item(parliament: Parliament, speech: JsonObject, language: Language, 
     speaker = localized(speech.get("attribution"), language)
     heading = localized(speech.get("h2"), language) or localized(speech.get("h1"), language)
     time = iso_time(speech.get("time"))
-    url = parliament.public_url(speech.get("url"))
+    url = parliament.openparliament.public_url(speech.get("url"))
     data = {
         "time": time,
         "speaker": shorten(speaker, 200),
@@ -96,26 +97,27 @@ def speech_item(parliament: Parliament, speech: JsonObject, language: Language, 
 
 def mp_source(parliament: Parliament, mp: JsonObject) -> Source:
     """An MP's page, titled with the name, or with the slug where the name is unknown."""
-    return Source(parliament.public_url(mp.get("url")), _title(mp.get("name") or slug_of(mp.get("url"))))
+    return Source(parliament.openparliament.public_url(mp.get("url")), _title(mp.get("name") or slug_of(mp.get("url"))))
 
 
 def bill_source(parliament: Parliament, bill: JsonObject, language: Language) -> Source:
     """A bill's page."""
     name, number = localized(bill.get("name"), language), bill.get("number")
     title = f"Projet de loi {number} : {name}" if language == "fr" else f"Bill {number}: {name}"
-    return Source(parliament.public_url(bill.get("url")), _title(title))
+    return Source(parliament.openparliament.public_url(bill.get("url")), _title(title))
 
 
 def vote_source(parliament: Parliament, vote: JsonObject, language: Language) -> Source:
     """A vote's page."""
     about, number = localized(vote.get("description"), language), vote.get("number")
     title = f"Vote nº {number} : {about}" if language == "fr" else f"Vote {number}: {about}"
-    return Source(parliament.public_url(vote.get("url")), _title(title, vote.get("date")))
+    return Source(parliament.openparliament.public_url(vote.get("url")), _title(title, vote.get("date")))
 
 
 def committee_source(parliament: Parliament, committee: JsonObject, language: Language) -> Source:
     """A committee's page."""
-    return Source(parliament.public_url(committee.get("url")), _title(localized(committee.get("name"), language)))
+    url = parliament.openparliament.public_url(committee.get("url"))
+    return Source(url, _title(localized(committee.get("name"), language)))
 
 
 def _title(*parts: Any) -> str:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypedDict
 import orjson
 
 from functions.chat import limits
-from functions.chat.tools.base import JsonObject, Source
+from functions.chat.sources.base import JsonObject
+from functions.chat.tools.base import Source
 from functions.chat.tools.tool import ToolData
 
 # Reserved for the keys and punctuation around the items of a list.

@@ -7,9 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import Language
+from functions.chat.sources.openparliament import SearchHit
 from functions.chat.tools.arguments import Arguments, Limit, Words
-from functions.chat.tools.base import Language, Source
-from functions.chat.tools.parliament import Parliament, SearchHit
+from functions.chat.tools.base import Source
 from functions.chat.tools.results import Item, list_result, speech_text_limit
 from functions.chat.tools.text import html_to_text, shorten
 from functions.chat.tools.tool import Tool, ToolData
@@ -22,14 +24,14 @@ class SearchDebates(Arguments):
 
 async def search_debates(arguments: SearchDebates, parliament: Parliament, language: Language) -> ToolData:
     """The newest speeches first."""
-    hits = await parliament.search_speeches(arguments.words)
+    hits = await parliament.openparliament.search_speeches(arguments.words)
     text_limit = speech_text_limit(min(len(hits), arguments.limit))
     items = [_item(hit, parliament, text_limit) for hit in hits]
     return list_result({"speeches_with": arguments.words, "excerpts_in": "en"}, [], items, arguments.limit)
 
 
 def _item(hit: SearchHit, parliament: Parliament, text_limit: int) -> Item:
-    url = parliament.public_url(hit.url)
+    url = parliament.openparliament.public_url(hit.url)
     title = shorten(html_to_text(hit.title), 160) or "openparliament.ca"
     data = {
         "date": hit.date,

@@ -5,7 +5,7 @@ import unicodedata
 from html import unescape
 from typing import Any
 
-from functions.chat.tools.base import Language
+from functions.chat.sources.base import Language
 
 
 def localized(value: Any, language: Language) -> str | None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from functions.chat.tools.base import JsonObject, Language, Source
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import JsonObject, Language
+from functions.chat.tools.base import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
+from functions.chat.sources import Parliament
 from functions.chat.tools import Tools
-from functions.chat.tools.parliament import Parliament
 from infra.local.parliament import create_app
 from tests.functions.tools.kit import CONTACT, Runner, ScriptedServer
 from tests.servers import serve, serve_http
+from tests.sources import parliament_at
 
 
 @pytest.fixture(scope="package")
@@ -27,7 +28,7 @@ async def http(origin: str) -> AsyncIterator[httpx.AsyncClient]:
 async def runner(origin: str, http: httpx.AsyncClient) -> AsyncIterator[Runner]:
     """Tools with an empty cache. Fails after the test if a tool raised an unexpected exception."""
     failures: list[tuple[str, BaseException]] = []
-    parliament = Parliament(origin, origin, CONTACT)
+    parliament = parliament_at(origin, CONTACT)
     tools = Tools(parliament, lambda name, error: failures.append((name, error)))
     await http.delete("/_requests")
     yield Runner(origin, tools, parliament, http)
@@ -46,8 +47,8 @@ def server() -> Iterator[ScriptedServer]:
 @pytest.fixture
 async def parliament(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parliament]:
     """A client of the scripted server that retries without a pause."""
-    monkeypatch.setattr("functions.chat.tools.upstream.RETRY_PAUSE_S", 0.01)
-    parliament = Parliament(f"{server.url}/", server.url, CONTACT)
+    monkeypatch.setattr("functions.chat.sources.http.RETRY_PAUSE_S", 0.01)
+    parliament = parliament_at(f"{server.url}/", CONTACT)
     yield parliament
     await parliament.close()
 

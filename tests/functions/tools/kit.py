@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 import httpx
 
-from functions.chat.tools import Language, Tools
-from functions.chat.tools.parliament import Parliament
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import Language
+from functions.chat.tools import Tools
 
 CONTACT = "clerk@example.test"
 LANGUAGES: tuple[Language, ...] = get_args(Language)

@@ -30,8 +30,8 @@ def read_definitions() -> list[dict[str, Any]]:
     """The definitions as JSON, from a new process."""
     code = (
         "import dataclasses, json; from functions.chat.tools import Tools\n"
-        "from functions.chat.tools.parliament import Parliament\n"
-        "tools = Tools(Parliament('http://x.test', 'http://x.test', 'x'), print)\n"
+        "from tests.sources import parliament_at\n"
+        "tools = Tools(parliament_at('http://x.test'), print)\n"
         "print(json.dumps([dataclasses.asdict(definition) for definition in tools.definitions]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=60)
@@ -107,7 +107,7 @@ from functions.chat.tools.tool import Tool, ToolData
 async def run(arguments, parliament, language):
     if language == "fr":
         raise KeyError("a secret")
-    page = parliament.public_url("/about/")
+    page = parliament.openparliament.public_url("/about/")
     return ToolData({"items": ["x" * 20_000]} if arguments.long else {}, [Source(page, "A"), Source(page, "B")])
 
 class CountHerons(Arguments):
@@ -139,6 +139,6 @@ async def test_tool_module_is_discovered_and_its_exceptions_are_reported(
 
 
 def test_importing_the_package_loads_no_heavy_modules() -> None:
-    code = "import functions.chat.tools.parliament, json, sys; print(json.dumps(sorted(sys.modules)))"
+    code = "import functions.chat.sources.openparliament, json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=60)
     assert HEAVY_MODULES.isdisjoint(json.loads(done.stdout))

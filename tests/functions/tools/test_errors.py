@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from functions.chat.tools import Outcome, RecordNotFound
+from functions.chat.sources.base import RecordNotFound
+from functions.chat.tools import Outcome
 from functions.chat.tools.records import describe_bill, describe_mp
 from tests.functions.tools.kit import CALLS, Runner
 

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from functions.chat.tools import Language, Source
+from functions.chat.sources.base import Language
+from functions.chat.tools import Source
 from tests.functions.tools.kit import LANGUAGES, Runner, values
 
 

@@ -6,9 +6,12 @@ from urllib.parse import quote
 
 import pytest
 
-from functions.chat.tools import RecordNotFound, ToolError, Tools
-from functions.chat.tools.parliament import MAX_PAGES, Parliament
+from functions.chat.sources import Parliament
+from functions.chat.sources.base import RecordNotFound, SourceError
+from functions.chat.sources.openparliament import MAX_PAGES
+from functions.chat.tools import Tools
 from tests.functions.tools.kit import ScriptedServer, page
+from tests.sources import parliament_at
 
 
 def mp(number: int) -> dict[str, Any]:
@@ -43,17 +46,17 @@ async def test_find_mps_searches_every_page(server: ScriptedServer, tools: Tools
 
 async def test_list_stops_after_the_maximum_number_of_pages(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/bills/", *(page([{"n": n}], f"/bills/?offset={n + 1}") for n in range(MAX_PAGES + 5)))
-    records, more = await parliament.list_records("bills")
+    records, more = await parliament.openparliament.list_records("bills")
     assert (records, more) == ([{"n": n} for n in range(MAX_PAGES)], True)
     assert len(server.requests) == MAX_PAGES
 
 
 async def test_list_requests_only_as_many_records_as_needed(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/", page([{"n": 1}, {"n": 2}], "/votes/?offset=2"))
-    assert await parliament.list_records("votes", limit=2, session=None) == ([{"n": 1}, {"n": 2}], True)
-    assert await parliament.list_records("votes", limit=1) == ([{"n": 1}], True)
+    assert await parliament.openparliament.list_records("votes", limit=2, session=None) == ([{"n": 1}, {"n": 2}], True)
+    assert await parliament.openparliament.list_records("votes", limit=1) == ([{"n": 1}], True)
     server.answer("/votes/", page([{"n": 1}]))
-    assert await parliament.list_records("votes", limit=3) == ([{"n": 1}], False)
+    assert await parliament.openparliament.list_records("votes", limit=3) == ([{"n": 1}], False)
     assert server.requests == ["/votes/?limit=2", "/votes/?limit=1", "/votes/?limit=3"]
 
 
@@ -63,7 +66,7 @@ async def test_next_page_never_leads_to_another_host(
 ) -> None:
     server.answer("/bills/", page([{"n": 1}], next_url))
     with pytest.raises(RecordNotFound):
-        await parliament.list_records("bills")
+        await parliament.openparliament.list_records("bills")
     assert [path.rstrip("/") for path in server.requests] == ["/bills/?limit=500", f"/{next_url.strip('/')}"]
 
 
@@ -105,8 +108,8 @@ async def test_invalid_or_malicious_feed_is_an_error(
     server: ScriptedServer, parliament: Parliament, body: bytes
 ) -> None:
     server.answer("/search/feed/", body)
-    with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
-        await parliament.search_speeches("herons")
+    with pytest.raises(SourceError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
+        await parliament.openparliament.search_speeches("herons")
 
 
 async def test_incomplete_feed_items_link_only_to_the_site(server: ScriptedServer, tools: Tools) -> None:
@@ -124,19 +127,19 @@ async def test_incomplete_feed_items_link_only_to_the_site(server: ScriptedServe
 
 
 async def test_public_url_never_leaves_the_site() -> None:
-    parliament = Parliament("https://api.openparliament.ca/", "https://represent.opennorth.ca", "x")
-    assert parliament.public_url("/bills/45-1/C-5/") == "https://openparliament.ca/bills/45-1/C-5/"
+    parliament = parliament_at("https://api.openparliament.ca/")
+    assert parliament.openparliament.public_url("/bills/45-1/C-5/") == "https://openparliament.ca/bills/45-1/C-5/"
     for hostile in ("//evil.example/x", "https://evil.example/x", "javascript:x", None, ""):
-        assert parliament.public_url(hostile).startswith("https://openparliament.ca/")
+        assert parliament.openparliament.public_url(hostile).startswith("https://openparliament.ca/")
 
 
 @pytest.mark.parametrize("part", ["a/b", "a?limit=500", "a#b", "a%2Fb", "../a", "é", "a b", "a\n"])
 async def test_path_segments_are_escaped(server: ScriptedServer, parliament: Parliament, part: str) -> None:
     for call in (
-        parliament.get_record("votes", part),
-        parliament.get_vote(part, 1),
-        parliament.get_committee(part),
-        parliament.representatives(part),
+        parliament.openparliament.get_record("votes", part),
+        parliament.openparliament.get_vote(part, 1),
+        parliament.openparliament.get_committee(part),
+        parliament.represent.representatives(part),
     ):
         with contextlib.suppress(RecordNotFound):
             await call
@@ -154,7 +157,7 @@ async def test_empty_and_relative_path_segments_are_rejected(
     server: ScriptedServer, parliament: Parliament, part: str
 ) -> None:
     with pytest.raises(AssertionError):
-        await parliament.get_record("votes", part)
+        await parliament.openparliament.get_record("votes", part)
     assert server.requests == []
 
 

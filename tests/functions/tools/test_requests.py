@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from functions.chat import limits
-from functions.chat.tools.upstream import ResponseCache
+from functions.chat.sources.http import ResponseCache
 from tests.functions.tools.kit import CALLS, CONTACT, LANGUAGES, Runner
 
 
@@ -47,7 +47,7 @@ async def test_repeated_calls_are_served_from_the_cache(runner: Runner, name: st
 async def test_expired_response_is_requested_again(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     cache = ResponseCache(limits.TOOL_CACHE_ENTRIES, limits.TOOL_CACHE_BYTES, limits.TOOL_CACHE_S, lambda: now)
-    monkeypatch.setattr(runner.parliament.upstream, "cache", cache)
+    monkeypatch.setattr(runner.parliament.client, "cache", cache)
     await runner.output("get_mp", slug="fern-quillwater")
     now = limits.TOOL_CACHE_S - 0.1
     await runner.output("get_mp", slug="fern-quillwater")
@@ -112,7 +112,7 @@ async def test_failure_of_represent_names_represent(runner: Runner) -> None:
 async def test_busy_server_gets_one_retry(
     runner: Runner, status: int, retry_after: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("functions.chat.tools.upstream.RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("functions.chat.sources.http.RETRY_PAUSE_S", 0.01)
     await runner.add_fault(path_prefix="/politicians/", status=status, retry_after=retry_after)
     assert len((await runner.output("find_mps", name="quillwater"))["items"]) == 2
     assert [entry["status"] for entry in await runner.requests()] == [status, 200]

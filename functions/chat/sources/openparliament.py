@@ -1,9 +1,8 @@
-"""API client for Parliament's public record at openparliament.ca, and for MPs by postal code at Represent.
+"""The public record at openparliament.ca: members, bills, votes, debates and committees.
 
-The only module that knows these APIs' URLs and response formats. It escapes every segment of a path, even a validated
-one, and every link that it returns leads to openparliament.ca's own pages.
+Every segment of a path is escaped, even a validated one, and every link leads to openparliament.ca's own pages.
 
-Sources: https://openparliament.ca/api/ and https://represent.opennorth.ca/api/.
+Source: https://openparliament.ca/api/.
 """
 
 import re
@@ -11,15 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-import orjson
-
-from functions.chat.tools.base import JsonObject, RecordNotFound, ToolError
-from functions.chat.tools.upstream import Upstream
+from functions.chat.sources.base import JsonObject, RecordNotFound, SourceError
+from functions.chat.sources.http import HttpClient, escaped_path, parse_object
 
 OPENPARLIAMENT = "openparliament.ca"
-REPRESENT = "Represent"
 
 PAGE_SIZE = 500  # the maximum of openparliament.ca
 MAX_PAGES = 6  # of one list; the longest list, a session's bills, has two or three
@@ -37,15 +33,6 @@ class Records(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Representative:
-    """An MP as Represent names them."""
-
-    name: str | None
-    riding: str | None
-    party: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class SearchHit:
     """A speech in the search feed. `title` and `excerpt` are HTML; `date` is ISO 8601, or None where unreadable."""
 
@@ -55,18 +42,13 @@ class SearchHit:
     date: str | None
 
 
-class Parliament:
-    """The public record. Share one instance: it serializes the requests to a host and caches their responses."""
+class OpenParliament:
+    """openparliament.ca's API, and the site's search feed."""
 
-    def __init__(self, api_url: str, represent_url: str, contact: str) -> None:
+    def __init__(self, api_url: str, client: HttpClient) -> None:
         self._api = api_url.rstrip("/")
-        self._represent = represent_url.rstrip("/")
         self.site = self._api.replace("://api.", "://")
-        self.upstream = Upstream(contact)
-
-    async def close(self) -> None:
-        """Close the HTTP connections."""
-        await self.upstream.close()
+        self._client = client
 
     def public_url(self, url: str | None) -> str:
         """The public page of a record, given its path in the API or its URL in the feed. Always on the site itself."""
@@ -76,7 +58,7 @@ class Parliament:
 
     async def get_record(self, *path: str) -> JsonObject:
         """The record at a path, given as segments. Raises RecordNotFound."""
-        return await self.upstream.get(OPENPARLIAMENT, f"{self._api}{_path(path)}", _parse_object)
+        return await self._client.get(OPENPARLIAMENT, f"{self._api}{escaped_path(path)}", parse_object)
 
     async def get_record_at(self, path: str) -> JsonObject:
         """The record at a path that the API returned. Raises RecordNotFound."""
@@ -91,10 +73,10 @@ class Parliament:
             **{name: value for name, value in filters.items() if value is not None},
             "limit": min(limit or PAGE_SIZE, PAGE_SIZE),
         }
-        url = f"{self._api}{_path(path)}"
+        url = f"{self._api}{escaped_path(path)}"
         records: list[JsonObject] = []
         for _ in range(MAX_PAGES):
-            page = await self.upstream.get(OPENPARLIAMENT, url, _parse_page, params)
+            page = await self._client.get(OPENPARLIAMENT, url, _parse_page, params)
             records += page.records
             if limit is not None and len(records) >= limit:
                 return Records(records[:limit], bool(page.next_url) or len(records) > limit)
@@ -108,7 +90,7 @@ class Parliament:
         """The session of the newest vote: the one that sits now, or that sat last."""
         votes = (await self.list_records("votes", limit=1)).records
         if not votes:
-            raise ToolError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
+            raise SourceError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
         return str(votes[0]["session"])
 
     async def sitting_mps(self) -> list[JsonObject]:
@@ -158,39 +140,11 @@ class Parliament:
         except RecordNotFound:
             raise RecordNotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.") from None
 
-    async def representatives(self, postal_code: str) -> list[Representative]:
-        """The MPs of the ridings of a postal code such as K1A0A6. Empty for an unknown code."""
-        url = f"{self._represent}{_path(('postcodes', postal_code))}"
-        try:
-            answer = await self.upstream.get(REPRESENT, url, _parse_object)
-        except RecordNotFound:
-            return []
-        by_riding: dict[str, Representative] = {}
-        for group in ("representatives_centroid", "representatives_concordance"):
-            for person in answer.get(group) or []:
-                if person.get("elected_office") == "MP":
-                    riding = person.get("district_name")
-                    mp = Representative(person.get("name"), riding, person.get("party_name"))
-                    by_riding.setdefault(str(riding), mp)
-        return list(by_riding.values())
-
     async def search_speeches(self, words: str) -> list[SearchHit]:
         """The newest speeches that contain the words, in the House and in committees."""
-        return await self.upstream.get(
+        return await self._client.get(
             OPENPARLIAMENT, f"{self.site}/search/feed/", _parse_feed, {"q": words}, accept="application/rss+xml"
         )
-
-
-def _path(segments: tuple[str, ...]) -> str:
-    assert not {"", ".", ".."} & set(segments), "an empty or relative segment would change the path"
-    return f"/{'/'.join(quote(segment, safe='') for segment in segments)}/"
-
-
-def _parse_object(body: bytes) -> JsonObject:
-    answer = orjson.loads(body)
-    if not isinstance(answer, dict):
-        raise ValueError("not an object")
-    return answer
 
 
 class _Page(NamedTuple):
@@ -199,7 +153,7 @@ class _Page(NamedTuple):
 
 
 def _parse_page(body: bytes) -> _Page:
-    answer = _parse_object(body)
+    answer = parse_object(body)
     records, pagination = answer.get("objects"), answer.get("pagination")
     if not (isinstance(records, list) and isinstance(pagination, dict) and all(isinstance(r, dict) for r in records)):
         raise ValueError("not a page of objects")

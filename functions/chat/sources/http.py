@@ -14,11 +14,12 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 import aiohttp
+import orjson
 import yarl
 from cachetools import TTLCache
 
 from functions.chat import PRODUCT, limits
-from functions.chat.tools.base import RecordNotFound, ToolError
+from functions.chat.sources.base import JsonObject, RecordNotFound, SourceError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 8.0  # a slow list of 500 records takes two or three seconds
@@ -88,7 +89,7 @@ class ResponseCache:
             self._bodies.popitem()
 
 
-class Upstream:
+class HttpClient:
     """Reads from other hosts. Share one instance: it holds the locks, the cache and the connections."""
 
     def __init__(self, contact: str) -> None:
@@ -112,12 +113,12 @@ class Upstream:
     ) -> T:
         """The parsed response of the URL. `parse` raises ValueError for an invalid response, which is not cached.
 
-        Raises RecordNotFound for a 404, and ToolError with a sentence that names the `service` for every other failure.
+        Raises RecordNotFound for a 404, and SourceError with a sentence that names the `service` for other failures.
         """
         try:
             request = _Request(address(url, params), accept)
         except ValueError as error:
-            raise ToolError(f"{service} returned an invalid address.") from error
+            raise SourceError(f"{service} returned an invalid address.") from error
         key = request.url
         body = self.cache.get(key)
         if body is not None:
@@ -131,7 +132,7 @@ class Upstream:
             try:
                 parsed = parse(body)
             except ValueError as error:
-                raise ToolError(f"{service} returned a response that cannot be read.") from error
+                raise SourceError(f"{service} returned a response that cannot be read.") from error
             self.cache.put(key, body)
             return parsed
 
@@ -143,15 +144,15 @@ class Upstream:
                 return await self._send(service, request)
             except _Busy as busy:
                 if not can_retry or busy.seconds > MAX_RETRY_AFTER_S:
-                    raise ToolError(f"{service} is too busy at the moment.") from None
+                    raise SourceError(f"{service} is too busy at the moment.") from None
                 pause = busy.seconds
             except TimeoutError as error:
-                raise ToolError(f"{service} did not answer in time.") from error
+                raise SourceError(f"{service} did not answer in time.") from error
             except (_Lost, aiohttp.ClientError) as error:
                 if not can_retry:
-                    raise ToolError(f"{service} cannot be reached at the moment.") from error
+                    raise SourceError(f"{service} cannot be reached at the moment.") from error
             except zlib.error as error:
-                raise ToolError(f"{service} returned a response that cannot be read.") from error
+                raise SourceError(f"{service} returned a response that cannot be read.") from error
             await asyncio.sleep(pause)
         raise AssertionError("the second attempt returns or raises")
 
@@ -173,7 +174,7 @@ class Upstream:
                 raise _Lost from error
             if _origin(url) != _origin(request.url):
                 break
-        raise ToolError(f"{service} redirected to another address.")
+        raise SourceError(f"{service} redirected to another address.")
 
     async def _read_body(self, service: str, response: aiohttp.ClientResponse) -> bytes:
         match response.status:
@@ -184,9 +185,9 @@ class Upstream:
             case 429 | 503:
                 raise _Busy(_retry_after_s(response.headers.get("retry-after")))
             case 400:
-                raise ToolError(f"{service} rejected the request.")
+                raise SourceError(f"{service} rejected the request.")
             case _:
-                raise ToolError(f"{service} failed to answer.")
+                raise SourceError(f"{service} failed to answer.")
         body = bytearray()
         is_gzip = response.headers.get("content-encoding", "").strip().lower() == "gzip"
         gzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if is_gzip else None
@@ -194,7 +195,7 @@ class Upstream:
             # A few bytes may decompress to gigabytes.
             body += gzip.decompress(chunk, limits.TOOL_RESPONSE_BYTES + 1) if gzip else chunk
             if len(body) > limits.TOOL_RESPONSE_BYTES:
-                raise ToolError(f"{service} returned a response that is too large.")
+                raise SourceError(f"{service} returned a response that is too large.")
         return bytes(body)
 
 
@@ -229,6 +230,20 @@ def address(url: str, params: Mapping[str, str | int] | None = None) -> str:
     _ = parts.port  # raises ValueError for an invalid one
     query = urlencode(params) if params else quote(parts.query, QUERY_SAFE)
     return urlunsplit((parts.scheme, parts.netloc, quote(parts.path, PATH_SAFE), query, ""))
+
+
+def escaped_path(segments: tuple[str, ...]) -> str:
+    """The path of these segments, with a slash at the end."""
+    assert not {"", ".", ".."} & set(segments), "an empty or relative segment would change the path"
+    return f"/{'/'.join(quote(segment, safe='') for segment in segments)}/"
+
+
+def parse_object(body: bytes) -> JsonObject:
+    """The JSON object of a response. Raises ValueError."""
+    answer = orjson.loads(body)
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
+    return answer
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

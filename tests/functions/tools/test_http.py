@@ -13,15 +13,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from functions.chat import limits
-from functions.chat.tools import RecordNotFound, ToolError
-from functions.chat.tools.parliament import Parliament
-from functions.chat.tools.upstream import MAX_REDIRECTS, ResponseCache, address
+from functions.chat.sources import Addresses, Parliament
+from functions.chat.sources.base import RecordNotFound, SourceError
+from functions.chat.sources.http import MAX_REDIRECTS, ResponseCache, address
 from tests.functions.tools.kit import ScriptedServer
+from tests.sources import parliament_at
 
 
 async def test_html_404_raises_not_found(server: ScriptedServer, parliament: Parliament) -> None:
     with pytest.raises(RecordNotFound, match=r"^openparliament\.ca has no such record\.$"):
-        await parliament.get_record("politicians", "unknown")
+        await parliament.openparliament.get_record("politicians", "unknown")
     assert len(server.requests) == 1
 
 
@@ -29,43 +30,43 @@ async def test_html_404_raises_not_found(server: ScriptedServer, parliament: Par
 async def test_broken_connection_gets_one_retry(server: ScriptedServer, parliament: Parliament, times: int) -> None:
     server.answer("/votes/1/", *([None] * times), {"number": 1})
     if times == 1:
-        assert await parliament.get_record("votes", "1") == {"number": 1}
+        assert await parliament.openparliament.get_record("votes", "1") == {"number": 1}
     else:
-        with pytest.raises(ToolError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
-            await parliament.get_record("votes", "1")
+        with pytest.raises(SourceError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
+            await parliament.openparliament.get_record("votes", "1")
     assert len(server.requests) == 2
 
 
 async def test_lost_kept_connection_gets_one_retry(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", {"number": 1})
     server.answer("/votes/2/", None)
-    assert await parliament.get_record("votes", "1") == {"number": 1}
-    with pytest.raises(ToolError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
-        await parliament.get_record("votes", "2")
+    assert await parliament.openparliament.get_record("votes", "1") == {"number": 1}
+    with pytest.raises(SourceError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
+        await parliament.openparliament.get_record("votes", "2")
     assert server.requests == ["/votes/1/", "/votes/2/", "/votes/2/"]
 
 
 async def test_refused_connection_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functions.chat.tools.upstream.RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("functions.chat.sources.http.RETRY_PAUSE_S", 0.01)
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # and never listens: connections are refused
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
-        parliament = Parliament(url, url, "x")
-        with pytest.raises(ToolError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
-            await parliament.get_record("votes", "1")
-        with pytest.raises(ToolError, match=r"^Represent cannot be reached at the moment\.$"):
-            await parliament.representatives("K1A0A6")
+        parliament = parliament_at(url)
+        with pytest.raises(SourceError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
+            await parliament.openparliament.get_record("votes", "1")
+        with pytest.raises(SourceError, match=r"^Represent cannot be reached at the moment\.$"):
+            await parliament.represent.representatives("K1A0A6")
         await parliament.close()
 
 
 async def test_read_timeout_is_not_retried(
     server: ScriptedServer, parliament: Parliament, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("functions.chat.tools.upstream.READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("functions.chat.sources.http.READ_TIMEOUT_S", 0.2)
     timed_out = threading.Event()
     server.before_answer = lambda: timed_out.wait(20)
-    with pytest.raises(ToolError, match=r"^openparliament\.ca did not answer in time\.$"):
-        await parliament.get_record("votes", "1")
+    with pytest.raises(SourceError, match=r"^openparliament\.ca did not answer in time\.$"):
+        await parliament.openparliament.get_record("votes", "1")
     timed_out.set()
     assert len(server.requests) == 1
 
@@ -75,10 +76,10 @@ async def test_too_large_response_is_an_error(
 ) -> None:
     monkeypatch.setattr(limits, "TOOL_RESPONSE_BYTES", 1_000)
     server.answer("/votes/1/", json.dumps({"a": "x" * 991}).encode())
-    assert len((await parliament.get_record("votes", "1"))["a"]) == 991
+    assert len((await parliament.openparliament.get_record("votes", "1"))["a"]) == 991
     server.answer("/votes/2/", json.dumps({"a": "x" * 992}).encode())
-    with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that is too large\.$"):
-        await parliament.get_record("votes", "2")
+    with pytest.raises(SourceError, match=r"^openparliament\.ca returned a response that is too large\.$"):
+        await parliament.openparliament.get_record("votes", "2")
 
 
 async def test_compressed_response_is_limited_when_decompressed(
@@ -86,17 +87,17 @@ async def test_compressed_response_is_limited_when_decompressed(
 ) -> None:
     headers = {"content-encoding": "gzip"}
     server.answer("/votes/1/", (200, headers, gzip.compress('{"name": "Élise"}'.encode())))
-    assert await parliament.get_record("votes", "1") == {"name": "Élise"}
+    assert await parliament.openparliament.get_record("votes", "1") == {"name": "Élise"}
     monkeypatch.setattr(limits, "TOOL_RESPONSE_BYTES", 1_000)
     server.answer("/votes/2/", (200, headers, gzip.compress(b'{"a": "%b"}' % (b"x" * 10_000_000))))
-    with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that is too large\.$"):
-        await parliament.get_record("votes", "2")
+    with pytest.raises(SourceError, match=r"^openparliament\.ca returned a response that is too large\.$"):
+        await parliament.openparliament.get_record("votes", "2")
 
 
 async def test_undecodable_response_is_an_error(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", (200, {"content-encoding": "gzip"}, b"not gzip"))
-    with pytest.raises(ToolError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
-        await parliament.get_record("votes", "1")
+    with pytest.raises(SourceError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
+        await parliament.openparliament.get_record("votes", "1")
 
 
 PRINTABLE = st.characters(exclude_categories=["Cc", "Cs"])
@@ -121,57 +122,59 @@ async def test_addresses_arrive_as_they_are_encoded(server: ScriptedServer, parl
     path = "/a%20b/%2F%7E/é!$&'()*+,;=:@[]|^~%zz"
     for url, params in ((path, {"q": "Élise + l'été, 50%"}), (f"{path}?a=b+c%20d%2Ce,f&é", None), (path, None)):
         with pytest.raises(RecordNotFound):
-            await parliament.upstream.get("x", server.url + url, json.loads, params)
+            await parliament.client.get("x", server.url + url, json.loads, params)
         assert server.requests[-1] == httpx.Request("GET", server.url + url, params=params).url.raw_path.decode()
 
 
 @pytest.mark.parametrize("url", ["https://a.test/a\nb", "https://a.test:x/", "https://a.test/\x7f"])
 async def test_invalid_address_is_an_error(parliament: Parliament, url: str) -> None:
-    with pytest.raises(ToolError, match=r"^x returned an invalid address\.$"):
-        await parliament.upstream.get("x", url, json.loads)
+    with pytest.raises(SourceError, match=r"^x returned an invalid address\.$"):
+        await parliament.client.get("x", url, json.loads)
 
 
 async def test_redirects_are_followed_only_within_the_origin(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", (301, {"location": "/votes/2/"}, b""))
     server.answer("/votes/2/", (302, {"location": f"{server.url}/votes/3/"}, b""))
     server.answer("/votes/3/", {"number": 3})
-    assert await parliament.get_record("votes", "1") == {"number": 3}
+    assert await parliament.openparliament.get_record("votes", "1") == {"number": 3}
     other_host = server.url.replace("127.0.0.1", "localhost")
     for location in (f"{other_host}/votes/3/", "http://127.0.0.1:9/votes/3/", server.url.replace("http", "https")):
         server.answer("/votes/4/", (302, {"location": location}, b""))
         server.requests.clear()
-        with pytest.raises(ToolError, match=r"^openparliament\.ca redirected to another address\.$"):
-            await parliament.get_record("votes", "4")
+        with pytest.raises(SourceError, match=r"^openparliament\.ca redirected to another address\.$"):
+            await parliament.openparliament.get_record("votes", "4")
         assert server.requests == ["/votes/4/"]
 
 
 async def test_redirect_loop_ends_after_the_maximum(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", (302, {"location": "/votes/1/"}, b""))
-    with pytest.raises(ToolError):
-        await parliament.get_record("votes", "1")
+    with pytest.raises(SourceError):
+        await parliament.openparliament.get_record("votes", "1")
     assert len(server.requests) == MAX_REDIRECTS + 1
 
 
 async def test_identical_concurrent_requests_share_one_response(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", {"number": 1})
-    found = await asyncio.gather(*(parliament.get_record("votes", "1") for _ in range(10)))
+    found = await asyncio.gather(*(parliament.openparliament.get_record("votes", "1") for _ in range(10)))
     assert found == [{"number": 1}] * 10
     assert len(server.requests) == 1
     found[0]["number"] = 2  # the others have their own copies
-    assert await parliament.get_record("votes", "1") == {"number": 1}
+    assert await parliament.openparliament.get_record("votes", "1") == {"number": 1}
 
 
 async def test_requests_are_serialized_per_host(server: ScriptedServer, parliament: Parliament) -> None:
     barrier = threading.Barrier(2)
     for number in range(4):
         server.answer(f"/votes/{number}/", {"number": number})
-    await asyncio.gather(*(parliament.get_record("votes", str(number)) for number in range(4)))
+    await asyncio.gather(*(parliament.openparliament.get_record("votes", str(number)) for number in range(4)))
     assert server.max_active == 1
     # A request to Represent does not wait for openparliament.ca: both reach the barrier.
-    other = Parliament(server.url, server.url.replace("127.0.0.1", "localhost"), "x")
+    other = Parliament.at(
+        Addresses(openparliament=server.url, represent=server.url.replace("127.0.0.1", "localhost")), "x"
+    )
     server.before_answer = lambda: barrier.wait(20)
     server.answer("/postcodes/K1A0A6/", {})
-    await asyncio.gather(other.get_record("votes", "1"), other.representatives("K1A0A6"))
+    await asyncio.gather(other.openparliament.get_record("votes", "1"), other.represent.representatives("K1A0A6"))
     assert server.max_active == 2
     await other.close()
 
@@ -187,21 +190,21 @@ async def test_site_and_its_api_share_one_lock(parliament: Parliament, monkeypat
         active -= 1
         return b"{}"
 
-    upstream = parliament.upstream
-    monkeypatch.setattr(upstream, "_send_with_retry", send)
+    client = parliament.client
+    monkeypatch.setattr(client, "_send_with_retry", send)
     hosts = ("https://openparliament.ca", "https://api.openparliament.ca")
-    await asyncio.gather(*(upstream.get("x", f"{host}/{n}", json.loads) for host in hosts for n in range(3)))
+    await asyncio.gather(*(client.get("x", f"{host}/{n}", json.loads) for host in hosts for n in range(3)))
     assert max_active == 1
-    await asyncio.gather(*(upstream.get("x", f"{host}/", json.loads) for host in (hosts[0], "https://other.test")))
+    await asyncio.gather(*(client.get("x", f"{host}/", json.loads) for host in (hosts[0], "https://other.test")))
     assert max_active == 2
 
 
 async def test_failure_is_not_cached(server: ScriptedServer, parliament: Parliament) -> None:
     server.answer("/votes/1/", b"<html>", (500, {}, b""), {"number": 1})
     for _ in range(2):
-        with pytest.raises(ToolError):
-            await parliament.get_record("votes", "1")
-    assert await parliament.get_record("votes", "1") == {"number": 1}
+        with pytest.raises(SourceError):
+            await parliament.openparliament.get_record("votes", "1")
+    assert await parliament.openparliament.get_record("votes", "1") == {"number": 1}
 
 
 def test_cache_drops_the_least_recently_used_entry() -> None:
@@ -240,15 +243,15 @@ async def test_upstream_uses_the_configured_cache_limits(
     server: ScriptedServer, parliament: Parliament, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "TOOL_CACHE_ENTRIES", 5)
-    small = Parliament(server.url, server.url, "x")
+    small = parliament_at(server.url)
     for number in range(20):
         server.answer(f"/votes/{number}/", {"number": number})
-        await small.get_record("votes", str(number))
-    assert len(small.upstream.cache) == 5
+        await small.openparliament.get_record("votes", str(number))
+    assert len(small.client.cache) == 5
     monkeypatch.setattr(limits, "TOOL_CACHE_BYTES", 200)
-    smaller = Parliament(server.url, server.url, "x")
+    smaller = parliament_at(server.url)
     for number in range(20):
-        await smaller.get_record("votes", str(number))
-    assert 0 < smaller.upstream.cache.size <= 200
+        await smaller.openparliament.get_record("votes", str(number))
+    assert 0 < smaller.client.cache.size <= 200
     await small.close()
     await smaller.close()

@@ -1,0 +1,38 @@
+"""Parliament's public record: one module per organization that publishes a part of it, over one HTTP client.
+
+A module knows the URLs and the response formats of its organization, and nothing of the tools.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from functions.chat.sources.http import HttpClient
+from functions.chat.sources.openparliament import OpenParliament
+from functions.chat.sources.represent import Represent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """The base URLs of the sources."""
+
+    openparliament: str
+    represent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parliament:
+    """All sources. Share one instance: its client serializes the requests to a host and caches their responses."""
+
+    client: HttpClient
+    openparliament: OpenParliament
+    represent: Represent
+
+    @classmethod
+    def at(cls, addresses: Addresses, contact: str) -> Self:
+        """The sources at these addresses. `contact` is the e-mail address or page in the user agent."""
+        client = HttpClient(contact)
+        return cls(client, OpenParliament(addresses.openparliament, client), Represent(addresses.represent, client))
+
+    async def close(self) -> None:
+        """Close the HTTP connections."""
+        await self.client.close()
