@@ -1,5 +1,5 @@
-"""The limits of the chat. Limits of one tool are in its file, of requests to the public record in tools/upstream.py and
-tools/parliament.py. Limits that functions share are in the files of functions/common that need them.
+"""The limits of the chat. Limits of one tool are in its file, of requests to the public record in sources/http.py and
+sources/openparliament.py. Limits that functions share are in the files of functions/common that need them.
 """
 
 from decimal import Decimal
