@@ -84,11 +84,13 @@ class PublishedKeys:
             raise Unavailable
         try:
             keys = await asyncio.to_thread(self._client.get_signing_keys)  # in a thread, because a fetch blocks
+            if not any(isinstance(key.key_id, str) for key in keys):
+                raise jwt.PyJWKSetError("no key has an id")
         except (jwt.PyJWTError, OSError, ValueError) as error:  # ValueError: the response is not JSON
             self._failed_at = time.monotonic()
             self._observer.failure("no signing keys", error)
             raise Unavailable from error
-        self._keys = {key.key_id: key for key in keys if key.key_id is not None}
+        self._keys = {key.key_id: key for key in keys if isinstance(key.key_id, str)}
         self._fetched_at = time.monotonic()
 
 

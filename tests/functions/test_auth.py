@@ -298,7 +298,17 @@ async def test_a_project_may_have_a_secret_and_published_keys(project: Project) 
         await verifier_of(project.url).verify(jwt.encode(project.claims(), SECRET, "HS256", {"kid": "3"}))
 
 
-@pytest.mark.parametrize("body", [b'{"keys": []}', b"{}", b"[]", b"<html>Log in to the network</html>", b"\xff", b""])
+NAMELESS = b'{"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", %s"x": "%s", "y": "%s"}]}'
+POINT = (b"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", b"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b'{"keys": []}', b"{}", b"[]", b"<html>Log in to the network</html>", b"\xff", b""),
+        *(NAMELESS % (kid, *POINT) for kid in (b"", b'"kid": 1, ', b'"kid": null, ')),
+    ],
+)
 async def test_missing_keys_are_our_failure(
     project: Project, body: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,11 @@
 """Gateways' events with parts that are missing, malformed or repeated: the finished answer is kept."""
 
+import sys
 from typing import Any
 
 import pytest
 
-from functions.chat.providers import Finished, Text, ToolCall, Usage
+from functions.chat.providers import Finished, Text, ToolCall, Usage, parsed_arguments
 from infra.local.model.sse import frame
 from tests.functions.provider_streams import Json
 from tests.functions.test_stream_fuzz import read
@@ -123,6 +124,34 @@ async def test_calls_are_matched_by_what_they_have_in_common(order: str, known_b
             events.append({"type": DONE, **place, "item": item(name, arguments)})
     found = await read_events("openai", [*events, *end("openai", USAGE)])
     assert sorted(calls_of(found)) == [("a", '{"a": 1}'), ("b", '{"b": 1}')]
+
+
+async def test_arguments_nested_too_deeply_fail_only_their_call() -> None:
+    deep: Json = {}
+    for _ in range(1_000):
+        deep = {"a": deep}
+    item = {"type": "function_call", "id": "1", "call_id": "1", "name": "a", "arguments": deep}
+    block = {"type": "tool_use", "id": "1", "name": "a", "input": deep}
+    for provider, event in (
+        ("openai", {"type": DONE, "item": item}),
+        ("anthropic", {"type": "content_block_start", "index": 0, "content_block": block}),
+    ):
+        body = b"".join((frame(TEXT[provider]), _frame_deep(event), *map(frame, end(provider, USAGE))))
+        found, error = await read(provider, [body])
+        assert error is None
+        assert Text("Hello") in found
+        (call,) = (one for one in found if isinstance(one, ToolCall))
+        assert parsed_arguments(call) is None
+
+
+def _frame_deep(event: Json) -> bytes:
+    """The event as a server sends it that nests more deeply than Python's own encoder can."""
+    depth = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        return frame(event)
+    finally:
+        sys.setrecursionlimit(depth)
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])

@@ -30,8 +30,14 @@ def dict_of(value: Any) -> Mapping[str, Any]:
 
 
 def arguments_of(value: Any) -> str:
-    """Arguments that did not come in pieces, as text. Gateways also send them as an object."""
-    return value if isinstance(value, str) else json.dumps(value) if value else ""
+    """Arguments that did not come in pieces, as text. Gateways also send them as an object.
+
+    An object that is nested too deeply for JSON becomes a text that is no JSON: the call fails, and not the answer.
+    """
+    try:
+        return value if isinstance(value, str) else json.dumps(value) if value else ""
+    except RecursionError:
+        return "["
 
 
 def new_id() -> str:
