@@ -6,12 +6,14 @@ from infra.local.model import tokens
 from tests.journeys.endings_client import Cell, Db, Received, check_protocol
 from tests.journeys.endings_table import (
     ALL_CREDITS,
+    FOUND,
     FULL_ANSWER,
     LIMIT,
     NO_TEXT,
+    NOT_FOUND,
     NOTHING_PAID,
     REFUSED,
-    TOOLS_PREFIX,
+    WRITTEN_BY,
 )
 
 
@@ -24,11 +26,12 @@ def amount(text: str, question: str) -> str:
             return f"{amount(before, question)}+{name}" if before else name
     if not text:
         return "none"
-    if text == whole or (text.startswith(TOOLS_PREFIX) and text.endswith(whole)):
+    is_after_tools = text.startswith((FOUND, NOT_FOUND))
+    if text == whole or (is_after_tools and text.endswith(WRITTEN_BY)):
         return "whole"
     if text == whole[: len(whole) // 2]:
         return "half"
-    return "part" if whole.startswith(text) or text.startswith(TOOLS_PREFIX) else text
+    return "part" if whole.startswith(text) or is_after_tools else text
 
 
 def delivered(text: str, tools: str) -> str:

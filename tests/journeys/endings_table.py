@@ -78,12 +78,14 @@ SUBSCRIPTIONS: dict[str, dict[str, Any]] = {
 PROVIDERS = ["anthropic", "openai"]
 # The last four characters of the platform's key, in the requests that the stand-in recorded.
 PLATFORM = "d-in"
-# The stand-in's answer, its prefix after tools, and the product's sentences about limits and tools that did not run.
+# The stand-in's answer, the start and end of one after tools, and the product's sentences about limits and tools that
+# did not run.
 FULL_ANSWER = (
     "This is a stand-in answer, no model was asked. You wrote: “{question}”. In an invented sitting of the House of "
     "Commons, three members spoke to it and the matter was referred to a committee."
 )
-TOOLS_PREFIX = "The tools answered: “"
+FOUND, NOT_FOUND = "[Bill C-5](", "A tool answered: “"
+WRITTEN_BY = "*A stand-in wrote this from the results of the tools; no model was asked.*"
 LIMIT = "This answer has reached the limit of one question and ends here. Ask another question to continue."
 NO_TEXT = "The model ended here without a text. The results of its tools are above. Ask again for an answer in words."
 REFUSED = (

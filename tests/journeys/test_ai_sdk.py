@@ -82,7 +82,7 @@ def test_a_tool_call_has_an_output_and_sources(
         {"type": "step-start"},
         text_part(received.text),
     ]
-    assert "The tools answered" in received.text  # the model received it
+    assert f"[Bill C-5]({site}/bills/45-1/C-5/)" in received.text  # the model received it
     assert state_of(user).outcomes == ["answered"]
     assert state_of(user).quota_used == 1
     (kept,) = stack_db.execute("select * from public.messages where id = %s", (received.message["id"],)).fetchall()

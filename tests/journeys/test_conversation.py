@@ -1,6 +1,7 @@
 """A conversation about one bill, five turns in English and in French, compared with docs/transcript.md.
 
-The model is the stand-in, which chooses tools by simple rules and quotes their results; everything else is real.
+The model is the stand-in, which chooses tools by simple rules and writes their results as sentences; everything else is
+real.
 `WRITE=1` writes the transcript again. Read it before you commit it.
 """
 
@@ -21,15 +22,15 @@ from tests.conftest import Person
 TRANSCRIPT = ROOT / "docs" / "transcript.md"
 QUESTIONS = [
     ("en", "What is bill C-5 about?"),
-    ("en", "How did members vote on C-5?"),
-    ("fr", "Qu’est-ce qui a été dit au débat sur C-5 ?"),
     ("fr", "Qui est la députée ou le député de K1A 0A6 ?"),
-    ("en", "Is it law yet, this C-5?"),
+    ("en", "How did members vote on C-5?"),
+    ("fr", "Où en est C-5, est-ce maintenant une loi ?"),
+    ("fr", "Qu’est-ce qui a été dit au débat sur C-5 ?"),
 ]
 HEADER = """# A conversation
 
 Five turns about one bill on the local stack: `make run`, then these questions in one chat. The data are invented, and
-the model is a stand-in that chooses one tool by simple rules and quotes the start of its result. The tools, their
+the model is a stand-in that chooses one tool by simple rules and writes the main facts of its result. The tools, their
 sources, the metering and the stream are real. `tests/journeys/test_conversation.py` compares this page with the output.
 """
 
@@ -52,7 +53,8 @@ def turn(text: str, language: str, streamed: Streamed) -> str:
             case "source-url":
                 lines.append(f"- source: [{part['title']}]({part['url']})")
     metadata = streamed.metadata
-    lines.append(f"\n> {streamed.text}\n")
+    quoted = "\n".join(f"> {line}".rstrip() for line in streamed.text.strip().split("\n"))
+    lines.append(f"\n{quoted}\n")
     lines.append(
         f"{metadata['provider']} {metadata['model']}, {metadata['funding']}, {metadata['remaining']} left today, "
         f"charged ${metadata['charged_usd']}"

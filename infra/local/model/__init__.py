@@ -1,8 +1,8 @@
 """The stand-in for the model providers: Anthropic's Messages API and OpenAI's Responses API on one origin, offline.
 
 The SDKs' `base_url` is http://host:port for anthropic and http://host:port/v1 for openai. Every key is accepted unless
-it contains `invalid` or `exhausted`; one with `restricted` may answer, but not list models. Every answer quotes its
-question and states that it is invented.
+it contains `invalid` or `exhausted`; one with `restricted` may answer, but not list models. After tools an answer is
+written from their results, otherwise it quotes its question; it always states that no model was asked.
 
 The last user message may contain directives: `[tool:NAME {"json": "arguments"}]` calls a tool once, `[tool-loop:NAME
 {}]` calls it again after every result, and `[fault:NAME]` makes the reply fail (see FAULTS). Without a directive, a

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 
 from infra.local.model.faults import Faults
 from infra.local.model.prompt import Prompt
+from infra.local.model.prose import Language, written
 from infra.local.model.text import Json, first_tokens, split_words, tokens
 
 MAX_OUTPUT = 1_000_000  # tokens of a reply to a request without a limit
@@ -18,17 +19,23 @@ FRENCH = re.compile(
 ENGLISH = re.compile(r"\b(?:about|an?|and|are|did|do|does|for|has|have|how|in|is|of|on|the|to|was|what|when|who|why)\b")
 
 
+def language_of(question: str) -> Language:
+    """French where the question seems French."""
+    words = question.lower()
+    return "fr" if len(FRENCH.findall(words)) > len(ENGLISH.findall(words)) else "en"
+
+
 def answer(question: str, results: Sequence[str] = ()) -> str:
-    """The invented answer, in French where the question seems French; quotes it and the start of each tool result."""
-    quoted = ", ".join(f"“{result[:120]}”" for result in results)
-    if len(FRENCH.findall(question.lower())) > len(ENGLISH.findall(question.lower())):
-        prefix = f"Les outils ont répondu : {quoted}. " if results else ""
-        return prefix + (
+    """What the results of the tools say; without any, an invented answer that quotes the question."""
+    language = language_of(question)
+    if results:
+        return written(results, language)
+    if language == "fr":
+        return (
             f"Réponse factice, aucun modèle n’a été consulté. Vous avez écrit : “{question[:400]}”. Dans une séance "
             "inventée de la Chambre des communes, trois députés en ont parlé et la question est allée en comité."
         )
-    prefix = f"The tools answered: {quoted}. " if results else ""
-    return prefix + (
+    return (
         f"This is a stand-in answer, no model was asked. You wrote: “{question[:400]}”. In an invented sitting of the "
         "House of Commons, three members spoke to it and the matter was referred to a committee."
     )

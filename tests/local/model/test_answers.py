@@ -96,6 +96,58 @@ def test_the_answer_has_the_questions_language_and_quotes_it(question: str, fren
     assert question in answer(question)
 
 
+BILL = {
+    "bill": "C-5",
+    "title": "Loi sur les quais",
+    "law": False,
+    "introduced": "2026-02-01",
+    "sponsor": {"name": "Fern Quillwater", "party": "Heron", "url": "https://x.test/fern"},
+    "url": "https://x.test/c-5",
+}
+VOTES = {
+    "items": [
+        {
+            "about": f"Reading {number}",
+            "date": "2026-02-12",
+            "result": "Passed",
+            "yea": number,
+            "url": "https://x.test/v",
+        }
+        for number in range(1, 8)
+    ],
+    "left_out": 3,
+}
+NOTE_EN = "\n\n*A stand-in wrote this from the results of the tools; no model was asked.*"
+NOTE_FR = "\n\n*Un modèle factice a rédigé ceci à partir des réponses des outils ; aucun modèle n’a été consulté.*"
+
+
+@pytest.mark.parametrize(
+    ("question", "result", "expected"),
+    [
+        (
+            "Où en est le projet de loi C-5 ?",
+            BILL,
+            "[Projet de loi C-5](https://x.test/c-5), *Loi sur les quais* : n’est pas encore une loi, déposé le 1er "
+            "février 2026, parrainé par [Fern Quillwater](https://x.test/fern) (Heron)." + NOTE_FR,
+        ),
+        (
+            "What was voted on?",
+            VOTES,
+            "\n".join(
+                ["", *(f"- [Reading {n}](https://x.test/v), February 12, 2026: Passed, {n} for" for n in range(1, 4))]
+            )
+            + "\n- and 7 more"
+            + NOTE_EN,
+        ),
+        ("What is there?", {"items": [], "left_out": 0}, "The public record has nothing on this." + NOTE_EN),
+    ],
+)
+def test_results_become_sentences_with_links_in_the_questions_language(
+    question: str, result: dict[str, Any], expected: str
+) -> None:
+    assert answer(question, [to_json(result).decode()]) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("", 1), ("a", 1), ("the House votes", 3), ("C-5, 2026", 9), ('{"bill":"C-5"}', 8), ("ᐃᓄᒃ", 9), ("🍁", 4)],

@@ -28,7 +28,7 @@ async def test_anthropic_calls_tools_then_answers_from_their_results(claude: ant
     again = [*messages, {"role": "assistant", "content": called.content}, {"role": "user", "content": results}]
     events = await ask_claude(claude, again, tools=[CLAUDE_TOOL])
     assert text_of(events) == answer(CALLS, ["search found 7", "list_members found 7"])
-    assert "“search found 7”" in text_of(events)
+    assert "“search found 7”" in text_of(events)  # no JSON: an error, for example
 
 
 async def test_openai_calls_tools_then_answers_from_their_results(gpt: openai.AsyncOpenAI) -> None:
