@@ -18,6 +18,7 @@ from infra.local.parliament.lists import BadRequest, NotFound, page
 from infra.local.parliament.middleware import Fault, RequestControl, fail, requests
 from infra.local.parliament.model import Json
 from infra.local.parliament.other_sites import legisinfo_bill, represent_postcode, search_feed
+from infra.local.parliament.pages import vote_page
 
 
 def negotiated(request: Request, answer: Json) -> Response:
@@ -48,6 +49,8 @@ async def detail(request: Request) -> Response:
     record = dataset().by_url.get(path)
     if record is None:
         raise NotFound
+    if record in dataset().tables["votes"] and request.headers.get("accept", "").startswith("text/html"):
+        return HTMLResponse(vote_page(record))
     return negotiated(request, record.to_json(with_details=True))
 
 

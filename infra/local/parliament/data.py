@@ -64,9 +64,32 @@ Lantern     M ON Ephraim Duskfield           Table Talk Centre
 Juniper     M YT Sixtus Plumbrook            Northern Legend
 """
 MINISTER, SPEAKER = "fern-quillwater", "tobias-hollowmere"
-LEFT_ON = {"ottoline-greyfeather": date(2026, 5, 15)}
+# Members who never speak, 40 of each party: a party is large enough for 20 of its members to differ from the others.
+BACKBENCH_PARTIES = ("Heron", "Juniper")
+BACKBENCH_PROVINCES = ("ON", "MB", "BC", "AB")
+GIVEN_NAMES = ("Abel", "Beryl", "Cyrus", "Delia", "Emrys", "Flora", "Gideon", "Hazel", "Ivor", "Junia")
+FAMILY_NAMES = (
+    "Alderlock",
+    "Birchwick",
+    "Cedarholm",
+    "Dalewren",
+    "Elmstead",
+    "Fernlow",
+    "Gorsefield",
+    "Heathmoor",
+    "Ivyreed",
+    "Kelpstone",
+)
+BACKBENCH_RIDINGS = ("Almanac", "Ballad", "Canto", "Dactyl", "Elegy", "Fanfare", "Glossary", "Haiku", "Idyll", "Jingle")
+RIDING_PARTS = ("North", "South", "East", "West", "Upper", "Lower", "Inner", "Outer")
+# The first one's seat was won in a by-election; the second one's seat is vacant.
+LEFT_ON = {"ottoline-greyfeather": date(2026, 5, 15), "beryl-birchwick": date(2026, 9, 11)}
 JOINED_ON = {"percival-quillwater": date(2026, 6, 8)}  # won her seat in a by-election
-CHANGED_PARTY = {"sixtus-plumbrook": ("Independent", date(2026, 5, 20))}
+# The new party, and the first day in it. Both days are between two votes.
+CHANGED_PARTY = {
+    "sixtus-plumbrook": ("Independent", date(2026, 5, 20)),
+    "cyrus-cedarholm": ("Juniper", date(2026, 6, 8)),
+}
 
 # The fields of model.Bill.
 BILLS = """
@@ -80,7 +103,7 @@ C-8|An Act to amend the Imaginary Calendar Act (leap day)|Leap Day Act|Loi modif
 C-9|An Act respecting the labelling of maple sap|Maple Sap Labels Act|Loi concernant l’étiquetage de l’eau d’érable|Loi sur l’étiquetage de l’eau d’érable|2026-04-14|HouseAtReportStage|theodule-vertegrange|maple sap|de l’eau d’érable
 C-10|An Act respecting canoe museums|Canoe Museums Act|Loi concernant les musées du canot|Loi sur les musées du canot|2026-05-05|HouseInCommittee|maribel-thistledown|canoe museums|des musées du canot
 C-11|An Act respecting the names of unnamed lakes|Unnamed Lakes Act|Loi concernant les noms des lacs sans nom|Loi sur les lacs sans nom|2026-09-15|HouseAt1stReading|solveig-frostwren|unnamed lakes|des lacs sans nom
-C-12|An Act for granting certain sums for community kites|Community Kites Act|Loi accordant certaines sommes aux cerfs-volants communautaires|Loi sur les cerfs-volants communautaires|2026-10-06|HouseAt1stReading|amadou-rivercrane|community kites|des cerfs-volants communautaires
+C-12|An Act for granting certain sums for community kites|Community Kites Act|Loi accordant certaines sommes aux cerfs-volants communautaires|Loi sur les cerfs-volants communautaires|2026-10-06|HouseInCommittee|amadou-rivercrane|community kites|des cerfs-volants communautaires
 C-201|An Act to establish National Mitten Day|National Mitten Day Act|Loi instituant la Journée nationale de la mitaine|Loi sur la Journée nationale de la mitaine|2026-02-24|HouseAt1stReading|rosalind-copperdale|mittens|des mitaines
 S-2|An Act respecting northern lights observation posts|Northern Lights Act|Loi concernant les postes d’observation des aurores boréales|Loi sur les aurores boréales|2026-02-05|HouseAt2ndReading||northern lights|des aurores boréales
 S-3|An Act respecting bilingual bird signs|Bird Signs Act|Loi concernant les panneaux ornithologiques bilingues|Loi sur les panneaux ornithologiques|2026-04-21|SenateInCommittee||bird signs|des panneaux ornithologiques
@@ -96,7 +119,8 @@ STATUSES = {
     "BillDefeated": ("Defeated", "Rejeté"),
     "WillNotBeProceededWith": ("Dead", "Mort au Feuilleton"),
 }
-# The fields of model.Vote. Of the supporters, `*` is a free vote, and a final `=` makes a tie.
+# The fields of model.Vote. Of the supporters, `*` is a free vote, a final `=` makes a tie, and a final `+20J` adds 20
+# members of a party that is against.
 VOTES = """
 2026-02-12 bus-shelters motion JC
 2026-02-24 C-2 second HJCFL
@@ -129,12 +153,13 @@ VOTES = """
 2026-10-06 fog-horns motion HFL
 2026-10-20 bus-shelters motion HCFL
 2026-10-20 night-trains motion JCFL
+2026-10-20 C-12 second HL+20J
 """
 VOTE_DESCRIPTIONS = {
     "second": ("2nd reading of {bill}, {name}", "2e lecture du {bill}, {name}"),
     "third": ("3rd reading and adoption of {bill}, {name}", "3e lecture et adoption du {bill}, {name}"),
     "report": ("Concurrence at report stage of {bill}, {name}", "Adoption à l’étape du rapport du {bill}, {name}"),
-    "amendment": ("{bill}, {name} (amendment)", "{bill}, {name} (amendement)"),
+    "amendment": ("{bill}, {name} (report stage amendment)", "{bill}, {name} (amendement à l’étape du rapport)"),
     "time": ("Time allocation for {bill}, {name}", "Attribution de temps pour le {bill}, {name}"),
     "motion": ("Opposition Motion ({name})", "Motion de l’opposition ({name})"),
 }
@@ -228,5 +253,5 @@ POSTAL_CODES: dict[str, tuple[str, str, list[str] | None, list[str] | None]] = {
     "T5J0N3": ("Edmonton", "AB", None, ["solveig-frostwren"]),
     "V6B1A1": ("Vancouver", "BC", ["maribel-thistledown"], ["hester-pinebarrow", "maribel-thistledown"]),
     "N0G1A0": ("Exemplar", "ON", ["percival-quillwater"], ["odalys-brambleton", "percival-quillwater"]),
-    "R3C0V8": ("Winnipeg", "MB", [], None),  # the seat is vacant
+    "R3C0V8": ("Winnipeg", "MB", ["beryl-birchwick"], None),  # the seat is vacant
 }

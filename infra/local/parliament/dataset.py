@@ -3,25 +3,31 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import cache
 from urllib.parse import urlencode
 
 from infra.local.parliament.data import (
+    BACKBENCH_PARTIES,
+    BACKBENCH_PROVINCES,
+    BACKBENCH_RIDINGS,
     BILLS,
     BILLS_DEBATED,
     CHANGED_PARTY,
     COMMITTEES,
     DAYS_WITHOUT_VOTES,
     DEBATE_LENGTHS,
+    FAMILY_NAMES,
+    GIVEN_NAMES,
     JOINED_ON,
     LEFT_ON,
     MINISTER,
     PARTIES,
     PEOPLE,
     PREVIOUS_SESSION,
+    RIDING_PARTS,
     SESSION,
     SESSION_START,
     SPEAKER,
@@ -149,8 +155,9 @@ class Dataset:
 
     def _add_speeches(self, transcript: Transcript, day: str, bills: Sequence[str]) -> None:
         """The statements, the oral questions and the bills of a day."""
-        government = [slug for slug, person in self.people.items() if person.terms[-1].party == "Heron"]
-        opposition = [slug for slug in self.people if slug not in government]
+        speakers = {slug: person for slug, person in self.people.items() if not person.backbench}
+        government = [slug for slug, person in speakers.items() if person.terms[-1].party == "Heron"]
+        opposition = [slug for slug in speakers if slug not in government]
         government.remove(SPEAKER)
         transcript.add_procedural_speech("The House met at 10 a.m.", "La séance est ouverte à 10 heures.")
         transcript.add_heading("Statements by Members", "Déclarations de députés")
@@ -239,7 +246,7 @@ class Dataset:
     def _add_votes(self, votes: Sequence[Vote]) -> None:
         """The votes and all ballots. Totals and party votes are counted from the ballots."""
         for number, planned in enumerate(votes, 1):
-            ballots = self._ballots(date.fromisoformat(planned.day), planned.supporters)
+            ballots = self._ballots(number, planned)
             parties = party_votes(ballots)
             vote = self._vote(number, planned, ballots, parties)
             self.tables["votes"].append(vote)
@@ -307,19 +314,24 @@ class Dataset:
         }
         return Record(url, listed, details, {**listed, "date": day, "kind": planned.kind, "bill": bill_key})
 
-    def _ballots(self, day: date, supporters: str) -> list[Ballot]:
+    def _ballots(self, number: int, planned: Vote) -> list[Ballot]:
         """One ballot for each sitting member. Most follow the party, some do not; the Speaker does not vote."""
+        day, supporters = date.fromisoformat(planned.day), planned.supporters.partition("+")[0]
+        backbench = random.Random(number)  # noqa: S311 -- their ballots do not change those of the others
         ballots = []
         for person in self.people.values():
             if term := person.term_on(day):
-                chance = self._rng.random()
-                yes = self._rng.random() < 0.5 if supporters == "*" else term.party[0] in supporters
-                if chance < 0.03:
+                rng = backbench if person.backbench else self._rng
+                chance = rng.random()
+                yes = rng.random() < 0.5 if supporters == "*" else term.party[0] in supporters
+                if chance < (0.01 if person.backbench else 0.03):
                     yes = not yes
                 choice = "Didn't vote" if chance > 0.93 else "Paired" if chance > 0.92 else "Yes" if yes else "No"
                 ballots.append(Ballot(person, term, "Didn't vote" if person.slug == SPEAKER else choice))
         if supporters.endswith("="):
             _make_tie(ballots)
+        if rebels := planned.supporters.partition("+")[2]:
+            _add_supporters(ballots, rebels[-1], int(rebels[:-1]))
         return ballots
 
     def _bill(self, bill: Bill) -> Record:
@@ -386,8 +398,8 @@ class Dataset:
 
 
 def _people() -> list[Person]:
-    people = []
-    for number, line in enumerate(PEOPLE.strip().splitlines(), 1):
+    people, lines = [], [*PEOPLE.strip().splitlines(), *_backbench()]
+    for number, line in enumerate(lines, 1):
         party, gender, province, given, rest = line.split(None, 4)
         family, riding = rest.split(None, 1)
         slug = slugify(f"{given} {family}")
@@ -396,8 +408,18 @@ def _people() -> list[Person]:
         if slug in CHANGED_PARTY:
             party, day = CHANGED_PARTY[slug]
             terms = [Term(terms[0].number + 1, party, riding, day, None), replace(terms[0], end=day)]
-        people.append(Person(number, slug, f"{given} {family}", gender, province, tuple(terms)))
+        backbench = number > len(lines) - 10 * len(RIDING_PARTS)
+        people.append(Person(number, slug, f"{given} {family}", gender, province, tuple(terms), backbench))
     return people
+
+
+def _backbench() -> Iterator[str]:
+    """Members in the format of PEOPLE."""
+    for index, part in enumerate(RIDING_PARTS):
+        party = BACKBENCH_PARTIES[index // 4]
+        for number, (given, riding) in enumerate(zip(GIVEN_NAMES, BACKBENCH_RIDINGS, strict=True)):
+            family, province = FAMILY_NAMES[(number + index) % 10], BACKBENCH_PROVINCES[number % 4]
+            yield f"{party} {'MF'[number % 2]} {province} {given} {family} {riding} {part}"
 
 
 def _membership(person: Person, term: Term) -> Json:
@@ -418,6 +440,17 @@ def _make_tie(ballots: list[Ballot]) -> None:
     surplus = count[majority] - count[minority]
     for index in [index for index, ballot in enumerate(ballots) if ballot.choice == majority][:surplus]:
         ballots[index] = ballots[index]._replace(choice="Didn't vote")
+
+
+def _add_supporters(ballots: list[Ballot], initial: str, supporters: int) -> None:
+    """Exactly `supporters` members of the party vote Yes, and the other voters of the party vote No."""
+    voters = [
+        index
+        for index, ballot in enumerate(ballots)
+        if ballot.term.party[0] == initial and ballot.choice in ("Yes", "No")
+    ]
+    for order, index in enumerate(voters):
+        ballots[index] = ballots[index]._replace(choice="Yes" if order < supporters else "No")
 
 
 def party_votes(ballots: list[Ballot]) -> dict[str, PartyVote]:

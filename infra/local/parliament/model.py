@@ -47,6 +47,7 @@ class Person:
     gender: str
     province: str
     terms: tuple[Term, ...]
+    backbench: bool = False  # votes, and never speaks
 
     @property
     def url(self) -> str:

@@ -90,16 +90,16 @@ def represent_postcode(code: str) -> Json | None:
         answer[f"boundaries_{source}"] = [_boundary(person) for person in members]
         if slugs is not None:
             provincial = _provincial_member(province, city)
-            answer[f"representatives_{source}"] = [*map(_federal_member, members), provincial]
+            sitting = [person for person in members if person.current_term]  # a vacant seat has only its boundary
+            answer[f"representatives_{source}"] = [*map(_federal_member, sitting), provincial]
     return answer
 
 
 def _boundary(person: Person) -> Json:
     number, boundary_set = 9000 + person.number, "federal-electoral-districts-2023-representation-order"
-    assert person.current_term
     return {
         "url": f"/boundaries/{boundary_set}/{number}/",
-        "name": person.current_term.riding,
+        "name": person.terms[0].riding,
         "external_id": str(number),
         "boundary_set_name": "Federal electoral district",
         "related": {"boundary_set_url": f"/boundary-sets/{boundary_set}/"},

@@ -3,6 +3,7 @@
 Checked through the API: every URL in an answer is requested, and totals are counted again.
 """
 
+import html
 import re
 from collections import Counter
 from typing import Any
@@ -24,7 +25,7 @@ LISTS = (
     "/committees/",
     "/committees/meetings/",
 )
-SITTING_MEMBERS = 41  # one more has left
+SITTING_MEMBERS = 120  # two more have left
 
 
 def urls_in(value: Any) -> set[str]:
@@ -91,6 +92,37 @@ async def test_totals_and_party_votes_match_the_ballots(client: httpx.AsyncClien
             assert (party_vote["vote"] == "Free vote") is (split >= 0.15)
             assert party_vote["vote"] == "Free vote" or count[party_vote["vote"]] == max(count.values())
     assert results == {"Passed", "Failed", "Tie"}
+
+
+async def test_dissent_is_unmarked_where_twenty_of_a_party_differ(client: httpx.AsyncClient) -> None:
+    (vote,) = await get_all(client, "/votes/?bill=/bills/45-1/C-12/")
+    ballots = await get_all(client, f"/votes/ballots/?vote={vote['url']}")
+    count = Counter[str]()
+    for ballot in ballots:
+        party = (await get(client, ballot["politician_membership_url"]))["party"]["short_name"]["en"]
+        count[f"{party} {ballot['ballot']}"] += 1
+    assert count["Juniper Yes"] == 20 < count["Juniper No"]
+    dissents = await get_all(client, f"/votes/ballots/?vote={vote['url']}&dissent=True")
+    parties = [(await get(client, each["politician_membership_url"]))["party"]["short_name"]["en"] for each in dissents]
+    assert "Juniper" not in parties
+
+
+async def test_page_of_a_vote_has_each_party_of_that_day(client: httpx.AsyncClient) -> None:
+    """One Heron member joined Juniper after vote 18 and before vote 21."""
+    names = {member["url"]: member["name"] for member in await get_all(client, "/politicians/?include=all")}
+    for number, party_of_the_day in ((18, "Heron"), (21, "Juniper")):
+        page = (await client.get(f"/votes/45-1/{number}/", headers={"accept": "text/html"})).text
+        listed = {}
+        for section in page.split('<div class="context-col"><h2>')[3:]:
+            party, rest = section.split("</h2>", 1)
+            for choice, url, name in re.findall(r'">([^<]+)</span> <a href="([^"]+)">([^<]+)</a>', rest):
+                listed[url] = (party, html.unescape(choice), html.unescape(name))
+        ballots = await get_all(client, f"/votes/ballots/?vote=/votes/45-1/{number}/")
+        for ballot in ballots:
+            url, term = ballot["politician_url"], await get(client, ballot["politician_membership_url"])
+            assert listed.pop(url) == (term["party"]["short_name"]["en"], ballot["ballot"], names[url])
+            assert url != "/politicians/cyrus-cedarholm/" or term["party"]["short_name"]["en"] == party_of_the_day
+        assert listed == {}
 
 
 async def test_dissent_is_a_ballot_against_the_party(client: httpx.AsyncClient) -> None:

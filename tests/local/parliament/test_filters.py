@@ -58,7 +58,7 @@ FILTERS: list[tuple[str, str, Any]] = [
     ("/bills/", "introduced__gte=2026-09-01", lambda record: record["introduced"] >= "2026-09-01"),
     ("/bills/", "law=True", lambda record: record["number"] == "C-2"),
     ("/bills/", "private_member_bill=True", lambda record: record["number"] == "C-201"),
-    ("/bills/", "status_code=HouseInCommittee", lambda record: record["number"] in ("C-4", "C-8", "C-10")),
+    ("/bills/", "status_code=HouseInCommittee", lambda record: record["number"] in ("C-4", "C-8", "C-10", "C-12")),
     ("/bills/", "sponsor_politician=/politicians/fern-quillwater/", lambda record: record["url"] == "/bills/45-1/C-5/"),
     ("/debates/", "date__range=2026-03-01,2026-03-31", lambda record: record["date"].startswith("2026-03")),
     ("/debates/", "number=4", lambda record: record["number"] == "4"),
