@@ -34,7 +34,7 @@ class Chat:
         self._metering = Metering(database, observer, providers.platform)
         self._own_keys = OwnKeys(database, vault, observer)
         self._progress = ProgressWriter(database, observer)
-        self._tools = Tools(parliament, lambda name, error: observer.failure("tool failed", error, tool=name))
+        self.tools = Tools(parliament, lambda name, error: observer.failure("tool failed", error, tool=name))
         self._turnstile = Turnstile()
         self._running: dict[asyncio.Task[None], Turn] = {}
 
@@ -51,7 +51,7 @@ class Chat:
             metering=self._metering,
             providers=self.providers,
             own_keys=self._own_keys,
-            tools=self._tools,
+            tools=self.tools,
             parliament=self.parliament,
             progress=self._progress,
             observer=self.observer,
@@ -116,5 +116,5 @@ class Chat:
         await self._metering.close()
         await self._progress.close()
         await self.providers.close()
-        await self._tools.close()
+        await self.tools.close()
         await self.database.close()

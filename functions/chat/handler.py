@@ -112,11 +112,23 @@ async def get_health() -> Response:
     return json_response({"status": "ok"})
 
 
+async def any_mcp(request: Request) -> Response:
+    """A message of a user's own assistant. Raises NotFound where the Model Context Protocol is off."""
+    await started(request)
+    if not request.app.state.settings.mcp_enabled:
+        raise NotFound
+    user = await current_user(request)
+    from functions.chat import mcp  # off by default
+
+    return await mcp.answer(request, user, request.app.state.chat, request.app.state.settings.allowed_origins)
+
+
 def start(app: FastAPI) -> None:
     """Build what the routes share, from the environment. Raises SettingsError."""
     environment = read_environment()
     settings, vault = load(ChatSettings, environment), load_vault(environment)
     observer: Observer = app.state.observer
+    app.state.settings = settings
     app.state.verifier = Verifier(settings, observer)
     parliament = Parliament.at(settings.addresses, settings.contact)
     app.state.chat = Chat(Database(settings, observer), Providers(settings), parliament, vault, observer)
@@ -161,5 +173,6 @@ def create() -> FastAPI:
     app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"], dependencies=late)
     app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"], dependencies=late)
     app.add_api_route("/usage", get_usage, methods=["GET"], dependencies=late)
+    app.router.routes.append(PlainRoute("/mcp", any_mcp, methods=["GET", "POST", "DELETE"]))
     app.add_api_route("/health", get_health, methods=["GET"])
     return app

@@ -40,6 +40,7 @@ OWN_KEY_QUERY_COST_LIMIT_USD = Decimal("0.50")
 TOOL_S = 15.0
 TOOL_RESULT_BYTES = 8_000
 TOOL_SOURCES = 10
+TOOL_CALLS_A_MINUTE = 30  # of a user's own assistant (mcp.py); a query makes two or three
 TOOL_RESPONSE_BYTES = 4 * 1024 * 1024
 TOOL_CACHE_ENTRIES = 500
 TOOL_CACHE_BYTES = 16 * 1024 * 1024

@@ -28,6 +28,7 @@ from functions.common.errors import (
     RequestInProgress,
     TooManyFailures,
     TooManyQueries,
+    TooManyToolCalls,
     Unavailable,
     ValueRefused,
 )
@@ -67,6 +68,7 @@ ERRORS: Mapping[str, type[AppError]] = {
     "Too many queries at once": TooManyQueries,
     "Too many failed queries today": TooManyFailures,
     "Free answers are off today": FreeAnswersOff,
+    "Too many tool calls": TooManyToolCalls,
 }
 
 

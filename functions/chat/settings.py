@@ -5,19 +5,25 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from functions.chat.sources import Addresses
-from functions.common.settings import BaseUrl, ProviderAddresses, SupabaseSettings
+from functions.common.settings import BaseUrl, Origins, ProviderAddresses, SupabaseSettings
 
 ProviderName = Literal["anthropic", "openai"]
 
 
 class ChatSettings(SupabaseSettings, ProviderAddresses):
-    """The platform's accounts at one provider or both, and the addresses of Parliament's data."""
+    """The platform's accounts at one provider or both, and the addresses of Parliament's data.
+
+    With `mcp_enabled` users' own assistants may call the tools, from a browser only on a page of `allowed_origins`.
+    """
 
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     parliament_api_url: BaseUrl = Field(default="https://api.openparliament.ca", validation_alias="PARLIAMENT_API_URL")
     represent_api_url: BaseUrl = Field(default="https://represent.opennorth.ca", validation_alias="REPRESENT_API_URL")
     contact: str = Field(default="", validation_alias="PARLIAMENT_CONTACT")
+
+    mcp_enabled: bool = Field(default=False, validation_alias="MCP_ENABLED")
+    allowed_origins: Origins = Field(default=frozenset(), validation_alias="ALLOWED_ORIGINS")
 
     @model_validator(mode="after")
     def _has_an_account(self) -> Self:

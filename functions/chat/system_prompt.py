@@ -43,6 +43,11 @@ def system_prompt() -> str:
     return _text("system")
 
 
+def assistant_instructions() -> str:
+    """What users' own assistants are told about the tools."""
+    return _text("mcp")
+
+
 async def situation(context: Context, language: Language, now: datetime, parliament: Parliament) -> tuple[str, str]:
     """The date in Toronto, the user's language and page; then what the page sent about itself, which can be left out.
 

@@ -183,6 +183,10 @@ class TooManyFailures(TooManyRequests):
     message = "Too many of your questions failed today and were not charged. You can ask again after midnight UTC."
 
 
+class TooManyToolCalls(TooManyRequests):
+    message = "Your assistant has called as many tools as a minute allows. Wait a moment."
+
+
 class FreeAnswersOff(TooManyRequests):
     message = "Free answers are used up for today. They return at midnight UTC; a paid plan answers now."
 

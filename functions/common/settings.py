@@ -10,8 +10,18 @@ import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 from functions.common.validation import field_errors
 
@@ -64,7 +74,17 @@ def _not_publishable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _origins(value: str) -> list[str]:
+    origins = [origin.strip().rstrip("/") for origin in value.split(",")]
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError("must be origins such as https://example.org, with commas between them")
+    return origins
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Origins = Annotated[frozenset[str], BeforeValidator(_origins)]
 
 
 class ProviderAddresses(Settings):

@@ -63,16 +63,19 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(money.dumps(content), status, headers, media_type="application/json")
 
 
+def error_fields(error: AppError, request_id: str) -> dict[str, Any]:
+    """The fields of an error in a response."""
+    return {"code": error.code, "message": error.sentence, "request_id": request_id, **error.details}
+
+
+def error_headers(error: AppError) -> dict[str, str]:
+    """The headers of the response for an error."""
+    return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+
+
 def error_response(error: AppError, request_id: str) -> Response:
     """The response for an error."""
-    body = {
-        "code": error.code,
-        "message": error.sentence,
-        "request_id": request_id,
-        **error.details,
-    }
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    return json_response({"error": body}, error.status, headers)
+    return json_response({"error": error_fields(error, request_id)}, error.status, error_headers(error))
 
 
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:

@@ -156,7 +156,7 @@ def functions() -> None:
         allow_origins=[origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
         allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["authorization", "content-type", "accept", "x-client-info"],
+        allow_headers=["authorization", "content-type", "accept", "x-client-info", "mcp-protocol-version"],
         expose_headers=["x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"],
         max_age=3600,
     )

@@ -30,6 +30,8 @@ create table if not exists public.user_subscriptions (
   failed_cost_usd public.usd not null default 0,
   overage_period_start timestamptz not null default date_trunc('month', private.clock(), 'UTC'),
   included_until timestamptz,
+  tool_minute timestamptz,
+  tool_calls public.quantity not null default 0,
   stripe_sequence bigint not null default 0,
   downgraded_at timestamptz
 );
@@ -79,6 +81,10 @@ comment on column public.user_subscriptions.overage_period_start is
   'Start of the period that current_overage_amount counts.';
 comment on column public.user_subscriptions.included_until is
   'Until this time admission reuses its last decision, which was: the daily quota pays. Null: decide again.';
+comment on column public.user_subscriptions.tool_minute is
+  'The minute that tool_calls counts. Null: the user''s own assistant has called no tool yet.';
+comment on column public.user_subscriptions.tool_calls is
+  'Calls of tools by the user''s own assistant in tool_minute.';
 comment on column public.user_subscriptions.downgraded_at is
   'When the plan changed to one that stores history for fewer days. Null once expires_at has been shortened.';
 comment on column public.user_subscriptions.stripe_sequence is

@@ -55,7 +55,13 @@ def test_the_url_answers_preflights_only_for_allowed_origins(packaged: Packaged,
     cors = packaged.resource(f"{name.capitalize()}LambdaFunctionUrl")["Cors"]
     assert cors["AllowOrigins"] == {"Fn::Split": [",", ORIGINS]}
     assert set(cors["AllowMethods"]) == methods
-    assert set(cors["AllowHeaders"]) == {"authorization", "content-type", "accept", "x-client-info"}
+    assert set(cors["AllowHeaders"]) == {
+        "authorization",
+        "content-type",
+        "accept",
+        "x-client-info",
+        "mcp-protocol-version",
+    }
     assert set(cors["ExposeHeaders"]) == {"x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"}
     assert 0 < cors["MaxAge"] <= 86_400
     assert "AllowCredentials" not in cors

@@ -58,6 +58,7 @@ private.sync_uses_byo_key              volatile   definer  none
 private.time_ordered_id                volatile   invoker  none
 private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role
+public.admit_tool_call                 volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
 public.apply_customer                  volatile   definer  service_role
 public.apply_pack                      volatile   definer  service_role

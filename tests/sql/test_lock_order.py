@@ -72,6 +72,7 @@ CALLS = {
     "p_own_key => false)",
     "admit_query, waiting": f"select {ADMIT}, p_waits => true)",
     "admit_query, replacing": f"select {ADMIT}, p_question_id => 'q1')",
+    "admit_tool_call": "select public.admit_tool_call(%(user)s, 30)",
     "settle_query": SETTLE,
     "settle_query, repeated question": SETTLE.replace("hold", "byok_hold").replace("turn", "repeated_turn"),
     "settle_query, after a pending turn": SETTLE.replace("turn", "later_turn"),
