@@ -1,9 +1,22 @@
 """Types shared by the sources and by the tools. Imports no other module of this package."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Language = Literal["en", "fr"]
 JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text in English and French. One of them may be missing."""
+
+    en: str | None
+    fr: str | None
+
+    def in_(self, language: Language) -> str | None:
+        """The text in the language, or in the other one where it is missing."""
+        return (self.fr or self.en) if language == "fr" else (self.en or self.fr)
 
 
 class SourceError(Exception):

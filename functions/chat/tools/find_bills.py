@@ -9,11 +9,11 @@ from pydantic import Field
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import contains_words, localized, shorten
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import bill_source, describe_mp
 from functions.chat.tools.results import Item, list_result
-from functions.chat.tools.text import contains_words, localized, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 

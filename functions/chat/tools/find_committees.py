@@ -6,10 +6,10 @@ from pydantic import Field
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import contains_words, localized, shorten
 from functions.chat.tools.arguments import Arguments, Limit, Words
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
-from functions.chat.tools.text import contains_words, localized, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 

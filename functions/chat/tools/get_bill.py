@@ -2,10 +2,10 @@
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, RecordNotFound
+from functions.chat.sources.text import localized, localized_url, shorten, slug_of
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import MpSummary, describe_mp, summarize_bill
-from functions.chat.tools.text import localized, localized_url, shorten, slug_of
 from functions.chat.tools.tool import Tool, ToolData
 
 

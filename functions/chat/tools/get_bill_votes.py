@@ -2,10 +2,10 @@
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import localized, shorten
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, Session
 from functions.chat.tools.records import summarize_bill, vote_source
 from functions.chat.tools.results import Item, list_result
-from functions.chat.tools.text import localized, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 

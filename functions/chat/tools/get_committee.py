@@ -2,11 +2,11 @@
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import localized, shorten
 from functions.chat.tools.arguments import Arguments, CommitteeSlug, Limit
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
-from functions.chat.tools.text import localized, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 MAX_SESSIONS = 5

@@ -2,10 +2,10 @@
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import localized, shorten
 from functions.chat.tools.arguments import Arguments, MpSlug
 from functions.chat.tools.records import summarize_mp
 from functions.chat.tools.results import fit
-from functions.chat.tools.text import localized, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 MEMBERSHIPS_CHARACTERS = 4_000

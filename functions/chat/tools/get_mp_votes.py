@@ -10,10 +10,10 @@ from pydantic import Field
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, RecordNotFound
+from functions.chat.sources.text import bill_reference, localized, shorten
 from functions.chat.tools.arguments import Arguments, Limit, MpSlug
 from functions.chat.tools.records import describe_mp, vote_source
 from functions.chat.tools.results import Item, list_result
-from functions.chat.tools.text import bill_reference, localized, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import bill_reference, localized, shorten, slug_of
 from functions.chat.tools.arguments import Arguments, Session
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import mp_source, vote_source
 from functions.chat.tools.results import fit
-from functions.chat.tools.text import bill_reference, localized, shorten, slug_of
 from functions.chat.tools.tool import Tool, ToolData
 
 MAX_DISSENTERS = 60

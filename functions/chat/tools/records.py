@@ -4,9 +4,9 @@ from typing import Any, TypedDict
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.text import html_to_text, iso_time, localized, localized_url, shorten, slug_of
 from functions.chat.tools.base import Source
 from functions.chat.tools.results import Item
-from functions.chat.tools.text import html_to_text, iso_time, localized, localized_url, shorten, slug_of
 
 
 class MpSummary(TypedDict):

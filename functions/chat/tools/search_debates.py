@@ -10,10 +10,10 @@ from pydantic import Field
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
 from functions.chat.sources.openparliament import SearchHit
+from functions.chat.sources.text import html_to_text, shorten
 from functions.chat.tools.arguments import Arguments, Limit, Words
 from functions.chat.tools.base import Source
 from functions.chat.tools.results import Item, list_result, speech_text_limit
-from functions.chat.tools.text import html_to_text, shorten
 from functions.chat.tools.tool import Tool, ToolData
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from functions.chat import limits
 from functions.chat.sources.base import Language
+from functions.chat.sources.text import html_to_text
 from functions.chat.tools import Source
 from functions.chat.tools.records import describe_bill, describe_mp, speech_item
 from functions.chat.tools.results import speech_text_limit
-from functions.chat.tools.text import html_to_text
 from tests.functions.tools.kit import CALLS, LANGUAGES, Runner
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from functions.chat.sources.text import html_to_text, localized, shorten
 from functions.chat.tools import Source
 from functions.chat.tools.results import Item, fit, list_result
-from functions.chat.tools.text import html_to_text, localized, shorten
 from functions.chat.tools.tool import ToolData
 from tests.functions.tools.kit import LANGUAGES
 
