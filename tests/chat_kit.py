@@ -28,6 +28,8 @@ def chat_environment(stack: Stack) -> dict[str, str]:
         "OPENAI_BASE_URL": f"{info['model_url']}/v1",
         "PARLIAMENT_API_URL": info["parliament_url"],
         "REPRESENT_API_URL": info["parliament_url"],
+        "LEGISINFO_URL": f"{info['parliament_url']}/legisinfo",
+        "OURCOMMONS_URL": info["parliament_url"],
     }
 
 

@@ -20,6 +20,8 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     parliament_api_url: BaseUrl = Field(default="https://api.openparliament.ca", validation_alias="PARLIAMENT_API_URL")
     represent_api_url: BaseUrl = Field(default="https://represent.opennorth.ca", validation_alias="REPRESENT_API_URL")
+    legisinfo_url: BaseUrl = Field(default="https://www.parl.ca/legisinfo", validation_alias="LEGISINFO_URL")
+    ourcommons_url: BaseUrl = Field(default="https://www.ourcommons.ca", validation_alias="OURCOMMONS_URL")
     contact: str = Field(default="", validation_alias="PARLIAMENT_CONTACT")
 
     mcp_enabled: bool = Field(default=False, validation_alias="MCP_ENABLED")
@@ -34,7 +36,12 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
     @property
     def addresses(self) -> Addresses:
         """Where the sources of the public record are."""
-        return Addresses(openparliament=self.parliament_api_url, represent=self.represent_api_url)
+        return Addresses(
+            openparliament=self.parliament_api_url,
+            represent=self.represent_api_url,
+            legisinfo=self.legisinfo_url,
+            ourcommons=self.ourcommons_url,
+        )
 
     @property
     def platform_providers(self) -> list[ProviderName]:

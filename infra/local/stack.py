@@ -197,7 +197,9 @@ class Stack:
         if (url := self._model_url) and not self._configured("OPENAI_API_KEY", "OPENAI_BASE_URL"):
             variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{url}/v1"}
         if url := self._parliament_url:
-            variables |= {"PARLIAMENT_API_URL": url, "REPRESENT_API_URL": environ.get("REPRESENT_API_URL") or url}
+            variables["PARLIAMENT_API_URL"] = url
+            for name, path in (("REPRESENT_API_URL", ""), ("LEGISINFO_URL", "/legisinfo"), ("OURCOMMONS_URL", "")):
+                variables[name] = environ.get(name) or f"{url}{path}"
         if url := self._stripe_url:
             secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
             variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from functions.chat.sources.http import HttpClient
+from functions.chat.sources.legisinfo import LegisInfo
 from functions.chat.sources.openparliament import OpenParliament
+from functions.chat.sources.ourcommons import OurCommons
 from functions.chat.sources.represent import Represent
 
 
@@ -17,6 +19,8 @@ class Addresses:
 
     openparliament: str
     represent: str
+    legisinfo: str
+    ourcommons: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,20 @@ class Parliament:
     client: HttpClient
     openparliament: OpenParliament
     represent: Represent
+    legisinfo: LegisInfo
+    ourcommons: OurCommons
 
     @classmethod
     def at(cls, addresses: Addresses, contact: str) -> Self:
         """The sources at these addresses. `contact` is the e-mail address or page in the user agent."""
         client = HttpClient(contact)
-        return cls(client, OpenParliament(addresses.openparliament, client), Represent(addresses.represent, client))
+        return cls(
+            client,
+            OpenParliament(addresses.openparliament, client),
+            Represent(addresses.represent, client),
+            LegisInfo(addresses.legisinfo, client),
+            OurCommons(addresses.ourcommons, client),
+        )
 
     async def close(self) -> None:
         """Close the HTTP connections."""

@@ -87,11 +87,18 @@ class OpenParliament:
         return Records(records, more=True)
 
     async def current_session(self) -> str:
-        """The session of the newest vote: the one that sits now, or that sat last."""
-        votes = (await self.list_records("votes", limit=1)).records
-        if not votes:
+        """The session of the newest vote or bill: the one that sits now, or that sat last.
+
+        A new session has bills before its first vote.
+        """
+        newest = [
+            *(await self.list_records("votes", limit=1)).records,
+            *(await self.list_records("bills", limit=1)).records,
+        ]
+        sessions = [str(record.get("session")) for record in newest if SESSION.fullmatch(str(record.get("session")))]
+        if not sessions:
             raise SourceError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
-        return str(votes[0]["session"])
+        return max(sessions)
 
     async def sitting_mps(self) -> list[JsonObject]:
         """All MPs who sit now, by family name."""

@@ -1,6 +1,7 @@
 """find_bills: bills by words of their titles, number, sponsor or kind.
 
-openparliament.ca cannot search titles, so this tool reads a session's bills and searches them in both languages.
+openparliament.ca cannot search titles, and its lists have no short titles, by which people know a bill. So this tool
+reads a session's bills there and at LEGISinfo, and searches the titles in both languages.
 """
 
 from typing import Annotated
@@ -8,13 +9,15 @@ from typing import Annotated
 from pydantic import Field
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.base import JsonObject, Language, SourceError, Text
 from functions.chat.sources.text import contains_words, localized, shorten
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import bill_source, describe_mp
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
+
+LANGUAGES: tuple[Language, ...] = ("en", "fr")
 
 
 class FindBills(Arguments):
@@ -49,25 +52,39 @@ async def find_bills(arguments: FindBills, parliament: Parliament, language: Lan
         session=session,
         number=arguments.number,
         sponsor_politician=arguments.sponsor,
-        private_member_bill=_flag(arguments.private_member),
-        law=_flag(arguments.law),
+        private_member_bill=None if arguments.private_member is None else str(arguments.private_member),
+        law="True" if arguments.law else None,
     )
-    found = [bill for bill in bills if arguments.words is None or _title_contains(arguments.words, bill)]
+    if arguments.law is False:
+        # A bill that is no law yet has null there, which no filter finds.
+        laws = await parliament.openparliament.list_records("bills", session=session, law="True")
+        law_urls = {law.get("url") for law in laws.records}
+        bills = [bill for bill in bills if bill.get("url") not in law_urls]
+    short_titles = await _short_titles(parliament, session) if arguments.words and session else {}
+    found = [
+        bill
+        for bill in bills
+        if arguments.words is None or _title_contains(arguments.words, bill, short_titles.get(str(bill.get("number"))))
+    ]
     found.sort(key=lambda bill: str(bill.get("introduced") or ""), reverse=True)
-    items = [_item(bill, parliament, language) for bill in found]
+    items = [_item(bill, short_titles.get(str(bill.get("number"))), parliament, language) for bill in found]
     return list_result({"bills_with": criteria}, sources, items, arguments.limit, more=more)
 
 
-def _flag(value: bool | None) -> str | None:
-    return None if value is None else str(value)
+async def _short_titles(parliament: Parliament, session: str) -> dict[str, Text]:
+    """The short titles of a session's bills by number. Empty where LEGISinfo is not available."""
+    try:
+        return {bill.number: bill.short_title for bill in await parliament.legisinfo.bills(session)}
+    except SourceError:
+        return {}
 
 
-def _title_contains(words: str, bill: JsonObject) -> bool:
-    titles = [bill.get("name"), bill.get("short_title")]
-    return contains_words(words, *(localized(title, language) for title in titles for language in ("en", "fr")))
+def _title_contains(words: str, bill: JsonObject, short_title: Text | None) -> bool:
+    title, short = bill.get("name"), short_title or Text(None, None)
+    return contains_words(words, *(localized(title, language) for language in LANGUAGES), short.en, short.fr)
 
 
-def _item(bill: JsonObject, parliament: Parliament, language: Language) -> Item:
+def _item(bill: JsonObject, short_title: Text | None, parliament: Parliament, language: Language) -> Item:
     source = bill_source(parliament, bill, language)
     data = {
         "bill": bill.get("number"),
@@ -76,6 +93,8 @@ def _item(bill: JsonObject, parliament: Parliament, language: Language) -> Item:
         "introduced": bill.get("introduced"),
         "url": source.url,
     }
+    if short := short_title and short_title.in_(language):
+        data["short_title"] = shorten(short, 200)
     return Item(data, source)
 
 

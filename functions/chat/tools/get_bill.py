@@ -1,12 +1,24 @@
-"""get_bill: a bill's title, status, sponsor, dates and links."""
+"""get_bill: a bill's title, status, sponsor, stages with dates, and links.
+
+LEGISinfo has the stages, the short title and sponsors who are senators. The bill is described without them where
+LEGISinfo is not available.
+"""
+
+from typing import Any
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language, RecordNotFound
+from functions.chat.sources.base import JsonObject, Language, RecordNotFound, SourceError
+from functions.chat.sources.legisinfo import BillProgress
 from functions.chat.sources.text import localized, localized_url, shorten, slug_of
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
 from functions.chat.tools.base import Source
-from functions.chat.tools.records import MpSummary, describe_mp, summarize_bill
+from functions.chat.tools.records import describe_mp, summarize_bill
+from functions.chat.tools.results import fit
 from functions.chat.tools.tool import Tool, ToolData
+
+STAGES_BYTES = 2_500
+PUBLICATIONS_BYTES = 1_000
+CHAMBERS = {"fr": {"House": "Chambre des communes", "Senate": "Sénat"}}
 
 
 class GetBill(Arguments):
@@ -15,29 +27,68 @@ class GetBill(Arguments):
 
 
 async def get_bill(arguments: GetBill, parliament: Parliament, language: Language) -> ToolData:
-    """The bill. The sources include the sponsor's page."""
+    """The bill and its stages. The sources include LEGISinfo's page and the sponsor's."""
     bill = await parliament.openparliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
-    sponsor, sponsor_sources = await _sponsor(bill, parliament, language)
-    votes = bill.get("vote_urls") or []
-    data = {
+    sponsor, sources = await _sponsor(bill, parliament, language)
+    data: JsonObject = {
         **summary,
         "short_title": shorten(localized(bill.get("short_title"), language), 300),
         "status_code": bill.get("status_code"),
-        "law": bill.get("law"),
+        "law": bool(bill.get("law")),  # null until royal assent
         "private_member": bill.get("private_member_bill"),
-        "home_chamber": bill.get("home_chamber"),
+        "home_chamber": _chamber(bill.get("home_chamber"), language),
         "sponsor": sponsor,
-        "recorded_votes": len(votes),
+        "recorded_votes": len(bill.get("vote_urls") or []),
         "text": localized_url(bill.get("text_url"), language),
     }
-    return ToolData(data, [source, *sponsor_sources])
+    try:
+        progress = await parliament.legisinfo.bill(str(bill.get("session")), str(bill.get("number")))
+    except SourceError as error:
+        return ToolData(data | {"stages": None, "stages_missing_because": str(error)}, [source, *sources])
+    data |= _progress(progress, language)
+    data["short_title"] = shorten(progress.short_title.in_(language), 300) or data["short_title"]
+    data["status"] = progress.status.in_(language) or data["status"]
+    data["sponsor"] = sponsor or _senator(progress, language)
+    data["legisinfo"] = page = parliament.legisinfo.page(progress.session, progress.number, language)
+    word = "projet de loi" if language == "fr" else "Bill"
+    return ToolData(data, [source, Source(page, f"LEGISinfo, {word} {progress.number} ({progress.session})"), *sources])
+
+
+def _progress(progress: BillProgress, language: Language) -> JsonObject:
+    stages = [
+        {
+            "date": stage.date,
+            "chamber": _chamber(stage.chamber, language),
+            "stage": stage.name.in_(language),
+            "state": stage.state.in_(language),
+        }
+        for stage in progress.stages
+    ]
+    publications = [{"version": each.name.in_(language), "url": each.url} for each in progress.publications]
+    return {
+        "stages": fit(stages, STAGES_BYTES),
+        "royal_assent": progress.royal_assent,
+        "statute": progress.statute,
+        "latest_event": {"event": progress.latest_event.in_(language), "date": progress.latest_date},
+        "publications": fit(publications, PUBLICATIONS_BYTES)["items"],
+    }
+
+
+def _chamber(name: Any, language: Language) -> Any:
+    return CHAMBERS.get(language, {}).get(name, name)
+
+
+def _senator(progress: BillProgress, language: Language) -> JsonObject | None:
+    """The sponsor as LEGISinfo names them: openparliament.ca has no records of senators."""
+    name = progress.sponsor.in_(language)
+    return {"name": name, "office": progress.sponsor_office.in_(language)} if name else None
 
 
 async def _sponsor(
     bill: JsonObject, parliament: Parliament, language: Language
-) -> tuple[MpSummary | dict[str, str] | None, list[Source]]:
-    """The MP who introduced the bill. None for a senator: openparliament.ca has no records of senators."""
+) -> tuple[JsonObject | None, list[Source]]:
+    """The MP who introduced the bill. None for a senator."""
     slug = slug_of(bill.get("sponsor_politician_url"))
     if slug is None:
         return None, []
@@ -45,13 +96,13 @@ async def _sponsor(
         summary, source = await describe_mp(parliament, slug, language)
     except RecordNotFound:
         return {"mp": slug}, []
-    return summary, [source]
+    return {**summary}, [source]
 
 
 TOOL = Tool(
     "get_bill",
-    "One bill by its number: title, status, sponsor, date of introduction, whether it is law, and links to its text "
-    "and to LEGISinfo. Bill numbers restart in every session.",
+    "One bill by its number: title, status, sponsor, its stages with dates, royal assent, and links to its text and "
+    "to LEGISinfo. Bill numbers restart in every session.",
     GetBill,
     get_bill,
 )

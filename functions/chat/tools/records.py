@@ -103,7 +103,8 @@ def mp_source(parliament: Parliament, mp: JsonObject) -> Source:
 def bill_source(parliament: Parliament, bill: JsonObject, language: Language) -> Source:
     """A bill's page."""
     name, number = localized(bill.get("name"), language), bill.get("number")
-    title = f"Projet de loi {number} : {name}" if language == "fr" else f"Bill {number}: {name}"
+    kind, colon = ("Projet de loi", " : ") if language == "fr" else ("Bill", ": ")
+    title = f"{kind} {number}{colon}{name}" if name else f"{kind} {number}"  # a bill may have no name yet
     return Source(parliament.openparliament.public_url(bill.get("url")), _title(title))
 
 

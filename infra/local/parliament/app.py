@@ -17,6 +17,7 @@ from infra.local.parliament.dataset import dataset
 from infra.local.parliament.lists import BadRequest, NotFound, page
 from infra.local.parliament.middleware import Fault, RequestControl, fail, requests
 from infra.local.parliament.model import Json
+from infra.local.parliament.official import ROUTES
 from infra.local.parliament.other_sites import legisinfo_bill, represent_postcode, search_feed
 from infra.local.parliament.pages import vote_page
 
@@ -101,6 +102,7 @@ def create_app(delay: float = 0.01) -> Starlette:
             Route(f"/{name}/{{language}}/bill/{{session}}/{{number}}/json", legisinfo)
             for name in ("LegisInfo", "legisinfo")
         ),
+        *ROUTES,
         Route("/media/polpics/{name}", portrait),
         Route("/_requests", requests, methods=["GET", "DELETE"]),
         Route("/_fail", fail, methods=["POST", "DELETE"]),

@@ -1,6 +1,7 @@
 """The invented data: parties, people, ridings, bills, votes, sentences of speeches, committees and postal codes."""
 
 from datetime import date
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 SESSION, PREVIOUS_SESSION, SESSION_START = "45-1", "44-1", date(2026, 1, 12)
@@ -83,6 +84,39 @@ FAMILY_NAMES = (
 BACKBENCH_RIDINGS = ("Almanac", "Ballad", "Canto", "Dactyl", "Elegy", "Fanfare", "Glossary", "Haiku", "Idyll", "Jingle")
 RIDING_PARTS = ("North", "South", "East", "West", "Upper", "Lower", "Inner", "Outer")
 # The first one's seat was won in a by-election; the second one's seat is vacant.
+
+
+class Office(NamedTuple):
+    """An office of the government. `kind` is a list of ourcommons.ca; `until` is empty for the present holder."""
+
+    kind: str
+    person: str
+    title_en: str
+    title_fr: str
+    since: str
+    until: str = ""
+
+
+# In the order of precedence.
+OFFICES = (
+    Office("ministries", "barnaby-tidewell", "Prime Minister", "Premier ministre", "2026-01-12"),
+    Office("ministries", "odalys-brambleton", "Minister of Finance", "Ministre des Finances", "2026-01-12"),
+    Office("ministries", "kenji-stonewillow", "Minister of Snow", "Ministre de la Neige", "2026-01-12", "2026-05-01"),
+    Office(
+        "ministries",
+        MINISTER,
+        "Minister of Wharves, Ferries and Puddles",
+        "Ministre des Quais, des Traversiers et des Flaques",
+        "2026-01-12",
+    ),
+    Office(
+        "parliamentary-secretaries",
+        "anjali-moonwillow",
+        "Parliamentary Secretary to the Minister of Finance",
+        "Secrétaire parlementaire du ministre des Finances",
+        "2026-02-02",
+    ),
+)
 LEFT_ON = {"ottoline-greyfeather": date(2026, 5, 15), "beryl-birchwick": date(2026, 9, 11)}
 JOINED_ON = {"percival-quillwater": date(2026, 6, 8)}  # won her seat in a by-election
 # The new party, and the first day in it. Both days are between two votes.

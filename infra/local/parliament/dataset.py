@@ -350,7 +350,7 @@ class Dataset:
         details = {
             "short_title": bilingual(bill.short_title_en, bill.short_title_fr),
             "home_chamber": "Senate" if number[0] == "S" else "House",
-            "law": bill.status == "RoyalAssentGiven",
+            "law": True if bill.status == "RoyalAssentGiven" else None,  # never false
             "status": {"en": STATUSES[bill.status][0]},
             "status_code": bill.status,
             "sponsor_politician_url": sponsor.url if sponsor else None,

@@ -170,6 +170,16 @@ def legisinfo_bill(session: str, number: str) -> Json | None:
         "ParliamentNumber": int(session.split("-")[0]),
         "SessionNumber": int(session.split("-")[1]),
         **{f"{event}DateTime": _timestamp(dates.get(event)) for event in LEGISINFO_EVENTS},
+        "BillStages": _stages(dates),
+        "Publications": [
+            {
+                "PublicationTypeNameEn": "First Reading",
+                "PublicationTypeNameFr": "Première lecture",
+                "PublicationFiles": [
+                    {"RelativePath": f"/DocumentViewer/en/{session}/bill/{number.upper()}/first-reading"}
+                ],
+            }
+        ],
     }
     if int(number.split("-")[1]) % 2:
         return answer | {
@@ -192,6 +202,28 @@ def legisinfo_bill(session: str, number: str) -> Json | None:
         "SponsorEn": sponsor,
         "LatestActivityDateTime": latest,
     }
+
+
+def _stages(dates: dict[str, str]) -> Json:
+    """The stages as the bill's own page nests them."""
+    stages: Json = {"RoyalAssent": []}
+    for chamber in ("House", "Senate"):
+        passed = [
+            (f"{name} reading", f"{french} lecture", day)
+            for name, french in (("First", "Première"), ("Second", "Deuxième"), ("Third", "Troisième"))
+            if (day := dates.get(f"Passed{chamber}{name}Reading"))
+        ]
+        stages[f"{chamber}BillStages"] = [
+            {
+                "BillStageNameEn": english,
+                "BillStageNameFr": french,
+                "StateNameEn": "Completed",
+                "StateNameFr": "Terminée",
+                "StateAsOfDate": _timestamp(day),
+            }
+            for english, french, day in passed
+        ]
+    return stages
 
 
 def _event_dates(bill: Record) -> dict[str, str]:

@@ -44,6 +44,21 @@ async def test_unknown_party_is_an_error_that_lists_parties(runner: Runner) -> N
     )
 
 
+@pytest.mark.parametrize("words", ["heron census act", "RECENSEMENT DES HERONS", "census of herons"])
+async def test_find_bills_matches_short_titles_in_both_languages(runner: Runner, words: str) -> None:
+    (bill,) = (await runner.output("find_bills", words=words))["items"]
+    assert (bill["bill"], bill["short_title"]) == ("C-2", "Heron Census Act")
+
+
+async def test_bills_that_are_no_law_yet_are_found(runner: Runner) -> None:
+    """openparliament.ca has null, and not false, until royal assent."""
+    laws = (await runner.output("find_bills", law=True, limit=20))["items"]
+    others = (await runner.output("find_bills", law=False, limit=20))["items"]
+    everything = (await runner.record("/bills/?session=45-1&limit=500"))["objects"]
+    assert [bill["bill"] for bill in laws] == ["C-2"]
+    assert {bill["bill"] for bill in others} == {bill["number"] for bill in everything} - {"C-2"}
+
+
 @pytest.mark.parametrize(
     ("postal_code", "slugs"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,8 @@ async def test_every_result_fits_and_has_reachable_sources(runner: Runner, name:
 )
 async def test_output_and_titles_are_in_the_requested_language(runner: Runner, name: str) -> None:
     english, french = [await runner.tools.run(name, CALLS[name], language) for language in LANGUAGES]
-    assert [source.url for source in english.sources] == [source.url for source in french.sources]
+    in_english = [source.url.replace("/fr/", "/en/") for source in french.sources]
+    assert [source.url for source in english.sources] == in_english
     assert english.output != french.output
     assert [source.title for source in english.sources] != [source.title for source in french.sources]
 
@@ -122,17 +124,88 @@ async def test_get_bill_returns_status_sponsor_dates_and_links(runner: Runner, l
     bill = outcome.output
     assert bill is not None
     assert (bill["bill"], bill["session"], bill["short_title"]) == ("C-5", "45-1", title)
-    assert (bill["status"], bill["introduced"], bill["law"]) == ("Second reading (Senate)", "2026-02-12", False)
+    status = {"en": "Second reading (Senate)", "fr": "À l’étape de la deuxième lecture au Sénat"}[language]
+    assert (bill["status"], bill["introduced"], bill["law"]) == (status, "2026-02-12", False)
     assert (bill["sponsor"]["mp"], bill["recorded_votes"]) == ("fern-quillwater", 6)
-    assert bill["legisinfo"] == f"https://www.parl.ca/legisinfo/{language}/bill/45-1/c-5"
+    assert bill["legisinfo"] == outcome.sources[1].url == runner.url(f"/legisinfo/{language}/bill/45-1/c-5")
     assert bill["text"] == "https://commons.example/bills/45-1/c-5/first-reading"
     start = {"en": "Bill C-5: An Act respecting", "fr": "Projet de loi C-5 : Loi concernant"}[language]
     assert outcome.sources[0].title.startswith(start)
-    assert outcome.sources[1] == Source(runner.url("/politicians/fern-quillwater/"), "Fern Quillwater")
+    assert outcome.sources[2] == Source(runner.url("/politicians/fern-quillwater/"), "Fern Quillwater")
 
 
-async def test_senate_bill_has_no_sponsor(runner: Runner) -> None:
-    assert (await runner.output("get_bill", number="S-2"))["sponsor"] is None
+async def test_get_bill_has_a_timeline_of_both_chambers(runner: Runner) -> None:
+    law = await runner.output("get_bill", "fr", number="C-2")
+    stages = [(stage["date"], stage["chamber"], stage["stage"]) for stage in law["stages"]["items"]]
+    assert stages == [
+        ("2026-01-27", "Chambre des communes", "Première lecture"),
+        ("2026-02-24", "Chambre des communes", "Deuxième lecture"),
+        ("2026-03-10", "Chambre des communes", "Troisième lecture"),
+        ("2026-03-12", "Sénat", "Première lecture"),
+        ("2026-04-23", "Sénat", "Deuxième lecture"),
+        ("2026-06-11", "Sénat", "Troisième lecture"),
+    ]
+    assert (law["law"], law["royal_assent"]) == (True, "2026-06-18")
+
+
+@pytest.mark.parametrize(
+    "fault", [{"status": 503}, {"status": 200, "body": "<html>Please wait while we check your browser</html>"}]
+)
+async def test_get_bill_answers_without_legisinfo(runner: Runner, fault: dict[str, Any]) -> None:
+    await runner.add_fault(path_prefix="/legisinfo/", times=4, retry_after="60", **fault)
+    bill = await runner.output("get_bill", number="C-5")
+    assert (bill["stages"], bill["status"]) == (None, "Second reading (Senate)")
+    assert bill["stages_missing_because"].startswith("LEGISinfo ")
+    assert bill["sponsor"]["mp"] == "fern-quillwater"
+
+
+async def test_a_senators_bill_names_its_sponsor(runner: Runner) -> None:
+    assert (await runner.output("get_bill", number="S-2"))["sponsor"]["name"] == "Senator Alder Placeholder"
+
+
+@pytest.mark.parametrize(
+    ("language", "words", "office", "name"),
+    [
+        ("en", "finance", "Minister of Finance", "Hon. Odalys Brambleton"),
+        ("fr", "ministre des finances", "Ministre des Finances", "L’hon. Odalys Brambleton"),
+        ("fr", "minister of finance", "Ministre des Finances", "L’hon. Odalys Brambleton"),
+        ("en", "tidewell", "Prime Minister", "Hon. Barnaby Tidewell"),
+    ],
+)
+async def test_find_ministers_matches_in_both_languages(
+    runner: Runner, language: Language, words: str, office: str, name: str
+) -> None:
+    found = (await runner.output("find_ministers", language, words=words))["items"]
+    assert [(item["office"], item["name"]) for item in found] == [(office, name)]
+
+
+async def test_former_ministers_are_left_out(runner: Runner) -> None:
+    assert (await runner.output("find_ministers", words="snow"))["items"] == []
+    (secretary,) = (await runner.output("find_ministers", secretaries=True))["items"]
+    assert secretary["name"] == "Hon. Anjali Moonwillow"
+
+
+async def test_committee_members_have_their_roles(runner: Runner) -> None:
+    found = (await runner.output("get_committee_members", "fr", slug="wharves"))["items"]
+    assert [item["role"] for item in found] == ["Président(e)", *["Vice-président(e)s"] * 2, *["Membres"] * 6]
+    assert found[0]["name"] == "Fern Quillwater"
+
+
+async def test_house_day_lists_subjects_and_votes(runner: Runner) -> None:
+    day = await runner.output("get_house_day", day="2026-03-11")
+    assert (day["sitting_day"], "asked_day" in day) == ("2026-03-11", False)
+    votes = (await runner.record("/votes/?date=2026-03-11"))["objects"]
+    assert [vote["vote"] for vote in day["votes"]["items"]] == [vote["number"] for vote in votes]
+    headings = [(subject["heading"], subject["subject"]) for subject in day["subjects"]["items"]]
+    assert "Small Ferries Act" in [subject for _, subject in headings]
+    assert len(headings) == len({*headings})
+
+
+async def test_a_day_without_a_sitting_returns_the_one_before(runner: Runner) -> None:
+    day = await runner.output("get_house_day", day="2026-03-14")
+    assert (day["sitting_day"], day["asked_day"]) == ("2026-03-11", "2026-03-14")
+    newest = await runner.output("get_house_day")
+    assert newest["sitting_day"] == (await runner.record("/debates/?limit=1"))["objects"][0]["date"]
 
 
 async def test_bill_tools_use_only_the_requested_session(runner: Runner) -> None:

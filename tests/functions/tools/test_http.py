@@ -5,6 +5,7 @@ import gzip
 import json
 import socket
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,11 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from functions.chat import limits
-from functions.chat.sources import Addresses, Parliament
+from functions.chat.sources import Parliament
 from functions.chat.sources.base import RecordNotFound, SourceError
 from functions.chat.sources.http import MAX_REDIRECTS, ResponseCache, address
 from tests.functions.tools.kit import ScriptedServer
-from tests.sources import parliament_at
+from tests.sources import addresses_at, parliament_at
 
 
 async def test_html_404_raises_not_found(server: ScriptedServer, parliament: Parliament) -> None:
@@ -169,9 +170,8 @@ async def test_requests_are_serialized_per_host(server: ScriptedServer, parliame
     await asyncio.gather(*(parliament.openparliament.get_record("votes", str(number)) for number in range(4)))
     assert server.max_active == 1
     # A request to Represent does not wait for openparliament.ca: both reach the barrier.
-    other = Parliament.at(
-        Addresses(openparliament=server.url, represent=server.url.replace("127.0.0.1", "localhost")), "x"
-    )
+    local = server.url.replace("127.0.0.1", "localhost")
+    other = Parliament.at(replace(addresses_at(server.url), represent=local), "x")
     server.before_answer = lambda: barrier.wait(20)
     server.answer("/postcodes/K1A0A6/", {})
     await asyncio.gather(other.openparliament.get_record("votes", "1"), other.represent.representatives("K1A0A6"))

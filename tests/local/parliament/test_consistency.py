@@ -167,7 +167,7 @@ async def test_bill_status_matches_its_votes(client: httpx.AsyncClient) -> None:
         assert ("2nd" in passed) is (left_house or bill["status_code"] in ("HouseInCommittee", "HouseAtReportStage")), (
             bill["number"]
         )
-        assert bill["law"] is (bill["status_code"] == "RoyalAssentGiven")
+        assert bill["law"] is (True if bill["status_code"] == "RoyalAssentGiven" else None)
 
 
 async def test_speakers_had_a_seat_on_that_day(client: httpx.AsyncClient) -> None:
