@@ -11,6 +11,7 @@ from functions.chat.sources.legisinfo import LegisInfo
 from functions.chat.sources.openparliament import OpenParliament
 from functions.chat.sources.ourcommons import OurCommons
 from functions.chat.sources.represent import Represent
+from functions.chat.sources.votes import Votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Parliament:
 
     client: HttpClient
     openparliament: OpenParliament
+    votes: Votes
     represent: Represent
     legisinfo: LegisInfo
     ourcommons: OurCommons
@@ -37,9 +39,11 @@ class Parliament:
     def at(cls, addresses: Addresses, contact: str) -> Self:
         """The sources at these addresses. `contact` is the e-mail address or page in the user agent."""
         client = HttpClient(contact)
+        openparliament = OpenParliament(addresses.openparliament, client)
         return cls(
             client,
-            OpenParliament(addresses.openparliament, client),
+            openparliament,
+            Votes(openparliament),
             Represent(addresses.represent, client),
             LegisInfo(addresses.legisinfo, client),
             OurCommons(addresses.ourcommons, client),

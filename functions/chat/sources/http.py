@@ -119,7 +119,7 @@ class HttpClient:
             request = _Request(address(url, params), accept)
         except ValueError as error:
             raise SourceError(f"{service} returned an invalid address.") from error
-        key = request.url
+        key = f"{accept} {request.url}"  # a local stand-in answers for the API and for the site at one address
         body = self.cache.get(key)
         if body is not None:
             return parse(body)

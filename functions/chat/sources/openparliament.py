@@ -6,10 +6,10 @@ Source: https://openparliament.ca/api/.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from functions.chat.sources.base import JsonObject, RecordNotFound, SourceError
@@ -23,6 +23,8 @@ MAX_PAGES = 6  # of one list; the longest list, a session's bills, has two or th
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 SESSION = re.compile(r"[0-9]{2}-[0-9]")
 BILL = re.compile(r"[CS]-[0-9]{1,4}[A-Z]?")
+
+T = TypeVar("T")
 
 
 class Records(NamedTuple):
@@ -59,6 +61,11 @@ class OpenParliament:
     async def get_record(self, *path: str) -> JsonObject:
         """The record at a path, given as segments. Raises RecordNotFound."""
         return await self._client.get(OPENPARLIAMENT, f"{self._api}{escaped_path(path)}", parse_object)
+
+    async def get_page(self, path: str, parse: Callable[[bytes], T]) -> T:
+        """What `parse` finds in the site's own page at a path that the API returned."""
+        url = f"{self.site}{escaped_path(tuple(filter(None, path.split('/'))))}"
+        return await self._client.get(OPENPARLIAMENT, url, parse, accept="text/html")
 
     async def get_record_at(self, path: str) -> JsonObject:
         """The record at a path that the API returned. Raises RecordNotFound."""

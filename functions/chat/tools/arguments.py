@@ -35,5 +35,8 @@ BillNumber = Annotated[
     StringConstraints(pattern=r"^[CScs]-[0-9]{1,4}[A-Za-z]?$", max_length=7, to_upper=True),
     Field(description="The bill's number: C-5 for a House bill, S-201 for a Senate bill."),
 ]
+PostalCode = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z][0-9][A-Za-z][ -]?[0-9][A-Za-z][0-9]$", max_length=7, to_upper=True)
+]
 Words = Annotated[str, StringConstraints(min_length=2, max_length=100)]
 Limit = Annotated[int, Field(ge=1, le=20, description="The maximum number of results.")]

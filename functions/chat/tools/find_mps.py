@@ -5,22 +5,19 @@ openparliament.ca matches only complete names and cannot search ridings, so this
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
 from functions.chat.sources.represent import Representative
 from functions.chat.sources.text import contains_words, localized, normalize, slug_of
-from functions.chat.tools.arguments import Arguments, Limit, Words
+from functions.chat.tools.arguments import Arguments, Limit, PostalCode, Words
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.records import mp_source
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
 
 Province = Literal["AB", "BC", "MB", "NB", "NL", "NS", "NT", "NU", "ON", "PE", "QC", "SK", "YT"]
-PostalCode = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z][0-9][A-Za-z][ -]?[0-9][A-Za-z][0-9]$", max_length=7, to_upper=True)
-]
 
 
 class FindMps(Arguments):

@@ -1,10 +1,10 @@
 """get_bill_votes: the recorded votes on a bill, with totals and results."""
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
-from functions.chat.sources.text import localized, shorten
+from functions.chat.sources.base import Language
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, Session
-from functions.chat.tools.records import summarize_bill, vote_source
+from functions.chat.tools.divisions import vote_data, vote_page
+from functions.chat.tools.records import summarize_bill
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -19,31 +19,18 @@ async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, langua
     """The newest votes first. Reads the bill too, so that an unknown bill is an error and not an empty list."""
     bill = await parliament.openparliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
-    votes, more = await parliament.openparliament.list_records("votes", limit=arguments.limit, bill=bill.get("url"))
-    items = [_item(vote, parliament, language) for vote in votes]
-    return list_result({**summary}, [source], items, arguments.limit, more=more)
-
-
-def _item(vote: JsonObject, parliament: Parliament, language: Language) -> Item:
-    source = vote_source(parliament, vote, language)
-    data = {
-        "vote": vote.get("number"),
-        "session": vote.get("session"),
-        "date": vote.get("date"),
-        "about": shorten(localized(vote.get("description"), language), 400),
-        "result": vote.get("result"),
-        "yea": vote.get("yea_total"),
-        "nay": vote.get("nay_total"),
-        "paired": vote.get("paired_total"),
-        "url": source.url,
-    }
-    return Item(data, source)
+    found = await parliament.votes.on_bill(str(bill.get("session")), arguments.number)
+    items = []
+    for vote in found.votes:
+        page = vote_page(parliament, vote, language)
+        items.append(Item(vote_data(vote, language, page.url), page))
+    return list_result({**summary}, [source], items, arguments.limit)
 
 
 TOOL = Tool(
     "get_bill_votes",
-    "The recorded votes on a bill: what each was about, its date, totals and result. get_vote returns how the parties "
-    "voted.",
+    "The recorded votes on a bill: what each was on, its stage, date, totals and result. how_they_voted returns how "
+    "MPs and parties voted on it.",
     GetBillVotes,
     get_bill_votes,
 )

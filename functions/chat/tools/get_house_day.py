@@ -8,9 +8,10 @@ from pydantic import Field
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
 from functions.chat.sources.text import bill_reference, localized, shorten
+from functions.chat.sources.votes import Vote
 from functions.chat.tools.arguments import Arguments
 from functions.chat.tools.base import Source, ToolError
-from functions.chat.tools.records import vote_source
+from functions.chat.tools.divisions import vote_data, vote_page
 from functions.chat.tools.results import fit
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -36,10 +37,10 @@ async def get_house_day(arguments: GetHouseDay, parliament: Parliament, language
     if not debates:
         raise ToolError("There is no transcript of that day or of an earlier one.")
     day, page = str(debates[0].get("date")), record.public_url(debates[0].get("url"))
-    votes = (await record.list_records("votes", limit=MAX_VOTES, date__gte=day, date__lte=asked)).records
+    votes = await parliament.votes.between(day, asked, MAX_VOTES)
     speeches, more = await record.list_records("speeches", limit=SPEECHES, document=debates[0].get("url"))
-    of_day = [vote for vote in votes if vote.get("date") == day]
-    later = [vote for vote in votes if vote.get("date") != day]
+    of_day = [vote for vote in votes if vote.date.isoformat() == day]
+    later = [vote for vote in votes if vote.date.isoformat() != day]
     fitted = fit([_vote(vote, parliament, language) for vote in of_day], VOTES_BYTES)
     data: JsonObject = {
         "sitting_day": day,
@@ -55,7 +56,7 @@ async def get_house_day(arguments: GetHouseDay, parliament: Parliament, language
         data["asked_day"] = asked
         data["note"] = "There is no transcript of the asked day: the House did not sit, or it is not published yet."
     title = f"Débats de la Chambre des communes, {day}" if language == "fr" else f"House of Commons debates, {day}"
-    sources = [vote_source(parliament, vote, language) for vote in (*of_day[: len(fitted["items"])], *later)]
+    sources = [vote_page(parliament, vote, language) for vote in (*of_day[: len(fitted["items"])], *later)]
     return ToolData(data, [Source(page, title), *sources])
 
 
@@ -78,17 +79,9 @@ def _subjects(speeches: list[JsonObject], parliament: Parliament, language: Lang
     return list(subjects.values())
 
 
-def _vote(vote: JsonObject, parliament: Parliament, language: Language) -> JsonObject:
-    return {
-        "vote": vote.get("number"),
-        "date": vote.get("date"),
-        "about": shorten(localized(vote.get("description"), language), 300),
-        "on_bill": bill_reference(vote.get("bill_url")),
-        "result": vote.get("result"),
-        "yea": vote.get("yea_total"),
-        "nay": vote.get("nay_total"),
-        "url": vote_source(parliament, vote, language).url,
-    }
+def _vote(vote: Vote, parliament: Parliament, language: Language) -> JsonObject:
+    data = vote_data(vote, language, vote_page(parliament, vote, language).url)
+    return {key: value for key, value in data.items() if key not in ("session", "paired")}
 
 
 TOOL = Tool(

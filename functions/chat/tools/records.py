@@ -108,13 +108,6 @@ def bill_source(parliament: Parliament, bill: JsonObject, language: Language) ->
     return Source(parliament.openparliament.public_url(bill.get("url")), _title(title))
 
 
-def vote_source(parliament: Parliament, vote: JsonObject, language: Language) -> Source:
-    """A vote's page."""
-    about, number = localized(vote.get("description"), language), vote.get("number")
-    title = f"Vote nº {number} : {about}" if language == "fr" else f"Vote {number}: {about}"
-    return Source(parliament.openparliament.public_url(vote.get("url")), _title(title, vote.get("date")))
-
-
 def committee_source(parliament: Parliament, committee: JsonObject, language: Language) -> Source:
     """A committee's page."""
     url = parliament.openparliament.public_url(committee.get("url"))

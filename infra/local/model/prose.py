@@ -70,7 +70,8 @@ FACTS: dict[str, tuple[str, str] | dict[bool, tuple[str, str]]] = {
 }
 HEADINGS = {
     "parties": ("By party:", "Par parti :"),
-    "dissenting_mps": ("Against most of their party:", "Contre la majorité de leur parti :"),
+    "asked_about": ("Asked about:", "Sur la question posée :"),
+    "differed_from_most_of_party": ("Against most of their party:", "Contre la majorité de leur parti :"),
 }
 
 
@@ -97,6 +98,8 @@ def _lines(data: Json, language: Language) -> list[str]:
     for name, value in data.items():
         if isinstance(value, dict) and "url" in value and name not in FACTS:
             lines += [f"{_capital(inner)}."] if (inner := _sentence(value, language)) else []
+        elif name == "votes" and isinstance(value, list):
+            lines += [line for vote in value for line in _lines(vote, language)]
         elif name == "items" or name in HEADINGS:
             lines += _list(name, value if isinstance(value, dict) else {**data, "items": value}, language)
     return lines

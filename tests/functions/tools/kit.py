@@ -32,6 +32,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "get_mp_speeches": {"slug": "fern-quillwater", "limit": 20},
     "get_mp_votes": {"slug": "fern-quillwater", "limit": 20},
     "get_vote": {"number": 21},
+    "how_they_voted": {"bill": "C-5", "postal_code": "K1A 0A6"},
     "search_debates": {"words": "ferries", "limit": 20},
 }
 

@@ -169,12 +169,10 @@ async def test_empty_and_relative_path_segments_are_rejected(
         ("find_mps", {"name": "heron"}),
         ("get_bill", {"number": "C-5"}),
         ("get_bill_debate", {"number": "C-5"}),
-        ("get_bill_votes", {"number": "C-5"}),
         ("get_committee", {"slug": "herons"}),
         ("get_mp", {"slug": "heron"}),
         ("get_mp_speeches", {"slug": "heron"}),
         ("get_mp_votes", {"slug": "heron"}),
-        ("get_vote", {"number": 5}),
     ],
 )
 async def test_tools_accept_records_without_values(

@@ -19,7 +19,7 @@ async def test_concurrent_tools_send_one_request_at_a_time(runner: Runner, monke
     assert len(requests) > len(CALLS)
     assert not any(entry["concurrent"] for entry in requests)
     # No request is sent twice.
-    sent = [(entry["path"], entry["query"]) for entry in requests]
+    sent = [(entry["path"], entry["query"], entry["accept"]) for entry in requests]
     assert len({*sent}) == len(sent)
 
 
@@ -31,6 +31,7 @@ async def test_requests_identify_the_product_and_the_format(runner: Runner) -> N
     assert {entry["api_version"] for entry in requests} == {"v1"}
     formats = {(entry["path"].split("/")[1], entry["accept"]) for entry in requests}
     others = {("search", "application/rss+xml"), ("Members", "application/xml"), ("Committees", "text/html")}
+    others |= {("votes", "text/html")}
     assert others <= formats
     assert {accept for _, accept in formats - others} == {"application/json"}
     assert all(entry["status"] == 200 for entry in requests)
