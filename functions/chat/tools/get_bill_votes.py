@@ -23,14 +23,14 @@ async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, langua
     items = []
     for vote in found.votes:
         page = vote_page(parliament, vote, language)
-        items.append(Item(vote_data(vote, language, page.url), page))
+        data = vote_data(vote, language, page.url)
+        items.append(Item({key: value for key, value in data.items() if key not in ("session", "on_bill")}, page))
     return list_result({**summary}, [source], items, arguments.limit)
 
 
 TOOL = Tool(
     "get_bill_votes",
-    "The recorded votes on a bill: what each was on, its stage, date, totals and result. how_they_voted returns how "
-    "MPs and parties voted on it.",
+    "All recorded votes on a bill: what each was on, its date, totals and result.",
     GetBillVotes,
     get_bill_votes,
 )

@@ -24,9 +24,7 @@ INCOMPLETE = Text(
 
 class GetMpVotes(Arguments):
     slug: MpSlug
-    only_dissent: Annotated[
-        bool, Field(description="Only votes that openparliament.ca marks as against the party; not a complete list.")
-    ] = False
+    only_dissent: Annotated[bool, Field(description="Only votes marked as against the party: not all of them.")] = False
     limit: Limit = 8
 
 
@@ -53,7 +51,7 @@ def _item(ballot: MemberBallot, parliament: Parliament, language: Language) -> I
 TOOL = Tool(
     "get_mp_votes",
     "How an MP voted (Yes, No, Paired, Didn't vote) in the newest recorded votes, and for each what it was about, its "
-    "bill, result and date. how_they_voted returns the MP's vote on one bill.",
+    "bill, result and date.",
     GetMpVotes,
     get_mp_votes,
 )

@@ -31,8 +31,8 @@ async def get_vote(arguments: GetVote, parliament: Parliament, language: Languag
 
 TOOL = Tool(
     "get_vote",
-    "One recorded vote of the House by its number: what it was on, date, totals, result, how every party voted, and "
-    "which MPs voted against most of their party, were paired or were absent.",
+    "One recorded vote by its number: what it was on, totals, result, every party's count, and who differed from most "
+    "of their party, was paired or absent.",
     GetVote,
     get_vote,
 )

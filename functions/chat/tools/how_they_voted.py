@@ -34,12 +34,12 @@ MAX_MEMBERS = 5  # of one name, or of the ridings of one postal code
 
 
 class HowTheyVoted(Arguments):
-    bill: Annotated[BillNumber | None, Field(description="The bill's number, for example C-5. Or give vote.")] = None
-    vote: Annotated[int | None, Field(ge=1, le=9_999, description="The vote's number in its session.")] = None
+    bill: BillNumber | None = None
+    vote: Annotated[int | None, Field(ge=1, le=9_999, description="A vote's number, instead of bill.")] = None
     session: Session | None = None
-    mp: Annotated[Words | None, Field(description="The MP's slug, or words of the name.")] = None
-    party: Annotated[Words | None, Field(description="A party, in English or French.")] = None
-    postal_code: Annotated[PostalCode | None, Field(description="A postal code in the MP's riding.")] = None
+    mp: Annotated[Words | None, Field(description="A slug, or words of a name.")] = None
+    party: Annotated[Words | None, Field(description="In English or French.")] = None
+    postal_code: Annotated[PostalCode | None, Field(description="Of the MP's riding.")] = None
 
     @model_validator(mode="after")
     def _require_one_subject(self) -> "HowTheyVoted":
@@ -172,9 +172,8 @@ def _party_filter(words: str, division: Division) -> Callable[[str | None], bool
 
 TOOL = Tool(
     "how_they_voted",
-    "How an MP, a party or the MP of a postal code voted on a bill or in one vote. Picks the bill's decisive votes, "
-    "counts every party as of that day, and names who differed from most of their party, was paired or absent. Without "
-    "mp, party and postal_code: the whole House.",
+    "How an MP, a party or a postal code's MP voted on a bill (its decisive votes) or in one vote: also every party's "
+    "count as of that day, and who differed from most of their party, was paired or absent.",
     HowTheyVoted,
     how_they_voted,
 )
