@@ -1,8 +1,10 @@
 """Fixtures of all tests: one real stack per test process, a database for each SQL test, and users."""
 
+import fcntl
 import gc
 import itertools
 import json
+import os
 import shutil
 import ssl
 import sys
@@ -125,20 +127,48 @@ def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("cluster")
 
 
+@contextmanager
+def once_per_run(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder that all test processes share, and whether this one has to fill it. The others wait meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the parent of their temporary folders
+        base = base.parent
+    folder, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder, not done.exists()
+        done.touch()
+
+
 TEMPLATE = "migrated"
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole local stack, on ports of its own, with a template database that has every migration."""
-    with (
-        cluster_folder(tmp_path_factory) as folder,
-        running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack,
-    ):
-        with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as connection:
-            connection.execute(f"create database {TEMPLATE} owner postgres")
-        stack.postgres.migrate(TEMPLATE)
-        yield stack
+def stopped_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stack that ran once, for copies: users, subscriptions, and a template database that has every
+    migration."""
+    with once_per_run(tmp_path_factory, "stopped-stack") as (folder, is_first):
+        if is_first:
+            with running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack:
+                with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as connection:
+                    connection.execute(f"create database {TEMPLATE} owner postgres")
+                stack.postgres.migrate(TEMPLATE)
+    return folder
+
+
+def copy_stack(stopped: Path, folder: Path) -> Path:
+    """Copies the data of a stopped stack. Returns the folder of the copy."""
+    shutil.copytree(stopped, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("logs", "lock"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, stopped_stack: Path) -> Iterator[Stack]:
+    """The whole local stack, on ports of its own."""
+    with cluster_folder(tmp_path_factory) as folder:
+        copy_stack(stopped_stack, folder)
+        with running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack:
+            yield stack
 
 
 _names = (f"test_{number}" for number in itertools.count(1))

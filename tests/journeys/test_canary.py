@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -37,7 +38,7 @@ from functions.common.vault import PlainKey
 from functions.keys import handler as keys_handler
 from infra.local.stack import Config, Stack, free_offset, running
 from tests.api import Api, StateOf, question
-from tests.conftest import Person
+from tests.conftest import Person, copy_stack
 from tests.journeys.canary_kit import PLACES, CanaryKeys, Observation, logs, plant
 from tests.own_keys import ENCRYPTION, store_key
 
@@ -98,10 +99,11 @@ def planted() -> CanaryKeys:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, planted: CanaryKeys) -> Iterator[Stack]:
+def stack(stopped_stack: Path, tmp_path_factory: pytest.TempPathFactory, planted: CanaryKeys) -> Iterator[Stack]:
     """A stack that logs as much as possible: SDKs in debug mode, every statement in Postgres."""
     environ = {**VERBOSE, **ENCRYPTION, "PLANTED": planted.key("environment")}
-    config = Config(tmp_path_factory.mktemp("stack"), offset=free_offset(), durable=False, environ=environ)
+    folder = copy_stack(stopped_stack, tmp_path_factory.mktemp("stack"))
+    config = Config(folder, offset=free_offset(), durable=False, environ=environ)
     with running(config) as stack:
         with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as db:
             for setting, level in {

@@ -23,6 +23,7 @@ from infra.local.stack import (
     free_offset,
     locked,
 )
+from tests.conftest import copy_stack
 from tests.local.launcher_kit import DEADLINE_S, RUN, TIERS, launched, paying_users, processes_of, tiers, wait_for
 
 MAKE = ("make", "--no-print-directory", "-o", ".venv/.ready", "-o", "infra/local/node_modules/.ready", "run")
@@ -30,9 +31,9 @@ CHAINS = 12 if os.environ.get("PROVE") else 1  # of five kills each
 SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else [secrets.randbelow(2**32) for _ in range(CHAINS)]
 
 
-def test_ctrl_c_stops_everything_and_reset_deletes_the_data(tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_reset_deletes_the_data(stopped_stack: Path, tmp_path: Path) -> None:
     """After Ctrl-C no process and no stack.json remain; the next start has the same rows, users and subscriptions."""
-    folder, offset = tmp_path / "stack", free_offset()
+    folder, offset = copy_stack(stopped_stack, tmp_path / "stack"), free_offset()
     ids = []
     for expected in ([], [("kept",)]):
         with launched(folder, offset) as running:
@@ -90,9 +91,9 @@ def test_a_kill_at_any_moment_leaves_no_process(tmp_path: Path, seed: int) -> No
         assert running.end() == 0
 
 
-def test_the_next_start_ends_what_launcher_and_reaper_left(tmp_path: Path) -> None:
+def test_the_next_start_ends_what_launcher_and_reaper_left(stopped_stack: Path, tmp_path: Path) -> None:
     """If launcher and reaper are killed, the next launcher ends their children and uses the same data and ports."""
-    folder, offset = tmp_path / "stack", free_offset()
+    folder, offset = copy_stack(stopped_stack, tmp_path / "stack"), free_offset()
     with launched(folder, offset) as running:
         ids = [user["id"] for user in running.ready()["users"].values()]
         orphans = processes_of(folder)
