@@ -46,8 +46,10 @@ def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_function_with_a_wrong_setting_names_it(tmp_path: Path) -> None:
-    """The error names the setting without its value; everything is stopped."""
-    error = refusal(tmp_path / "stack", str(free_offset()), ANTHROPIC_API_KEY="a-key", ANTHROPIC_BASE_URL="nonsense")
+    """The error names the setting without its value; the stand-ins, which did start, are stopped."""
+    supabase = {"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_ANON_KEY": "a", "SUPABASE_SERVICE_ROLE_KEY": "b"}
+    wrong = {"ANTHROPIC_API_KEY": "a-key", "ANTHROPIC_BASE_URL": "nonsense"}
+    error = refusal(tmp_path / "stack", str(free_offset()), **supabase, **wrong)
     assert error == "functions did not start. ANTHROPIC_BASE_URL must start with https:// or http://.\n"
     assert not processes_of(tmp_path)
 

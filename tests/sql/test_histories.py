@@ -36,7 +36,7 @@ from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, rele
 
 FULL = bool(os.environ.get("PROVE"))
 BATCHES = 100 if FULL else 4
-HISTORIES = 100 if FULL else 40  # per batch
+HISTORIES = 100 if FULL else 20  # per batch
 STEPS = 40
 
 # Start times near calendar edge cases.
