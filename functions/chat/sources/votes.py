@@ -321,6 +321,7 @@ def _parse_page(vote: Vote, body: bytes) -> tuple[Ballot, ...]:
             ballots.append(Ballot(found["path"], name, party, _LETTERS[found["choice"]]))
         else:
             party = unescape(found["party"]).strip() or None
-    if not ballots or len(ballots) < vote.yes + vote.no:
+    # A page with other headings would put everybody into one party.
+    if len({ballot.party for ballot in ballots}) < 2 or len(ballots) < vote.yes + vote.no:
         raise ValueError("not the page of this vote")
     return tuple(ballots)

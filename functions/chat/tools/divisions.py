@@ -1,7 +1,9 @@
-"""Describes votes for the model: a vote's totals, its parties, and the members who differed, were paired or absent."""
+"""Describes votes for the model: a vote's totals, its parties, and who differed, was paired or did not vote.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+Who did not vote is not called absent: the Speaker is present and votes only on a tie.
+"""
+
+from collections.abc import Collection
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, Text
@@ -10,9 +12,10 @@ from functions.chat.sources.text import shorten
 from functions.chat.sources.votes import FREE_VOTE_SHARE, STAGES, Ballot, Division, PartyCount, Vote
 from functions.chat.tools.base import Source
 from functions.chat.tools.results import fit, json_length
+from functions.chat.tools.tool import ToolData
 
 ABOUT_BYTES = 400
-# Of what a division may take, the share of the members who differed. The paired and the absent share the rest.
+# The share of the members who differed. Those who were paired or did not vote share the rest.
 DIFFERED_SHARE = 0.7
 
 FREE_VOTE_RULE = Text(
@@ -76,14 +79,19 @@ def asked_ballot_data(ballot: Ballot, division: Division, language: Language) ->
 
 
 def division_data(
-    division: Division, language: Language, limit_bytes: int, party: Callable[[str | None], bool] = lambda name: True
-) -> JsonObject:
-    """Every party's count, and the members who differed, were paired and were absent, in at most `limit_bytes`.
+    parliament: Parliament,
+    division: Division,
+    language: Language,
+    limit_bytes: int,
+    only: Collection[str | None] | None = None,
+) -> ToolData:
+    """Every party's count, and the members who differed, were paired and did not vote, in at most `limit_bytes`.
 
-    `party` selects the parties whose members are named. What does not fit is counted in `left_out`.
+    Only members of the parties `only` are named. What does not fit is counted in `left_out`. The sources are the pages
+    of the members who differed.
     """
     counts = [_party_data(count, language) for count in division.parties]
-    named = [count for count in division.parties if party(count.party)]
+    named = [count for count in division.parties if only is None or count.party in only]
     data: JsonObject = {"parties": counts}
     if any("free_vote" in count for count in counts):
         data["free_vote_rule"] = FREE_VOTE_RULE.in_(language)
@@ -91,20 +99,15 @@ def division_data(
         data["parties_are"] = PARTIES_OF_TODAY.in_(language)
     # The keys and brackets of the three lists below take less than 200 bytes.
     available = limit_bytes - json_length(data) - 200
-    dissenters = [ballot_data(ballot, language) for count in named for ballot in count.dissenters]
-    data["differed_from_most_of_party"] = fit(dissenters, int(available * DIFFERED_SHARE))
-    available -= json_length(data["differed_from_most_of_party"])
-    for key, choice in (("paired_members", "Paired"), ("absent_members", "Didn't vote")):
+    dissenters = [ballot for count in named for ballot in count.dissenters]
+    fitted = fit([ballot_data(ballot, language) for ballot in dissenters], int(available * DIFFERED_SHARE))
+    data["differed_from_most_of_party"] = fitted
+    available -= json_length(fitted)
+    for key, choice in (("paired_members", "Paired"), ("did_not_vote", "Didn't vote")):
         names = [_name(ballot, language) for count in named for ballot in count.ballots if ballot.choice == choice]
         data[key] = fit(names, available)
         available -= json_length(data[key])
-    return data
-
-
-def dissenter_pages(parliament: Parliament, division: Division, shown: Sequence[Any]) -> list[Source]:
-    """The pages of the members who differed and are shown."""
-    ballots = [ballot for count in division.parties for ballot in count.dissenters]
-    return [member_page(parliament, ballot) for ballot in ballots[: len(shown)]]
+    return ToolData(data, [member_page(parliament, ballot) for ballot in dissenters[: len(fitted["items"])]])
 
 
 def _party_data(count: PartyCount, language: Language) -> JsonObject:
@@ -113,7 +116,7 @@ def _party_data(count: PartyCount, language: Language) -> JsonObject:
         "yea": count.count["Yes"],
         "nay": count.count["No"],
         "paired": count.count["Paired"],
-        "absent": count.count["Didn't vote"],
+        "did_not_vote": count.count["Didn't vote"],
     }
     if count.line is not None:
         data |= {"most_voted": CHOICES[count.line].in_(language), "differed": len(count.dissenters)}

@@ -1,4 +1,4 @@
-"""get_vote: one recorded vote: totals, every party's count, and who differed from most of their party or was absent."""
+"""get_vote: one recorded vote: totals, every party's count, and who differed from most of their party."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from functions.chat import limits
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
 from functions.chat.tools.arguments import Arguments, Session
-from functions.chat.tools.divisions import dissenter_pages, division_data, vote_data, vote_page
+from functions.chat.tools.divisions import division_data, vote_data, vote_page
 from functions.chat.tools.results import json_length
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -21,18 +21,17 @@ class GetVote(Arguments):
 async def get_vote(arguments: GetVote, parliament: Parliament, language: Language) -> ToolData:
     """The vote, counted from its ballots."""
     vote = await parliament.votes.find(arguments.session, arguments.number)
-    source = vote_page(parliament, vote, language)
     division = await parliament.votes.division(vote)
-    data = vote_data(vote, language, source.url)
-    rest = division_data(division, language, limits.TOOL_RESULT_BYTES - json_length(data))
-    pages = dissenter_pages(parliament, division, rest["differed_from_most_of_party"]["items"])
-    return ToolData({**data, **rest}, [source, *pages])
+    page = vote_page(parliament, vote, language)
+    data = vote_data(vote, language, page.url)
+    rest = division_data(parliament, division, language, limits.TOOL_RESULT_BYTES - json_length(data))
+    return ToolData({**data, **rest.data}, [page, *rest.sources])
 
 
 TOOL = Tool(
     "get_vote",
     "One recorded vote by its number: what it was on, totals, result, every party's count, and who differed from most "
-    "of their party, was paired or absent.",
+    "of their party, was paired or did not vote.",
     GetVote,
     get_vote,
 )

@@ -3,23 +3,21 @@
 A bill is voted on several times, so the tool picks its most decisive votes and names the others.
 """
 
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from functions.chat import limits
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.base import JsonObject, Language, Text
 from functions.chat.sources.represent import Representative
 from functions.chat.sources.terms import matches_party
-from functions.chat.sources.text import contains_words, normalize, shorten
+from functions.chat.sources.text import contains_words, normalize
 from functions.chat.sources.votes import STAGES, Ballot, Division, Vote
 from functions.chat.tools.arguments import Arguments, BillNumber, PostalCode, Session, Words
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.divisions import (
     asked_ballot_data,
-    dissenter_pages,
     division_data,
     member_page,
     vote_data,
@@ -30,6 +28,7 @@ from functions.chat.tools.tool import Tool, ToolData
 
 MAX_DIVISIONS = 2  # of one bill: each is one request
 OTHER_VOTES_BYTES = 1_200
+NO_SEAT = Text("had no seat on that day", "ne siégeait pas ce jour-là")
 MAX_MEMBERS = 5  # of one name, or of the ridings of one postal code
 
 
@@ -53,32 +52,25 @@ class HowTheyVoted(Arguments):
 async def how_they_voted(arguments: HowTheyVoted, parliament: Parliament, language: Language) -> ToolData:
     """The decisive votes with the ballots that were asked for, and the other votes on the bill."""
     about, votes, others = await _votes(arguments, parliament, language)
-    sources = [vote_page(parliament, vote, language) for vote in votes]
-    people = None
-    if arguments.postal_code is not None:
-        people = await _representatives(arguments.postal_code, parliament)
+    people = await _representatives(arguments.postal_code, parliament)
     divisions = [await parliament.votes.division(vote) for vote in votes]
-    if others:
-        shown = [_other_vote(vote, language) for vote in others]
-        about["other_votes_on_the_bill"] = fit(shown, OTHER_VOTES_BYTES)
-    share = (limits.TOOL_RESULT_BYTES - json_length(about) - 50) // max(len(divisions), 1)
-    described, member_pages = [], list[Source]()
     sitting = await _sitting_by_riding(people, divisions, parliament)
-    for division, source in zip(divisions, sources, strict=True):
-        data = vote_data(division.vote, language, source.url)
-        named: Callable[[str | None], bool] = lambda name: True  # noqa: E731
-        if arguments.party is not None:
-            named = _party_filter(arguments.party, division)
-        elif arguments.mp is not None or people is not None:
-            asked = _find_by_name(arguments.mp, division) if arguments.mp else _match(people or [], sitting, division)
-            data["asked_about"] = [
-                asked_ballot_data(each, division, language) if isinstance(each, Ballot) else each for each in asked
-            ]
-            member_pages += [member_page(parliament, each) for each in asked if isinstance(each, Ballot)]
-        rest = division_data(division, language, share - json_length(data), named)
-        member_pages += dissenter_pages(parliament, division, rest["differed_from_most_of_party"]["items"])
-        described.append({**data, **rest})
-    return ToolData({**about, "votes": described}, [*sources, *member_pages])
+    if others:
+        about["other_votes_on_the_bill"] = fit([_other_vote(vote, language) for vote in others], OTHER_VOTES_BYTES)
+    share = (limits.TOOL_RESULT_BYTES - json_length(about) - 50) // len(divisions)
+    described, vote_pages, member_pages = [], list[Source](), list[Source]()
+    for division in divisions:
+        page = vote_page(parliament, division.vote, language)
+        data = vote_data(division.vote, language, page.url)
+        asked = _match(people, sitting, division) if people else _find(arguments.mp, division)
+        if asked:
+            data["asked_about"] = [_asked(each, division, language) for each in asked]
+        parties = _select_parties(arguments.party, division)
+        rest = division_data(parliament, division, language, share - json_length(data), parties)
+        described.append({**data, **rest.data})
+        vote_pages.append(page)
+        member_pages += [member_page(parliament, each) for each in asked if isinstance(each, Ballot)] + rest.sources
+    return ToolData({**about, "votes": described}, [*vote_pages, *member_pages])
 
 
 async def _votes(
@@ -110,7 +102,10 @@ def _other_vote(vote: Vote, language: Language) -> JsonObject:
     return {key: data[key] for key in ("vote", "date", "stage", "result", "yea", "nay")}
 
 
-async def _representatives(postal_code: str, parliament: Parliament) -> list[Representative]:
+async def _representatives(postal_code: str | None, parliament: Parliament) -> list[Representative]:
+    """The MPs of a postal code; none where the code is None."""
+    if postal_code is None:
+        return []
     people = await parliament.represent.representatives(postal_code.replace(" ", "").replace("-", ""))
     if not people:
         raise ToolError("Represent names no MP for this postal code: it is unknown, or the riding's seat is vacant.")
@@ -118,11 +113,11 @@ async def _representatives(postal_code: str, parliament: Parliament) -> list[Rep
 
 
 async def _sitting_by_riding(
-    people: list[Representative] | None, divisions: list[Division], parliament: Parliament
+    people: list[Representative], divisions: list[Division], parliament: Parliament
 ) -> dict[str, str]:
     """The paths of sitting MPs by riding, read only where a name of Represent is not openparliament.ca's."""
     names = {normalize(ballot.name) for division in divisions for ballot in division.ballots}
-    if all(normalize(person.name) in names for person in people or []):
+    if all(normalize(person.name) in names for person in people):
         return {}
     return {
         normalize(name): str(mp.get("url"))
@@ -131,25 +126,22 @@ async def _sitting_by_riding(
     }
 
 
-def _match(people: list[Representative], sitting: dict[str, str], division: Division) -> list[Ballot | JsonObject]:
-    """The ballots of a postal code's MPs. An MP who had no seat on that day is named with the reason."""
-    found: list[Ballot | JsonObject] = []
+def _match(people: list[Representative], sitting: dict[str, str], division: Division) -> list[Ballot | Representative]:
+    """The ballots of a postal code's MPs; the MP where there is no ballot."""
+    found: list[Ballot | Representative] = []
     for person in people[:MAX_MEMBERS]:
-        path = sitting.get(normalize(person.riding))
-        ballots = [
-            ballot
-            for ballot in division.ballots
-            if normalize(ballot.name) == normalize(person.name) or ballot.member_path == path
-        ]
-        missing = {"name": person.name, "riding": person.riding, "ballot": None, "reason": "had no seat on that day"}
-        found += ballots or [missing]
+        name, path = normalize(person.name), sitting.get(normalize(person.riding))
+        ballots = (each for each in division.ballots if normalize(each.name) == name or each.member_path == path)
+        found.append(next(ballots, person))
     return found
 
 
-def _find_by_name(mp: str, division: Division) -> list[Ballot | JsonObject]:
-    exact: list[Ballot] = [
-        ballot for ballot in division.ballots if mp == ballot.slug or normalize(mp) == normalize(ballot.name)
-    ]
+def _find(mp: str | None, division: Division) -> list[Ballot | Representative]:
+    """The ballots of the members with this slug or name; none where it is None."""
+    if mp is None:
+        return []
+    name = normalize(mp)
+    exact = [ballot for ballot in division.ballots if ballot.slug == mp or normalize(ballot.name) == name]
     found = exact or [ballot for ballot in division.ballots if contains_words(mp.replace("-", " "), ballot.name)]
     if not found:
         raise ToolError(
@@ -157,23 +149,32 @@ def _find_by_name(mp: str, division: Division) -> list[Ballot | JsonObject]:
             "find_mps finds MPs."
         )
     if len(found) > MAX_MEMBERS:
-        names = ", ".join(ballot.slug for ballot in found[:20])
-        raise ToolError(f"{len(found)} MPs match that name; give the slug of one: {names}.")
+        slugs = ", ".join(ballot.slug for ballot in found[:20])
+        raise ToolError(f"{len(found)} MPs match that name; give the slug of one: {slugs}.")
     return [*found]
 
 
-def _party_filter(words: str, division: Division) -> Callable[[str | None], bool]:
+def _asked(asked: Ballot | Representative, division: Division, language: Language) -> JsonObject:
+    if isinstance(asked, Ballot):
+        return asked_ballot_data(asked, division, language)
+    return {"name": asked.name, "riding": asked.riding, "ballot": None, "reason": NO_SEAT.in_(language)}
+
+
+def _select_parties(words: str | None, division: Division) -> set[str | None] | None:
+    """The parties that the words name; None for all."""
+    if words is None:
+        return None
     names = [count.party for count in division.parties if count.party is not None]
-    selected = {name for name in names if matches_party(words, name)}
+    selected: set[str | None] = {name for name in names if matches_party(words, name)}
     if not selected:
-        raise ToolError(shorten(f"No party of that name had a ballot; the parties are {', '.join(names)}.", 400))
-    return lambda name: name in selected
+        raise ToolError(f"No party of that name had a ballot; the parties are {', '.join(names[:20])}.")
+    return selected
 
 
 TOOL = Tool(
     "how_they_voted",
     "How an MP, a party or a postal code's MP voted on a bill (its decisive votes) or in one vote: also every party's "
-    "count as of that day, and who differed from most of their party, was paired or absent.",
+    "count as of that day, and who differed from most of their party, was paired or did not vote.",
     HowTheyVoted,
     how_they_voted,
 )

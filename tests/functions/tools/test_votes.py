@@ -15,7 +15,7 @@ from functions.chat.tools.results import json_length
 from infra.local.parliament.pages import LETTERS
 from tests.functions.tools.kit import Runner, ScriptedServer, page
 
-COLUMNS = {"Yes": "yea", "No": "nay", "Paired": "paired", "Didn't vote": "absent"}
+COLUMNS = {"Yes": "yea", "No": "nay", "Paired": "paired", "Didn't vote": "did_not_vote"}
 
 
 async def test_bill_and_postal_code_are_one_call_with_one_answer(runner: Runner) -> None:
@@ -86,17 +86,20 @@ async def test_counts_and_dissent_come_from_ballots_and_parties_of_the_day(runne
     named = {each["mp"] for each in vote["differed_from_most_of_party"]["items"]}
     assert named <= expected
     assert len(named) + vote["differed_from_most_of_party"]["left_out"] == len(expected)
-    for key, choice in (("paired_members", "Paired"), ("absent_members", "Didn't vote")):
+    for key, choice in (("paired_members", "Paired"), ("did_not_vote", "Didn't vote")):
         total = sum(count[choice] for count in parties.values())
         assert len(vote[key]["items"]) + vote[key]["left_out"] == total
 
 
 async def test_all_twenty_rebels_of_one_party_are_named(runner: Runner) -> None:
-    (vote,) = (await runner.output("how_they_voted", bill="C-12", party="Juniper"))["votes"]
+    outcome = await runner.tools.run("how_they_voted", {"bill": "C-12", "party": "Juniper"}, "en")
+    assert outcome.output is not None
+    (vote,) = outcome.output["votes"]
     rebels = vote["differed_from_most_of_party"]
+    assert [source.title for source in outcome.sources[1:]] == [each["name"] for each in rebels["items"][:9]]
     assert (len(rebels["items"]), rebels["left_out"]) == (20, 0)
     assert {(each["party"], each["ballot"]) for each in rebels["items"]} == {("Juniper", "Yes")}
-    assert all(name.endswith(" (Juniper)") for name in vote["absent_members"]["items"])
+    assert all(name.endswith(" (Juniper)") for name in vote["did_not_vote"]["items"])
     assert "openparliament.ca's rule" in vote["free_vote_rule"]
     # The site marks none of them.
     marked = (await runner.record(f"/votes/ballots/?vote=45-1/{vote['vote']}&dissent=True"))["objects"]
@@ -256,7 +259,7 @@ async def test_whole_house_with_many_rebels_fits_the_limit(server: ScriptedServe
         rebels = vote["differed_from_most_of_party"]
         assert len(rebels["items"]) > 10
         assert len(rebels["items"]) + rebels["left_out"] == 40  # all voters of the Bloc said No
-        assert len(vote["absent_members"]["items"]) + vote["absent_members"]["left_out"] == 24
+        assert len(vote["did_not_vote"]["items"]) + vote["did_not_vote"]["left_out"] == 24
         assert (vote["asked_about"][0]["name"], vote["asked_about"][0]["ballot"]) == (
             "Élisabeth O'Member-Li3",
             "Contre",
@@ -264,11 +267,13 @@ async def test_whole_house_with_many_rebels_fits_the_limit(server: ScriptedServe
     assert len(server.requests) == 3
 
 
-async def test_page_with_too_few_ballots_is_not_read(server: ScriptedServer, parliament: Parliament) -> None:
-    server.answer("/votes/45-1/1/", b'<h2>A</h2><span class="voteresult_Y">Yes</span> <a href="/politicians/a/">A</a>')
-    server.answer("/votes/ballots/", page([]))
-    with pytest.raises(SourceError, match=r"has no ballots of vote 1 in session 45-1\.$"):
-        await parliament.votes.division(parse_vote(a_vote(1, "3rd reading")))
+async def test_page_with_too_few_ballots_or_parties_is_not_read(server: ScriptedServer, parliament: Parliament) -> None:
+    ballot = b'<span class="voteresult_Y">Yes</span> <a href="/politicians/a/">A</a>'
+    for body in (b"<h2>A</h2>" + ballot + b"<h2>B</h2>" + ballot, b"<h2>Result</h2>" + ballot * 310):
+        server.answer("/votes/45-1/1/", body)
+        server.answer("/votes/ballots/", page([]))
+        with pytest.raises(SourceError, match=r"has no ballots of vote 1 in session 45-1\.$"):
+            await parliament.votes.division(parse_vote(a_vote(1, "3rd reading")))
 
 
 def test_closed_lists_are_complete_in_both_languages() -> None:
