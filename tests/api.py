@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from infra.local.stack import Stack
-from tests.conftest import Person
+from tests.conftest import Person, lasting_connection
 
 
 def question(text: str, *earlier: tuple[str, str], chat_id: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -122,24 +120,24 @@ def state_of(stack: Stack) -> StateOf:
     """Reads the state of a user from the database: `state_of(person)`."""
 
     def read(person: Person) -> UserState:
-        with psycopg.connect(stack.postgres.url(), row_factory=dict_row) as db:
+        db = lasting_connection(stack)
 
-            def rows(query: str) -> list[dict[str, Any]]:
-                return db.execute(query.encode(), (person.id,)).fetchall()
+        def rows(query: str) -> list[dict[str, Any]]:
+            return db.execute(query.encode(), (person.id,)).fetchall()
 
-            (subscription,) = rows("select * from public.user_subscriptions where user_id = %s")
-            logs = rows("select outcome from public.usage_logs where user_id = %s order by query_timestamp")
-            messages = rows(
-                "select m.role, m.content from public.messages m join public.conversations c"
-                " on c.id = m.conversation_id where c.user_id = %s order by c.created_at, m.position"
-            )
-            return UserState(
-                outcomes=[row["outcome"] for row in logs],
-                holds=len(rows("select id from public.query_holds where user_id = %s")),
-                messages=[(row["role"], row["content"]) for row in messages],
-                quota_used=subscription["quota_used"],
-                lifetime_used=subscription["lifetime_used"],
-                overage=str(subscription["current_overage_amount"]),
-            )
+        (subscription,) = rows("select * from public.user_subscriptions where user_id = %s")
+        logs = rows("select outcome from public.usage_logs where user_id = %s order by query_timestamp")
+        messages = rows(
+            "select m.role, m.content from public.messages m join public.conversations c"
+            " on c.id = m.conversation_id where c.user_id = %s order by c.created_at, m.position"
+        )
+        return UserState(
+            outcomes=[row["outcome"] for row in logs],
+            holds=len(rows("select id from public.query_holds where user_id = %s")),
+            messages=[(row["role"], row["content"]) for row in messages],
+            quota_used=subscription["quota_used"],
+            lifetime_used=subscription["lifetime_used"],
+            overage=str(subscription["current_overage_amount"]),
+        )
 
     return read

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from psycopg.rows import dict_row
 
 from infra.local.stack import Stack
-from tests.conftest import TEMPLATE, new_user
+from tests.conftest import TEMPLATE, lasting_connection, new_user
 from tests.sql import model
 from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, release, settle, turn, value
 
@@ -504,7 +504,7 @@ class Histories(RuleBasedStateMachine):
 def shared_db(stack: Stack) -> Iterator[Db]:
     """One database for all histories. Their users share no rows."""
     with (
-        stack.postgres.clone(TEMPLATE, "histories") as url,
+        stack.postgres.clone(lasting_connection(stack, "supabase_admin"), TEMPLATE, "histories") as url,
         psycopg.connect(url, autocommit=True, row_factory=dict_row) as db,
         psycopg.connect(url, autocommit=True, row_factory=dict_row) as locker,
     ):
