@@ -32,7 +32,10 @@ class SourceRow(TypedDict):
 
 
 class ResultRow(TypedDict):
-    """The outcome of a call in public.messages.function_results: an output or an error."""
+    """The outcome of a call in public.messages.function_results: an output or an error.
+
+    A first row without an id, an output and an error has the sources of the user's page.
+    """
 
     id: str
     output: NotRequired[Any]
@@ -91,6 +94,7 @@ class Answer:
 
     id: str
     steps: list[Step] = field(default_factory=list)
+    page_sources: list[Source] = field(default_factory=list)  # of the page that the question is about
 
     @property
     def text(self) -> str:
@@ -126,6 +130,15 @@ class Answer:
         """The parts of the AI SDK's UIMessage. Each source is included once."""
         parts: list[Part] = []
         urls: set[str] = set()
+
+        def add_sources(sources: list[Source]) -> None:
+            for source in sources:
+                if source.url not in urls:
+                    urls.add(source.url)
+                    number = f"source-{len(urls)}"
+                    parts.append({"type": "source-url", "sourceId": number, "url": source.url, "title": source.title})
+
+        add_sources(self.page_sources)
         for step in self.steps:
             if step.text:
                 parts.append({"type": "text", "text": step.text})
@@ -135,26 +148,22 @@ class Answer:
                 if outcome.error is not None:
                     state = {"state": "output-error", "input": call.input, "errorText": outcome.error}
                 parts.append({"type": f"tool-{call.name}", "toolCallId": call.id, **state})
-                for source in outcome.sources:
-                    if source.url not in urls:
-                        urls.add(source.url)
-                        number = f"source-{len(urls)}"
-                        parts.append(
-                            {"type": "source-url", "sourceId": number, "url": source.url, "title": source.title}
-                        )
+                add_sources(outcome.sources)
         return parts
 
     def row(self) -> MessageRow:
         """The row of public.messages."""
         calls: list[CallRow] = []
         results: list[ResultRow] = []
+        if self.page_sources:
+            results.append({"id": "", "sources": _source_rows(self.page_sources)})
         at = 0
         for number, step in enumerate(self.steps):
             at += len(step.text)
             for call in step.calls:
                 calls.append({"id": call.id, "name": call.name, "input": call.input, "step": number, "at": at})
                 outcome = call.outcome or Outcome(None, call.result, [])
-                sources: list[SourceRow] = [{"url": source.url, "title": source.title} for source in outcome.sources]
+                sources = _source_rows(outcome.sources)
                 if outcome.error is None:
                     results.append({"id": call.id, "output": outcome.output, "sources": sources})
                 else:
@@ -171,21 +180,23 @@ class Answer:
         """The answer of a row. Its id is empty where the row has none."""
         steps: list[Step] = []
         start, number = 0, -1
-        for call, result in zip(row.get("function_calls") or [], row.get("function_results") or [], strict=True):
+        results = row.get("function_results") or []
+        page, results = (results[0]["sources"], results[1:]) if results and not results[0]["id"] else ([], results)
+        for call, result in zip(row.get("function_calls") or [], results, strict=True):
             if call["step"] != number:
                 number = call["step"]
                 steps.append(Step(row["content"][start : call["at"]]))
                 start = call["at"]
-            sources = [Source(source["url"], source["title"]) for source in result["sources"]]
-            outcome = Outcome(result.get("output"), result.get("error"), sources)
+            outcome = Outcome(result.get("output"), result.get("error"), _sources(result["sources"]))
             steps[-1].calls.append(Call(call["id"], call["name"], call["input"], outcome))
         if row["content"][start:] or not steps:
             steps.append(Step(row["content"][start:]))
-        return cls(row.get("id", ""), steps)
+        return cls(row.get("id", ""), steps, _sources(page))
 
     def events(self, stream: MessageStream) -> bytes:
         """The whole answer as events of the stream, without its finish."""
         events = b""
+        stream.page_sources = self.page_sources
         for step in self.steps:
             events += stream.start_step() + (stream.text(step.text) if step.text else b"")
             for call in step.calls:
@@ -194,6 +205,14 @@ class Answer:
             events += b"".join(outcome_events(stream, call) for call in step.calls)
             events += stream.finish_step()
         return events
+
+
+def _source_rows(sources: list[Source]) -> list[SourceRow]:
+    return [{"url": source.url, "title": source.title} for source in sources]
+
+
+def _sources(rows: list[SourceRow]) -> list[Source]:
+    return [Source(row["url"], row["title"]) for row in rows]
 
 
 def outcome_events(stream: MessageStream, call: Call) -> bytes:

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from functions.chat import limits
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "prompts"
 LANGUAGES = {"en": "English", "fr": "French"}
 # The ids of pages that have a public record: an MP's slug; a bill's number with or without its session.
 SLUG = re.compile(r"[a-z0-9-]{1,100}")
-BILL = re.compile(r"(?:(\d{2}-\d)/)?([CS]-\d{1,4})", re.IGNORECASE)
+BILL = re.compile(r"(?:(\d{2}-\d)/)?([CS]-\d{1,4}[A-Z]?)", re.IGNORECASE)
 
 
 @cache
@@ -48,17 +48,28 @@ def assistant_instructions() -> str:
     return _text("mcp")
 
 
-async def situation(context: Context, language: Language, now: datetime, parliament: Parliament) -> tuple[str, str]:
-    """The date in Toronto, the user's language and page; then what the page sent about itself, which can be left out.
-
-    `now` has a time zone.
+class Situation(NamedTuple):
+    """The date in Toronto, the user's language and page; what the page sent about itself, which can be left out; and
+    the page's public record.
     """
+
+    plain: str
+    hint: str
+    source: Source | None
+
+
+async def situation(context: Context, language: Language, now: datetime, parliament: Parliament) -> Situation:
+    """The part of the prompt that is not the same for everyone. `now` has a time zone."""
     today = now.astimezone(ZoneInfo("America/Toronto")).date().isoformat()
     texts = [_filled("situation", today=today, language=LANGUAGES[language]), _text(f"context/{context.type}")]
     if record := await _record(context, language, parliament):
         texts.append(_filled("record", record=_json(record[0]), url=record[1].url))
     hint = {name: value for name, value in (("id", context.id), ("data", context.data)) if value}
-    return "\n\n".join(texts), "\n\n" + _filled("hint", hint=_json(hint)) if hint else ""
+    return Situation(
+        "\n\n".join(texts),
+        "\n\n" + _filled("hint", hint=_json(hint)) if hint else "",
+        record[1] if record else None,
+    )
 
 
 def cut_short(language: Language) -> str:

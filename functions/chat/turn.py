@@ -151,11 +151,14 @@ class Turn:
             if admission.keeps_history
             else history.from_client(request.messages[:-1])
         )
-        plain, page = await situation(request.context, request.language, datetime.now(UTC), self.parliament)
+        now = datetime.now(UTC)
+        plain, hint, source = await situation(request.context, request.language, now, self.parliament)
+        if source is not None:
+            self._answer.page_sources = self._stream.page_sources = [source]
         prompt = Prompt(
             model=admission.model,
             system=system_prompt(),
-            situation=plain + page,
+            situation=plain + hint,
             messages=[Message("user", request.question.text)],
             tools=self.tools.definitions,
             may_call=True,

@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import orjson
 
 from functions.chat.providers import Spent
+from functions.chat.tools.base import Source
 from functions.common import money
 
 HEADERS = {
@@ -90,6 +91,7 @@ class MessageStream:
         self._open_calls: dict[str, str] = {}  # calls without an output: id and tool name
         self._with_input: set[str] = set()  # ids of calls with a sent input
         self._sources: set[str] = set()
+        self.page_sources: list[Source] = []  # what the answer is about; sent with its first step
 
     @property
     def is_complete(self) -> bool:
@@ -127,6 +129,8 @@ class MessageStream:
         """Open the message and a step, unless they are open."""
         opening = b"" if self._started else part("start", messageId=self._message_id)
         opening += b"" if self._in_step else part("start-step")
+        if not self._started:
+            opening += b"".join(self.source(source.url, source.title) for source in self.page_sources)
         self._started = self._in_step = True
         return opening
 

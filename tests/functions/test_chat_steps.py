@@ -108,6 +108,19 @@ def test_an_answer_with_tools_is_repeated_from_storage(api: Api, person: NewPers
     assert states == ["output-available", "output-error"]
 
 
+def test_the_record_of_the_page_is_a_source_of_the_answer(api: Api, person: NewPerson, stack: Stack) -> None:
+    user, page = person("basic"), f"{stack.info['parliament_url']}/bills/45-1/C-5/"
+    body = question(f"What is it about? {uuid.uuid4()}", context={"type": "bill", "id": "C-5"})
+    first, repeated = api.stream(user, body), api.stream(user, body)
+    for streamed in (first, repeated):
+        assert [part["url"] for part in of_kind(streamed, "source-url")] == [page]
+        assert [part["type"] for part in streamed.parts][:3] == ["start", "start-step", "source-url"]
+    answer = api.chat(user, body).json()["message"]
+    assert [part["url"] for part in answer["parts"] if part["type"] == "source-url"] == [page]
+    later = question("And again?", chat_id=body["id"], context={"type": "bill", "id": "C-5"})
+    assert api.stream(user, later).done
+
+
 def test_a_source_of_two_calls_is_sent_once(api: Api, person: NewPerson) -> None:
     streamed = api.stream(person("basic"), question(f"{BILL} {BILL}"))
     urls = [source["url"] for source in of_kind(streamed, "source-url")]
@@ -206,7 +219,8 @@ def bill_names(parliament: httpx.Client) -> dict[str, str]:
 
 async def whole_situation(*arguments: Any) -> str:
     """The situation with what the page sent about itself."""
-    return "".join(await situation(*arguments))
+    plain, hint, _ = await situation(*arguments)
+    return plain + hint
 
 
 NOW = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)  # still the day before in Toronto

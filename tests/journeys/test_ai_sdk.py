@@ -61,7 +61,7 @@ def test_a_tool_call_has_an_output_and_sources(
     received = valid(browser.answer(f"tool-{provider}", user, question(text, provider=provider)))
     assert received.kinds == [
         *OPENING,
-        *("tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url"),
+        *("tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url", "source-url"),
         *("finish-step", "start-step"),
         *TEXT,
         *("finish-step", "finish"),
@@ -71,6 +71,7 @@ def test_a_tool_call_has_an_output_and_sources(
     assert (output["output"]["bill"], output["output"]["sponsor"]["mp"]) == ("C-5", "fern-quillwater")
     assert [source["url"] for source in received.all_of("source-url")] == [
         f"{site}/bills/45-1/C-5/",
+        f"{site}/legisinfo/en/bill/45-1/c-5",
         f"{site}/politicians/fern-quillwater/",
     ]
     assert received.message is not None
@@ -99,7 +100,7 @@ def test_two_calls_keep_their_order_and_share_a_source(browser: Browser, person:
         *OPENING,
         *called,
         *called,
-        *("tool-output-available", "source-url", "source-url"),  # the bill and its sponsor
+        *("tool-output-available", "source-url", "source-url", "source-url"),  # the bill twice, and its sponsor
         "tool-output-available",  # the sponsor, whose page was sent before
         *("finish-step", "start-step"),
         *TEXT,
@@ -109,7 +110,7 @@ def test_two_calls_keep_their_order_and_share_a_source(browser: Browser, person:
     assert [names[part["toolCallId"]] for part in received.all_of("tool-output-available")] == ["get_bill", "get_mp"]
     assert received.message is not None
     assert [part["type"] for part in received.message["parts"]] == [
-        *("step-start", "tool-get_bill", "tool-get_mp", "source-url", "source-url", "step-start", "text"),
+        *("step-start", "tool-get_bill", "tool-get_mp", "source-url", "source-url", "source-url", "step-start", "text"),
     ]
 
 
@@ -229,7 +230,7 @@ def test_a_fault_after_tools_keeps_their_parts(
     received = valid(browser.answer(f"after-{fault}-{provider}", user, question(text, provider=provider)))
     assert received.kinds == [
         *OPENING,
-        *("tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url"),
+        *("tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url", "source-url"),
         *("finish-step", "start-step"),
         *TEXT,
         *FAILED_END,
@@ -247,7 +248,7 @@ def test_a_fault_after_a_call_closes_the_call(
     text = f"{calls(('get_bill', {'number': 'C-5'}))} [fault:{fault}]"
     received = valid(browser.answer(f"between-{fault}-{provider}", user, question(text, provider=provider)))
     if code:
-        called = ["tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url"]
+        called = ["tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url", "source-url"]
         assert received.kinds == [*OPENING, *called, *FAILED_END]
     else:
         assert received.kinds == [*OPENING, "tool-input-start", "tool-input-error", *FAILED_END]

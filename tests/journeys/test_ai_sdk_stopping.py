@@ -103,7 +103,7 @@ def test_a_stop_during_a_tool_closes_the_call(
         *OPENING,
         *called,
         *called,
-        *("tool-output-available", "source-url", "source-url", "tool-output-error"),
+        *("tool-output-available", "source-url", "source-url", "source-url", "tool-output-error"),
         *("finish-step", "message-metadata", "abort"),
     ]
     assert received.all_of("tool-output-error")[0]["errorText"] == NOT_RUN
