@@ -33,7 +33,7 @@ WORST_RATIO = 2  # of a price: the most that may be lost
 # questions in a row (`tests/journeys/test_conversation.py` compares), with answers of the length that we ask for.
 X = "https://x.invalid"
 NOWHERE = Parliament.at(Addresses(openparliament=X, represent=X, legisinfo=X, ourcommons=X), "")
-PREFIX = prefix_tokens(system_prompt(), Tools(NOWHERE, print).definitions)
+PREFIX = prefix_tokens(system_prompt(), Tools(NOWHERE, print).definitions, "anthropic")  # which has more
 LEAST = (Usage(PREFIX + 200, 60, PREFIX),)
 TYPICAL = (Usage(PREFIX + 2_200, 60, PREFIX), Usage(PREFIX + 3_400, 400, PREFIX))
 

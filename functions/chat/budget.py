@@ -10,7 +10,7 @@ none can cost more than estimated. A provider's own count of a step replaces the
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import orjson
@@ -25,7 +25,7 @@ from functions.chat.tools import Definition
 # Tokens for each byte of ASCII in texts that users do not write. Measured with the published tokenizers of both
 # providers: 0.25 for the system prompt and the tools, 0.41 for the densest result. Anthropic's newest tokenizer has
 # 1.3 to 1.5 times as many, 1.1 times in structured data. Other bytes count as one token each.
-PREFIX_RATIO = 0.4
+PREFIX_RATIOS = {"anthropic": 0.4, "openai": 0.3}
 RESULT_RATIO = 0.5
 ASCII = bytes(range(128))
 # What the providers add: around each message, call and result, and to explain tools to the model.
@@ -58,11 +58,8 @@ class Budget:
     prompt: Prompt
     history: Turns
     plain_situation: str
-    _prefix: int = 0
+    _prefixes: dict[str, int] = field(default_factory=dict)  # by provider
     _counted: Counted | None = None
-
-    def __post_init__(self) -> None:
-        self._prefix = prefix_tokens(self.prompt.system, self.prompt.tools)
 
     def next_prompt(self, provider: str, model: str, answer: Iterable[Message], *, may_call: bool) -> Prompt | None:
         """The prompt of the next step, which continues `answer`; None where not even a short step fits."""
@@ -87,7 +84,7 @@ class Budget:
 
     def count(self, provider: str, sent: Prompt, usage: Usage) -> None:
         """Note what the provider has counted for a step. History that the step left out does not come back."""
-        self._counted = Counted(provider, sent, self._plain_estimate(sent), usage)
+        self._counted = Counted(provider, sent, self._plain_estimate(sent, provider), usage)
         question = next(at for at, message in enumerate(sent.messages) if message is self.prompt.messages[0])
         self.history = split_turns(sent.messages[:question])
 
@@ -99,23 +96,29 @@ class Budget:
         if self._counted is not None:
             situation = self._counted.prompt.situation
         yield situation, self.history
-        fixed = self._prefix + len(situation.encode()) + sum(map(tokens_of, own))
+        prefix = self._prefix(provider)
+        fixed = prefix + len(situation.encode()) + sum(map(tokens_of, own))
         rates = prices.rates(provider, model, fixed)
         written = rates.cache_write if provider in CACHES_EVERYTHING else rates.input
-        left = room - rates.output * limits.ANSWER_TOKENS - self._prefix * (rates.cache_write - written)
+        left = room - rates.output * limits.ANSWER_TOKENS - prefix * (rates.cache_write - written)
         yield situation, fitting(self.history, int(left / written) - fixed, tokens_of)
         yield self.plain_situation, []
 
     def _estimate(self, prompt: Prompt, provider: str) -> int:
         """The most tokens that the model reads of a prompt."""
-        estimate = self._plain_estimate(prompt)
+        estimate = self._plain_estimate(prompt, provider)
         counted = self._counted
         if counted is None or counted.provider != provider or not _extends(prompt, counted.prompt):
             return estimate
         return min(estimate, counted.usage.tokens_input + estimate - counted.estimate)
 
-    def _plain_estimate(self, prompt: Prompt) -> int:
-        return self._prefix + len(prompt.situation.encode()) + sum(map(tokens_of, prompt.messages))
+    def _prefix(self, provider: str) -> int:
+        if provider not in self._prefixes:
+            self._prefixes[provider] = prefix_tokens(self.prompt.system, self.prompt.tools, provider)
+        return self._prefixes[provider]
+
+    def _plain_estimate(self, prompt: Prompt, provider: str) -> int:
+        return self._prefix(provider) + len(prompt.situation.encode()) + sum(map(tokens_of, prompt.messages))
 
     def _output_tokens(self, provider: str, model: str, tokens: int, room: Decimal) -> int:
         """How many tokens a step that reads `tokens` may write."""
@@ -138,17 +141,17 @@ class Budget:
         return self._output_tokens(provider, model, after, room - likely) >= limits.ANSWER_TOKENS
 
     def _input_usd(self, rates: Rates, provider: str, tokens: int) -> Decimal:
-        written = tokens if provider in CACHES_EVERYTHING else min(tokens, self._prefix)
+        written = tokens if provider in CACHES_EVERYTHING else min(tokens, self._prefix(provider))
         return written * rates.cache_write + (tokens - written) * rates.input
 
 
-def prefix_tokens(system: str, tools: Sequence[Definition]) -> int:
+def prefix_tokens(system: str, tools: Sequence[Definition], provider: str) -> int:
     """The most tokens of what is the same for everyone."""
     size = len(system.encode()) + sum(
         len(tool.name) + len(tool.description.encode()) + len(orjson.dumps(tool.parameters)) + TOOL_BYTES
         for tool in tools
     )
-    return int(size * PREFIX_RATIO) + TOOL_USE_TOKENS
+    return int(size * PREFIX_RATIOS[provider]) + TOOL_USE_TOKENS
 
 
 def tokens_of(message: Message) -> int:

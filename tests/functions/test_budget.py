@@ -27,9 +27,9 @@ def budget(limit: str, turns: int = 0, question: str = "Who sponsors C-5?", page
 
 def worst_usd(provider: str, model: str, prompt: Prompt) -> Decimal:
     """The price of a prompt of which every byte is a token that is written to the cache, and of its output."""
-    tokens = prefix_tokens(SYSTEM, []) + len(prompt.situation.encode()) + sum(map(tokens_of, prompt.messages))
+    tokens = prefix_tokens(SYSTEM, [], provider) + len(prompt.situation.encode()) + sum(map(tokens_of, prompt.messages))
     rates = prices.rates(provider, model, tokens)
-    written = tokens if provider == "openai" else prefix_tokens(SYSTEM, [])
+    written = tokens if provider == "openai" else prefix_tokens(SYSTEM, [], provider)
     read = written * rates.cache_write + (tokens - written) * rates.input
     return read + prompt.max_output_tokens * rates.output
 

@@ -61,7 +61,14 @@ def test_a_tool_call_has_an_output_and_sources(
     received = valid(browser.answer(f"tool-{provider}", user, question(text, provider=provider)))
     assert received.kinds == [
         *OPENING,
-        *("tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url", "source-url"),
+        *(
+            "tool-input-start",
+            "tool-input-available",
+            "tool-output-available",
+            "source-url",
+            "source-url",
+            "source-url",
+        ),
         *("finish-step", "start-step"),
         *TEXT,
         *("finish-step", "finish"),
@@ -230,7 +237,14 @@ def test_a_fault_after_tools_keeps_their_parts(
     received = valid(browser.answer(f"after-{fault}-{provider}", user, question(text, provider=provider)))
     assert received.kinds == [
         *OPENING,
-        *("tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url", "source-url"),
+        *(
+            "tool-input-start",
+            "tool-input-available",
+            "tool-output-available",
+            "source-url",
+            "source-url",
+            "source-url",
+        ),
         *("finish-step", "start-step"),
         *TEXT,
         *FAILED_END,
@@ -248,7 +262,14 @@ def test_a_fault_after_a_call_closes_the_call(
     text = f"{calls(('get_bill', {'number': 'C-5'}))} [fault:{fault}]"
     received = valid(browser.answer(f"between-{fault}-{provider}", user, question(text, provider=provider)))
     if code:
-        called = ["tool-input-start", "tool-input-available", "tool-output-available", "source-url", "source-url", "source-url"]
+        called = [
+            "tool-input-start",
+            "tool-input-available",
+            "tool-output-available",
+            "source-url",
+            "source-url",
+            "source-url",
+        ]
         assert received.kinds == [*OPENING, *called, *FAILED_END]
     else:
         assert received.kinds == [*OPENING, "tool-input-start", "tool-input-error", *FAILED_END]

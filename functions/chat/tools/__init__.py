@@ -23,6 +23,8 @@ from functions.common.validation import field_errors
 
 __all__ = ["Definition", "Outcome", "Source", "ToolError", "Tools"]
 
+SCHEMA_KEYS = frozenset({"type", "enum", "format", "items", "description"})
+
 
 class Tools:
     """All tools. Calls `on_failure` with the tool's name for every unexpected exception."""
@@ -81,7 +83,11 @@ def _discover_tools() -> dict[str, Tool]:
 
 
 def _json_schema(arguments: type[BaseModel]) -> JsonObject:
-    """The JSON Schema of the arguments, reduced for the model: no titles, no nulls, no additional properties."""
+    """The JSON Schema of the arguments, reduced for the model: no titles, no nulls, no additional properties.
+
+    Bounds and patterns are left out: every step of every answer reads the schema, and the descriptions have examples.
+    `run` checks them, and the model reads what is wrong.
+    """
     schema = arguments.model_json_schema()
     properties = {}
     for name, property_ in schema.get("properties", {}).items():
@@ -90,10 +96,7 @@ def _json_schema(arguments: type[BaseModel]) -> JsonObject:
             # An argument of type `x | None` is described as `x`: the model omits it instead of sending null.
             if option != {"type": "null"}:
                 flat = {**option, **flat}
-        if flat.get("default", ...) is None:
-            del flat["default"]
-        flat.pop("title", None)
-        properties[name] = flat
+        properties[name] = {key: value for key, value in flat.items() if key in SCHEMA_KEYS}
     return {
         "type": "object",
         "properties": properties,

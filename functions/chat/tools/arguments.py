@@ -18,25 +18,25 @@ class Arguments(BaseModel):
 MpSlug = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60),
-    Field(description="The MP's slug as returned by find_mps, for example jane-doe."),
+    Field(description="The MP's slug from find_mps, for example jane-doe."),
 ]
 CommitteeSlug = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60),
-    Field(description="The committee's slug as returned by find_committees, for example finance."),
+    Field(description="The slug from find_committees, for example finance."),
 ]
 Session = Annotated[
     str,
     StringConstraints(pattern=r"^[0-9]{2}-[0-9]$", max_length=4),
-    Field(description="The Parliament and its session, for example 45-1. Omit it for the current session."),
+    Field(description="For example 45-1. Omit it for the current session."),
 ]
 BillNumber = Annotated[
     str,
     StringConstraints(pattern=r"^[CScs]-[0-9]{1,4}[A-Za-z]?$", max_length=7, to_upper=True),
-    Field(description="The bill's number: C-5 for a House bill, S-201 for a Senate bill."),
+    Field(description="For example C-5, or S-201 of the Senate."),
 ]
 PostalCode = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z][0-9][A-Za-z][ -]?[0-9][A-Za-z][0-9]$", max_length=7, to_upper=True)
 ]
 Words = Annotated[str, StringConstraints(min_length=2, max_length=100)]
-Limit = Annotated[int, Field(ge=1, le=20, description="The maximum number of results.")]
+Limit = Annotated[int, Field(ge=1, le=20, description="At most so many results, 1 to 20.")]
