@@ -174,6 +174,134 @@ alter role authenticated set statement_timeout = '1s';
 notify pgrst, 'reload config';
 
 
+-- ==== sql/schemas/03_search.sql
+
+-- The words of texts in English and French, for search without an extension.
+
+create or replace function private.fold(p_text text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  -- Bill numbers become one word: "C-5" is c5. Everything else but letters and digits is a space, because Postgres's
+  -- parser takes "energy/climate" for the name of a file. Accents are decomposed and removed: translate() is slow.
+  return regexp_replace(
+    regexp_replace(
+      lower(regexp_replace(
+        normalize(translate(replace(replace(p_text, 'œ', 'oe'), 'Œ', 'oe'), '‐‑–', '---'), NFD),
+        U&'[\0300-\036f]+', '', 'g')),
+      '\m([cs])-\s?(\d{1,4}[a-z]?)\M', '\1\2', 'g'),
+    '[^a-z0-9]+', ' ', 'g');
+end
+$$;
+comment on function private.fold(text) is
+  'The text in lower case, without accents and punctuation; the number of a bill is one word.';
+revoke all on function private.fold(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.join_texts(p_texts text[]) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return array_to_string(p_texts, ' '); -- it is only stable, because of types whose output depends on settings
+end
+$$;
+comment on function private.join_texts(text[]) is 'The texts with spaces between them.';
+revoke all on function private.join_texts(text[]) from public, anon, authenticated, service_role;
+
+
+create or replace function private.search_words(p_text text) returns tsvector
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return to_tsvector('pg_catalog.simple'::regconfig, private.fold(p_text));
+end
+$$;
+comment on function private.search_words(text) is 'The words of a text in either language, without stemming.';
+revoke all on function private.search_words(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.query_words(p_text text) returns text[]
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return array(
+    select word from unnest(string_to_array(private.fold(p_text), ' ')) with ordinality as words (word, place)
+    where word <> '' and word <> all (array[
+      'a', 'an', 'and', 'at', 'by', 'for', 'from', 'in', 'of', 'on', 'or', 'the', 'to', 'with',
+      'au', 'aux', 'd', 'dans', 'de', 'des', 'du', 'en', 'et', 'l', 'la', 'le', 'les', 'ou', 'par', 'pour', 'sur', 'un',
+      'une'])
+    group by word order by min(place) limit 20);
+end
+$$;
+comment on function private.query_words(text) is
+  'The distinct words of a search, at most 20, without those that say nothing.';
+revoke all on function private.query_words(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.search_query(p_text text) returns tsquery
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  -- A word of four letters and more also finds words that start with it: "pipeline" finds pipelines.
+  return (select string_agg(word || case when char_length(word) >= 4 then ':*' else '' end, ' & ')
+          from unnest(private.query_words(p_text)) word)::tsquery;
+end
+$$;
+comment on function private.search_query(text) is 'Finds texts with all the words. Null where there is none.';
+revoke all on function private.search_query(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.bill_query(p_number text, p_titles text[]) returns tsquery
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_number constant text := trim(private.fold(p_number));
+  v_pairs text;
+begin
+  -- Numbers return in every session, so a text must also have two words of a title (or its only one).
+  select string_agg(distinct pair, ' | ') into v_pairs
+  from unnest(p_titles) title
+  cross join lateral (
+    select array(
+      select word from unnest(private.query_words(title)) with ordinality as words (word, place)
+      where char_length(word) >= 4 and word !~ '^\d+$' and word <> all (array[
+        'acts', 'amend', 'amending', 'amendments', 'autres', 'bill', 'canada', 'canadian', 'canadienne', 'certain',
+        'certaines', 'certains', 'concernant', 'consequential', 'edicting', 'edictant', 'enact', 'enacting', 'lois',
+        'measures', 'mesures', 'modifiant', 'other', 'portant', 'projet', 'related', 'relation', 'respect',
+        'respecting', 'visant', 'that', 'this', 'cette'])
+      order by place limit 10) as found
+  ) significant
+  cross join lateral (
+    select format('(%s & %s)', one, other) as pair
+    from unnest(significant.found) one, unnest(significant.found) other where one < other
+    union all
+    select significant.found[1] where cardinality(significant.found) = 1
+  ) pairs;
+  return (v_number || coalesce(' & (' || v_pairs || ')', ''))::tsquery;
+end
+$$;
+comment on function private.bill_query(text, text[]) is
+  'Finds texts that name a bill: its number and two words of one of its titles. Of a bill without a title, the number.';
+revoke all on function private.bill_query(text, text[]) from public, anon, authenticated, service_role;
+
+
+create or replace function private.person_key(p_name text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  -- "Quillwater, Hon. Fern" is Fern Quillwater. An apostrophe separates no words here: O'Neil, O’Neil, Oneil.
+  return nullif(trim(regexp_replace(
+    private.fold(translate(
+      case when p_name like '%,%' then split_part(p_name, ',', 2) || ' ' || split_part(p_name, ',', 1) else p_name end,
+      '''’', '')),
+    '\m([a-z]|dr|hon|honorable|honourable|lhonorable|mme|mr|mrs|ms|right|rt|the|tres)\M *', '', 'g')), '');
+end
+$$;
+comment on function private.person_key(text) is
+  'A person''s name for comparison, without honorifics, initials, accents and case. Null where nothing is left.';
+revoke all on function private.person_key(text) from public, anon, authenticated, service_role;
+
+
 -- ==== sql/schemas/10_plans.sql
 
 -- The tiers: quotas, prices, retention and models. One row a tier.
@@ -1284,6 +1412,285 @@ on conflict (shard) do nothing;
 alter table public.daily_costs enable row level security;
 alter table public.daily_costs force row level security;
 revoke all on public.daily_costs from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Functions do.
+
+
+-- ==== sql/schemas/26_import_states.sql
+
+-- How far each file of public data was imported, so that an import that was killed continues, and an unchanged file is
+-- not imported again.
+
+create table if not exists public.import_states (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  source text not null
+    constraint import_states_source_is_unique unique
+    constraint import_states_source_is_bounded check (char_length(source) between 1 and 100),
+  digest text not null
+    constraint import_states_digest_is_bounded check (char_length(digest) between 1 and 100),
+  position text
+    constraint import_states_position_is_bounded check (char_length(position) <= 100),
+  validator text
+    constraint import_states_validator_is_bounded check (char_length(validator) <= 300),
+  records integer
+    constraint import_states_records_is_not_negative check (records >= 0),
+  started_at timestamptz not null,
+  finished_at timestamptz
+);
+comment on table public.import_states is 'How far each file of public data was imported.';
+comment on column public.import_states.id is 'Identifies the row.';
+comment on column public.import_states.created_at is 'When the file was first imported.';
+comment on column public.import_states.source is
+  'The file: lobbying-registrations, or a quarter such as expenses-2026-1.';
+comment on column public.import_states.digest is 'Of the file that is being imported, or was imported last.';
+comment on column public.import_states.position is
+  'The key of the last imported record. An interrupted import continues after it. Null before the first batch.';
+comment on column public.import_states.validator is
+  'The ETag or the date of the file that was imported completely. The next run asks whether the file has changed.';
+comment on column public.import_states.records is 'How many records the last complete import read.';
+comment on column public.import_states.started_at is 'When the import of this content began.';
+comment on column public.import_states.finished_at is 'When it was complete. Null while it is not.';
+
+alter table public.import_states enable row level security;
+alter table public.import_states force row level security;
+revoke all on public.import_states from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Functions do.
+
+
+-- ==== sql/schemas/27_member_expenses.sql
+
+-- Members' expenses by quarter and category, as the House of Commons publishes them. Canadian dollars.
+
+create table if not exists public.member_expenses (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  fiscal_year smallint not null
+    constraint member_expenses_fiscal_year_is_plausible check (fiscal_year between 2000 and 2200),
+  quarter smallint not null
+    constraint member_expenses_quarter_is_one_of_four check (quarter between 1 and 4),
+  name text not null
+    constraint member_expenses_name_is_bounded check (char_length(name) between 1 and 200),
+  constituency text not null
+    constraint member_expenses_constituency_is_bounded check (char_length(constituency) <= 200),
+  caucus text not null
+    constraint member_expenses_caucus_is_bounded check (char_length(caucus) <= 100),
+  occurrence smallint not null,
+  member_key text
+    constraint member_expenses_member_key_is_bounded check (char_length(member_key) <= 200),
+  salaries numeric(12,2) not null,
+  travel numeric(12,2) not null,
+  hospitality numeric(12,2) not null,
+  contracts numeric(12,2) not null,
+  constraint member_expenses_has_each_row_once unique (fiscal_year, quarter, name, constituency, caucus, occurrence)
+);
+create index if not exists member_expenses_member_key_idx
+  on public.member_expenses (member_key, fiscal_year desc, quarter desc);
+
+comment on table public.member_expenses is
+  'Members'' expenses by quarter and category, Canadian dollars. A refund is negative.';
+comment on column public.member_expenses.id is 'Identifies the row.';
+comment on column public.member_expenses.created_at is 'When it was imported.';
+comment on column public.member_expenses.fiscal_year is
+  'The year in which the fiscal year ends: 2027 is April 2026 to March 2027.';
+comment on column public.member_expenses.quarter is '1 is April to June.';
+comment on column public.member_expenses.name is
+  'As published: "Quillwater, Hon. Fern", or "Vacant" for an office without a member.';
+comment on column public.member_expenses.constituency is 'The riding.';
+comment on column public.member_expenses.caucus is 'The caucus, in English.';
+comment on column public.member_expenses.occurrence is
+  '1; or 2 and more where the file has the same name, riding and caucus again. Both rows count.';
+comment on column public.member_expenses.member_key is 'private.person_key of the member. Null for a vacant office.';
+comment on column public.member_expenses.salaries is 'Salaries of employees.';
+comment on column public.member_expenses.travel is 'Travel.';
+comment on column public.member_expenses.hospitality is 'Hospitality.';
+comment on column public.member_expenses.contracts is 'Contracts and other operating costs.';
+
+alter table public.member_expenses enable row level security;
+alter table public.member_expenses force row level security;
+revoke all on public.member_expenses from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them: the Speaker's Permission excludes selling the data. Functions do.
+
+
+-- ==== sql/schemas/28_lobbying_registrations.sql
+
+-- The registry of lobbyists: registrations. Every search is of one index.
+
+create table if not exists public.lobbying_registrations (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  number text collate "C" not null
+    constraint lobbying_registrations_number_is_unique unique
+    constraint lobbying_registrations_number_is_bounded check (char_length(number) between 1 and 60),
+  newest_id bigint not null,
+  versions integer not null
+    constraint lobbying_registrations_versions_is_positive check (versions > 0),
+  kind smallint,
+  client_number text
+    constraint lobbying_registrations_client_number_is_bounded check (char_length(client_number) <= 60),
+  organization_en text not null
+    constraint lobbying_registrations_organization_en_is_bounded check (char_length(organization_en) <= 500),
+  organization_fr text not null
+    constraint lobbying_registrations_organization_fr_is_bounded check (char_length(organization_fr) <= 500),
+  firm text
+    constraint lobbying_registrations_firm_is_bounded check (char_length(firm) <= 500),
+  registrant text
+    constraint lobbying_registrations_registrant_is_bounded check (char_length(registrant) <= 200),
+  first_effective_on date,
+  effective_on date,
+  ends_on date,
+  institutions text[] not null,
+  organization_words tsvector generated always as (
+    private.search_words(organization_en || ' ' || organization_fr)) stored
+);
+create index if not exists lobbying_registrations_organization_words_idx
+  on public.lobbying_registrations using gin (organization_words);
+create index if not exists lobbying_registrations_newest_first_idx
+  on public.lobbying_registrations (effective_on desc nulls last);
+
+comment on table public.lobbying_registrations is
+  'Registrations to lobby. The registry publishes every version of a registration; a row is the newest one.';
+comment on column public.lobbying_registrations.id is 'Identifies the row.';
+comment on column public.lobbying_registrations.created_at is 'When it was imported.';
+comment on column public.lobbying_registrations.number is 'The registration''s number without its version.';
+comment on column public.lobbying_registrations.newest_id is 'The registry''s id of the newest version.';
+comment on column public.lobbying_registrations.versions is 'How many versions were published.';
+comment on column public.lobbying_registrations.kind is
+  '1 consultant, 2 in-house of a corporation, 3 in-house of an organization.';
+comment on column public.lobbying_registrations.client_number is 'The registry''s number of the client.';
+comment on column public.lobbying_registrations.organization_en is
+  'The client, organization or corporation; in French where it has no English name.';
+comment on column public.lobbying_registrations.organization_fr is
+  'The same in French; in English where it has no French name.';
+comment on column public.lobbying_registrations.firm is 'The firm of a consultant.';
+comment on column public.lobbying_registrations.registrant is 'The person who registered.';
+comment on column public.lobbying_registrations.first_effective_on is 'The first day of the first version.';
+comment on column public.lobbying_registrations.effective_on is 'The first day of the newest version.';
+comment on column public.lobbying_registrations.ends_on is 'The last day of the newest version. Null: active.';
+comment on column public.lobbying_registrations.institutions is
+  'The institutions to be lobbied, of the newest version.';
+comment on column public.lobbying_registrations.organization_words is 'The words of the names, for search.';
+
+alter table public.lobbying_registrations enable row level security;
+alter table public.lobbying_registrations force row level security;
+revoke all on public.lobbying_registrations from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Functions do.
+
+
+-- ==== sql/schemas/29_lobbying_communications.sql
+
+-- The registry of lobbyists: reports of communications with officials.
+--
+-- Every search is of one index: words of a text or a name (GIN on tsvector 'simple', in both languages), a person's
+-- key (GIN on an array), a date (B-tree).
+
+create table if not exists public.lobbying_communications (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  number bigint not null
+    constraint lobbying_communications_number_is_unique unique,
+  communicated_on date not null,
+  posted_on date,
+  kind smallint,
+  client_number text
+    constraint lobbying_communications_client_number_is_bounded check (char_length(client_number) <= 60),
+  organization_en text not null
+    constraint lobbying_communications_organization_en_is_bounded check (char_length(organization_en) <= 500),
+  organization_fr text not null
+    constraint lobbying_communications_organization_fr_is_bounded check (char_length(organization_fr) <= 500),
+  registrant text
+    constraint lobbying_communications_registrant_is_bounded check (char_length(registrant) <= 200),
+  is_superseded boolean not null,
+  officials jsonb not null,
+  official_keys text[] not null,
+  description text not null
+    constraint lobbying_communications_description_is_bounded check (char_length(description) <= 4000),
+  subjects_en text[] not null,
+  subjects_fr text[] not null,
+  words tsvector generated always as (
+    private.search_words(
+      description || ' ' || private.join_texts(subjects_en) || ' ' || private.join_texts(subjects_fr))) stored,
+  organization_words tsvector generated always as (
+    private.search_words(organization_en || ' ' || organization_fr)) stored
+);
+create index if not exists lobbying_communications_communicated_on_idx
+  on public.lobbying_communications (communicated_on);
+create index if not exists lobbying_communications_words_idx on public.lobbying_communications using gin (words);
+create index if not exists lobbying_communications_organization_words_idx
+  on public.lobbying_communications using gin (organization_words);
+create index if not exists lobbying_communications_official_keys_idx
+  on public.lobbying_communications using gin (official_keys);
+
+comment on table public.lobbying_communications is
+  'Reports of oral, arranged communications between lobbyists and senior officials.';
+comment on column public.lobbying_communications.id is 'Identifies the row.';
+comment on column public.lobbying_communications.created_at is 'When it was imported.';
+comment on column public.lobbying_communications.number is 'The registry''s number of the report.';
+comment on column public.lobbying_communications.communicated_on is 'The day of the communication.';
+comment on column public.lobbying_communications.posted_on is 'When the registry published the report.';
+comment on column public.lobbying_communications.kind is
+  '1 consultant, 2 in-house of a corporation, 3 in-house of an organization.';
+comment on column public.lobbying_communications.client_number is 'The registry''s number of the client.';
+comment on column public.lobbying_communications.organization_en is
+  'Who lobbied; in French where it has no English name.';
+comment on column public.lobbying_communications.organization_fr is
+  'The same in French; in English where it has no French name.';
+comment on column public.lobbying_communications.registrant is 'The person responsible for the report.';
+comment on column public.lobbying_communications.is_superseded is 'Whether a later report replaces this one.';
+comment on column public.lobbying_communications.officials is
+  'The officials: a list of {"name", "title", "institution"}.';
+comment on column public.lobbying_communications.official_keys is 'private.person_key of each official.';
+comment on column public.lobbying_communications.description is 'What it was about; empty before October 2024.';
+comment on column public.lobbying_communications.subjects_en is 'The registry''s subjects, in English.';
+comment on column public.lobbying_communications.subjects_fr is 'The registry''s subjects, in French.';
+comment on column public.lobbying_communications.words is 'The words of the description and the subjects, for search.';
+comment on column public.lobbying_communications.organization_words is 'The words of the names, for search.';
+
+alter table public.lobbying_communications enable row level security;
+alter table public.lobbying_communications force row level security;
+revoke all on public.lobbying_communications from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Functions do.
+
+
+-- ==== sql/schemas/29_lobbying_subjects.sql
+
+-- The registry of lobbyists: what the registrations are about.
+
+create table if not exists public.lobbying_subjects (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  registration_id uuid not null references public.lobbying_registrations (id) on delete cascade,
+  description text not null
+    constraint lobbying_subjects_description_is_bounded check (char_length(description) <= 4000),
+  description_md5 uuid generated always as (md5(description)::uuid) stored,
+  subjects_en text[] not null,
+  subjects_fr text[] not null,
+  starts_on date,
+  ends_on date,
+  words tsvector generated always as (
+    private.search_words(
+      description || ' ' || private.join_texts(subjects_en) || ' ' || private.join_texts(subjects_fr))) stored,
+  constraint lobbying_subjects_description_once_per_registration unique (registration_id, description_md5)
+);
+create index if not exists lobbying_subjects_words_idx on public.lobbying_subjects using gin (words);
+create index if not exists lobbying_subjects_newest_first_idx on public.lobbying_subjects (starts_on desc nulls last);
+
+comment on table public.lobbying_subjects is
+  'What registrations are about. Versions of a registration repeat their texts; a text is one row here.';
+comment on column public.lobbying_subjects.id is 'Identifies the row.';
+comment on column public.lobbying_subjects.created_at is 'When it was imported.';
+comment on column public.lobbying_subjects.registration_id is 'The registration.';
+comment on column public.lobbying_subjects.description is
+  'The registrant''s text; empty where only subjects were ticked.';
+comment on column public.lobbying_subjects.description_md5 is 'Of the description, for the unique constraint.';
+comment on column public.lobbying_subjects.subjects_en is 'The registry''s subjects, in English.';
+comment on column public.lobbying_subjects.subjects_fr is 'The registry''s subjects, in French.';
+comment on column public.lobbying_subjects.starts_on is 'The first day of the first version with this text.';
+comment on column public.lobbying_subjects.ends_on is 'The last day of the last version with this text. Null: active.';
+comment on column public.lobbying_subjects.words is 'The words of the description and the subjects, for search.';
+
+alter table public.lobbying_subjects enable row level security;
+alter table public.lobbying_subjects force row level security;
+revoke all on public.lobbying_subjects from public, anon, authenticated, service_role;
 -- No role of the Data API reads or writes them. Functions do.
 
 
@@ -4904,6 +5311,603 @@ comment on function public.delete_user(uuid, boolean) is
   'subscription, or overage that is not billed and p_write_off is false. Returns whether the user existed.';
 revoke all on function public.delete_user(uuid, boolean) from public, anon, authenticated, service_role;
 grant execute on function public.delete_user(uuid, boolean) to service_role;
+
+
+-- ==== sql/schemas/80_imports.sql
+
+-- Imports of public data. Each call is one bounded batch in one transaction; the position moves with it, so that an
+-- import that was killed continues. A batch that changes nothing writes nothing but the position.
+
+create or replace function public.start_import(p_source text, p_digest text, p_again boolean default false)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_state public.import_states;
+begin
+  insert into public.import_states as s (source, digest, started_at) values (p_source, p_digest, now())
+  on conflict (source) do update set
+    digest = excluded.digest, position = null, validator = null, started_at = excluded.started_at, finished_at = null
+  where s.digest <> excluded.digest or (p_again and s.finished_at is not null);
+  select s.* into strict v_state from public.import_states s where s.source = p_source;
+  return jsonb_build_object('position', v_state.position, 'is_finished', v_state.finished_at is not null);
+end
+$$;
+comment on function public.start_import(text, text, boolean) is
+  'Begins or continues the import of a file with this digest. Returns {"position", "is_finished"}. p_again: also of a '
+  'file that was imported completely.';
+revoke all on function public.start_import(text, text, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.start_import(text, text, boolean) to service_role;
+
+
+create or replace function public.finish_import(p_source text, p_digest text, p_validator text, p_records integer)
+returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.import_states s set
+    validator = p_validator, records = p_records, finished_at = now(), position = null
+  where s.source = p_source and s.digest = p_digest
+    and (s.finished_at is null or s.validator is distinct from p_validator or s.records is distinct from p_records);
+end
+$$;
+comment on function public.finish_import(text, text, text, integer) is
+  'Records that a file was imported completely. Does nothing where another file has begun meanwhile.';
+revoke all on function public.finish_import(text, text, text, integer) from public, anon, authenticated, service_role;
+grant execute on function public.finish_import(text, text, text, integer) to service_role;
+
+
+create or replace function public.import_states_of(p_prefix text) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return coalesce((
+    select jsonb_object_agg(s.source, jsonb_build_object(
+      'digest', s.digest, 'validator', s.validator, 'records', s.records, 'is_finished', s.finished_at is not null))
+    from (select * from public.import_states i where starts_with(i.source, p_prefix) order by i.source limit 1000) s
+  ), '{}');
+end
+$$;
+comment on function public.import_states_of(text) is
+  'The imports whose name starts with a text: {source: {"digest", "validator", "records", ...}}.';
+revoke all on function public.import_states_of(text) from public, anon, authenticated, service_role;
+grant execute on function public.import_states_of(text) to service_role;
+
+
+create or replace function public.import_member_expenses(
+  p_fiscal_year integer, p_quarter integer, p_digest text, p_rows jsonb, p_is_complete boolean
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_written integer;
+  v_deleted integer := 0;
+begin
+  if jsonb_array_length(p_rows) > 2000 then
+    raise exception using errcode = '22023', message = 'A quarter has at most 2,000 rows.';
+  end if;
+  insert into public.member_expenses as e (
+    fiscal_year, quarter, name, constituency, caucus, occurrence, member_key, salaries, travel, hospitality, contracts)
+  select p_fiscal_year, p_quarter, r.name, r.constituency, r.caucus, r.occurrence,
+         case when private.fold(r.name) <> 'vacant' then private.person_key(r.name) end,
+         r.salaries, r.travel, r.hospitality, r.contracts
+  from jsonb_to_recordset(p_rows) r (
+    name text, constituency text, caucus text, occurrence smallint, salaries numeric, travel numeric,
+    hospitality numeric, contracts numeric)
+  on conflict (fiscal_year, quarter, name, constituency, caucus, occurrence) do update set
+    member_key = excluded.member_key, salaries = excluded.salaries, travel = excluded.travel,
+    hospitality = excluded.hospitality, contracts = excluded.contracts
+  where (e.member_key, e.salaries, e.travel, e.hospitality, e.contracts)
+    is distinct from
+    (excluded.member_key, excluded.salaries, excluded.travel, excluded.hospitality, excluded.contracts);
+  get diagnostics v_written = row_count;
+  -- A file with a row that cannot be read is not known to be complete: what it seems to lack stays.
+  if p_is_complete then
+    delete from public.member_expenses e
+    where e.fiscal_year = p_fiscal_year and e.quarter = p_quarter and not exists (
+      select from jsonb_to_recordset(p_rows) r (name text, constituency text, caucus text, occurrence smallint)
+      where (r.name, r.constituency, r.caucus, r.occurrence) = (e.name, e.constituency, e.caucus, e.occurrence));
+    get diagnostics v_deleted = row_count;
+  end if;
+  insert into public.import_states as s (source, digest, records, started_at, finished_at)
+  values (format('expenses-%s-%s', p_fiscal_year, p_quarter), p_digest, jsonb_array_length(p_rows), now(), now())
+  on conflict (source) do update set
+    digest = excluded.digest, records = excluded.records, started_at = excluded.started_at,
+    finished_at = excluded.finished_at
+  where (s.digest, s.records) is distinct from (excluded.digest, excluded.records);
+  return jsonb_build_object('written', v_written, 'deleted', v_deleted);
+end
+$$;
+comment on function public.import_member_expenses(integer, integer, text, jsonb, boolean) is
+  'Makes a quarter''s rows those of the file. Returns {"written", "deleted"}. p_is_complete: whether every row of the '
+  'file could be read; if not, nothing is deleted. 22023: too many rows.';
+revoke all on function public.import_member_expenses(integer, integer, text, jsonb, boolean)
+  from public, anon, authenticated, service_role;
+grant execute on function public.import_member_expenses(integer, integer, text, jsonb, boolean) to service_role;
+
+
+create or replace function public.import_registrations(
+  p_digest text, p_after text, p_through text, p_rows jsonb, p_deletes boolean
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_written integer;
+  v_subjects integer;
+  v_deleted integer := 0;
+begin
+  if jsonb_array_length(p_rows) > 2000 then
+    raise exception using errcode = '22023', message = 'A batch has at most 2,000 rows.';
+  end if;
+  insert into public.lobbying_registrations as g (
+    number, newest_id, versions, kind, client_number, organization_en, organization_fr, firm, registrant,
+    first_effective_on, effective_on, ends_on, institutions)
+  select r.number, r.newest_id, r.versions, r.kind, r.client_number, r.organization_en, r.organization_fr, r.firm,
+         r.registrant, r.first_effective_on, r.effective_on, r.ends_on, r.institutions
+  from jsonb_to_recordset(p_rows) r (
+    number text, newest_id bigint, versions integer, kind smallint, client_number text, organization_en text,
+    organization_fr text, firm text, registrant text, first_effective_on date, effective_on date, ends_on date,
+    institutions text[])
+  -- Equal rows are left out here, because the words of a row are computed before a conflict is found.
+  where not exists (
+    select from public.lobbying_registrations g where g.number = r.number
+      and (g.newest_id, g.versions, g.kind, g.client_number, g.organization_en, g.organization_fr, g.firm,
+           g.registrant, g.first_effective_on, g.effective_on, g.ends_on, g.institutions)
+        is not distinct from
+        (r.newest_id, r.versions, r.kind, r.client_number, r.organization_en, r.organization_fr, r.firm,
+         r.registrant, r.first_effective_on, r.effective_on, r.ends_on, r.institutions))
+  order by r.number
+  on conflict (number) do update set
+    newest_id = excluded.newest_id, versions = excluded.versions, kind = excluded.kind,
+    client_number = excluded.client_number, organization_en = excluded.organization_en,
+    organization_fr = excluded.organization_fr, firm = excluded.firm, registrant = excluded.registrant,
+    first_effective_on = excluded.first_effective_on, effective_on = excluded.effective_on,
+    ends_on = excluded.ends_on, institutions = excluded.institutions
+  where p_deletes or excluded.versions >= g.versions;
+  get diagnostics v_written = row_count;
+
+  insert into public.lobbying_subjects as s (
+    registration_id, description, subjects_en, subjects_fr, starts_on, ends_on)
+  select g.id, t.description, t.subjects_en, t.subjects_fr, t.starts_on, t.ends_on
+  from jsonb_to_recordset(p_rows) r (number text, subjects jsonb)
+  join public.lobbying_registrations g on g.number = r.number
+  cross join lateral jsonb_to_recordset(r.subjects) t (
+    description text, subjects_en text[], subjects_fr text[], starts_on date, ends_on date)
+  where not exists (
+    select from public.lobbying_subjects s
+    where s.registration_id = g.id and s.description_md5 = md5(t.description)::uuid
+      and (s.subjects_en, s.subjects_fr, s.starts_on, s.ends_on)
+        is not distinct from (t.subjects_en, t.subjects_fr, t.starts_on, t.ends_on))
+  on conflict (registration_id, description_md5) do update set
+    subjects_en = excluded.subjects_en, subjects_fr = excluded.subjects_fr, starts_on = excluded.starts_on,
+    ends_on = excluded.ends_on;
+  get diagnostics v_subjects = row_count;
+
+  if p_deletes then
+    delete from public.lobbying_subjects s
+    using jsonb_to_recordset(p_rows) r (number text, subjects jsonb)
+    join public.lobbying_registrations g on g.number = r.number
+    where s.registration_id = g.id and not exists (
+      select from jsonb_to_recordset(r.subjects) t (description text)
+      where md5(t.description)::uuid = s.description_md5);
+    -- Registrations between the keys of the batch that the file no longer has. At most 500: the caller calls again.
+    delete from public.lobbying_registrations g where g.id in (
+      select old.id from public.lobbying_registrations old
+      where (p_after is null or old.number > p_after) and (p_through is null or old.number <= p_through)
+        and not exists (select from jsonb_to_recordset(p_rows) r (number text) where r.number = old.number)
+      limit 500);
+    get diagnostics v_deleted = row_count;
+  end if;
+  update public.import_states s set position = p_through
+  where s.source = 'lobbying-registrations' and s.digest = p_digest and v_deleted < 500 and p_through is not null
+    and (s.position is null or s.position collate "C" < p_through);
+  return jsonb_build_object('written', v_written + v_subjects, 'deleted', v_deleted);
+end
+$$;
+comment on function public.import_registrations(text, text, text, jsonb, boolean) is
+  'Makes the registrations with numbers after p_after and up to p_through those of p_rows, with their subjects. '
+  'Without p_deletes, for a file with a row that cannot be read, nothing is deleted or replaced by less. Returns '
+  '{"written", "deleted"}; call it again while 500 were deleted. 22023: too many rows.';
+revoke all on function public.import_registrations(text, text, text, jsonb, boolean)
+  from public, anon, authenticated, service_role;
+grant execute on function public.import_registrations(text, text, text, jsonb, boolean) to service_role;
+
+
+create or replace function public.import_communications(
+  p_digest text, p_after bigint, p_through bigint, p_rows jsonb, p_deletes boolean
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_written integer;
+  v_deleted integer := 0;
+begin
+  if jsonb_array_length(p_rows) > 2000 then
+    raise exception using errcode = '22023', message = 'A batch has at most 2,000 rows.';
+  end if;
+  insert into public.lobbying_communications as c (
+    number, communicated_on, posted_on, kind, client_number, organization_en, organization_fr, registrant,
+    is_superseded, officials, official_keys, description, subjects_en, subjects_fr)
+  select r.number, r.communicated_on, r.posted_on, r.kind, r.client_number, r.organization_en, r.organization_fr,
+         r.registrant, r.is_superseded, r.officials,
+         array_remove(array(select distinct private.person_key(o ->> 'name') from jsonb_array_elements(r.officials) o),
+                      null),
+         r.description, r.subjects_en, r.subjects_fr
+  from jsonb_to_recordset(p_rows) r (
+    number bigint, communicated_on date, posted_on date, kind smallint, client_number text, organization_en text,
+    organization_fr text, registrant text, is_superseded boolean, officials jsonb, description text,
+    subjects_en text[], subjects_fr text[])
+  -- Equal rows are left out here, because the words of a row are computed before a conflict is found.
+  where not exists (
+    select from public.lobbying_communications c where c.number = r.number
+      and (c.communicated_on, c.posted_on, c.kind, c.client_number, c.organization_en, c.organization_fr, c.registrant,
+           c.is_superseded, c.officials, c.description, c.subjects_en, c.subjects_fr)
+        is not distinct from
+        (r.communicated_on, r.posted_on, r.kind, r.client_number, r.organization_en, r.organization_fr, r.registrant,
+         r.is_superseded, r.officials, r.description, r.subjects_en, r.subjects_fr))
+  order by r.number
+  on conflict (number) do update set
+    communicated_on = excluded.communicated_on, posted_on = excluded.posted_on, kind = excluded.kind,
+    client_number = excluded.client_number, organization_en = excluded.organization_en,
+    organization_fr = excluded.organization_fr, registrant = excluded.registrant,
+    is_superseded = excluded.is_superseded, officials = excluded.officials, official_keys = excluded.official_keys,
+    description = excluded.description, subjects_en = excluded.subjects_en, subjects_fr = excluded.subjects_fr
+  where p_deletes or (
+    jsonb_array_length(excluded.officials) >= jsonb_array_length(c.officials)
+    and cardinality(excluded.subjects_en) >= cardinality(c.subjects_en)
+    and char_length(excluded.description) >= char_length(c.description));
+  get diagnostics v_written = row_count;
+  if p_deletes then
+    -- Reports between the keys of the batch that the file no longer has. At most 500: the caller calls again.
+    delete from public.lobbying_communications c where c.id in (
+      select old.id from public.lobbying_communications old
+      where (p_after is null or old.number > p_after) and (p_through is null or old.number <= p_through)
+        and not exists (select from jsonb_to_recordset(p_rows) r (number bigint) where r.number = old.number)
+      limit 500);
+    get diagnostics v_deleted = row_count;
+  end if;
+  update public.import_states s set position = p_through
+  where s.source = 'lobbying-communications' and s.digest = p_digest and v_deleted < 500 and p_through is not null
+    and (s.position is null or s.position::bigint < p_through);
+  return jsonb_build_object('written', v_written, 'deleted', v_deleted);
+end
+$$;
+comment on function public.import_communications(text, bigint, bigint, jsonb, boolean) is
+  'Makes the reports with numbers after p_after and up to p_through those of p_rows. Without p_deletes, for a file '
+  'with a row that cannot be read, nothing is deleted or replaced by less. Returns {"written", "deleted"}; call it '
+  'again while 500 were deleted. 22023: too many rows.';
+revoke all on function public.import_communications(text, bigint, bigint, jsonb, boolean)
+  from public, anon, authenticated, service_role;
+grant execute on function public.import_communications(text, bigint, bigint, jsonb, boolean) to service_role;
+
+
+-- ==== sql/schemas/81_expenses.sql
+
+-- What the chat reads of members' expenses. Amounts are exact text, Canadian dollars.
+
+create or replace function public.expenses_of_member(p_member text, p_limit integer default 8) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    with own as (
+      select e.fiscal_year, e.quarter, min(e.name) as name, string_agg(distinct e.constituency, ', ') as constituency,
+             string_agg(distinct e.caucus, ', ') as caucus, sum(e.salaries) as salaries, sum(e.travel) as travel,
+             sum(e.hospitality) as hospitality, sum(e.contracts) as contracts,
+             sum(e.salaries + e.travel + e.hospitality + e.contracts) as total
+      from public.member_expenses e
+      where e.member_key = private.person_key(p_member)
+      group by e.fiscal_year, e.quarter
+      order by e.fiscal_year desc, e.quarter desc
+      limit least(p_limit, 40)
+    )
+    select coalesce(jsonb_agg(jsonb_build_object(
+             'fiscal_year', o.fiscal_year, 'quarter', o.quarter, 'name', o.name, 'constituency', o.constituency,
+             'caucus', o.caucus, 'salaries', o.salaries::text, 'travel', o.travel::text,
+             'hospitality', o.hospitality::text, 'contracts', o.contracts::text, 'total', o.total::text,
+             'rank', house.rank, 'members', house.members, 'median', house.median::text
+           ) order by o.fiscal_year desc, o.quarter desc), '[]')
+    from own o
+    cross join lateral (
+      select 1 + count(*) filter (where m.total > o.total) as rank, count(*) as members,
+             round((percentile_disc(0.5) within group (order by m.total)), 2) as median
+      from (
+        select sum(e.salaries + e.travel + e.hospitality + e.contracts) as total
+        from public.member_expenses e
+        where e.fiscal_year = o.fiscal_year and e.quarter = o.quarter and e.member_key is not null
+        group by e.member_key
+      ) m
+    ) house);
+end
+$$;
+comment on function public.expenses_of_member(text, integer) is
+  'A member''s newest quarters, with the rank of the total among all members and their median.';
+revoke all on function public.expenses_of_member(text, integer) from public, anon, authenticated, service_role;
+grant execute on function public.expenses_of_member(text, integer) to service_role;
+
+
+create or replace function public.largest_expenses(
+  p_category text, p_fiscal_year integer default null, p_quarter integer default null, p_limit integer default 10
+) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_fiscal_year integer := p_fiscal_year;
+  v_quarter integer := p_quarter;
+begin
+  if v_fiscal_year is null or v_quarter is null then
+    select e.fiscal_year, e.quarter into v_fiscal_year, v_quarter
+    from public.member_expenses e
+    where e.fiscal_year = p_fiscal_year or p_fiscal_year is null
+    order by e.fiscal_year desc, e.quarter desc limit 1;
+  end if;
+  return (
+    with amounts as (
+      select min(e.name) as name, string_agg(distinct e.constituency, ', ') as constituency,
+             string_agg(distinct e.caucus, ', ') as caucus,
+             sum(case p_category
+                   when 'salaries' then e.salaries when 'travel' then e.travel
+                   when 'hospitality' then e.hospitality when 'contracts' then e.contracts
+                   else e.salaries + e.travel + e.hospitality + e.contracts end) as amount
+      from public.member_expenses e
+      where e.fiscal_year = v_fiscal_year and e.quarter = v_quarter and e.member_key is not null
+      group by e.member_key
+    )
+    select jsonb_build_object(
+      'fiscal_year', v_fiscal_year, 'quarter', v_quarter, 'members', (select count(*) from amounts),
+      'sum', coalesce((select sum(a.amount) from amounts a), 0)::text,
+      'median', (select percentile_disc(0.5) within group (order by a.amount) from amounts a)::text,
+      'items', coalesce((
+        select jsonb_agg(jsonb_build_object('name', a.name, 'constituency', a.constituency, 'caucus', a.caucus,
+                                            'amount', a.amount::text) order by a.amount desc, a.name)
+        from (select b.* from amounts b order by b.amount desc, b.name limit least(p_limit, 50)) a), '[]')));
+end
+$$;
+comment on function public.largest_expenses(text, integer, integer, integer) is
+  'The members who spent most on a category (salaries, travel, hospitality, contracts, total) in a quarter; by default '
+  'the newest.';
+revoke all on function public.largest_expenses(text, integer, integer, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.largest_expenses(text, integer, integer, integer) to service_role;
+
+
+-- ==== sql/schemas/82_lobbying.sql
+
+-- What the chat reads of the registry of lobbyists.
+--
+-- Every function reads at most the 1,000 newest rows that match, over one index, whatever the words are. Plans are
+-- made for the values of each call: rare words are found over their index, common ones among the newest reports.
+
+create or replace function private.imported_on(p_source text) returns date
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select s.finished_at::date from public.import_states s where s.source = p_source);
+end
+$$;
+comment on function private.imported_on(text) is
+  'When a file was last imported completely. Null: never, or a new version of it is being imported.';
+revoke all on function private.imported_on(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.lobbying_about(p_query tsquery, p_since date, p_until date, p_limit integer)
+returns jsonb
+language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return (
+    with reports as (
+      select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.description
+      from public.lobbying_communications c
+      where c.words @@ p_query and c.communicated_on between p_since and p_until and not c.is_superseded
+      order by c.communicated_on desc limit 1000
+    ), subjects as (
+      select s.description, s.starts_on, s.ends_on, s.registration_id
+      from public.lobbying_subjects s
+      where s.words @@ p_query and coalesce(s.ends_on, 'infinity') >= p_since
+        and coalesce(s.starts_on, '-infinity') <= p_until
+      order by s.starts_on desc nulls last limit 1000
+    ), registered as (
+      select g.organization_en, g.organization_fr, s.description, s.starts_on, s.ends_on, g.client_number, g.newest_id
+      from subjects s join public.lobbying_registrations g on g.id = s.registration_id
+    ), organizations as (
+      select coalesce(r.name, g.name) as name, coalesce(r.name_fr, g.name_fr) as name_fr,
+             coalesce(r.reports, 0) as reports, r.last_report_on, r.last_report, r.said,
+             coalesce(g.registrations, 0) as registrations, coalesce(g.is_active, false) as is_active,
+             g.client_number, g.newest_id, g.registered
+      from (
+        select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
+               max(communicated_on) as last_report_on,
+               (array_agg(number order by communicated_on desc))[1] as last_report,
+               (array_agg(left(description, 1000) order by communicated_on desc) filter (where description <> ''))[1]
+                 as said
+        from reports group by organization_en
+      ) r
+      full join (
+        select organization_en as name, min(organization_fr) as name_fr, count(distinct newest_id) as registrations,
+               bool_or(ends_on is null) as is_active,
+               (array_agg(client_number order by starts_on desc nulls last))[1] as client_number,
+               (array_agg(newest_id order by starts_on desc nulls last))[1] as newest_id,
+               (array_agg(left(description, 1000) order by starts_on desc nulls last)
+                 filter (where description <> ''))[1] as registered
+        from registered group by organization_en
+      ) g on g.name = r.name
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'),
+      'reports', (select count(*) from reports), 'subjects', (select count(*) from subjects),
+      'organizations', (select count(*) from organizations),
+      'items', coalesce((
+        select jsonb_agg(to_jsonb(o) order by o.reports desc, o.registrations desc, o.name)
+        from (select p.* from organizations p order by p.reports desc, p.registrations desc, p.name
+              limit least(p_limit, 50)) o), '[]')));
+end
+$$;
+comment on function private.lobbying_about(tsquery, date, date, integer) is
+  'The organizations whose reports or registrations match a query between two days, those with most reports first.';
+revoke all on function private.lobbying_about(tsquery, date, date, integer)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function public.lobbying_on_subject(
+  p_words text, p_since date default null, p_limit integer default 10
+) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return private.lobbying_about(
+    private.search_query(p_words),
+    coalesce(p_since, (select max(c.communicated_on) from public.lobbying_communications c) - 730, '-infinity'),
+    'infinity', p_limit);
+end
+$$;
+comment on function public.lobbying_on_subject(text, date, integer) is
+  'The organizations that lobbied on all these words, since a day; by default in the two years before the newest '
+  'report.';
+revoke all on function public.lobbying_on_subject(text, date, integer) from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_on_subject(text, date, integer) to service_role;
+
+
+create or replace function public.lobbying_on_bill(
+  p_number text, p_titles text[], p_since date, p_until date default null, p_limit integer default 10
+) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return private.lobbying_about(
+    private.bill_query(p_number, p_titles), p_since, coalesce(p_until, 'infinity'), p_limit);
+end
+$$;
+comment on function public.lobbying_on_bill(text, text[], date, date, integer) is
+  'The organizations that lobbied on a bill: texts with its number and two words of a title, since its introduction.';
+revoke all on function public.lobbying_on_bill(text, text[], date, date, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_on_bill(text, text[], date, date, integer) to service_role;
+
+
+create or replace function public.lobbying_by_organization(p_organization text, p_limit integer default 10)
+returns jsonb
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_query constant tsquery := private.search_query(p_organization);
+begin
+  return (
+    with reports as (
+      select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.officials, c.subjects_en,
+             c.subjects_fr, c.description
+      from public.lobbying_communications c
+      where c.organization_words @@ v_query and not c.is_superseded
+      order by c.communicated_on desc limit 1000
+    ), registrations as (
+      select g.* from public.lobbying_registrations g
+      where g.organization_words @@ v_query
+      order by g.effective_on desc nulls last limit 1000
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'),
+      'reports', (select count(*) from reports), 'registrations', (select count(*) from registrations),
+      'active_registrations', (select count(*) from registrations where ends_on is null),
+      'names', coalesce((
+        select jsonb_agg(n.name order by n.mentions desc, n.name) from (
+          select a.name, count(*) as mentions from (
+            select organization_en as name from reports union all select organization_en from registrations
+          ) a group by a.name order by count(*) desc, a.name limit 10) n), '[]'),
+      'items', coalesce((
+        select jsonb_agg(jsonb_build_object(
+                 'number', r.number, 'organization_en', r.organization_en, 'organization_fr', r.organization_fr,
+                 'communicated_on', r.communicated_on, 'officials', r.officials, 'subjects_en', r.subjects_en,
+                 'subjects_fr', r.subjects_fr, 'description', left(r.description, 1000)
+               ) order by r.communicated_on desc, r.number desc)
+        from (select * from reports order by communicated_on desc, number desc limit least(p_limit, 50)) r), '[]'),
+      'registered', coalesce((
+        select jsonb_agg(jsonb_build_object(
+                 'newest_id', g.newest_id, 'client_number', g.client_number, 'organization_en', g.organization_en,
+                 'organization_fr', g.organization_fr, 'firm', g.firm, 'registrant', g.registrant,
+                 'first_effective_on', g.first_effective_on, 'ends_on', g.ends_on,
+                 'description', (select left(s.description, 1000) from public.lobbying_subjects s
+                                 where s.registration_id = g.id and s.description <> ''
+                                 order by s.starts_on desc nulls last limit 1)
+               ) order by g.ends_on is null desc, g.effective_on desc nulls last)
+        from (select * from registrations order by ends_on is null desc, effective_on desc nulls last limit 5) g
+      ), '[]')));
+end
+$$;
+comment on function public.lobbying_by_organization(text, integer) is
+  'The newest reports and the registrations of organizations whose name has all these words.';
+revoke all on function public.lobbying_by_organization(text, integer) from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_by_organization(text, integer) to service_role;
+
+
+create or replace function public.lobbying_of_member(p_member text, p_limit integer default 10) returns jsonb
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_key constant text := private.person_key(p_member);
+begin
+  return (
+    with reports as (
+      select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.officials, c.subjects_en,
+             c.subjects_fr, c.description
+      from public.lobbying_communications c
+      where c.official_keys @> array[v_key] and not c.is_superseded
+      order by c.communicated_on desc limit 1000
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'),
+      'reports', (select count(*) from reports),
+      'organizations', coalesce((
+        select jsonb_agg(to_jsonb(o) order by o.reports desc, o.name) from (
+          select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
+                 max(communicated_on) as last_report_on
+          from reports group by organization_en order by count(*) desc, organization_en limit least(p_limit, 50)
+        ) o), '[]'),
+      'items', coalesce((
+        select jsonb_agg(jsonb_build_object(
+                 'number', r.number, 'organization_en', r.organization_en, 'organization_fr', r.organization_fr,
+                 'communicated_on', r.communicated_on, 'subjects_en', r.subjects_en, 'subjects_fr', r.subjects_fr,
+                 'description', left(r.description, 1000),
+                 'officials', (select coalesce(jsonb_agg(o), '[]') from jsonb_array_elements(r.officials) o
+                               where private.person_key(o ->> 'name') = v_key)
+               ) order by r.communicated_on desc, r.number desc)
+        from (select * from reports order by communicated_on desc, number desc limit least(p_limit, 50)) r), '[]')));
+end
+$$;
+comment on function public.lobbying_of_member(text, integer) is
+  'Who lobbied a person: the newest reports that name them, and the organizations with most of these.';
+revoke all on function public.lobbying_of_member(text, integer) from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_of_member(text, integer) to service_role;
+
+
+create or replace function public.recent_lobbying(p_limit integer default 10) returns jsonb
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_until constant date := (
+    select c.communicated_on from public.lobbying_communications c order by c.communicated_on desc limit 1);
+begin
+  return (
+    with reports as (
+      select c.organization_en, c.organization_fr, c.communicated_on
+      from public.lobbying_communications c
+      where c.communicated_on > v_until - 30 and not c.is_superseded
+      order by c.communicated_on desc limit 20000
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'), 'since', v_until - 29, 'until', v_until,
+      'reports', (select count(*) from reports),
+      'items', coalesce((
+        select jsonb_agg(to_jsonb(o) order by o.reports desc, o.name) from (
+          select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
+                 max(communicated_on) as last_report_on
+          from reports group by organization_en order by count(*) desc, organization_en limit least(p_limit, 50)
+        ) o), '[]')));
+end
+$$;
+comment on function public.recent_lobbying(integer) is
+  'The organizations with most reports in the thirty days up to the newest report.';
+revoke all on function public.recent_lobbying(integer) from public, anon, authenticated, service_role;
+grant execute on function public.recent_lobbying(integer) to service_role;
 
 
 -- ==== sql/schemas/90_schedule.sql

@@ -15,6 +15,7 @@ FUNCTIONS = """
 private.add_daily_cost                 volatile   invoker  none
 private.apply_downgrades               volatile   invoker  none
 private.apply_pending_turns            volatile   invoker  none
+private.bill_query                     immutable  invoker  none
 private.charged_query_response         stable     invoker  none
 private.check_pin                      volatile   invoker  none
 private.check_question                 immutable  invoker  none
@@ -28,9 +29,13 @@ private.describe_key                   stable     invoker  authenticated service
 private.encrypted_key                  stable     invoker  none
 private.ended_query                    stable     invoker  none
 private.find_conversation              stable     invoker  none
+private.fold                           immutable  invoker  none
 private.free_budget_is_spent           stable     invoker  none
+private.imported_on                    stable     invoker  none
 private.is_charged                     immutable  invoker  none
 private.is_stored                      stable     invoker  none
+private.join_texts                     immutable  invoker  none
+private.lobbying_about                 stable     invoker  none
 private.lock_holds                     volatile   invoker  none
 private.newest_answer                  stable     invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
@@ -38,8 +43,10 @@ private.next_position                  stable     invoker  none
 private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
 private.period_at                      immutable  invoker  authenticated service_role
+private.person_key                     immutable  invoker  none
 private.place_question                 stable     invoker  none
 private.postpone_turn                  volatile   invoker  none
+private.query_words                    immutable  invoker  none
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                volatile   invoker  none
 private.reclaim_expired_holds          volatile   invoker  none
@@ -48,6 +55,8 @@ private.record_refusal                 volatile   invoker  none
 private.refund_hold                    volatile   invoker  none
 private.retain_ledger                  volatile   definer  none
 private.running_query                  stable     invoker  none
+private.search_query                   immutable  invoker  none
+private.search_words                   immutable  invoker  none
 private.set_tier_from_packs            volatile   invoker  none
 private.set_updated_at                 volatile   invoker  none
 private.start_subscription             volatile   definer  none
@@ -74,15 +83,26 @@ public.delete_api_key                  volatile   definer  service_role
 public.delete_conversation             volatile   definer  authenticated
 public.delete_history                  volatile   definer  service_role
 public.delete_user                     volatile   definer  service_role
+public.expenses_of_member              stable     definer  service_role
 public.expire_credits                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
 public.export_user                     stable     definer  service_role
+public.finish_import                   volatile   definer  service_role
 public.finish_stripe_event             volatile   definer  service_role
 public.follow_query                    volatile   definer  service_role
 public.get_api_key                     stable     definer  service_role
+public.import_communications           volatile   definer  service_role
+public.import_member_expenses          volatile   definer  service_role
+public.import_registrations            volatile   definer  service_role
+public.import_states_of                stable     definer  service_role
+public.largest_expenses                stable     definer  service_role
 public.link_stripe_customer            volatile   definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
 public.list_plans                      stable     invoker  service_role
+public.lobbying_by_organization        stable     definer  service_role
+public.lobbying_of_member              stable     definer  service_role
+public.lobbying_on_bill                stable     definer  service_role
+public.lobbying_on_subject             stable     definer  service_role
 public.margin_report                   stable     definer  service_role
 public.next_stripe_sequence            volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
@@ -90,6 +110,7 @@ public.note_progress                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
 public.purge_events                    volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
+public.recent_lobbying                 stable     definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
@@ -100,6 +121,7 @@ public.rotate_api_keys                 volatile   definer  service_role
 public.set_overage                     volatile   definer  authenticated
 public.settle_query                    volatile   definer  service_role
 public.sold_packs                      stable     definer  service_role
+public.start_import                    volatile   definer  service_role
 public.stop_query                      volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.unfinished_stripe_events        stable     definer  service_role
@@ -200,6 +222,11 @@ def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
     assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
         "daily_costs",
+        "import_states",
+        "lobbying_communications",
+        "lobbying_registrations",
+        "lobbying_subjects",
+        "member_expenses",
         "packs",
         "pending_turns",
         "retained_invoice_items",

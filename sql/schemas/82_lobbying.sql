@@ -1,0 +1,235 @@
+-- What the chat reads of the registry of lobbyists.
+--
+-- Every function reads at most the 1,000 newest rows that match, over one index, whatever the words are. Plans are
+-- made for the values of each call: rare words are found over their index, common ones among the newest reports.
+
+create or replace function private.imported_on(p_source text) returns date
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select s.finished_at::date from public.import_states s where s.source = p_source);
+end
+$$;
+comment on function private.imported_on(text) is
+  'When a file was last imported completely. Null: never, or a new version of it is being imported.';
+revoke all on function private.imported_on(text) from public, anon, authenticated, service_role;
+
+
+create or replace function private.lobbying_about(p_query tsquery, p_since date, p_until date, p_limit integer)
+returns jsonb
+language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return (
+    with reports as (
+      select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.description
+      from public.lobbying_communications c
+      where c.words @@ p_query and c.communicated_on between p_since and p_until and not c.is_superseded
+      order by c.communicated_on desc limit 1000
+    ), subjects as (
+      select s.description, s.starts_on, s.ends_on, s.registration_id
+      from public.lobbying_subjects s
+      where s.words @@ p_query and coalesce(s.ends_on, 'infinity') >= p_since
+        and coalesce(s.starts_on, '-infinity') <= p_until
+      order by s.starts_on desc nulls last limit 1000
+    ), registered as (
+      select g.organization_en, g.organization_fr, s.description, s.starts_on, s.ends_on, g.client_number, g.newest_id
+      from subjects s join public.lobbying_registrations g on g.id = s.registration_id
+    ), organizations as (
+      select coalesce(r.name, g.name) as name, coalesce(r.name_fr, g.name_fr) as name_fr,
+             coalesce(r.reports, 0) as reports, r.last_report_on, r.last_report, r.said,
+             coalesce(g.registrations, 0) as registrations, coalesce(g.is_active, false) as is_active,
+             g.client_number, g.newest_id, g.registered
+      from (
+        select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
+               max(communicated_on) as last_report_on,
+               (array_agg(number order by communicated_on desc))[1] as last_report,
+               (array_agg(left(description, 1000) order by communicated_on desc) filter (where description <> ''))[1]
+                 as said
+        from reports group by organization_en
+      ) r
+      full join (
+        select organization_en as name, min(organization_fr) as name_fr, count(distinct newest_id) as registrations,
+               bool_or(ends_on is null) as is_active,
+               (array_agg(client_number order by starts_on desc nulls last))[1] as client_number,
+               (array_agg(newest_id order by starts_on desc nulls last))[1] as newest_id,
+               (array_agg(left(description, 1000) order by starts_on desc nulls last)
+                 filter (where description <> ''))[1] as registered
+        from registered group by organization_en
+      ) g on g.name = r.name
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'),
+      'reports', (select count(*) from reports), 'subjects', (select count(*) from subjects),
+      'organizations', (select count(*) from organizations),
+      'items', coalesce((
+        select jsonb_agg(to_jsonb(o) order by o.reports desc, o.registrations desc, o.name)
+        from (select p.* from organizations p order by p.reports desc, p.registrations desc, p.name
+              limit least(p_limit, 50)) o), '[]')));
+end
+$$;
+comment on function private.lobbying_about(tsquery, date, date, integer) is
+  'The organizations whose reports or registrations match a query between two days, those with most reports first.';
+revoke all on function private.lobbying_about(tsquery, date, date, integer)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function public.lobbying_on_subject(
+  p_words text, p_since date default null, p_limit integer default 10
+) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return private.lobbying_about(
+    private.search_query(p_words),
+    coalesce(p_since, (select max(c.communicated_on) from public.lobbying_communications c) - 730, '-infinity'),
+    'infinity', p_limit);
+end
+$$;
+comment on function public.lobbying_on_subject(text, date, integer) is
+  'The organizations that lobbied on all these words, since a day; by default in the two years before the newest '
+  'report.';
+revoke all on function public.lobbying_on_subject(text, date, integer) from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_on_subject(text, date, integer) to service_role;
+
+
+create or replace function public.lobbying_on_bill(
+  p_number text, p_titles text[], p_since date, p_until date default null, p_limit integer default 10
+) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return private.lobbying_about(
+    private.bill_query(p_number, p_titles), p_since, coalesce(p_until, 'infinity'), p_limit);
+end
+$$;
+comment on function public.lobbying_on_bill(text, text[], date, date, integer) is
+  'The organizations that lobbied on a bill: texts with its number and two words of a title, since its introduction.';
+revoke all on function public.lobbying_on_bill(text, text[], date, date, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_on_bill(text, text[], date, date, integer) to service_role;
+
+
+create or replace function public.lobbying_by_organization(p_organization text, p_limit integer default 10)
+returns jsonb
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_query constant tsquery := private.search_query(p_organization);
+begin
+  return (
+    with reports as (
+      select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.officials, c.subjects_en,
+             c.subjects_fr, c.description
+      from public.lobbying_communications c
+      where c.organization_words @@ v_query and not c.is_superseded
+      order by c.communicated_on desc limit 1000
+    ), registrations as (
+      select g.* from public.lobbying_registrations g
+      where g.organization_words @@ v_query
+      order by g.effective_on desc nulls last limit 1000
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'),
+      'reports', (select count(*) from reports), 'registrations', (select count(*) from registrations),
+      'active_registrations', (select count(*) from registrations where ends_on is null),
+      'names', coalesce((
+        select jsonb_agg(n.name order by n.mentions desc, n.name) from (
+          select a.name, count(*) as mentions from (
+            select organization_en as name from reports union all select organization_en from registrations
+          ) a group by a.name order by count(*) desc, a.name limit 10) n), '[]'),
+      'items', coalesce((
+        select jsonb_agg(jsonb_build_object(
+                 'number', r.number, 'organization_en', r.organization_en, 'organization_fr', r.organization_fr,
+                 'communicated_on', r.communicated_on, 'officials', r.officials, 'subjects_en', r.subjects_en,
+                 'subjects_fr', r.subjects_fr, 'description', left(r.description, 1000)
+               ) order by r.communicated_on desc, r.number desc)
+        from (select * from reports order by communicated_on desc, number desc limit least(p_limit, 50)) r), '[]'),
+      'registered', coalesce((
+        select jsonb_agg(jsonb_build_object(
+                 'newest_id', g.newest_id, 'client_number', g.client_number, 'organization_en', g.organization_en,
+                 'organization_fr', g.organization_fr, 'firm', g.firm, 'registrant', g.registrant,
+                 'first_effective_on', g.first_effective_on, 'ends_on', g.ends_on,
+                 'description', (select left(s.description, 1000) from public.lobbying_subjects s
+                                 where s.registration_id = g.id and s.description <> ''
+                                 order by s.starts_on desc nulls last limit 1)
+               ) order by g.ends_on is null desc, g.effective_on desc nulls last)
+        from (select * from registrations order by ends_on is null desc, effective_on desc nulls last limit 5) g
+      ), '[]')));
+end
+$$;
+comment on function public.lobbying_by_organization(text, integer) is
+  'The newest reports and the registrations of organizations whose name has all these words.';
+revoke all on function public.lobbying_by_organization(text, integer) from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_by_organization(text, integer) to service_role;
+
+
+create or replace function public.lobbying_of_member(p_member text, p_limit integer default 10) returns jsonb
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_key constant text := private.person_key(p_member);
+begin
+  return (
+    with reports as (
+      select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.officials, c.subjects_en,
+             c.subjects_fr, c.description
+      from public.lobbying_communications c
+      where c.official_keys @> array[v_key] and not c.is_superseded
+      order by c.communicated_on desc limit 1000
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'),
+      'reports', (select count(*) from reports),
+      'organizations', coalesce((
+        select jsonb_agg(to_jsonb(o) order by o.reports desc, o.name) from (
+          select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
+                 max(communicated_on) as last_report_on
+          from reports group by organization_en order by count(*) desc, organization_en limit least(p_limit, 50)
+        ) o), '[]'),
+      'items', coalesce((
+        select jsonb_agg(jsonb_build_object(
+                 'number', r.number, 'organization_en', r.organization_en, 'organization_fr', r.organization_fr,
+                 'communicated_on', r.communicated_on, 'subjects_en', r.subjects_en, 'subjects_fr', r.subjects_fr,
+                 'description', left(r.description, 1000),
+                 'officials', (select coalesce(jsonb_agg(o), '[]') from jsonb_array_elements(r.officials) o
+                               where private.person_key(o ->> 'name') = v_key)
+               ) order by r.communicated_on desc, r.number desc)
+        from (select * from reports order by communicated_on desc, number desc limit least(p_limit, 50)) r), '[]')));
+end
+$$;
+comment on function public.lobbying_of_member(text, integer) is
+  'Who lobbied a person: the newest reports that name them, and the organizations with most of these.';
+revoke all on function public.lobbying_of_member(text, integer) from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_of_member(text, integer) to service_role;
+
+
+create or replace function public.recent_lobbying(p_limit integer default 10) returns jsonb
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_until constant date := (
+    select c.communicated_on from public.lobbying_communications c order by c.communicated_on desc limit 1);
+begin
+  return (
+    with reports as (
+      select c.organization_en, c.organization_fr, c.communicated_on
+      from public.lobbying_communications c
+      where c.communicated_on > v_until - 30 and not c.is_superseded
+      order by c.communicated_on desc limit 20000
+    )
+    select jsonb_build_object(
+      'as_of', private.imported_on('lobbying-communications'), 'since', v_until - 29, 'until', v_until,
+      'reports', (select count(*) from reports),
+      'items', coalesce((
+        select jsonb_agg(to_jsonb(o) order by o.reports desc, o.name) from (
+          select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
+                 max(communicated_on) as last_report_on
+          from reports group by organization_en order by count(*) desc, organization_en limit least(p_limit, 50)
+        ) o), '[]')));
+end
+$$;
+comment on function public.recent_lobbying(integer) is
+  'The organizations with most reports in the thirty days up to the newest report.';
+revoke all on function public.recent_lobbying(integer) from public, anon, authenticated, service_role;
+grant execute on function public.recent_lobbying(integer) to service_role;
