@@ -203,6 +203,8 @@ def environment(stack: Stack, stripe_url: str) -> dict[str, str]:
         "STRIPE_API_BASE": stripe_url,
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "ALLOWED_ORIGINS": f"{SITE},http://localhost:3000",
+        "OURCOMMONS_URL": stack.info["parliament_url"],
+        "LOBBYING_URL": stack.info["parliament_url"],
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from functions.common.errors import AppError
 from functions.common.settings import SettingsError
 from functions.maintenance.handler import JOBS, run_job
+from functions.maintenance.imports.errors import ImportFailed
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,7 +80,7 @@ def expected(error: Exception) -> bool:
     """Whether the error's text is a sentence for the operator: our own errors, and Stripe's. Only some jobs import
     Stripe's SDK."""
     stripe = sys.modules.get("stripe")
-    return isinstance(error, AppError | SettingsError | OSError) or (
+    return isinstance(error, AppError | SettingsError | ImportFailed | OSError) or (
         stripe is not None and isinstance(error, stripe.StripeError)
     )
 

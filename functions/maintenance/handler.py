@@ -21,12 +21,13 @@ ReportLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a job gets: the database, the environment, a function that reports progress, and its options by name."""
+    """What a job gets: the database, the environment, a function that reports progress, its options by name."""
 
     database: Database
     environment: Mapping[str, str]
     progress: ReportLine
     options: Mapping[str, Any]
+    deadline: float | None  # the time.monotonic() by which the job must have ended; None: no such time
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,40 @@ async def _delete_user(context: Context) -> Mapping[str, object]:
         return await delete_user(context.database, stripe, user, context.progress, write_off=write_off)
 
 
+async def _check_sources(context: Context) -> Mapping[str, object]:
+    from functions.maintenance.imports.check_sources import check_sources
+    from functions.maintenance.imports.settings import SourceSettings
+
+    return await check_sources(load(SourceSettings, context.environment), context.progress, asyncio.sleep)
+
+
+async def _import_expenses(context: Context) -> Mapping[str, object]:
+    from functions.maintenance.imports.expenses import import_expenses
+    from functions.maintenance.imports.fetch import Site
+    from functions.maintenance.imports.settings import ImportSettings
+
+    settings = load(ImportSettings, context.environment)
+    site, everything = Site(settings.ourcommons_url, settings.contact), bool(context.options.get("all"))
+    return await import_expenses(context.database, site, context.progress, everything=everything)
+
+
+async def _import_lobbying(context: Context) -> Mapping[str, object]:
+    from functions.maintenance.imports.fetch import Site
+    from functions.maintenance.imports.lobbying import LobbyingImport
+    from functions.maintenance.imports.settings import ImportSettings
+
+    settings, options = load(ImportSettings, context.environment), context.options
+    lobbying = LobbyingImport(
+        context.database,
+        Site(settings.lobbying_url, settings.contact),
+        context.progress,
+        deadline=context.deadline,
+        again=bool(options.get("again")),
+        accept_smaller=bool(options.get("accept_smaller")),
+    )
+    return await lobbying.run()
+
+
 def _month(text: str) -> date:
     try:
         return date.fromisoformat(f"{text}-01")
@@ -149,11 +184,20 @@ USER = Option("the user's id, a UUID", _user, required=True)
 JOBS: Mapping[str, Job] = {
     "apply-pending-turns": _batches("apply_pending_turns", "turns"),
     "bill-overages": Job(_bill_overages),
+    "check-sources": Job(_check_sources, command_only=True),
     "cleanup-expired-conversations": _batches("cleanup_expired_conversations", "conversations"),
     "delete-user": Job(_delete_user, {"user": USER, "write_off": Option("do not bill the overage that the user owes")}),
     "expire-credits": _batches("expire_credits", "packs"),
     "export-user": Job(
         _export_user, {"user": USER, "to": Option("the file to write", Path, required=True)}, command_only=True
+    ),
+    "import-expenses": Job(_import_expenses, {"all": Option("also the quarters that were imported before")}),
+    "import-lobbying": Job(
+        _import_lobbying,
+        {
+            "again": Option("also files that have not changed"),
+            "accept_smaller": Option("also files that are much smaller than the last ones"),
+        },
     ),
     "margin-report": Job(_margin_report, {"month": Option("YYYY-MM; default: the previous month", _month)}),
     "publish-catalog": Job(_publish_catalog, command_only=True),
@@ -166,13 +210,18 @@ JOBS: Mapping[str, Job] = {
 }
 
 
-async def run_job(name: str, progress: ReportLine, options: Mapping[str, Any]) -> JobResult:
-    """Run a job. Raises KeyError for an unknown name, SettingsError, and what the job raises."""
+async def run_job(
+    name: str, progress: ReportLine, options: Mapping[str, Any], deadline: float | None = None
+) -> JobResult:
+    """Run a job, until `deadline` of time.monotonic() if it can continue later.
+
+    Raises KeyError for an unknown name, SettingsError, and what the job raises.
+    """
     job = JOBS[name]
     environment = read_environment()
     database = Database(load(SupabaseSettings, environment), Observer("maintenance"), ThreadTransport())
     try:
-        counts = dict(await job.run(Context(database, environment, progress, options)))
+        counts = dict(await job.run(Context(database, environment, progress, options, deadline)))
     finally:
         await database.close()
     report = counts.pop("report", None)
@@ -217,7 +266,9 @@ def handler(event: Any, context: Any) -> Mapping[str, object]:
         _report_failure(observer, name, error)
         return {"error": str(error)}
     try:
-        result = asyncio.run(run_job(name, lambda _: None, options))
+        seconds_left = context.get_remaining_time_in_millis() / 1000 if context is not None else None
+        deadline = None if seconds_left is None else started + seconds_left
+        result = asyncio.run(run_job(name, lambda _: None, options, deadline))
     except Exception as error:
         _report_failure(observer, name, error)
         raise

@@ -16,8 +16,8 @@ from tests.package.kit import Packaged
 pytestmark = pytest.mark.timeout(600)
 
 
-# When a job runs: its interval, or (hour, minute) of each day, or (day, hour, minute) of each month.
-SCHEDULE: dict[str, timedelta | tuple[int, int] | tuple[int, int, int]] = {
+# When a job runs: its interval, or (hour, minute) of each day, (day, hour, minute) of each month or week.
+SCHEDULE: dict[str, timedelta | tuple[int, int] | tuple[int, int, int] | tuple[str, int, int]] = {
     "release-stale-holds": timedelta(minutes=1),
     "apply-pending-turns": timedelta(minutes=5),
     "retry-events": timedelta(minutes=15),
@@ -26,6 +26,8 @@ SCHEDULE: dict[str, timedelta | tuple[int, int] | tuple[int, int, int]] = {
     "cleanup-expired-conversations": (2, 0),
     "purge-events": (3, 0),
     "reconcile": (5, 0),
+    "import-lobbying": (7, 20),
+    "import-expenses": ("MON", 7, 50),
     "reset-monthly-overages": (1, 0, 0),
     "margin-report": (2, 6, 0),
 }
@@ -45,14 +47,18 @@ def expand(field: str, values: range) -> set[int]:
 
 def starts(expression: str) -> list[datetime]:
     """Every start in YEAR. AWS requires `?` for one of the two day fields, and a sixth field, the year."""
-    fields = re.fullmatch(r"cron\((\S+) (\S+) (\S+) (\S+) \? \*\)", expression)
+    fields = re.fullmatch(r"cron\((\S+) (\S+) (\S+) (\S+) (MON|\?) \*\)", expression)
     assert fields, expression
+    *others, weekday = fields.groups()
+    assert (others[2] == "?") == (weekday != "?"), expression
+    if weekday != "?":
+        others[2] = "*"
     ranges = (range(60), range(24), range(1, 32), range(1, 13))
-    minutes, hours, days, months = map(expand, fields.groups(), ranges)
+    minutes, hours, days, months = map(expand, others, ranges)
     return [
         day + timedelta(hours=hour, minutes=minute)
         for day in DAYS
-        if day.month in months and day.day in days
+        if day.month in months and day.day in days and (weekday == "?" or day.weekday() == 0)
         for hour in sorted(hours)
         for minute in sorted(minutes)
     ]
@@ -83,7 +89,10 @@ def test_a_job_starts_at_its_times(packaged: Packaged, job: str) -> None:
         assert {later - earlier for earlier, later in pairwise(times)} == {expected}
     else:
         *of_month, hour, minute = expected
-        days = [day for day in DAYS if not of_month or day.day in of_month]
+        if of_month == ["MON"]:
+            days = [day for day in DAYS if day.weekday() == 0]
+        else:
+            days = [day for day in DAYS if not of_month or day.day in of_month]
         assert times == [day.replace(hour=hour, minute=minute) for day in days]
 
 

@@ -1,0 +1,175 @@
+"""check-sources: asks each source of public data for one thing, and compares its shape with what the code reads.
+
+For a machine with a network: the tests run it against the stand-ins.
+"""
+
+import html
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypedDict
+
+import orjson
+
+from functions.maintenance.imports.errors import ImportFailed
+from functions.maintenance.imports.expenses import CSV_LINK, LIST, parse_expenses, parse_quarters
+from functions.maintenance.imports.fetch import Site, Sleep
+from functions.maintenance.imports.lobbying import DATASETS
+from functions.maintenance.imports.settings import SourceSettings
+
+ZIP_START = b"PK\x03\x04"
+FEWEST_MEMBERS = 20  # of a quarter
+
+Check = Callable[[], Awaitable[None]]  # raises ImportFailed
+
+
+class CheckCounts(TypedDict):
+    """How many sources were asked, and how many differ; a line for each."""
+
+    sources: int
+    differences: int
+    report: list[str]
+
+
+async def check_sources(settings: SourceSettings, progress: Callable[[str], None], sleep: Sleep) -> CheckCounts:
+    """Ask every source. A source that cannot be read is a difference."""
+    report, differences = [], 0
+    for name, check in _checks(settings, sleep).items():
+        progress(f"check-sources: {name}")
+        try:
+            await check()
+            report.append(f"as expected  {name}")
+        except ImportFailed as error:
+            differences += 1
+            report.append(f"DIFFERENT    {name}: {error}")
+    return CheckCounts(sources=len(report), differences=differences, report=report)
+
+
+def _checks(settings: SourceSettings, sleep: Sleep) -> dict[str, Check]:
+    def site(url: str) -> Site:
+        return Site(url, settings.contact, sleep)
+
+    api, represent = site(settings.parliament_url), site(settings.represent_url)
+    feed = site(settings.parliament_url.replace("://api.", "://"))
+    legisinfo, house, registry = (
+        site(settings.legisinfo_url),
+        site(settings.ourcommons_url),
+        site(settings.lobbying_url),
+    )
+    checks: dict[str, Check] = {
+        f"openparliament.ca {name}": _api_list(api, name, *keys.split())
+        for name, keys in {
+            "bills": "session number name introduced url",
+            "committees": "name slug url",
+            "debates": "date url",
+            "politicians": "name url current_party current_riding",
+            "speeches": "time attribution content url",
+            "votes": "session number date description result yea_total nay_total url",
+            "votes/ballots": "vote_url politician_url ballot",
+        }.items()
+    }
+    return {
+        **checks,
+        "openparliament.ca search feed": _contains(feed, "/search/feed/?q=budget", "<rss", "<item>", "<link>"),
+        "Represent": _object(represent, "/postcodes/K1A0A6/", "representatives_centroid"),
+        "LEGISinfo": _bill(legisinfo),
+        "ourcommons.ca ministers": _contains(
+            house, "/Members/en/ministries/xml", "<Minister>", "<Title>", "<PersonOfficialLastName>"
+        ),
+        "ourcommons.ca parliamentary secretaries": _contains(
+            house, "/Members/en/parliamentary-secretaries/xml", "<ParliamentarySecretary>", "<Title>"
+        ),
+        "ourcommons.ca expenses": _expenses(house),
+        **{f"lobbycanada.gc.ca {one.noun}": _zip(registry, one.path) for one in DATASETS},
+    }
+
+
+def _api_list(site: Site, name: str, *keys: str) -> Check:
+    async def check() -> None:
+        answer = await _json(site, f"/{name}/?limit=1&format=json")
+        records = answer.get("objects") if isinstance(answer, dict) else None
+        if not records:
+            raise ImportFailed("the list has no records.")
+        _require(records[0], keys)
+
+    return check
+
+
+def _object(site: Site, path: str, *keys: str) -> Check:
+    async def check() -> None:
+        _require(await _json(site, path), keys)
+
+    return check
+
+
+def _bill(site: Site) -> Check:
+    """The list has the newest session's bills; the page of one bill is a list of one."""
+
+    async def check() -> None:
+        bills = await _json(site, "/en/bills/json")
+        if not isinstance(bills, list) or not bills:
+            raise ImportFailed("the list has no bills.")
+        # The names of the fields drift. These two are read under each of their names.
+        number = _first(bills[0], "BillNumberFormatted", "NumberCode")
+        session = _first(bills[0], "ParlSessionCode", "ParliamentSession")
+        one = await _json(site, f"/en/bill/{session}/{number.lower()}/json")
+        if not isinstance(one, list) or len(one) != 1:
+            raise ImportFailed("the page of a bill is no list of one.")
+        _first(one[0], "LongTitleEn", "LongTitle")
+
+    return check
+
+
+def _contains(site: Site, path: str, *parts: str) -> Check:
+    async def check() -> None:
+        body = (await site.page(path)).decode("utf-8", "replace")
+        if missing := [part for part in parts if part.rstrip(">") not in body]:
+            raise ImportFailed(f"the response has no {' and no '.join(missing)}.")
+
+    return check
+
+
+def _expenses(site: Site) -> Check:
+    async def check() -> None:
+        quarters = parse_quarters((await site.page(LIST)).decode("utf-8", "replace"))
+        if not quarters:
+            raise ImportFailed("the list links no quarter.")
+        page = (await site.page(html.unescape(quarters[0].path))).decode("utf-8", "replace")
+        link = CSV_LINK.search(page)
+        if link is None:
+            raise ImportFailed("the page of a quarter links no CSV file.")
+        table = parse_expenses(await site.page(link[1]))
+        if table.bad or len(table.rows) < FEWEST_MEMBERS:
+            raise ImportFailed(f"the file has {len(table.rows)} rows, and {table.bad} that cannot be read.")
+
+    return check
+
+
+def _zip(site: Site, path: str) -> Check:
+    async def check() -> None:
+        if await site.head(path, len(ZIP_START)) != ZIP_START:
+            raise ImportFailed("the file is no zip.")
+
+    return check
+
+
+async def _json(site: Site, path: str) -> Any:
+    try:
+        return orjson.loads(await site.page(path))
+    except orjson.JSONDecodeError as error:
+        raise ImportFailed("the response is no JSON.") from error
+
+
+def _require(record: Any, keys: tuple[str, ...]) -> None:
+    if not isinstance(record, dict):
+        raise ImportFailed("a record is no object.")
+    if missing := [key for key in keys if key not in record]:
+        raise ImportFailed(f"a record has no {', '.join(missing)}; it has {', '.join(sorted(record))[:200]}.")
+
+
+def _first(record: Any, *names: str) -> str:
+    """The value under the first name that the record has."""
+    if isinstance(record, dict):
+        for name in names:
+            if isinstance(record.get(name), str) and re.search(r"\S", record[name]):
+                return str(record[name])
+    raise ImportFailed(f"a bill has no {' or '.join(names)}.")
