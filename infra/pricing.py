@@ -32,7 +32,7 @@ WORST_RATIO = 2  # of a price: the most that may be lost
 # The system prompt and the tools, which are read from the cache. The other tokens are those of docs/transcript.md, five
 # questions in a row (`tests/journeys/test_conversation.py` compares), with answers of the length that we ask for.
 X = "https://x.invalid"
-NOWHERE = Parliament.at(Addresses(openparliament=X, represent=X, legisinfo=X, ourcommons=X), "")
+NOWHERE = Parliament.at(Addresses(openparliament=X, represent=X, legisinfo=X, ourcommons=X, lobbying=X), "")
 PREFIX = prefix_tokens(system_prompt(), Tools(NOWHERE, print).definitions, "anthropic")  # which has more
 LEAST = (Usage(PREFIX + 200, 60, PREFIX),)
 TYPICAL = (Usage(PREFIX + 2_200, 60, PREFIX), Usage(PREFIX + 3_400, 400, PREFIX))

@@ -37,9 +37,10 @@ def chat_environment(stack: Stack) -> dict[str, str]:
 async def running_chat(environment: Mapping[str, str], providers: Providers | None = None) -> AsyncIterator[Chat]:
     """A chat in this process. `providers` replaces those of the environment."""
     settings = load(ChatSettings, environment)
-    parliament = Parliament.at(settings.addresses, settings.contact)
     vault, observer = load_vault(environment), Observer("chat-in-test")
-    chat = Chat(Database(settings, observer), providers or Providers(settings), parliament, vault, observer)
+    database = Database(settings, observer)
+    parliament = Parliament.at(settings.addresses, settings.contact, database)
+    chat = Chat(database, providers or Providers(settings), parliament, vault, observer)
     try:
         yield chat
     finally:

@@ -130,8 +130,9 @@ def start(app: FastAPI) -> None:
     observer: Observer = app.state.observer
     app.state.settings = settings
     app.state.verifier = Verifier(settings, observer)
-    parliament = Parliament.at(settings.addresses, settings.contact)
-    app.state.chat = Chat(Database(settings, observer), Providers(settings), parliament, vault, observer)
+    database = Database(settings, observer)
+    parliament = Parliament.at(settings.addresses, settings.contact, database)
+    app.state.chat = Chat(database, Providers(settings), parliament, vault, observer)
 
 
 async def started(request: Request) -> None:

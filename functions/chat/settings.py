@@ -22,6 +22,7 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
     represent_api_url: BaseUrl = Field(default="https://represent.opennorth.ca", validation_alias="REPRESENT_API_URL")
     legisinfo_url: BaseUrl = Field(default="https://www.parl.ca/legisinfo", validation_alias="LEGISINFO_URL")
     ourcommons_url: BaseUrl = Field(default="https://www.ourcommons.ca", validation_alias="OURCOMMONS_URL")
+    lobbying_url: BaseUrl = Field(default="https://lobbycanada.gc.ca", validation_alias="LOBBYING_URL")
     contact: str = Field(default="", validation_alias="PARLIAMENT_CONTACT")
 
     mcp_enabled: bool = Field(default=False, validation_alias="MCP_ENABLED")
@@ -41,6 +42,7 @@ class ChatSettings(SupabaseSettings, ProviderAddresses):
             represent=self.represent_api_url,
             legisinfo=self.legisinfo_url,
             ourcommons=self.ourcommons_url,
+            lobbying=self.lobbying_url,
         )
 
     @property

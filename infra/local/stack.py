@@ -155,7 +155,14 @@ class Stack:
             child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
         if url := self._stripe_url:
             self._seed_stripe(billing.StandIn(url, STRIPE_KEY), variables, users)
+        if (url := self._parliament_url) and not self._supabase_url:
+            self._import_sample(variables, url)
         self._write_info(variables, api_keys, users)
+
+    def _import_sample(self, variables: Mapping[str, str], parliament_url: str) -> None:
+        from infra.local.imports import import_sample  # only the launcher needs the jobs
+
+        import_sample(self.postgres.url(), variables, parliament_url)
 
     def _ports(self) -> list[int]:
         """The ports that this stack listens on, without the offset."""
@@ -197,9 +204,9 @@ class Stack:
         if (url := self._model_url) and not self._configured("OPENAI_API_KEY", "OPENAI_BASE_URL"):
             variables |= {"OPENAI_API_KEY": "stand-in", "OPENAI_BASE_URL": f"{url}/v1"}
         if url := self._parliament_url:
+            paths = {"REPRESENT_API_URL": "", "LEGISINFO_URL": "/legisinfo", "OURCOMMONS_URL": "", "LOBBYING_URL": ""}
             variables["PARLIAMENT_API_URL"] = url
-            for name, path in (("REPRESENT_API_URL", ""), ("LEGISINFO_URL", "/legisinfo"), ("OURCOMMONS_URL", "")):
-                variables[name] = environ.get(name) or f"{url}{path}"
+            variables |= {name: environ.get(name) or f"{url}{path}" for name, path in paths.items()}
         if url := self._stripe_url:
             secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
             variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}

@@ -4,14 +4,18 @@ A module knows the URLs and the response formats of its organization, and nothin
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from functions.chat.sources.http import HttpClient
+from functions.chat.sources.imported import Imported
 from functions.chat.sources.legisinfo import LegisInfo
 from functions.chat.sources.openparliament import OpenParliament
 from functions.chat.sources.ourcommons import OurCommons
 from functions.chat.sources.represent import Represent
 from functions.chat.sources.votes import Votes
+
+if TYPE_CHECKING:
+    from functions.common.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,7 @@ class Addresses:
     represent: str
     legisinfo: str
     ourcommons: str
+    lobbying: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +39,14 @@ class Parliament:
     represent: Represent
     legisinfo: LegisInfo
     ourcommons: OurCommons
+    imported: Imported
 
     @classmethod
-    def at(cls, addresses: Addresses, contact: str) -> Self:
-        """The sources at these addresses. `contact` is the e-mail address or page in the user agent."""
+    def at(cls, addresses: Addresses, contact: str, database: "Database | None" = None) -> Self:
+        """The sources at these addresses. `contact` is the e-mail address or page in the user agent.
+
+        `database` has the imported data; without it, that data is not available.
+        """
         client = HttpClient(contact)
         openparliament = OpenParliament(addresses.openparliament, client)
         return cls(
@@ -47,6 +56,7 @@ class Parliament:
             Represent(addresses.represent, client),
             LegisInfo(addresses.legisinfo, client),
             OurCommons(addresses.ourcommons, client),
+            Imported(database, addresses.ourcommons, addresses.lobbying),
         )
 
     async def close(self) -> None:

@@ -137,14 +137,6 @@ class OpenParliament:
             hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
             raise RecordNotFound(f"There is no bill {number} in session {session}; {hint}.") from None
 
-    async def newest_bill(self, number: str) -> JsonObject:
-        """The bill of this number in the newest session that has one. Raises RecordNotFound."""
-        bills = (await self.list_records("bills", limit=20, number=number)).records
-        if not bills:
-            raise RecordNotFound(f"There is no bill {number}; find_bills finds bills by words.")
-        newest = max(bills, key=lambda bill: str(bill.get("session")))
-        return await self.get_record("bills", str(newest.get("session")), number)
-
     async def get_vote(self, session: str | None, number: int) -> JsonObject:
         """A vote of the session, or of the current one. Raises RecordNotFound."""
         session = session or await self.current_session()

@@ -1,5 +1,6 @@
 """The stand-in's routes: records as JSON, or as HTML pages for clients that do not request JSON."""
 
+import hashlib
 import html
 import json
 import re
@@ -14,7 +15,9 @@ from starlette.routing import Route
 
 from infra.local.parliament.data import API, MAX_LOGGED_REQUESTS
 from infra.local.parliament.dataset import dataset
+from infra.local.parliament.expenses import csv_file, list_page, quarter_page
 from infra.local.parliament.lists import BadRequest, NotFound, page
+from infra.local.parliament.lobbying import sample_zip
 from infra.local.parliament.middleware import Fault, RequestControl, fail, requests
 from infra.local.parliament.model import Json
 from infra.local.parliament.official import ROUTES
@@ -77,6 +80,35 @@ async def legisinfo(request: Request) -> Response:
     return JSONResponse([bill])
 
 
+async def expenses(request: Request) -> Response:
+    year, quarter = (request.path_params.get(name) for name in ("year", "quarter"))
+    page = list_page() if year is None else quarter_page(int(year), int(quarter or 0))
+    if page is None:
+        raise NotFound
+    return HTMLResponse(page)
+
+
+async def expenses_csv(request: Request) -> Response:
+    file = csv_file(request.path_params["identity"])
+    if file is None:
+        raise NotFound
+    return Response(file, media_type="text/csv")
+
+
+async def lobbying_zip(request: Request) -> Response:
+    """A file of the registry, with an ETag that a conditional request compares."""
+    body = sample_zip(request.path_params["name"].partition("_")[0])
+    headers = {"etag": f'"{hashlib.sha256(body).hexdigest()[:16]}"'}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/x-zip-compressed", headers=headers)
+
+
+async def registry_page(request: Request) -> Response:
+    """A page of the registry, for people."""
+    return HTMLResponse("<!DOCTYPE html><title>Registry of Lobbyists</title>")
+
+
 async def portrait(request: Request) -> Response:
     """A GIF of one pixel."""
     return Response(b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\0;", media_type="image/gif")
@@ -104,6 +136,13 @@ def create_app(delay: float = 0.01) -> Starlette:
         ),
         *ROUTES,
         Route("/media/polpics/{name}", portrait),
+        Route("/media/{folder}/{name:path}", lobbying_zip),
+        Route("/ProactiveDisclosure/en/members", expenses),
+        Route("/ProactiveDisclosure/{language}/members/{year:int}/{quarter:int}", expenses),
+        Route("/app/secure/ocl/lrs/do/{page}", registry_page),
+        Route("/en/", registry_page),
+        Route("/fr/", registry_page),
+        Route("/ProactiveDisclosure/en/members/{identity}/csv", expenses_csv),
         Route("/_requests", requests, methods=["GET", "DELETE"]),
         Route("/_fail", fail, methods=["POST", "DELETE"]),
     ]

@@ -67,8 +67,7 @@ class Dataset:
         self._add_debates(votes)
         self._add_committees()
         self._add_votes(votes)
-        bills = [*map(self._bill, self.bills.values()), *self._special_bills()]
-        self.tables["bills"] = sorted(bills, key=_bill_order)
+        self.tables["bills"] = [self._bill(bill) for bill in self.bills.values()] + [self._bill_of_previous_session()]
         self.tables["politicians"], self.tables["memberships"] = self._politicians(), self._memberships()
         self.tables["votes"].reverse()
         self.tables["debates"].reverse()
@@ -344,12 +343,12 @@ class Dataset:
             "session": SESSION,
             "legisinfo_id": 99000000 + int(re.sub(r"\D", "", number)) + 5000 * (number[0] == "S"),
             "introduced": bill.introduced,
-            "name": bilingual(bill.title_en or None, bill.title_fr or None),
+            "name": bilingual(bill.title_en, bill.title_fr),
             "number": number,
         }
         private = number == "C-201"
         details = {
-            "short_title": bilingual(bill.short_title_en or None, bill.short_title_fr or None),
+            "short_title": bilingual(bill.short_title_en, bill.short_title_fr),
             "home_chamber": "Senate" if number[0] == "S" else "House",
             "law": True if bill.status == "RoyalAssentGiven" else None,  # never false
             "status": {"en": STATUSES[bill.status][0]},
@@ -374,27 +373,9 @@ class Dataset:
         }
         return Record(url, listed, details, filter_values)
 
-    def _special_bills(self) -> list[Record]:
-        """Bills of the previous session; one whose number has a letter; one that has no name yet."""
-        lettered = self.bills["C-10"]._replace(
-            number="C-10A",
-            title_en="An Act respecting the paddles of canoe museums",
-            short_title_en="Museum Paddles Act",
-            title_fr="Loi concernant les pagaies des musées du canot",
-            short_title_fr="Loi sur les pagaies des musées",
-            introduced="2026-05-06",
-            status="HouseAt1stReading",
-        )
-        unnamed = self.bills["C-12"]._replace(
-            number="C-13",
-            title_en="",
-            short_title_en="",
-            title_fr="",
-            short_title_fr="",
-            introduced="2026-10-20",
-            status="HouseAt1stReading",
-        )
-        elevators = self.bills["C-5"]._replace(
+    def _bill_of_previous_session(self) -> Record:
+        """Another C-5, in the previous Parliament: a search without the session finds both."""
+        bill = self.bills["C-5"]._replace(
             title_en="An Act respecting the repainting of grain elevators",
             short_title_en="Grain Elevators Act",
             title_fr="Loi concernant la peinture des silos à grains",
@@ -403,36 +384,17 @@ class Dataset:
             status="WillNotBeProceededWith",
             sponsor="",
         )
-        lamps = elevators._replace(
-            number="C-44",
-            title_en="An Act respecting the lamps of lighthouses",
-            short_title_en="Lighthouse Lamps Act",
-            title_fr="Loi concernant les lampes des phares",
-            short_title_fr="Loi sur les lampes des phares",
-        )
-        old = [self._in_previous_session(bill) for bill in (elevators, lamps)]
-        return [*old, self._bill(lettered), self._bill(unnamed)]
-
-    def _in_previous_session(self, bill: Bill) -> Record:
-        """The bill in the previous Parliament. A search for C-5 without the session finds both."""
         record = self._bill(bill)
-        changed = {"session": PREVIOUS_SESSION, "legisinfo_id": record.listed["legisinfo_id"] - 1_000_000}
+        changed = {"session": PREVIOUS_SESSION, "legisinfo_id": 98000005}
         urls = {
             name: str(record.details[name]).replace(SESSION, PREVIOUS_SESSION) for name in ("legisinfo_url", "text_url")
         }
         return Record(
-            f"/bills/{PREVIOUS_SESSION}/{bill.number}/",
+            f"/bills/{PREVIOUS_SESSION}/C-5/",
             {**record.listed, **changed},
             {**record.details, "vote_urls": [], **urls},
             {**record.filter_values, **changed},
         )
-
-
-def _bill_order(record: Record) -> tuple[bool, str, int, str]:
-    """The bills of the present session first, by chamber and number."""
-    chamber, number = record.listed["number"].split("-")
-    digits = re.sub(r"\D", "", number)
-    return record.listed["session"] != SESSION, chamber, int(digits), number
 
 
 def _people() -> list[Person]:

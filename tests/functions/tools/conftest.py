@@ -6,9 +6,10 @@ import pytest
 from functions.chat.sources import Parliament
 from functions.chat.tools import Tools
 from infra.local.parliament import create_app
+from infra.local.stack import Stack
 from tests.functions.tools.kit import CONTACT, Runner, ScriptedServer
 from tests.servers import serve, serve_http
-from tests.sources import parliament_at
+from tests.sources import database_of, parliament_at
 
 
 @pytest.fixture(scope="package")
@@ -25,15 +26,17 @@ async def http(origin: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def runner(origin: str, http: httpx.AsyncClient) -> AsyncIterator[Runner]:
+async def runner(origin: str, http: httpx.AsyncClient, stack: Stack) -> AsyncIterator[Runner]:
     """Tools with an empty cache. Fails after the test if a tool raised an unexpected exception."""
     failures: list[tuple[str, BaseException]] = []
-    parliament = parliament_at(origin, CONTACT)
+    database = database_of(stack)
+    parliament = parliament_at(origin, CONTACT, database)
     tools = Tools(parliament, lambda name, error: failures.append((name, error)))
     await http.delete("/_requests")
     yield Runner(origin, tools, parliament, http)
     await http.delete("/_fail")
     await tools.close()
+    await database.close()
     assert failures == []
 
 

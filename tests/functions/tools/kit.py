@@ -20,6 +20,7 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 CALLS: dict[str, dict[str, Any]] = {
     "find_bills": {"words": "act", "limit": 20},
     "find_committees": {},
+    "find_lobbying": {"bill": "C-5", "limit": 20},
     "find_ministers": {},
     "find_mps": {"party": "Heron", "limit": 20},
     "get_bill": {"number": "C-5"},
@@ -29,10 +30,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "get_committee_members": {"slug": "wharves"},
     "get_house_day": {},
     "get_mp": {"slug": "fern-quillwater"},
+    "get_mp_expenses": {"slug": "fern-quillwater"},
     "get_mp_speeches": {"slug": "fern-quillwater", "limit": 20},
     "get_mp_votes": {"slug": "fern-quillwater", "limit": 20},
     "get_vote": {"number": 21},
     "how_they_voted": {"bill": "C-5", "postal_code": "K1A 0A6"},
+    "largest_expenses": {"category": "travel", "limit": 20},
     "search_debates": {"words": "ferries", "limit": 20},
 }
 

@@ -1,0 +1,42 @@
+"""Imports the sample of members' expenses and of the registry of lobbyists, by the jobs that import the real ones."""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+
+from functions.common.database import Database
+from functions.common.observe import Observer
+from functions.common.settings import SupabaseSettings, load
+from functions.common.thread_transport import ThreadTransport
+from functions.maintenance.imports.expenses import import_expenses
+from functions.maintenance.imports.fetch import Site
+from functions.maintenance.imports.lobbying import LobbyingImport
+
+
+def import_sample(db_url: str, variables: Mapping[str, str], parliament_url: str) -> None:
+    """Import the sample into a new database. One that has imported data already stays as it is."""
+    with psycopg.connect(db_url) as database:
+        if database.execute("select from public.import_states where finished_at is not null").fetchone():
+            return
+    with ThreadPoolExecutor(1) as thread:  # the caller may have an event loop
+        thread.submit(asyncio.run, _import(load(SupabaseSettings, variables), parliament_url)).result()
+
+
+async def _import(settings: SupabaseSettings, url: str) -> None:
+    database = Database(settings, Observer("maintenance"), ThreadTransport())
+    site = Site(url, "the local stack", sleep=_no_pause)
+    try:
+        await import_expenses(database, site, _no_progress)
+        await LobbyingImport(database, site, _no_progress, rest=_no_pause).run()
+    finally:
+        await database.close()
+
+
+async def _no_pause(seconds: float) -> None:
+    """The sample's site is ours."""
+
+
+def _no_progress(line: str) -> None:
+    """The sample takes a moment."""
