@@ -179,10 +179,17 @@ def ids(db: Db) -> dict[str, str]:
     }
 
 
-def lock_waits(connect: Connect, db: Db, ids: dict[str, str], call: str) -> Iterator[tuple[frozenset[str], str]]:
+@pytest.fixture
+def sessions(connect: Connect) -> tuple[Db, Db, Db]:
+    """The connections of lock_waits. They last for all calls, because a new session compiles every function again."""
+    return connect(), connect(), connect()
+
+
+def lock_waits(
+    sessions: tuple[Db, Db, Db], db: Db, ids: dict[str, str], call: str
+) -> Iterator[tuple[frozenset[str], str]]:
     """For each lock that a call waits for: the locks that it holds then, and this lock. Everything is rolled back."""
-    # One connection each for all locks: a new session compiles every function again.
-    holder, caller, prober = connect(), connect(), connect()
+    holder, caller, prober = sessions
 
     def run(done: threading.Event) -> None:
         try:
@@ -207,8 +214,6 @@ def lock_waits(connect: Connect, db: Db, ids: dict[str, str], call: str) -> Iter
                             held.add(other)
                     yield frozenset(held), awaited
             running.result()
-    for connection in (holder, caller, prober):
-        connection.close()
 
 
 DELETION = "the user's deletion"
@@ -230,18 +235,17 @@ def waits_for(one: State, other: State) -> bool:
 
 def cycles(states: Iterable[State]) -> list[tuple[State, ...]]:
     """Two or three states that wait for each other."""
-    return [
-        cycle
-        for length in (2, 3)
-        for cycle in itertools.permutations(states, length)
-        if all(waits_for(one, other) for one, other in zip(cycle, cycle[1:] + cycle[:1], strict=True))
-        and all(can_coexist(one, other) for one, other in itertools.combinations(cycle, 2))
-    ]
+    states = list(states)
+    blockers = {one: [other for other in states if waits_for(one, other)] for one in states}
+    pairs = [(one, two) for one in states for two in blockers[one]]
+    found: list[tuple[State, ...]] = [(one, two) for one, two in pairs if one in blockers[two]]
+    found += [(one, two, three) for one, two in pairs for three in blockers[two] if one in blockers[three]]
+    return [cycle for cycle in found if all(can_coexist(*both) for both in itertools.combinations(cycle, 2))]
 
 
 @pytest.mark.timeout(300)
-def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) -> None:
-    states = [(call, held, awaited) for call in CALLS for held, awaited in lock_waits(connect, db, ids, call)]
+def test_lock_order_has_no_cycle(sessions: tuple[Db, Db, Db], db: Db, ids: dict[str, str]) -> None:
+    states = [(call, held, awaited) for call in CALLS for held, awaited in lock_waits(sessions, db, ids, call)]
     assert cycles(states) == []
     # Without these checks the test would pass if the probes found no lock.
     held = {(call, awaited): held for call, held, awaited in states}
@@ -281,7 +285,7 @@ def test_lock_order_has_no_cycle(connect: Connect, db: Db, ids: dict[str, str]) 
         assert held[change, "overage_invoice_items"] == set()
 
 
-def test_a_cycle_would_be_found(connect: Connect, db: Db, ids: dict[str, str]) -> None:
+def test_a_cycle_would_be_found(sessions: tuple[Db, Db, Db], db: Db, ids: dict[str, str]) -> None:
     """The function locks a key and then the hold lock, settle_query the other way round."""
     db.execute(
         "create function public.wrong_lock_order() returns void language plpgsql as $$ begin"
@@ -292,7 +296,7 @@ def test_a_cycle_would_be_found(connect: Connect, db: Db, ids: dict[str, str]) -
     try:
         settlement = "settle_query, with an own key"
         calls = ("wrong_lock_order", "release_query", settlement)
-        states = [(call, held, awaited) for call in calls for held, awaited in lock_waits(connect, db, ids, call)]
+        states = [(call, held, awaited) for call in calls for held, awaited in lock_waits(sessions, db, ids, call)]
         assert {state[0] for cycle in cycles(states) for state in cycle} >= {"wrong_lock_order", settlement}
         assert cycles(state for state in states if state[0] != "wrong_lock_order") == []
     finally:
