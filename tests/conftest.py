@@ -151,10 +151,14 @@ def stopped_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with once_per_run(tmp_path_factory, "stopped-stack") as (folder, is_first):
         if is_first:
             with running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack:
-                with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as connection:
-                    connection.execute(f"create database {TEMPLATE} owner postgres")
-                stack.postgres.migrate(TEMPLATE)
+                create_template(stack)
     return folder
+
+
+def create_template(stack: Stack) -> None:
+    with psycopg.connect(stack.postgres.url("supabase_admin"), autocommit=True) as connection:
+        connection.execute(f"create database {TEMPLATE} owner postgres")
+    stack.postgres.migrate(TEMPLATE)
 
 
 def copy_stack(stopped: Path, folder: Path) -> Path:
@@ -164,11 +168,15 @@ def copy_stack(stopped: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, stopped_stack: Path) -> Iterator[Stack]:
-    """The whole local stack, on ports of its own."""
+def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The whole local stack, on ports of its own, with the template database. A copy where several processes test."""
+    is_copy = "PYTEST_XDIST_WORKER" in os.environ
     with cluster_folder(tmp_path_factory) as folder:
-        copy_stack(stopped_stack, folder)
+        if is_copy:
+            copy_stack(request.getfixturevalue("stopped_stack"), folder)
         with running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack:
+            if not is_copy:
+                create_template(stack)
             yield stack
 
 
