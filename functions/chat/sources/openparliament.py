@@ -6,14 +6,27 @@ Source: https://openparliament.ca/api/.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from functions.chat.sources.base import JsonObject, RecordNotFound, SourceError
 from functions.chat.sources.http import HttpClient, escaped_path, parse_object
+from functions.chat.sources.openparliament_records import (
+    Committee,
+    Meeting,
+    Member,
+    Politician,
+    SearchFilters,
+    SearchHit,
+    Speech,
+    parse_committee,
+    parse_meeting,
+    parse_member,
+    parse_politician,
+    parse_speech,
+)
 
 OPENPARLIAMENT = "openparliament.ca"
 
@@ -32,16 +45,6 @@ class Records(NamedTuple):
 
     records: list[JsonObject]
     more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SearchHit:
-    """A speech in the search feed. `title` and `excerpt` are HTML; `date` is ISO 8601, or None where unreadable."""
-
-    title: str
-    url: str
-    excerpt: str
-    date: str | None
 
 
 class OpenParliament:
@@ -107,18 +110,28 @@ class OpenParliament:
             raise SourceError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
         return max(sessions)
 
-    async def sitting_mps(self) -> list[JsonObject]:
-        """All MPs who sit now, by family name."""
-        return (await self.list_records("politicians")).records
+    async def check_session(self, session: str) -> None:
+        """Raise RecordNotFound where the session does not exist, which lists show as an empty one."""
+        if not (await self.list_records("bills", limit=1, session=session)).records:
+            current = await self.current_session()
+            raise RecordNotFound(f"{OPENPARLIAMENT} has no session {session}; the current one is {current}.")
 
-    async def get_mp(self, slug: str) -> JsonObject:
-        """An MP, present or former. Raises RecordNotFound."""
+    async def sitting_mps(self) -> list[Politician]:
+        """All MPs who sit now, by province and family name."""
+        return _readable(parse_politician, (await self.list_records("politicians")).records)
+
+    async def former_mps(self) -> list[Politician]:
+        """The MPs since 1994 who do not sit now, by family name. The list has no parties and ridings."""
+        return _readable(parse_politician, (await self.list_records("politicians", include="former")).records)
+
+    async def get_mp(self, slug: str) -> Member:
+        """An MP, present or former, by the slug, or by the number of one without a slug. Raises RecordNotFound."""
         if not SLUG.fullmatch(slug):
             raise RecordNotFound("That is not an MP's slug; find_mps finds slugs by name.")
-        try:
-            return await self.get_record("politicians", slug)
-        except RecordNotFound:
-            raise RecordNotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.") from None
+        member = _read(parse_member, await self._find_record("politicians", slug))
+        if member is None:
+            raise RecordNotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.")
+        return member
 
     async def get_bill(self, session: str | None, number: str) -> JsonObject:
         """A bill of the session, or of the current one.
@@ -128,14 +141,14 @@ class OpenParliament:
         if not BILL.fullmatch(number) or (session is not None and not SESSION.fullmatch(session)):
             raise RecordNotFound("That is not a bill's number and session; find_bills finds bills by words.")
         session = session or await self.current_session()
-        try:
-            return await self.get_record("bills", session, number)
-        except RecordNotFound:
-            # Numbers start again in every session, so the caller has to choose one.
-            others = (await self.list_records("bills", limit=20, number=number)).records
-            sessions = ", ".join(sorted({str(other["session"]) for other in others}, reverse=True))
-            hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
-            raise RecordNotFound(f"There is no bill {number} in session {session}; {hint}.") from None
+        bill = await self._find_record("bills", session, number)
+        if bill.get("number") and bill.get("session"):
+            return bill
+        # Numbers start again in every session, so the caller has to choose one.
+        others = (await self.list_records("bills", limit=20, number=number)).records
+        sessions = ", ".join(sorted({str(other["session"]) for other in others if other.get("session")}, reverse=True))
+        hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
+        raise RecordNotFound(f"There is no bill {number} in session {session}; {hint}.")
 
     async def get_vote(self, session: str | None, number: int) -> JsonObject:
         """A vote of the session, or of the current one. Raises RecordNotFound."""
@@ -147,23 +160,61 @@ class OpenParliament:
                 f"There is no vote {number} in session {session}; get_bill_votes and get_mp_votes return numbers."
             ) from None
 
-    async def get_committee(self, slug: str) -> JsonObject:
-        """A committee. Raises RecordNotFound."""
-        try:
-            return await self.get_record("committees", slug)
-        except RecordNotFound:
-            raise RecordNotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.") from None
+    async def speeches(self, limit: int, **filters: str | int | None) -> tuple[list[Speech], bool]:
+        """The newest speeches, and whether there are more. Procedural ones are left out."""
+        records, more = await self.list_records("speeches", limit=limit, procedural="False", **filters)
+        return _readable(parse_speech, records), more
 
-    async def search_speeches(self, words: str) -> list[SearchHit]:
-        """The newest speeches that contain the words, in the House and in committees."""
+    async def committees(self) -> list[Committee]:
+        """The committees of the newest session that has any, by name. Without subcommittees."""
+        return _readable(parse_committee, (await self.list_records("committees")).records)
+
+    async def get_committee(self, slug: str) -> Committee:
+        """A committee, by the slug, or by the number, which redirects to the slug. Raises RecordNotFound."""
+        committee = _read(parse_committee, await self._find_record("committees", slug))
+        if committee is None:
+            raise RecordNotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.")
+        return committee
+
+    async def meetings(self, committee: Committee, limit: int) -> tuple[list[Meeting], bool]:
+        """The newest meetings of a committee, and whether there are more."""
+        records, more = await self.list_records("committees", "meetings", limit=limit, committee=committee.slug)
+        return _readable(parse_meeting, records), more
+
+    async def search(self, words: str, filters: SearchFilters) -> list[SearchHit]:
+        """The newest results of the site's search. It searches English texts only.
+
+        The site takes its newest 15 results of all kinds and lists the speeches among them.
+        """
+        query = {"q": f"{words} {filters}".strip()}
         return await self._client.get(
-            OPENPARLIAMENT, f"{self.site}/search/feed/", _parse_feed, {"q": words}, accept="application/rss+xml"
+            OPENPARLIAMENT, f"{self.site}/search/feed/", _parse_feed, query, accept="application/rss+xml"
         )
+
+    async def _find_record(self, *path: str) -> JsonObject:
+        """The record at a path; empty where there is none."""
+        try:
+            return await self.get_record(*path)
+        except RecordNotFound:
+            return {}
 
 
 class _Page(NamedTuple):
     records: list[JsonObject]
     next_url: str | None
+
+
+def _read(parse: Callable[[JsonObject], T], record: JsonObject) -> T | None:
+    """The parsed record. None where it lacks the keys of its kind: then it is another kind of record."""
+    try:
+        return parse(record)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _readable(parse: Callable[[JsonObject], T], records: Iterable[JsonObject]) -> list[T]:
+    """The records of a list that have the keys of their kind."""
+    return [parsed for record in records if (parsed := _read(parse, record)) is not None]
 
 
 def _parse_page(body: bytes) -> _Page:

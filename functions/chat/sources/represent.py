@@ -1,11 +1,15 @@
 """MPs by postal code, from Represent. Source: https://represent.opennorth.ca/api/."""
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from functions.chat.sources.base import RecordNotFound
+from functions.chat.sources.base import JsonObject, RecordNotFound
 from functions.chat.sources.http import HttpClient, escaped_path, parse_object
 
 REPRESENT = "Represent"
+# A boundary's URL: its set, whose name ends in the year of the representation order since 2023, and its number.
+FEDERAL_RIDING = re.compile(r"/boundaries/(federal-electoral-districts[a-z0-9-]*)/[0-9]+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,13 @@ class Representative:
     party: str | None
 
 
+class PostalArea(NamedTuple):
+    """The MPs of a postal code's ridings, and the names of its ridings without an MP."""
+
+    mps: list[Representative]
+    vacant: list[str]
+
+
 class Represent:
     """Represent's API."""
 
@@ -24,18 +35,40 @@ class Represent:
         self._url = url.rstrip("/")
         self._client = client
 
-    async def representatives(self, postal_code: str) -> list[Representative]:
-        """The MPs of the ridings of a postal code such as K1A0A6. Empty for an unknown code."""
+    async def area(self, postal_code: str) -> PostalArea:
+        """The ridings of a postal code such as K1A0A6. Raises RecordNotFound for an unknown code."""
         url = f"{self._url}{escaped_path(('postcodes', postal_code))}"
         try:
             answer = await self._client.get(REPRESENT, url, parse_object)
         except RecordNotFound:
-            return []
+            raise RecordNotFound(f"{REPRESENT} does not know that postal code.") from None
+        people = [person for person in _both(answer, "representatives") if person.get("elected_office") == "MP"]
         by_riding: dict[str, Representative] = {}
-        for group in ("representatives_centroid", "representatives_concordance"):
-            for person in answer.get(group) or []:
-                if person.get("elected_office") == "MP":
-                    riding = person.get("district_name")
-                    mp = Representative(person.get("name"), riding, person.get("party_name"))
-                    by_riding.setdefault(str(riding), mp)
-        return list(by_riding.values())
+        for person in people:
+            riding = person.get("district_name")
+            mp = Representative(person.get("name"), riding, person.get("party_name"))
+            by_riding.setdefault(str(riding), mp)
+        return PostalArea(list(by_riding.values()), _vacant_ridings(answer, people))
+
+
+def _vacant_ridings(answer: JsonObject, people: list[JsonObject]) -> list[str]:
+    """The federal ridings without a representative, by the newest set of boundaries. Older sets are listed too."""
+    ridings: dict[str, dict[str, str]] = {}
+    for boundary in _both(answer, "boundaries"):
+        found = FEDERAL_RIDING.search(str(boundary.get("url")))
+        if found and boundary.get("name"):
+            ridings.setdefault(found[1], {})[found[0]] = str(boundary["name"])
+    represented = {
+        found[0]
+        for person in people
+        if (found := FEDERAL_RIDING.search(str((person.get("related") or {}).get("boundary_url"))))
+    }
+    if people and not represented:
+        return []  # without the boundaries of the MPs, none can be excluded
+    newest = max(ridings, default="")
+    return [name for url, name in ridings.get(newest, {}).items() if url not in represented]
+
+
+def _both(answer: JsonObject, name: str) -> list[JsonObject]:
+    """The entries of the two lists of a name. Either list may be missing."""
+    return [*(answer.get(f"{name}_centroid") or []), *(answer.get(f"{name}_concordance") or [])]

@@ -27,6 +27,14 @@ PARTIES: Mapping[str, Text] = {
     "Green": Text("Green", "Vert"),
     INDEPENDENT: Text(INDEPENDENT, "Indépendant"),
 }
+PARTY_NAMES: Mapping[str, Text] = {
+    "Liberal": Text("Liberal Party of Canada", "Parti libéral du Canada"),
+    "Conservative": Text("Conservative Party of Canada", "Parti conservateur du Canada"),
+    "Bloc": Text("Bloc Québécois", "Bloc Québécois"),
+    "NDP": Text("New Democratic Party", "Nouveau Parti démocratique"),
+    "Green": Text("Green Party of Canada", "Parti vert du Canada"),
+    INDEPENDENT: Text(INDEPENDENT, "Indépendant"),
+}
 # Beginnings of words, without accents.
 PARTY_WORDS: Mapping[str, tuple[str, ...]] = {
     "Liberal": ("liberal", "liberaux", "lpc", "plc"),
@@ -44,6 +52,12 @@ def party_name(party: str | None, language: Language) -> str:
         return "inconnu" if language == "fr" else "unknown"
     text = PARTIES.get(party)
     return (text and text.in_(language)) or party
+
+
+def party_full_name(party: str | None, name: str | None, language: Language) -> str:
+    """A party's name in the language, given its short name and its name in English."""
+    text = PARTY_NAMES.get(party or "") if language == "fr" or not name else None
+    return (text and text.in_(language)) or name or party_name(party, language)
 
 
 def matches_party(words: str, party: str) -> bool:

@@ -5,7 +5,18 @@ import unicodedata
 from html import unescape
 from typing import Any
 
-from functions.chat.sources.base import Language
+from functions.chat.sources.base import Language, Text
+
+_SPOKEN_IN = {
+    ("en", "en"): "spoken in English",
+    ("en", "fr"): "spoken in French",
+    ("fr", "en"): "prononcé en anglais",
+    ("fr", "fr"): "prononcé en français",
+}
+_PARLIAMENTS_PAGE = re.compile(
+    r"^(https?://(?:www\.)?(?:parl|ourcommons|sencanada)\.ca/(?:[^/?#]+/)?)en(/|$)", re.IGNORECASE
+)
+_PARAGRAPH = re.compile(r'<p\b[^<>]*\bdata-originallang="(en|fr)"[^<>]*>', re.IGNORECASE)
 
 
 def localized(value: Any, language: Language) -> str | None:
@@ -15,9 +26,21 @@ def localized(value: Any, language: Language) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def bilingual(value: Any) -> Text | None:
+    """The text of `{"en": …, "fr": …}`, or of a string in English. None where both languages are missing."""
+    if isinstance(value, str):
+        value = {"en": value}
+    if not isinstance(value, dict):
+        return None
+    english, french = (text if isinstance(text := value.get(key), str) and text else None for key in ("en", "fr"))
+    return Text(english, french) if english or french else None
+
+
 def localized_url(url: Any, language: Language) -> str | None:
-    """A parl.ca URL, which the API returns in English, in the language."""
-    return url.replace("/en/", f"/{language}/") if isinstance(url, str) and url else None
+    """A page, in the language where it is one of Parliament's own sites, which the API names in English."""
+    if not isinstance(url, str) or not url:
+        return None
+    return _PARLIAMENTS_PAGE.sub(rf"\g<1>{language}\g<2>", url)
 
 
 def shorten(text: str | None, limit_bytes: int) -> str | None:
@@ -32,11 +55,35 @@ def shorten(text: str | None, limit_bytes: int) -> str | None:
 
 
 def html_to_text(html: Any) -> str:
-    """The text of an HTML fragment, with one paragraph per line."""
+    """The text of an HTML fragment, with one paragraph or row of a table per line. Cells are separated by |."""
     text = re.sub(r"\s+", " ", html if isinstance(html, str) else "")
-    text = re.sub(r"<br ?/?>|</p ?>", "\n", text, flags=re.IGNORECASE)
+    text = re.sub(r"</t[dh] ?>(?= ?<t[dh]\b)", " | ", text, flags=re.IGNORECASE)
+    text = re.sub(r"<br ?/?>|</(?:p|tr|li|h[1-6]|div|blockquote|caption|table) ?>", "\n", text, flags=re.IGNORECASE)
     text = unescape(re.sub(r"<[^<>]*>", "", text))
     return "\n".join(filter(None, (line.strip() for line in text.split("\n"))))
+
+
+def original_languages(content: Text | None) -> tuple[Language, ...]:
+    """The languages in which the paragraphs of a transcript were spoken: en, fr, or both."""
+    html = (content.en or content.fr if content else None) or ""
+    found = set(_PARAGRAPH.findall(html))
+    languages: tuple[Language, ...] = ("en", "fr")
+    return tuple(language for language in languages if language in found)
+
+
+def transcript_to_text(content: Text | None, language: Language) -> str:
+    """The text of a transcript. Where it was spoken in two languages, each change of the language is marked."""
+    html = (content.in_(language) if content else None) or ""
+    if len(original_languages(content)) < 2:
+        return html_to_text(html)
+    previous = None
+
+    def mark(paragraph: re.Match[str]) -> str:
+        nonlocal previous
+        changed, previous = paragraph[1] != previous, paragraph[1]
+        return f"{paragraph[0]}[{_SPOKEN_IN[language, paragraph[1]]}] " if changed else paragraph[0]
+
+    return html_to_text(_PARAGRAPH.sub(mark, html))
 
 
 def normalize(text: Any) -> str:

@@ -235,13 +235,13 @@ class Votes:
         records = (await self._openparliament.list_records("votes", "ballots", limit=PAGE_SIZE, vote=vote.path)).records
         if not records:
             raise SourceError(f"{OPENPARLIAMENT} has no ballots of vote {vote.number} in session {vote.session}.")
-        members = {str(member.get("url")): member for member in await self._openparliament.sitting_mps()}
+        members = {member.path: member for member in await self._openparliament.sitting_mps()}
         ballots = []
         for record in records:
             path = str(record.get("politician_url"))
-            member = members.get(path, {})
-            party = ((member.get("current_party") or {}).get("short_name") or {}).get("en")
-            name = member.get("name") or path.strip("/").rpartition("/")[2].replace("-", " ").title()
+            member = members.get(path)
+            name = member.name if member else path.strip("/").rpartition("/")[2].replace("-", " ").title()
+            party = member.party if member else None
             ballots.append(Ballot(path, name, party, _choice(record.get("ballot"))))
         return Division(vote, tuple(ballots), parties_of_today=True)
 

@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
-from functions.chat.sources.text import contains_words, localized, shorten
+from functions.chat.sources.base import Language
+from functions.chat.sources.openparliament_records import Committee
+from functions.chat.sources.text import contains_words, shorten
 from functions.chat.tools.arguments import Arguments, Limit, Words
 from functions.chat.tools.records import committee_source
 from functions.chat.tools.results import Item, list_result
@@ -22,24 +23,24 @@ class FindCommittees(Arguments):
 
 async def find_committees(arguments: FindCommittees, parliament: Parliament, language: Language) -> ToolData:
     """The committees of the newest session that has any, by name."""
-    committees = (await parliament.openparliament.list_records("committees")).records
     words = arguments.words
+    committees = await parliament.openparliament.committees()
     found = [committee for committee in committees if words is None or _name_contains(words, committee)]
     items = [_item(committee, parliament, language) for committee in found]
     return list_result({"committees_with": words}, [], items, arguments.limit)
 
 
-def _name_contains(words: str, committee: JsonObject) -> bool:
-    names = [committee.get("name"), committee.get("short_name")]
-    return contains_words(words, *(localized(name, language) for name in names for language in ("en", "fr")))
+def _name_contains(words: str, committee: Committee) -> bool:
+    names = (committee.name, committee.short_name)
+    return contains_words(words, *(text for name in names for text in (name.en, name.fr)))
 
 
-def _item(committee: JsonObject, parliament: Parliament, language: Language) -> Item:
+def _item(committee: Committee, parliament: Parliament, language: Language) -> Item:
     source = committee_source(parliament, committee, language)
     data = {
-        "committee": committee.get("slug"),
-        "name": shorten(localized(committee.get("name"), language), 200),
-        "short_name": shorten(localized(committee.get("short_name"), language), 100),
+        "committee": committee.slug,
+        "name": shorten(committee.name.in_(language), 200),
+        "short_name": shorten(committee.short_name.in_(language), 100),
         "url": source.url,
     }
     return Item(data, source)

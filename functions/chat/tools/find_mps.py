@@ -1,23 +1,27 @@
-"""find_mps: MPs who sit now, by name, riding, province, party or postal code.
+"""find_mps: MPs who sit now, by name, riding, province, party or postal code; former MPs by name.
 
 openparliament.ca matches only complete names and cannot search ridings, so this tool searches the list of sitting MPs.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.openparliament_records import Politician
 from functions.chat.sources.represent import Representative
-from functions.chat.sources.text import contains_words, localized, normalize, slug_of
+from functions.chat.sources.terms import party_name
+from functions.chat.sources.text import contains_words, normalize
 from functions.chat.tools.arguments import Arguments, Limit, PostalCode, Words
-from functions.chat.tools.base import Source, ToolError
-from functions.chat.tools.records import mp_source
+from functions.chat.tools.base import Source
+from functions.chat.tools.records import mp_source, named_party
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
 
 Province = Literal["AB", "BC", "MB", "NB", "NL", "NS", "NT", "NU", "ON", "PE", "QC", "SK", "YT"]
+
+MAX_VACANT = 5
 
 
 class FindMps(Arguments):
@@ -26,76 +30,89 @@ class FindMps(Arguments):
     ] = None
     riding: Annotated[Words | None, Field(description="Words of the riding's name; parts of words also match.")] = None
     province: Annotated[Province | None, Field(description="The riding's province or territory.")] = None
-    party: Annotated[
-        Words | None, Field(description="The party's short name in English: Liberal, Conservative, Bloc, NDP, Green.")
-    ] = None
+    party: Annotated[Words | None, Field(description="A party, in English or French.")] = None
     postal_code: Annotated[
         PostalCode | None, Field(description="A Canadian postal code in the riding, for example K1A 0A6.")
     ] = None
+    former: Annotated[bool, Field(description="true for MPs who no longer sit; then give only the name.")] = False
     limit: Limit = 10
 
     @model_validator(mode="after")
     def _require_a_criterion(self) -> "FindMps":
+        if self.former and (not self.name or self.riding or self.province or self.party or self.postal_code):
+            raise ValueError("former MPs can be found by name only")
         if not (self.name or self.riding or self.province or self.party or self.postal_code):
             raise ValueError("give at least one of name, riding, province, party and postal_code")
         return self
 
 
 async def find_mps(arguments: FindMps, parliament: Parliament, language: Language) -> ToolData:
-    """The MPs who match all criteria. An exact match of the name is first."""
+    """The MPs who match all criteria. An exact match of the name is first.
+
+    Where no sitting MP has the name, former MPs are searched.
+    """
+    criteria = arguments.model_dump(exclude_none=True, exclude={"limit"}, exclude_defaults=True)
+    if arguments.former:
+        return await _find_former(arguments, criteria, parliament)
     sitting = mps = await parliament.openparliament.sitting_mps()
-    unmatched: list[Item] = []
+    others: list[Item] = []
+    about: JsonObject = {"mps_with": criteria}
     if arguments.postal_code is not None:
-        people = await parliament.represent.representatives(arguments.postal_code.replace(" ", "").replace("-", ""))
-        mps, unmatched = _match_representatives(people, sitting, parliament)
-    if arguments.party is not None:
-        _check_party(arguments.party, sitting)
-    found = [mp for mp in mps if _matches(arguments, mp)]
-    found.sort(key=lambda mp: not (arguments.name and normalize(arguments.name) == normalize(mp.get("name"))))
-    items = [_item(mp, parliament, language) for mp in found]
-    criteria = arguments.model_dump(exclude_none=True, exclude={"limit"})
-    return list_result({"mps_with": criteria}, [], [*items, *unmatched], arguments.limit)
+        area = await parliament.represent.area(arguments.postal_code.replace(" ", "").replace("-", ""))
+        mps, others = _match_representatives(area.mps, sitting, parliament)
+        # The winner of a by-election can be missing at Represent.
+        found = {riding: [mp for mp in sitting if _represents(mp, riding)] for riding in area.vacant}
+        mps += [mp for members in found.values() for mp in members if mp not in mps]
+        if vacant := [riding for riding, members in found.items() if not members]:
+            about["vacant_ridings"] = vacant[:MAX_VACANT]
+    party = None if arguments.party is None else named_party(arguments.party, sitting)
+    matching = [mp for mp in mps if _matches(arguments, party, mp)]
+    if not matching and criteria.keys() == {"name"}:
+        return await _find_former(arguments, criteria, parliament)
+    items = [_item(mp, parliament, language) for mp in _exact_name_first(arguments.name, matching)]
+    return list_result(about, [], [*items, *others], arguments.limit)
 
 
-def _matches(arguments: FindMps, mp: JsonObject) -> bool:
-    riding = mp.get("current_riding") or {}
+async def _find_former(arguments: FindMps, criteria: JsonObject, parliament: Parliament) -> ToolData:
+    """Former MPs by name. The list of former MPs has nothing but names; get_mp returns the terms."""
+    former = await parliament.openparliament.former_mps()
+    matching = [mp for mp in former if arguments.name and contains_words(arguments.name, mp.name)]
+    items = []
+    for mp in _exact_name_first(arguments.name, matching):
+        source = mp_source(parliament, mp)
+        items.append(Item({"mp": mp.slug, "name": mp.name, "sits_now": False, "url": source.url}, source))
+    return list_result({"mps_with": criteria | {"former": True}}, [], items, arguments.limit)
+
+
+def _exact_name_first(name: str | None, mps: list[Politician]) -> list[Politician]:
+    return sorted(mps, key=lambda mp: not (name and normalize(name) == normalize(mp.name)))
+
+
+def _matches(arguments: FindMps, party: str | None, mp: Politician) -> bool:
     return (
-        (arguments.name is None or contains_words(arguments.name, mp.get("name")))
-        and (arguments.riding is None or contains_words(arguments.riding, *_all_languages(riding.get("name"))))
-        and (arguments.province is None or riding.get("province") == arguments.province)
-        and (arguments.party is None or _is_member(arguments.party, mp))
+        (arguments.name is None or contains_words(arguments.name, mp.name))
+        and (arguments.riding is None or contains_words(arguments.riding, *_riding_names(mp)))
+        and (arguments.province is None or mp.province == arguments.province)
+        and (party is None or mp.party == party)
     )
 
 
-def _is_member(party: str, mp: JsonObject) -> bool:
-    """Whether one name contains the other: "Bloc Québécois" matches Bloc, "Liberals" matches Liberal."""
-    requested, actual = normalize(party), normalize(_party(mp))
-    return bool(actual) and (requested in actual or actual in requested)
+def _riding_names(mp: Politician) -> list[str | None]:
+    return [mp.riding.en, mp.riding.fr] if mp.riding else []
 
 
-def _check_party(party: str, mps: list[JsonObject]) -> None:
-    """Raise ToolError for an unknown party: an empty result would mean a party without MPs."""
-    if not any(_is_member(party, mp) for mp in mps):
-        parties = sorted({_party(mp) for mp in mps} - {""})
-        raise ToolError(f"No party in the House has that name; the parties are {', '.join(parties[:20])}.")
-
-
-def _party(mp: JsonObject) -> str:
-    return localized((mp.get("current_party") or {}).get("short_name"), "en") or ""
-
-
-def _all_languages(name: Any) -> list[Any]:
-    return list(name.values()) if isinstance(name, dict) else [name]
+def _represents(mp: Politician, riding: str | None) -> bool:
+    return bool(normalize(riding)) and normalize(riding) in map(normalize, _riding_names(mp))
 
 
 def _match_representatives(
-    people: list[Representative], mps: list[JsonObject], parliament: Parliament
-) -> tuple[list[JsonObject], list[Item]]:
+    people: list[Representative], mps: list[Politician], parliament: Parliament
+) -> tuple[list[Politician], list[Item]]:
     """openparliament.ca's records of Represent's MPs, and items for MPs without a record yet.
 
     A new MP can be missing there, for example after a by-election.
     """
-    matched: list[JsonObject] = []
+    matched: list[Politician] = []
     unmatched: list[Item] = []
     for person in people:
         mp = _find_mp(person, mps)
@@ -109,25 +126,22 @@ def _match_representatives(
     return matched, unmatched
 
 
-def _find_mp(person: Representative, mps: list[JsonObject]) -> JsonObject | None:
+def _find_mp(person: Representative, mps: list[Politician]) -> Politician | None:
     """The MP of the same riding, or otherwise of the same name."""
-    riding, name = normalize(person.riding), normalize(person.name)
-    for mp in mps:
-        names = _all_languages((mp.get("current_riding") or {}).get("name"))
-        if riding and riding in map(normalize, names):
-            return mp
-    return next((mp for mp in mps if name and normalize(mp.get("name")) == name), None)
+    name = normalize(person.name)
+    by_riding = (mp for mp in mps if _represents(mp, person.riding))
+    by_name = (mp for mp in mps if name and normalize(mp.name) == name)
+    return next(by_riding, None) or next(by_name, None)
 
 
-def _item(mp: JsonObject, parliament: Parliament, language: Language) -> Item:
-    riding = mp.get("current_riding") or {}
+def _item(mp: Politician, parliament: Parliament, language: Language) -> Item:
     source = mp_source(parliament, mp)
     data = {
-        "mp": slug_of(mp.get("url")),
-        "name": mp.get("name"),
-        "party": localized((mp.get("current_party") or {}).get("short_name"), language),
-        "riding": localized(riding.get("name"), language),
-        "province": riding.get("province"),
+        "mp": mp.slug,
+        "name": mp.name,
+        "party": party_name(mp.party, language) if mp.party else None,
+        "riding": mp.riding.in_(language) if mp.riding else None,
+        "province": mp.province,
         "url": source.url,
     }
     return Item(data, source)
@@ -135,8 +149,8 @@ def _item(mp: JsonObject, parliament: Parliament, language: Language) -> Item:
 
 TOOL = Tool(
     "find_mps",
-    "Find members of Parliament who sit now, by name, riding, province, party or postal code. Returns the slugs that "
-    "the other MP tools need. A postal code can lie in more than one riding.",
+    "Find members of Parliament by name, riding, province, party or postal code, and former ones by name. Returns the "
+    "slugs that the other MP tools need. A postal code can lie in several ridings; a riding can be vacant.",
     FindMps,
     find_mps,
 )

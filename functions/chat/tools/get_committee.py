@@ -1,8 +1,9 @@
 """get_committee: a committee and its meetings."""
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
-from functions.chat.sources.text import localized, shorten
+from functions.chat.sources.base import Language
+from functions.chat.sources.openparliament_records import Committee, Meeting
+from functions.chat.sources.text import localized_url, shorten
 from functions.chat.tools.arguments import Arguments, CommitteeSlug, Limit
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import committee_source
@@ -21,39 +22,33 @@ async def get_committee(arguments: GetCommittee, parliament: Parliament, languag
     """The newest meetings first. Includes future meetings."""
     committee = await parliament.openparliament.get_committee(arguments.slug)
     source = committee_source(parliament, committee, language)
-    meetings, more = await parliament.openparliament.list_records(
-        "committees", "meetings", limit=arguments.limit, committee=arguments.slug
-    )
-    meetings.sort(key=lambda meeting: str(meeting.get("date") or ""), reverse=True)
-    name = localized(committee.get("short_name"), language) or localized(committee.get("name"), language)
-    items = [_item(meeting, name, parliament, language) for meeting in meetings]
+    meetings, more = await parliament.openparliament.meetings(committee, arguments.limit)
+    meetings.sort(key=lambda meeting: meeting.date, reverse=True)
+    items = [_item(meeting, committee, parliament, language) for meeting in meetings]
     about = {
-        "committee": arguments.slug,
-        "name": shorten(localized(committee.get("name"), language), 200),
+        "committee": committee.slug,
+        "name": shorten(committee.name.in_(language), 200),
         "sessions": [
-            {"session": session.get("session"), "acronym": session.get("acronym")}
-            for session in (committee.get("sessions") or [])[:MAX_SESSIONS]
+            {"session": each.session, "acronym": each.acronym, "page": localized_url(each.page, language)}
+            for each in committee.sessions[:MAX_SESSIONS]
         ],
         "url": source.url,
     }
     return list_result(about, [source], items, arguments.limit, more=more)
 
 
-def _item(meeting: JsonObject, committee: str | None, parliament: Parliament, language: Language) -> Item:
-    url, number, date = (
-        parliament.openparliament.public_url(meeting.get("url")),
-        meeting.get("number"),
-        meeting.get("date"),
-    )
+def _item(meeting: Meeting, committee: Committee, parliament: Parliament, language: Language) -> Item:
+    url = parliament.openparliament.public_url(meeting.path)
     word = "réunion" if language == "fr" else "meeting"
     data = {
-        "meeting": number,
-        "date": date,
-        "in_camera": meeting.get("in_camera"),
-        "transcript": meeting.get("has_evidence"),
+        "meeting": meeting.number,
+        "date": meeting.date,
+        "in_camera": meeting.in_camera,
+        "transcript": meeting.has_transcript,
         "url": url,
     }
-    return Item(data, Source(url, f"{shorten(committee, 100)}, {word} {number}, {date}"))
+    name = shorten(committee.short_name.in_(language), 100)
+    return Item(data, Source(url, f"{name}, {word} {meeting.number}, {meeting.date}"))
 
 
 TOOL = Tool(

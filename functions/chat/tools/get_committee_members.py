@@ -2,7 +2,7 @@
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
-from functions.chat.sources.text import localized, shorten
+from functions.chat.sources.text import shorten
 from functions.chat.tools.arguments import Arguments, CommitteeSlug
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.results import Item, list_result
@@ -18,15 +18,14 @@ class GetCommitteeMembers(Arguments):
 async def get_committee_members(arguments: GetCommitteeMembers, parliament: Parliament, language: Language) -> ToolData:
     """The members as the committee's page at ourcommons.ca lists them."""
     committee = await parliament.openparliament.get_committee(arguments.slug)
-    sessions = committee.get("sessions") or []
-    acronym = next((each.get("acronym") for each in sessions if each.get("acronym")), None)
+    acronym = next((each.acronym for each in committee.sessions if each.acronym), None)
     if acronym is None:
         raise ToolError("The acronym of this committee is not known, so its members cannot be read.")
-    members = await parliament.ourcommons.committee_members(str(acronym), language)
-    name = shorten(localized(committee.get("name"), language), 200)
-    page = Source(parliament.ourcommons.committee_page(str(acronym), language), f"{name}, ourcommons.ca")
+    members = await parliament.ourcommons.committee_members(acronym, language)
+    name = shorten(committee.name.in_(language), 200)
+    page = Source(parliament.ourcommons.committee_page(acronym, language), f"{name}, ourcommons.ca")
     items = [Item({"name": member.name, "role": member.role, "url": member.url}, page) for member in members]
-    about = {"committee": arguments.slug, "name": name, "acronym": acronym, "as_of": "today", "url": page.url}
+    about = {"committee": committee.slug, "name": name, "acronym": acronym, "as_of": "today", "url": page.url}
     return list_result(about, [page], items, MAX_MEMBERS)
 
 

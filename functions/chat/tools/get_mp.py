@@ -1,15 +1,22 @@
 """get_mp: an MP's party, riding, terms and contact information."""
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
-from functions.chat.sources.text import localized, shorten
+from functions.chat.sources.base import JsonObject, Language, Text
+from functions.chat.sources.openparliament_records import Link, Term
+from functions.chat.sources.terms import party_full_name
+from functions.chat.sources.text import localized_url, shorten
 from functions.chat.tools.arguments import Arguments, MpSlug
-from functions.chat.tools.records import summarize_mp
+from functions.chat.tools.records import mp_source, summarize_mp
 from functions.chat.tools.results import fit
 from functions.chat.tools.tool import Tool, ToolData
 
 MEMBERSHIPS_CHARACTERS = 4_000
 LINKS_CHARACTERS = 1_500
+# openparliament.ca's descriptions of links.
+NOTES = {
+    "Page on ourcommons.ca": Text("Page on ourcommons.ca", "Page sur noscommunes.ca"),
+    "Official site": Text("Official site", "Site officiel"),
+}
 
 
 class GetMp(Arguments):
@@ -18,32 +25,33 @@ class GetMp(Arguments):
 
 async def get_mp(arguments: GetMp, parliament: Parliament, language: Language) -> ToolData:
     """The MP's record, the newest term first."""
-    mp = await parliament.openparliament.get_mp(arguments.slug)
-    summary, source = summarize_mp(parliament, mp, language)
-    terms = sorted(mp.get("memberships") or [], key=lambda term: str(term.get("start_date") or ""), reverse=True)
+    member = await parliament.openparliament.get_mp(arguments.slug)
     links = [
-        {"url": shorten(link.get("url"), 500), "about": shorten(localized(link.get("note"), language), 100)}
-        for link in mp.get("links") or []
+        {"url": shorten(localized_url(link.url, language), 500), "about": _note(link, language)}
+        for link in member.links
     ]
     data = {
-        **summary,
-        "memberships": fit([_term(term, language) for term in terms], MEMBERSHIPS_CHARACTERS),
+        **summarize_mp(parliament, member, language),
+        "memberships": fit([_term(term, language) for term in member.terms], MEMBERSHIPS_CHARACTERS),
         "links": fit(links, LINKS_CHARACTERS)["items"],
-        "email": shorten(localized(mp.get("email"), language), 100),
-        "telephone": shorten(localized(mp.get("voice"), language), 50),
+        "email": shorten(member.email, 100),
+        "telephone": shorten(member.telephone, 50),
     }
-    return ToolData(data, [source])
+    return ToolData(data, [mp_source(parliament, member)])
 
 
-def _term(term: JsonObject, language: Language) -> JsonObject:
-    riding = term.get("riding") or {}
-    party = term.get("party") or {}
+def _note(link: Link, language: Language) -> str | None:
+    text = NOTES.get(link.note or "")
+    return text.in_(language) if text else shorten(link.note, 100)
+
+
+def _term(term: Term, language: Language) -> JsonObject:
     return {
-        "from": term.get("start_date"),
-        "to": term.get("end_date"),
-        "party": localized(party.get("name"), language) or localized(party.get("short_name"), language),
-        "riding": localized(riding.get("name"), language),
-        "province": riding.get("province"),
+        "from": term.start,
+        "to": term.end,
+        "party": party_full_name(term.party, term.party_name, language),
+        "riding": term.riding.in_(language) if term.riding else None,
+        "province": term.province,
     }
 
 

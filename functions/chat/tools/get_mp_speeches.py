@@ -23,8 +23,8 @@ async def get_mp_speeches(arguments: GetMpSpeeches, parliament: Parliament, lang
     """The newest speeches first, without procedural ones."""
     summary, source = await describe_mp(parliament, arguments.slug, language)
     since = None if arguments.since is None else arguments.since.isoformat()
-    speeches, more = await parliament.openparliament.list_records(
-        "speeches", limit=arguments.limit, politician=arguments.slug, procedural="False", time__gte=since
+    speeches, more = await parliament.openparliament.speeches(
+        arguments.limit, politician=arguments.slug, time__gte=since
     )
     text_limit = speech_text_limit(len(speeches))
     items = [speech_item(parliament, speech, language, text_limit) for speech in speeches]
@@ -33,8 +33,9 @@ async def get_mp_speeches(arguments: GetMpSpeeches, parliament: Parliament, lang
 
 TOOL = Tool(
     "get_mp_speeches",
-    "An MP's newest speeches in the House and in committees: the words of the transcript and its page. Long speeches "
-    "are shortened; a lower limit returns more of each.",
+    "An MP's newest speeches in the House and in committees: the words of the transcript and its page. Where "
+    "spoken_in is another language, the text is the official translation. Long speeches are shortened; a lower limit "
+    "returns more of each.",
     GetMpSpeeches,
     get_mp_speeches,
 )

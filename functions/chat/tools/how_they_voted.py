@@ -106,10 +106,10 @@ async def _representatives(postal_code: str | None, parliament: Parliament) -> l
     """The MPs of a postal code; none where the code is None."""
     if postal_code is None:
         return []
-    people = await parliament.represent.representatives(postal_code.replace(" ", "").replace("-", ""))
-    if not people:
-        raise ToolError("Represent names no MP for this postal code: it is unknown, or the riding's seat is vacant.")
-    return people
+    area = await parliament.represent.area(postal_code.replace(" ", "").replace("-", ""))
+    if not area.mps:
+        raise ToolError(f"The postal code has no MP now; vacant: {', '.join(area.vacant) or 'unknown riding'}.")
+    return area.mps
 
 
 async def _sitting_by_riding(
@@ -120,9 +120,11 @@ async def _sitting_by_riding(
     if all(normalize(person.name) in names for person in people):
         return {}
     return {
-        normalize(name): str(mp.get("url"))
+        normalize(name): mp.path
         for mp in await parliament.openparliament.sitting_mps()
-        for name in ((mp.get("current_riding") or {}).get("name") or {}).values()
+        if mp.riding
+        for name in (mp.riding.en, mp.riding.fr)
+        if name
     }
 
 

@@ -1,11 +1,14 @@
 """Turns openparliament.ca's records into the parts that several results share: sources, summaries and speeches."""
 
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
-from functions.chat.sources.text import html_to_text, iso_time, localized, localized_url, shorten, slug_of
-from functions.chat.tools.base import Source
+from functions.chat.sources.openparliament_records import Committee, Member, Politician, Speech
+from functions.chat.sources.terms import matches_party, party_name
+from functions.chat.sources.text import localized, localized_url, shorten, slug_of, transcript_to_text
+from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.results import Item
 
 
@@ -35,7 +38,8 @@ class BillSummary(TypedDict):
 
 async def describe_mp(parliament: Parliament, slug: str, language: Language) -> tuple[MpSummary, Source]:
     """An MP's summary and page. Raises RecordNotFound, and ToolError where the record cannot be read."""
-    return summarize_mp(parliament, await parliament.openparliament.get_mp(slug), language)
+    member = await parliament.openparliament.get_mp(slug)
+    return summarize_mp(parliament, member, language), mp_source(parliament, member)
 
 
 async def describe_bill(
@@ -45,22 +49,18 @@ async def describe_bill(
     return summarize_bill(parliament, await parliament.openparliament.get_bill(session, number), language)
 
 
-def summarize_mp(parliament: Parliament, mp: JsonObject, language: Language) -> tuple[MpSummary, Source]:
-    """The summary and page of an MP's record."""
-    terms = mp.get("memberships") or []
-    term = next((term for term in terms if not term.get("end_date")), terms[0] if terms else {})
-    riding = term.get("riding") or {}
-    source = mp_source(parliament, mp)
-    summary: MpSummary = {
-        "mp": slug_of(mp.get("url")),
-        "name": mp.get("name"),
-        "party": localized((term.get("party") or {}).get("short_name"), language),
-        "riding": localized(riding.get("name"), language),
-        "province": riding.get("province"),
-        "sits_now": bool(term) and not term.get("end_date"),
-        "url": source.url,
+def summarize_mp(parliament: Parliament, member: Member, language: Language) -> MpSummary:
+    """The summary of an MP's record."""
+    term = member.term
+    return {
+        "mp": member.slug,
+        "name": member.name,
+        "party": party_name(term.party, language) if term and term.party else None,
+        "riding": term.riding.in_(language) if term and term.riding else None,
+        "province": term.province if term else None,
+        "sits_now": term is not None and term.end is None,
+        "url": mp_source(parliament, member).url,
     }
-    return summary, source
 
 
 def summarize_bill(parliament: Parliament, bill: JsonObject, language: Language) -> tuple[BillSummary, Source]:
@@ -78,26 +78,35 @@ def summarize_bill(parliament: Parliament, bill: JsonObject, language: Language)
     return summary, source
 
 
-def speech_item(parliament: Parliament, speech: JsonObject, language: Language, limit_bytes: int) -> Item:
-    """A speech with its text, shortened to `limit_bytes`."""
-    speaker = localized(speech.get("attribution"), language)
-    heading = localized(speech.get("h2"), language) or localized(speech.get("h1"), language)
-    time = iso_time(speech.get("time"))
-    url = parliament.openparliament.public_url(speech.get("url"))
+def speech_item(parliament: Parliament, speech: Speech, language: Language, limit_bytes: int) -> Item:
+    """A speech with its text, shortened to `limit_bytes`, and the languages in which it was spoken."""
+    speaker = speech.speaker.in_(language) if speech.speaker else None
+    heading = speech.heading.in_(language) if speech.heading else None
+    url = parliament.openparliament.public_url(speech.path)
     data = {
-        "time": time,
+        "time": speech.time,
         "speaker": shorten(speaker, 200),
-        "mp": slug_of(speech.get("politician_url")),
+        "mp": slug_of(speech.politician_path),
         "heading": shorten(heading, 200),
-        "text": shorten(html_to_text(localized(speech.get("content"), language)), limit_bytes),
+        "spoken_in": "+".join(speech.spoken_in) or None,
+        "text": shorten(transcript_to_text(speech.content, language), limit_bytes),
         "url": url,
     }
-    return Item(data, Source(url, _title(speaker, heading, time and time[:10])))
+    return Item(data, Source(url, source_title(speaker, heading, speech.time and speech.time[:10])))
 
 
-def mp_source(parliament: Parliament, mp: JsonObject) -> Source:
-    """An MP's page, titled with the name, or with the slug where the name is unknown."""
-    return Source(parliament.openparliament.public_url(mp.get("url")), _title(mp.get("name") or slug_of(mp.get("url"))))
+def named_party(words: str, mps: Iterable[Politician]) -> str:
+    """The party in the House that the words name, by its short name in English. Raises ToolError for none."""
+    parties = sorted({mp.party for mp in mps if mp.party})
+    party = next((party for party in parties if matches_party(words, party)), None)
+    if party is None:
+        raise ToolError(f"No party in the House has that name; the parties are {', '.join(parties[:20])}.")
+    return party
+
+
+def mp_source(parliament: Parliament, mp: Politician | Member) -> Source:
+    """An MP's page, titled with the name."""
+    return Source(parliament.openparliament.public_url(mp.path), source_title(mp.name))
 
 
 def bill_source(parliament: Parliament, bill: JsonObject, language: Language) -> Source:
@@ -105,15 +114,14 @@ def bill_source(parliament: Parliament, bill: JsonObject, language: Language) ->
     name, number = localized(bill.get("name"), language), bill.get("number")
     kind, colon = ("Projet de loi", " : ") if language == "fr" else ("Bill", ": ")
     title = f"{kind} {number}{colon}{name}" if name else f"{kind} {number}"  # a bill may have no name yet
-    return Source(parliament.openparliament.public_url(bill.get("url")), _title(title))
+    return Source(parliament.openparliament.public_url(bill.get("url")), source_title(title))
 
 
-def committee_source(parliament: Parliament, committee: JsonObject, language: Language) -> Source:
+def committee_source(parliament: Parliament, committee: Committee, language: Language) -> Source:
     """A committee's page."""
-    url = parliament.openparliament.public_url(committee.get("url"))
-    return Source(url, _title(localized(committee.get("name"), language)))
+    return Source(parliament.openparliament.public_url(committee.path), source_title(committee.name.in_(language)))
 
 
-def _title(*parts: Any) -> str:
+def source_title(*parts: Any) -> str:
     """The known parts, shortened to one line."""
     return shorten(", ".join(str(part) for part in parts if part), 160) or "openparliament.ca"

@@ -25,7 +25,7 @@ from tests.functions.tools.kit import LANGUAGES, Runner, values
         ({"riding": "upper exemplar"}, ["percival-quillwater"]),
         ({"party": "juniper", "province": "SK"}, ["beatrix-ironlark", "magnus-wintergale"]),
         ({"party": "Fleuve Québécois", "riding": "saint"}, ["apolline-rocheverte"]),
-        ({"name": "unknown name"}, []),
+        ({"name": "unknown name", "province": "ON"}, []),
         ({"name": "quillwater", "province": "QC"}, []),
     ],
 )
@@ -69,11 +69,17 @@ async def test_bills_that_are_no_law_yet_are_found(runner: Runner) -> None:
         ("T5J 0N3", ["solveig-frostwren"]),  # … or the centroid
         ("V6B 1A1", ["maribel-thistledown", "hester-pinebarrow"]),  # in two ridings
         ("R3C 0V8", []),  # a vacant seat
-        ("X9X 9X9", []),  # unknown
     ],
 )
 async def test_postal_code_finds_only_federal_mps(runner: Runner, postal_code: str, slugs: list[str]) -> None:
     assert values(await runner.output("find_mps", postal_code=postal_code)) == slugs
+
+
+async def test_vacant_riding_and_unknown_postal_code_differ(runner: Runner) -> None:
+    vacant = await runner.output("find_mps", postal_code="R3C 0V8")
+    assert (vacant["items"], vacant["vacant_ridings"]) == ([], ["Ballad North"])
+    assert "vacant_ridings" not in await runner.output("find_mps", postal_code="V6B 1A1")
+    assert await runner.error("find_mps", postal_code="X9X 9X9") == "Represent does not know that postal code."
 
 
 async def test_postal_code_combines_with_other_criteria(runner: Runner) -> None:

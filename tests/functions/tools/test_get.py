@@ -8,6 +8,7 @@ import pytest
 
 from functions.chat import limits
 from functions.chat.sources.base import Language
+from functions.chat.sources.openparliament_records import parse_speech
 from functions.chat.sources.terms import CHOICES, RESULTS
 from functions.chat.sources.text import html_to_text
 from functions.chat.tools import Source
@@ -121,7 +122,7 @@ async def test_speeches_start_at_the_date_and_are_shortened(runner: Runner) -> N
     assert {item["time"][:10] for item in found["items"]} == {"2026-10-06", "2026-10-20"}
     speeches = (await runner.record("/speeches/?bill_debated=/bills/45-1/C-5/&limit=500"))["objects"]
     longest = max(speeches, key=lambda speech: len(speech["content"]["en"]))
-    item, _ = speech_item(runner.parliament, longest, "en", speech_text_limit(1))
+    item, _ = speech_item(runner.parliament, parse_speech(longest), "en", speech_text_limit(1))
     assert item["text"].endswith("…")
     full_text = html_to_text(longest["content"]["en"])
     assert full_text.startswith(item["text"][:-1])

@@ -56,7 +56,7 @@ async def test_refused_connection_names_the_service(monkeypatch: pytest.MonkeyPa
         with pytest.raises(SourceError, match=r"^openparliament\.ca cannot be reached at the moment\.$"):
             await parliament.openparliament.get_record("votes", "1")
         with pytest.raises(SourceError, match=r"^Represent cannot be reached at the moment\.$"):
-            await parliament.represent.representatives("K1A0A6")
+            await parliament.represent.area("K1A0A6")
         await parliament.close()
 
 
@@ -174,7 +174,7 @@ async def test_requests_are_serialized_per_host(server: ScriptedServer, parliame
     other = Parliament.at(replace(addresses_at(server.url), represent=local), "x")
     server.before_answer = lambda: barrier.wait(20)
     server.answer("/postcodes/K1A0A6/", {})
-    await asyncio.gather(other.openparliament.get_record("votes", "1"), other.represent.representatives("K1A0A6"))
+    await asyncio.gather(other.openparliament.get_record("votes", "1"), other.represent.area("K1A0A6"))
     assert server.max_active == 2
     await other.close()
 

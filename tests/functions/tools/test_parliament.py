@@ -9,6 +9,7 @@ import pytest
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import RecordNotFound, SourceError
 from functions.chat.sources.openparliament import MAX_PAGES
+from functions.chat.sources.openparliament_records import SearchFilters
 from functions.chat.tools import Tools
 from tests.functions.tools.kit import ScriptedServer, page
 from tests.sources import parliament_at
@@ -109,20 +110,24 @@ async def test_invalid_or_malicious_feed_is_an_error(
 ) -> None:
     server.answer("/search/feed/", body)
     with pytest.raises(SourceError, match=r"^openparliament\.ca returned a response that cannot be read\.$"):
-        await parliament.openparliament.search_speeches("herons")
+        await parliament.openparliament.search("herons", SearchFilters())
 
 
 async def test_incomplete_feed_items_link_only_to_the_site(server: ScriptedServer, tools: Tools) -> None:
     server.answer(
         "/search/feed/",
         b"<rss><channel><item><title>A &amp;amp; B</title><link>https://evil.example/debates/1/?x=1#p2</link>"
-        b"<pubDate>some day</pubDate></item><item/></channel></rss>",
+        b"<pubDate>some day</pubDate></item><item><link>/bills/45-1/C-5/</link></item><item/></channel></rss>",
     )
     outcome = await tools.run("search_debates", {"words": "herons"}, "fr")
     assert outcome.output is not None
     assert outcome.output["items"] == [
-        {"date": None, "heading_and_speaker": "A & B", "excerpt": "", "url": f"{server.url}/debates/1/#p2"},
-        {"date": None, "heading_and_speaker": "openparliament.ca", "excerpt": "", "url": f"{server.url}/"},
+        {"kind": kind, "date": None, "heading_and_speaker": title, "excerpt": "", "url": f"{server.url}{path}"}
+        for kind, title, path in (
+            ("speech", "A & B", "/debates/1/#p2"),
+            ("bill", "openparliament.ca", "/bills/45-1/C-5/"),
+            ("page", "openparliament.ca", "/"),
+        )
     ]
 
 
@@ -139,7 +144,7 @@ async def test_path_segments_are_escaped(server: ScriptedServer, parliament: Par
         parliament.openparliament.get_record("votes", part),
         parliament.openparliament.get_vote(part, 1),
         parliament.openparliament.get_committee(part),
-        parliament.represent.representatives(part),
+        parliament.represent.area(part),
     ):
         with contextlib.suppress(RecordNotFound):
             await call
@@ -178,12 +183,36 @@ async def test_empty_and_relative_path_segments_are_rejected(
 async def test_tools_accept_records_without_values(
     server: ScriptedServer, tools: Tools, name: str, arguments: dict[str, Any]
 ) -> None:
-    gaps = {"name": None, "content": None, "url": None, "party_votes": None, "memberships": None, "links": None}
+    """Only the keys that make it a record of its kind. Records without them are left out of lists."""
+    gaps = {"content": None, "party_votes": None, "memberships": [], "links": None}
+    gaps |= {
+        "name": "Heron",
+        "url": "/herons/",
+        "slug": "herons",
+        "session": "45-1",
+        "number": "C-5",
+        "attribution": None,
+    }
     for path in ("speeches", "bills", "committees", "committees/meetings", "politicians"):
-        server.answer(f"/{path}/", page([{}, gaps]))
+        server.answer(f"/{path}/", page([{}, {"name": None}, gaps]))
     server.answer("/votes/", page([{"session": "45-1"}]))
     server.answer("/votes/ballots/", page([{"vote_url": "/votes/45-1/404/"}, {"vote_url": "/votes/45-1/5/"}]))
-    for path in ("bills/45-1/C-5", "committees/herons", "politicians/heron", "votes/45-1/5"):
+    for path in ("bills/45-1/C-5", "committees/herons", "politicians/heron"):
         server.answer(f"/{path}/", gaps)
     outcome = await tools.run(name, arguments, "fr")
     assert outcome.error is None
+
+
+@pytest.mark.parametrize("answer", [page([]), {}, {"name": None, "url": None}, {"content": []}])
+async def test_answer_without_its_keys_is_no_record(server: ScriptedServer, tools: Tools, answer: Any) -> None:
+    """A list, for example /politicians/memberships/, is no person and no committee."""
+    for path in ("politicians/memberships", "committees/meetings", "bills/45-1/C-5", "bills"):
+        server.answer(f"/{path}/", answer)
+    server.answer("/bills/", page([]))
+    for name, arguments, start in (
+        ("get_mp", {"slug": "memberships"}, "No MP has the slug memberships"),
+        ("get_committee", {"slug": "meetings"}, "No committee has the slug meetings"),
+        ("get_bill", {"number": "C-5", "session": "45-1"}, "There is no bill C-5 in session 45-1"),
+    ):
+        outcome = await tools.run(name, arguments, "en")
+        assert (outcome.error or "").startswith(start)
