@@ -11,16 +11,19 @@ import math
 import time
 import uuid
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any
 
 import jwt
+import orjson
 from fastapi import Depends, Request
 
+from functions.common.database import WRONG_SHAPE
 from functions.common.errors import Unauthenticated, Unavailable
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings
-from functions.common.tls import tls_context
+from functions.common.thread_transport import ThreadTransport
+from functions.common.transport import NoResponseError
 
 # Clocks differ. PostgREST, which reads the same tokens, allows as much for `exp`, `nbf` and `iat`
 # (https://github.com/PostgREST/postgrest/blob/main/src/library/PostgREST/Auth/Jwt.hs, allowedSkewSeconds).
@@ -58,11 +61,7 @@ class PublishedKeys:
         self._keys: dict[str, jwt.PyJWK] = {}  # by key id
         self._fetched_at = self._failed_at = -math.inf
         self._lock = asyncio.Lock()
-
-    @cached_property
-    def _client(self) -> jwt.PyJWKClient:
-        """Created for the first fetch, because not every function needs one, and the TLS context takes 30 ms."""
-        return jwt.PyJWKClient(self._url, cache_jwk_set=False, timeout=FETCH_TIMEOUT_S, ssl_context=tls_context())
+        self._transport = ThreadTransport()
 
     async def find(self, kid: str | None) -> tuple[jwt.PyJWK | None, float]:
         """The key, and the monotonic time until which it counts as published.
@@ -83,15 +82,28 @@ class PublishedKeys:
         if time.monotonic() - self._failed_at < FETCH_COOLDOWN_S:
             raise Unavailable
         try:
-            keys = await asyncio.to_thread(self._client.get_signing_keys)  # in a thread, because a fetch blocks
-            if not any(isinstance(key.key_id, str) for key in keys):
-                raise jwt.PyJWKSetError("no key has an id")
-        except (jwt.PyJWTError, OSError, ValueError) as error:  # ValueError: the response is not JSON
+            status, content = await self._transport.get(self._url, timeout_s=FETCH_TIMEOUT_S)
+            keys = _signing_keys(status, content)
+        except (NoResponseError, jwt.PyJWTError, *WRONG_SHAPE) as error:
             self._failed_at = time.monotonic()
             self._observer.failure("no signing keys", error)
             raise Unavailable from error
-        self._keys = {key.key_id: key for key in keys if isinstance(key.key_id, str)}
+        self._keys = keys
         self._fetched_at = time.monotonic()
+
+
+def _signing_keys(status: int, content: bytes) -> dict[str, jwt.PyJWK]:
+    """The keys of a JWKS by key id. Raises one of WRONG_SHAPE or a PyJWTError where it has none."""
+    if status != 200:
+        raise jwt.PyJWKSetError(f"The status is {status}.")
+    keys = {
+        key.key_id: key
+        for key in jwt.PyJWKSet.from_dict(orjson.loads(content)).keys
+        if isinstance(key.key_id, str) and key.public_key_use in ("sig", None)
+    }
+    if not keys:
+        raise jwt.PyJWKSetError("There is no signing key.")
+    return keys
 
 
 class Verifier:

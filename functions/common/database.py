@@ -54,7 +54,8 @@ JWT_SECRET_MISSING = "PGRST300"  # noqa: S105 -- PostgREST has no keys
 
 CODE = re.compile(r"[A-Z0-9]{5,8}")  # a SQLSTATE, or a code of PostgREST
 # The exceptions of a `parse` that reads another shape than it expects. json.JSONDecodeError is a ValueError.
-WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+# RecursionError: it is nested too deeply.
+WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 # Between repetitions, doubled each time. A part is random, so that many callers do not return at the same moment.
 FIRST_PAUSE_S = 0.1

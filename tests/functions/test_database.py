@@ -18,7 +18,7 @@ from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
 from functions.common.transport import Transport
-from tests.servers import serve_http
+from tests.servers import listening, serve_http, trickle
 
 
 async def invoke(db: Database, function: str, params: Any = None, **more: Any) -> Any:
@@ -281,13 +281,28 @@ def test_a_failure_without_a_code_passes(status: int, content: Any) -> None:
     assert classified(status, content, is_user=True) is OutOfReach
 
 
-@pytest.mark.parametrize("content", [HTML, b"", b'{"id": 1', {"message": "Welcome"}, [], "text", 1, None])
+NESTED = b"[" * 1_000 + b"]" * 1_000
+
+
+@pytest.mark.parametrize("content", [HTML, b"", b'{"id": 1', {"message": "Welcome"}, [], "text", 1, None, NESTED])
 def test_a_result_of_another_shape_passes(content: Any) -> None:
     assert classified(200, content) is OutOfReach
 
 
 def test_a_function_without_a_result_returns_none() -> None:
     assert result(204, b"", lambda value: value, is_user=False) is None
+
+
+async def test_a_response_that_trickles_ends_with_its_timeout(database: Callable[[str], Database]) -> None:
+    """The client closes the connection, so that no thread waits for the rest."""
+    ended = asyncio.Event()
+    async with listening(lambda reader, writer: trickle(reader, writer, ended)) as url:
+        db = database(url)
+        async with asyncio.timeout(20):
+            with pytest.raises(errors.Unavailable):
+                await invoke(db, "settle_query", timeout_s=0.2)
+            await ended.wait()
+        await db.close()
 
 
 async def test_calls_succeed_again_right_after_thousands_of_timeouts(database: Callable[[str], Database]) -> None:
