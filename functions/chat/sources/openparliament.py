@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from functions.chat.sources.base import JsonObject, RecordNotFound, SourceError
 from functions.chat.sources.http import HttpClient, escaped_path, parse_object
 from functions.chat.sources.openparliament_records import (
+    Bill,
     Committee,
     Meeting,
     Member,
@@ -21,6 +22,7 @@ from functions.chat.sources.openparliament_records import (
     SearchFilters,
     SearchHit,
     Speech,
+    parse_bill,
     parse_committee,
     parse_meeting,
     parse_member,
@@ -99,20 +101,20 @@ class OpenParliament:
     async def current_session(self) -> str:
         """The session of the newest vote or bill: the one that sits now, or that sat last.
 
-        A new session has bills before its first vote.
+        A new session has bills before its first vote. The list of bills is not in the order of their dates.
         """
-        newest = [
-            *(await self.list_records("votes", limit=1)).records,
-            *(await self.list_records("bills", limit=1)).records,
-        ]
-        sessions = [str(record.get("session")) for record in newest if SESSION.fullmatch(str(record.get("session")))]
+        votes = (await self.list_records("votes", limit=1)).records
+        newest = votes[0] if votes else {}
+        bills, _ = await self.bills(introduced__gte=newest.get("date"))
+        sessions = {str(newest.get("session")), *(bill.session for bill in bills)}
+        sessions = {session for session in sessions if SESSION.fullmatch(session)}
         if not sessions:
             raise SourceError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
         return max(sessions)
 
     async def check_session(self, session: str) -> None:
         """Raise RecordNotFound where the session does not exist, which lists show as an empty one."""
-        if not (await self.list_records("bills", limit=1, session=session)).records:
+        if not (await self.bills(limit=1, session=session))[0]:
             current = await self.current_session()
             raise RecordNotFound(f"{OPENPARLIAMENT} has no session {session}; the current one is {current}.")
 
@@ -133,7 +135,12 @@ class OpenParliament:
             raise RecordNotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.")
         return member
 
-    async def get_bill(self, session: str | None, number: str) -> JsonObject:
+    async def bills(self, limit: int | None = None, **filters: str | int | None) -> tuple[list[Bill], bool]:
+        """Bills of a list, and whether there are more."""
+        records, more = await self.list_records("bills", limit=limit, **filters)
+        return _readable(parse_bill, records), more
+
+    async def get_bill(self, session: str | None, number: str) -> Bill:
         """A bill of the session, or of the current one.
 
         Raises RecordNotFound; its message lists the other sessions that have a bill of this number.
@@ -141,14 +148,21 @@ class OpenParliament:
         if not BILL.fullmatch(number) or (session is not None and not SESSION.fullmatch(session)):
             raise RecordNotFound("That is not a bill's number and session; find_bills finds bills by words.")
         session = session or await self.current_session()
-        bill = await self._find_record("bills", session, number)
-        if bill.get("number") and bill.get("session"):
+        bill = _read(parse_bill, await self._find_record("bills", session, number))
+        if bill is not None:
             return bill
         # Numbers start again in every session, so the caller has to choose one.
-        others = (await self.list_records("bills", limit=20, number=number)).records
-        sessions = ", ".join(sorted({str(other["session"]) for other in others if other.get("session")}, reverse=True))
+        others, _ = await self.bills(number=number)
+        sessions = ", ".join(sorted({other.session for other in others}, reverse=True))
         hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
         raise RecordNotFound(f"There is no bill {number} in session {session}; {hint}.")
+
+    async def newest_bill(self, number: str) -> Bill:
+        """The bill of this number in the newest session that has one. Raises RecordNotFound."""
+        bills, _ = await self.bills(number=number)
+        if not bills:
+            raise RecordNotFound(f"There is no bill {number}; find_bills finds bills by words.")
+        return await self.get_bill(max(bill.session for bill in bills), number)
 
     async def get_vote(self, session: str | None, number: int) -> JsonObject:
         """A vote of the session, or of the current one. Raises RecordNotFound."""

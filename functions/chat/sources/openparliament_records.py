@@ -76,6 +76,30 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Bill:
+    """A bill. Lists have only the session, the number, the name and the introduction; `name` may be missing at first.
+
+    `status` is in English, `introduced` is an ISO 8601 date, and the URLs of other sites are in English.
+    """
+
+    path: str
+    session: str
+    number: str
+    name: Text | None
+    introduced: str | None
+    short_title: Text | None
+    status: str | None
+    status_code: str | None
+    law: bool  # null in the API until royal assent, then true
+    private_member: bool | None
+    home_chamber: str | None
+    sponsor_path: str | None
+    recorded_votes: int
+    text_url: str | None
+    legisinfo_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Speech:
     """A speech of a transcript. `content` is HTML; `spoken_in` has the languages of its paragraphs, if known."""
 
@@ -180,6 +204,29 @@ def parse_member(record: JsonObject) -> Member:
         links=tuple(links),
         email=_english(record.get("email")),
         telephone=_english(record.get("voice")),
+    )
+
+
+def parse_bill(record: JsonObject) -> Bill:
+    """A bill. Raises ValueError."""
+    session, number = _required(record, "session"), _required(record, "number")
+    private = record.get("private_member_bill")
+    return Bill(
+        path=f"/bills/{session}/{number}/",
+        session=session,
+        number=number,
+        name=bilingual(record.get("name")),
+        introduced=_string(record.get("introduced")),
+        short_title=bilingual(record.get("short_title")),
+        status=_english(record.get("status")),
+        status_code=_string(record.get("status_code")),
+        law=record.get("law") is True,
+        private_member=private if isinstance(private, bool) else None,
+        home_chamber=_string(record.get("home_chamber")),
+        sponsor_path=_string(record.get("sponsor_politician_url")),
+        recorded_votes=len(record.get("vote_urls") or []),
+        text_url=_string(record.get("text_url")),
+        legisinfo_url=_string(record.get("legisinfo_url")),
     )
 
 

@@ -193,8 +193,8 @@ class Votes:
         """The votes on a bill of the session, or of the newest session with such a bill. Raises RecordNotFound."""
         if session is None:
             # The newest vote does not name the session: a new session has bills before it has votes.
-            bills = (await self._openparliament.list_records("bills", number=number)).records
-            session = max((str(bill.get("session")) for bill in bills), default=None)
+            bills, _ = await self._openparliament.bills(number=number)
+            session = max((bill.session for bill in bills), default=None)
             if session is None:
                 raise RecordNotFound(f"There is no bill {number} in any session; find_bills finds bills by words.")
             return BillVotes(BillReference(session, number), await self._list(bill=f"/bills/{session}/{number}/"))

@@ -9,15 +9,14 @@ from typing import Annotated
 from pydantic import Field
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language, SourceError, Text
-from functions.chat.sources.text import contains_words, localized, shorten
+from functions.chat.sources.base import Language, SourceError, Text
+from functions.chat.sources.openparliament_records import Bill
+from functions.chat.sources.text import contains_words, shorten
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import bill_source, describe_mp
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
-
-LANGUAGES: tuple[Language, ...] = ("en", "fr")
 
 
 class FindBills(Arguments):
@@ -47,8 +46,7 @@ async def find_bills(arguments: FindBills, parliament: Parliament, language: Lan
     session = arguments.session
     if session is None and arguments.number is None and arguments.sponsor is None:
         criteria["session"] = session = await parliament.openparliament.current_session()
-    bills, more = await parliament.openparliament.list_records(
-        "bills",
+    bills, more = await parliament.openparliament.bills(
         session=session,
         number=arguments.number,
         sponsor_politician=arguments.sponsor,
@@ -57,17 +55,19 @@ async def find_bills(arguments: FindBills, parliament: Parliament, language: Lan
     )
     if arguments.law is False:
         # A bill that is no law yet has null there, which no filter finds.
-        laws = await parliament.openparliament.list_records("bills", session=session, law="True")
-        law_urls = {law.get("url") for law in laws.records}
-        bills = [bill for bill in bills if bill.get("url") not in law_urls]
+        laws, _ = await parliament.openparliament.bills(session=session, law="True")
+        paths = {law.path for law in laws}
+        bills = [bill for bill in bills if bill.path not in paths]
+    if not bills and arguments.session is not None:
+        await parliament.openparliament.check_session(arguments.session)
     short_titles = await _short_titles(parliament, session) if arguments.words and session else {}
     found = [
         bill
         for bill in bills
-        if arguments.words is None or _title_contains(arguments.words, bill, short_titles.get(str(bill.get("number"))))
+        if arguments.words is None or _title_contains(arguments.words, bill, short_titles.get(bill.number))
     ]
-    found.sort(key=lambda bill: str(bill.get("introduced") or ""), reverse=True)
-    items = [_item(bill, short_titles.get(str(bill.get("number"))), parliament, language) for bill in found]
+    found.sort(key=lambda bill: bill.introduced or "", reverse=True)
+    items = [_item(bill, short_titles.get(bill.number), parliament, language) for bill in found]
     return list_result({"bills_with": criteria}, sources, items, arguments.limit, more=more)
 
 
@@ -79,18 +79,18 @@ async def _short_titles(parliament: Parliament, session: str) -> dict[str, Text]
         return {}
 
 
-def _title_contains(words: str, bill: JsonObject, short_title: Text | None) -> bool:
-    title, short = bill.get("name"), short_title or Text(None, None)
-    return contains_words(words, *(localized(title, language) for language in LANGUAGES), short.en, short.fr)
+def _title_contains(words: str, bill: Bill, short_title: Text | None) -> bool:
+    titles = [title for title in (bill.name, short_title) if title]
+    return contains_words(words, *(text for title in titles for text in (title.en, title.fr)))
 
 
-def _item(bill: JsonObject, short_title: Text | None, parliament: Parliament, language: Language) -> Item:
+def _item(bill: Bill, short_title: Text | None, parliament: Parliament, language: Language) -> Item:
     source = bill_source(parliament, bill, language)
     data = {
-        "bill": bill.get("number"),
-        "session": bill.get("session"),
-        "title": shorten(localized(bill.get("name"), language), 300),
-        "introduced": bill.get("introduced"),
+        "bill": bill.number,
+        "session": bill.session,
+        "title": shorten(bill.name.in_(language), 300) if bill.name else None,
+        "introduced": bill.introduced,
         "url": source.url,
     }
     if short := short_title and short_title.in_(language):

@@ -9,7 +9,8 @@ from typing import Any
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, RecordNotFound, SourceError
 from functions.chat.sources.legisinfo import BillProgress
-from functions.chat.sources.text import localized, localized_url, shorten, slug_of
+from functions.chat.sources.openparliament_records import Bill
+from functions.chat.sources.text import localized_url, shorten, slug_of
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import describe_mp, summarize_bill
@@ -33,17 +34,17 @@ async def get_bill(arguments: GetBill, parliament: Parliament, language: Languag
     sponsor, sources = await _sponsor(bill, parliament, language)
     data: JsonObject = {
         **summary,
-        "short_title": shorten(localized(bill.get("short_title"), language), 300),
-        "status_code": bill.get("status_code"),
-        "law": bool(bill.get("law")),  # null until royal assent
-        "private_member": bill.get("private_member_bill"),
-        "home_chamber": _chamber(bill.get("home_chamber"), language),
+        "short_title": shorten(bill.short_title.in_(language), 300) if bill.short_title else None,
+        "status_code": bill.status_code,
+        "law": bill.law,
+        "private_member": bill.private_member,
+        "home_chamber": _chamber(bill.home_chamber, language),
         "sponsor": sponsor,
-        "recorded_votes": len(bill.get("vote_urls") or []),
-        "text": localized_url(bill.get("text_url"), language),
+        "recorded_votes": bill.recorded_votes,
+        "text": localized_url(bill.text_url, language),
     }
     try:
-        progress = await parliament.legisinfo.bill(str(bill.get("session")), str(bill.get("number")))
+        progress = await parliament.legisinfo.bill(bill.session, bill.number)
     except SourceError as error:
         return ToolData(data | {"stages": None, "stages_missing_because": str(error)}, [source, *sources])
     data |= _progress(progress, language)
@@ -85,11 +86,9 @@ def _senator(progress: BillProgress, language: Language) -> JsonObject | None:
     return {"name": name, "office": progress.sponsor_office.in_(language)} if name else None
 
 
-async def _sponsor(
-    bill: JsonObject, parliament: Parliament, language: Language
-) -> tuple[JsonObject | None, list[Source]]:
+async def _sponsor(bill: Bill, parliament: Parliament, language: Language) -> tuple[JsonObject | None, list[Source]]:
     """The MP who introduced the bill. None for a senator."""
-    slug = slug_of(bill.get("sponsor_politician_url"))
+    slug = slug_of(bill.sponsor_path)
     if slug is None:
         return None, []
     try:

@@ -26,7 +26,7 @@ async def get_bill_debate(arguments: GetBillDebate, parliament: Parliament, lang
         sources.append(page)
     speeches, more = await parliament.openparliament.speeches(
         arguments.limit,
-        bill_debated=f"/bills/{bill['session']}/{bill['number']}/",
+        bill_debated=bill.path,
         politician=speaker["speaker"]["mp"] if speaker else None,
     )
     text_limit = speech_text_limit(len(speeches))

@@ -19,7 +19,7 @@ async def get_bill_votes(arguments: GetBillVotes, parliament: Parliament, langua
     """The newest votes first. Reads the bill too, so that an unknown bill is an error and not an empty list."""
     bill = await parliament.openparliament.get_bill(arguments.session, arguments.number)
     summary, source = summarize_bill(parliament, bill, language)
-    found = await parliament.votes.on_bill(str(bill.get("session")), arguments.number)
+    found = await parliament.votes.on_bill(bill.session, arguments.number)
     items = []
     for vote in found.votes:
         page = vote_page(parliament, vote, language)

@@ -35,8 +35,8 @@ async def lobbying_on_bill(
     """The bill as the subject of a result, its page, and who lobbied on it since its introduction."""
     bill = await parliament.openparliament.get_bill(session, number)
     summary, source = summarize_bill(parliament, bill, language)
-    names = [bill.get("name"), bill.get("short_title")]
-    titles = [name[one] for name in names if isinstance(name, dict) for one in LANGUAGES if name.get(one)]
+    texts = [text for text in (bill.name, bill.short_title) if text]
+    titles = [title for text in texts for title in (text.en, text.fr) if title]
     introduced = date.fromisoformat(summary["introduced"]) if summary["introduced"] else date.min
     found = await parliament.imported.lobbying_on_bill(number, titles, introduced, limit)
     return {"lobbying_on": summary, "since": summary["introduced"]}, source, found

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any, TypedDict
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
-from functions.chat.sources.openparliament_records import Committee, Member, Politician, Speech
+from functions.chat.sources.base import Language
+from functions.chat.sources.openparliament_records import Bill, Committee, Member, Politician, Speech
 from functions.chat.sources.terms import matches_party, party_name
-from functions.chat.sources.text import localized, localized_url, shorten, slug_of, transcript_to_text
+from functions.chat.sources.text import localized_url, shorten, slug_of, transcript_to_text
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.results import Item
 
@@ -63,16 +63,16 @@ def summarize_mp(parliament: Parliament, member: Member, language: Language) -> 
     }
 
 
-def summarize_bill(parliament: Parliament, bill: JsonObject, language: Language) -> tuple[BillSummary, Source]:
+def summarize_bill(parliament: Parliament, bill: Bill, language: Language) -> tuple[BillSummary, Source]:
     """The summary and page of a bill's record."""
     source = bill_source(parliament, bill, language)
     summary: BillSummary = {
-        "bill": bill.get("number"),
-        "session": bill.get("session"),
-        "title": shorten(localized(bill.get("name"), language), 500),
-        "status": localized(bill.get("status"), language),
-        "introduced": bill.get("introduced"),
-        "legisinfo": localized_url(bill.get("legisinfo_url"), language),
+        "bill": bill.number,
+        "session": bill.session,
+        "title": shorten(bill.name.in_(language), 500) if bill.name else None,
+        "status": bill.status,
+        "introduced": bill.introduced,
+        "legisinfo": localized_url(bill.legisinfo_url, language),
         "url": source.url,
     }
     return summary, source
@@ -109,12 +109,12 @@ def mp_source(parliament: Parliament, mp: Politician | Member) -> Source:
     return Source(parliament.openparliament.public_url(mp.path), source_title(mp.name))
 
 
-def bill_source(parliament: Parliament, bill: JsonObject, language: Language) -> Source:
+def bill_source(parliament: Parliament, bill: Bill, language: Language) -> Source:
     """A bill's page."""
-    name, number = localized(bill.get("name"), language), bill.get("number")
+    name, number = bill.name and bill.name.in_(language), bill.number
     kind, colon = ("Projet de loi", " : ") if language == "fr" else ("Bill", ": ")
     title = f"{kind} {number}{colon}{name}" if name else f"{kind} {number}"  # a bill may have no name yet
-    return Source(parliament.openparliament.public_url(bill.get("url")), source_title(title))
+    return Source(parliament.openparliament.public_url(bill.path), source_title(title))
 
 
 def committee_source(parliament: Parliament, committee: Committee, language: Language) -> Source:

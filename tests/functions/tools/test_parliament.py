@@ -2,7 +2,7 @@
 
 import contextlib
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -11,7 +11,7 @@ from functions.chat.sources.base import RecordNotFound, SourceError
 from functions.chat.sources.openparliament import MAX_PAGES
 from functions.chat.sources.openparliament_records import SearchFilters
 from functions.chat.tools import Tools
-from tests.functions.tools.kit import ScriptedServer, page
+from tests.functions.tools.kit import LANGUAGES, ScriptedServer, page
 from tests.sources import parliament_at
 
 
@@ -216,3 +216,140 @@ async def test_answer_without_its_keys_is_no_record(server: ScriptedServer, tool
     ):
         outcome = await tools.run(name, arguments, "en")
         assert (outcome.error or "").startswith(start)
+
+
+async def test_former_mps_are_found_by_name_and_by_number(server: ScriptedServer, tools: Tools) -> None:
+    former = {"name": "Áda Heron", "url": "/politicians/16/"}
+    server.answer("/politicians/", page([mp(1)]), page([{"name": "Other", "url": "/politicians/other/"}, former]))
+    term = {"party": {"short_name": {"en": "NDP"}, "name": {"en": "New Democratic Party"}}, "end_date": "2011-05-02"}
+    server.answer(
+        "/politicians/16/", former | {"memberships": [term], "links": [{"url": "https://x.test/", "note": "N"}]}
+    )
+    outcome = await tools.run("find_mps", {"name": "ada heron"}, "en")
+    assert outcome.output is not None
+    items = [{"mp": "16", "name": "Áda Heron", "sits_now": False, "url": f"{server.url}/politicians/16/"}]
+    assert (outcome.output["mps_with"], outcome.output["items"]) == ({"name": "ada heron", "former": True}, items)
+    assert server.requests == ["/politicians/?limit=500", "/politicians/?include=former&limit=500"]
+    outcome = await tools.run("get_mp", {"slug": "16"}, "fr")
+    assert outcome.output is not None
+    assert (outcome.output["mp"], outcome.output["party"], outcome.output["sits_now"]) == ("16", "NPD", False)
+    assert outcome.output["memberships"]["items"][0]["party"] == "Nouveau Parti démocratique"
+    server.answer("/speeches/", page([]))
+    assert (await tools.run("get_mp_speeches", {"slug": "16"}, "fr")).error is None
+    assert server.requests[-1] == "/speeches/?procedural=False&politician=16&limit=5"
+
+
+@pytest.mark.parametrize("words", ["NPD", "Néo-démocrates", "ndp", "New Democrats", "Nouveau Parti démocratique"])
+async def test_parties_have_names_in_both_languages(server: ScriptedServer, tools: Tools, words: str) -> None:
+    parties = ("Liberal", "NDP", "Bloc", "Conservative", "Green", "Independent")
+    members = [mp(number) | {"current_party": {"short_name": {"en": party}}} for number, party in enumerate(parties)]
+    server.answer("/politicians/", page(members))
+    outcome = await tools.run("find_mps", {"party": words}, "fr")
+    assert outcome.output is not None
+    assert [(item["mp"], item["party"]) for item in outcome.output["items"]] == [("member-1", "NPD")]
+
+
+async def test_search_filters_are_those_of_the_site(server: ScriptedServer, tools: Tools) -> None:
+    member = {"name": "Jane Doe", "url": "/politicians/jane-doe/", "memberships": []}
+    server.answer("/politicians/7/", member)
+    server.answer("/politicians/", page([mp(1) | {"current_party": {"short_name": {"en": "Conservative"}}}]))
+    server.answer("/committees/1/", {"url": "/committees/finance/", "slug": "finance", "name": {"en": "Finance"}})
+    server.answer("/search/feed/", b"<rss><channel/></rss>")
+    for arguments, query in (
+        ({"speaker": "7"}, 'MP: "jane-doe"'),
+        ({"party": "Conservateurs"}, 'Party: "Conservative"'),
+        ({"committee": "1"}, 'Committee: "finance"'),
+        ({"since": "2025-01-09", "until": "2025-06-30"}, 'Date: "2025-01-09 to 2025-06-30"'),
+        ({"since": "2025-01-09"}, 'Date: "2025-01-09 to 2999-12-31"'),
+        ({"until": "2025-06-30"}, 'Date: "1994-01-01 to 2025-06-30"'),
+    ):
+        assert (await tools.run("search_debates", {"words": "herons", **arguments}, "fr")).error is None
+        assert server.requests[-1] == f"/search/feed/?{urlencode({'q': f'herons {query}'})}"
+    outcome = await tools.run("search_debates", {"words": "herons", "party": "Whig"}, "fr")
+    assert (outcome.error or "").startswith("No party in the House has that name; the parties are Conservative.")
+
+
+async def test_speech_names_the_language_it_was_spoken_in(server: ScriptedServer, tools: Tools) -> None:
+    def paragraph(language: str, text: str) -> str:
+        return f'<p data-HoCid="1" data-originallang="{language}">{text}</p>'
+
+    table = "<table><tr><th>Year</th><th>Herons</th></tr><tr><td>2024</td><td>12</td></tr></table>"
+    speeches = [
+        {"en": paragraph("fr", "Herons."), "fr": paragraph("fr", "Les hérons.")},
+        {
+            "en": paragraph("en", "One.") + paragraph("en", "Two.") + paragraph("fr", "Three."),
+            "fr": paragraph("en", "Un.") + paragraph("en", "Deux.") + paragraph("fr", "Trois."),
+        },
+        {"en": paragraph("en", "A table:") + table, "fr": None},
+        {"en": "<p>No mark.</p>", "fr": "<p>Sans marque.</p>"},
+    ]
+    records = [{"url": f"/debates/{n}/", "attribution": None, "content": each} for n, each in enumerate(speeches)]
+    server.answer("/politicians/heron/", {"name": "Heron", "url": "/politicians/heron/", "memberships": []})
+    server.answer("/speeches/", page(records))
+    found = {}
+    for language in LANGUAGES:
+        outcome = await tools.run("get_mp_speeches", {"slug": "heron"}, language)
+        assert outcome.output is not None
+        found[language] = [(item["spoken_in"], item["text"]) for item in outcome.output["items"]]
+    rows = "A table:\nYear | Herons\n2024 | 12"
+    assert found["en"] == [
+        ("fr", "Herons."),
+        ("en+fr", "[spoken in English] One.\nTwo.\n[spoken in French] Three."),
+        ("en", rows),
+        (None, "No mark."),
+    ]
+    assert found["fr"] == [
+        ("fr", "Les hérons."),
+        ("en+fr", "[prononcé en anglais] Un.\nDeux.\n[prononcé en français] Trois."),
+        ("en", rows),
+        (None, "Sans marque."),
+    ]
+
+
+async def test_committee_number_leads_to_its_slug(server: ScriptedServer, tools: Tools) -> None:
+    server.answer("/committees/1/", (301, {"location": "/committees/finance/"}, b""))
+    sessions = [
+        {"session": "45-1", "acronym": "FINA", "source_url": "https://www.ourcommons.ca/Committees/en/FINA?p=1"}
+    ]
+    record = {"url": "/committees/finance/", "slug": "finance", "name": {"en": "Finance"}, "sessions": sessions}
+    server.answer("/committees/finance/", record)
+    server.answer("/committees/meetings/", page([]))
+    outcome = await tools.run("get_committee", {"slug": "1"}, "fr")
+    assert outcome.output is not None
+    assert outcome.output["committee"] == "finance"
+    assert outcome.output["sessions"][0]["page"] == "https://www.ourcommons.ca/Committees/fr/FINA?p=1"
+    assert server.requests[-1] == "/committees/meetings/?committee=finance&limit=10"
+
+
+async def test_vacant_ridings_are_of_the_newest_boundaries(server: ScriptedServer, tools: Tools) -> None:
+    """A riding is not vacant where openparliament.ca has a member that Represent does not have yet."""
+    sets = ("federal-electoral-districts", "federal-electoral-districts-2023-representation-order", "ontario-ridings")
+    boundaries = [
+        {"url": f"/boundaries/{each}/{number}/", "name": f"Riding {number}" if each == sets[1] else "Old Riding"}
+        for each in sets
+        for number in (1, 2, 3)
+    ]
+    person = {"name": "Member 1", "elected_office": "MP", "district_name": "Riding 1"}
+    person["related"] = {"boundary_url": f"/boundaries/{sets[1]}/1/"}
+    server.answer("/postcodes/K1A0A6/", {"boundaries_centroid": boundaries, "representatives_centroid": [person]})
+    server.answer("/politicians/", page([mp(1), mp(2)]))
+    outcome = await tools.run("find_mps", {"postal_code": "K1A 0A6"}, "en")
+    assert outcome.output is not None
+    assert [item["mp"] for item in outcome.output["items"]] == ["member-1", "member-2"]
+    assert outcome.output["vacant_ridings"] == ["Riding 3"]
+
+
+async def test_current_session_is_the_newest_of_votes_and_bills(server: ScriptedServer, parliament: Parliament) -> None:
+    """The list of bills begins with the lowest number of any session."""
+    server.answer("/votes/", page([{"session": "45-1", "date": "2026-06-01"}]))
+    bills = [{"session": session, "number": "C-1"} for session in ("44-1", "45-2", "45-1")]
+    server.answer("/bills/", page(bills))
+    assert await parliament.openparliament.current_session() == "45-2"
+    assert server.requests[-1] == "/bills/?introduced__gte=2026-06-01&limit=500"
+
+
+async def test_unknown_session_is_an_error(server: ScriptedServer, tools: Tools) -> None:
+    server.answer("/bills/", page([]), page([]), page([{"session": "45-1", "number": "C-1"}]))
+    server.answer("/votes/", page([{"session": "45-1", "date": "2026-06-01"}]))
+    outcome = await tools.run("find_bills", {"session": "99-9"}, "en")
+    assert outcome.error == "openparliament.ca has no session 99-9; the current one is 45-1."
