@@ -9,7 +9,7 @@ LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 
-.PHONY: run reset test prove check bench bench-peers package migration pricing lock clean
+.PHONY: run reset test prove check bench bench-peers questions package migration pricing lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
@@ -38,6 +38,9 @@ bench: $(LOCAL)
 
 bench-peers: $(LOCAL) .build/peers/.ready ## the chat beside LiteLLM's proxy
 	@python -m bench peers
+
+questions: $(LOCAL) ## what citizens ask, answered by the tools and, with a provider's key, by a real model
+	@python -m tests.journeys.questions
 
 package: .venv/.ready $(OSLS)
 	@python -m infra.package

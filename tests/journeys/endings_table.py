@@ -85,7 +85,7 @@ FULL_ANSWER = (
     "Commons, three members spoke to it and the matter was referred to a committee."
 )
 FOUND, NOT_FOUND = "[Bill C-5](", "A tool answered: “"
-WRITTEN_BY = "*A stand-in wrote this from the results of the tools; no model was asked.*"
+WRITTEN_BY = "*Stand-in: no model was asked.*"
 LIMIT = "This answer has reached the limit of one question and ends here. Ask another question to continue."
 NO_TEXT = "The model ended here without a text. The results of its tools are above. Ask again for an answer in words."
 REFUSED = (

@@ -1,8 +1,7 @@
-"""A conversation about one bill, five turns in English and in French, compared with docs/transcript.md.
+"""A conversation of five turns in English and in French, compared with docs/transcript.md.
 
 The model is the stand-in, which chooses tools by simple rules and writes their results as sentences; everything else is
-real.
-`WRITE=1` writes the transcript again. Read it before you commit it.
+real. `WRITE=1` writes the transcript again. Read it before you commit it.
 """
 
 import json
@@ -22,16 +21,16 @@ from tests.conftest import Person
 TRANSCRIPT = ROOT / "docs" / "transcript.md"
 QUESTIONS = [
     ("en", "What is bill C-5 about?"),
-    ("fr", "Qui est la députée ou le député de K1A 0A6 ?"),
-    ("en", "How did members vote on C-5?"),
-    ("fr", "Où en est C-5, est-ce maintenant une loi ?"),
-    ("fr", "Qu’est-ce qui a été dit au débat sur C-5 ?"),
+    ("en", "How did my MP vote on C-5? I live at K1A 0A6."),
+    ("fr", "Où en est le projet de loi C-5 ?"),
+    ("fr", "Qui est le ministre des Finances ?"),
+    ("en", "What happened in Parliament today?"),
 ]
 HEADER = """# A conversation
 
-Five turns about one bill on the local stack: `make run`, then these questions in one chat. The data are invented, and
-the model is a stand-in that chooses one tool by simple rules and writes the main facts of its result. The tools, their
-sources, the metering and the stream are real. `tests/journeys/test_conversation.py` compares this page with the output.
+Five turns on the local stack: `make run`, then these questions in one chat. The data are invented, and the model is a
+stand-in that chooses one tool by simple rules and writes the main facts of its result. The tools, their sources, the
+metering and the stream are real. `tests/journeys/test_conversation.py` compares this page with the output.
 """
 
 
@@ -69,12 +68,7 @@ def test_five_turns_match_the_transcript(
     user, chat_id = person("pro"), str(uuid.uuid4())
     page, tools, reads, writes = HEADER, set[str](), 0, 0
     for number, (language, text) in enumerate(QUESTIONS, 1):
-        streamed = api.stream(
-            user,
-            question(
-                text, chat_id=chat_id, language=language, provider=provider, context={"type": "bill", "id": "45-1/C-5"}
-            ),
-        )
+        streamed = api.stream(user, question(text, chat_id=chat_id, language=language, provider=provider))
         assert streamed.parts[-1]["finishReason"] == "stop"
         assert [part for part in streamed.parts if part["type"] == "source-url"]
         tools |= {part["toolName"] for part in streamed.parts if part["type"] == "tool-input-available"}

@@ -57,6 +57,7 @@ async def find_mps(arguments: FindMps, parliament: Parliament, language: Languag
     sitting = mps = await parliament.openparliament.sitting_mps()
     others: list[Item] = []
     about: JsonObject = {"mps_with": criteria}
+    sources: list[Source] = []
     if arguments.postal_code is not None:
         area = await parliament.represent.area(arguments.postal_code.replace(" ", "").replace("-", ""))
         mps, others = _match_representatives(area.mps, sitting, parliament)
@@ -64,13 +65,15 @@ async def find_mps(arguments: FindMps, parliament: Parliament, language: Languag
         found = {riding: [mp for mp in sitting if _represents(mp, riding)] for riding in area.vacant}
         mps += [mp for members in found.values() for mp in members if mp not in mps]
         if vacant := [riding for riding, members in found.items() if not members]:
-            about["vacant_ridings"] = vacant[:MAX_VACANT]
+            page = Source(parliament.openparliament.public_url("/politicians/"), "openparliament.ca")
+            about |= {"vacant_ridings": vacant[:MAX_VACANT], "url": page.url}
+            sources.append(page)
     party = None if arguments.party is None else named_party(arguments.party, sitting)
     matching = [mp for mp in mps if _matches(arguments, party, mp)]
     if not matching and criteria.keys() == {"name"}:
         return await _find_former(arguments, criteria, parliament)
     items = [_item(mp, parliament, language) for mp in _exact_name_first(arguments.name, matching)]
-    return list_result(about, [], [*items, *others], arguments.limit)
+    return list_result(about, sources, [*items, *others], arguments.limit)
 
 
 async def _find_former(arguments: FindMps, criteria: JsonObject, parliament: Parliament) -> ToolData:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from infra.local.model.errors import Refused
@@ -15,20 +16,40 @@ POSTAL_CODE = re.compile(r"\b([A-Z]\d[A-Z])[ -]?(\d[A-Z]\d)\b", re.ASCII | re.IG
 BILL = re.compile(r"\b[CS]-[1-9]\d{0,3}\b", re.ASCII | re.IGNORECASE)
 
 
-def choose_tool(question: str) -> tuple[str, Json] | None:
-    """The tool for a question without a directive, so that a demonstration needs none.
+# What a word of a question asks for, in English or French.
+VOTES, DEBATE, LOBBYING = r"\bvot", r"\b(d[ée]bat|said\b|dit\b)", r"\blobb"
+A_DAY, EXPENSES = r"\b(today|aujourd)|\b(latest|derniers) vot", r"\b(spend|spent|expens|d[ée]pens)"
+OFFICE = r"\b(?:minister (?:of|for)|ministre d\w+|ministre de la|ministre de l[’'])\s*(\w+)"
 
-    A postal code selects the members; a bill's number selects its votes or its debate where an English or French word
-    mentions them, otherwise the bill.
+
+def choose_tool(question: str, offered: Sequence[str]) -> tuple[str, Json] | None:
+    """The first tool of those offered that fits a question without a directive, so that a demonstration needs none.
+
+    A postal code, a bill's number and a few words select it.
     """
-    if code := POSTAL_CODE.search(question):
-        return "find_mps", {"postal_code": f"{code[1]} {code[2]}".upper()}
-    if bill := BILL.search(question):
-        votes, debate = (
-            re.search(words, question, re.IGNORECASE) for words in (r"\bvot", r"\b(d[ée]bat|said\b|dit\b)")
-        )
-        return f"get_bill{'_votes' if votes else '_debate' if debate else ''}", {"number": bill[0].upper()}
-    return None
+
+    def mentions(words: str) -> re.Match[str] | None:
+        return re.search(words, question, re.IGNORECASE)
+
+    fitting: list[tuple[str, Json]] = []
+    code, bill = POSTAL_CODE.search(question), BILL.search(question)
+    place = {"postal_code": f"{code[1]} {code[2]}".upper()} if code else {}
+    number = bill[0].upper() if bill else ""
+    if code and bill:
+        fitting.append(("how_they_voted", {"bill": number, **place}))
+    if code:
+        fitting.append(("find_mps", place))
+    elif bill:
+        fitting += [("find_lobbying", {"bill": number})] if mentions(LOBBYING) else []
+        detail = "_votes" if mentions(VOTES) else "_debate" if mentions(DEBATE) else ""
+        fitting.append((f"get_bill{detail}", {"number": number}))
+    elif office := mentions(OFFICE):
+        fitting.append(("find_ministers", {"words": office[1]}))
+    elif mentions(A_DAY):
+        fitting.append(("get_house_day", {}))
+    elif mentions(EXPENSES):
+        fitting.append(("largest_expenses", {}))
+    return next((call for call in fitting if call[0] in offered), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +152,6 @@ class Prompt:
             if found[1] or not self.results:
                 calls.append((found[2], json.JSONDecoder().raw_decode(rest)[0] if rest.startswith("{") else {}))
         if not self.results and not re.search(r"\[(tool|tool-loop|fault):", self.question):
-            chosen, offered = choose_tool(self.question), [tool.get("name") for tool in self.body["tools"]]
-            calls += [chosen] if chosen and chosen[0] in offered else []
+            chosen = choose_tool(self.question, [tool.get("name", "") for tool in self.body["tools"]])
+            calls += [chosen] if chosen else []
         return calls

@@ -22,8 +22,8 @@ MONTHS = {
     "fr": "janvier,février,mars,avril,mai,juin,juillet,août,septembre,octobre,novembre,décembre",
 }
 NOTES = {
-    "en": "*A stand-in wrote this from the results of the tools; no model was asked.*",
-    "fr": "*Un modèle factice a rédigé ceci à partir des réponses des outils ; aucun modèle n’a été consulté.*",
+    "en": "*Stand-in: no model was asked.*",
+    "fr": "*Réponse factice : aucun modèle n’a été consulté.*",
 }
 SAID = {"en": "A tool answered: “{}”.", "fr": "Un outil a répondu : « {} »."}
 NOTHING = {
@@ -40,7 +40,12 @@ LABELS = {
     "about": ("{}", "{}"),
     "heading_and_speaker": ("{}", "{}"),
     "title": ("{}", "{}"),
+    "subject": ("{}", "{}"),
+    "stage": ("{}", "{}"),
     "meeting": ("Meeting {}", "réunion {}"),
+    "organization": ("{}", "{}"),
+    "mp": ("{}", "{}"),
+    "from": ("From {}", "À partir de {}"),
     "party": ("{}", "{}"),
 }
 # What follows the name: what describes it, in brackets what it belongs to, and after a colon what is true of it. A
@@ -52,25 +57,39 @@ APPOSITIONS = {
     "time": ("{}", "{}"),
     "date": ("{}", "{}"),
 }
-BRACKETS = {"party": ("{}", "{}"), "riding": ("{}", "{}")}
+BRACKETS = {"party": ("{}", "{}"), "riding": ("{}", "{}"), "chamber": ("{}", "{}")}
 FACTS: dict[str, tuple[str, str] | dict[bool, tuple[str, str]]] = {
+    "office": ("{}", "{}"),
+    "role": ("{}", "{}"),
+    "since": ("since {}", "depuis le {}"),
     "status": ("{}", "{}"),
     "law": {True: ("it is law", "a force de loi"), False: ("it is not law yet", "n’est pas encore une loi")},
     "introduced": ("introduced on {}", "déposé le {}"),
     "sponsor": ("sponsored by {}", "parrainé par {}"),
-    "ballot": ("vote: {}", "vote : {}"),
+    "ballot": ("{}", "{}"),
     "vote": ("{}", "{}"),
     "result": ("{}", "{}"),
     "yea": ("{} for", "{} pour"),
     "nay": ("{} against", "{} contre"),
+    "reports": ("{} reports", "{} rapports"),
+    "amount": ("${}", "{} $"),
+    "total": ("${} in total", "{} $ au total"),
+    "travel": ("${} on travel", "{} $ en déplacements"),
+    "hospitality": ("${} on hospitality", "{} $ en accueil"),
+    "rank_of_total": ("rank {}", "rang {}"),
     "text": ("“{}”", "« {} »"),
     "excerpt": ("“{}”", "« {} »"),
     "email": ("{}", "{}"),
     "telephone": ("{}", "{}"),
 }
 HEADINGS = {
+    "vacant_ridings": ("The seat is vacant:", "Le siège est vacant :"),
+    "most_reports_by": ("Most by:", "Le plus par :"),
+    "stages": ("Stages:", "Étapes :"),
+    "subjects": ("Debated:", "Débattu :"),
+    "votes": ("Votes:", "Votes :"),
     "parties": ("By party:", "Par parti :"),
-    "asked_about": ("Asked about:", "Sur la question posée :"),
+    "asked_about": ("The member in question:", "Le ou la députée en question :"),
     "differed_from_most_of_party": ("Against most of their party:", "Contre la majorité de leur parti :"),
 }
 
@@ -93,16 +112,24 @@ def _paragraph(result: str, language: Language) -> str:
 
 
 def _lines(data: Json, language: Language) -> list[str]:
-    """The record's own sentence, then the items of its lists. A record without a name is the lists alone."""
-    lines = [f"{_capital(sentence)}."] if (sentence := _sentence(data, language)) else []
+    """The record's own sentence, then the items of its lists. Without a name, its page comes last."""
+    sentence = _sentence(data, language) if isinstance(data.get("url"), str) else ""
+    lines = [f"{_capital(sentence)}."] if sentence else []
     for name, value in data.items():
+        items = value["items"] if isinstance(value, dict) and "items" in value else value
         if isinstance(value, dict) and "url" in value and name not in FACTS:
             lines += [f"{_capital(inner)}."] if (inner := _sentence(value, language)) else []
-        elif name == "votes" and isinstance(value, list):
-            lines += [line for vote in value for line in _lines(vote, language)]
-        elif name == "items" or name in HEADINGS:
-            lines += _list(name, value if isinstance(value, dict) else {**data, "items": value}, language)
+        elif isinstance(items, list) and any(_has_lists(item) for item in items):
+            lines += [line for item in items for line in _lines(item, language)]
+        elif isinstance(items, list) and (name == "items" or name in HEADINGS):
+            lines += _list(name, value if isinstance(value, dict) else {**data, "items": items}, language)
+    if lines and not sentence and isinstance(data.get("url"), str):
+        lines += ["", f"[Source]({data['url']})"]
     return lines
+
+
+def _has_lists(item: Any) -> bool:
+    return isinstance(item, dict) and any(isinstance(value, list) for value in item.values())
 
 
 def _list(name: str, fitted: Json, language: Language) -> list[str]:
@@ -117,9 +144,9 @@ def _list(name: str, fitted: Json, language: Language) -> list[str]:
 
 
 def _sentence(record: Any, language: Language) -> str:
-    """A record as its linked name and what is known of it; empty where it has no name."""
+    """A record as its linked name and what is known of it; empty where it has no name. A text is written as it is."""
     if not isinstance(record, dict):
-        return ""
+        return str(record)
     named = next((name for name in LABELS if isinstance(record.get(name), str | int)), None)
     if named is None:
         return ""

@@ -14,7 +14,8 @@ from infra.local.model.text import Json, first_tokens, split_words, tokens
 MAX_OUTPUT = 1_000_000  # tokens of a reply to a request without a limit
 MAX_DELTAS = 100_000  # limit of `long`: a mistyped number must not hang the stack
 FRENCH = re.compile(
-    r"\b(?:aux?|ce|ces|combien|dans|de|des|du|elle|est|et|il|l|la|les?|où|par|pourquoi|qui?|quelle|une?)\b"
+    r"\b(?:[cdjlmnst]|qu)['’]|\b(?:aux?|avec|ces?|combien|comment|dans|des?|du|elle|est|et|il|la|les?|leurs?|ma|mes|mon"
+    r"|où|par|pas|pour|pourquoi|quel(?:le)?s?|qui?|quoi|ses|son|sont|sur|une?|y)\b"
 )
 ENGLISH = re.compile(r"\b(?:about|an?|and|are|did|do|does|for|has|have|how|in|is|of|on|the|to|was|what|when|who|why)\b")
 

@@ -117,8 +117,8 @@ VOTES = {
     ],
     "left_out": 3,
 }
-NOTE_EN = "\n\n*A stand-in wrote this from the results of the tools; no model was asked.*"
-NOTE_FR = "\n\n*Un modèle factice a rédigé ceci à partir des réponses des outils ; aucun modèle n’a été consulté.*"
+NOTE_EN = "\n\n*Stand-in: no model was asked.*"
+NOTE_FR = "\n\n*Réponse factice : aucun modèle n’a été consulté.*"
 
 
 @pytest.mark.parametrize(

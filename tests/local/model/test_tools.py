@@ -59,7 +59,10 @@ async def test_no_tool_is_called_if_none_is_offered_or_allowed(
     assert text_of(await ask_gpt(gpt, CALLS, tools=[GPT_TOOL], tool_choice="none")) == answer(CALLS)
 
 
-NAMES = ("find_mps", "get_bill", "get_bill_votes", "get_bill_debate", "search")
+NAMES = (
+    *("find_mps", "how_they_voted", "get_bill", "get_bill_votes", "get_bill_debate", "find_ministers"),
+    *("get_house_day", "largest_expenses", "find_lobbying", "search"),
+)
 CLAUDE_TOOLS: Any = [{**CLAUDE_TOOL, "name": name} for name in NAMES]
 GPT_TOOLS: Any = [{**GPT_TOOL, "name": name} for name in NAMES]
 
@@ -69,7 +72,12 @@ GPT_TOOLS: Any = [{**GPT_TOOL, "name": name} for name in NAMES]
     [
         ("Who is my MP? I live at K1A 0A6.", "find_mps", {"postal_code": "K1A 0A6"}),
         ("Qui représente h2x1y4 ?", "find_mps", {"postal_code": "H2X 1Y4"}),
-        ("How did V6B-1A1 vote on C-5?", "find_mps", {"postal_code": "V6B 1A1"}),
+        ("How did V6B-1A1 vote on C-5?", "how_they_voted", {"bill": "C-5", "postal_code": "V6B 1A1"}),
+        ("Who lobbied on C-5?", "find_lobbying", {"bill": "C-5"}),
+        ("Qui est le ministre des Finances ?", "find_ministers", {"words": "Finances"}),
+        ("What happened in Parliament today?", "get_house_day", {}),
+        ("Quels sont les derniers votes ?", "get_house_day", {}),
+        ("Quels députés dépensent le plus ?", "largest_expenses", {}),
         ("What is Bill C-5 about?", "get_bill", {"number": "C-5"}),
         ("De quoi parle le projet de loi c-12 ?", "get_bill", {"number": "C-12"}),
         ("Who voted for C-5?", "get_bill_votes", {"number": "C-5"}),
