@@ -13,16 +13,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from infra.local.parliament.data import API, MAX_LOGGED_REQUESTS
+from infra.local.parliament.data import API, COMMITTEES, MAX_LOGGED_REQUESTS
 from infra.local.parliament.dataset import dataset
 from infra.local.parliament.expenses import csv_file, list_page, quarter_page
 from infra.local.parliament.lists import BadRequest, NotFound, page
 from infra.local.parliament.lobbying import sample_zip
 from infra.local.parliament.middleware import Fault, RequestControl, fail, requests
-from infra.local.parliament.model import Json
+from infra.local.parliament.model import Json, Record
 from infra.local.parliament.official import ROUTES
-from infra.local.parliament.other_sites import legisinfo_bill, represent_postcode, search_feed
+from infra.local.parliament.other_sites import legisinfo_bill, represent_postcode
 from infra.local.parliament.pages import vote_page
+from infra.local.parliament.search import search_feed
 
 
 def negotiated(request: Request, answer: Json) -> Response:
@@ -50,12 +51,31 @@ async def detail(request: Request) -> Response:
     path = request.url.path
     if not path.endswith("/"):
         return RedirectResponse(request.url.replace(path=f"{path}/"), 301)
-    record = dataset().by_url.get(path)
+    if moved := moved_path(path):
+        return RedirectResponse(moved, 301)
+    record = dataset().by_url.get(path) or record_by_number(path)
     if record is None:
         raise NotFound
     if record in dataset().tables["votes"] and request.headers.get("accept", "").startswith("text/html"):
         return HTMLResponse(vote_page(record))
     return negotiated(request, record.to_json(with_details=True))
+
+
+def moved_path(path: str) -> str | None:
+    """Where a path redirects to: the list of former members, and a committee by its number."""
+    if path == "/politicians/former/":
+        return "/politicians/?include=former"
+    number = re.fullmatch(r"/committees/(\d+)/.*", path, re.ASCII)
+    committees = list(COMMITTEES)
+    if number is None or not 0 < int(number[1]) <= len(committees):
+        return None
+    return path.replace(number[1], committees[int(number[1]) - 1], 1)
+
+
+def record_by_number(path: str) -> Record | None:
+    """The record of a politician at the path of the number. Unlike a committee's, this path does not redirect."""
+    people = {f"/politicians/{person.number}/": person.url for person in dataset().people.values()}
+    return dataset().by_url.get(people.get(path, ""))
 
 
 async def search(request: Request) -> Response:

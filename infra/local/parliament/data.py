@@ -64,6 +64,11 @@ Lantern     F BC Isolde Mossgrove            Gulf Reverie
 Lantern     M ON Ephraim Duskfield           Table Talk Centre
 Juniper     M YT Sixtus Plumbrook            Northern Legend
 """
+# Members of earlier Parliaments, with their first and last day. The second has no slug: the first one has it.
+FORMER = """
+Heron    M NB 2006-01-23 2015-10-18 Basil Wrenfield Testbrook
+Cordwood M ON 2019-10-21 2025-03-22 Basil Wrenfield Motif Park
+"""
 MINISTER, SPEAKER = "fern-quillwater", "tobias-hollowmere"
 # Members who never speak, 40 of each party: a party is large enough for 20 of its members to differ from the others.
 BACKBENCH_PARTIES = ("Heron", "Juniper")

@@ -20,6 +20,7 @@ from infra.local.parliament.data import (
     DAYS_WITHOUT_VOTES,
     DEBATE_LENGTHS,
     FAMILY_NAMES,
+    FORMER,
     GIVEN_NAMES,
     JOINED_ON,
     LEFT_ON,
@@ -59,7 +60,7 @@ class Dataset:
 
     def __init__(self) -> None:
         self._rng = random.Random(45)  # noqa: S311 -- a fixed seed makes the records the same every time
-        self.people = {person.slug: person for person in _people()}
+        self.people = {person.identifier: person for person in _people()}
         self.bills = {bill.number: bill for bill in (Bill(*line.split("|")) for line in BILLS.strip().splitlines())}
         self.tables: dict[str, list[Record]] = {name: [] for name in ("speeches", "votes", "ballots", "debates")}
         votes = [Vote(*line.split()) for line in VOTES.strip().splitlines()]
@@ -67,7 +68,8 @@ class Dataset:
         self._add_debates(votes)
         self._add_committees()
         self._add_votes(votes)
-        self.tables["bills"] = [self._bill(bill) for bill in self.bills.values()] + [self._bill_of_previous_session()]
+        bills = [*self._special_bills(), *map(self._bill, self.bills.values())]
+        self.tables["bills"] = sorted(bills, key=_bill_order)
         self.tables["politicians"], self.tables["memberships"] = self._politicians(), self._memberships()
         self.tables["votes"].reverse()
         self.tables["debates"].reverse()
@@ -80,36 +82,46 @@ class Dataset:
         for person in sorted(self.people.values(), key=lambda person: fold(person.name.split()[1])):
             given, family = person.name.split()
             term = person.current_term
-            listed: Json = {"name": person.name, "image": f"/media/polpics/{person.slug}.gif"}
-            if term:
-                listed["current_party"] = {"short_name": {"en": term.party}}
-                listed["current_riding"] = {"province": person.province, "name": {"en": term.riding}}
+            image = f"/media/polpics/{person.slug}.gif"
             details = {
                 "given_name": given,
                 "family_name": family,
                 "gender": {"F": "female", "M": "male"}[person.gender],
-                "email": f"{person.slug}@commons.example",
-                "voice": "+1 613 555-0100",
-                "links": [{"url": f"https://{person.slug}.example/", "note": "Official site"}],
+                "image": image,
                 "other_info": {
                     "parl_mp_id": [str(990000 + person.number)],
                     "alternate_name": [fold(person.name)],
                     "favourite_word": [self._rng.choice(list(SUBJECTS)).split("-")[1]],
                 },
+                "links": [
+                    {
+                        "url": f"https://www.ourcommons.ca/members/en/{person.identifier}({990000 + person.number})",
+                        "note": "Page on ourcommons.ca",
+                    },
+                    {"url": f"https://{person.identifier}.example/", "note": "Official site"},
+                ],
+                "email": f"{person.identifier}@commons.example",
+                "voice": "+1 613 555-0100",
                 "memberships": [_membership(person, each) for each in person.terms],
                 "related": {
-                    "speeches_url": f"/speeches/?politician={person.slug}",
-                    "ballots_url": f"/votes/ballots/?politician={person.slug}",
-                    "sponsored_bills_url": f"/bills/?sponsor_politician={person.slug}",
+                    "speeches_url": f"/speeches/?politician={person.identifier}",
+                    "ballots_url": f"/votes/ballots/?politician={person.identifier}",
+                    "sponsored_bills_url": f"/bills/?sponsor_politician={person.identifier}",
                 },
             }
             filter_values = {
                 "name": person.name,
                 "given_name": given,
                 "family_name": family,
-                "sitting": term is not None,
+                # What only the list of sitting members has.
+                "sitting": term
+                and {
+                    "current_party": {"short_name": {"en": term.party}},
+                    "current_riding": {"province": person.province, "name": {"en": term.riding}},
+                    "image": image,
+                },
             }
-            records.append(Record(person.url, listed, details, filter_values))
+            records.append(Record(person.url, {"name": person.name}, details, filter_values))
         return records
 
     def _memberships(self) -> list[Record]:
@@ -172,7 +184,8 @@ class Dataset:
             bill = self.bills[number]
             transcript.add_heading("Government Orders", "Initiatives ministérielles", number)
             first_speaker = bill.sponsor or self._rng.choice(government)
-            transcript.add_speech(first_speaker, bill.topic, 120 if (day, number) == ("2026-03-10", "C-5") else 6)
+            paragraphs = 120 if (day, number) == ("2026-03-10", "C-5") else 6
+            transcript.add_speech(first_speaker, bill.topic, paragraphs, table=number == "C-4")
             for turn in range(DEBATE_LENGTHS.get((day, number), 8) - 1):
                 if turn % 10 == 9:
                     transcript.add_procedural_speech("Resuming debate.", "Reprise du débat.")
@@ -343,12 +356,12 @@ class Dataset:
             "session": SESSION,
             "legisinfo_id": 99000000 + int(re.sub(r"\D", "", number)) + 5000 * (number[0] == "S"),
             "introduced": bill.introduced,
-            "name": bilingual(bill.title_en, bill.title_fr),
+            "name": bilingual(bill.title_en or None, bill.title_fr or None),
             "number": number,
         }
         private = number == "C-201"
         details = {
-            "short_title": bilingual(bill.short_title_en, bill.short_title_fr),
+            "short_title": bilingual(bill.short_title_en or None, bill.short_title_fr or None),
             "home_chamber": "Senate" if number[0] == "S" else "House",
             "law": True if bill.status == "RoyalAssentGiven" else None,  # never false
             "status": {"en": STATUSES[bill.status][0]},
@@ -356,7 +369,6 @@ class Dataset:
             "sponsor_politician_url": sponsor.url if sponsor else None,
             "sponsor_politician_membership_url": sponsor.terms[0].url if sponsor else None,
             "text_url": f"https://commons.example/bills/{SESSION}/{number.lower()}/first-reading",
-            "other_session_urls": [],
             "vote_urls": [vote.url for vote in reversed(votes)],
             "private_member_bill": private,
             "legisinfo_url": f"https://www.parl.ca/legisinfo/en/bill/{SESSION}/{number.lower()}",
@@ -373,9 +385,27 @@ class Dataset:
         }
         return Record(url, listed, details, filter_values)
 
-    def _bill_of_previous_session(self) -> Record:
-        """Another C-5, in the previous Parliament: a search without the session finds both."""
-        bill = self.bills["C-5"]._replace(
+    def _special_bills(self) -> list[Record]:
+        """Bills of the previous session; one whose number has a letter; one that has no name yet."""
+        lettered = self.bills["C-10"]._replace(
+            number="C-10A",
+            title_en="An Act respecting the paddles of canoe museums",
+            short_title_en="Museum Paddles Act",
+            title_fr="Loi concernant les pagaies des musées du canot",
+            short_title_fr="Loi sur les pagaies des musées",
+            introduced="2026-05-06",
+            status="HouseAt1stReading",
+        )
+        unnamed = self.bills["C-12"]._replace(
+            number="C-13",
+            title_en="",
+            short_title_en="",
+            title_fr="",
+            short_title_fr="",
+            introduced="2026-10-20",
+            status="HouseAt1stReading",
+        )
+        elevators = self.bills["C-5"]._replace(
             title_en="An Act respecting the repainting of grain elevators",
             short_title_en="Grain Elevators Act",
             title_fr="Loi concernant la peinture des silos à grains",
@@ -384,13 +414,25 @@ class Dataset:
             status="WillNotBeProceededWith",
             sponsor="",
         )
+        lamps = elevators._replace(
+            number="C-44",
+            title_en="An Act respecting the lamps of lighthouses",
+            short_title_en="Lighthouse Lamps Act",
+            title_fr="Loi concernant les lampes des phares",
+            short_title_fr="Loi sur les lampes des phares",
+        )
+        old = [self._in_previous_session(bill) for bill in (elevators, lamps)]
+        return [*old, self._bill(lettered), self._bill(unnamed)]
+
+    def _in_previous_session(self, bill: Bill) -> Record:
+        """The bill in the previous Parliament. A search for C-5 without the session finds both."""
         record = self._bill(bill)
-        changed = {"session": PREVIOUS_SESSION, "legisinfo_id": 98000005}
+        changed = {"session": PREVIOUS_SESSION, "legisinfo_id": record.listed["legisinfo_id"] - 1_000_000}
         urls = {
             name: str(record.details[name]).replace(SESSION, PREVIOUS_SESSION) for name in ("legisinfo_url", "text_url")
         }
         return Record(
-            f"/bills/{PREVIOUS_SESSION}/C-5/",
+            f"/bills/{PREVIOUS_SESSION}/{bill.number}/",
             {**record.listed, **changed},
             {**record.details, "vote_urls": [], **urls},
             {**record.filter_values, **changed},
@@ -410,7 +452,20 @@ def _people() -> list[Person]:
             terms = [Term(terms[0].number + 1, party, riding, day, None), replace(terms[0], end=day)]
         backbench = number > len(lines) - 10 * len(RIDING_PARTS)
         people.append(Person(number, slug, f"{given} {family}", gender, province, tuple(terms), backbench))
+    for line in FORMER.strip().splitlines():
+        party, gender, province, start_day, end_day, given, family, riding = line.split(None, 7)
+        number, slug = len(people) + 1, slugify(f"{given} {family}")
+        if slug in {person.slug for person in people}:
+            slug = ""
+        term = Term(4000 + 2 * number, party, riding, date.fromisoformat(start_day), date.fromisoformat(end_day))
+        people.append(Person(number, slug, f"{given} {family}", gender, province, (term,), backbench=True))
     return people
+
+
+def _bill_order(bill: Record) -> tuple[bool, str, int, str]:
+    """The order of the list: not by date, and not by session."""
+    number = bill.listed["number"]
+    return bill.details["private_member_bill"], number[0], int(re.sub(r"\D", "", number)), number
 
 
 def _backbench() -> Iterator[str]:

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from infra.local.parliament.data import DEFAULT_LIMIT, MAX_LIMIT, OTTAWA
 from infra.local.parliament.dataset import dataset
-from infra.local.parliament.model import Json
+from infra.local.parliament.model import Json, Record
 
 DEFAULT_POLITICIANS_LIMIT = 338
 
@@ -47,6 +47,8 @@ def column(parse: Callable[[str], Any] = str, ordered: bool = False) -> Filter:
             }
         if lookup not in comparisons:
             raise BadRequest(f"Invalid filter argument {lookup}")
+        if text in ("none", "None", "null") and lookup in ("", "exact"):
+            return lambda actual: actual is None
         try:
             if lookup == "range":
                 low, high = text.split(",")
@@ -70,6 +72,14 @@ def link(segments: int = 1) -> Filter:
         return lambda actual: bool(actual == "/".join(parts[-segments:]))
 
     return make_test
+
+
+def politician(lookup: str, text: str) -> Test:
+    """Tests for the records of a politician, by URL, slug or number."""
+    last = text.rstrip("/").rpartition("/")[2]
+    person = next((each for each in dataset().people.values() if str(each.number) == last), None)
+    identifier = person.identifier if person else last
+    return lambda actual: bool(actual == identifier)
 
 
 def choice(*choices: str) -> Filter:
@@ -109,7 +119,7 @@ FILTERS: dict[str, dict[str, Filter]] = {
     },
     "ballots": {
         "vote": link(2),
-        "politician": link(),
+        "politician": politician,
         "politician_membership": link(),
         "dissent": column(_boolean),
         "ballot": choice("Yes", "No", "Paired", "Didn't vote"),
@@ -117,12 +127,14 @@ FILTERS: dict[str, dict[str, Filter]] = {
     "bills": {
         **dict.fromkeys(("session", "number", "status_code"), column()),
         **dict.fromkeys(("law", "private_member_bill"), column(_boolean)),
-        **dict.fromkeys(("sponsor_politician", "sponsor_politician_membership"), link()),
+        "sponsor_politician": politician,
+        "sponsor_politician_membership": link(),
         "introduced": DAY,
         "legisinfo_id": column(int),
     },
     "speeches": {
-        **dict.fromkeys(("politician", "politician_membership", "mentioned_politician"), link()),
+        **dict.fromkeys(("politician", "mentioned_politician"), politician),
+        "politician_membership": link(),
         **dict.fromkeys(("bill_debated", "mentioned_bill"), link(2)),
         "procedural": column(_boolean),
         "time": column(ottawa_time, ordered=True),
@@ -150,10 +162,11 @@ def _integer(query: list[tuple[str, str]], name: str, default: int) -> int:
 def page(table: str, path: str, query: list[tuple[str, str]]) -> Json:
     """One page of a list. Ignores unknown parameters, as the real API does."""
     records = dataset().tables[table]
-    if table == "politicians":
-        include = dict(query).get("include")
-        sitting = include != "former"
-        records = [record for record in records if include == "all" or record.filter_values["sitting"] is sitting]
+    include = dict(query).get("include") if table == "politicians" else None
+    if table == "politicians" and include != "all":
+        records = [record for record in records if bool(record.filter_values["sitting"]) is (include != "former")]
+    elif table == "committees":
+        records = [record for record in records if not record.listed["parent_url"]]
     elif table == "speeches" and "document" not in dict(query):
         records = sorted(records, key=lambda record: record.filter_values["time"], reverse=True)
     for parameter, text in query:
@@ -168,8 +181,12 @@ def page(table: str, path: str, query: list[tuple[str, str]]) -> Json:
     def page_url(start: int) -> str:
         return f"{path}?{urlencode([*other_parameters, ('limit', limit), ('offset', max(start, 0))])}"
 
+    def listed(record: Record) -> Json:
+        sitting = table == "politicians" and include not in ("all", "former")
+        return {**record.listed, **(record.filter_values["sitting"] if sitting else {}), **record.to_json()}
+
     return {
-        "objects": [record.to_json() for record in records[offset : offset + limit]],
+        "objects": [listed(record) for record in records[offset : offset + limit]],
         "pagination": {
             "offset": offset,
             "limit": limit,

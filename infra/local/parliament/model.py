@@ -41,6 +41,8 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Person:
+    """A member, present or former. `slug` is empty where another person has it already."""
+
     number: int
     slug: str
     name: str
@@ -50,8 +52,12 @@ class Person:
     backbench: bool = False  # votes, and never speaks
 
     @property
+    def identifier(self) -> str:
+        return self.slug or str(self.number)
+
+    @property
     def url(self) -> str:
-        return f"/politicians/{self.slug}/"
+        return f"/politicians/{self.identifier}/"
 
     @property
     def current_term(self) -> Term | None:

@@ -1,75 +1,17 @@
-"""The answers of the other sites: openparliament.ca's search feed, Represent's postal codes, LEGISinfo's bills."""
+"""The answers of the other sites: Represent's postal codes, LEGISinfo's bills."""
 
-import html
 import re
-from email.utils import format_datetime
-from functools import cache
-from itertools import islice
-from urllib.parse import urlencode
-from xml.etree import ElementTree
 
 from infra.local.parliament.data import (
     EVENTS_WITHOUT_VOTES,
-    FEED_LIMIT,
     LEGISINFO_EVENTS,
     NO_DATE,
-    OTTAWA,
     POSTAL_CODES,
     SESSION,
-    SITE,
     STATUSES,
 )
 from infra.local.parliament.dataset import dataset
-from infra.local.parliament.model import Json, Person, Record, bilingual, fold
-
-
-def search_feed(query: str) -> bytes:
-    """The search results as RSS 2.0. Descriptions are HTML, escaped once as XML text."""
-    rss = ElementTree.Element("rss", version="2.0")
-    channel = ElementTree.SubElement(rss, "channel")
-
-    def add(parent: ElementTree.Element, **texts: str) -> None:
-        for name, text in texts.items():
-            ElementTree.SubElement(parent, name).text = text
-
-    address = f"{SITE}/search/?{urlencode({'q': query, 'sort': 'date desc'})}"
-    description = f"From openparliament.ca, search results for '{query}'"
-    add(channel, title=f'"{query}" | openparliament.ca', link=address, description=description, language="en-ca")
-    for record in _search(query):
-        listed, url = record.listed, SITE + record.url
-        heading = (listed.get("h2") or listed.get("h1") or bilingual("House", "Chambre"))["en"]
-        item = ElementTree.SubElement(channel, "item")
-        published = format_datetime(record.filter_values["time"].replace(tzinfo=OTTAWA))
-        add(item, title=f"{heading} / {listed['attribution']['en'].split(' (')[0]}", link=url)
-        add(item, description=_excerpt(listed["content"], query), pubDate=published, guid=url)
-    return bytes(ElementTree.tostring(rss, encoding="utf-8", xml_declaration=True))
-
-
-def _search(query: str) -> list[Record]:
-    """The newest speeches that contain all the words. The words may be in either language."""
-    words = {*re.findall(r"\w+", fold(query))}
-    speeches = sorted(dataset().tables["speeches"], key=lambda record: record.filter_values["time"], reverse=True)
-    hits = (record for record in speeches if words and words <= _vocabulary(record.url))
-    return list(islice(hits, FEED_LIMIT))
-
-
-@cache
-def _vocabulary(url: str) -> frozenset[str]:
-    listed = dataset().by_url[url].listed
-    texts = [*listed["content"].values(), *listed["attribution"].values()]
-    return frozenset(re.findall(r"\w+", fold(html.unescape(re.sub(r"<[^>]+>", " ", " ".join(texts))))))
-
-
-def _excerpt(content: Json, query: str) -> str:
-    """300 characters around the first match, as HTML with the words in <em>."""
-    words = re.compile("(" + "|".join(map(re.escape, re.findall(r"\w+", query))) + ")", re.IGNORECASE)
-    texts = [html.unescape(re.sub(r"<[^>]+>", "", content[language])).replace("\n", " ") for language in ("en", "fr")]
-    matches = [(text, match.start()) for text in texts if (match := words.search(text))]
-    text, position = matches[0] if matches else (texts[0], 0)
-    start = max(position - 60, 0)
-    # re.split returns the other text and the matches in turn.
-    pieces = enumerate(map(html.escape, words.split(text[start : start + 300])))
-    return "".join(f"<em>{piece}</em>" if index % 2 else piece for index, piece in pieces)
+from infra.local.parliament.model import Json, Person, Record
 
 
 def represent_postcode(code: str) -> Json | None:

@@ -9,6 +9,10 @@ from infra.local.parliament.data import MINISTER, SENTENCES, SESSION, SPEAKER, S
 from infra.local.parliament.model import Bill, Json, Person, Record, bilingual, speeches_path
 
 Texts = list[tuple[str, str]]  # English and French paragraphs
+TABLES = tuple(
+    f"<table><tr><th>{place}</th><th>{count}</th></tr><tr><td>Saltgrass</td><td>12</td></tr></table>"
+    for place, count in (("Lighthouse", "Stories"), ("Phare", "Contes"))
+)
 
 
 class Transcript:
@@ -46,8 +50,11 @@ class Transcript:
         """A short procedural speech of the Speaker."""
         self._add(SPEAKER, bilingual("The Speaker", "Le Président"), [(english, french)], procedural=True)
 
-    def add_speech(self, slug: str | None, topic: tuple[str, str], paragraphs: int) -> None:
-        """A speech of the member, of the minister where the member has no seat on this day, or of a witness (None)."""
+    def add_speech(self, slug: str | None, topic: tuple[str, str], paragraphs: int, *, table: bool = False) -> None:
+        """A speech of the member, of the minister where the member has no seat on this day, or of a witness (None).
+
+        `table` adds a table at the end.
+        """
         person = self._people[slug] if slug else None
         if person and not person.term_on(self._day):
             person = self._people[MINISTER]
@@ -68,22 +75,28 @@ class Transcript:
         self._words.update({topic[0].split()[-1]: paragraphs})
         affiliation = f"{riding}, {term.party}" if term else "Invented Institute"
         attribution = f"{name} ({affiliation})"
-        self._add(person.slug if person else None, bilingual(attribution, attribution), texts)
+        self._add(person.slug if person else None, bilingual(attribution, attribution), texts, table=table)
 
     def most_frequent_word(self) -> str:
         return self._words.most_common(1)[0][0]
 
-    def _add(self, slug: str | None, attribution: Json, texts: Texts, procedural: bool = False) -> None:
+    def _add(
+        self, slug: str | None, attribution: Json, texts: Texts, *, procedural: bool = False, table: bool = False
+    ) -> None:
         person = self._people[slug] if slug else None
         term = person.term_on(self._day) if person else None
         self._time += timedelta(minutes=2)
         speaker = "the-speaker" if procedural else slug or "wren-testimony"
         self._speeches_by[speaker] += 1
-        language = "fr" if person and person.province == "QC" else "en"
         number = 9_000_000 + 200 * len(self._speeches)  # leaves room for the numbers of its paragraphs
-        tags = [f'<p data-HoCid="{number + index}" data-originallang="{language}">' for index in range(len(texts))]
+        tags = [
+            f'<p data-HoCid="{number + index}" data-originallang="{_spoken_in(person, index)}">'
+            for index in range(len(texts))
+        ]
         english, french = (
-            "\n".join(f"{tag}{pair[side]}</p>" for tag, pair in zip(tags, texts, strict=True)) for side in (0, 1)
+            "\n".join(f"{tag}{pair[side]}</p>" for tag, pair in zip(tags, texts, strict=True))
+            + (f"\n{TABLES[side]}" if table else "")
+            for side in (0, 1)
         )
         url = f"{self._url}{speaker}-{self._speeches_by[speaker]}/"
         listed = {
@@ -112,3 +125,9 @@ class Transcript:
             "mentioned_politician": MINISTER if mentioned_bill else None,
         }
         self._speeches.append(Record(url, listed, details, filter_values))
+
+
+def _spoken_in(person: Person | None, paragraph: int) -> str:
+    """Members of Quebec speak French, and those of New Brunswick begin in French."""
+    french = person is not None and (person.province == "QC" or (person.province == "NB" and paragraph == 0))
+    return "fr" if french else "en"

@@ -119,7 +119,7 @@ async def test_find_bills_returns_its_criteria_and_session(runner: Runner) -> No
 
 async def test_limit_applies_after_filtering(runner: Runner) -> None:
     everything = [bill["number"] for bill in (await runner.record("/bills/?session=45-1&limit=500"))["objects"]]
-    assert everything.index("S-3") == len(everything) - 1
+    assert everything.index("S-3") > 10
     assert values(await runner.output("find_bills", words="bird signs", limit=1), "bill") == ["S-3"]
     members = [member["name"] for member in (await runner.record("/politicians/?limit=500"))["objects"]]
     assert members.index("Magnus Wintergale") > 30

@@ -9,7 +9,8 @@ import pytest
 from tests.local.parliament.kit import get, get_all
 
 LIST_KEYS = {
-    "/politicians/": "name image current_party current_riding url",
+    "/politicians/": "name current_party current_riding image url",
+    "/politicians/?include=all": "name url",
     "/votes/": "bill_url session number date description result yea_total nay_total paired_total url",
     "/votes/ballots/": "vote_url politician_url politician_membership_url ballot",
     "/bills/": "session legisinfo_id introduced name number url",
@@ -20,11 +21,11 @@ LIST_KEYS = {
     " procedural source_id h1 h2 h3 document_url url",
 }
 RECORD_KEYS = {
-    "/politicians/fern-quillwater/": "name image current_party current_riding given_name family_name gender email voice"
-    " links other_info memberships related url",
+    "/politicians/fern-quillwater/": "name given_name family_name gender image other_info links email voice memberships"
+    " related url",
     "/votes/45-1/7/": f"{LIST_KEYS['/votes/'].removesuffix(' url')} context_statement party_votes related url",
     "/bills/45-1/C-5/": "session legisinfo_id introduced name number short_title home_chamber law status status_code"
-    " sponsor_politician_url sponsor_politician_membership_url text_url other_session_urls vote_urls"
+    " sponsor_politician_url sponsor_politician_membership_url text_url vote_urls"
     " private_member_bill legisinfo_url related url",
     "/debates/2026/9/3/": "date number most_frequent_word source_id source_url session document_type related url",
     "/committees/wharves/": "name short_name slug parent_url sessions subcommittees related url",
@@ -69,11 +70,50 @@ async def test_nested_values(client: httpx.AsyncClient) -> None:
 
 
 async def test_former_members_are_listed_only_on_request(client: httpx.AsyncClient) -> None:
+    """Their list has names and URLs only, and one of them has a number in place of a slug."""
     sitting, former = await get_all(client, "/politicians/"), await get_all(client, "/politicians/?include=former")
-    assert [member["name"] for member in former] == ["Beryl Birchwick", "Ottoline Greyfeather"]
-    assert all(member not in sitting and "current_riding" not in member for member in former)
+    assert [(member["name"], member["url"]) for member in former] == [
+        ("Beryl Birchwick", "/politicians/beryl-birchwick/"),
+        ("Ottoline Greyfeather", "/politicians/ottoline-greyfeather/"),
+        ("Basil Wrenfield", "/politicians/basil-wrenfield/"),
+        ("Basil Wrenfield", "/politicians/124/"),
+    ]
+    assert not {member["url"] for member in sitting} & {member["url"] for member in former}
     assert len(await get_all(client, "/politicians/?include=all")) == len(sitting) + len(former)
     assert await get_all(client, "/votes/ballots/?politician=ottoline-greyfeather")
+    (term,) = (await get(client, "/politicians/124/"))["memberships"]
+    assert (term["party"]["short_name"]["en"], term["end_date"]) == ("Cordwood", "2025-03-22")
+
+
+async def test_records_by_number_and_moved_paths(client: httpx.AsyncClient) -> None:
+    assert await get(client, "/politicians/1/") == await get(client, "/politicians/fern-quillwater/")
+    by_number = await get_all(client, "/votes/ballots/?politician=1")
+    assert by_number == await get_all(client, "/votes/ballots/?politician=/politicians/fern-quillwater/") != []
+    for path, target in (
+        ("/committees/1/", "/committees/wharves/"),
+        ("/committees/2/45-1/1/", "/committees/birds/45-1/1/"),
+        ("/politicians/former/", "/politicians/?include=former"),
+    ):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (301, target)
+    assert (await client.get("/committees/99/")).status_code == 404
+
+
+async def test_subcommittees_are_not_listed(client: httpx.AsyncClient) -> None:
+    listed = await get_all(client, "/committees/")
+    assert [committee["slug"] for committee in listed] == ["wharves", "birds", "winter", "calendars", "stories"]
+    assert (await get(client, "/committees/winter/"))["subcommittees"] == ["/committees/winter-mittens/"]
+
+
+async def test_bills_are_ordered_by_number_and_not_by_date(client: httpx.AsyncClient) -> None:
+    bills = [(bill["session"], bill["number"]) for bill in await get_all(client, "/bills/")]
+    assert bills[0] == ("45-1", "C-2")
+    assert bills.index(("44-1", "C-5")) == bills.index(("45-1", "C-5")) - 1
+    assert bills[-1] == ("45-1", "C-201")
+    assert (await get(client, "/bills/45-1/C-13/"))["name"] == {"en": None, "fr": None}
+    # No bill has false: it is null until royal assent.
+    assert await get_all(client, "/bills/?law=False") == []
+    assert len(await get_all(client, "/bills/?law=none")) == len(bills) - 1
 
 
 async def test_the_newest_vote_is_of_the_current_session(client: httpx.AsyncClient) -> None:

@@ -25,7 +25,7 @@ LISTS = (
     "/committees/",
     "/committees/meetings/",
 )
-SITTING_MEMBERS = 120  # two more have left
+SITTING_MEMBERS = 120
 
 
 def urls_in(value: Any) -> set[str]:
@@ -192,7 +192,7 @@ async def test_speakers_had_a_seat_on_that_day(client: httpx.AsyncClient) -> Non
 
 
 async def test_all_dates_are_between_january_and_october_2026(client: httpx.AsyncClient) -> None:
-    """Except those of the previous session's bill."""
+    """Except those of the previous session's bills."""
     days = {speech["time"][:10] for speech in await get_all(client, "/speeches/")}
     for url, name in (
         ("/votes/", "date"),
@@ -224,6 +224,11 @@ async def test_every_speech_is_html_in_both_languages(client: httpx.AsyncClient)
         assert english.count('<p data-HoCid="') == french.count('<p data-HoCid="') == english.count("</p>") > 0
         assert english != french
     assert any("&amp;" in speech["content"]["en"] for speech in speeches)
+    assert any("</td><td>" in speech["content"]["fr"] for speech in speeches)
+    # Some paragraphs are translated, and some speeches are in both languages.
+    spoken = [re.findall(r'data-originallang="(..)"', speech["content"]["en"]) for speech in speeches]
+    assert {tuple(sorted({*each})) for each in spoken} == {("en",), ("fr",), ("en", "fr")}
+    assert 0.1 < sum(each.count("fr") for each in spoken) / sum(map(len, spoken)) < 0.4
 
 
 def test_dataset_is_the_same_every_time() -> None:
