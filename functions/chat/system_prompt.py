@@ -19,7 +19,7 @@ from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language, SourceError
 from functions.chat.tools import Source
 from functions.chat.tools.imported_records import page_record
-from functions.chat.tools.records import describe_bill, describe_mp
+from functions.chat.tools.records import describe_mp, summarize_bill
 from functions.chat.wire import Ending
 from functions.common import money
 
@@ -92,7 +92,11 @@ async def _record(context: Context, language: Language, parliament: Parliament) 
             if context.type == "mp" and SLUG.fullmatch(context.id or ""):
                 return await describe_mp(parliament, context.id or "", language)
             if context.type == "bill" and (bill := BILL.fullmatch(context.id or "")):
-                return await describe_bill(parliament, bill[1], bill[2].upper(), language)
+                # A page may name a bill of an earlier session without its session.
+                session, number = bill[1], bill[2].upper()
+                record = parliament.openparliament
+                found = await (record.get_bill(session, number) if session else record.newest_bill(number))
+                return summarize_bill(parliament, found, language)
             if context.type in ("lobbying", "spending", "dashboard"):
                 return await page_record(context.type, context.id, parliament, language)
     except (SourceError, TimeoutError):

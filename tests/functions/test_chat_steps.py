@@ -254,6 +254,16 @@ async def test_the_prompt_has_the_bill_in_the_users_language(
 
 
 @pytest.mark.parametrize(
+    ("bill", "text"),
+    [("44-1/C-5", "grain elevators"), ("C-10A", "paddles"), ("c-10a", "paddles"), ("C-13", "C-13"), ("C-44", "lamps")],
+)
+async def test_the_prompt_has_bills_of_old_sessions_and_odd_numbers(record: Parliament, bill: str, text: str) -> None:
+    prompt = await whole_situation(Context(type="bill", id=bill), "en", NOW, record)
+    assert "public record" in prompt
+    assert text in prompt
+
+
+@pytest.mark.parametrize(
     "context",
     [
         Context(type="mp", id="../bills/45-1/C-5"),

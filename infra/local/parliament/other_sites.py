@@ -123,7 +123,7 @@ def legisinfo_bill(session: str, number: str) -> Json | None:
             }
         ],
     }
-    if int(number.split("-")[1]) % 2:
+    if int(re.sub(r"\D", "", number)) % 2:
         return answer | {
             "Id": listed["legisinfo_id"],
             "NumberCode": listed["number"],

@@ -171,6 +171,16 @@ async def test_get_bill_answers_without_legisinfo(runner: Runner, fault: dict[st
     assert bill["sponsor"]["mp"] == "fern-quillwater"
 
 
+async def test_a_bill_without_a_name_is_described(runner: Runner) -> None:
+    outcome = await runner.tools.run("get_bill", {"number": "C-13"}, "en")
+    assert outcome.output is not None
+    assert (outcome.output["title"], outcome.sources[0].title) == (None, "Bill C-13")
+
+
+async def test_a_number_may_end_with_a_letter(runner: Runner) -> None:
+    assert (await runner.output("get_bill", number="c-10a"))["short_title"] == "Museum Paddles Act"
+
+
 async def test_a_senators_bill_names_its_sponsor(runner: Runner) -> None:
     assert (await runner.output("get_bill", number="S-2"))["sponsor"]["name"] == "Senator Alder Placeholder"
 
