@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import orjson
 from stripe import SignatureVerificationError, WebhookSignature
 
+from functions.common import surrogates
 from functions.common.billing.events import HANDLED_EVENTS, StripeEvent
 from functions.common.errors import InvalidJson, InvalidSignature
 
@@ -26,7 +27,7 @@ def verified(body: bytes, header: str | None, secrets: Iterable[str], now: float
     if len(stamps) != 1 or not stamps[0].isdecimal() or abs(now - int(stamps[0])) > TOLERANCE_S:
         raise InvalidSignature
     try:
-        event = orjson.loads(body)
+        event = surrogates.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson from error
     match event:

@@ -226,6 +226,11 @@ def test_an_event_may_have_one_mebibyte(billing: BillingStack, victim: Person) -
     assert event_row(billing, event["id"]) is None
 
 
+def test_an_event_may_contain_half_an_emoji(billing: BillingStack, victim: Person) -> None:
+    event = billing.make_event("invoice.paid", {"customer": billing.customer_id(victim), "description": "\ud83d"})
+    assert outcome(send(billing, event)) == "processed"
+
+
 def test_a_trailing_slash_is_accepted_without_a_redirect(billing: BillingStack) -> None:
     body = json.dumps(THIN_EVENT).encode()
     headers = {"stripe-signature": signature(body, now())}
