@@ -401,7 +401,7 @@ async def test_a_refused_api_key_is_our_failure(
     gateway.script = [answer] * 9
     db = _database(gateway.url, AiohttpTransport())
     with pytest.raises(errors.Unavailable) as caught:
-        await invoke(db, "usage_summary", user_token=user_token, timeout_s=0.3)
+        await invoke(db, "usage_summary", user_token=user_token, timeout_s=1.0)
     await db.close()
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
     assert counted(capsys.readouterr().out) == [("API key refused", str(answer[0])), ("counted", [1.0])]
