@@ -5675,7 +5675,7 @@ grant execute on function public.largest_expenses(text, integer, integer, intege
 
 -- What the chat reads of the registry of lobbyists.
 --
--- Every function reads at most the 1,000 newest rows that match, over one index, whatever the words are. Plans are
+-- Every function reads at most the newest 1,000 reports and 500 registrations that match, over one index. Plans are
 -- made for the values of each call: rare words are found over their index, common ones among the newest reports.
 
 create or replace function private.imported_on(p_source text) returns date
@@ -5706,10 +5706,13 @@ begin
       from public.lobbying_subjects s
       where s.words @@ p_query and coalesce(s.ends_on, 'infinity') >= p_since
         and coalesce(s.starts_on, '-infinity') <= p_until
-      order by s.starts_on desc nulls last limit 1000
+      order by s.starts_on desc nulls last limit 500
     ), registered as (
       select g.organization_en, g.organization_fr, s.description, s.starts_on, s.ends_on, g.client_number, g.newest_id
-      from subjects s join public.lobbying_registrations g on g.id = s.registration_id
+      from subjects s
+      -- One by one over the primary key: a join would read the whole table for a common word.
+      cross join lateral (
+        select r.* from public.lobbying_registrations r where r.id = s.registration_id limit 1) g
     ), organizations as (
       select coalesce(r.name, g.name) as name, coalesce(r.name_fr, g.name_fr) as name_fr,
              coalesce(r.reports, 0) as reports, r.last_report_on, r.last_report, r.said,
@@ -5719,7 +5722,7 @@ begin
         select organization_en as name, min(organization_fr) as name_fr, count(*) as reports,
                max(communicated_on) as last_report_on,
                (array_agg(number order by communicated_on desc))[1] as last_report,
-               (array_agg(left(description, 1000) order by communicated_on desc) filter (where description <> ''))[1]
+               (array_agg(left(description, 500) order by communicated_on desc) filter (where description <> ''))[1]
                  as said
         from reports group by organization_en
       ) r
@@ -5728,7 +5731,7 @@ begin
                bool_or(ends_on is null) as is_active,
                (array_agg(client_number order by starts_on desc nulls last))[1] as client_number,
                (array_agg(newest_id order by starts_on desc nulls last))[1] as newest_id,
-               (array_agg(left(description, 1000) order by starts_on desc nulls last)
+               (array_agg(left(description, 500) order by starts_on desc nulls last)
                  filter (where description <> ''))[1] as registered
         from registered group by organization_en
       ) g on g.name = r.name
@@ -5802,7 +5805,7 @@ begin
     ), registrations as (
       select g.* from public.lobbying_registrations g
       where g.organization_words @@ v_query
-      order by g.effective_on desc nulls last limit 1000
+      order by g.effective_on desc nulls last limit 500
     )
     select jsonb_build_object(
       'as_of', private.imported_on('lobbying-communications'),
@@ -5817,7 +5820,7 @@ begin
         select jsonb_agg(jsonb_build_object(
                  'number', r.number, 'organization_en', r.organization_en, 'organization_fr', r.organization_fr,
                  'communicated_on', r.communicated_on, 'officials', r.officials, 'subjects_en', r.subjects_en,
-                 'subjects_fr', r.subjects_fr, 'description', left(r.description, 1000)
+                 'subjects_fr', r.subjects_fr, 'description', left(r.description, 500)
                ) order by r.communicated_on desc, r.number desc)
         from (select * from reports order by communicated_on desc, number desc limit least(p_limit, 50)) r), '[]'),
       'registered', coalesce((
@@ -5825,7 +5828,7 @@ begin
                  'newest_id', g.newest_id, 'client_number', g.client_number, 'organization_en', g.organization_en,
                  'organization_fr', g.organization_fr, 'firm', g.firm, 'registrant', g.registrant,
                  'first_effective_on', g.first_effective_on, 'ends_on', g.ends_on,
-                 'description', (select left(s.description, 1000) from public.lobbying_subjects s
+                 'description', (select left(s.description, 500) from public.lobbying_subjects s
                                  where s.registration_id = g.id and s.description <> ''
                                  order by s.starts_on desc nulls last limit 1)
                ) order by g.ends_on is null desc, g.effective_on desc nulls last)
@@ -5866,7 +5869,7 @@ begin
         select jsonb_agg(jsonb_build_object(
                  'number', r.number, 'organization_en', r.organization_en, 'organization_fr', r.organization_fr,
                  'communicated_on', r.communicated_on, 'subjects_en', r.subjects_en, 'subjects_fr', r.subjects_fr,
-                 'description', left(r.description, 1000),
+                 'description', left(r.description, 500),
                  'officials', (select coalesce(jsonb_agg(o), '[]') from jsonb_array_elements(r.officials) o
                                where private.person_key(o ->> 'name') = v_key)
                ) order by r.communicated_on desc, r.number desc)

@@ -118,7 +118,7 @@ class Lobbyist:
 
 @dataclass(frozen=True, slots=True)
 class Lobbying:
-    """Who lobbied on something, those with most reports first. Counts are of the newest 1,000 at most."""
+    """Who lobbied on something, those with most reports first. Counts are of the newest 1,000 or 500 at most."""
 
     reports: int
     registrations: int

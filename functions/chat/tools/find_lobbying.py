@@ -14,6 +14,7 @@ from functions.chat.sources.base import Language
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
 from functions.chat.tools.base import ToolError
 from functions.chat.tools.imported_records import (
+    MOST_REGISTRATIONS,
     count_of,
     lobbying_on_bill,
     lobbyist_item,
@@ -64,7 +65,7 @@ async def find_lobbying(arguments: FindLobbying, parliament: Parliament, languag
     totals = {
         "organizations": found.organizations,
         "reports": count_of(found.reports),
-        "registrations": count_of(found.registrations),
+        "registrations": count_of(found.registrations, MOST_REGISTRATIONS),
     }
     return list_result({**about, **totals}, sources, items, arguments.limit, more=found.organizations > len(items))
 
@@ -79,8 +80,8 @@ async def _by_organization(name: str, limit: int, parliament: Parliament, langua
         "lobbying_by": found.names,
         "registry": registry.url,
         "reports": count_of(found.reports),
-        "registrations": count_of(found.registrations),
-        "active_registrations": count_of(found.active_registrations),
+        "registrations": count_of(found.registrations, MOST_REGISTRATIONS),
+        "active_registrations": count_of(found.active_registrations, MOST_REGISTRATIONS),
         "newest_registrations": [item.data for item in registrations[:2]],
     }
     items = [report_item(one, REPORT_BYTES, language) for one in found.newest_reports]

@@ -20,7 +20,7 @@ from functions.chat.tools.base import Source
 from functions.chat.tools.records import describe_mp, summarize_bill
 from functions.chat.tools.results import Item
 
-MOST_COUNTED = 1000  # by the SQL functions
+MOST_REPORTS, MOST_REGISTRATIONS = 1000, 500  # that the SQL functions count
 LANGUAGES: tuple[Language, ...] = ("en", "fr")
 CONTEXT_ITEMS = 5
 CONTEXT_BYTES = 300  # of each text
@@ -121,9 +121,9 @@ def text_in(text: Text, language: Language) -> str:
     return text.in_(language) or ""
 
 
-def count_of(number: int) -> int | str:
+def count_of(number: int, most: int = MOST_REPORTS) -> int | str:
     """The number; the largest one that is counted may be more."""
-    return number if number < MOST_COUNTED else f"{MOST_COUNTED}+"
+    return number if number < most else f"{most}+"
 
 
 def expenses_source(parliament: Parliament, quarter: Quarter, language: Language) -> Source:

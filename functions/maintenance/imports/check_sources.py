@@ -69,7 +69,7 @@ def _checks(settings: SourceSettings, sleep: Sleep) -> dict[str, Check]:
     }
     return {
         **checks,
-        "openparliament.ca search feed": _contains(feed, "/search/feed/?q=budget", "<rss", "<item>", "<link>"),
+        "openparliament.ca search feed": _contains(feed, "/search/feed/?q=bill", "<rss", "<item>", "<link>"),
         "Represent": _object(represent, "/postcodes/K1A0A6/", "representatives_centroid"),
         "LEGISinfo": _bill(legisinfo),
         "ourcommons.ca ministers": _contains(
@@ -108,9 +108,10 @@ def _bill(site: Site) -> Check:
         bills = await _json(site, "/en/bills/json")
         if not isinstance(bills, list) or not bills:
             raise ImportFailed("the list has no bills.")
-        # The names of the fields drift. These two are read under each of their names.
-        number = _first(bills[0], "BillNumberFormatted", "NumberCode")
-        session = _first(bills[0], "ParlSessionCode", "ParliamentSession")
+        # The names of the fields drift, so the code reads some under each of their names.
+        number = _first(bills[0], "NumberCode", "BillNumberFormatted")
+        _require(bills[0], ("ParliamentNumber", "SessionNumber"))
+        session = f"{bills[0]['ParliamentNumber']}-{bills[0]['SessionNumber']}"
         one = await _json(site, f"/en/bill/{session}/{number.lower()}/json")
         if not isinstance(one, list) or len(one) != 1:
             raise ImportFailed("the page of a bill is no list of one.")

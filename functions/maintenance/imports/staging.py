@@ -6,6 +6,7 @@ the disk is /tmp: the zip, and about as much again (serverless.yml, ephemeralSto
 
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
@@ -49,7 +50,7 @@ class Archive:
         try:
             with self._zip.open(info) as file:
                 yield from read_table(file, name, columns)
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
             raise ImportFailed(f"{name} in the zip is damaged.") from error
 
 

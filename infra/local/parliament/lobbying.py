@@ -172,13 +172,13 @@ class Registry:
         random.Random(9).shuffle(numbers)  # noqa: S311
         return numbers
 
-    def _report(self, number: int) -> Topic:
-        return self._topic(number, self._communications)
+    def _report(self, number: int, *, has_text: bool = False) -> Topic:
+        return self._topic(number, self._communications, has_text=has_text)
 
-    def _chain(self, number: int) -> Topic:
-        return self._topic(number, self._registrations // VERSIONS + 1)
+    def _chain(self, number: int, *, has_text: bool = False) -> Topic:
+        return self._topic(number, self._registrations // VERSIONS + 1, has_text=has_text)
 
-    def _topic(self, number: int, of: int) -> Topic:
+    def _topic(self, number: int, of: int, *, has_text: bool) -> Topic:
         """Who lobbies for what. The first are the stories."""
         if number < STORY_REPORTS:
             en, fr, text, codes, official, day = STORIES[number % len(STORIES)]
@@ -192,7 +192,7 @@ class Registry:
         return (
             f"{name} Ltd.",
             f"{name} ltée",
-            f"{about}{self._text(number, 40)}",
+            f"{about}{self._text(number, 40)}" if has_text else "",
             rng.choice(list(CODES)),
             f"{rng.choice(self._people).split()[0]} {rng.choice(self._people).split()[1]}",
             day,
@@ -201,7 +201,7 @@ class Registry:
     def _texts(self, number: int) -> Iterable[str]:
         """The texts of a version, some of which its predecessors have too."""
         chain, version = divmod(number, VERSIONS)
-        yield self._chain(chain)[2]
+        yield self._chain(chain, has_text=True)[2]
         if chain >= len(STORIES):
             yield self._text(7 * chain + version // 3, 60)
 
@@ -253,7 +253,7 @@ class Registry:
                 yield {"COMLOG_ID": number + 1, "SUBJECT_CODE_OBJET": code}
 
     def _said(self, number: int) -> Iterable[Values]:
-        _, _, text, codes, _, day = self._report(number)
+        _, _, text, codes, _, day = self._report(number, has_text=True)
         # The mice are a story about a text from before the texts.
         if day >= TEXTS_SINCE or number < STORY_REPORTS:
             yield {

@@ -1,0 +1,138 @@
+"""import-expenses: quarters, corrections, and files that are damaged; and the command check-sources."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from functions.maintenance.imports.check_sources import check_sources
+from functions.maintenance.imports.errors import ImportFailed
+from functions.maintenance.imports.expenses import LIST, import_expenses, parse_expenses
+from functions.maintenance.imports.fetch import Site
+from functions.maintenance.imports.settings import SourceSettings
+from infra.local.stack import Stack
+from tests.functions.maintenance.imports_kit import Db, no_pause, no_progress, with_database
+from tests.functions.tools.kit import ScriptedServer
+from tests.servers import serve_http
+
+HEADER = "Name,Constituency,Caucus,Salaries,Travel,Hospitality,Contracts"
+# A quarter of years ago, so that the sample's quarters stay the newest.
+ROWS = [
+    "Vacant,Empty Exemplar,Heron,4262.5,0,0,3809.95",
+    '"Wren,  Ada",North,Heron,100,50.5,0,1',
+    '"Wren,  Ada",North,Lantern,10,0,-2.5,0',
+    '"Dipper, Right Hon. Bo",South,Fleuve,"$1,000.10",(20.00),3,4',
+    '"O’Kite,  Cy",West,Heron,5,5,5,5',
+]
+
+
+@pytest.fixture
+def server(stack_db: Db) -> Iterator[ScriptedServer]:
+    """A site with two quarters of 2010."""
+    server = ScriptedServer()
+    links = "".join(f'<a href="{LIST}/2010/{number}?summaryId=ab-{number}">Q{number}</a>' for number in (1, 2))
+    server.answer(LIST, links.encode())
+    for number in (1, 2):
+        server.answer(f"{LIST}/2010/{number}", f'<a class="csv" href="{LIST}/c{number}/csv">CSV</a>'.encode())
+        serve_csv(server, ROWS, number)
+    with serve_http(server.http):
+        yield server
+    stack_db.execute("delete from public.member_expenses where fiscal_year = 2010")
+    stack_db.execute("delete from public.import_states where source like 'expenses-2010-%'")
+
+
+def serve_csv(server: ScriptedServer, rows: list[str], quarter: int = 1) -> None:
+    """The file of a quarter, with a byte order mark."""
+    server.answer(f"{LIST}/c{quarter}/csv", "\r\n".join([f"\ufeff{HEADER}", *rows]).encode())
+
+
+def run(stack: Stack, server: ScriptedServer, **options: Any) -> Any:
+    site = Site(server.url, "tests", no_pause)
+    return with_database(stack, lambda database: import_expenses(database, site, no_progress, **options))
+
+
+def stored(db: Db) -> list[dict[str, Any]]:
+    return db.execute(
+        "select xmin::text, quarter, name, caucus, occurrence, member_key, salaries, hospitality"
+        " from public.member_expenses where fiscal_year = 2010 order by quarter, name, caucus, occurrence"
+    ).fetchall()
+
+
+def test_quarters_are_imported_once(stack: Stack, server: ScriptedServer, stack_db: Db) -> None:
+    """Names become keys; a member with two rows is one member; a vacant office has no rank; a refund counts."""
+    assert run(stack, server) == {
+        "quarters": 2, "unchanged": 0, "refused": 0, "written": 10, "deleted": 0, "bad_rows": 0
+    }  # fmt: skip
+    before = stored(stack_db)
+    assert [row["member_key"] for row in before[:5]] == ["bo dipper", "cy okite", None, "ada wren", "ada wren"]
+    assert run(stack, server, everything=True)["unchanged"] == 2
+    assert stored(stack_db) == before
+    (newest, _) = stack_db.execute("select public.expenses_of_member('Ada Wren') as found").fetchone()["found"]  # type: ignore[index]
+    assert (newest["total"], newest["hospitality"], newest["caucus"]) == ("159.00", "-2.50", "Heron, Lantern")
+    assert (newest["rank"], newest["members"], newest["median"]) == (2, 3, "159.00")
+    largest = stack_db.execute("select public.largest_expenses('travel', 2010, 1) as found").fetchone()["found"]  # type: ignore[index]
+    assert [(one["name"], one["amount"]) for one in largest["items"]] == [
+        ("Wren, Ada", "50.50"),
+        ("O’Kite, Cy", "5.00"),
+        ("Dipper, Right Hon. Bo", "-20.00"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<!DOCTYPE html><title>Please verify that you are human</title>",
+        f"\ufeff{HEADER}\r\n{ROWS[0]}\r\n".encode(),
+        b"",
+        (500, {}, b""),
+    ],
+    ids=["page", "cut", "empty", "error"],
+)
+def test_a_damaged_quarter_stays_as_it_was(stack: Stack, server: ScriptedServer, stack_db: Db, answer: Any) -> None:
+    """The other quarter is imported."""
+    run(stack, server)
+    before = [row for row in stored(stack_db) if row["quarter"] == 1]
+    server.answer(f"{LIST}/c1/csv", answer)
+    serve_csv(server, [*ROWS[:4], '"O’Kite,  Cy",West,Heron,6,5,5,5'], 2)
+    with pytest.raises(ImportFailed, match=r"1 quarters could not be read.* 2010/1: "):
+        run(stack, server)
+    after = stored(stack_db)
+    assert [row for row in after if row["quarter"] == 1] == before
+    assert [str(row["salaries"]) for row in after if row["quarter"] == 2 and row["name"] == "O’Kite, Cy"] == ["6.00"]
+
+
+def test_a_row_that_cannot_be_read_loses_nothing(stack: Stack, server: ScriptedServer, stack_db: Db) -> None:
+    """A correct file then deletes what it does not have."""
+    run(stack, server)
+    serve_csv(server, [*ROWS[:3], '"Dipper, Right Hon. Bo",South,Fleuve,much,20,3,4', '"O’Kite,  Cy",West'])
+    assert run(stack, server)["bad_rows"] == 2
+    assert len([row for row in stored(stack_db) if row["quarter"] == 1]) == 5
+    serve_csv(server, [*ROWS[:4], '"New,  Dee",West,Heron,1,1,1,1'])
+    assert run(stack, server)["deleted"] == 1
+
+
+def test_rows_of_the_real_shape_are_read() -> None:
+    table = parse_expenses("\r\n".join([HEADER, *ROWS, ROWS[1]]).encode())
+    assert table.bad == 0
+    assert [row["occurrence"] for row in table.rows] == [1, 1, 1, 1, 1, 2]
+    assert table.rows[3]["salaries"] == "1000.10"
+
+
+def test_check_sources_compares_each_source(stack: Stack) -> None:
+    """All stand-ins have the shape that the code reads. A changed source is named with what is missing."""
+    url = stack.info["parliament_url"]
+    addresses = dict.fromkeys(("PARLIAMENT_API_URL", "REPRESENT_API_URL", "OURCOMMONS_URL", "LOBBYING_URL"), url)
+    settings = SourceSettings.model_validate({**addresses, "LEGISINFO_URL": f"{url}/legisinfo"})
+    counts = with_database(stack, lambda database: check_sources(settings, no_progress, no_pause))
+    assert [line for line in counts["report"] if not line.startswith("as expected")] == []
+    assert (counts["differences"], counts["sources"]) == (0, len(counts["report"]))
+    assert counts["sources"] >= 14
+
+    server = ScriptedServer()
+    with serve_http(server.http):
+        server.answer("/votes/", {"objects": [{"number": 1, "url": "/votes/1/"}]})
+        broken = settings.model_copy(update={"parliament_url": server.url})
+        counts = with_database(stack, lambda database: check_sources(broken, no_progress, no_pause))
+    (votes,) = [line for line in counts["report"] if line.startswith("DIFFERENT    openparliament.ca votes:")]
+    assert "a record has no session, date, description, result" in votes
+    assert counts["differences"] == 8
