@@ -52,21 +52,21 @@ class Represent:
 
 
 def _vacant_ridings(answer: JsonObject, people: list[JsonObject]) -> list[str]:
-    """The federal ridings without a representative, by the newest set of boundaries. Older sets are listed too."""
+    """The federal ridings without a representative, by the set of boundaries of the MPs. Old sets are listed too.
+
+    Without any MP it is the set with the newest year. After a redistribution an old set keeps its answers for a while.
+    """
     ridings: dict[str, dict[str, str]] = {}
     for boundary in _both(answer, "boundaries"):
         found = FEDERAL_RIDING.search(str(boundary.get("url")))
         if found and boundary.get("name"):
             ridings.setdefault(found[1], {})[found[0]] = str(boundary["name"])
-    represented = {
-        found[0]
-        for person in people
-        if (found := FEDERAL_RIDING.search(str((person.get("related") or {}).get("boundary_url"))))
-    }
+    urls = (str((person.get("related") or {}).get("boundary_url")) for person in people)
+    represented = {found[0]: found[1] for url in urls if (found := FEDERAL_RIDING.search(url))}
     if people and not represented:
         return []  # without the boundaries of the MPs, none can be excluded
-    newest = max(ridings, default="")
-    return [name for url, name in ridings.get(newest, {}).items() if url not in represented]
+    current = max(represented.values() or ridings, default="")
+    return [name for url, name in ridings.get(current, {}).items() if url not in represented]
 
 
 def _both(answer: JsonObject, name: str) -> list[JsonObject]:

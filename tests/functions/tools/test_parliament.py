@@ -321,16 +321,18 @@ async def test_committee_number_leads_to_its_slug(server: ScriptedServer, tools:
     assert server.requests[-1] == "/committees/meetings/?committee=finance&limit=10"
 
 
-async def test_vacant_ridings_are_of_the_newest_boundaries(server: ScriptedServer, tools: Tools) -> None:
+@pytest.mark.parametrize("current", ["", "-2023-representation-order"])
+async def test_vacant_ridings_are_of_the_present_boundaries(server: ScriptedServer, tools: Tools, current: str) -> None:
     """A riding is not vacant where openparliament.ca has a member that Represent does not have yet."""
-    sets = ("federal-electoral-districts", "federal-electoral-districts-2023-representation-order", "ontario-ridings")
+    federal = "federal-electoral-districts"
+    sets = (f"{federal}{current}", "ontario-ridings", federal, f"{federal}-2023-representation-order")
     boundaries = [
-        {"url": f"/boundaries/{each}/{number}/", "name": f"Riding {number}" if each == sets[1] else "Old Riding"}
-        for each in sets
+        {"url": f"/boundaries/{each}/{number}/", "name": f"Riding {number}" if each == sets[0] else "Old Riding"}
+        for each in dict.fromkeys(sets)
         for number in (1, 2, 3)
     ]
     person = {"name": "Member 1", "elected_office": "MP", "district_name": "Riding 1"}
-    person["related"] = {"boundary_url": f"/boundaries/{sets[1]}/1/"}
+    person["related"] = {"boundary_url": f"/boundaries/{sets[0]}/1/"}
     server.answer("/postcodes/K1A0A6/", {"boundaries_centroid": boundaries, "representatives_centroid": [person]})
     server.answer("/politicians/", page([mp(1), mp(2)]))
     outcome = await tools.run("find_mps", {"postal_code": "K1A 0A6"}, "en")
