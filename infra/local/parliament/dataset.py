@@ -196,10 +196,11 @@ class Dataset:
 
     def _add_committees(self) -> None:
         self.tables["committees"], self.tables["meetings"] = [], []
+        parliament, session = SESSION.split("-")
         for order, (slug, (english, french, acronym, parent)) in enumerate(COMMITTEES.items()):
             url = f"/committees/{slug}/"
             subcommittees = [f"/committees/{child}/" for child, row in COMMITTEES.items() if row[3] == slug]
-            source = f"https://commons.example/committees/{acronym}/{SESSION}"
+            source = f"https://www.ourcommons.ca/Committees/en/{acronym}?parl={parliament}&session={session}"
             listed = {
                 "name": bilingual(english, french),
                 "short_name": bilingual(english, french),
