@@ -1,4 +1,8 @@
-"""The closed lists of the public record in both languages. openparliament.ca has them in English only."""
+"""The closed lists of the public record in both languages. openparliament.ca has them in English only.
+
+Sources: the choices in parliament/bills/models.py and parliament/core/fixtures/parties.json of
+github.com/michaelmulley/openparliament; the French of LEGISinfo and of the House.
+"""
 
 from collections.abc import Mapping
 
@@ -18,7 +22,71 @@ RESULTS: Mapping[str, Text] = {
     "Failed": Text("Failed", "Rejeté"),
     "Tie": Text("Tie", "Égalité"),
 }
-# By the short name of openparliament.ca.
+CHAMBERS: Mapping[str, Text] = {
+    "House": Text("House", "Chambre des communes"),
+    "Senate": Text("Senate", "Sénat"),
+}
+# By the status code.
+STATUSES: Mapping[str, Text] = {
+    "BillNotActive": Text("Not active", "Inactif"),
+    "WillNotBeProceededWith": Text("Dead", "Mort au Feuilleton"),
+    "RoyalAssentAwaiting": Text("Awaiting royal assent", "En attente de la sanction royale"),
+    "BillDefeated": Text("Defeated", "Rejeté"),
+    "HouseAtReportStage": Text("Report stage (House)", "À l’étape du rapport à la Chambre des communes"),
+    "SenateAtReportStage": Text("Report stage (Senate)", "À l’étape du rapport au Sénat"),
+    "RoyalAssentGiven": Text("Law (royal assent given)", "Loi (sanction royale reçue)"),
+    "SenateAt1stReading": Text("First reading (Senate)", "À l’étape de la première lecture au Sénat"),
+    "HouseAt1stReading": Text("First reading (House)", "À l’étape de la première lecture à la Chambre des communes"),
+    "HouseAtReferralToCommitteeBeforeSecondReading": Text(
+        "Referral to committee before 2nd reading (House)",
+        "Au renvoi à un comité avant la deuxième lecture à la Chambre des communes",
+    ),
+    "HouseAt2ndReading": Text("Second reading (House)", "À l’étape de la deuxième lecture à la Chambre des communes"),
+    "HouseAtReportStageAndSecondReading": Text(
+        "Report stage and second reading (House)",
+        "À l’étape du rapport et de la deuxième lecture à la Chambre des communes",
+    ),
+    "SenateAt2ndReading": Text("Second reading (Senate)", "À l’étape de la deuxième lecture au Sénat"),
+    "SenateAt3rdReading": Text("Third reading (Senate)", "À l’étape de la troisième lecture au Sénat"),
+    "HouseAt3rdReading": Text("Third reading (House)", "À l’étape de la troisième lecture à la Chambre des communes"),
+    "HouseInCommittee": Text("In committee (House)", "À l’étude en comité à la Chambre des communes"),
+    "SenateInCommittee": Text("In committee (Senate)", "À l’étude en comité au Sénat"),
+    "SenateConsiderationOfCommitteeReport": Text(
+        "Considering committee report (Senate)", "À l’étude du rapport du comité au Sénat"
+    ),
+    "HouseConsiderationOfCommitteeReport": Text(
+        "Considering committee report (House)", "À l’étude du rapport du comité à la Chambre des communes"
+    ),
+    "SenateConsiderationOfAmendments": Text("Considering amendments (Senate)", "À l’étude des amendements au Sénat"),
+    "HouseConsiderationOfAmendments": Text(
+        "Considering amendments (House)", "À l’étude des amendements à la Chambre des communes"
+    ),
+    "Introduced": Text("Introduced", "Déposé"),
+    "ProForma": Text(
+        "Pro forma bill, not meant to become law", "Projet de loi pro forma, qui n’est pas destiné à devenir loi"
+    ),
+    "SenateBillWaitingHouse": Text(
+        "Senate bill, now waiting to be considered in the House",
+        "Projet de loi du Sénat en attente de la première lecture à la Chambre des communes",
+    ),
+    "HouseBillWaitingSenate": Text(
+        "Bill passed the House, now waiting to be considered in the Senate",
+        "Projet de loi de la Chambre des communes en attente de la première lecture au Sénat",
+    ),
+    "OutsideOrderPrecedence": Text(
+        "Outside the Order of Precedence: a private member's bill that is not among those drawn for debate",
+        "Hors de l’ordre de priorité : projet de loi d’un député qui n’est pas parmi ceux tirés au sort",
+    ),
+    "SenConsideringHouseAmendments": Text(
+        "At consideration in the Senate of amendments made by the House of Commons",
+        "À l’étude au Sénat des amendements apportés par la Chambre des communes",
+    ),
+    "HouseConsideringSenAmendments": Text(
+        "At consideration in the House of Commons of amendments made by the Senate",
+        "À l’étude à la Chambre des communes des amendements apportés par le Sénat",
+    ),
+}
+# By the short name of openparliament.ca: the parties that have had members of the House since 1994.
 PARTIES: Mapping[str, Text] = {
     "Liberal": Text("Liberal", "Libéral"),
     "Conservative": Text("Conservative", "Conservateur"),
@@ -26,6 +94,10 @@ PARTIES: Mapping[str, Text] = {
     "NDP": Text("NDP", "NPD"),
     "Green": Text("Green", "Vert"),
     INDEPENDENT: Text(INDEPENDENT, "Indépendant"),
+    "Canadian Alliance": Text("Canadian Alliance", "Alliance canadienne"),
+    "Progressive Conservative": Text("Progressive Conservative", "Progressiste-conservateur"),
+    "Reform": Text("Reform", "Réformiste"),
+    "Forces et Démocratie": Text("Forces et Démocratie", "Forces et Démocratie"),
 }
 PARTY_NAMES: Mapping[str, Text] = {
     "Liberal": Text("Liberal Party of Canada", "Parti libéral du Canada"),
@@ -34,6 +106,10 @@ PARTY_NAMES: Mapping[str, Text] = {
     "NDP": Text("New Democratic Party", "Nouveau Parti démocratique"),
     "Green": Text("Green Party of Canada", "Parti vert du Canada"),
     INDEPENDENT: Text(INDEPENDENT, "Indépendant"),
+    "Canadian Alliance": Text("Canadian Alliance", "Alliance canadienne"),
+    "Progressive Conservative": Text("Progressive Conservative", "Parti progressiste-conservateur"),
+    "Reform": Text("Reform Party of Canada", "Parti réformiste du Canada"),
+    "Forces et Démocratie": Text("Forces et Démocratie", "Forces et Démocratie"),
 }
 # Beginnings of words, without accents.
 PARTY_WORDS: Mapping[str, tuple[str, ...]] = {
@@ -43,7 +119,23 @@ PARTY_WORDS: Mapping[str, tuple[str, ...]] = {
     "NDP": ("ndp", "npd", "new democrat", "nouveau parti democratique", "neo democrat"),
     "Green": ("green", "vert", "gpc", "pvc"),
     INDEPENDENT: ("independ",),
+    "Canadian Alliance": ("canadian alliance", "alliance canadienne", "reform conservative alliance"),
+    "Progressive Conservative": ("progressive conservat", "progressiste conservat"),
+    "Reform": ("reform", "reformiste"),
+    "Forces et Démocratie": ("forces et democratie",),
 }
+
+
+def bill_status(code: str | None, status: str | None, language: Language) -> str | None:
+    """A bill's status in the language, given its code and its status in English. An unknown code keeps the English."""
+    text = STATUSES.get(code or "")
+    return (text and text.in_(language)) or status
+
+
+def chamber_name(chamber: str | None, language: Language) -> str | None:
+    """A chamber's name in the language: House or Senate."""
+    text = CHAMBERS.get(chamber or "")
+    return (text and text.in_(language)) or chamber
 
 
 def party_name(party: str | None, language: Language) -> str:

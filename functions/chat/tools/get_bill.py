@@ -4,12 +4,11 @@ LEGISinfo has the stages, the short title and sponsors who are senators. The bil
 LEGISinfo is not available.
 """
 
-from typing import Any
-
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, RecordNotFound, SourceError
 from functions.chat.sources.legisinfo import BillProgress
 from functions.chat.sources.openparliament_records import Bill
+from functions.chat.sources.terms import chamber_name
 from functions.chat.sources.text import localized_url, shorten, slug_of
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
 from functions.chat.tools.base import Source
@@ -19,7 +18,6 @@ from functions.chat.tools.tool import Tool, ToolData
 
 STAGES_BYTES = 2_500
 PUBLICATIONS_BYTES = 1_000
-CHAMBERS = {"fr": {"House": "Chambre des communes", "Senate": "Sénat"}}
 
 
 class GetBill(Arguments):
@@ -38,7 +36,7 @@ async def get_bill(arguments: GetBill, parliament: Parliament, language: Languag
         "status_code": bill.status_code,
         "law": bill.law,
         "private_member": bill.private_member,
-        "home_chamber": _chamber(bill.home_chamber, language),
+        "home_chamber": chamber_name(bill.home_chamber, language),
         "sponsor": sponsor,
         "recorded_votes": bill.recorded_votes,
         "text": localized_url(bill.text_url, language),
@@ -60,7 +58,7 @@ def _progress(progress: BillProgress, language: Language) -> JsonObject:
     stages = [
         {
             "date": stage.date,
-            "chamber": _chamber(stage.chamber, language),
+            "chamber": chamber_name(stage.chamber, language),
             "stage": stage.name.in_(language),
             "state": stage.state.in_(language),
         }
@@ -74,10 +72,6 @@ def _progress(progress: BillProgress, language: Language) -> JsonObject:
         "latest_event": {"event": progress.latest_event.in_(language), "date": progress.latest_date},
         "publications": fit(publications, PUBLICATIONS_BYTES)["items"],
     }
-
-
-def _chamber(name: Any, language: Language) -> Any:
-    return CHAMBERS.get(language, {}).get(name, name)
 
 
 def _senator(progress: BillProgress, language: Language) -> JsonObject | None:

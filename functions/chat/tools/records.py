@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
 from functions.chat.sources.openparliament_records import Bill, Committee, Member, Politician, Speech
-from functions.chat.sources.terms import matches_party, party_name
+from functions.chat.sources.terms import bill_status, matches_party, party_name
 from functions.chat.sources.text import localized_url, shorten, slug_of, transcript_to_text
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.results import Item
@@ -70,7 +70,7 @@ def summarize_bill(parliament: Parliament, bill: Bill, language: Language) -> tu
         "bill": bill.number,
         "session": bill.session,
         "title": shorten(bill.name.in_(language), 500) if bill.name else None,
-        "status": bill.status,
+        "status": bill_status(bill.status_code, bill.status, language),
         "introduced": bill.introduced,
         "legisinfo": localized_url(bill.legisinfo_url, language),
         "url": source.url,

@@ -144,6 +144,38 @@ async def test_search_returns_matching_speeches_newest_first(runner: Runner) -> 
     assert (await runner.output("search_debates", words="xylophone"))["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("filters", "matches"),
+    [
+        (
+            {"speaker": "wilhelmina-larkspurr"},
+            lambda speech: speech["politician_url"] == "/politicians/wilhelmina-larkspurr/",
+        ),
+        ({"party": "fleuve"}, lambda speech: ", Fleuve)" in speech["attribution"]["en"]),
+        ({"committee": "1"}, lambda speech: speech["url"].startswith("/committees/wharves/")),
+        ({"since": "2026-03-10", "until": "2026-03-11"}, lambda speech: "2026-03-10" <= speech["time"] < "2026-03-12"),
+    ],
+)
+async def test_search_filters_select_their_speeches(runner: Runner, filters: dict[str, str], matches: Any) -> None:
+    found = await runner.output("search_debates", words="the", limit=20, **filters)
+    assert 0 < len(found["items"]) + found["left_out"] <= 15
+    assert values(found, "kind") == [("committee" if "committee" in filters else "speech")] * len(found["items"])
+    for item in found["items"]:
+        assert matches(await runner.record(item["url"].removeprefix(runner.origin)))
+
+
+async def test_former_mps_are_found_where_no_sitting_one_is(runner: Runner) -> None:
+    found = await runner.output("find_mps", name="wrenfield")
+    assert {*values(found)} == {"basil-wrenfield", "124"}
+    assert {*values(found, "sits_now")} == {False}
+    for slug, party in (("basil-wrenfield", "Heron"), ("124", "Cordwood")):
+        mp = await runner.output("get_mp", slug=slug)
+        assert (mp["mp"], mp["name"], mp["party"], mp["sits_now"]) == (slug, "Basil Wrenfield", party, False)
+    former = values(await runner.output("find_mps", name="greyfeather", former=True))
+    assert former == ["ottoline-greyfeather"]
+    assert "name only" in await runner.error("find_mps", former=True, party="Heron")
+
+
 async def test_search_escapes_the_words(runner: Runner) -> None:
     words = 'a&limit=1#"é/../?q=x'
     assert (await runner.output("search_debates", words=words))["items"] == []

@@ -7,9 +7,8 @@ import pytest
 
 from functions.chat import limits
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import SourceError, Text
-from functions.chat.sources.terms import CHOICES, PARTIES, PARTY_WORDS, RESULTS, matches_party, party_name
-from functions.chat.sources.votes import STAGES, BillReference, BillVotes, Stage, Vote, parse_vote
+from functions.chat.sources.base import SourceError
+from functions.chat.sources.votes import BillReference, BillVotes, Stage, Vote, parse_vote
 from functions.chat.tools import Tools
 from functions.chat.tools.results import json_length
 from infra.local.parliament.pages import LETTERS
@@ -274,34 +273,6 @@ async def test_page_with_too_few_ballots_or_parties_is_not_read(server: Scripted
         server.answer("/votes/ballots/", page([]))
         with pytest.raises(SourceError, match=r"has no ballots of vote 1 in session 45-1\.$"):
             await parliament.votes.division(parse_vote(a_vote(1, "3rd reading")))
-
-
-def test_closed_lists_are_complete_in_both_languages() -> None:
-    assert STAGES.keys() == {*Stage}
-    assert PARTIES.keys() == PARTY_WORDS.keys()
-    for texts in (CHOICES, RESULTS, STAGES, PARTIES):
-        assert all(isinstance(text, Text) and text.en and text.fr for text in texts.values())
-    assert (party_name("NDP", "fr"), party_name("Heron", "fr"), party_name(None, "fr")) == ("NPD", "Heron", "inconnu")
-
-
-@pytest.mark.parametrize(
-    ("words", "party"),
-    [
-        ("NPD", "NDP"),
-        ("néo-démocrates", "NDP"),
-        ("New Democrats", "NDP"),
-        ("Conservateurs", "Conservative"),
-        ("Tories", "Conservative"),
-        ("Parti libéral du Canada", "Liberal"),
-        ("les Verts", "Green"),
-        ("Bloc Québécois", "Bloc"),
-        ("indépendante", "Independent"),
-        ("the Heron Party", "Heron"),
-        ("her", "Heron"),
-    ],
-)
-def test_party_is_found_by_its_names_in_both_languages(words: str, party: str) -> None:
-    assert [name for name in (*PARTIES, "Heron") if matches_party(words, name)] == [party]
 
 
 def test_vote_without_a_bill_has_no_reference() -> None:
