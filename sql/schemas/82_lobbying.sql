@@ -7,11 +7,13 @@ create or replace function private.imported_on(p_source text) returns date
 language plpgsql stable set search_path = ''
 as $$
 begin
-  return (select s.finished_at::date from public.import_states s where s.source = p_source);
+  return (
+    select coalesce(s.finished_at, case when s.records is not null then s.started_at end)::date
+    from public.import_states s where s.source = p_source);
 end
 $$;
 comment on function private.imported_on(text) is
-  'When a file was last imported completely. Null: never, or a new version of it is being imported.';
+  'When a file was last imported; while a new version of it is, when that began. Null: never completely.';
 revoke all on function private.imported_on(text) from public, anon, authenticated, service_role;
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from functions.maintenance.__main__ import main
 from functions.maintenance.imports.errors import ImportFailed
 from infra.local.parliament.lobbying import Registry, sample_zip
 from infra.local.postgres import ROOT
@@ -223,6 +224,34 @@ def test_rows_that_the_file_no_longer_has_are_deleted(
     assert {table: count for table, (count, _) in digest(stack_db).items()}["lobbying_communications"] == 950
 
 
+def test_the_command_prints_the_progress_and_the_sentence(
+    stack: Stack,
+    server: ScriptedServer,
+    small: tuple[bytes, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("functions.maintenance.imports.fetch.PAUSE_S", 0.0)
+    for name, text in environment(stack, server).items():
+        monkeypatch.setenv(name, text)
+    serve_zips(server, small[0], CHALLENGE)
+    assert main(["import-lobbying", "--accept-smaller"]) == 1
+    errors = capsys.readouterr().err
+    assert "import-lobbying: reading the communications" in errors
+    assert "communications: 127.0.0.1 refuses this program (403): it demands a browser's challenge." in errors
+    assert "Traceback" not in errors
+
+
+def environment(stack: Stack, server: ScriptedServer) -> dict[str, str]:
+    """The environment of the job."""
+    return {
+        "SUPABASE_URL": stack.info["supabase_url"],
+        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
+        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
+        "LOBBYING_URL": server.url,
+    }
+
+
 @pytest.mark.prove
 def test_the_whole_registry_is_imported_in_bounded_memory(
     stack: Stack, stack_db: Db, server: ScriptedServer, tmp_path: Path
@@ -237,18 +266,11 @@ def test_the_whole_registry_is_imported_in_bounded_memory(
         with (tmp_path / "file").open("wb") as file:
             write(file)
         server.answer(path, (tmp_path / "file").read_bytes())
-    environment = {
-        **os.environ,
-        "SUPABASE_URL": stack.info["supabase_url"],
-        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
-        "SUPABASE_SERVICE_ROLE_KEY": stack.info["secret_key"],
-        "LOBBYING_URL": server.url,
-    }
     digests = []
     for options in (["--accept-smaller"], ["--again"]):
         done = subprocess.run(
             [sys.executable, "-m", "functions.maintenance", "import-lobbying", *options],
-            env=environment,
+            env={**os.environ, **environment(stack, server)},
             cwd=ROOT,
             capture_output=True,
             text=True,
