@@ -105,7 +105,7 @@ def kinds(streamed: Streamed) -> tuple[int, int]:
 
 @pytest.mark.parametrize(
     ("limit", "steps", "reason", "tools"),
-    [("0.0008", 1, "limit", (0, 1)), ("0.0015", 2, "stop", (1, 0)), ("0.0025", 4, "stop", (3, 0))],
+    [("0.0010", 1, "limit", (0, 1)), ("0.0017", 2, "stop", (1, 0)), ("0.0032", 4, "stop", (3, 0))],
     ids=["no second step", "the second step is the last", "the fourth step is the last"],
 )
 def test_an_answer_ends_at_the_limit(
@@ -134,7 +134,7 @@ def test_an_output_that_was_limited_says_so(api: Api, person: NewPerson, set_lim
 
 def test_results_without_room_are_left_out(api: Api, person: NewPerson, set_limit: Callable[[str, str], None]) -> None:
     """The model answers with the results that fit."""
-    set_limit("free", "0.0018")
+    set_limit("free", "0.0022")
     call = '[tool:get_bill_debate {"number": "C-5", "limit": 20}]'
     streamed = api.stream(person("free"), question(f"{call} {call} {call} [fault:cold]"))
     assert kinds(streamed) == (1, 2)
