@@ -6,10 +6,11 @@ position is stored with each batch. A zip that has not changed since the last co
 """
 
 import asyncio
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -29,6 +30,8 @@ CALL_TIMEOUT_S = 60.0
 REST_FACTOR = 0.2  # times the duration of the batch
 PROGRESS_EVERY_S = 1.0
 SMALLEST_SHARE = 0.9  # of the records of the last import: a smaller file is not believed
+FOLDER = "lobbying-import-"
+LEFTOVER_S = 3600.0  # the age of a folder whose import was killed; on Lambda an import has fifteen minutes
 MARGIN_S = 30.0  # before the deadline, for the batch that is running
 
 
@@ -109,12 +112,13 @@ class LobbyingImport:
     async def run(self) -> LobbyingCounts:
         """Import both zips. Raises Unavailable, and ImportFailed where a zip cannot be read; the other is imported."""
         failures = []
+        _remove_leftovers()
         for dataset in DATASETS:
             if self._is_late():
                 self._counts["unfinished"] += 1
                 continue
             try:
-                with tempfile.TemporaryDirectory(prefix="lobbying-") as folder:
+                with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
                     await self._import(dataset, Path(folder))
             except ImportFailed as error:
                 failures.append(f"{dataset.noun}: {error}")
@@ -217,3 +221,11 @@ class LobbyingImport:
         if time.monotonic() - self._reported >= PROGRESS_EVERY_S:
             self._reported = time.monotonic()
             self._progress(f"import-lobbying: {done:,} of {total:,} {dataset.noun}")
+
+
+def _remove_leftovers() -> None:
+    """Remove the files of imports that were killed: on Lambda /tmp outlives them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        with suppress(OSError):  # another run removes it
+            if time.time() - folder.stat().st_mtime > LEFTOVER_S:
+                shutil.rmtree(folder)

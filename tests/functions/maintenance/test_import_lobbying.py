@@ -100,8 +100,13 @@ def test_a_second_import_changes_nothing(
 
 
 def test_a_killed_import_continues_after_its_last_batch(
-    stack: Stack, server: ScriptedServer, stack_db: Db, small: tuple[bytes, bytes]
+    stack: Stack, server: ScriptedServer, stack_db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It also removes old files of a process that was killed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name, age in (("lobbying-import-old", 7200), ("lobbying-import-new", 60)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
     serve_zips(server, *zips(1_100, VERSIONS))
     lines: list[str] = []
 
@@ -121,6 +126,7 @@ def test_a_killed_import_continues_after_its_last_batch(
 
     assert import_lobbying(stack, server.url, rest=count)["unchanged"] == 1  # the registrations are done
     assert len(lines) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["lobbying-import-new"]
     complete = digest(stack_db)
     assert complete["lobbying_communications"][0] == 1_100
     import_lobbying(stack, server.url, again=True)
