@@ -14,22 +14,34 @@ from functions.maintenance.imports.expenses import import_expenses
 from functions.maintenance.imports.fetch import Site
 from functions.maintenance.imports.lobbying import LobbyingImport
 
+IMPORT_S = 20.0  # it takes half a second
+
 
 def import_sample(db_url: str, variables: Mapping[str, str], parliament_url: str) -> None:
-    """Import the sample into a new database. One that has imported data already stays as it is."""
+    """Import the sample into a new database. One that has imported data already stays as it is.
+
+    Raises ImportFailed, Unavailable, and TimeoutError after IMPORT_S.
+    """
     with psycopg.connect(db_url) as database:
         if database.execute("select from public.import_states where finished_at is not null").fetchone():
             return
-    with ThreadPoolExecutor(1) as thread:  # the caller may have an event loop
-        thread.submit(asyncio.run, _import(load(SupabaseSettings, variables), parliament_url)).result()
+    job = _import(load(SupabaseSettings, variables), parliament_url)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(job)  # Ctrl-C cancels it
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, job).result()
 
 
 async def _import(settings: SupabaseSettings, url: str) -> None:
     database = Database(settings, Observer("maintenance"), ThreadTransport())
     site = Site(url, "the local stack", sleep=_no_pause)
     try:
-        await import_expenses(database, site, _no_progress)
-        await LobbyingImport(database, site, _no_progress, rest=_no_pause).run()
+        async with asyncio.timeout(IMPORT_S):
+            await import_expenses(database, site, _no_progress)
+            await LobbyingImport(database, site, _no_progress, rest=_no_pause).run()
     finally:
         await database.close()
 

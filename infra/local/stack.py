@@ -160,9 +160,14 @@ class Stack:
         self._write_info(variables, api_keys, users)
 
     def _import_sample(self, variables: Mapping[str, str], parliament_url: str) -> None:
-        from infra.local.imports import import_sample  # only the launcher needs the jobs
+        from functions.common.errors import AppError  # only a launcher needs the jobs
+        from functions.maintenance.imports.errors import ImportFailed
+        from infra.local.imports import import_sample
 
-        import_sample(self.postgres.url(), variables, parliament_url)
+        try:
+            import_sample(self.postgres.url(), variables, parliament_url)
+        except (AppError, ImportFailed, TimeoutError) as error:
+            self.notes.append(f"The sample of expenses and lobbying is missing: {error or 'it took too long.'}")
 
     def _ports(self) -> list[int]:
         """The ports that this stack listens on, without the offset."""
