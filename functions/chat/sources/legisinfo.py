@@ -121,7 +121,7 @@ def _stages(bill: JsonObject) -> tuple[Stage, ...]:
     stages = []
     for chamber in CHAMBERS:
         entries = listed.get(f"{chamber}BillStages") if isinstance(listed, dict) else None
-        for entry in entries if isinstance(entries, list) else []:
+        for entry in _objects(entries):
             name, state = _bilingual(entry, "BillStageName"), _bilingual(entry, "StateName")
             date = _date(entry.get("StateAsOfDate")) or _date(entry.get("LastStageEventStartDateTime"))
             if date and name.en:
@@ -135,10 +135,9 @@ def _stages(bill: JsonObject) -> tuple[Stage, ...]:
 
 def _publications(bill: JsonObject) -> list[Publication]:
     found = []
-    for entry in bill.get("Publications") or []:
-        files = entry.get("PublicationFiles") if isinstance(entry, dict) else None
-        for file in files if isinstance(files, list) else []:
-            path = file.get("RelativePath") if isinstance(file, dict) else None
+    for entry in _objects(bill.get("Publications")):
+        for file in _objects(entry.get("PublicationFiles")):
+            path = file.get("RelativePath")
             if isinstance(path, str) and path.startswith("/"):
                 found.append(Publication(_bilingual(entry, "PublicationTypeName"), f"https://www.parl.ca{path}"))
                 break
@@ -161,6 +160,10 @@ def _text(record: JsonObject, *names: str) -> str | None:
         if isinstance(value, str) and value.strip():
             return value.strip()
     return None
+
+
+def _objects(value: Any) -> list[JsonObject]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _date(value: Any) -> str | None:

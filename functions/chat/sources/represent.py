@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from functions.chat.sources.base import JsonObject, RecordNotFound
 from functions.chat.sources.http import HttpClient, escaped_path, parse_object
@@ -45,8 +45,8 @@ class Represent:
         people = [person for person in _both(answer, "representatives") if person.get("elected_office") == "MP"]
         by_riding: dict[str, Representative] = {}
         for person in people:
-            riding = person.get("district_name")
-            mp = Representative(person.get("name"), riding, person.get("party_name"))
+            riding = _string(person.get("district_name"))
+            mp = Representative(_string(person.get("name")), riding, _string(person.get("party_name")))
             by_riding.setdefault(str(riding), mp)
         return PostalArea(list(by_riding.values()), _vacant_ridings(answer, people))
 
@@ -61,7 +61,8 @@ def _vacant_ridings(answer: JsonObject, people: list[JsonObject]) -> list[str]:
         found = FEDERAL_RIDING.search(str(boundary.get("url")))
         if found and boundary.get("name"):
             ridings.setdefault(found[1], {})[found[0]] = str(boundary["name"])
-    urls = (str((person.get("related") or {}).get("boundary_url")) for person in people)
+    related = (person.get("related") for person in people)
+    urls = (str(links.get("boundary_url")) for links in related if isinstance(links, dict))
     represented = {found[0]: found[1] for url in urls if (found := FEDERAL_RIDING.search(url))}
     if people and not represented:
         return []  # without the boundaries of the MPs, none can be excluded
@@ -71,4 +72,9 @@ def _vacant_ridings(answer: JsonObject, people: list[JsonObject]) -> list[str]:
 
 def _both(answer: JsonObject, name: str) -> list[JsonObject]:
     """The entries of the two lists of a name. Either list may be missing."""
-    return [*(answer.get(f"{name}_centroid") or []), *(answer.get(f"{name}_concordance") or [])]
+    lists = (answer.get(f"{name}_{kind}") for kind in ("centroid", "concordance"))
+    return [entry for each in lists if isinstance(each, list) for entry in each if isinstance(entry, dict)]
+
+
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

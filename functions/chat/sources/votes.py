@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, get_args
 from functions.chat.sources.base import JsonObject, RecordNotFound, SourceError, Text
 from functions.chat.sources.openparliament import OPENPARLIAMENT, PAGE_SIZE, OpenParliament
 from functions.chat.sources.terms import INDEPENDENT
+from functions.chat.sources.text import bilingual
 
 Choice = Literal["Yes", "No", "Paired", "Didn't vote"]
 Result = Literal["Passed", "Failed", "Tie"]
@@ -269,14 +270,15 @@ def parse_vote(record: JsonObject) -> Vote:
     try:
         path, session, description, result = (record[key] for key in ("url", "session", "description", "result"))
         bill = str(record.get("bill_url") or "").strip("/").split("/")
-        if not (path and session and description["en"] and result in get_args(Result)):
+        about = bilingual(description)
+        if not (path and session and about and about.en and result in get_args(Result)):
             raise ValueError("not a vote")
         return Vote(
             path=str(path),
             session=str(session),
             number=int(record["number"]),
             date=date.fromisoformat(record["date"]),
-            description=Text(description["en"], description.get("fr")),
+            description=about,
             result=result,
             yes=int(record["yea_total"]),
             no=int(record["nay_total"]),

@@ -64,7 +64,9 @@ def _progress(progress: BillProgress, language: Language) -> JsonObject:
         }
         for stage in progress.stages
     ]
-    publications = [{"version": each.name.in_(language), "url": each.url} for each in progress.publications]
+    publications = [
+        {"version": each.name.in_(language), "url": localized_url(each.url, language)} for each in progress.publications
+    ]
     return {
         "stages": fit(stages, STAGES_BYTES),
         "royal_assent": progress.royal_assent,

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language
+from functions.chat.sources.base import JsonObject, Language, Text
 from functions.chat.sources.text import bill_reference, localized, shorten
 from functions.chat.sources.votes import Vote
 from functions.chat.tools.arguments import Arguments
@@ -20,6 +20,10 @@ MAX_VOTES = 20
 SUBJECTS_BYTES = 3_500
 VOTES_BYTES = 2_500
 LATER_VOTES_BYTES = 1_000
+NO_TRANSCRIPT = Text(
+    "There is no transcript of the asked day: the House did not sit, or it is not published yet.",
+    "Il n’y a pas de transcription du jour demandé : la Chambre n’a pas siégé, ou elle n’est pas encore publiée.",
+)
 
 
 class GetHouseDay(Arguments):
@@ -33,7 +37,7 @@ async def get_house_day(arguments: GetHouseDay, parliament: Parliament, language
     """
     record = parliament.openparliament
     asked = arguments.day.isoformat() if arguments.day else None
-    debates = (await record.list_records("debates", limit=1, date__lte=asked)).records
+    debates = _with_pages((await record.list_records("debates", limit=1, date__lte=asked)).records)
     if not debates:
         raise ToolError("There is no transcript of that day or of an earlier one.")
     day, page = str(debates[0].get("date")), record.public_url(debates[0].get("url"))
@@ -54,16 +58,21 @@ async def get_house_day(arguments: GetHouseDay, parliament: Parliament, language
         data["later_votes"] = fit([_vote(vote, parliament, language) for vote in later], LATER_VOTES_BYTES)
     if asked is not None and asked != day:
         data["asked_day"] = asked
-        data["note"] = "There is no transcript of the asked day: the House did not sit, or it is not published yet."
+        data["note"] = NO_TRANSCRIPT.in_(language)
     title = f"Débats de la Chambre des communes, {day}" if language == "fr" else f"House of Commons debates, {day}"
     sources = [vote_page(parliament, vote, language) for vote in (*of_day[: len(fitted["items"])], *later)]
     return ToolData(data, [Source(page, title), *sources])
 
 
+def _with_pages(records: list[JsonObject]) -> list[JsonObject]:
+    """The records that have a page: others cannot be read."""
+    return [record for record in records if isinstance(record.get("url"), str)]
+
+
 def _subjects(speeches: list[JsonObject], parliament: Parliament, language: Language) -> list[JsonObject]:
     """The headings in their order, each once, with the number of its speeches and its first speech's page."""
     subjects: dict[tuple[str | None, str | None], JsonObject] = {}
-    for speech in sorted(speeches, key=lambda speech: str(speech.get("time"))):
+    for speech in sorted(_with_pages(speeches), key=lambda speech: str(speech.get("time"))):
         heading, subject = (localized(speech.get(level), language) for level in ("h1", "h2"))
         entry = subjects.setdefault(
             (heading, subject),

@@ -148,6 +148,7 @@ async def test_get_bill_returns_status_sponsor_dates_and_links(runner: Runner, l
 
 async def test_get_bill_has_a_timeline_of_both_chambers(runner: Runner) -> None:
     law = await runner.output("get_bill", "fr", number="C-2")
+    assert "/fr/" in law["publications"][0]["url"]
     stages = [(stage["date"], stage["chamber"], stage["stage"]) for stage in law["stages"]["items"]]
     assert stages == [
         ("2026-01-27", "Chambre des communes", "Première lecture"),
@@ -226,6 +227,8 @@ async def test_house_day_lists_subjects_and_votes(runner: Runner) -> None:
 async def test_a_day_without_a_sitting_returns_the_one_before(runner: Runner) -> None:
     day = await runner.output("get_house_day", day="2026-03-14")
     assert (day["sitting_day"], day["asked_day"]) == ("2026-03-11", "2026-03-14")
+    french = await runner.output("get_house_day", "fr", day="2026-03-14")
+    assert french["note"].startswith("Il n’y a pas de transcription")
     newest = await runner.output("get_house_day")
     assert newest["sitting_day"] == (await runner.record("/debates/?limit=1"))["objects"][0]["date"]
 
