@@ -59,7 +59,10 @@ class OpenParliament:
 
     def public_url(self, url: str | None) -> str:
         """The public page of a record, given its path in the API or its URL in the feed. Always on the site itself."""
-        parts = urlsplit(url or "/")
+        try:
+            parts = urlsplit(url or "/")
+        except ValueError:  # it is no URL, for example http://[x
+            return f"{self.site}/"
         path = f"/{parts.path.lstrip('/')}"
         return f"{self.site}{path}" + (f"#{parts.fragment}" if parts.fragment else "")
 

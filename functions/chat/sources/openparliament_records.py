@@ -155,7 +155,10 @@ class SearchHit:
     @property
     def path(self) -> str:
         """The path of its page, which tells its kind: a debate, a committee's meeting, a bill or an MP."""
-        return urlsplit(self.url).path
+        try:
+            return urlsplit(self.url).path
+        except ValueError:  # it is no URL, for example http://[x
+            return ""
 
 
 @dataclass(frozen=True, slots=True)

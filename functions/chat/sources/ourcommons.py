@@ -84,7 +84,7 @@ class OurCommons:
                 raise ValueError("not a list")
             # Former ministers are listed, too.
             entries = [entry for entry in root.iter(tag) if not (entry.findtext("ToDateTime") or "").strip()]
-            entries.sort(key=lambda entry: int(entry.findtext("OrderOfPrecedence") or 0))
+            entries.sort(key=lambda entry: _number(entry, "OrderOfPrecedence"))
             offices = (_office(entry, order) for order, entry in enumerate(entries))
             return [office for office in offices if office is not None]
 
@@ -104,7 +104,13 @@ def _office(entry: "Element", order: int) -> Office | None:
     if not family or not title:
         return None
     since, riding, party = text("FromDateTime")[:10], text("ConstituencyName"), text("CaucusShortName")
-    return Office(int(text("PersonId") or 0), order, name, title, since or None, riding or None, party or None)
+    return Office(_number(entry, "PersonId"), order, name, title, since or None, riding or None, party or None)
+
+
+def _number(entry: "Element", tag: str) -> int:
+    """The number in a child; 0 where it is missing or unreadable."""
+    text = (entry.findtext(tag) or "").strip()
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def parse_xml(body: bytes) -> "Element":

@@ -217,8 +217,11 @@ class Votes:
         ballots, more = await self._openparliament.list_records(
             "votes", "ballots", limit=limit, politician=slug, dissent="True" if dissent else None
         )
-        choices = {
-            str(each["vote_url"]): _choice(each["ballot"]) for each in ballots if {"vote_url", "ballot"} <= each.keys()
+        choices: dict[str, Choice] = {
+            each["vote_url"]: choice
+            for each in ballots
+            for choice in CHOICES
+            if each.get("ballot") == choice and isinstance(each.get("vote_url"), str)
         }
         votes = {vote.path: vote for vote in await self._at(choices)}
         return [MemberBallot(choice, path, votes.get(path)) for path, choice in choices.items()], more

@@ -6,7 +6,9 @@ import pytest
 
 from functions.chat.tools import Tools
 from tests.functions.tools.kit import ScriptedServer, page
+from tests.sources import parliament_at
 
+MEMBER = {"name": "Fern", "url": "/politicians/fern-quillwater/", "memberships": []}
 WRONG: list[Any] = [7, "text", [7], {"en": 7}, True]
 
 
@@ -42,3 +44,32 @@ async def test_tools_read_wrong_types_of_votes_and_stages(server: ScriptedServer
     server.answer("/debates/", page([{"date": "2026-03-11", "url": "/debates/2026/3/11/"}]))
     server.answer("/speeches/", page([{"url": wrong, "h1": wrong, "time": wrong, "bill_debated_url": wrong}]))
     assert (await tools.run("get_house_day", {}, "fr")).error is None
+
+
+async def test_an_invalid_address_leads_to_the_site(server: ScriptedServer, tools: Tools) -> None:
+    item = "<item><title>A</title><link>http://[x</link><description>b</description></item>"
+    server.answer("/search/feed/", f"<rss><channel>{item}</channel></rss>".encode())
+    outcome = await tools.run("search_debates", {"words": "herons"}, "en")
+    assert outcome.error is None
+    assert parliament_at(server.url).openparliament.public_url("http://[x") == f"{server.url}/"
+
+
+@pytest.mark.parametrize("wrong", [None, "first", [1], "-3"])
+async def test_an_unreadable_order_loses_no_minister(server: ScriptedServer, tools: Tools, wrong: Any) -> None:
+    names = "<PersonOfficialLastName>Tidewell</PersonOfficialLastName><Title>Minister</Title>"
+    entry = f"<Minister>{names}<PersonId>{wrong}</PersonId><OrderOfPrecedence>{wrong}</OrderOfPrecedence></Minister>"
+    server.answer("/Members/en/ministries/xml", f"<ArrayOfMinister>{entry}</ArrayOfMinister>".encode())
+    outcome = await tools.run("find_ministers", {}, "en")
+    assert outcome.output is not None
+    assert [item["name"] for item in outcome.output["items"]] == ["Tidewell"]
+
+
+async def test_a_ballot_that_cannot_be_read_is_skipped(server: ScriptedServer, tools: Tools) -> None:
+    server.answer("/politicians/fern-quillwater/", MEMBER)
+    ballots = [{"vote_url": "/votes/45-1/1/", "ballot": choice} for choice in (None, "Maybe", 7)]
+    good = [{"vote_url": "/votes/45-1/2/", "ballot": "Yes"}, {"vote_url": 7, "ballot": "Yes"}]
+    server.answer("/votes/ballots/", page([*ballots, *good]))
+    server.answer("/votes/", page([]))
+    outcome = await tools.run("get_mp_votes", {"slug": "fern-quillwater"}, "en")
+    assert outcome.output is not None
+    assert [item["ballot"] for item in outcome.output["items"]] == ["Yes"]
