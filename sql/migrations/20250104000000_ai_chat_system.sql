@@ -1464,9 +1464,9 @@ revoke all on public.import_states from public, anon, authenticated, service_rol
 create table if not exists public.member_expenses (
   id uuid primary key default private.time_ordered_id(),
   created_at timestamptz not null default now(),
-  fiscal_year smallint not null
+  fiscal_year integer not null
     constraint member_expenses_fiscal_year_is_plausible check (fiscal_year between 2000 and 2200),
-  quarter smallint not null
+  quarter integer not null
     constraint member_expenses_quarter_is_one_of_four check (quarter between 1 and 4),
   name text not null
     constraint member_expenses_name_is_bounded check (char_length(name) between 1 and 200),
@@ -1474,7 +1474,7 @@ create table if not exists public.member_expenses (
     constraint member_expenses_constituency_is_bounded check (char_length(constituency) <= 200),
   caucus text not null
     constraint member_expenses_caucus_is_bounded check (char_length(caucus) <= 100),
-  occurrence smallint not null,
+  occurrence integer not null,
   member_key text
     constraint member_expenses_member_key_is_bounded check (char_length(member_key) <= 200),
   salaries numeric(12,2) not null,
@@ -1524,7 +1524,7 @@ create table if not exists public.lobbying_registrations (
   newest_id bigint not null,
   versions integer not null
     constraint lobbying_registrations_versions_is_positive check (versions > 0),
-  kind smallint,
+  kind integer,
   client_number text
     constraint lobbying_registrations_client_number_is_bounded check (char_length(client_number) <= 60),
   organization_en text not null
@@ -1590,7 +1590,7 @@ create table if not exists public.lobbying_communications (
     constraint lobbying_communications_number_is_unique unique,
   communicated_on date not null,
   posted_on date,
-  kind smallint,
+  kind integer,
   client_number text
     constraint lobbying_communications_client_number_is_bounded check (char_length(client_number) <= 60),
   organization_en text not null
@@ -5392,7 +5392,7 @@ begin
          case when private.fold(r.name) <> 'vacant' then private.person_key(r.name) end,
          r.salaries, r.travel, r.hospitality, r.contracts
   from jsonb_to_recordset(p_rows) r (
-    name text, constituency text, caucus text, occurrence smallint, salaries numeric, travel numeric,
+    name text, constituency text, caucus text, occurrence integer, salaries numeric, travel numeric,
     hospitality numeric, contracts numeric)
   on conflict (fiscal_year, quarter, name, constituency, caucus, occurrence) do update set
     member_key = excluded.member_key, salaries = excluded.salaries, travel = excluded.travel,
@@ -5405,7 +5405,7 @@ begin
   if p_is_complete then
     delete from public.member_expenses e
     where e.fiscal_year = p_fiscal_year and e.quarter = p_quarter and not exists (
-      select from jsonb_to_recordset(p_rows) r (name text, constituency text, caucus text, occurrence smallint)
+      select from jsonb_to_recordset(p_rows) r (name text, constituency text, caucus text, occurrence integer)
       where (r.name, r.constituency, r.caucus, r.occurrence) = (e.name, e.constituency, e.caucus, e.occurrence));
     get diagnostics v_deleted = row_count;
   end if;
@@ -5445,7 +5445,7 @@ begin
   select r.number, r.newest_id, r.versions, r.kind, r.client_number, r.organization_en, r.organization_fr, r.firm,
          r.registrant, r.first_effective_on, r.effective_on, r.ends_on, r.institutions
   from jsonb_to_recordset(p_rows) r (
-    number text, newest_id bigint, versions integer, kind smallint, client_number text, organization_en text,
+    number text, newest_id bigint, versions integer, kind integer, client_number text, organization_en text,
     organization_fr text, firm text, registrant text, first_effective_on date, effective_on date, ends_on date,
     institutions text[])
   -- Equal rows are left out here, because the words of a row are computed before a conflict is found.
@@ -5534,7 +5534,7 @@ begin
                       null),
          r.description, r.subjects_en, r.subjects_fr
   from jsonb_to_recordset(p_rows) r (
-    number bigint, communicated_on date, posted_on date, kind smallint, client_number text, organization_en text,
+    number bigint, communicated_on date, posted_on date, kind integer, client_number text, organization_en text,
     organization_fr text, registrant text, is_superseded boolean, officials jsonb, description text,
     subjects_en text[], subjects_fr text[])
   -- Equal rows are left out here, because the words of a row are computed before a conflict is found.

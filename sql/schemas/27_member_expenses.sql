@@ -3,9 +3,9 @@
 create table if not exists public.member_expenses (
   id uuid primary key default private.time_ordered_id(),
   created_at timestamptz not null default now(),
-  fiscal_year smallint not null
+  fiscal_year integer not null
     constraint member_expenses_fiscal_year_is_plausible check (fiscal_year between 2000 and 2200),
-  quarter smallint not null
+  quarter integer not null
     constraint member_expenses_quarter_is_one_of_four check (quarter between 1 and 4),
   name text not null
     constraint member_expenses_name_is_bounded check (char_length(name) between 1 and 200),
@@ -13,7 +13,7 @@ create table if not exists public.member_expenses (
     constraint member_expenses_constituency_is_bounded check (char_length(constituency) <= 200),
   caucus text not null
     constraint member_expenses_caucus_is_bounded check (char_length(caucus) <= 100),
-  occurrence smallint not null,
+  occurrence integer not null,
   member_key text
     constraint member_expenses_member_key_is_bounded check (char_length(member_key) <= 200),
   salaries numeric(12,2) not null,

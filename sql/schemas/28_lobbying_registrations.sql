@@ -9,7 +9,7 @@ create table if not exists public.lobbying_registrations (
   newest_id bigint not null,
   versions integer not null
     constraint lobbying_registrations_versions_is_positive check (versions > 0),
-  kind smallint,
+  kind integer,
   client_number text
     constraint lobbying_registrations_client_number_is_bounded check (char_length(client_number) <= 60),
   organization_en text not null

@@ -10,7 +10,7 @@ create table if not exists public.lobbying_communications (
     constraint lobbying_communications_number_is_unique unique,
   communicated_on date not null,
   posted_on date,
-  kind smallint,
+  kind integer,
   client_number text
     constraint lobbying_communications_client_number_is_bounded check (char_length(client_number) <= 60),
   organization_en text not null

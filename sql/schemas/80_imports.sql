@@ -75,7 +75,7 @@ begin
          case when private.fold(r.name) <> 'vacant' then private.person_key(r.name) end,
          r.salaries, r.travel, r.hospitality, r.contracts
   from jsonb_to_recordset(p_rows) r (
-    name text, constituency text, caucus text, occurrence smallint, salaries numeric, travel numeric,
+    name text, constituency text, caucus text, occurrence integer, salaries numeric, travel numeric,
     hospitality numeric, contracts numeric)
   on conflict (fiscal_year, quarter, name, constituency, caucus, occurrence) do update set
     member_key = excluded.member_key, salaries = excluded.salaries, travel = excluded.travel,
@@ -88,7 +88,7 @@ begin
   if p_is_complete then
     delete from public.member_expenses e
     where e.fiscal_year = p_fiscal_year and e.quarter = p_quarter and not exists (
-      select from jsonb_to_recordset(p_rows) r (name text, constituency text, caucus text, occurrence smallint)
+      select from jsonb_to_recordset(p_rows) r (name text, constituency text, caucus text, occurrence integer)
       where (r.name, r.constituency, r.caucus, r.occurrence) = (e.name, e.constituency, e.caucus, e.occurrence));
     get diagnostics v_deleted = row_count;
   end if;
@@ -128,7 +128,7 @@ begin
   select r.number, r.newest_id, r.versions, r.kind, r.client_number, r.organization_en, r.organization_fr, r.firm,
          r.registrant, r.first_effective_on, r.effective_on, r.ends_on, r.institutions
   from jsonb_to_recordset(p_rows) r (
-    number text, newest_id bigint, versions integer, kind smallint, client_number text, organization_en text,
+    number text, newest_id bigint, versions integer, kind integer, client_number text, organization_en text,
     organization_fr text, firm text, registrant text, first_effective_on date, effective_on date, ends_on date,
     institutions text[])
   -- Equal rows are left out here, because the words of a row are computed before a conflict is found.
@@ -217,7 +217,7 @@ begin
                       null),
          r.description, r.subjects_en, r.subjects_fr
   from jsonb_to_recordset(p_rows) r (
-    number bigint, communicated_on date, posted_on date, kind smallint, client_number text, organization_en text,
+    number bigint, communicated_on date, posted_on date, kind integer, client_number text, organization_en text,
     organization_fr text, registrant text, is_superseded boolean, officials jsonb, description text,
     subjects_en text[], subjects_fr text[])
   -- Equal rows are left out here, because the words of a row are computed before a conflict is found.
