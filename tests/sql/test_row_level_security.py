@@ -26,6 +26,7 @@ PUBLIC = {"plans"}
 INTERNAL = {
     *("daily_costs", "packs", "pending_turns", "retained_invoice_items", "retained_usage", "settings"),
     "stripe_events",
+    *("import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects", "member_expenses"),
 }
 # Columns that identify a row. Every role that may read the relation may read them. Default: id.
 KEY_COLUMNS = {"daily_quota_usage": "user_id, query_date"}
