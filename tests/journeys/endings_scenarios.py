@@ -207,7 +207,7 @@ SCENARIOS = {
     "finished after tools": Scenario(A_BILL),
     "a tool failed": Scenario(A_BROKEN_BILL, setup=failing(BROKEN_BILL, status=500)),
     "over the steps limit": Scenario('[tool-loop:get_bill {"number": "C-5"}]', setup=cost_limits("1", "1")),
-    "over the cost limit": Scenario(f"{A_BILL} [fault:cold]", setup=cost_limits("0.0008", "0.016"), own_key=False),
+    "over the cost limit": Scenario(f"{A_BILL} [fault:cold]", setup=cost_limits("0.0010", "0.020"), own_key=False),
     "cut short by output limit": Scenario("[fault:max-tokens]"),
     "refused by the filter": Scenario("[fault:refusal]"),
     "refused in silence": Scenario("[fault:refusal silent]"),
