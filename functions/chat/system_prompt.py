@@ -45,7 +45,7 @@ def system_prompt() -> str:
 
 
 def assistant_instructions() -> str:
-    """What users' own assistants are told about the tools."""
+    """Instructions on the tools for users' own assistants."""
     return _text("mcp")
 
 

@@ -25,7 +25,7 @@ class Exchange:
     is_over: bool = False
 
     def begin(self, connection: HTTPConnection, timeout_s: float) -> None:
-        """Use the connection. Raises TimeoutError if nobody waits for the response any more."""
+        """Use the connection. Raises TimeoutError if the caller has given up."""
         self.connection = connection
         if self.is_over:
             raise TimeoutError

@@ -118,7 +118,7 @@ def misses_in_results(question: Question, outcomes: Sequence[Outcome]) -> list[s
     return [*errors, *(f"no {each}" for each in missing), *([] if urls else ["no source"])]
 
 
-def told(question: Question) -> list[str]:
+def facts_from_results(question: Question) -> list[str]:
     """The facts and pages that the results cannot just repeat from the arguments."""
     arguments = [text.replace("-", " ") for call in question.calls for text in _texts(dict(call.arguments))]
     return [fact for fact in question.facts if not any(_has(arguments, way) for way in fact.split("|"))] + [

@@ -4,7 +4,16 @@ import pytest
 
 from functions.chat.tools import Outcome, Source
 from infra.local.stack import Stack
-from tests.journeys.questions import Call, Question, ask_tools, misses_in_answer, questions, read_message, table, told
+from tests.journeys.questions import (
+    Call,
+    Question,
+    ask_tools,
+    facts_from_results,
+    misses_in_answer,
+    questions,
+    read_message,
+    table,
+)
 
 QUESTION = Question(
     "How did my MP vote on C-5?", [Call("how_they_voted")], ["Fern Quillwater", "Yes|for", "2026-05-26"]
@@ -19,7 +28,7 @@ def test_every_question_is_answered_by_the_tools(stack: Stack) -> None:
     asked = questions()
     assert len({question.asks for question in asked}) == len(asked) >= 60
     assert sum(question.language == "fr" for question in asked) >= 20
-    assert [question.asks for question in asked if not told(question)] == []
+    assert [question.asks for question in asked if not facts_from_results(question)] == []
     rows = ask_tools(asked, stack)
     assert not any(missing for _, missing in rows), table(rows)
 

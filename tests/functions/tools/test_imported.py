@@ -23,7 +23,7 @@ async def test_expenses_of_a_member_have_rank_and_pages(runner: Runner) -> None:
 
     moved = await runner.output("get_mp_expenses", slug="sixtus-plumbrook", quarters=20)
     assert len(moved["items"]) == 3
-    assert "find_mps" in await runner.error("get_mp_expenses", slug="nobody-known")
+    assert "find_mps" in await runner.error("get_mp_expenses", slug="unknown-member")
 
 
 async def test_largest_expenses_are_sorted_and_exclude_vacant_offices(runner: Runner) -> None:
@@ -65,13 +65,13 @@ async def test_lobbying_is_found_by_subject_organization_and_member(runner: Runn
     assert (output["lobbying_by"], output["reports"], output["active_registrations"]) == ([maple], 4, 1)
     assert output["items"][0]["organization"] == "Producteurs d’eau d’érable de la Côte imaginaire"
     assert output["items"][0]["officials"][0].startswith("Théodule Vertegrange, ")
-    assert "no organization" in await runner.error("find_lobbying", organization="nobody at all")
+    assert "no organization" in await runner.error("find_lobbying", organization="unknown organization")
 
     output = await runner.output("find_lobbying", slug="theodule-vertegrange", limit=3)
     assert (output["reports"], len(output["items"]), output["more"]) == (8, 3, True)
     assert [one["reports"] for one in output["most_reports_by"]] == [4, 4]
-    nobody = await runner.output("find_lobbying", slug="tobias-hollowmere")
-    assert (nobody["reports"], nobody["items"]) == (0, [])
+    unlobbied = await runner.output("find_lobbying", slug="tobias-hollowmere")
+    assert (unlobbied["reports"], unlobbied["items"]) == (0, [])
 
 
 async def test_exactly_one_question_about_lobbying_is_required(runner: Runner) -> None:
