@@ -1,70 +1,27 @@
 """export-user: writes everything that is stored about a user into one JSON file."""
 
-import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from functions.common import results
-from functions.common.billing.records import billing_profile
 from functions.common.database import Database
-from functions.common.errors import NotFound
-
-# The parts of an export in the order of the file, and the rows of one page.
-PARTS = {
-    "account": 1,
-    "subscription": 1,
-    "keys": 10,
-    "packs": 500,
-    "bills": 500,
-    "conversations": 20,
-    "pending": 20,
-    "usage": 1000,
-    "running": 100,
-    "refusals": 100,
-}
-PAGE_TIMEOUT_S = 30.0
+from functions.common.leaving.export import write_export
 
 
 async def export_user(database: Database, user_id: str, to: Path, progress: Callable[[str], None]) -> dict[str, int]:
     """Write the user's rows to the file `to`. Returns the number of rows of each part.
 
-    The file appears when it is complete, readable by its owner only. Money is exact text. Raises NotFound,
-    Unavailable.
+    The file appears when it is complete, readable by its owner only. Raises NotFound, Unavailable.
     """
-    if await billing_profile(database, user_id) is None:
-        raise NotFound("There is no such user.")
     unfinished = to.with_name(f".{to.name}.unfinished")
-    counts: dict[str, int] = {}
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        separator = "{\n"
-        for part in PARTS:
-            counts[part] = 0
-            file.write(f'{separator}"{part}": [')
-            async for row in _rows(database, user_id, part):
-                file.write(",\n" if counts[part] else "\n")
-                file.write(json.dumps(row, ensure_ascii=False, indent=2))
-                counts[part] += 1
-            file.write("]")
-            separator = ",\n"
-            progress(f"export-user: {counts[part]:,} rows of {part}")
-        file.write("\n}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(to)
+    try:
+        with os.fdopen(
+            os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        ) as file:
+            counts = await write_export(database, user_id, file, lambda line: progress(f"export-user: {line}"))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(to)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return counts
-
-
-async def _rows(database: Database, user_id: str, part: str) -> AsyncIterator[Any]:
-    after: str | None = None
-    while True:
-        params = {"p_user_id": user_id, "p_part": part, "p_after": after, "p_limit": PARTS[part]}
-        page = await database.call(
-            "export_user", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("id", "record")
-        )
-        for row in page:
-            yield json.loads(row["record"], parse_float=str)
-        if len(page) < PARTS[part]:
-            return
-        after = page[-1]["id"]

@@ -124,11 +124,16 @@ async def _export_user(context: Context) -> Mapping[str, object]:
 
 async def _delete_user(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
-    from functions.maintenance.delete_user import delete_user
+    from functions.common.leaving.auth_admin import AuthAdmin
+    from functions.common.leaving.deletion import delete_user
 
+    def progress(line: str) -> None:
+        context.progress(f"delete-user: {line}")
+
+    auth = AuthAdmin(load(SupabaseSettings, context.environment))
     user, write_off = context.options["user"], bool(context.options.get("write_off"))
     async with account(context.environment) as stripe:
-        return await delete_user(context.database, stripe, user, context.progress, write_off=write_off)
+        return await delete_user(context.database, stripe, auth, user, progress, write_off=write_off)
 
 
 async def _check_sources(context: Context) -> Mapping[str, object]:

@@ -26,7 +26,7 @@ import psycopg
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -82,7 +82,7 @@ class SigningKey:
             self.private_key.public_key(),
             algorithms=["ES256"],
             audience=audience,
-            options={"require": ["exp", "role"]},
+            options={"require": ["exp", "role"], "verify_aud": audience is not None},
         )
         return claims
 
@@ -195,6 +195,7 @@ class Auth:
             Route("/token", self.token, methods=["POST"]),
             Route("/user", self.user),
             Route("/logout", self.logout, methods=["POST"]),
+            Route("/admin/users/{user_id}", self.delete_user, methods=["DELETE"]),
             Route("/settings", settings),
             Route("/{path:path}", not_found, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
@@ -213,6 +214,7 @@ class Auth:
         try:
             async with await self._connect() as db:
                 user_id = await _create_user(db, email, encrypted, data)
+                await _log(db, "user_signedup", str(user_id), email, provider="email")
                 return JSONResponse(await self._start_session(db, user_id))
         except psycopg.Error as error:
             if error.diag.constraint_name == "users_email_partial_key":
@@ -233,6 +235,7 @@ class Auth:
             user = await _one(db, find, email)
             if user is None or not await asyncio.to_thread(password_matches, password, user["encrypted_password"]):
                 raise AuthError(400, "invalid_credentials", "Invalid login credentials")
+            await _log(db, "login", str(user["id"]), email, provider="email")
             return await self._start_session(db, user["id"])
 
     async def _refresh_token_grant(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,6 +265,32 @@ class Auth:
                 and case %s when 'local' then id = %s when 'others' then id <> %s else true end"""
             await db.execute(end, [user["id"], scope, session_id, session_id])
         return Response(status_code=204)
+
+    async def delete_user(self, request: Request) -> Response:
+        """Part of the admin API. Auth's log keeps who was deleted."""
+        self._require_service_role(request)
+        try:
+            user_id = uuid.UUID(request.path_params["user_id"])
+        except ValueError as error:
+            raise AuthError(404, "validation_failed", "user_id must be an UUID") from error
+        async with await self._connect() as db:
+            user = await _one(db, b"delete from auth.users where id = %s returning email, phone", user_id)
+            if user is None:
+                raise AuthError(404, "user_not_found", "User not found")
+            about = {"user_id": str(user_id), "user_email": user["email"], "user_phone": user["phone"] or ""}
+            await _log(db, "user_deleted", str(NO_INSTANCE), "service_role", **about)
+        return JSONResponse({})
+
+    def _require_service_role(self, request: Request) -> None:
+        """The gateway has exchanged a secret key for the role's token."""
+        bearer = BEARER.fullmatch(request.headers.get("authorization", ""))
+        try:
+            claims = self.signing_key.verify(bearer[1] if bearer else request.state.role_token)
+        except jwt.InvalidTokenError as error:
+            message = f"invalid JWT: unable to parse or verify signature, {error}"
+            raise AuthError(403, "bad_jwt", message) from error
+        if claims["role"] != "service_role":
+            raise AuthError(403, "not_admin", "User not allowed")
 
     async def _connect(self) -> Connection:
         return await psycopg.AsyncConnection.connect(self.database_url, row_factory=dict_row)
@@ -369,6 +398,13 @@ def _checked_email(email: str) -> str:
 
 async def _one(db: Connection, statement: bytes, *values: object) -> DictRow | None:
     return await (await db.execute(statement, values)).fetchone()
+
+
+async def _log(db: Connection, action: str, actor_id: str, actor: str, **traits: str) -> None:
+    """Write an entry of Auth's log, which the platform stores in the project's database by default."""
+    payload = {"actor_id": actor_id, "actor_username": actor, "actor_via_sso": False, "action": action}
+    write = "insert into auth.audit_log_entries (instance_id, id, payload, created_at) values (%s, %s, %s, now())"
+    await db.execute(write, [NO_INSTANCE, uuid.uuid4(), Json({**payload, "traits": traits})])
 
 
 async def _create_user(db: Connection, email: str, encrypted: str, data: dict[str, Any]) -> uuid.UUID:

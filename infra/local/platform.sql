@@ -162,14 +162,26 @@ create table if not exists auth.refresh_tokens (
 create index if not exists refresh_tokens_session_id_revoked_idx on auth.refresh_tokens (session_id, revoked);
 comment on table auth.refresh_tokens is 'Auth: Store of tokens used to refresh JWT tokens once they expire.';
 
+create table if not exists auth.audit_log_entries (
+  instance_id uuid,
+  id uuid not null constraint audit_log_entries_pkey primary key,
+  payload json,
+  created_at timestamptz,
+  ip_address varchar(64) not null default ''
+);
+create index if not exists audit_logs_instance_id_idx on auth.audit_log_entries (instance_id);
+comment on table auth.audit_log_entries is 'Auth: Audit trail for user actions.';
+
 alter table auth.users owner to supabase_auth_admin;
 alter table auth.sessions owner to supabase_auth_admin;
 alter table auth.refresh_tokens owner to supabase_auth_admin;
+alter table auth.audit_log_entries owner to supabase_auth_admin;
 
 -- No policy: only the owner and roles with BYPASSRLS see rows.
 alter table auth.users enable row level security;
 alter table auth.sessions enable row level security;
 alter table auth.refresh_tokens enable row level security;
+alter table auth.audit_log_entries enable row level security;
 
 -- `all` includes REFERENCES and TRIGGER: a project may point foreign keys at auth.users and create triggers on it.
 grant all on all tables in schema auth to postgres;

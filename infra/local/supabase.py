@@ -159,6 +159,7 @@ class RequireApiKey:
         elif is_secret(key) and BROWSER.match(connection.headers.get("user-agent", "")):
             refusal = refused("INVALID_API_KEY_TYPE", "Forbidden use of secret API key in browser", BROWSER_HINT)
         else:
+            scope.setdefault("state", {})["role_token"] = self.keys.token(key)
             await self.app(scope, receive, send)
             return
         await refusal(scope, receive, send)

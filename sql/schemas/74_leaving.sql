@@ -49,6 +49,12 @@ begin
     when 'pending' then
       return query select w.id, row_to_json(w)::text from public.pending_turns w
       where w.user_id = p_user_id and (p_after is null or w.id > p_after) order by w.id limit v_limit;
+    when 'feedback' then
+      return query select f.id, row_to_json(f)::text from public.message_feedback f
+      where f.user_id = p_user_id and (p_after is null or f.id > p_after) order by f.id limit v_limit;
+    when 'shared' then
+      return query select s.id, row_to_json(s)::text from public.shared_conversations s
+      where s.user_id = p_user_id and (p_after is null or s.id > p_after) order by s.id limit v_limit;
     when 'refusals' then
       return query select r.id, row_to_json(r)::text from public.query_refusals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
@@ -59,8 +65,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without '
-  'ciphertexts and passwords.';
+  'pending, usage, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at most 1,000 '
+  'rows. Without ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 
@@ -137,14 +143,10 @@ revoke all on function public.delete_history(uuid) from public, anon, authentica
 grant execute on function public.delete_history(uuid) to service_role;
 
 
-create or replace function public.delete_user(p_user_id uuid, p_write_off boolean default false) returns boolean
-language plpgsql volatile security definer set search_path = ''
+create or replace function public.check_deletion(p_user_id uuid, p_write_off boolean default false) returns void
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  -- Lock
-  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
-
-  -- Decide
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
     raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
@@ -153,17 +155,58 @@ begin
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
-
-  -- Write
-  -- Running queries are not charged. Foreign keys delete all other rows; retain_ledger stores the sums.
-  delete from auth.users u where u.id = p_user_id;
-
-  -- Return
-  return found;
 end
 $$;
-comment on function public.delete_user(uuid, boolean) is
-  'Deletes a user and all their data. The sums of their ledger stay, without the user. OWING: they still have a '
-  'subscription, or overage that is not billed and p_write_off is false. Returns whether the user existed.';
-revoke all on function public.delete_user(uuid, boolean) from public, anon, authenticated, service_role;
-grant execute on function public.delete_user(uuid, boolean) to service_role;
+comment on function public.check_deletion(uuid, boolean) is
+  'Whether a user may be deleted now, through the admin API of Auth: the foreign keys then delete all their rows, and '
+  'retain_ledger stores the sums. Without a subscription no query is charged as overage any more. OWING: they still '
+  'have a subscription, or overage that is not billed and p_write_off is false.';
+revoke all on function public.check_deletion(uuid, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.check_deletion(uuid, boolean) to service_role;
+
+
+create or replace function public.confirm_deletion(p_user_id uuid, p_session_id uuid, p_confirm text) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_name text;
+begin
+  select coalesce(nullif(u.email, ''), u.id::text) into v_name
+  from auth.users u
+  where u.id = p_user_id and (p_session_id is null or exists (
+    select from auth.sessions t
+    where t.id = p_session_id and t.user_id = u.id and (t.not_after <= private.clock()) is not true));
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
+  end if;
+  return lower(p_confirm) = lower(v_name);
+end
+$$;
+comment on function public.confirm_deletion(uuid, uuid, text) is
+  'Whether p_confirm is the e-mail address of the user, in any case, or the id of a user without one. p_session_id: of '
+  'the access token. NOUSR: the account or the session has ended.';
+revoke all on function public.confirm_deletion(uuid, uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.confirm_deletion(uuid, uuid, text) to service_role;
+
+
+create or replace function public.delete_auth_log(p_user_id uuid) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  -- Auth writes a log with e-mail addresses, the deletion included. It has no index for this search.
+  delete from auth.audit_log_entries l using (
+    select e.id from auth.audit_log_entries e
+    where p_user_id::text in (e.payload ->> 'actor_id', e.payload -> 'traits' ->> 'user_id')
+    limit 1000 for update skip locked) found
+  where l.id = found.id;
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function public.delete_auth_log(uuid) is
+  'Deletes what Supabase Auth logged about a user in the database, at most 1,000 entries. Returns how many. Call until '
+  '0.';
+revoke all on function public.delete_auth_log(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.delete_auth_log(uuid) to service_role;

@@ -27,10 +27,11 @@ from functions.common.billing import stripe_client
 from functions.common.billing.events import StripeEvent, process_event
 from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
+from functions.common.leaving.auth_admin import AuthAdmin
+from functions.common.leaving.deletion import delete_user
 from functions.common.observe import Observer
 from functions.common.settings import load
 from functions.maintenance.bill_overages import bill_overages
-from functions.maintenance.delete_user import delete_user
 
 # Modules that Stripe's SDK and httpx import lazily. Imported here once, not in every forked process.
 LAZY_MODULES = (
@@ -41,6 +42,7 @@ LAZY_MODULES = (
     "stripe._subscription_item",
     "stripe._telemetry_id",
     "stripe.checkout._session_service",
+    "supabase_auth",
 )
 
 
@@ -87,6 +89,16 @@ class CountingHTTP(AIOHTTPClient):
         return answer
 
 
+class CountingAuth(AuthAdmin):
+    """Two steps for a deletion."""
+
+    async def delete_user(self, user_id: str) -> bool:
+        STEPS.step()
+        existed = await super().delete_user(user_id)
+        STEPS.step()
+        return existed
+
+
 class Works:
     """The pieces of work, by name."""
 
@@ -95,6 +107,7 @@ class Works:
         stripe_client.AIOHTTPClient = CountingHTTP  # type: ignore[misc]
         observer = Observer("killable-billing")
         self._database, self._stripe = CountingDatabase(settings, observer), Account(settings)
+        self._auth = CountingAuth(settings)
         self._checkout = Checkout(settings, observer)
         self._checkout._database, self._checkout._client = self._database, self._stripe
         for name in LAZY_MODULES:
@@ -112,7 +125,7 @@ class Works:
         return await bill_overages(self._database, self._stripe, lambda line: None)
 
     async def delete(self, user_id: str) -> Mapping[str, Any]:
-        return await delete_user(self._database, self._stripe, user_id, lambda line: None)
+        return await delete_user(self._database, self._stripe, self._auth, user_id, lambda line: None)
 
     async def subscribe(self, user_id: str, tier: str, success_url: str, cancel_url: str) -> dict[str, str]:
         urls = ReturnUrls(success_url, cancel_url)

@@ -42,6 +42,8 @@ LOCKS = {
     "overage_invoice_items": "select from public.overage_invoice_items where user_id = %(user)s for update",
     "stripe_events": "select from public.stripe_events for update",
     "daily_costs": "select from public.daily_costs for update",
+    "message_feedback": "select from public.message_feedback where user_id = %(user)s for update",
+    "shared_conversations": "select from public.shared_conversations where user_id = %(user)s for update",
 }
 # Statements that fail if a lock is taken.
 PROBES = {
@@ -112,10 +114,13 @@ CALLS = {
     "place_overage": "select public.place_overage(%(item)s, 'ii_1', 'in_1')",
     "claim_stripe_event": "select public.claim_stripe_event('evt_1', 'invoice.paid')",
     "finish_stripe_event": "select public.finish_stripe_event('evt_1')",
+    "rate_message": "select public.rate_message(%(user)s, %(charge)s, 'down')",
+    "rate_message, removed": "select public.rate_message(%(user)s, %(charge)s, null)",
+    "share_conversation": "select public.share_conversation(%(user)s, %(chat)s, repeat('x', 32))",
+    "unshare_conversation": "select public.unshare_conversation(%(user)s, %(chat)s)",
     "update_conversation": f"select {SIGN_IN}, public.update_conversation(%(chat)s::uuid, 'Title')",
     "delete_conversation": f"select {SIGN_IN}, public.delete_conversation(%(chat)s::uuid)",
     "the user's deletion": "delete from auth.users where id = %(user)s",
-    "delete_user": "select public.delete_user(%(user)s, true)",
 }
 
 SETTLEMENTS = [call for call in CALLS if call.startswith("settle_query")]
@@ -163,6 +168,9 @@ def ids(db: Db) -> dict[str, str]:
         (charges[1], turn("another", "q1")),
     )
     db.execute("update public.credit_packs set expires_at = '2099-01-01Z'")
+    db.execute("update public.conversations set expires_at = '2099-01-01Z' where id = %s", (CHAT,))
+    value(db, "select public.rate_message(%s, %s, 'up')", user, charges[0])
+    value(db, "select public.share_conversation(%s, %s, repeat('x', 32))", user, CHAT)
     db.execute("update public.stripe_events set processed_at = now()")
     return {
         "user": user,
@@ -217,20 +225,19 @@ def lock_waits(
 
 
 DELETION = "the user's deletion"
-DELETIONS = {DELETION, "delete_user"}
 State = tuple[str, frozenset[str], str]  # the call, the locks it holds, the lock it waits for
 
 
 def can_coexist(one: State, other: State) -> bool:
     """Whether both can exist at the same time."""
     held = one[1] & other[1]
-    exclusive = "auth.users" in held and bool(DELETIONS & {one[0], other[0]})
+    exclusive = "auth.users" in held and DELETION in (one[0], other[0])
     return not held & EXCLUSIVE_LOCKS and not exclusive
 
 
 def waits_for(one: State, other: State) -> bool:
     """Whether one waits for a lock of the other. Only a deletion locks auth.users exclusively."""
-    return one[2] in other[1] and (one[2] != "auth.users" or bool(DELETIONS & {one[0], other[0]}))
+    return one[2] in other[1] and (one[2] != "auth.users" or DELETION in (one[0], other[0]))
 
 
 def cycles(states: Iterable[State]) -> list[tuple[State, ...]]:
@@ -268,7 +275,6 @@ def test_lock_order_has_no_cycle(sessions: tuple[Db, Db, Db], db: Db, ids: dict[
         assert held[change, "user_subscriptions"] == {"auth.users", "user_api_keys"}
     assert not {awaited for call, awaited in held if call == "rotate_api_keys"}  # it skips locked rows
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
-    assert held["delete_user", "auth.users"] == {"the user lock"}
     for job in ("expire_credits", "reset_monthly_overages", "release_stale_holds"):
         assert (job, "the user lock") not in held  # it skips locked users
     for change in ("apply_customer", "link_stripe_customer", "set_overage"):
@@ -280,6 +286,8 @@ def test_lock_order_has_no_cycle(sessions: tuple[Db, Db, Db], db: Db, ids: dict[
     assert held["admit_query, waiting", "the other hold"] >= {"the user lock"}
     assert held["admit_query, replacing", "the other hold"] >= {"the user lock"}
     assert held["update_conversation", "the conversation"] == set()
+    assert held["rate_message", "message_feedback"] >= {"auth.users"}
+    assert held["share_conversation", "the conversation"] == {"auth.users"}
     assert held["delete_conversation", "the conversation"] == {"auth.users"}
     for change in ("place_overage", "retarget_overage"):
         assert held[change, "overage_invoice_items"] == set()

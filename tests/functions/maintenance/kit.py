@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from functions.common.database import Database
+from functions.common.leaving.auth_admin import AuthAdmin
+from functions.common.leaving.deletion import DeletionCounts, delete_user
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
 from functions.maintenance.reconcile import KINDS, reconcile
@@ -37,6 +39,13 @@ def run(billing: BillingStack, job: Callable[..., Any], *arguments: Any, **optio
             await database.close()
 
     return asyncio.run(with_stripe_client(billing, call))
+
+
+def deletion(billing: BillingStack, user_id: str, *, write_off: bool = False) -> DeletionCounts:
+    """Delete a user as the job does."""
+    auth = AuthAdmin(load(SupabaseSettings, environment(billing.stack, billing.fake.url)))
+    deleted: DeletionCounts = run(billing, delete_user, auth, user_id, no_progress, write_off=write_off)
+    return deleted
 
 
 def command(billing: BillingStack, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":

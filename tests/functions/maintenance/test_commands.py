@@ -9,14 +9,13 @@ from unittest import mock
 
 import pytest
 
-from functions.maintenance.delete_user import delete_user
 from functions.maintenance.handler import JOBS, handler
 from tests.billing_kit import (
     BillingStack,
     captured_log,
     environment,
 )
-from tests.functions.maintenance.kit import command, no_progress, run
+from tests.functions.maintenance.kit import command, deletion
 from tests.sql.metering import USAGE, admit, settle, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
@@ -83,7 +82,7 @@ def test_a_query_cannot_be_settled_after_deletion(billing: BillingStack) -> None
     """Nothing is charged, although the query has a cost."""
     user = billing.new_user("basic")
     hold = admit(billing.db, user.id)["hold_id"]
-    assert run(billing, delete_user, user.id, no_progress)["users"] == 1
+    assert deletion(billing, user.id)["users"] == 1
     with pytest.raises(Exception, match=r"NOHLD|never admitted|no such"):
         settle(billing.db, hold, usage=USAGE)
 

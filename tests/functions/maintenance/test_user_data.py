@@ -5,41 +5,19 @@ import re
 import uuid
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from functions.common.errors import Forbidden
-from functions.maintenance.delete_user import delete_user
 from tests.billing_kit import (
-    DAY,
     BillingStack,
     stripe_get,
 )
 from tests.conftest import Person
-from tests.functions.maintenance.kit import command, findings, no_progress, run
-from tests.sql.metering import admit, key, settle, turn, value
+from tests.functions.leaving_kit import tables_that_name, user_with_everything
+from tests.functions.maintenance.kit import command, deletion, findings
+from tests.sql.metering import admit, settle, turn, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
-
-
-def user_with_everything(billing: BillingStack) -> Person:
-    """A user with a subscription, a pack, a key, conversations, a bill, a refusal, a pending turn, a running query."""
-    user = billing.new_user()
-    billing.buy(user, plan="basic")
-    billing.buy(user, pack="pack_100")
-    assert set(billing.deliver()) == {200}
-    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
-    billing.add_overage(user, 41, start + DAY, start)
-    billing.advance_and_deliver(32 * DAY)
-    for chat in ("first", "second"):
-        for question in ("q1", "q2"):
-            settle(billing.db, admit(billing.db, user.id)["hold_id"], turn=turn(chat, question))
-    with psycopg.connect(billing.stack.postgres.url()) as other:
-        other.execute("select from public.conversations where user_id = %s for update", (user.id,))
-        settle(billing.db, admit(billing.db, user.id)["hold_id"], turn=turn("first", "q3"))
-    key(billing.db, user.id, "openai")
-    admit(billing.db, user.id)
-    return user
 
 
 def test_an_export_is_complete_and_contains_no_secrets(billing: BillingStack, tmp_path: Path) -> None:
@@ -65,9 +43,9 @@ def test_an_export_is_complete_and_contains_no_secrets(billing: BillingStack, tm
         " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
     ).fetchall()
     parts = {"conversations": "conversations", "credit_packs": "packs", "overage_invoice_items": "bills",
-             "pending_turns": "pending", "query_holds": "running",
-             "query_refusals": "refusals", "usage_logs": "usage", "user_api_keys": "keys",
-             "user_subscriptions": "subscription"}  # fmt: skip
+             "message_feedback": "feedback", "pending_turns": "pending", "query_holds": "running",
+             "query_refusals": "refusals", "shared_conversations": "shared", "usage_logs": "usage",
+             "user_api_keys": "keys", "user_subscriptions": "subscription"}  # fmt: skip
     assert {row["relname"] for row in tables} == parts.keys()
     for table, part in parts.items():
         rows = value(billing.db, f"select count(*) from public.{table} where user_id = %s", user.id)
@@ -90,19 +68,6 @@ def test_an_unknown_user_exports_nothing(billing: BillingStack, tmp_path: Path) 
     done = command(billing, "export-user", "--user", str(uuid.uuid4()), "--to", str(tmp_path / "x.json"))
     assert (done.returncode, done.stderr) == (1, "export-user: There is no such user.\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def tables_that_name(billing: BillingStack, user: Person) -> list[str]:
-    """The tables that contain the user's id or e-mail address anywhere."""
-    tables = billing.db.execute(
-        "select c.oid::regclass::text as name from pg_class c where c.relkind = 'r'"
-        " and c.relnamespace in ('public'::regnamespace, 'private'::regnamespace, 'auth'::regnamespace)"
-    ).fetchall()
-    return [
-        row["name"]
-        for row in tables
-        if value(billing.db, f"select count(*) from {row['name']} t where t::text ~ %s", f"{user.id}|{user.email}")
-    ]
 
 
 def test_a_deleted_user_is_billed_and_only_sums_remain(billing: BillingStack) -> None:
@@ -140,16 +105,16 @@ def test_unbilled_overage_must_be_written_off_explicitly(billing: BillingStack) 
     user = billing.new_user("basic")
     billing.add_overage(user, 3, billing.fake.now, billing.fake.now)
     with pytest.raises(Forbidden, match="owes overage"):
-        run(billing, delete_user, user.id, no_progress)
+        deletion(billing, user.id)
     assert billing.subscription_row(user)["tier"] == "basic"
     done = command(billing, "delete-user", "--user", user.id)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1, "delete-user: The user owes overage that has not been billed.",
     )  # fmt: skip
-    assert run(billing, delete_user, user.id, no_progress, write_off=True)["users"] == 1
+    assert deletion(billing, user.id, write_off=True)["users"] == 1
 
 
 def test_sql_refuses_to_delete_a_subscriber(billing: BillingStack, billed: Person) -> None:
     with pytest.raises(Exception, match="has a subscription at Stripe") as caught:
-        billing.db.execute("select public.delete_user(%s, true)", (billed.id,))
+        billing.db.execute("select public.check_deletion(%s, true)", (billed.id,))
     assert caught.value.sqlstate == "OWING"  # type: ignore[attr-defined]

@@ -12,7 +12,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from supabase_auth import AsyncGoTrueAdminAPI
+from supabase_auth.errors import AuthApiError
 
+from functions.common.database import request_headers
 from infra.local.auth import access_token, load_or_create_key
 from tests.local.supabase.kit import (
     Stack,
@@ -246,6 +249,34 @@ async def test_logout_ends_the_sessions_of_its_scope(client: httpx.AsyncClient, 
 async def test_logout_refuses_an_unknown_scope(client: httpx.AsyncClient) -> None:
     answer = await client.post("/auth/v1/logout?scope=moon", headers=bearer(await sign_up(client, "moon@example.org")))
     assert (answer.status_code, answer.json()["error_code"]) == (400, "validation_failed")
+
+
+@pytest.mark.parametrize("kind", ["secret_key", "service_key"])
+async def test_the_real_admin_client_deletes_a_user(stack: Stack, client: httpx.AsyncClient, kind: str) -> None:
+    email = f"deleted-{kind}@example.org".replace("_", "-")
+    session = await sign_up(client, email)
+    user_id, key = session["user"]["id"], getattr(stack, kind)
+    async with AsyncGoTrueAdminAPI(url=f"{stack.url}/auth/v1", headers=request_headers(key)) as admin:
+        await admin.delete_user(user_id)
+        with pytest.raises(AuthApiError) as caught:
+            await admin.delete_user(user_id)
+    assert (caught.value.status, caught.value.code) == (404, "user_not_found")
+    assert (await client.get("/auth/v1/user", headers=bearer(session))).json()["error_code"] == "user_not_found"
+    logged = f"select payload ->> 'action' from auth.audit_log_entries where payload::text like '%{email}%' order by 1"
+    assert [row[0] for row in run_sql(stack.port, logged)] == ["user_deleted", "user_signedup"]
+
+
+async def test_only_the_service_role_deletes_users(stack: Stack, client: httpx.AsyncClient) -> None:
+    session = await sign_up(client, "kept@example.org")
+    path = f"/auth/v1/admin/users/{session['user']['id']}"
+    answers = {
+        "not_admin": [await client.delete(path), await client.delete(path, headers=bearer(session))],
+        "bad_jwt": [await client.delete(path, headers={"authorization": "Bearer x"})],
+        "validation_failed": [await client.delete("/auth/v1/admin/users/me", headers={"apikey": stack.secret_key})],
+    }
+    for code, refused in answers.items():
+        assert {answer.json()["error_code"] for answer in refused} == {code}
+    assert (await client.get("/auth/v1/user", headers=bearer(session))).status_code == 200
 
 
 async def test_health_and_settings(client: httpx.AsyncClient) -> None:
