@@ -52,7 +52,7 @@ pricing: .venv/.ready ## writes docs/pricing.md: what the plans cost us beside t
 	@python -m infra.pricing
 
 lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
-	@for group in package chat keys checkout webhooks maintenance dev peers; do \
+	@for group in package chat keys checkout account webhooks maintenance dev peers; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-annotate --no-header --upgrade --override requirements/overrides.txt \
 	    --group $$group -o requirements/$$group.txt || exit 1; \

@@ -85,7 +85,7 @@ async def main():
     writer.write(("\\r\\n".join(lines) + "\\r\\n\\r\\n").encode())
     answer = await reader.read()
     report()
-    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert answer.startswith(b"HTTP/1.1 20"), answer
     writer.close()
     server.should_exit = True
     await serving
@@ -231,7 +231,7 @@ def cases(token: str) -> list[Case]:
     signature = hmac.new(WEBHOOK_SECRET.encode(), f"{now}.{event}".encode(), "sha256").hexdigest()
     signed = {"stripe-signature": f"t={now},v1={signature}"}
     with_stripe = "import stripe\n" + BARE_LAMBDA
-    usage = {"method": "GET", "path": "/usage", "headers": authorization}
+    resume = {"method": "GET", "path": "/chat/none/stream", "headers": authorization}
     return [
         Case("keys", url_event("GET", "/keys", authorization), BARE_LAMBDA.format(method="get", path="/keys")),
         Case(
@@ -241,7 +241,8 @@ def cases(token: str) -> list[Case]:
         ),
         Case("checkout", url_event("GET", "/plans", {}), with_stripe.format(method="get", path="/plans")),
         Case("maintenance", {"job": "release-stale-holds"}, BARE_JOB),
-        Case("chat", usage, BARE_SERVER.format(path="/usage"), SERVER),
+        Case("account", url_event("GET", "/usage", authorization), BARE_LAMBDA.format(method="get", path="/usage")),
+        Case("chat", resume, BARE_SERVER.format(path="/chat/none/stream"), SERVER),
     ]
 
 
@@ -287,6 +288,7 @@ def run() -> list[dict[str, Any]]:
         "/rest/v1/rpc/list_api_keys": {"allowed": True, "keys": []},
         "/rest/v1/rpc/list_plans": {"plans": [{"tier": "basic", "price_usd": "6.990000"}], "packs": []},
         "/rest/v1/rpc/usage_summary": {"tier": "basic", "cost_usd": "0.000000"},
+        "/rest/v1/rpc/follow_query": None,
         "/rest/v1/rpc/release_stale_holds": 0,
         "/secretsmanager/get": secret_value,
         "/": secret_value,  # Secrets Manager itself, for boto3

@@ -24,8 +24,8 @@ from psycopg.rows import dict_row
 from starlette.applications import Starlette
 
 from functions.checkout.handler import create as create_checkout
-from functions.common.billing.stripe_client import Account, StripeSettings
-from functions.common.settings import load
+from functions.common.billing.stripe_client import Account
+from functions.common.settings import StripeSettings, load
 from functions.maintenance.publish_catalog import publish_catalog
 from functions.webhooks.handler import create as create_webhooks
 from infra.local.auth import access_token, load_or_create_key

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from functions.account.settings import AccountSettings
 from functions.chat.settings import ChatSettings
 from functions.checkout.settings import CheckoutSettings
 from functions.common import database, errors
@@ -167,7 +168,7 @@ def test_every_sqlstate_and_its_functions_are_listed(db: Db) -> None:
 def variables() -> set[str]:
     """The environment variables that the functions read."""
     names = {"SECRETS_ID", "ENCRYPTION_KEY", "ENCRYPTION_KEYS"}
-    settings: list[type[Settings]] = [ChatSettings, KeysSettings, CheckoutSettings, WebhooksSettings]
+    settings: list[type[Settings]] = [ChatSettings, KeysSettings, CheckoutSettings, AccountSettings, WebhooksSettings]
     for field in (field for kind in settings for field in kind.model_fields.values()):
         alias = field.validation_alias
         names |= {alias} if isinstance(alias, str) else {str(name) for name in getattr(alias, "choices", [])}

@@ -23,13 +23,12 @@ from functions.chat.providers import Providers, prices
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.sources import Parliament
-from functions.common import results
 from functions.common.auth import CurrentUser, Verifier, current_user
 from functions.common.database import Database
 from functions.common.errors import NotFound
 from functions.common.observe import Observer
 from functions.common.settings import SettingsError, load, load_vault, read_environment
-from functions.common.web import create_app, json_body, json_response
+from functions.common.web import ChatId, create_app, json_body, json_response
 
 read_question = json_body(ChatRequest)
 
@@ -41,16 +40,6 @@ async def get_chat(request: Request) -> Chat:
 
 
 CurrentChat = Annotated[Chat, Depends(get_chat)]
-
-
-async def chat_id_of(chat_id: str) -> str:
-    """The chat's id from the path. Raises NotFound where it cannot be one."""
-    if not 1 <= len(chat_id) <= limits.ID_CHARACTERS or "\x00" in chat_id:
-        raise NotFound
-    return chat_id
-
-
-ChatId = Annotated[str, Depends(chat_id_of)]
 
 
 def seconds_left(request: Request) -> float:
@@ -92,7 +81,10 @@ async def post_chat(request: Request) -> Response:
 
 
 async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Response:
-    """Stop the running answer. 202 even where there is none, because it may have ended just now."""
+    """Stop the running answer. 202 even where there is none, because it may have ended just now.
+
+    The account function has the same route, for a chat that has no process free.
+    """
     return json_response({"stopping": await chat.stop(user.id, chat_id)}, status=202)
 
 
@@ -100,11 +92,6 @@ async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, requ
     """The running answer from its start, then live; 204 where there is none."""
     events = await chat.resume(user.id, chat_id, request.state.request_id)
     return EventStream(events) if events else Response(status_code=204)
-
-
-async def get_usage(user: CurrentUser, chat: CurrentChat) -> Response:
-    """The user's plan and what is left of it."""
-    return json_response(await chat.database.call("usage_summary", user_token=user.token, parse=results.record("tier")))
 
 
 async def get_health() -> Response:
@@ -173,7 +160,6 @@ def create() -> FastAPI:
     app.router.routes.append(PlainRoute("/chat", post_chat, methods=["POST"]))
     app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"], dependencies=late)
     app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"], dependencies=late)
-    app.add_api_route("/usage", get_usage, methods=["GET"], dependencies=late)
     app.router.routes.append(PlainRoute("/mcp", any_mcp, methods=["GET", "POST", "DELETE"]))
     app.add_api_route("/health", get_health, methods=["GET"])
     return app

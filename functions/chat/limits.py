@@ -10,7 +10,6 @@ QUESTION_BYTES = 16_000
 MESSAGES = 200
 PARTS = 1_000  # of a message: tool calls and sources are many; the size of the body is limited too
 PART_TYPE_CHARACTERS = 100
-ID_CHARACTERS = 128  # of a chat or a message
 MODEL_CHARACTERS = 100
 CONTEXT_ID_CHARACTERS = 200
 CONTEXT_BYTES = 16_384

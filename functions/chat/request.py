@@ -9,9 +9,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from functions.chat import limits
+from functions.common.ids import ID_CHARACTERS
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-Id = Annotated[str, StringConstraints(min_length=1, max_length=limits.ID_CHARACTERS)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_CHARACTERS)]
 ContextType = Literal["general", "mp", "bill", "dashboard", "lobbying", "spending"]
 
 

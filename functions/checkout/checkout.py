@@ -20,7 +20,7 @@ from functions.common.billing.records import BillingProfile, OverageSettings, Pr
 from functions.common.billing.stripe_client import Account, plan_key
 from functions.common.billing.stripe_state import live_subscription
 from functions.common.database import Database
-from functions.common.errors import Internal, NotFound, PaymentUnavailable
+from functions.common.errors import Internal, NotFound, PaymentUnavailable, Unauthenticated
 from functions.common.observe import Observer
 
 if TYPE_CHECKING:  # importing Stripe's parameter types takes 17 ms, and nothing needs them at run time
@@ -138,7 +138,7 @@ class Checkout:
     async def _profile(self, user: User) -> BillingProfile:
         profile = await billing_profile(self._database, user.id)
         if profile is None:
-            raise NotFound("There is no subscription.")
+            raise Unauthenticated  # the account was deleted
         return profile
 
     async def _customer(self, stripe: StripeClient, user: User) -> str:
@@ -153,7 +153,7 @@ class Checkout:
         params = {"p_user_id": user.id, "p_customer_id": customer.id}
         linked: str | None = await self._database.call("link_stripe_customer", params, parse=results.text)
         if linked is None:
-            raise NotFound("There is no subscription.")
+            raise Unauthenticated
         if profile.email:
             await stripe.v1.customers.update_async(linked, {"email": profile.email})
         return linked

@@ -2,8 +2,7 @@
 
 from pydantic import Field
 
-from functions.common.billing.stripe_client import StripeSettings
-from functions.common.settings import Origins, SupabaseSettings
+from functions.common.settings import Origins, StripeSettings, SupabaseSettings
 
 
 class CheckoutSettings(SupabaseSettings, StripeSettings):

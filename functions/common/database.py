@@ -24,6 +24,7 @@ from functions.common.errors import (
     Internal,
     ModelNotAvailable,
     NotFound,
+    TooLarge,
     Unauthenticated,
     Unavailable,
     ValueRefused,
@@ -44,9 +45,10 @@ ERRORS: Mapping[str, type[AppError]] = {
     "NCONF": EmailNotConfirmed,
     "LATER": Unavailable,
     "OWING": Forbidden,
+    "TOBIG": TooLarge,
 }
 # The database's messages with these codes are written for users. All others stay internal.
-USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING"})
+USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING", "TOBIG"})
 VALUE_REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint violation
 INSUFFICIENT_PRIVILEGE = "42501"
 TOKEN_REFUSED = frozenset({"PGRST301", "PGRST303"})

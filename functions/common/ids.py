@@ -1,12 +1,14 @@
-"""Identifiers that increase with time, so that new rows share the last pages of an index."""
+"""Identifiers: the limit of those that clients choose, and ours, which increase with time."""
 
 import os
 import time
 import uuid
 
+ID_CHARACTERS = 128  # of a chat or a message
+
 
 def time_ordered_id() -> str:
-    """A UUID version 7: 48 bits of Unix milliseconds, then random bits.
+    """A UUID version 7: 48 bits of Unix milliseconds, then random bits. New rows share the last pages of an index.
 
     https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
     """

@@ -1,4 +1,4 @@
-"""What the functions that Mangum runs on Lambda share: keys, checkout and webhooks.
+"""What the functions that Mangum runs on Lambda share: keys, checkout, account and webhooks.
 
 The chat does not import this module. It runs behind the Lambda Web Adapter, and its import time is measured.
 """

@@ -74,6 +74,12 @@ def _not_publishable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _stripe_key(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("sk_", "rk_")):
+        raise ValueError("must be a secret or restricted key of Stripe, which starts with sk_ or rk_")
+    return value
+
+
 def _origins(value: str) -> list[str]:
     origins = [origin.strip().rstrip("/") for origin in value.split(",")]
     for origin in origins:
@@ -110,6 +116,13 @@ class SupabaseSettings(Settings):
     jwt_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
         default=None, validation_alias="SUPABASE_JWT_SECRET"
     )
+
+
+class StripeSettings(Settings):
+    """The Stripe account. `api_base` is set only for a stand-in."""
+
+    secret_key: Annotated[SecretStr, AfterValidator(_stripe_key)] = Field(validation_alias="STRIPE_SECRET_KEY")
+    api_base: BaseUrl | None = Field(default=None, validation_alias="STRIPE_API_BASE")
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

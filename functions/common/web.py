@@ -6,10 +6,10 @@ Pure ASGI, because each of Starlette's BaseHTTPMiddleware adds 0.45 ms per reque
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
@@ -25,6 +25,7 @@ from functions.common.errors import (
     NotFound,
     TooLarge,
 )
+from functions.common.ids import ID_CHARACTERS
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.validation import field_errors
@@ -56,6 +57,16 @@ def create_app(observer: Observer, lifespan: Lifespan[FastAPI], body_limit: int 
 
 async def _refuse_event() -> None:
     raise NotAnHttpRequest
+
+
+async def chat_id_of(chat_id: str) -> str:
+    """The chat's id from the path. Raises NotFound where it cannot be one."""
+    if not 1 <= len(chat_id) <= ID_CHARACTERS or "\x00" in chat_id:
+        raise NotFound
+    return chat_id
+
+
+ChatId = Annotated[str, Depends(chat_id_of)]
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

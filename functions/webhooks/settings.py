@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from functions.common.billing.stripe_client import StripeSettings
-from functions.common.settings import SupabaseSettings
+from functions.common.settings import StripeSettings, SupabaseSettings
 
 
 def _secrets(value: str) -> list[str]:

@@ -156,8 +156,8 @@ def environment(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -
 
 def main(environ: Mapping[str, str]) -> None:
     """Seed the stand-in named in the environment."""
-    from functions.common.billing.stripe_client import Account, StripeSettings
-    from functions.common.settings import load
+    from functions.common.billing.stripe_client import Account
+    from functions.common.settings import StripeSettings, load
 
     plans = _plans(environ)
     stand_in = StandIn(environ["STRIPE_API_BASE"], environ["STRIPE_SECRET_KEY"])

@@ -29,6 +29,7 @@ FUNCTIONS = (
     "functions.chat.handler",
     "functions.keys.handler",
     "functions.checkout.handler",
+    "functions.account.handler",
     "functions.webhooks.handler",
 )
 # Modules that the functions import on first use. Imported at the start here, so that no first answer waits for them.

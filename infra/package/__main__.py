@@ -58,7 +58,7 @@ class Function:
 
 FUNCTIONS = tuple(
     Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}"))
-    for name in ("chat", "keys", "checkout", "webhooks", "maintenance")
+    for name in ("chat", "keys", "checkout", "account", "webhooks", "maintenance")
 )
 
 # Files of the wheels that are never imported on Lambda. Licences stay, because they must accompany the code; METADATA

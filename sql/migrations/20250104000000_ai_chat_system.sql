@@ -1304,6 +1304,47 @@ revoke all on public.retained_invoice_items from public, anon, authenticated, se
 grant select on public.retained_invoice_items to service_role;
 
 
+-- ==== sql/schemas/24_message_feedback.sql
+
+-- Users' ratings of answers.
+
+create table if not exists public.message_feedback (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default private.clock(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  query_id uuid not null
+    constraint message_feedback_one_for_each_answer unique
+    references public.usage_logs (id) on delete cascade,
+  rating text not null
+    constraint message_feedback_rating_is_known check (rating in ('up', 'down')),
+  comment text
+    constraint message_feedback_comment_is_bounded check (char_length(comment) between 1 and 2000)
+);
+create index if not exists message_feedback_user_id_idx on public.message_feedback (user_id);
+create index if not exists message_feedback_updated_at_idx on public.message_feedback (updated_at);
+
+comment on table public.message_feedback is
+  'Ratings of answers, on every plan. Deleted with the conversation, and 90 days after the last change.';
+comment on column public.message_feedback.id is 'Identifies the rating.';
+comment on column public.message_feedback.created_at is 'When the answer was first rated.';
+comment on column public.message_feedback.updated_at is 'When the rating last changed.';
+comment on column public.message_feedback.user_id is 'The user who asked and rated.';
+comment on column public.message_feedback.query_id is
+  'The query that produced the answer. Equal to the message id in the stream.';
+comment on column public.message_feedback.rating is 'up or down.';
+comment on column public.message_feedback.comment is 'What the user wrote about the answer.';
+
+alter table public.message_feedback enable row level security;
+alter table public.message_feedback force row level security;
+drop policy if exists "Users read their own ratings" on public.message_feedback;
+create policy "Users read their own ratings" on public.message_feedback
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
+revoke all on public.message_feedback from public, anon, authenticated, service_role;
+grant select on public.message_feedback to authenticated, service_role;
+-- No insert, update or delete: rate_message writes.
+
+
 -- ==== sql/schemas/24_pending_turns.sql
 
 -- Turns that are charged and not yet stored, because their conversation was locked when they were settled.
@@ -1378,6 +1419,51 @@ alter table public.settings enable row level security;
 alter table public.settings force row level security;
 revoke all on public.settings from public, anon, authenticated, service_role;
 -- No role of the Data API reads or writes them. Operators are postgres.
+
+
+-- ==== sql/schemas/24_shared_conversations.sql
+
+-- Copies of conversations that everybody with the link can read.
+
+create table if not exists public.shared_conversations (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default private.clock(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  conversation_id uuid not null
+    constraint shared_conversations_one_for_each_conversation unique
+    references public.conversations (id) on delete cascade,
+  token text not null
+    constraint shared_conversations_token_is_unique unique
+    constraint shared_conversations_token_is_unguessable check (char_length(token) between 32 and 64),
+  snapshot jsonb not null,
+  expires_at timestamptz not null
+);
+create index if not exists shared_conversations_user_id_idx on public.shared_conversations (user_id);
+create index if not exists shared_conversations_expires_at_idx on public.shared_conversations (expires_at);
+
+comment on table public.shared_conversations is
+  'Copies of conversations that everybody with the token can read. Deleted with the conversation, when the user stops '
+  'sharing, and after expires_at.';
+comment on column public.shared_conversations.id is 'Identifies the copy.';
+comment on column public.shared_conversations.created_at is 'When the conversation was first shared.';
+comment on column public.shared_conversations.updated_at is 'When the copy was made.';
+comment on column public.shared_conversations.user_id is 'The owner of the conversation.';
+comment on column public.shared_conversations.conversation_id is 'The conversation.';
+comment on column public.shared_conversations.token is 'The secret part of the link. It gives the right to read.';
+comment on column public.shared_conversations.snapshot is
+  'The title and the messages at that time: texts and sources, without tools, tokens and costs.';
+comment on column public.shared_conversations.expires_at is
+  'Until when it can be read: the expiry of the conversation when it was shared.';
+
+alter table public.shared_conversations enable row level security;
+alter table public.shared_conversations force row level security;
+drop policy if exists "Users read what they share" on public.shared_conversations;
+create policy "Users read what they share" on public.shared_conversations
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
+revoke all on public.shared_conversations from public, anon, authenticated, service_role;
+grant select on public.shared_conversations to authenticated, service_role;
+-- No grant to anon: visitors read through shared_conversation. No insert, update or delete: functions write.
 
 
 -- ==== sql/schemas/25_daily_costs.sql
@@ -3739,6 +3825,9 @@ declare
   v_can record;
   v_period record;
   v_packs jsonb;
+  v_credits record;
+  v_alerts jsonb;
+  v_own_key_models jsonb;
   v_providers jsonb;
   v_today record;
   v_month record;
@@ -3749,7 +3838,7 @@ begin
   end if;
   select * into v_state from private.funding_state s where s.user_id = v_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no subscription.';
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
   select * into v_period from private.period_at(v_state.period_start, v_state.current_period_end, v_state.now);
@@ -3761,6 +3850,26 @@ begin
   into v_packs
   from public.credit_packs c
   where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v_state.now or c.expires_at is null);
+
+  -- Packs that were used up before this period say nothing about what is left.
+  select sum(c.credits_purchased - c.credits_remaining)::numeric as used, sum(c.credits_purchased)::numeric as bought
+  into v_credits
+  from public.credit_packs c
+  where c.user_id = v_user_id and not c.is_frozen and (c.expires_at > v_state.now or c.expires_at is null)
+    and (c.credits_remaining > 0 or c.depleted_at >= v_period.period_start);
+
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'kind', a.kind, 'percent', case when a.used + a.next > a.available then 100 else 80 end)
+           order by a.place), '[]')
+  into v_alerts
+  from (values
+    (1, 'included', v_state.included_used::numeric, 1, v_state.quota_limit::numeric),
+    (2, 'overage', v_state.overage_used, v_state.overage_price_usd,
+     case when v_state.allows_overage then v_state.overage_limit end),
+    (3, 'credits', v_credits.used, 1, v_credits.bought)) a (place, kind, used, next, available)
+  where a.available > 0 and (a.used >= 0.8 * a.available or a.used + a.next > a.available);
+
+  v_own_key_models := (select p.own_key_models from public.plans p where p.tier = v_state.tier);
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -3816,6 +3925,12 @@ begin
         where not (pack ->> 'is_frozen')::boolean),
       'packs', v_packs),
     'byok', jsonb_build_object('allowed', v_state.allows_byok, 'providers', v_providers),
+    'models', v_state.models,
+    'own_key_models', v_own_key_models,
+    'keeps_history', v_state.history_days > 0,
+    'history_days', v_state.history_days,
+    'concurrent_queries', v_state.concurrent_queries,
+    'alerts', v_alerts,
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
@@ -3827,8 +3942,9 @@ begin
 end
 $$;
 comment on function public.usage_summary() is
-  'The response of GET /usage for the signed-in user: plan, quotas, overage, credits, bills, and usage today and in '
-  'this period.';
+  'The response of GET /usage for the signed-in user: what the plan allows, quotas, overage, credits, bills, usage '
+  'today and in this period, and alerts: [{kind, percent}] for the quota, the overage limit and the credits of which '
+  '80 or 100 percent are used.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
 
@@ -3932,12 +4048,17 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   v_user_id constant uuid := (select auth.uid());
+  v_allowed boolean;
 begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to see your keys.';
   end if;
+  select s.allows_byok into v_allowed from private.funding_state s where s.user_id = v_user_id;
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
   return jsonb_build_object(
-    'allowed', coalesce((select s.allows_byok from private.funding_state s where s.user_id = v_user_id), false),
+    'allowed', v_allowed,
     'keys', coalesce((
       select jsonb_agg(
         private.describe_key(k.provider, k.hint, k.is_active, k.last_validated_at, k.validation_error, k.created_at)
@@ -3946,7 +4067,8 @@ begin
 end
 $$;
 comment on function public.list_api_keys() is
-  'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}.';
+  'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}. '
+  'NOUSR: the account has ended.';
 revoke all on function public.list_api_keys() from public, anon, authenticated, service_role;
 grant execute on function public.list_api_keys() to authenticated;
 
@@ -4197,6 +4319,174 @@ comment on function public.delete_conversation(uuid) is
   'conversation of the user.';
 revoke all on function public.delete_conversation(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.delete_conversation(uuid) to authenticated;
+
+
+-- ==== sql/schemas/53_feedback.sql
+
+-- What users say about answers.
+
+create or replace function public.rate_message(
+  p_user_id uuid, p_message_id uuid, p_rating text, p_comment text default null)
+returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  -- Lock
+  perform from auth.users u where u.id = p_user_id for key share;
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+
+  -- Decide
+  if not exists (select from public.usage_logs u where u.id = p_message_id and u.user_id = p_user_id) then
+    raise exception using errcode = 'NTFND', message = 'There is no such answer.';
+  end if;
+
+  -- Write
+  if p_rating is null then
+    delete from public.message_feedback f where f.query_id = p_message_id;
+    return;
+  end if;
+  insert into public.message_feedback (user_id, query_id, rating, comment)
+  values (p_user_id, p_message_id, p_rating, p_comment)
+  on conflict (query_id) do update set
+    rating = excluded.rating, comment = excluded.comment, updated_at = excluded.updated_at;
+end
+$$;
+comment on function public.rate_message(uuid, uuid, text, text) is
+  'Stores the rating of an answer, up or down, with a comment, in place of the one before. Null removes both. '
+  'p_message_id: the message id in the stream, which is the id of the query, on every plan. NTFND: not an answer to '
+  'the user. NOUSR: the account has ended.';
+revoke all on function public.rate_message(uuid, uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.rate_message(uuid, uuid, text, text) to service_role;
+
+
+-- ==== sql/schemas/54_sharing.sql
+
+-- Sharing a copy of a conversation with everybody who has the link.
+
+create or replace function private.sources_of(p_function_results jsonb) returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'type', 'source-url', 'sourceId', 'source-' || s.number, 'url', s.url, 'title', s.title) order by s.number), '[]')
+    from (
+      select row_number() over (order by min(array[r.place, o.place])) as number, o.source ->> 'url' as url,
+             (array_agg(o.source ->> 'title' order by r.place, o.place))[1] as title
+      from jsonb_array_elements(p_function_results) with ordinality r (result, place),
+           jsonb_array_elements(coalesce(r.result -> 'sources', '[]')) with ordinality o (source, place)
+      group by o.source ->> 'url') s);
+end
+$$;
+comment on function private.sources_of(jsonb) is
+  'The sources in messages.function_results as parts of a UIMessage, each URL once, in the order of their first use.';
+revoke all on function private.sources_of(jsonb) from public, anon, authenticated, service_role;
+
+
+create or replace function private.snapshot_of(p_conversation_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- Message ids are positions: the stored ids are those of queries.
+  return (
+    select jsonb_agg(jsonb_build_object(
+      'id', m.position::text, 'role', m.role,
+      'metadata', jsonb_build_object('created_at', m.created_at, 'finish_reason', m.finish_reason),
+      'parts', jsonb_build_array(jsonb_build_object('type', 'text', 'text', m.content))
+               || private.sources_of(m.function_results)) order by m.position)
+    from public.messages m where m.conversation_id = p_conversation_id);
+end
+$$;
+comment on function private.snapshot_of(uuid) is
+  'The messages of a conversation as UIMessages of the AI SDK with their texts and sources only. Null: it has none.';
+revoke all on function private.snapshot_of(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function public.share_conversation(p_user_id uuid, p_chat_id text, p_token text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_conversation public.conversations;
+  v_snapshot jsonb;
+  v_shared jsonb;
+begin
+  -- Lock
+  perform from auth.users u where u.id = p_user_id for key share;
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+  select * into v_conversation from public.conversations c
+  where c.id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id)) for key share;
+
+  -- Decide
+  v_snapshot := jsonb_build_object(
+    'title', v_conversation.title, 'messages', private.snapshot_of(v_conversation.id));
+  if v_snapshot -> 'messages' = 'null' or v_conversation.expires_at <= v_at and not v_conversation.is_pinned then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  elsif octet_length(v_snapshot::text) > 1000000 then
+    raise exception using errcode = 'TOBIG', message = 'This conversation is too long to be shared.';
+  end if;
+
+  -- Write
+  -- A second call makes a new copy under the same token, so that links that were sent stay valid.
+  insert into public.shared_conversations as s (user_id, conversation_id, token, snapshot, expires_at)
+  select p_user_id, v_conversation.id, p_token, v_snapshot,
+         case when v_conversation.is_pinned then v_at + make_interval(days => p.history_days)
+              else v_conversation.expires_at end
+  from private.current_subscriptions p where p.user_id = p_user_id
+  on conflict (conversation_id) do update set
+    -- A link that has expired stays so.
+    token = case when s.expires_at > v_at then s.token else excluded.token end,
+    snapshot = excluded.snapshot, updated_at = excluded.updated_at, expires_at = excluded.expires_at
+  returning jsonb_build_object('token', s.token, 'expires_at', s.expires_at) into v_shared;
+
+  -- Return
+  return v_shared;
+end
+$$;
+comment on function public.share_conversation(uuid, text, text) is
+  'Shares a copy of a conversation of the user: {token, expires_at}. A shared one gets a new copy and keeps its '
+  'token. p_token: for a new one. It expires with the conversation, or, if that is pinned, after the days that the '
+  'plan stores conversations. NTFND: not a stored conversation of the user. TOBIG: it is over a megabyte. NOUSR: the '
+  'account has ended.';
+revoke all on function public.share_conversation(uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.share_conversation(uuid, text, text) to service_role;
+
+
+create or replace function public.unshare_conversation(p_user_id uuid, p_chat_id text) returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from public.shared_conversations s
+  where s.user_id = p_user_id
+    and s.conversation_id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id));
+  return found;
+end
+$$;
+comment on function public.unshare_conversation(uuid, text) is
+  'Stops sharing a conversation of the user and deletes the copy. Returns whether it was shared. NTFND: it belongs to '
+  'another user.';
+revoke all on function public.unshare_conversation(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.unshare_conversation(uuid, text) to service_role;
+
+
+create or replace function public.shared_conversation(p_token text) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select s.snapshot || jsonb_build_object('shared_at', s.updated_at, 'expires_at', s.expires_at)
+    from public.shared_conversations s
+    where s.token = p_token and s.expires_at > (select private.clock()));
+end
+$$;
+comment on function public.shared_conversation(text) is
+  'A shared conversation: {title, messages, shared_at, expires_at}. Null: not shared, or expired.';
+revoke all on function public.shared_conversation(text) from public, anon, authenticated, service_role;
+grant execute on function public.shared_conversation(text) to service_role;
 
 
 -- ==== sql/schemas/60_checkout.sql
@@ -4766,6 +5056,8 @@ begin
   end if;
 
   -- Write
+  delete from public.message_feedback f using public.usage_logs u
+  where u.conversation_id = any (p_ids) and f.query_id = u.id;
   -- One update clears both columns. A cascade would clear each of them separately, row by row.
   update public.usage_logs u set conversation_id = null, message_id = null where u.conversation_id = any (p_ids);
   delete from public.messages m where m.conversation_id = any (p_ids);
@@ -4779,6 +5071,33 @@ comment on function private.delete_conversations(uuid[]) is
   'Deletes conversations with their messages. If one has more than 250 messages: deletes 250 of those and nothing '
   'else. Returns how many conversations it processed. The caller has locked them.';
 revoke all on function private.delete_conversations(uuid[]) from public, anon, authenticated, service_role;
+
+
+create or replace function private.purge_copies_and_ratings(p_at timestamptz) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_copies integer;
+  v_ratings integer;
+begin
+  delete from public.shared_conversations s using (
+    select e.id from public.shared_conversations e where e.expires_at <= p_at
+    order by e.expires_at limit 50 for update skip locked) expired
+  where s.id = expired.id;
+  get diagnostics v_copies = row_count;
+  delete from public.message_feedback f using (
+    select e.id from public.message_feedback e where e.updated_at <= p_at - interval '90 days'
+    order by e.updated_at limit 500 for update skip locked) expired
+  where f.id = expired.id;
+  get diagnostics v_ratings = row_count;
+  return v_copies + v_ratings;
+end
+$$;
+comment on function private.purge_copies_and_ratings(timestamptz) is
+  'Deletes shared copies past their expiry, at most 50, and ratings of answers after 90 days, at most 500. Returns how '
+  'many.';
+revoke all on function private.purge_copies_and_ratings(timestamptz)
+  from public, anon, authenticated, service_role;
 
 
 create or replace function public.cleanup_expired_conversations() returns integer
@@ -4812,15 +5131,16 @@ begin
   if v_ids is not null then
     v_deleted := private.delete_conversations(v_ids);
   end if;
-  -- Last: it skips locked rows, so its own locks are held only briefly.
+  -- Last: these skip locked rows, so their own locks are held only briefly.
+  v_deleted := v_deleted + private.purge_copies_and_ratings(v_at);
   perform private.apply_downgrades();
   return v_deleted;
 end
 $$;
 comment on function public.cleanup_expired_conversations() is
   'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
-  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it '
-  'processed. Call until 0.';
+  'running answer or a pending turn, and expired copies and ratings. Also shortens expires_at after downgrades. '
+  'Returns how many conversations, copies and ratings it processed. Call until 0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;
 
@@ -5193,6 +5513,12 @@ begin
     when 'pending' then
       return query select w.id, row_to_json(w)::text from public.pending_turns w
       where w.user_id = p_user_id and (p_after is null or w.id > p_after) order by w.id limit v_limit;
+    when 'feedback' then
+      return query select f.id, row_to_json(f)::text from public.message_feedback f
+      where f.user_id = p_user_id and (p_after is null or f.id > p_after) order by f.id limit v_limit;
+    when 'shared' then
+      return query select s.id, row_to_json(s)::text from public.shared_conversations s
+      where s.user_id = p_user_id and (p_after is null or s.id > p_after) order by s.id limit v_limit;
     when 'refusals' then
       return query select r.id, row_to_json(r)::text from public.query_refusals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
@@ -5203,8 +5529,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, running or refusals. JSON objects ordered by id, after p_after, at most 1,000 rows. Without '
-  'ciphertexts and passwords.';
+  'pending, usage, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at most 1,000 '
+  'rows. Without ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 
@@ -5281,14 +5607,10 @@ revoke all on function public.delete_history(uuid) from public, anon, authentica
 grant execute on function public.delete_history(uuid) to service_role;
 
 
-create or replace function public.delete_user(p_user_id uuid, p_write_off boolean default false) returns boolean
-language plpgsql volatile security definer set search_path = ''
+create or replace function public.check_deletion(p_user_id uuid, p_write_off boolean default false) returns void
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  -- Lock
-  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
-
-  -- Decide
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
     raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
@@ -5297,20 +5619,61 @@ begin
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
-
-  -- Write
-  -- Running queries are not charged. Foreign keys delete all other rows; retain_ledger stores the sums.
-  delete from auth.users u where u.id = p_user_id;
-
-  -- Return
-  return found;
 end
 $$;
-comment on function public.delete_user(uuid, boolean) is
-  'Deletes a user and all their data. The sums of their ledger stay, without the user. OWING: they still have a '
-  'subscription, or overage that is not billed and p_write_off is false. Returns whether the user existed.';
-revoke all on function public.delete_user(uuid, boolean) from public, anon, authenticated, service_role;
-grant execute on function public.delete_user(uuid, boolean) to service_role;
+comment on function public.check_deletion(uuid, boolean) is
+  'Whether a user may be deleted now, through the admin API of Auth: the foreign keys then delete all their rows, and '
+  'retain_ledger stores the sums. Without a subscription no query is charged as overage any more. OWING: they still '
+  'have a subscription, or overage that is not billed and p_write_off is false.';
+revoke all on function public.check_deletion(uuid, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.check_deletion(uuid, boolean) to service_role;
+
+
+create or replace function public.confirm_deletion(p_user_id uuid, p_session_id uuid, p_confirm text) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_name text;
+begin
+  select coalesce(nullif(u.email, ''), u.id::text) into v_name
+  from auth.users u
+  where u.id = p_user_id and (p_session_id is null or exists (
+    select from auth.sessions t
+    where t.id = p_session_id and t.user_id = u.id and (t.not_after <= private.clock()) is not true));
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account or the session has ended.';
+  end if;
+  return lower(p_confirm) = lower(v_name);
+end
+$$;
+comment on function public.confirm_deletion(uuid, uuid, text) is
+  'Whether p_confirm is the e-mail address of the user, in any case, or the id of a user without one. p_session_id: of '
+  'the access token. NOUSR: the account or the session has ended.';
+revoke all on function public.confirm_deletion(uuid, uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.confirm_deletion(uuid, uuid, text) to service_role;
+
+
+create or replace function public.delete_auth_log(p_user_id uuid) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  -- Auth writes a log with e-mail addresses, the deletion included. It has no index for this search.
+  delete from auth.audit_log_entries l using (
+    select e.id from auth.audit_log_entries e
+    where p_user_id::text in (e.payload ->> 'actor_id', e.payload -> 'traits' ->> 'user_id')
+    limit 1000 for update skip locked) found
+  where l.id = found.id;
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function public.delete_auth_log(uuid) is
+  'Deletes what Supabase Auth logged about a user in the database, at most 1,000 entries. Returns how many. Call until '
+  '0.';
+revoke all on function public.delete_auth_log(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.delete_auth_log(uuid) to service_role;
 
 
 -- ==== sql/schemas/80_imports.sql

@@ -9,6 +9,9 @@ declare
   v_can record;
   v_period record;
   v_packs jsonb;
+  v_credits record;
+  v_alerts jsonb;
+  v_own_key_models jsonb;
   v_providers jsonb;
   v_today record;
   v_month record;
@@ -19,7 +22,7 @@ begin
   end if;
   select * into v_state from private.funding_state s where s.user_id = v_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no subscription.';
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
   select * into v_period from private.period_at(v_state.period_start, v_state.current_period_end, v_state.now);
@@ -31,6 +34,26 @@ begin
   into v_packs
   from public.credit_packs c
   where c.user_id = v_user_id and c.credits_remaining > 0 and (c.expires_at > v_state.now or c.expires_at is null);
+
+  -- Packs that were used up before this period say nothing about what is left.
+  select sum(c.credits_purchased - c.credits_remaining)::numeric as used, sum(c.credits_purchased)::numeric as bought
+  into v_credits
+  from public.credit_packs c
+  where c.user_id = v_user_id and not c.is_frozen and (c.expires_at > v_state.now or c.expires_at is null)
+    and (c.credits_remaining > 0 or c.depleted_at >= v_period.period_start);
+
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'kind', a.kind, 'percent', case when a.used + a.next > a.available then 100 else 80 end)
+           order by a.place), '[]')
+  into v_alerts
+  from (values
+    (1, 'included', v_state.included_used::numeric, 1, v_state.quota_limit::numeric),
+    (2, 'overage', v_state.overage_used, v_state.overage_price_usd,
+     case when v_state.allows_overage then v_state.overage_limit end),
+    (3, 'credits', v_credits.used, 1, v_credits.bought)) a (place, kind, used, next, available)
+  where a.available > 0 and (a.used >= 0.8 * a.available or a.used + a.next > a.available);
+
+  v_own_key_models := (select p.own_key_models from public.plans p where p.tier = v_state.tier);
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -86,6 +109,12 @@ begin
         where not (pack ->> 'is_frozen')::boolean),
       'packs', v_packs),
     'byok', jsonb_build_object('allowed', v_state.allows_byok, 'providers', v_providers),
+    'models', v_state.models,
+    'own_key_models', v_own_key_models,
+    'keeps_history', v_state.history_days > 0,
+    'history_days', v_state.history_days,
+    'concurrent_queries', v_state.concurrent_queries,
+    'alerts', v_alerts,
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
@@ -97,8 +126,9 @@ begin
 end
 $$;
 comment on function public.usage_summary() is
-  'The response of GET /usage for the signed-in user: plan, quotas, overage, credits, bills, and usage today and in '
-  'this period.';
+  'The response of GET /usage for the signed-in user: what the plan allows, quotas, overage, credits, bills, usage '
+  'today and in this period, and alerts: [{kind, percent}] for the quota, the overage limit and the credits of which '
+  '80 or 100 percent are used.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
 

@@ -31,12 +31,17 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   v_user_id constant uuid := (select auth.uid());
+  v_allowed boolean;
 begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to see your keys.';
   end if;
+  select s.allows_byok into v_allowed from private.funding_state s where s.user_id = v_user_id;
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
   return jsonb_build_object(
-    'allowed', coalesce((select s.allows_byok from private.funding_state s where s.user_id = v_user_id), false),
+    'allowed', v_allowed,
     'keys', coalesce((
       select jsonb_agg(
         private.describe_key(k.provider, k.hint, k.is_active, k.last_validated_at, k.validation_error, k.created_at)
@@ -45,7 +50,8 @@ begin
 end
 $$;
 comment on function public.list_api_keys() is
-  'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}.';
+  'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}. '
+  'NOUSR: the account has ended.';
 revoke all on function public.list_api_keys() from public, anon, authenticated, service_role;
 grant execute on function public.list_api_keys() to authenticated;
 

@@ -66,6 +66,8 @@ begin
   end if;
 
   -- Write
+  delete from public.message_feedback f using public.usage_logs u
+  where u.conversation_id = any (p_ids) and f.query_id = u.id;
   -- One update clears both columns. A cascade would clear each of them separately, row by row.
   update public.usage_logs u set conversation_id = null, message_id = null where u.conversation_id = any (p_ids);
   delete from public.messages m where m.conversation_id = any (p_ids);
@@ -79,6 +81,33 @@ comment on function private.delete_conversations(uuid[]) is
   'Deletes conversations with their messages. If one has more than 250 messages: deletes 250 of those and nothing '
   'else. Returns how many conversations it processed. The caller has locked them.';
 revoke all on function private.delete_conversations(uuid[]) from public, anon, authenticated, service_role;
+
+
+create or replace function private.purge_copies_and_ratings(p_at timestamptz) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_copies integer;
+  v_ratings integer;
+begin
+  delete from public.shared_conversations s using (
+    select e.id from public.shared_conversations e where e.expires_at <= p_at
+    order by e.expires_at limit 50 for update skip locked) expired
+  where s.id = expired.id;
+  get diagnostics v_copies = row_count;
+  delete from public.message_feedback f using (
+    select e.id from public.message_feedback e where e.updated_at <= p_at - interval '90 days'
+    order by e.updated_at limit 500 for update skip locked) expired
+  where f.id = expired.id;
+  get diagnostics v_ratings = row_count;
+  return v_copies + v_ratings;
+end
+$$;
+comment on function private.purge_copies_and_ratings(timestamptz) is
+  'Deletes shared copies past their expiry, at most 50, and ratings of answers after 90 days, at most 500. Returns how '
+  'many.';
+revoke all on function private.purge_copies_and_ratings(timestamptz)
+  from public, anon, authenticated, service_role;
 
 
 create or replace function public.cleanup_expired_conversations() returns integer
@@ -112,14 +141,15 @@ begin
   if v_ids is not null then
     v_deleted := private.delete_conversations(v_ids);
   end if;
-  -- Last: it skips locked rows, so its own locks are held only briefly.
+  -- Last: these skip locked rows, so their own locks are held only briefly.
+  v_deleted := v_deleted + private.purge_copies_and_ratings(v_at);
   perform private.apply_downgrades();
   return v_deleted;
 end
 $$;
 comment on function public.cleanup_expired_conversations() is
   'Deletes expired conversations with their messages, about 250 messages per call, except pinned ones and those with a '
-  'running answer or a pending turn. Also shortens expires_at after downgrades. Returns how many conversations it '
-  'processed. Call until 0.';
+  'running answer or a pending turn, and expired copies and ratings. Also shortens expires_at after downgrades. '
+  'Returns how many conversations, copies and ratings it processed. Call until 0.';
 revoke all on function public.cleanup_expired_conversations() from public, anon, authenticated, service_role;
 grant execute on function public.cleanup_expired_conversations() to service_role;

@@ -1,7 +1,8 @@
 """What every failure of Supabase costs: each status and code, at each kind of call, before and after its effect.
 
-The chat and the webhooks run in this process behind a faulty gateway, with the stack's Postgres and PostgREST. Each
-call fails twice: first it is not carried out, then it is and its response is lost. The third attempt is forwarded.
+The chat, the account and the webhooks run in this process behind a faulty gateway, with the stack's Postgres and
+PostgREST. Each call fails twice: first it is not carried out, then it is and its response is lost. The third attempt is
+forwarded.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
+from functions.account import handler as account_handler
 from functions.chat import handler as chat_handler
 from functions.chat import limits
 from functions.webhooks import handler as webhooks_handler
@@ -137,8 +139,9 @@ class Cells:
     """Runs one call of the table with a user of its own."""
 
     def __init__(
-        self, gateway: FaultyGateway, billing: BillingStack, chat: httpx.AsyncClient, webhooks: httpx.AsyncClient,
-        person: Callable[..., Person], state_of: StateOf, token_of: Callable[[Person], str],
+        self, gateway: FaultyGateway, billing: BillingStack, chat: httpx.AsyncClient, account: httpx.AsyncClient,
+        webhooks: httpx.AsyncClient, person: Callable[..., Person], state_of: StateOf,
+        token_of: Callable[[Person], str],
     ) -> None:  # fmt: skip
         self._token_of = token_of
         self._gateway = gateway
@@ -148,6 +151,8 @@ class Cells:
         assert set(billing.deliver()) == {200}
         self._customer = billing.customer_id(subscriber)
         self._chat = chat
+        self._account = account
+        self._few = asyncio.Semaphore(4)  # the account serves one request at a time on Lambda, with a few threads
         self._webhooks = webhooks
         self._person = person
         self._state_of = state_of
@@ -162,7 +167,8 @@ class Cells:
         headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
         self._gateway.plan(CALLS[call], token if call == "usage" else user.id, steps)
         if call == "usage":
-            answer = await self._chat.get("/usage", headers=headers)
+            async with self._few:
+                answer = await self._account.get("/usage", headers=headers)
         else:
             directive = {"release": "[fault:status 500]", "progress": "[fault:slow 0.06]"}.get(call, "")
             body = question(f"Who sits for Ottawa Centre? {directive}")
@@ -247,8 +253,12 @@ async def test_every_failure_of_the_database_has_its_outcome(
     }  # fmt: skip
     rows, wrong = [], []
     with mock.patch.dict(os.environ, environment):
-        async with client_of(chat_handler.create()) as chat, client_of(webhooks_handler.create()) as webhooks:
-            cells = Cells(gateway, billing, chat, webhooks, person, state_of, token_of)
+        async with (
+            client_of(chat_handler.create()) as chat,
+            client_of(account_handler.create()) as account,
+            client_of(webhooks_handler.create()) as webhooks,
+        ):
+            cells = Cells(gateway, billing, chat, account, webhooks, person, state_of, token_of)
             for call in CALLS:
                 named = [(kind, fault) for kind, faults in FAULTS.items() for fault in faults]
                 outcomes = await asyncio.gather(*(cells.run(call, kind, fault) for kind, fault in named))

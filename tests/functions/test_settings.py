@@ -154,10 +154,10 @@ async def test_the_chat_reads_its_secret_at_its_first_request(
         assert (await http.get("/health")).status_code == 200
         assert secrets_extension.requests == 0
         secrets_extension.secrets["chat"] = json.dumps({"ANTHROPIC_API_KEY": CANARY})
-        assert (await http.get("/usage")).status_code == 500
+        assert (await http.get("/chat/one/stream")).status_code == 500
         log = capsys.readouterr().out
         assert "SUPABASE_URL is missing. SUPABASE_SERVICE_ROLE_KEY is missing." in log
         assert CANARY not in log
         secrets_extension.secrets["chat"] = json.dumps({**VALID, "ENCRYPTION_KEYS": f"a:{'0' * 64}"})
-        assert [(await http.get("/usage")).status_code for _ in range(2)] == [401, 401]
+        assert [(await http.get("/chat/one/stream")).status_code for _ in range(2)] == [401, 401]
         assert secrets_extension.requests == 2

@@ -4,23 +4,30 @@ test_endings.py runs every ending like this.
 """
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 
+from functions.account.handler import create as create_account
 from functions.chat import limits
+from infra.local import web_adapter
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.stack import GATEWAY, MODEL, Stack
 from infra.local.web_adapter import TIMEOUT_HEADER, WebAdapter, running
 from tests.api import Api, StateOf, question
+from tests.billing_kit import environment
 from tests.chat_kit import chat_environment
 from tests.conftest import Person
 from tests.journeys.endings_client import Cell, Db, Received, Wait
+from tests.local.stripe.kit import serve
 from tests.relay import Relay, relay_to
 
 IN_PROGRESS = "request_in_progress"
@@ -205,6 +212,34 @@ def test_follow_and_stop_work_from_other_processes(
     assert cell.all_of("select id from public.query_holds where user_id = %s") == []
     (row,) = cell.all_of("select outcome from public.usage_logs where user_id = %s")
     assert row["outcome"] == "stopped"
+
+
+@pytest.fixture
+def account(stack: Stack) -> Iterator[httpx.Client]:
+    """The account function, which has processes of its own."""
+    with mock.patch.dict(os.environ, environment(stack, "http://127.0.0.1:9")):
+        app = create_account()
+    with serve(lambda url: app) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def test_the_account_answers_while_no_process_of_the_chat_is_free(
+    make_cell: Callable[..., Cell], function: WebAdapter, account: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = max(2, len(function.environments))
+    cells = [make_cell("pro", "anthropic", "[fault:slow 0.05] [fault:long 400]") for _ in range(busy)]
+    with ExitStack() as streams:
+        answers = [streams.enter_context(cell.asking()) for cell in cells]
+        for answer in answers:
+            answer.until("text-delta")
+        monkeypatch.setattr(web_adapter, "ENVIRONMENTS", 0)  # the reserved concurrency is used up
+        stop, headers = f"/chat/{cells[0].chat_id}/stop", cells[0].person.headers
+        assert cells[0].api.http.post(stop, headers=headers).status_code == 429
+        assert account.get("/usage", headers=headers).json()["included"]["used"] == 1
+        for cell in cells:
+            stopped = account.post(f"/chat/{cell.chat_id}/stop", headers=cell.person.headers)
+            assert (stopped.status_code, stopped.json()) == (202, {"stopping": True})
+        assert {answer.read_all().wire for answer in answers} == {"metadata, abort"}
 
 
 def test_an_ended_answer_is_neither_stopped_nor_resumed(make_cell: Callable[..., Cell]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "secret-that-must-not-appear"
-NAMES = ("chat", "keys", "checkout", "webhooks", "maintenance")
+NAMES = ("chat", "keys", "checkout", "account", "webhooks", "maintenance")
 SECRETS = (
     "SUPABASE_SERVICE_ROLE_KEY",
     "ANTHROPIC_API_KEY",

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.timeout(600)
         ("chat", {"functions/chat/run.sh", "uvicorn/main.py"}),
         ("keys", {"functions/keys/handler.py", "mangum/adapter.py"}),
         ("checkout", {"functions/checkout/handler.py", "mangum/adapter.py", "stripe/__init__.py"}),
+        ("account", {"functions/account/handler.py", "mangum/adapter.py", "supabase_auth/__init__.py"}),
         ("webhooks", {"functions/webhooks/handler.py", "mangum/adapter.py", "stripe/__init__.py"}),
         ("maintenance", {"functions/maintenance/handler.py", "cryptography/__init__.py", "stripe/__init__.py"}),
     ],
@@ -211,6 +212,13 @@ def test_checkout_answers_from_its_artifact(packaged: Packaged, tmp_path: Path) 
         (405, "method_not_allowed"),
         (404, "not_found"),
     ]
+
+
+def test_the_account_answers_from_its_artifact(packaged: Packaged, tmp_path: Path) -> None:
+    requests = [("GET", "/usage"), ("POST", "/chat/x/stop"), ("DELETE", "/account"), ("GET", "/shared/x")]
+    events = [request_event(method, path, "{}") for method, path in requests]
+    answers = run_isolated(packaged, "account", tmp_path, events, **UNREACHABLE)
+    assert [answer["statusCode"] for answer in answers] == [401, 401, 401, 404]
 
 
 def test_the_webhooks_answer_from_their_artifact(packaged: Packaged, tmp_path: Path) -> None:

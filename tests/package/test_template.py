@@ -12,7 +12,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("chat", "RESPONSE_STREAM"), ("keys", None), ("checkout", None), ("webhooks", None)]
+    ("name", "mode"),
+    [("chat", "RESPONSE_STREAM"), ("keys", None), ("checkout", None), ("account", None), ("webhooks", None)],
 )
 def test_urls_are_public_and_only_the_chat_streams(packaged: Packaged, name: str, mode: str | None) -> None:
     """AuthType NONE needs both permissions: without the second, every request gets 403."""
@@ -49,6 +50,7 @@ def test_each_function_has_one_secret_url_and_role(packaged: Packaged) -> None:
         ("chat", {"GET", "POST"}),
         ("keys", {"GET", "POST", "PUT", "DELETE"}),
         ("checkout", {"GET", "POST", "PATCH"}),
+        ("account", {"GET", "POST", "PUT", "DELETE"}),
     ],
 )
 def test_the_url_answers_preflights_only_for_allowed_origins(packaged: Packaged, name: str, methods: set[str]) -> None:
@@ -105,7 +107,8 @@ def test_the_jobs_have_room_for_the_registry_of_lobbyists(packaged: Packaged) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds"), [("chat", 180), ("keys", 20), ("checkout", 20), ("webhooks", 30), ("maintenance", 900)]
+    ("name", "seconds"),
+    [("chat", 180), ("keys", 20), ("checkout", 20), ("account", 60), ("webhooks", 30), ("maintenance", 900)],
 )
 def test_time_memory_and_concurrency_are_limited(packaged: Packaged, name: str, seconds: int) -> None:
     function = packaged.function(name)

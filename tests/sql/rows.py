@@ -19,7 +19,8 @@ class UserWithRows:
 
 
 def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
-    """Creates a user with a credit pack, a key, a conversation, a bill, a running query and a refusal."""
+    """Creates a user with a credit pack, a key, a shared conversation, a rating, a bill, a running query and a
+    refusal."""
     user_id = new_user(db, "pro")
     pack_id, conversation_id, message_id, item_id = (str(uuid.uuid4()) for _ in range(4))
     db.execute(
@@ -86,5 +87,15 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
         "quota_used, quota_limit, overage_used) "
         "values (gen_random_uuid(), private.clock(), %s, 'third', 'Daily quota exceeded', false, 'pro', 40, 40, 0)",
         (user_id,),
+    )
+    db.execute(
+        "insert into public.message_feedback (user_id, query_id, rating, comment) "
+        "select user_id, id, 'down', 'Wrong.' from public.usage_logs where user_id = %s and request_id = 'first'",
+        (user_id,),
+    )
+    db.execute(
+        "insert into public.shared_conversations (user_id, conversation_id, token, snapshot, expires_at) "
+        "values (%s, %s, %s, '{}', private.clock() + interval '90 days')",
+        (user_id, conversation_id, uuid.uuid4().hex),
     )
     return UserWithRows(user_id, conversation_id, pack_id)

@@ -46,6 +46,7 @@ private.period_at                      immutable  invoker  authenticated service
 private.person_key                     immutable  invoker  none
 private.place_question                 stable     invoker  none
 private.postpone_turn                  volatile   invoker  none
+private.purge_copies_and_ratings       volatile   invoker  none
 private.query_words                    immutable  invoker  none
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                volatile   invoker  none
@@ -59,6 +60,8 @@ private.search_query                   immutable  invoker  none
 private.search_words                   immutable  invoker  none
 private.set_tier_from_packs            volatile   invoker  none
 private.set_updated_at                 volatile   invoker  none
+private.snapshot_of                    stable     invoker  none
+private.sources_of                     immutable  invoker  none
 private.start_subscription             volatile   definer  none
 private.stop_chat                      volatile   invoker  none
 private.store_turn                     volatile   invoker  none
@@ -75,14 +78,16 @@ public.apply_pending_turns             volatile   definer  service_role
 public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
+public.check_deletion                  stable     definer  service_role
 public.claim_overage                   volatile   definer  service_role
 public.claim_stripe_event              volatile   definer  service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
+public.confirm_deletion                stable     definer  service_role
 public.count_keys_to_rotate            stable     definer  service_role
 public.delete_api_key                  volatile   definer  service_role
+public.delete_auth_log                 volatile   definer  service_role
 public.delete_conversation             volatile   definer  authenticated
 public.delete_history                  volatile   definer  service_role
-public.delete_user                     volatile   definer  service_role
 public.expenses_of_member              stable     definer  service_role
 public.expire_credits                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
@@ -110,6 +115,7 @@ public.note_progress                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
 public.purge_events                    volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
+public.rate_message                    volatile   definer  service_role
 public.recent_lobbying                 stable     definer  service_role
 public.reconcile                       stable     definer  service_role
 public.release_query                   volatile   definer  service_role
@@ -120,11 +126,14 @@ public.retarget_overage                volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role
 public.set_overage                     volatile   definer  authenticated
 public.settle_query                    volatile   definer  service_role
+public.share_conversation              volatile   definer  service_role
+public.shared_conversation             stable     definer  service_role
 public.sold_packs                      stable     definer  service_role
 public.start_import                    volatile   definer  service_role
 public.stop_query                      volatile   definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.unfinished_stripe_events        stable     definer  service_role
+public.unshare_conversation            volatile   definer  service_role
 public.update_conversation             volatile   definer  authenticated
 public.usage_summary                   stable     invoker  authenticated
 public.users_to_bill                   stable     definer  service_role

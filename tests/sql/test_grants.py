@@ -56,6 +56,9 @@ public.lobbying_subjects       service_role   nothing
 public.member_expenses         anon           nothing
 public.member_expenses         authenticated  nothing
 public.member_expenses         service_role   nothing
+public.message_feedback        anon           nothing
+public.message_feedback        authenticated  select
+public.message_feedback        service_role   select
 public.messages                anon           nothing
 public.messages                authenticated  select
 public.messages                service_role   select
@@ -86,6 +89,9 @@ public.retained_usage          service_role   select
 public.settings                anon           nothing
 public.settings                authenticated  nothing
 public.settings                service_role   nothing
+public.shared_conversations    anon           nothing
+public.shared_conversations    authenticated  select
+public.shared_conversations    service_role   select
 public.stripe_events           anon           nothing
 public.stripe_events           authenticated  nothing
 public.stripe_events           service_role   select

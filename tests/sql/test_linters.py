@@ -39,6 +39,12 @@ USES = {
     "pending_turns_user_id_idx": "select from public.pending_turns where user_id = gen_random_uuid()",
     "pending_turns_in_order_idx": "select from public.pending_turns where conversation_id = gen_random_uuid() "
     "order by created_at, id limit 20",
+    "message_feedback_user_id_idx": "select from public.message_feedback where user_id = gen_random_uuid()",
+    "message_feedback_updated_at_idx": "select from public.message_feedback where updated_at <= now() "
+    "order by updated_at limit 9",
+    "shared_conversations_user_id_idx": "select from public.shared_conversations where user_id = gen_random_uuid()",
+    "shared_conversations_expires_at_idx": "select from public.shared_conversations where expires_at <= now() "
+    "order by expires_at limit 9",
     "query_refusals_newest_first_idx": "select from public.query_refusals where user_id = gen_random_uuid() "
     "order by created_at desc limit 50",
     "usage_logs_user_day_idx": "select from public.usage_logs where user_id = gen_random_uuid() "

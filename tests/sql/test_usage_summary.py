@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tests.conftest import Connect
+from tests.conftest import Connect, new_user
 from tests.sql.billing import apply_customer, claim_overage, new_customer, run_queries
-from tests.sql.metering import Db, at, value
+from tests.sql.metering import Db, admit, at, pack, settle, value
 
 
 def test_usage_summary_shows_the_billing_state(db: Db, connect: Connect) -> None:
@@ -49,3 +49,37 @@ def test_usage_summary_shows_the_billing_state(db: Db, connect: Connect) -> None
     assert billing("2026-04-01T00:00Z") == {**april, "is_subscribed": False}
     apply_customer(db, 4, deleted=True)
     assert billing("2026-04-01T00:00Z") == {**april, "is_customer": False, "is_subscribed": False}
+
+
+def test_usage_summary_shows_what_the_plan_allows(db: Db, connect: Connect) -> None:
+    pro: dict[str, Any] = value(connect("authenticated", new_user(db, "pro")), "select public.usage_summary()")
+    free: dict[str, Any] = value(connect("authenticated", new_user(db, "free")), "select public.usage_summary()")
+    plans = {row["tier"]: row for row in db.execute("select * from public.plans").fetchall()}
+    for shown, tier in ((pro, "pro"), (free, "free")):
+        for name in ("models", "own_key_models", "concurrent_queries", "history_days"):
+            assert shown[name] == plans[tier][name]
+    assert (pro["keeps_history"], free["keeps_history"]) == (True, False)
+    assert (pro["alerts"], free["alerts"]) == ([], [])
+
+
+def test_alerts_start_at_eighty_percent(db: Db, connect: Connect) -> None:
+    user = new_customer(db, daily_quota=5, overage_limit="0.11")
+    me = connect("authenticated", user)
+    at(me, "2026-03-02T12:00Z")
+    pack(db, user, 10, created_at="2026-03-01Z")
+    seen = []
+    for _ in range(19):
+        settle(db, admit(db, user)["hold_id"])
+        seen.append({row["kind"]: row["percent"] for row in value(me, "select public.usage_summary() -> 'alerts'")})
+    # Five included queries, ten credits, and four of overage: a fifth would be over the limit.
+    included = {"included": 100}
+    with_credits = {**included, "credits": 100}
+    assert seen == [
+        *({}, {}, {}, {"included": 80}, included),
+        *([included] * 7), *([{**included, "credits": 80}] * 2), with_credits,
+        *([with_credits] * 3), {**with_credits, "overage": 100},
+    ]  # fmt: skip
+    at(me, "2026-03-03T12:00Z")
+    assert [row["kind"] for row in value(me, "select public.usage_summary() -> 'alerts'")] == ["overage", "credits"]
+    at(me, "2026-04-03T12:00Z")
+    assert value(me, "select public.usage_summary() -> 'alerts'") == []  # the pack was used up before this period

@@ -1,17 +1,15 @@
-"""The connection to Stripe: settings, one client, and the ids and lookup keys that we use there.
+"""The connection to Stripe: one client, and the ids and lookup keys that we use there.
 
 Products have ids of our own, so that a price or an invoice line names its plan without another request.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated
 
 import aiohttp
-from pydantic import AfterValidator, Field, SecretStr
 from stripe import AIOHTTPClient, StripeClient
 
-from functions.common.settings import BaseUrl, Settings, load
+from functions.common.settings import StripeSettings, load
 
 # A call with its retries must fit into a function's time limit.
 TIMEOUT_S = 6.0
@@ -19,19 +17,6 @@ RETRIES = 2
 
 PRODUCT_PREFIX = "canadagpt_"
 PLAN_PREFIX = f"{PRODUCT_PREFIX}plan_"
-
-
-def _secret_key(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("sk_", "rk_")):
-        raise ValueError("must be a secret or restricted key of Stripe, which starts with sk_ or rk_")
-    return value
-
-
-class StripeSettings(Settings):
-    """The Stripe account. `api_base` is set only for a stand-in."""
-
-    secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] = Field(validation_alias="STRIPE_SECRET_KEY")
-    api_base: BaseUrl | None = Field(default=None, validation_alias="STRIPE_API_BASE")
 
 
 class Account(StripeClient):

@@ -14,10 +14,10 @@ from stripe import StripeError
 
 from functions.common.billing.events import CUSTOMER_EVENTS, HANDLED_EVENTS, OVERAGE_EVENTS, PAYMENT_EVENTS
 from functions.common.billing.overage import bill_overage
-from functions.common.billing.stripe_client import Account, StripeSettings
+from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
 from functions.common.observe import Observer
-from functions.common.settings import SupabaseSettings, load
+from functions.common.settings import StripeSettings, SupabaseSettings, load
 from functions.maintenance.bill_overages import bill_overages
 from functions.maintenance.retry_events import retry_events
 from tests.billing_kit import DAY, HOUR, BillingStack, environment

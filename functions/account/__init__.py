@@ -1,0 +1,1 @@
+"""What users do with their account: usage, stopping an answer, feedback, shared conversations, export, deletion."""

@@ -1,0 +1,137 @@
+"""The routes of the account. `handler` runs on Lambda; `create` makes the app for any other server."""
+
+import uuid
+from typing import Annotated, Literal
+
+from fastapi import Depends, FastAPI, Request, Response
+from pydantic import BaseModel, Field, model_validator
+
+from functions.account.account import UserAccount
+from functions.account.settings import AccountSettings
+from functions.common.auth import CurrentUser, Verifier
+from functions.common.errors import NotFound
+from functions.common.lambda_http import create_lambda_app, lambda_handler
+from functions.common.observe import Observer
+from functions.common.settings import load
+from functions.common.web import ChatId, json_body, json_response
+
+COMMENT_CHARACTERS = 2000
+TOKEN_CHARACTERS = range(32, 65)
+
+
+class FeedbackRequest(BaseModel):
+    """The body of PUT /messages/{message_id}/feedback. A rating of null removes the feedback."""
+
+    rating: Literal["up", "down"] | None
+    comment: Annotated[str, Field(min_length=1, max_length=COMMENT_CHARACTERS)] | None = None
+
+    @model_validator(mode="after")
+    def _comment_has_a_rating(self) -> "FeedbackRequest":
+        if self.rating is None and self.comment is not None:
+            raise ValueError("needs a rating beside the comment")
+        return self
+
+
+class DeletionRequest(BaseModel):
+    """The body of DELETE /account. `confirm`: the e-mail address of the account."""
+
+    confirm: Annotated[str, Field(max_length=320)]
+
+
+async def get_account(request: Request) -> UserAccount:
+    """The app's UserAccount."""
+    account: UserAccount = request.app.state.account
+    return account
+
+
+async def message_id_of(message_id: str) -> str:
+    """The id of an answer from the path. Raises NotFound where it cannot be one."""
+    try:
+        return str(uuid.UUID(message_id))
+    except ValueError as error:
+        raise NotFound from error
+
+
+CurrentAccount = Annotated[UserAccount, Depends(get_account)]
+MessageId = Annotated[str, Depends(message_id_of)]
+FeedbackBody = Annotated[FeedbackRequest, Depends(json_body(FeedbackRequest))]
+DeletionBody = Annotated[DeletionRequest, Depends(json_body(DeletionRequest))]
+
+
+async def get_usage(user: CurrentUser, account: CurrentAccount) -> Response:
+    """The user's plan and what is left of it."""
+    return json_response(await account.usage(user))
+
+
+async def post_stop(user: CurrentUser, chat_id: ChatId, account: CurrentAccount) -> Response:
+    """Stop the running answer. 202 even where there is none, because it may have ended just now.
+
+    The chat has the same route. This one also answers while every process of the chat is busy.
+    """
+    return json_response({"stopping": await account.stop(user, chat_id)}, status=202)
+
+
+async def put_feedback(
+    user: CurrentUser, message_id: MessageId, body: FeedbackBody, account: CurrentAccount
+) -> Response:
+    """Rate an answer."""
+    await account.rate(user, message_id, body.rating, body.comment)
+    return json_response({"rating": body.rating, "comment": body.comment})
+
+
+async def post_share(user: CurrentUser, chat_id: ChatId, account: CurrentAccount, request: Request) -> Response:
+    """Share a copy of a conversation with everybody who has the link."""
+    shared = await account.share(user, chat_id)
+    url = f"{request.base_url}shared/{shared['token']}"
+    return json_response({"token": shared["token"], "url": url, "expires_at": shared["expires_at"]})
+
+
+async def delete_share(user: CurrentUser, chat_id: ChatId, account: CurrentAccount) -> Response:
+    """Stop sharing a conversation."""
+    return json_response({"deleted": await account.unshare(user, chat_id)})
+
+
+async def get_shared(token: str, account: CurrentAccount) -> Response:
+    """A shared conversation, for everybody who has the link. It is not cached, because it may end at any time."""
+    if len(token) not in TOKEN_CHARACTERS or "\x00" in token:
+        raise NotFound
+    headers = {"cache-control": "no-store", "x-robots-tag": "noindex"}
+    return json_response(await account.shared(token), headers=headers)
+
+
+async def get_export(user: CurrentUser, account: CurrentAccount, request: Request) -> Response:
+    """Everything that is stored about the user."""
+    compressed = "gzip" in request.headers.get("accept-encoding", "")
+    headers = {"content-disposition": 'attachment; filename="account.json"', "cache-control": "no-store"}
+    if compressed:
+        headers["content-encoding"] = "gzip"
+    content = await account.export(user, compressed=compressed)
+    return Response(content, headers=headers, media_type="application/json")
+
+
+async def delete_account(user: CurrentUser, body: DeletionBody, account: CurrentAccount) -> Response:
+    """Delete the user and all their data."""
+    await account.delete(user, body.confirm)
+    return json_response({"deleted": True})
+
+
+def create() -> FastAPI:
+    """The function's app, from the environment. Raises SettingsError."""
+    settings = load(AccountSettings)
+    observer = Observer("account")
+    account = UserAccount(settings, observer)
+    app = create_lambda_app(observer, account.close)
+    app.state.verifier = Verifier(settings, observer)
+    app.state.account = account
+    app.add_api_route("/usage", get_usage, methods=["GET"])
+    app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"])
+    app.add_api_route("/chat/{chat_id:path}/share", post_share, methods=["POST"])
+    app.add_api_route("/chat/{chat_id:path}/share", delete_share, methods=["DELETE"])
+    app.add_api_route("/shared/{token}", get_shared, methods=["GET"])
+    app.add_api_route("/messages/{message_id}/feedback", put_feedback, methods=["PUT"])
+    app.add_api_route("/account/export", get_export, methods=["GET"])
+    app.add_api_route("/account", delete_account, methods=["DELETE"])
+    return app
+
+
+handler = lambda_handler(create)

@@ -1,0 +1,124 @@
+-- Sharing a copy of a conversation with everybody who has the link.
+
+create or replace function private.sources_of(p_function_results jsonb) returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'type', 'source-url', 'sourceId', 'source-' || s.number, 'url', s.url, 'title', s.title) order by s.number), '[]')
+    from (
+      select row_number() over (order by min(array[r.place, o.place])) as number, o.source ->> 'url' as url,
+             (array_agg(o.source ->> 'title' order by r.place, o.place))[1] as title
+      from jsonb_array_elements(p_function_results) with ordinality r (result, place),
+           jsonb_array_elements(coalesce(r.result -> 'sources', '[]')) with ordinality o (source, place)
+      group by o.source ->> 'url') s);
+end
+$$;
+comment on function private.sources_of(jsonb) is
+  'The sources in messages.function_results as parts of a UIMessage, each URL once, in the order of their first use.';
+revoke all on function private.sources_of(jsonb) from public, anon, authenticated, service_role;
+
+
+create or replace function private.snapshot_of(p_conversation_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- Message ids are positions: the stored ids are those of queries.
+  return (
+    select jsonb_agg(jsonb_build_object(
+      'id', m.position::text, 'role', m.role,
+      'metadata', jsonb_build_object('created_at', m.created_at, 'finish_reason', m.finish_reason),
+      'parts', jsonb_build_array(jsonb_build_object('type', 'text', 'text', m.content))
+               || private.sources_of(m.function_results)) order by m.position)
+    from public.messages m where m.conversation_id = p_conversation_id);
+end
+$$;
+comment on function private.snapshot_of(uuid) is
+  'The messages of a conversation as UIMessages of the AI SDK with their texts and sources only. Null: it has none.';
+revoke all on function private.snapshot_of(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function public.share_conversation(p_user_id uuid, p_chat_id text, p_token text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+  v_conversation public.conversations;
+  v_snapshot jsonb;
+  v_shared jsonb;
+begin
+  -- Lock
+  perform from auth.users u where u.id = p_user_id for key share;
+  if not found then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+  select * into v_conversation from public.conversations c
+  where c.id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id)) for key share;
+
+  -- Decide
+  v_snapshot := jsonb_build_object(
+    'title', v_conversation.title, 'messages', private.snapshot_of(v_conversation.id));
+  if v_snapshot -> 'messages' = 'null' or v_conversation.expires_at <= v_at and not v_conversation.is_pinned then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  elsif octet_length(v_snapshot::text) > 1000000 then
+    raise exception using errcode = 'TOBIG', message = 'This conversation is too long to be shared.';
+  end if;
+
+  -- Write
+  -- A second call makes a new copy under the same token, so that links that were sent stay valid.
+  insert into public.shared_conversations as s (user_id, conversation_id, token, snapshot, expires_at)
+  select p_user_id, v_conversation.id, p_token, v_snapshot,
+         case when v_conversation.is_pinned then v_at + make_interval(days => p.history_days)
+              else v_conversation.expires_at end
+  from private.current_subscriptions p where p.user_id = p_user_id
+  on conflict (conversation_id) do update set
+    -- A link that has expired stays so.
+    token = case when s.expires_at > v_at then s.token else excluded.token end,
+    snapshot = excluded.snapshot, updated_at = excluded.updated_at, expires_at = excluded.expires_at
+  returning jsonb_build_object('token', s.token, 'expires_at', s.expires_at) into v_shared;
+
+  -- Return
+  return v_shared;
+end
+$$;
+comment on function public.share_conversation(uuid, text, text) is
+  'Shares a copy of a conversation of the user: {token, expires_at}. A shared one gets a new copy and keeps its '
+  'token. p_token: for a new one. It expires with the conversation, or, if that is pinned, after the days that the '
+  'plan stores conversations. NTFND: not a stored conversation of the user. TOBIG: it is over a megabyte. NOUSR: the '
+  'account has ended.';
+revoke all on function public.share_conversation(uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.share_conversation(uuid, text, text) to service_role;
+
+
+create or replace function public.unshare_conversation(p_user_id uuid, p_chat_id text) returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from public.shared_conversations s
+  where s.user_id = p_user_id
+    and s.conversation_id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id));
+  return found;
+end
+$$;
+comment on function public.unshare_conversation(uuid, text) is
+  'Stops sharing a conversation of the user and deletes the copy. Returns whether it was shared. NTFND: it belongs to '
+  'another user.';
+revoke all on function public.unshare_conversation(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.unshare_conversation(uuid, text) to service_role;
+
+
+create or replace function public.shared_conversation(p_token text) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select s.snapshot || jsonb_build_object('shared_at', s.updated_at, 'expires_at', s.expires_at)
+    from public.shared_conversations s
+    where s.token = p_token and s.expires_at > (select private.clock()));
+end
+$$;
+comment on function public.shared_conversation(text) is
+  'A shared conversation: {title, messages, shared_at, expires_at}. Null: not shared, or expired.';
+revoke all on function public.shared_conversation(text) from public, anon, authenticated, service_role;
+grant execute on function public.shared_conversation(text) to service_role;
