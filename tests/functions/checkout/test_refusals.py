@@ -176,9 +176,9 @@ def test_a_deleted_user_cannot_buy(billing: BillingStack) -> None:
     user = billing.new_user()
     billing.db.execute("delete from auth.users where id = %s", (user.id,))
     clear_requests(billing)
-    assert failed(click(billing, user, plan="basic")) == (404, "not_found")
-    assert failed(click(billing, user, pack="pack_100")) == (404, "not_found")
-    assert failed(billing.call_checkout(user, "/portal", return_url=SITE)) == (404, "not_found")
+    assert failed(click(billing, user, plan="basic")) == (401, "unauthenticated")
+    assert failed(click(billing, user, pack="pack_100")) == (401, "unauthenticated")
+    assert failed(billing.call_checkout(user, "/portal", return_url=SITE)) == (401, "unauthenticated")
     assert stripe_requests(billing) == []
 
 
