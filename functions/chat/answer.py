@@ -1,4 +1,4 @@
-"""An answer while it grows: a list of steps, each with a text, the tool calls that follow it and their outcomes.
+"""An answer while it grows: a list of steps, each with a text, tool calls and their outcomes.
 
 It has four forms: parts of the AI SDK's UIMessage, messages for the model's next step, a row of public.messages, and
 events of the stream.
@@ -49,6 +49,7 @@ class MessageRow(TypedDict):
     id: NotRequired[str]
     role: NotRequired[str]
     content: str
+    step_ends: NotRequired[list[int] | None]  # characters of content at the end of each step
     function_calls: NotRequired[list[CallRow] | None]
     function_results: NotRequired[list[ResultRow] | None]
     finish_reason: NotRequired[Ending | None]
@@ -56,15 +57,17 @@ class MessageRow(TypedDict):
 
 @dataclass(slots=True)
 class Call:
-    """One tool call. `input` is None where the model did not write a JSON object; `outcome` is None until it ran.
+    """One tool call, after `at` characters of its step's text.
 
-    `given_id` is the id of `provider`, which only the next steps of the same answer use.
+    `input` is None where the model did not write a JSON object; `outcome` is None until it ran. `given_id` is the id of
+    `provider`, which only the next steps of the same answer use.
     """
 
     id: str
     name: str
     input: Any
     outcome: Outcome | None = None
+    at: int = 0
     provider: str = ""
     given_id: str = ""
 
@@ -82,10 +85,21 @@ class Call:
 
 @dataclass(slots=True)
 class Step:
-    """One response of the model: its text and the tool calls after it."""
+    """One response of the model: its text and its tool calls."""
 
     text: str = ""
     calls: list[Call] = field(default_factory=list)
+
+    def pieces(self) -> Iterator[str | Call]:
+        """Its texts and calls in their order."""
+        start = 0
+        for call in self.calls:
+            if text := self.text[start : call.at]:
+                yield text
+            yield call
+            start = call.at
+        if text := self.text[start:]:
+            yield text
 
 
 @dataclass(slots=True)
@@ -127,7 +141,7 @@ class Answer:
                 yield Message("tool", results=results)
 
     def parts(self) -> list[Part]:
-        """The parts of the AI SDK's UIMessage. Each source is included once."""
+        """The parts of the UIMessage that the AI SDK's client builds from the stream. Each source is included once."""
         parts: list[Part] = []
         urls: set[str] = set()
 
@@ -138,18 +152,22 @@ class Answer:
                     number = f"source-{len(urls)}"
                     parts.append({"type": "source-url", "sourceId": number, "url": source.url, "title": source.title})
 
-        add_sources(self.page_sources)
-        for step in self.steps:
-            if step.text:
-                parts.append({"type": "text", "text": step.text})
+        for number, step in enumerate(self._sent_steps):
+            parts.append({"type": "step-start"})
+            if number == 0:
+                add_sources(self.page_sources)
+            parts.extend(
+                {"type": "text", "text": piece, "state": "done"} if isinstance(piece, str) else _call_part(piece)
+                for piece in step.pieces()
+            )
             for call in step.calls:
-                outcome = call.outcome or Outcome(None, call.result, [])
-                state: Part = {"state": "output-available", "input": call.input, "output": outcome.output}
-                if outcome.error is not None:
-                    state = {"state": "output-error", "input": call.input, "errorText": outcome.error}
-                parts.append({"type": f"tool-{call.name}", "toolCallId": call.id, **state})
-                add_sources(outcome.sources)
+                add_sources(call.outcome.sources if call.outcome else [])
         return parts
+
+    @property
+    def _sent_steps(self) -> list[Step]:
+        """The steps of the stream, which has at least one."""
+        return self.steps or [Step()]
 
     def row(self) -> MessageRow:
         """The row of public.messages."""
@@ -157,10 +175,12 @@ class Answer:
         results: list[ResultRow] = []
         if self.page_sources:
             results.append({"id": "", "sources": _source_rows(self.page_sources)})
-        at = 0
+        ends: list[int] = []
         for number, step in enumerate(self.steps):
-            at += len(step.text)
+            start = ends[-1] if ends else 0
+            ends.append(start + len(step.text))
             for call in step.calls:
+                at = start + call.at
                 calls.append({"id": call.id, "name": call.name, "input": call.input, "step": number, "at": at})
                 outcome = call.outcome or Outcome(None, call.result, [])
                 sources = _source_rows(outcome.sources)
@@ -171,40 +191,52 @@ class Answer:
         return {
             "id": self.id,
             "content": self.text,
+            "step_ends": ends,
             "function_calls": calls or None,
             "function_results": results or None,
         }
 
     @classmethod
     def from_row(cls, row: MessageRow) -> "Answer":
-        """The answer of a row. Its id is empty where the row has none."""
-        steps: list[Step] = []
-        start, number = 0, -1
+        """The answer of a row. Its id is empty where the row has none. A row without `step_ends` is one step."""
+        content, ends = row["content"], row.get("step_ends")
+        ends = [len(content)] if ends is None else ends
+        starts = [0, *ends]
+        steps = [Step(content[start:end]) for start, end in zip(starts, ends, strict=False)]
         results = row.get("function_results") or []
         page, results = (results[0]["sources"], results[1:]) if results and not results[0]["id"] else ([], results)
         for call, result in zip(row.get("function_calls") or [], results, strict=True):
-            if call["step"] != number:
-                number = call["step"]
-                steps.append(Step(row["content"][start : call["at"]]))
-                start = call["at"]
+            number = call["step"]
             outcome = Outcome(result.get("output"), result.get("error"), _sources(result["sources"]))
-            steps[-1].calls.append(Call(call["id"], call["name"], call["input"], outcome))
-        if row["content"][start:] or not steps:
-            steps.append(Step(row["content"][start:]))
+            at = call["at"] - starts[number]
+            steps[number].calls.append(Call(call["id"], call["name"], call["input"], outcome, at))
         return cls(row.get("id", ""), steps, _sources(page))
 
     def events(self, stream: MessageStream) -> bytes:
         """The whole answer as events of the stream, without its finish."""
         events = b""
         stream.page_sources = self.page_sources
-        for step in self.steps:
-            events += stream.start_step() + (stream.text(step.text) if step.text else b"")
-            for call in step.calls:
-                events += stream.tool_input_start(call.id, call.name)
-                events += stream.tool_input(call.id, call.name, call.input) if call.input is not None else b""
+        for step in self._sent_steps:
+            events += stream.start_step()
+            for piece in step.pieces():
+                events += stream.text(piece) if isinstance(piece, str) else _call_events(stream, piece)
             events += b"".join(outcome_events(stream, call) for call in step.calls)
             events += stream.finish_step()
         return events
+
+
+def _call_part(call: Call) -> Part:
+    """A call and its outcome as a part of a UIMessage."""
+    part: Part = {"type": f"tool-{call.name}", "toolCallId": call.id, "input": call.input}
+    if call.outcome is None or call.outcome.error is not None:
+        return {**part, "state": "output-error", "errorText": call.result}
+    return {**part, "state": "output-available", "output": call.outcome.output}
+
+
+def _call_events(stream: MessageStream, call: Call) -> bytes:
+    """A call as events, without its outcome."""
+    start = stream.tool_input_start(call.id, call.name)
+    return start + stream.tool_input(call.id, call.name, call.input) if call.input is not None else start
 
 
 def _source_rows(sources: list[Source]) -> list[SourceRow]:

@@ -119,9 +119,10 @@ class Conversation:
                             self._write(step, joiner.add(delta))
                         case ToolCallStarted(id, name):
                             self._write(step, joiner.end())
+                            step.calls.append(Call(id, name, None, at=len(step.text), provider=self.failover.provider))
                             self.feed.write(self.stream.tool_input_start(id, name))
                         case ToolCall():
-                            self._add_call(step, event)
+                            self._complete_call(step, event)
                         case Usage():
                             usage = event
                         case Finished():
@@ -142,22 +143,19 @@ class Conversation:
             return "limit"
         return reason
 
-    def _add_call(self, step: Step, event: ToolCall) -> None:
-        arguments = parsed_arguments(event)
+    def _complete_call(self, step: Step, event: ToolCall) -> None:
+        """Add what the model wrote to a call that has started."""
+        number, call = next((at, call) for at, call in enumerate(step.calls) if call.id == event.id)
         too_long = len(event.arguments.encode()) > limits.ARGUMENTS_BYTES
-        if too_long:
-            arguments = None
-        provider = self.failover.provider
-        earlier = {call.id_for(provider) for before in self.answer.steps for call in before.calls}
-        given_id = "" if event.given_id in earlier else event.given_id
-        call = Call(event.id, event.name, arguments, provider=provider, given_id=given_id)
-        step.calls.append(call)
-        if arguments is not None:
-            self.feed.write(self.stream.tool_input(call.id, call.name, arguments))
-        if arguments is None:
+        call.input = None if too_long else parsed_arguments(event)
+        earlier = {known.id_for(call.provider) for before in self.answer.steps for known in before.calls}
+        call.given_id = "" if event.given_id in earlier else event.given_id
+        if call.input is None:
             reason = f"longer than {limits.ARGUMENTS_BYTES} bytes" if too_long else "not a JSON object"
             call.outcome = Outcome(None, f"The arguments are {reason}.", [])
-        elif len(step.calls) > limits.CALLS_A_STEP:
+            return
+        self.feed.write(self.stream.tool_input(call.id, call.name, call.input))
+        if number >= limits.CALLS_A_STEP:
             call.outcome = Outcome(None, f"At most {limits.CALLS_A_STEP} tools are run at once. Call it again.", [])
 
     async def _run_tools(self) -> None:

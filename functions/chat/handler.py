@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import orjson
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from functions.chat import limits
+from functions.chat import limits, messages
 from functions.chat.chat import Chat
 from functions.chat.event_stream import EventStream
 from functions.chat.providers import Providers, prices
@@ -40,6 +40,7 @@ async def get_chat(request: Request) -> Chat:
 
 
 CurrentChat = Annotated[Chat, Depends(get_chat)]
+Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
 
 def seconds_left(request: Request) -> float:
@@ -92,6 +93,11 @@ async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, requ
     """The running answer from its start, then live; 204 where there is none."""
     events = await chat.resume(user.id, chat_id, request.state.request_id)
     return EventStream(events) if events else Response(status_code=204)
+
+
+async def get_messages(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, before: Before = None) -> Response:
+    """The chat's messages as the streams built them, the question of a running answer included."""
+    return json_response(await messages.read(chat.database, user.id, chat_id, before))
 
 
 async def get_health() -> Response:
@@ -160,6 +166,7 @@ def create() -> FastAPI:
     app.router.routes.append(PlainRoute("/chat", post_chat, methods=["POST"]))
     app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"], dependencies=late)
     app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"], dependencies=late)
+    app.add_api_route("/chat/{chat_id:path}/messages", get_messages, methods=["GET"], dependencies=late)
     app.router.routes.append(PlainRoute("/mcp", any_mcp, methods=["GET", "POST", "DELETE"]))
     app.add_api_route("/health", get_health, methods=["GET"])
     return app

@@ -17,6 +17,9 @@ CONTEXT_BYTES = 16_384
 # How often a message may be edited back to a text that it had before.
 EDITS_BACK = 10
 
+# GET /chat/{id}/messages returns MESSAGES at most, and fewer if they have more bytes than this.
+PAGE_BYTES = 4 * 1024 * 1024
+
 # What the model reads of earlier turns: the newest that fit, with the results of their tools.
 HISTORY_MESSAGES = 40
 HISTORY_BYTES = 48_000

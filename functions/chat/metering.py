@@ -280,6 +280,7 @@ class Metering:
                     "p_chat_id": request.id,
                     "p_question_id": request.question.id if request.asks_again else None,
                     "p_question_digest": request.question_digest,
+                    "p_question": {"id": request.question.id, "content": request.question.text},
                     "p_provider": request.provider,
                     "p_model": request.model,
                     "p_hold_seconds": limits.HOLD_S,

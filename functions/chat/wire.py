@@ -41,11 +41,12 @@ class TokenCounts(TypedDict):
 class Metadata(TypedDict):
     """What the client learns about a turn at its end.
 
-    `finish_reason` is None where the turn failed, `charged_usd` where it is not known. `outcome` is there only where
-    the answer was complete and the database out of reach until the deadline: it is neither charged nor kept.
+    `request_id` is None in a message that is read from storage. `finish_reason` is None where the turn failed,
+    `charged_usd` where it is not known. `outcome` is there only where the answer was complete and the database out of
+    reach until the deadline: it is neither charged nor kept.
     """
 
-    request_id: str
+    request_id: str | None
     provider: str
     model: str
     funding: str
@@ -65,6 +66,7 @@ class UIMessage(TypedDict):
     id: str
     role: str
     parts: list[Part]
+    metadata: NotRequired[Metadata]
 
 
 class WholeAnswer(TypedDict):
@@ -199,7 +201,7 @@ class MessageStream:
 
 def metadata(
     *,
-    request_id: str,
+    request_id: str | None,
     spent: Spent,
     funding: str,
     charged_usd: Decimal | None,

@@ -5,11 +5,12 @@ Pure ASGI, because each of Starlette's BaseHTTPMiddleware adds 0.45 ms per reque
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
@@ -28,7 +29,7 @@ from functions.common.errors import (
 from functions.common.ids import ID_CHARACTERS
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
-from functions.common.validation import field_errors
+from functions.common.validation import FieldError, field_errors
 
 BODY_LIMIT = 256 * 1024
 # The Web Adapter posts an event that is not an HTTP request, such as a test event of AWS's console, to this path.
@@ -50,6 +51,7 @@ def create_app(observer: Observer, lifespan: Lifespan[FastAPI], body_limit: int 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_middleware(RequestMiddleware, observer=observer, body_limit=body_limit)
     app.add_api_route(EVENTS_PATH, _refuse_event, methods=["POST"])
     return app
@@ -108,13 +110,14 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            fields = [
-                {"field": invalid.name or "body", "message": invalid.message}
-                for invalid in field_errors(error)[:MAX_FIELD_ERRORS]
-            ]
-            raise InvalidRequest(fields=fields) from None
+            raise _invalid_fields(field_errors(error)) from None
 
     return parse
+
+
+def _invalid_fields(errors: Sequence[FieldError]) -> InvalidRequest:
+    fields = [{"field": invalid.name or "body", "message": invalid.message} for invalid in errors[:MAX_FIELD_ERRORS]]
+    return InvalidRequest(fields=fields)
 
 
 def _has_null_character(data: Any) -> bool:
@@ -138,6 +141,14 @@ async def _app_error(request: Request, error: Exception) -> Response:
     request.state.code = error.code
     request.state.upstream = getattr(error, "upstream", None)
     return error_response(error, request.state.request_id)
+
+
+async def _invalid_parameters(request: Request, error: Exception) -> Response:
+    """FastAPI's error for a parameter of the path or the query."""
+    assert isinstance(error, RequestValidationError)
+    # Without where the parameter is: ("query", "before") is named before.
+    invalid = [FieldError(tuple(map(str, found["loc"][1:])), found["msg"], False) for found in error.errors()]
+    return await _app_error(request, _invalid_fields(invalid))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -769,6 +769,7 @@ create table if not exists public.messages (
   role public.message_role not null,
   external_id public.client_id,
   content text not null,
+  step_ends jsonb,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,
   tokens_total integer not null default 0,
@@ -789,6 +790,8 @@ comment on column public.messages.position is 'The place in the conversation, fr
 comment on column public.messages.role is 'The author: user, assistant or system.';
 comment on column public.messages.external_id is 'The id of a user message in the client.';
 comment on column public.messages.content is 'The text.';
+comment on column public.messages.step_ends is
+  'The number of characters of content at the end of each step of an answer. Null: it is one step.';
 comment on column public.messages.tokens_input is 'Input tokens of this answer, cached ones included.';
 comment on column public.messages.tokens_output is 'Output tokens.';
 comment on column public.messages.tokens_total is 'Input and output tokens.';
@@ -910,6 +913,7 @@ create table if not exists public.query_holds (
   conversation_id uuid,
   position public.message_position,
   replaces_to integer,
+  question jsonb,
   is_replaced boolean not null default false,
   progress text not null default '',
   followed_to public.quantity,
@@ -955,6 +959,8 @@ comment on column public.query_holds.position is
   'The position of the question in its conversation. Given at admission, so that messages are in the order of asking.';
 comment on column public.query_holds.replaces_to is
   'The question was asked before: messages from position to here are replaced. Null: it is new.';
+comment on column public.query_holds.question is
+  'The question, {id, content}, for clients that load the chat while it is answered. Deleted with the hold.';
 comment on column public.query_holds.is_replaced is
   'Whether a later query replaces this one, which is then not stored.';
 comment on column public.query_holds.progress is
@@ -2025,7 +2031,8 @@ begin
     select jsonb_agg(
       case when sized.size_with_results <= p_bytes - v_pending_size
            then jsonb_build_object('role', sized.role, 'content', sized.content,
-                                   'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
+                                   'finish_reason', sized.finish_reason, 'step_ends', sized.step_ends,
+                                   'function_calls', sized.function_calls,
                                    'function_results', sized.function_results)
            else jsonb_build_object('role', sized.role, 'content', sized.content,
                                    'finish_reason', sized.finish_reason) end
@@ -2036,7 +2043,7 @@ begin
                  + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
-        select m.role, m.content, m.finish_reason, m.function_calls, m.function_results, m.position
+        select m.role, m.content, m.finish_reason, m.step_ends, m.function_calls, m.function_results, m.position
         from public.messages m
         where m.conversation_id = p_conversation_id and m.position < coalesce(p_before, 2147483647)
           and (v_replaced is null or not m.position::integer <@ v_replaced)
@@ -2050,8 +2057,9 @@ end
 $$;
 comment on function private.recent_messages(uuid, integer, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
-  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. p_before: '
-  'only messages before this position. Pending turns are stored first, or read if the conversation is locked.';
+  'step_ends, function_calls, function_results}]. Steps, calls and results are left out of messages where they do not '
+  'fit. p_before: only messages before this position. Pending turns are stored first, or read if the conversation is '
+  'locked.';
 revoke all on function private.recent_messages(uuid, integer, integer, integer)
   from public, anon, authenticated, service_role;
 
@@ -2526,7 +2534,7 @@ begin
     select jsonb_build_object(
       'decision', 'ended',
       'answer', case when m.id is not null then jsonb_build_object(
-        'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
+        'id', m.id, 'content', m.content, 'step_ends', m.step_ends, 'function_calls', m.function_calls,
         'function_results', m.function_results) else w.turn -> 'answer' end,
       'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
@@ -2628,7 +2636,7 @@ create or replace function public.admit_query(
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_bytes integer default 48000, p_own_key boolean default null,
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
-  p_session_id uuid default null, p_waits boolean default false)
+  p_session_id uuid default null, p_waits boolean default false, p_question jsonb default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set plan_cache_mode = force_generic_plan
@@ -2847,13 +2855,13 @@ begin
     insert into public.query_holds (
       id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
       overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
-      chat_id, conversation_id, position, replaces_to)
+      chat_id, conversation_id, position, replaces_to, question)
     values (
       p_hold_id, v_state.now, p_user_id, v_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
       v_state.quota_date, v_pack_id, v_charge, v_state.overage_period_start, v_state.included_used,
       v_state.quota_limit, v_state.overage_used, v_state.overage_limit, v_provider, v_model,
       v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id,
-      v_position, v_replaces_to);
+      v_position, v_replaces_to, p_question);
     if v_replaces_to is not null and v_is_busy then
       -- After the insert, which locks auth.users
       update public.query_holds h set is_replaced = true
@@ -2916,7 +2924,7 @@ begin
 end
 $$;
 comment on function public.admit_query(
-  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean) is
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
@@ -2926,15 +2934,16 @@ comment on function public.admit_query(
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
   'p_question_digest: of the question, where the request id does not identify it. p_session_id: of the '
   'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
-  'before. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
+  'before. p_question: {id, content}, for chat_messages while the query runs. CONFL: the same request asked another '
+  'question before. NTFND: the conversation belongs to another user. '
   'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
   'NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
   'was called first.';
 revoke all on function public.admit_query(
-  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb)
   from public, anon, authenticated, service_role;
 grant execute on function public.admit_query(
-  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb)
   to service_role;
 
 
@@ -3205,15 +3214,16 @@ begin
 
   -- Store the question and the answer
   insert into public.messages (
-    id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
-    finish_reason, tokens_input, tokens_output, tokens_total, provider, model, used_byo_key, cost_usd)
+    id, created_at, conversation_id, position, role, external_id, content, step_ends, function_calls,
+    function_results, finish_reason, tokens_input, tokens_output, tokens_total, provider, model, used_byo_key, cost_usd)
   values
     (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
-     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0, 0,
-     null, null, false, 0),
+     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, null, 0,
+     0, 0, null, null, false, 0),
     ((v_answer ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null, v_answer ->> 'content',
-     nullif(v_answer -> 'function_calls', 'null'), nullif(v_answer -> 'function_results', 'null'),
-     v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output, v_tokens_input + v_tokens_output,
+     v_answer -> 'step_ends', nullif(v_answer -> 'function_calls', 'null'),
+     nullif(v_answer -> 'function_results', 'null'), v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output,
+     v_tokens_input + v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
@@ -3291,10 +3301,10 @@ $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
   'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
   'cache_read_tokens, cache_write_tokens, cost_usd, finish_reason}. p_turn: {chat_id, title, context {type, id, data}, '
-  'question {id, content}, answer {id, content, function_calls, function_results, finish_reason}}, stored only if the '
-  'plan stores history. A turn whose conversation is locked waits in pending_turns: the charge waits for no user. '
-  'Returns {outcome, charged_usd, cost_usd, persisted}; persisted: the turn is stored or certain to be. NOHLD: the '
-  'query was never admitted.';
+  'question {id, content}, answer {id, content, step_ends, function_calls, function_results, finish_reason}}, stored '
+  'only if the plan stores history. A turn whose conversation is locked waits in pending_turns: the charge waits for '
+  'no user. Returns {outcome, charged_usd, cost_usd, persisted}; persisted: the turn is stored or certain to be. '
+  'NOHLD: the query was never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 
@@ -4319,6 +4329,110 @@ comment on function public.delete_conversation(uuid) is
   'conversation of the user.';
 revoke all on function public.delete_conversation(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.delete_conversation(uuid) to authenticated;
+
+
+-- ==== sql/schemas/53_chat_messages.sql
+
+-- A chat as its user sees it after a reload: the stored messages, and the questions that are being answered.
+
+create or replace function public.chat_messages(
+  p_user_id uuid, p_chat_id text, p_before integer default null, p_limit integer default 200,
+  p_bytes integer default 4194304)
+returns jsonb
+-- Stable: all statements see the same snapshot, so a turn that is being settled is seen once.
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_chat_uuid constant uuid := private.conversation_key(p_chat_id);
+  v_conversation_id constant uuid := private.find_conversation(p_user_id, p_chat_id, v_chat_uuid);
+  v_at constant timestamptz := private.clock();
+  v_page record;
+  v_conversation jsonb;
+begin
+  with running as (
+    select h.id, h.position, h.replaces_to, h.question from public.query_holds h
+    where h.user_id = p_user_id and h.chat_key = coalesce(v_chat_uuid, md5(p_chat_id)::uuid) and h.expires_at > v_at
+      and h.question is not null and not h.is_replaced
+  ), pending as (
+    select w.id, w.created_at, w.position, w.replaces_to, w.turn from public.pending_turns w
+    join public.conversations c on c.id = w.conversation_id and c.created_at = w.conversation_created_at
+    where w.conversation_id = v_conversation_id
+  ), repeated as (
+    -- Turns that replace earlier ones: those that wait in the order in which they ended, then those that run.
+    select w.created_at, w.id, int4range(w.position::integer, w.replaces_to, '[]') as positions
+    from pending w where w.replaces_to is not null
+    union all
+    select 'infinity', h.id, int4range(h.position::integer, h.replaces_to, '[]')
+    from running h where h.replaces_to is not null
+  ), message as (
+    (select m.position::integer as position, m.role, m.id, m.external_id, m.content, m.step_ends, m.function_calls,
+            m.function_results
+     from public.messages m
+     where m.conversation_id = v_conversation_id and (p_before is null or m.position < p_before)
+       and not exists (select from repeated r where m.position::integer <@ r.positions)
+     order by m.position desc limit p_limit)
+    union all
+    select part.position, part.role, w.id, w.turn -> 'question' ->> 'id', part.message ->> 'content',
+           part.message -> 'step_ends', nullif(part.message -> 'function_calls', 'null'),
+           nullif(part.message -> 'function_results', 'null')
+    from pending w
+    cross join lateral (values
+      (w.position::integer, 'user', w.turn -> 'question'), (w.position + 1, 'assistant', w.turn -> 'answer')
+    ) part (position, role, message)
+    where not exists (
+      select from repeated r
+      where w.position::integer <@ r.positions and (r.created_at, r.id) > (w.created_at, w.id))
+    union all
+    select h.position, 'user', h.id, h.question ->> 'id', h.question ->> 'content', null, null, null from running h
+  ), newest as (
+    select m.*, sum(
+        octet_length(m.content) + coalesce(octet_length(m.function_calls::text), 0)
+        + coalesce(octet_length(m.function_results::text), 0)) over newest_first as size,
+      row_number() over newest_first as number
+    from message m where p_before is null or m.position < p_before
+    window newest_first as (order by m.position desc)
+  )
+  select
+    min(n.position) as first_position,
+    coalesce(jsonb_agg(jsonb_build_object(
+      'id', case when n.role = 'user' then coalesce(n.external_id, n.id::text) else n.id::text end, 'role', n.role,
+      'content', n.content, 'step_ends', n.step_ends, 'function_calls', n.function_calls,
+      'function_results', n.function_results, 'finish_reason', u.finish_reason, 'provider', u.provider,
+      'model', u.model, 'funding', u.funding, 'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
+      'cache_read_tokens', u.cache_read_tokens, 'cache_write_tokens', u.cache_write_tokens,
+      'cost_usd', u.cost_usd::text, 'charged_usd', u.overage_charge::text) order by n.position), '[]') as messages,
+    exists (select from running) as is_running
+  into v_page
+  from newest n
+  left join public.usage_logs u on u.id = n.id and u.user_id = p_user_id and n.role = 'assistant'
+  where n.number = 1 or n.size <= p_bytes and n.number <= p_limit;
+  if v_conversation_id is null and v_page.first_position is null then
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+  end if;
+
+  select jsonb_build_object(
+    'id', c.id, 'chat_id', p_chat_id, 'title', c.title, 'context_type', c.context_type, 'context_id', c.context_id,
+    'is_pinned', coalesce(c.is_pinned, false), 'is_archived', coalesce(c.is_archived, false),
+    'created_at', c.created_at, 'last_message_at', c.last_message_at, 'expires_at', c.expires_at,
+    'is_running', v_page.is_running)
+  into v_conversation
+  from (values (v_conversation_id)) one (id) left join public.conversations c on c.id = one.id;
+  return jsonb_build_object(
+    'conversation', v_conversation, 'messages', v_page.messages,
+    'before', case when exists (
+      select from public.messages m
+      where m.conversation_id = v_conversation_id and m.position < v_page.first_position)
+      then v_page.first_position end);
+end
+$$;
+comment on function public.chat_messages(uuid, text, integer, integer, integer) is
+  'A chat of a user: {conversation, messages, before}. The newest p_limit messages that fit into p_bytes, oldest '
+  'first, with what the ledger has of each answer. The question of a running answer is the last one, and is there too '
+  'where nothing is stored yet. p_before: only messages before this position; "before" is its value for the page '
+  'before, or null. NTFND: nothing is stored and nothing runs, or the conversation belongs to another user.';
+revoke all on function public.chat_messages(uuid, text, integer, integer, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.chat_messages(uuid, text, integer, integer, integer) to service_role;
 
 
 -- ==== sql/schemas/53_feedback.sql

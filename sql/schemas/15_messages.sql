@@ -8,6 +8,7 @@ create table if not exists public.messages (
   role public.message_role not null,
   external_id public.client_id,
   content text not null,
+  step_ends jsonb,
   tokens_input public.quantity not null default 0,
   tokens_output public.quantity not null default 0,
   tokens_total integer not null default 0,
@@ -28,6 +29,8 @@ comment on column public.messages.position is 'The place in the conversation, fr
 comment on column public.messages.role is 'The author: user, assistant or system.';
 comment on column public.messages.external_id is 'The id of a user message in the client.';
 comment on column public.messages.content is 'The text.';
+comment on column public.messages.step_ends is
+  'The number of characters of content at the end of each step of an answer. Null: it is one step.';
 comment on column public.messages.tokens_input is 'Input tokens of this answer, cached ones included.';
 comment on column public.messages.tokens_output is 'Output tokens.';
 comment on column public.messages.tokens_total is 'Input and output tokens.';

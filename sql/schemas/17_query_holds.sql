@@ -24,6 +24,7 @@ create table if not exists public.query_holds (
   conversation_id uuid,
   position public.message_position,
   replaces_to integer,
+  question jsonb,
   is_replaced boolean not null default false,
   progress text not null default '',
   followed_to public.quantity,
@@ -69,6 +70,8 @@ comment on column public.query_holds.position is
   'The position of the question in its conversation. Given at admission, so that messages are in the order of asking.';
 comment on column public.query_holds.replaces_to is
   'The question was asked before: messages from position to here are replaced. Null: it is new.';
+comment on column public.query_holds.question is
+  'The question, {id, content}, for clients that load the chat while it is answered. Deleted with the hold.';
 comment on column public.query_holds.is_replaced is
   'Whether a later query replaces this one, which is then not stored.';
 comment on column public.query_holds.progress is

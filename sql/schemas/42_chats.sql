@@ -89,7 +89,8 @@ begin
     select jsonb_agg(
       case when sized.size_with_results <= p_bytes - v_pending_size
            then jsonb_build_object('role', sized.role, 'content', sized.content,
-                                   'finish_reason', sized.finish_reason, 'function_calls', sized.function_calls,
+                                   'finish_reason', sized.finish_reason, 'step_ends', sized.step_ends,
+                                   'function_calls', sized.function_calls,
                                    'function_results', sized.function_results)
            else jsonb_build_object('role', sized.role, 'content', sized.content,
                                    'finish_reason', sized.finish_reason) end
@@ -100,7 +101,7 @@ begin
                  + coalesce(octet_length(newest.function_results::text), 0))
                over newest_first as size_with_results
       from (
-        select m.role, m.content, m.finish_reason, m.function_calls, m.function_results, m.position
+        select m.role, m.content, m.finish_reason, m.step_ends, m.function_calls, m.function_results, m.position
         from public.messages m
         where m.conversation_id = p_conversation_id and m.position < coalesce(p_before, 2147483647)
           and (v_replaced is null or not m.position::integer <@ v_replaced)
@@ -114,8 +115,9 @@ end
 $$;
 comment on function private.recent_messages(uuid, integer, integer, integer) is
   'The newest messages of a conversation that fit into p_bytes, oldest first: [{role, content, finish_reason, '
-  'function_calls, function_results}]. Calls and results are left out of messages where they do not fit. p_before: '
-  'only messages before this position. Pending turns are stored first, or read if the conversation is locked.';
+  'step_ends, function_calls, function_results}]. Steps, calls and results are left out of messages where they do not '
+  'fit. p_before: only messages before this position. Pending turns are stored first, or read if the conversation is '
+  'locked.';
 revoke all on function private.recent_messages(uuid, integer, integer, integer)
   from public, anon, authenticated, service_role;
 

@@ -106,7 +106,7 @@ begin
     select jsonb_build_object(
       'decision', 'ended',
       'answer', case when m.id is not null then jsonb_build_object(
-        'id', m.id, 'content', m.content, 'function_calls', m.function_calls,
+        'id', m.id, 'content', m.content, 'step_ends', m.step_ends, 'function_calls', m.function_calls,
         'function_results', m.function_results) else w.turn -> 'answer' end,
       'keeps_history', p.history_days > 0, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output,
@@ -208,7 +208,7 @@ create or replace function public.admit_query(
   p_provider text default null, p_model text default null, p_hold_seconds integer default 300,
   p_history_messages integer default 40, p_history_bytes integer default 48000, p_own_key boolean default null,
   p_providers text[] default '{anthropic,openai}', p_question_digest uuid default null,
-  p_session_id uuid default null, p_waits boolean default false)
+  p_session_id uuid default null, p_waits boolean default false, p_question jsonb default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set plan_cache_mode = force_generic_plan
@@ -427,13 +427,13 @@ begin
     insert into public.query_holds (
       id, created_at, user_id, request_id, chat_key, question_digest, tier, funding, query_date, credit_pack_id,
       overage_charge, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model, expires_at,
-      chat_id, conversation_id, position, replaces_to)
+      chat_id, conversation_id, position, replaces_to, question)
     values (
       p_hold_id, v_state.now, p_user_id, v_request_id, v_chat_key, p_question_digest, v_state.tier, v_state.funding,
       v_state.quota_date, v_pack_id, v_charge, v_state.overage_period_start, v_state.included_used,
       v_state.quota_limit, v_state.overage_used, v_state.overage_limit, v_provider, v_model,
       v_state.now + make_interval(secs => p_hold_seconds), p_chat_id, v_conversation_id,
-      v_position, v_replaces_to);
+      v_position, v_replaces_to, p_question);
     if v_replaces_to is not null and v_is_busy then
       -- After the insert, which locks auth.users
       update public.query_holds h set is_replaced = true
@@ -496,7 +496,7 @@ begin
 end
 $$;
 comment on function public.admit_query(
-  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean) is
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
   'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
@@ -506,13 +506,14 @@ comment on function public.admit_query(
   'pays; null: if there is one. p_providers: providers that the platform has an account with, the default first. '
   'p_question_digest: of the question, where the request id does not identify it. p_session_id: of the '
   'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
-  'before. CONFL: the same request asked another question before. NTFND: the conversation belongs to another user. '
+  'before. p_question: {id, content}, for chat_messages while the query runs. CONFL: the same request asked another '
+  'question before. NTFND: the conversation belongs to another user. '
   'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
   'NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
   'was called first.';
 revoke all on function public.admit_query(
-  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb)
   from public, anon, authenticated, service_role;
 grant execute on function public.admit_query(
-  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean)
+  uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb)
   to service_role;

@@ -263,15 +263,16 @@ begin
 
   -- Store the question and the answer
   insert into public.messages (
-    id, created_at, conversation_id, position, role, external_id, content, function_calls, function_results,
-    finish_reason, tokens_input, tokens_output, tokens_total, provider, model, used_byo_key, cost_usd)
+    id, created_at, conversation_id, position, role, external_id, content, step_ends, function_calls,
+    function_results, finish_reason, tokens_input, tokens_output, tokens_total, provider, model, used_byo_key, cost_usd)
   values
     (coalesce(v_question_id, private.time_ordered_id()), coalesce(v_asked_at, p_hold.created_at), conversation_id,
-     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, 0, 0, 0,
-     null, null, false, 0),
+     v_position, 'user', p_turn -> 'question' ->> 'id', p_turn -> 'question' ->> 'content', null, null, null, null, 0,
+     0, 0, null, null, false, 0),
     ((v_answer ->> 'id')::uuid, p_at, conversation_id, v_position + 1, 'assistant', null, v_answer ->> 'content',
-     nullif(v_answer -> 'function_calls', 'null'), nullif(v_answer -> 'function_results', 'null'),
-     v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output, v_tokens_input + v_tokens_output,
+     v_answer -> 'step_ends', nullif(v_answer -> 'function_calls', 'null'),
+     nullif(v_answer -> 'function_results', 'null'), v_answer ->> 'finish_reason', v_tokens_input, v_tokens_output,
+     v_tokens_input + v_tokens_output,
      coalesce(p_usage ->> 'provider', p_hold.provider), coalesce(p_usage ->> 'model', p_hold.model),
      p_hold.funding = 'byok', coalesce((p_usage ->> 'cost_usd')::numeric, 0));
 end
@@ -349,10 +350,10 @@ $$;
 comment on function public.settle_query(uuid, text, jsonb, jsonb) is
   'Ends a query that is charged. Repeated calls charge once. p_usage: {provider, model, tokens_input, tokens_output, '
   'cache_read_tokens, cache_write_tokens, cost_usd, finish_reason}. p_turn: {chat_id, title, context {type, id, data}, '
-  'question {id, content}, answer {id, content, function_calls, function_results, finish_reason}}, stored only if the '
-  'plan stores history. A turn whose conversation is locked waits in pending_turns: the charge waits for no user. '
-  'Returns {outcome, charged_usd, cost_usd, persisted}; persisted: the turn is stored or certain to be. NOHLD: the '
-  'query was never admitted.';
+  'question {id, content}, answer {id, content, step_ends, function_calls, function_results, finish_reason}}, stored '
+  'only if the plan stores history. A turn whose conversation is locked waits in pending_turns: the charge waits for '
+  'no user. Returns {outcome, charged_usd, cost_usd, persisted}; persisted: the turn is stored or certain to be. '
+  'NOHLD: the query was never admitted.';
 revoke all on function public.settle_query(uuid, text, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_query(uuid, text, jsonb, jsonb) to service_role;
 

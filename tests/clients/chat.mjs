@@ -7,11 +7,11 @@
 //   peek   {name}                        the events so far
 //   disconnect {name}                    closes the connection
 //   use    {name, api, token, chat, acts, body}   a page's actions, one after the other: {send: text}, {regenerate:
-//                                        {messageId?}}, {edit: text, messageId}, {resume: {}}; "question" is the
-//                                        first message's id
+//                                        {messageId?}}, {edit: text, messageId}, {resume: {}}, {reload: {}};
+//                                        "question" is the first message's id
 //   end    {name}                        waits for the end and returns the result
 //   check  {parts, body?}                the violations in them
-import { AbstractChat, DefaultChatTransport, readUIMessageStream } from "ai";
+import { AbstractChat, DefaultChatTransport, readUIMessageStream, validateUIMessages } from "ai";
 import { EventEmitter, once } from "node:events";
 import { createInterface } from "node:readline";
 import { bodyViolations, eventsOf, partViolations } from "./stream_rules.mjs";
@@ -102,11 +102,12 @@ class State {
 }
 
 class Page extends AbstractChat {
-  act({ send, regenerate, edit, messageId, resume }, body) {
+  act({ send, regenerate, edit, messageId, resume, reload }, body) {
     const id = (named) => (named === "question" ? this.messages[0].id : named);
     if (send) return this.sendMessage({ text: send }, { body });
     if (edit) return this.sendMessage({ text: edit, messageId: id(messageId) }, { body });
     if (resume) return this.resumeStream();
+    if (reload) return this.reload();
     return this.regenerate({ messageId: id(regenerate.messageId), body });
   }
 }
@@ -145,6 +146,11 @@ const commands = {
   },
   use({ name, chat, acts, body, ...where }) {
     const page = new Page({ id: chat, transport: new Stream().transport(where), state: new State() });
+    page.reload = async () => {
+      const headers = { authorization: `Bearer ${where.token}` };
+      const response = await fetch(`${where.api}/${encodeURIComponent(chat)}/messages`, { headers });
+      page.messages = await validateUIMessages({ messages: (await response.json()).messages });
+    };
     return start(name, {}, async () => {
       const seen = [];
       for (const act of acts) {

@@ -38,7 +38,10 @@ def test_json_mode_returns_the_same_turn_as_the_stream(api: Api, person: NewPers
     body = whole.json()
     assert set(body) == {"message", "metadata"}
     assert body["message"]["role"] == "assistant"
-    assert body["message"]["parts"] == [{"type": "text", "text": streamed.text}]
+    assert body["message"]["parts"] == [
+        {"type": "step-start"},
+        {"type": "text", "text": streamed.text, "state": "done"},
+    ]
     assert body["metadata"]["usage"] == streamed.metadata["usage"]
     assert set(body["metadata"]) == set(streamed.metadata)
     assert whole.headers["x-request-id"] == body["metadata"]["request_id"]
@@ -60,7 +63,7 @@ def test_a_plan_with_history_ignores_the_clients_history(
 ) -> None:
     user = person(tier)
     chat_id, first, second = str(uuid.uuid4()), f"First {uuid.uuid4()}", f"Second {uuid.uuid4()}"
-    answer = api.chat(user, question(first, chat_id=chat_id)).json()["message"]["parts"][0]["text"]
+    answer = api.chat(user, question(first, chat_id=chat_id)).json()["message"]["parts"][1]["text"]
     api.chat(user, question(second, ("user", "What I never wrote"), ("assistant", "Nor you"), chat_id=chat_id))
     (asked,) = api.provider_requests(second)
     assert [(message["role"], message["text"]) for message in asked["messages"]] == [

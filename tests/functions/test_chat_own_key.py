@@ -173,7 +173,7 @@ def test_a_conversation_with_an_own_key_is_stored_and_continued(
     (asked,) = api.provider_requests(second)
     assert [message["text"] for message in asked["messages"]] == [
         "What is first reading?",
-        first["message"]["parts"][0]["text"],
+        first["message"]["parts"][1]["text"],
         second,
     ]
     assert asked["api_key_last4"] == last4

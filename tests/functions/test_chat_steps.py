@@ -300,7 +300,9 @@ async def test_every_type_of_page_has_a_prompt(record: Parliament, kind: Context
 ANSWER = Answer(
     "the-id",
     [
-        Step("Let me see. ", [Call("1", "get_bill", {"number": "C-5"}, Outcome({"b": 1}, None, [Source("u", "t")]))]),
+        Step(
+            "Let me see. ", [Call("1", "get_bill", {"number": "C-5"}, Outcome({"b": 1}, None, [Source("u", "t")]), 12)]
+        ),
         Step("", [Call("2", "get_mp", {"slug": "x"}, Outcome(None, "No such member.", []))]),
         Step("« Voilà. »"),
     ],

@@ -13,6 +13,7 @@ from functions.chat.request import ChatRequest
 from infra.local.stack import Stack
 from tests.api import Api
 from tests.chat_kit import chat_environment, running_chat
+from tests.journeys.ai_sdk_kit import text_part
 from tests.journeys.endings_checks import counters, inconsistent_counters, ledger
 from tests.journeys.endings_client import Cell, Db
 from tests.journeys.endings_scenarios import lose_the_admission
@@ -110,6 +111,6 @@ async def test_stopping_a_stopping_answer_is_accepted(
         finally:
             provider.may_close.set()
             answer = await feed.answer()
-    assert answer["message"]["parts"] == [{"type": "text", "text": "Well, "}]
+    assert answer["message"]["parts"] == [{"type": "step-start"}, text_part("Well, ")]
     assert counters(asked, ledger(asked)) == "paid"
     assert inconsistent_counters(stack_db, [asked]) == []

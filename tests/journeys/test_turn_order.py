@@ -12,7 +12,7 @@ from infra.local.stack import Stack
 from tests.api import Api, StateOf, question
 from tests.clients.browser import Browser
 from tests.conftest import Person
-from tests.journeys.ai_sdk_kit import valid
+from tests.journeys.ai_sdk_kit import text_of, valid
 from tests.journeys.chat_process import chat_process
 
 NewPerson = Callable[..., Person]
@@ -61,7 +61,7 @@ def test_a_new_message_stops_the_running_answer_and_reads_it(
             first["messages"][-1]["parts"][0]["text"],
             stopped.text,
             "Second",
-            response.json()["message"]["parts"][0]["text"],
+            text_of(response.json()["message"]),
         ]
         (asked,) = [entry for entry in api.provider_requests("Second") if "First" in entry["messages"][0]["text"]][-1:]
         assert [message["text"] for message in asked["messages"]][:2] == [content for _, content in after.messages[:2]]

@@ -78,6 +78,7 @@ public.apply_pending_turns             volatile   definer  service_role
 public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
+public.chat_messages                   stable     definer  service_role
 public.check_deletion                  stable     definer  service_role
 public.claim_overage                   volatile   definer  service_role
 public.claim_stripe_event              volatile   definer  service_role
