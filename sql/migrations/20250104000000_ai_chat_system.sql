@@ -314,7 +314,8 @@ create table if not exists public.plans (
     constraint plans_tier_is_unique unique
     constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
   name text not null,
-  price_usd public.usd not null,
+  price_usd public.usd not null
+    constraint plans_price_is_one_that_stripe_charges check (price_usd = round(price_usd, 2)),
   daily_quota public.quantity,
   lifetime_quota public.quantity,
   overage_price_usd public.usd
@@ -329,10 +330,11 @@ create table if not exists public.plans (
     constraint plans_concurrent_queries_are_positive check (concurrent_queries > 0),
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
-      jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
+      (jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array') is true),
   own_key_models jsonb not null default '{"anthropic": [], "openai": []}'
     constraint plans_own_key_models_are_lists_by_provider check (
-      jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array'),
+      (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array')
+      is true),
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -2672,7 +2674,7 @@ declare
   v_resets_at timestamptz;
 begin
   -- Check the arguments
-  if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
+  if (p_hold_seconds between 1 and 3600 and p_history_messages between 0 and 200) is not true then
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
   end if;
   if p_chat_id is not null then
@@ -2832,12 +2834,21 @@ begin
       into v_state.models from public.plans p where p.tier = v_state.tier;
     end if;
     v_model := coalesce(p_model, v_state.models -> v_provider ->> 0);
+    if v_model is null and p_provider is null and v_key_provider is null then
+      -- The plan has no models of the default provider.
+      v_provider := coalesce(
+        (select p.provider from unnest(p_providers) with ordinality p (provider, place)
+         where v_state.models -> p.provider ->> 0 is not null order by p.place limit 1),
+        v_provider);
+      v_model := v_state.models -> v_provider ->> 0;
+    end if;
     if v_key_provider is null and (v_provider = any (p_providers)) is not true then
       raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
     elsif (v_state.models -> v_provider ? v_model) is not true then
-      raise exception using errcode = 'NOMDL', message = format(
-        'The %s plan has these models of %s: %s.', v_state.name, v_provider,
-        (select string_agg(m, ', ') from jsonb_array_elements_text(v_state.models -> v_provider) m));
+      raise exception using errcode = 'NOMDL', message = coalesce(
+        format('The %s plan has these models of %s: ', v_state.name, v_provider)
+        || (select string_agg(m, ', ') || '.' from jsonb_array_elements_text(v_state.models -> v_provider) m),
+        format('The %s plan has no models of %s.', v_state.name, v_provider));
     end if;
 
     -- Wait for the running answer of the chat
@@ -3319,7 +3330,7 @@ declare
   v_ended record;
 begin
   -- Check
-  if p_outcome not in ('failed', 'lost') then
+  if (p_outcome in ('failed', 'lost')) is not true then
     raise invalid_parameter_value using message = 'p_outcome must be failed or lost.';
   end if;
 

@@ -8,7 +8,8 @@ create table if not exists public.plans (
     constraint plans_tier_is_unique unique
     constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
   name text not null,
-  price_usd public.usd not null,
+  price_usd public.usd not null
+    constraint plans_price_is_one_that_stripe_charges check (price_usd = round(price_usd, 2)),
   daily_quota public.quantity,
   lifetime_quota public.quantity,
   overage_price_usd public.usd
@@ -23,10 +24,11 @@ create table if not exists public.plans (
     constraint plans_concurrent_queries_are_positive check (concurrent_queries > 0),
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
-      jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'),
+      (jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array') is true),
   own_key_models jsonb not null default '{"anthropic": [], "openai": []}'
     constraint plans_own_key_models_are_lists_by_provider check (
-      jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array'),
+      (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array')
+      is true),
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );

@@ -244,7 +244,7 @@ declare
   v_resets_at timestamptz;
 begin
   -- Check the arguments
-  if p_hold_seconds not between 1 and 3600 or p_history_messages not between 0 and 200 then
+  if (p_hold_seconds between 1 and 3600 and p_history_messages between 0 and 200) is not true then
     raise invalid_parameter_value using message = 'p_hold_seconds is 1 to 3600, p_history_messages 0 to 200.';
   end if;
   if p_chat_id is not null then
@@ -404,12 +404,21 @@ begin
       into v_state.models from public.plans p where p.tier = v_state.tier;
     end if;
     v_model := coalesce(p_model, v_state.models -> v_provider ->> 0);
+    if v_model is null and p_provider is null and v_key_provider is null then
+      -- The plan has no models of the default provider.
+      v_provider := coalesce(
+        (select p.provider from unnest(p_providers) with ordinality p (provider, place)
+         where v_state.models -> p.provider ->> 0 is not null order by p.place limit 1),
+        v_provider);
+      v_model := v_state.models -> v_provider ->> 0;
+    end if;
     if v_key_provider is null and (v_provider = any (p_providers)) is not true then
       raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
     elsif (v_state.models -> v_provider ? v_model) is not true then
-      raise exception using errcode = 'NOMDL', message = format(
-        'The %s plan has these models of %s: %s.', v_state.name, v_provider,
-        (select string_agg(m, ', ') from jsonb_array_elements_text(v_state.models -> v_provider) m));
+      raise exception using errcode = 'NOMDL', message = coalesce(
+        format('The %s plan has these models of %s: ', v_state.name, v_provider)
+        || (select string_agg(m, ', ') || '.' from jsonb_array_elements_text(v_state.models -> v_provider) m),
+        format('The %s plan has no models of %s.', v_state.name, v_provider));
     end if;
 
     -- Wait for the running answer of the chat

@@ -368,7 +368,7 @@ declare
   v_ended record;
 begin
   -- Check
-  if p_outcome not in ('failed', 'lost') then
+  if (p_outcome in ('failed', 'lost')) is not true then
     raise invalid_parameter_value using message = 'p_outcome must be failed or lost.';
   end if;
 
