@@ -16,11 +16,12 @@ from stripe.checkout import Session
 from functions.checkout.settings import CheckoutSettings
 from functions.common import results
 from functions.common.auth import User
+from functions.common.billing.catalog import Product, matches, products
 from functions.common.billing.records import BillingProfile, OverageSettings, PriceList, billing_profile
 from functions.common.billing.stripe_client import Account, plan_key
 from functions.common.billing.stripe_state import live_subscription
 from functions.common.database import Database
-from functions.common.errors import Internal, NotFound, PaymentUnavailable, Unauthenticated
+from functions.common.errors import Internal, NotFound, PaymentUnavailable, PriceDiffers, Unauthenticated
 from functions.common.observe import Observer
 
 if TYPE_CHECKING:  # importing Stripe's parameter types takes 17 ms, and nothing needs them at run time
@@ -49,7 +50,7 @@ class ReturnUrls:
 class Order:
     """What a checkout page sells. `params` are the session's own parameters, `metadata` what the session records."""
 
-    lookup_key: str
+    product: Product
     metadata: Mapping[str, str]
     params: "SessionCreateParams"
 
@@ -81,8 +82,9 @@ class Checkout:
     async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:
         """A page to subscribe to a plan; the portal for a user who has a subscription.
 
-        Raises NotFound, PaymentUnavailable, CatalogMissing, Unavailable.
+        Raises NotFound, PaymentUnavailable, PriceDiffers, CatalogMissing, Unavailable.
         """
+        product = _product(await self.plans(), plan_key(tier))
         async with self._stripe() as stripe:
             customer_id = await self._customer(stripe, user)
             params: SessionCreateParams = {
@@ -91,12 +93,13 @@ class Checkout:
                 # Also for the plan of $0: its overage will be charged.
                 "payment_method_collection": "always",
             }
-            order = Order(plan_key(tier), {"user_id": user.id, "plan": tier}, params)
+            order = Order(product, {"user_id": user.id, "plan": tier}, params)
             return await self._page(stripe, user, customer_id, order, urls)
 
     async def buy(self, user: User, pack_id: str, urls: ReturnUrls) -> Page:
         """A page to buy a pack. Raises NotFound for a pack that is not sold, and what `subscribe` raises."""
-        pack = next((pack for pack in (await self.plans())["packs"] if pack["id"] == pack_id), None)
+        prices = await self.plans()
+        pack = next((pack for pack in prices["packs"] if pack["id"] == pack_id), None)
         if pack is None:
             raise NotFound("There is no such credit pack.")
         async with self._stripe() as stripe:
@@ -104,7 +107,8 @@ class Checkout:
             # Record what was sold: the table may change before the payment arrives.
             metadata = {"user_id": user.id, "pack": pack_id, "credits": str(pack["credits"])}
             params: SessionCreateParams = {"mode": "payment", "payment_intent_data": {"metadata": metadata}}
-            return await self._page(stripe, user, customer_id, Order(pack_id, metadata, params), urls)
+            order = Order(_product(prices, pack_id), metadata, params)
+            return await self._page(stripe, user, customer_id, order, urls)
 
     async def portal(self, user: User, return_url: str) -> Page:
         """The user's billing portal. Raises NotFound for a user who has never bought anything."""
@@ -130,6 +134,9 @@ class Checkout:
                 yield self._client
         except CatalogMissing as error:
             self._observer.failure("stripe has no such price", error)
+            raise
+        except PriceDiffers as error:
+            self._observer.failure("stripe has another price: run publish-catalog", error)
             raise
         except (StripeError, TimeoutError) as error:
             self._observer.failure("stripe failed", error, upstream_status=getattr(error, "http_status", None))
@@ -162,11 +169,11 @@ class Checkout:
         """The open page for the same order, otherwise a new one. Open pages to subscribe to anything else are closed:
         two of them could be paid twice."""
         prices, listed = await asyncio.gather(
-            stripe.v1.prices.list_async({"lookup_keys": [order.lookup_key], "active": True, "limit": 1}),
+            stripe.v1.prices.list_async({"lookup_keys": [order.product.lookup_key], "active": True, "limit": 1}),
             stripe.v1.checkout.sessions.list_async({"customer": customer_id, "limit": 100}),
         )
         if not prices.data:
-            raise CatalogMissing(f"Stripe has no active price with the lookup key {order.lookup_key}.")
+            raise CatalogMissing(f"Stripe has no active price with the lookup key {order.product.lookup_key}.")
         price_id = prices.data[0].id
         purpose = hashlib.sha256("\n".join((price_id, urls.success, urls.cancel)).encode()).hexdigest()[:32]
         same = await _same_page(stripe, listed.data, order, purpose)
@@ -174,6 +181,8 @@ class Checkout:
             _, live = await live_subscription(stripe, customer_id)
             if live is not None:
                 return await self._portal(stripe, customer_id, urls.cancel)
+        if not matches(prices.data[0], order.product):
+            raise PriceDiffers
         if same is not None:
             return _page_of(same)
         newest = listed.data[0].id if listed.data else "first"
@@ -209,6 +218,10 @@ class Checkout:
 
 class CatalogMissing(Internal):
     """The job publish-catalog has not been run."""
+
+
+def _product(prices: PriceList, lookup_key: str) -> Product:
+    return next(product for product in products(prices) if product.lookup_key == lookup_key)
 
 
 async def _same_page(stripe: StripeClient, sessions: Sequence[Session], order: Order, purpose: str) -> Session | None:

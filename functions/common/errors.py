@@ -259,3 +259,9 @@ class PaymentUnavailable(AppError):
     status = 503
     code = "payment_unavailable"
     message = "Our payment provider cannot be reached, and nothing was charged. Please try again in a moment."
+
+
+class PriceDiffers(PaymentUnavailable):
+    """Stripe would charge another price than the one that we show: publish-catalog has not run since it changed."""
+
+    message = "This price is being changed, so it cannot be bought now. Nothing was charged; please try again later."

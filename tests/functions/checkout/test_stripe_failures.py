@@ -172,6 +172,30 @@ def test_a_missing_price_is_an_internal_error(billing: BillingStack) -> None:
     page_of(click(billing, user, plan="pro"))
 
 
+@pytest.mark.parametrize(
+    ("sold", "table", "name"),
+    [({"plan": "pro"}, "public.plans", "tier = 'pro'"), ({"pack": "pack_100"}, "public.packs", "slug = 'pack_100'")],
+    ids=["plan", "pack"],
+)
+def test_a_price_that_is_not_the_shown_one_is_not_sold(
+    billing: BillingStack, subscriber: Callable[[], Person], sold: dict[str, str], table: str, name: str
+) -> None:
+    """Also not on a page that was opened before. A subscriber still reaches the portal."""
+    user, known = billing.new_user(), subscriber()
+    page = page_of(click(billing, user, **sold))
+    billing.db.execute(f"update {table} set price_usd = price_usd + 1 where {name}".encode())
+    try:
+        response = click(billing, user, **sold)
+        assert failed(response) == UNAVAILABLE
+        assert "price" in response.json()["error"]["message"]
+        assert pages(billing, user) == [page["session_id"]]
+        if "plan" in sold:
+            assert page_of(click(billing, known, **sold))["session_id"].startswith("bps_")
+    finally:
+        billing.db.execute(f"update {table} set price_usd = price_usd - 1 where {name}".encode())
+    assert page_of(click(billing, user, **sold)) == page
+
+
 def test_a_customer_that_was_not_stored_is_reused(billing: BillingStack) -> None:
     user = billing.new_user()
     made = billing.fake.http.post(

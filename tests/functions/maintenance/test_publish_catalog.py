@@ -149,7 +149,11 @@ def test_a_changed_price_applies_to_new_buyers_only(billing: BillingStack, plans
         subscription["items"]["data"][0]["current_period_start"],
     )
 
-    page = billing.checkout_page(later, plan="basic")
+    billing.db.execute("update public.plans set price_usd = 12.5 where tier = 'basic'")
+    try:
+        page = billing.checkout_page(later, plan="basic")
+    finally:
+        billing.db.execute("update public.plans set price_usd = 9.99 where tier = 'basic'")
     assert page != waiting
     assert billing.fake.http.get(waiting).status_code == 410
     session = stripe_get(billing, "checkout/sessions", customer=billing.customer_id(later), status="open")["data"][0]

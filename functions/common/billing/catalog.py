@@ -1,0 +1,60 @@
+"""The plans and packs of the tables as products and prices at Stripe."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from stripe import Price
+
+from functions.common.billing.records import Pack, Plan, PriceList
+from functions.common.billing.stripe_client import PLAN_PREFIX, PRODUCT_PREFIX, plan_key
+from functions.common.errors import Internal
+
+CURRENCY = "usd"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A plan or a pack as a product with one price. `cents` is a month's price where it is `monthly`."""
+
+    id: str
+    name: str
+    lookup_key: str
+    cents: int
+    monthly: bool
+
+
+def products(prices: PriceList) -> list[Product]:
+    """Everything that needs a price at Stripe. The free plan needs none. A plan of $0 with overage does: only a
+    subscription has invoices. Raises Internal for a price that is not in whole cents."""
+    return [
+        *(
+            Product(
+                f"{PLAN_PREFIX}{plan['tier']}", f"CanadaGPT {plan['name']}", plan_key(plan["tier"]), _cents(plan), True
+            )
+            for plan in prices["plans"]
+            if plan["overage_price_usd"] is not None
+        ),
+        *(
+            Product(f"{PRODUCT_PREFIX}{pack['id']}", f"CanadaGPT {pack['name']}", pack["id"], _cents(pack), False)
+            for pack in prices["packs"]
+        ),
+    ]
+
+
+def _cents(priced: Plan | Pack) -> int:
+    cents = Decimal(priced["price_usd"]) * 100
+    if cents != int(cents):
+        raise Internal(f"A price at Stripe is in whole cents, not ${priced['price_usd']}.")
+    return int(cents)
+
+
+def matches(price: Price, product: Product) -> bool:
+    """Whether a price at Stripe is the product's: what the table says is what Stripe charges."""
+    recurring = price.recurring
+    interval = (recurring.interval, recurring.interval_count) if recurring else None
+    return (
+        price.lookup_key == product.lookup_key
+        and price.unit_amount == product.cents
+        and price.currency == CURRENCY
+        and interval == (("month", 1) if product.monthly else None)
+    )
