@@ -1,5 +1,5 @@
 """`python -m functions.maintenance <job>`: runs a job. Prints its report, if it has one, and its counts as JSON;
-progress goes to the standard error."""
+progress goes to the standard error. `python -m functions.maintenance user …` and the like are the support commands."""
 
 import argparse
 import asyncio
@@ -7,27 +7,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-from functions.common.errors import AppError
-from functions.common.settings import SettingsError
+from functions.maintenance.command_line import Parser, expected, print_progress
 from functions.maintenance.handler import JOBS, run_job
-from functions.maintenance.imports.errors import ImportFailed
 
-
-class Parser(argparse.ArgumentParser):
-    """Never repeats its input, which may be a key that was pasted in the wrong place."""
-
-    def error(self, message: str) -> NoReturn:
-        quotes_input = "'" in message or message.startswith("unrecognized arguments")
-        self.print_usage(sys.stderr)
-        self.exit(2, "" if quotes_input else f"{message}\n")
+# The commands of supporters and operators. They are imported when one of them runs, because they need Stripe's SDK.
+SUPPORT = ("announce", "costliest", "models", "pause", "resume", "user")
 
 
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each job, with its options."""
     described = Parser(prog="python -m functions.maintenance", description=__doc__, allow_abbrev=False)
-    jobs = described.add_subparsers(dest="job", required=True, metavar="{" + ",".join(JOBS) + "}")
+    jobs = described.add_subparsers(dest="job", required=True, metavar="{" + ",".join([*JOBS, *SUPPORT]) + "}")
     for name, job in JOBS.items():
         command = jobs.add_parser(name, allow_abbrev=False)
         for key, option in job.options.items():
@@ -52,13 +44,15 @@ def _argument_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return value
 
 
-def print_progress(line: str) -> None:
-    """Print to the standard error."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str]) -> int:
-    """The exit status: 0 when the job is done, 1 when it failed or found differences, 2 for wrong arguments."""
+    """The exit status: 0 when the job is done, 2 for wrong arguments.
+
+    1 when it failed, found differences, or left rows that it cannot read.
+    """
+    if arguments and arguments[0] in SUPPORT:
+        from functions.maintenance.support import commands
+
+        return commands.main(arguments)
     options = vars(parser().parse_args(arguments))
     name = options.pop("job")
     started = time.monotonic()
@@ -73,16 +67,7 @@ def main(arguments: list[str]) -> int:
         print(line)
     print(json.dumps(result.counts))
     print_progress(f"{name}: done in {time.monotonic() - started:.1f} s")
-    return 1 if result.counts.get("differences") else 0
-
-
-def expected(error: Exception) -> bool:
-    """Whether the error's text is a sentence for the operator: our own errors, and Stripe's. Only some jobs import
-    Stripe's SDK."""
-    stripe = sys.modules.get("stripe")
-    return isinstance(error, AppError | SettingsError | ImportFailed | OSError) or (
-        stripe is not None and isinstance(error, stripe.StripeError)
-    )
+    return 1 if result.counts.get("differences") or result.counts.get("unreadable") else 0
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ async def reconcile(
 
     Raises Unavailable where the database, StripeError where Stripe is out of reach.
     """
-    ours = await _invariants(database)
+    ours = await ledger_findings(database)
     progress(f"reconcile: {len(ours):,} differences in the ledger")
     repaired = 0
     if fix:
@@ -106,7 +106,7 @@ async def reconcile(
             params = {"p_user_id": user_id}
             repaired += await database.call("repair_counters", params, timeout_s=PAGE_TIMEOUT_S, parse=results.number)
         if repaired:
-            ours = await _invariants(database)
+            ours = await ledger_findings(database)
     since = now - WINDOW
     items, compared_items = await _compare_items(database, stripe, since)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
@@ -127,7 +127,7 @@ async def reconcile(
     }
 
 
-async def _invariants(database: Database) -> list[Finding]:
+async def ledger_findings(database: Database) -> list[Finding]:
     rows = await database.call("reconcile", timeout_s=RECONCILE_TIMEOUT_S, parse=results.records("invariant"))
     return [Finding(row["invariant"], row["user_id"], row["subject"], row["expected"], row["found"]) for row in rows]
 

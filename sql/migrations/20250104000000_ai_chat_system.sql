@@ -335,6 +335,8 @@ create table if not exists public.plans (
     constraint plans_own_key_models_are_lists_by_provider check (
       (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array')
       is true),
+  paused_at timestamptz,
+  paused_providers text[] not null default '{}',
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -363,6 +365,10 @@ comment on column public.plans.models is
   'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
 comment on column public.plans.own_key_models is
   'Further models by provider, for queries that an own key pays for: too dear for the price of the plan.';
+comment on column public.plans.paused_at is
+  'Since when an operator has paused the chat. Null: it runs. Here, because admit_query reads this row anyway.';
+comment on column public.plans.paused_providers is
+  'The providers that an operator has paused. Their models are left out.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
                           allows_credits, allows_byok, history_days, query_cost_limit_usd, failed_cost_limit_usd,
@@ -451,6 +457,7 @@ create table if not exists public.user_subscriptions (
   lifetime_quota public.quantity,
   allow_overages boolean not null default true,
   overage_limit public.usd,
+  overage_ceiling public.usd,
   current_overage_amount public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
@@ -466,7 +473,9 @@ create table if not exists public.user_subscriptions (
   tool_minute timestamptz,
   tool_calls public.quantity not null default 0,
   stripe_sequence bigint not null default 0,
-  downgraded_at timestamptz
+  downgraded_at timestamptz,
+  blocked_at timestamptz,
+  blocked_reason text
 );
 create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
   where downgraded_at is not null;
@@ -495,6 +504,8 @@ comment on column public.user_subscriptions.lifetime_quota is
 comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
 comment on column public.user_subscriptions.overage_limit is
   'The overage limit of a period set by the user, US dollars. Null: the default of the plan.';
+comment on column public.user_subscriptions.overage_ceiling is
+  'The most that overage_limit may be, US dollars. Only operators set it. Null: no ceiling.';
 comment on column public.user_subscriptions.current_overage_amount is
   'Overage in the period that starts at overage_period_start, US dollars, holds included.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
@@ -522,6 +533,9 @@ comment on column public.user_subscriptions.downgraded_at is
   'When the plan changed to one that stores history for fewer days. Null once expires_at has been shortened.';
 comment on column public.user_subscriptions.stripe_sequence is
   'The sequence number of the newest state of the Stripe customer applied here. Older states are ignored.';
+comment on column public.user_subscriptions.blocked_at is
+  'When an operator blocked the account. Null: it is not blocked. Nothing that reads Stripe writes it.';
+comment on column public.user_subscriptions.blocked_reason is 'Why an operator blocked it. The user may read this.';
 
 create or replace function private.check_subscription() returns trigger
 language plpgsql volatile set search_path = ''
@@ -585,7 +599,7 @@ revoke all on function private.subscription_changed() from public, anon, authent
 create or replace trigger user_subscriptions_changed
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
-                   past_due_since
+                   past_due_since, blocked_at
   on public.user_subscriptions for each row execute function private.subscription_changed();
 
 
@@ -994,16 +1008,19 @@ create table if not exists public.overage_invoice_items (
   user_id uuid not null references auth.users (id) on delete cascade,
   period_start timestamptz not null,
   queries integer not null
-    constraint overage_invoice_items_queries_are_positive check (queries > 0),
+    constraint overage_invoice_items_queries_are_not_zero check (queries <> 0),
   unit_price_usd public.usd not null,
-  amount_usd public.usd not null generated always as (queries * unit_price_usd) stored,
-  amount_cents integer not null generated always as (floor(queries * unit_price_usd * 100)) stored,
+  gives_back_cents public.quantity,
+  amount_usd public.usd not null generated always as (abs(queries) * unit_price_usd) stored,
+  amount_cents integer not null generated always as (
+    coalesce(-gives_back_cents::integer, floor(queries * unit_price_usd * 100))) stored,
   attempts public.quantity not null default 0,
   target jsonb not null,
   refusals public.quantity not null default 0,
   stripe_invoice_item_id text
     constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
-  stripe_invoice_id text
+  stripe_invoice_id text,
+  constraint overage_invoice_items_negative_ones_give_back check ((queries < 0) = (gives_back_cents is not null))
 );
 create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
 create index if not exists overage_invoice_items_created_at_idx on public.overage_invoice_items (created_at);
@@ -1011,17 +1028,20 @@ create index if not exists overage_invoice_items_open_idx on public.overage_invo
   where stripe_invoice_item_id is null or stripe_invoice_id is null;
 
 comment on table public.overage_invoice_items is
-  'Overage that is billed: one row per period and price. usage_logs.invoice_item_id refers to it.';
+  'Overage that is billed: one row per period and price, to which usage_logs.invoice_item_id refers. Of a charge that '
+  'is given back after that: one row with queries -1, to which usage_reversals.invoice_item_id refers.';
 comment on column public.overage_invoice_items.id is
   'Identifies the item, also at Stripe: metadata overage_invoice_item.';
 comment on column public.overage_invoice_items.created_at is 'When the queries were collected into this item.';
 comment on column public.overage_invoice_items.user_id is 'The user who is billed.';
 comment on column public.overage_invoice_items.period_start is 'Start of the overage period of the queries.';
-comment on column public.overage_invoice_items.queries is 'The number of queries.';
+comment on column public.overage_invoice_items.queries is 'The number of queries. Negative: given back.';
+comment on column public.overage_invoice_items.gives_back_cents is
+  'Of an item that gives back: US cents. They are what the query made of the amount of its item, which was rounded.';
 comment on column public.overage_invoice_items.unit_price_usd is 'US dollars per query.';
-comment on column public.overage_invoice_items.amount_usd is 'The exact amount, US dollars.';
+comment on column public.overage_invoice_items.amount_usd is 'The exact amount, US dollars, never negative.';
 comment on column public.overage_invoice_items.amount_cents is
-  'The amount for Stripe, US cents. Rounded down in favour of the user. No other place rounds.';
+  'The amount for Stripe, US cents. Rounded down in favour of the user. No other place rounds. Negative: given back.';
 comment on column public.overage_invoice_items.attempts is
   'How many times the item was sent to Stripe. From the second attempt on, an existing item is searched first.';
 comment on column public.overage_invoice_items.target is
@@ -1080,7 +1100,8 @@ create table if not exists public.usage_logs (
   counted_against_quota boolean not null,
   was_overage boolean not null,
   overage_charge public.usd not null default 0,
-  invoice_item_id uuid references public.overage_invoice_items (id)
+  invoice_item_id uuid references public.overage_invoice_items (id),
+  reversed_at timestamptz
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
@@ -1094,7 +1115,7 @@ create index if not exists usage_logs_credit_pack_id_idx on public.usage_logs (c
 create index if not exists usage_logs_invoice_item_id_idx on public.usage_logs (invoice_item_id)
   where invoice_item_id is not null;
 create index if not exists usage_logs_not_billed_idx on public.usage_logs (user_id, query_timestamp)
-  where was_overage and invoice_item_id is null;
+  where was_overage and invoice_item_id is null and reversed_at is null;
 
 comment on table public.usage_logs is 'The ledger: one row for every admitted query that ended, with any outcome.';
 comment on column public.usage_logs.id is
@@ -1135,6 +1156,8 @@ comment on column public.usage_logs.was_overage is 'Whether the query is charged
 comment on column public.usage_logs.overage_charge is 'The overage charge, US dollars.';
 comment on column public.usage_logs.invoice_item_id is
   'The invoice item that bills the query. Null: nothing to bill, or the period has not ended.';
+comment on column public.usage_logs.reversed_at is
+  'When an operator gave the charge back. usage_reversals has the reversing entry. Null: it stands.';
 
 alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;
@@ -1299,7 +1322,7 @@ comment on table public.retained_invoice_items is
 comment on column public.retained_invoice_items.id is 'Identifies the item, also at Stripe.';
 comment on column public.retained_invoice_items.created_at is 'When the queries were collected into the item.';
 comment on column public.retained_invoice_items.period_start is 'Start of the overage period.';
-comment on column public.retained_invoice_items.queries is 'The number of queries.';
+comment on column public.retained_invoice_items.queries is 'The number of queries. Negative: given back.';
 comment on column public.retained_invoice_items.unit_price_usd is 'US dollars per query.';
 comment on column public.retained_invoice_items.amount_usd is 'The exact amount, US dollars.';
 comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, US cents.';
@@ -1407,7 +1430,8 @@ create table if not exists public.settings (
     constraint settings_has_one_row unique
     constraint settings_row_is_the_only_one check (is_only_row),
   free_daily_budget_usd public.usd,
-  platform_daily_budget_usd public.usd
+  platform_daily_budget_usd public.usd,
+  sign_ups_paused_at timestamptz
 );
 comment on table public.settings is 'Settings that operators change with SQL, in one row. They apply at once.';
 comment on column public.settings.id is 'Identifies the row.';
@@ -1419,6 +1443,8 @@ comment on column public.settings.free_daily_budget_usd is
 comment on column public.settings.platform_daily_budget_usd is
   'What all users together may cost us at the providers per UTC day, US dollars. From then on free users are refused '
   'until midnight; all others are not. Null: no limit.';
+comment on column public.settings.sign_ups_paused_at is
+  'Since when an operator has paused sign-ups. Null: everyone may sign up.';
 
 insert into public.settings (free_daily_budget_usd, platform_daily_budget_usd) values (20, 200)
 on conflict (is_only_row) do nothing;
@@ -1474,6 +1500,67 @@ grant select on public.shared_conversations to authenticated, service_role;
 -- No grant to anon: visitors read through shared_conversation. No insert, update or delete: functions write.
 
 
+-- ==== sql/schemas/25_announcements.sql
+
+-- Sentences that operators show to users: notices, and why something is paused.
+
+create table if not exists public.announcements (
+  id uuid primary key,
+  created_at timestamptz not null default now(),
+  kind text not null
+    constraint announcements_kind_is_known check (
+      kind in ('notice', 'chat_paused', 'provider_paused', 'sign_ups_paused')),
+  provider text
+    constraint announcements_provider_is_known check (provider in ('anthropic', 'openai')),
+  en text not null
+    constraint announcements_en_is_bounded check (char_length(btrim(en)) between 1 and 500),
+  fr text not null
+    constraint announcements_fr_is_bounded check (char_length(btrim(fr)) between 1 and 500),
+  starts_at timestamptz not null,
+  ends_at timestamptz,
+  constraint announcements_end_after_they_start check (ends_at >= starts_at),
+  constraint announcements_provider_is_paused check ((kind = 'provider_paused') = (provider is not null))
+);
+
+comment on table public.announcements is 'Sentences that operators show to users, in both languages.';
+comment on column public.announcements.id is 'Identifies the announcement: the id of the action in operator_actions.';
+comment on column public.announcements.created_at is 'When it was written.';
+comment on column public.announcements.kind is
+  'notice, or what is paused while it is shown: chat_paused, provider_paused or sign_ups_paused.';
+comment on column public.announcements.provider is 'The provider that is paused.';
+comment on column public.announcements.en is 'The sentence in English.';
+comment on column public.announcements.fr is 'The sentence in French.';
+comment on column public.announcements.starts_at is 'From when on it is shown.';
+comment on column public.announcements.ends_at is 'Until when it is shown. Null: until an operator ends it.';
+
+alter table public.announcements enable row level security;
+alter table public.announcements force row level security;
+drop policy if exists "Signed-in users read the current announcements" on public.announcements;
+create policy "Signed-in users read the current announcements" on public.announcements
+  for select to authenticated
+  using (
+    starts_at <= (select private.clock()) and (ends_at is null or ends_at > (select private.clock()))
+    and (select private.check_statement()));
+revoke all on public.announcements from public, anon, authenticated, service_role;
+grant select on public.announcements to authenticated, service_role;
+-- No insert, update or delete: announce, pause_service and their opposites write.
+
+
+create or replace function private.pause_sentence(p_kind text, p_provider text default null) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object('en', a.en, 'fr', a.fr) from public.announcements a
+    where a.kind = p_kind and a.provider is not distinct from p_provider and a.ends_at is null
+    order by a.starts_at desc limit 1);
+end
+$$;
+comment on function private.pause_sentence(text, text) is
+  'What users are told while something is paused: {en, fr}. Null: it is not paused.';
+revoke all on function private.pause_sentence(text, text) from public, anon, authenticated, service_role;
+
+
 -- ==== sql/schemas/25_daily_costs.sql
 
 -- What the day's queries cost us at the providers, for the daily budgets in public.settings.
@@ -1507,6 +1594,146 @@ alter table public.daily_costs enable row level security;
 alter table public.daily_costs force row level security;
 revoke all on public.daily_costs from public, anon, authenticated, service_role;
 -- No role of the Data API reads or writes them. Functions do.
+
+
+-- ==== sql/schemas/25_operator_actions.sql
+
+-- What operators did: one row for every change that a person made with the support commands. Append-only.
+
+create table if not exists public.operator_actions (
+  id uuid primary key,
+  created_at timestamptz not null default now(),
+  operator text not null
+    constraint operator_actions_operator_is_bounded check (char_length(operator) between 1 and 200),
+  action text not null,
+  reason text not null
+    constraint operator_actions_reason_is_bounded check (char_length(btrim(reason)) between 1 and 500),
+  subject_user_id uuid references auth.users (id) on delete set null,
+  subject text,
+  before jsonb not null,
+  after jsonb not null
+);
+create index if not exists operator_actions_subject_user_id_idx
+  on public.operator_actions (subject_user_id, created_at desc) where subject_user_id is not null;
+
+comment on table public.operator_actions is
+  'Changes that operators made, with the reason and the values before and after. Rows are never changed or deleted. If '
+  'the user is deleted, their rows lose the user, the subject, the reason and the values.';
+comment on column public.operator_actions.id is
+  'Identifies the action. The command chooses it, so that a repeated call changes nothing again.';
+comment on column public.operator_actions.created_at is 'When it was done.';
+comment on column public.operator_actions.operator is 'Who did it.';
+comment on column public.operator_actions.action is 'What was done: block, grant, pause chat, …';
+comment on column public.operator_actions.reason is 'Why, in the words of the operator.';
+comment on column public.operator_actions.subject_user_id is
+  'The user. Null: it is about no user, or they were deleted.';
+comment on column public.operator_actions.subject is 'What else it is about: a query, a plan, an announcement.';
+comment on column public.operator_actions.before is 'The values before.';
+comment on column public.operator_actions.after is 'The values after.';
+
+create or replace function private.protect_operator_action() returns trigger
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if tg_op = 'UPDATE' and old.subject_user_id is not null and new.subject_user_id is null then
+    -- The user is being deleted. The operator, the time and the kind of action stay.
+    old.subject_user_id := null;
+    old.subject := null;
+    old.reason := 'The user was deleted.';
+    old.before := '{}';
+    old.after := '{}';
+    return old;
+  end if;
+  raise insufficient_privilege using message = 'Rows of operator_actions are never changed or deleted.';
+end
+$$;
+comment on function private.protect_operator_action() is
+  'Trigger: rejects every change of operator_actions, except that a deleted user leaves their rows.';
+revoke all on function private.protect_operator_action() from public, anon, authenticated, service_role;
+
+create or replace trigger operator_actions_are_append_only before update or delete on public.operator_actions
+  for each row execute function private.protect_operator_action();
+
+alter table public.operator_actions enable row level security;
+alter table public.operator_actions force row level security;
+revoke all on public.operator_actions from public, anon, authenticated, service_role;
+-- No grant and no policy: only functions read and write it.
+
+
+create or replace function private.repeated_action(p_action jsonb) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object('before', a.before, 'after', a.after)
+    from public.operator_actions a where a.id = (p_action ->> 'id')::uuid);
+end
+$$;
+comment on function private.repeated_action(jsonb) is
+  'The result of an operator''s action that was done before. Null: it was not. The caller holds the lock of what the '
+  'action changes.';
+revoke all on function private.repeated_action(jsonb) from public, anon, authenticated, service_role;
+
+
+create or replace function private.record_action(
+  p_action jsonb, p_name text, p_user_id uuid, p_subject text, p_before jsonb, p_after jsonb)
+returns jsonb
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into public.operator_actions (
+    id, created_at, operator, action, reason, subject_user_id, subject, before, after)
+  values (
+    (p_action ->> 'id')::uuid, private.clock(), p_action ->> 'operator', p_name, p_action ->> 'reason', p_user_id,
+    p_subject, p_before, p_after);
+  return jsonb_build_object('before', p_before, 'after', p_after);
+end
+$$;
+comment on function private.record_action(jsonb, text, uuid, text, jsonb, jsonb) is
+  'Records an action of an operator, and returns {before, after}. p_action: {id, operator, reason}. Every function '
+  'that an operator calls records its action in the same transaction.';
+revoke all on function private.record_action(jsonb, text, uuid, text, jsonb, jsonb)
+  from public, anon, authenticated, service_role;
+
+
+-- ==== sql/schemas/25_usage_reversals.sql
+
+-- Reversing entries of the ledger: charges that an operator gave back.
+
+create table if not exists public.usage_reversals (
+  id uuid primary key,
+  created_at timestamptz not null default now(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  query_id uuid not null
+    constraint usage_reversals_one_a_query unique
+    references public.usage_logs (id) on delete cascade,
+  funding public.query_funding not null,
+  overage_charge public.usd not null,
+  invoice_item_id uuid
+    constraint usage_reversals_one_an_invoice_item unique
+    references public.overage_invoice_items (id)
+);
+create index if not exists usage_reversals_user_id_idx on public.usage_reversals (user_id);
+
+comment on table public.usage_reversals is
+  'Charges that an operator gave back: one row reverses one row of usage_logs, in which only reversed_at changes.';
+comment on column public.usage_reversals.id is 'Identifies the entry: the id of the action in operator_actions.';
+comment on column public.usage_reversals.created_at is 'When the charge was given back.';
+comment on column public.usage_reversals.user_id is 'The user.';
+comment on column public.usage_reversals.query_id is 'The query.';
+comment on column public.usage_reversals.funding is 'What paid for it, and got it back.';
+comment on column public.usage_reversals.overage_charge is 'The overage charge that is given back, US dollars.';
+comment on column public.usage_reversals.invoice_item_id is
+  'The item that gives the money back at Stripe. Null: the query was not on an invoice item yet, and never will be.';
+
+alter table public.usage_reversals enable row level security;
+alter table public.usage_reversals force row level security;
+drop policy if exists "Users read their own reversals" on public.usage_reversals;
+create policy "Users read their own reversals" on public.usage_reversals
+  for select to authenticated using (user_id = (select auth.uid()) and (select private.check_statement()));
+revoke all on public.usage_reversals from public, anon, authenticated, service_role;
+grant select on public.usage_reversals to authenticated, service_role;
+-- No insert, update or delete: credit_back writes.
 
 
 -- ==== sql/schemas/26_import_states.sql
@@ -1796,12 +2023,16 @@ create or replace function private.start_subscription() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  if exists (select from public.settings s where s.sign_ups_paused_at is not null) then
+    raise exception using errcode = 'PAUSE', message = 'Sign-ups are paused.';
+  end if;
   insert into public.user_subscriptions (user_id) values (new.id) on conflict (user_id) do nothing;
   return new;
 end
 $$;
 comment on function private.start_subscription() is
-  'Trigger on auth.users: creates a free subscription. Runs as its owner, because Auth may not write to public.';
+  'Trigger on auth.users: creates a free subscription. Runs as its owner, because Auth may not write to public. PAUSE: '
+  'an operator has paused sign-ups.';
 revoke all on function private.start_subscription() from public, anon, authenticated, service_role;
 
 create or replace trigger start_subscription after insert on auth.users
@@ -1809,6 +2040,35 @@ create or replace trigger start_subscription after insert on auth.users
 
 -- Users who signed up before this migration.
 insert into public.user_subscriptions (user_id) select id from auth.users on conflict (user_id) do nothing;
+
+
+create or replace function public.before_user_created(event jsonb) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_language constant text := event -> 'user' -> 'user_metadata' ->> 'language';
+  v_sentence constant jsonb := private.pause_sentence('sign_ups_paused');
+begin
+  if exists (select from public.settings s where s.sign_ups_paused_at is not null) then
+    return jsonb_build_object('error', jsonb_build_object(
+      'http_code', 403,
+      'message', coalesce(v_sentence ->> case v_language when 'fr' then 'fr' else 'en' end, 'Sign-ups are paused.')));
+  end if;
+  return '{}'::jsonb;
+end
+$$;
+comment on function public.before_user_created(jsonb) is
+  'Auth hook Before User Created: while sign-ups are paused, refuses them with the operator''s sentence, in French if '
+  'the metadata of the new user have the language fr. Without the hook the trigger refuses them with an error of the '
+  'database. https://supabase.com/docs/guides/auth/auth-hooks/before-user-created-hook';
+revoke all on function public.before_user_created(jsonb) from public, anon, authenticated, service_role;
+do $$
+begin
+  grant execute on function public.before_user_created(jsonb) to supabase_auth_admin;
+exception when undefined_object then
+  null; -- Not Supabase.
+end
+$$;
 
 
 -- ==== sql/schemas/40_periods.sql
@@ -2154,7 +2414,8 @@ create or replace view private.current_subscriptions with (security_invoker = tr
 select
   s.user_id, s.updated_at, clock.now, clock.midnight,
   rolled.tier, rolled.status, rolled.is_lapsed,
-  p.name, p.models, p.history_days, p.allows_byok, p.allows_credits,
+  p.name, case when p.paused_at is null then p.models - p.paused_providers else '{}' end as models,
+  p.history_days, p.allows_byok, p.allows_credits,
   p.query_cost_limit_usd::numeric as query_cost_limit_usd, p.overage_price_usd::numeric as overage_price_usd,
   p.daily_quota as plan_daily_quota, p.lifetime_quota as plan_lifetime_quota,
   p.overage_limit_usd::numeric as plan_overage_limit,
@@ -2210,7 +2471,8 @@ comment on column private.current_subscriptions.status is 'active, canceled, sus
 comment on column private.current_subscriptions.is_lapsed is
   'Whether a canceled plan has ended. The stored row does not show it until the next admission.';
 comment on column private.current_subscriptions.name is 'The name of the plan.';
-comment on column private.current_subscriptions.models is 'The models of the plan by provider.';
+comment on column private.current_subscriptions.models is
+  'The models of the plan by provider, without paused providers. Empty: the chat is paused.';
 comment on column private.current_subscriptions.history_days is 'Days that the plan stores conversations.';
 comment on column private.current_subscriptions.allows_byok is 'Whether the plan allows own keys.';
 comment on column private.current_subscriptions.allows_credits is 'Whether credit packs pay on this plan.';
@@ -2460,7 +2722,7 @@ begin
   select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
          s.requires_payment and p_limit is null,
          case when p_limit is null then s.resets_at
-              when p_limit not in ('Too many queries at once', 'Timed out')
+              when p_limit not in ('Too many queries at once', 'Timed out', 'Chat paused', 'Provider paused')
                 then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
@@ -2698,6 +2960,7 @@ begin
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
     and s.failed_cost_usd < p.failed_cost_limit_usd
+    and p.paused_at is null and (coalesce(p_provider, p_providers[1]) = any (p.paused_providers)) is not true
     and (
       select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
          and count(*) filter (where h.chat_key = v_chat_key and h.expires_at > v_now
@@ -2715,7 +2978,7 @@ begin
       select from auth.sessions t
       where t.id = p_session_id and t.user_id = p_user_id and (t.not_after <= v_now) is not true))
   returning
-    v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
+    v_now, s.tier, p.name, p.models - p.paused_providers, p.history_days, p.query_cost_limit_usd,
     false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
     s.overage_period_start, s.current_overage_amount,
     case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end,
@@ -2788,9 +3051,20 @@ begin
     v_position := v_hold.position;
     v_replaces_to := v_hold.replaces_to;
   else
+    if v_state.models = '{}' then
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Chat paused')
+             || jsonb_build_object('sentence', private.pause_sentence('chat_paused'));
+    end if;
+
     -- Choose the funding
     if v_state.own_key_pays and p_own_key is distinct from false then
       v_key_provider := private.own_key_provider(p_user_id, p_provider);
+      if p_provider is null and not v_state.models ? v_key_provider then
+        -- That provider is paused. Another own key may pay.
+        v_key_provider := coalesce(
+          private.own_key_provider(p_user_id, (select min(k) from jsonb_object_keys(v_state.models) k)),
+          v_key_provider);
+      end if;
     end if;
     if v_key_provider is not null then
       v_state.funding := 'byok';
@@ -2827,7 +3101,13 @@ begin
     end if;
 
     -- Choose the model
-    v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
+    v_provider := coalesce(
+      p_provider, v_key_provider, case when not v_state.models ? p_providers[1] then p_providers[2] end,
+      p_providers[1]);
+    if not v_state.models ? v_provider then
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Provider paused')
+             || jsonb_build_object('sentence', private.pause_sentence('provider_paused', v_provider));
+    end if;
     if v_key_provider is not null then
       select jsonb_set(
         v_state.models, array[v_provider], (v_state.models -> v_provider) || (p.own_key_models -> v_provider))
@@ -3045,6 +3325,47 @@ revoke all on function private.add_daily_cost(public.query_holds, numeric)
   from public, anon, authenticated, service_role;
 
 
+create or replace function private.return_funding(p_hold public.query_holds, p_failed_cost_usd numeric) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if p_hold.funding <> 'byok' then
+    update public.user_subscriptions s set
+      lifetime_used = s.lifetime_used
+        - case when p_hold.funding = 'included' and p.lifetime_quota is not null then 1 else 0 end,
+      quota_used = s.quota_used
+        - case when p_hold.funding = 'included' and p.daily_quota is not null and s.quota_date = p_hold.query_date
+               then 1 else 0 end,
+      current_overage_amount = s.current_overage_amount
+        - case when s.overage_period_start = p_hold.period_start then p_hold.overage_charge else 0 end,
+      failed_cost_usd = s.failed_cost_usd + case when s.quota_date = p_hold.query_date then p_failed_cost_usd else 0 end
+    from public.plans p
+    where s.user_id = p_hold.user_id and p.tier = p_hold.tier;
+  end if;
+  if p_hold.funding = 'credit' then
+    -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
+    update public.credit_packs c set
+      credits_used = c.credits_used - 1,
+      credits_remaining = c.credits_remaining + case when returned.counts_as = 'remaining' then 1 else 0 end,
+      credits_revoked = c.credits_revoked + case when returned.counts_as = 'revoked' then 1 else 0 end,
+      credits_expired = c.credits_expired + case when returned.counts_as = 'expired' then 1 else 0 end,
+      depleted_at = case when returned.counts_as <> 'remaining' then c.depleted_at end
+    from (
+      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
+                        when k.lapsed_at is not null then 'expired'
+                        else 'remaining' end as counts_as
+      from public.credit_packs k where k.id = p_hold.credit_pack_id) returned
+    where c.id = returned.id;
+  end if;
+end
+$$;
+comment on function private.return_funding(public.query_holds, numeric) is
+  'Returns the funding of a query to the same day, credit pack or overage period. p_failed_cost_usd: what it has cost '
+  'us, if it failed. The caller holds the user lock.';
+revoke all on function private.return_funding(public.query_holds, numeric)
+  from public, anon, authenticated, service_role;
+
+
 create or replace function private.refund_hold(
   p_hold_id uuid, p_outcome text, p_usage jsonb,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
@@ -3065,34 +3386,9 @@ begin
                           p_conversation_id => null, p_message_id => null) e;
 
   -- Return the funding, and count what the query has cost us
+  perform private.return_funding(v_hold, cost_usd);
   if v_hold.funding <> 'byok' then
-    update public.user_subscriptions s set
-      lifetime_used = s.lifetime_used
-        - case when v_hold.funding = 'included' and p.lifetime_quota is not null then 1 else 0 end,
-      quota_used = s.quota_used
-        - case when v_hold.funding = 'included' and p.daily_quota is not null and s.quota_date = v_hold.query_date
-               then 1 else 0 end,
-      current_overage_amount = s.current_overage_amount
-        - case when s.overage_period_start = v_hold.period_start then v_hold.overage_charge else 0 end,
-      failed_cost_usd = s.failed_cost_usd + case when s.quota_date = v_hold.query_date then cost_usd else 0 end
-    from public.plans p
-    where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
     perform private.add_daily_cost(v_hold, cost_usd);
-  end if;
-  if v_hold.funding = 'credit' then
-    -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
-    update public.credit_packs c set
-      credits_used = c.credits_used - 1,
-      credits_remaining = c.credits_remaining + case when returned.counts_as = 'remaining' then 1 else 0 end,
-      credits_revoked = c.credits_revoked + case when returned.counts_as = 'revoked' then 1 else 0 end,
-      credits_expired = c.credits_expired + case when returned.counts_as = 'expired' then 1 else 0 end,
-      depleted_at = case when returned.counts_as <> 'remaining' then c.depleted_at end
-    from (
-      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
-                        when k.lapsed_at is not null then 'expired'
-                        else 'remaining' end as counts_as
-      from public.credit_packs k where k.id = v_hold.credit_pack_id) returned
-    where c.id = returned.id;
   end if;
 end
 $$;
@@ -3895,11 +4191,11 @@ begin
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
 
-  select count(*) filter (where u.is_charged) as queries,
+  select count(*) filter (where u.is_charged and u.reversed_at is null) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_today
   from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v_state.now at time zone 'UTC')::date;
-  select count(*) filter (where u.is_charged) as queries,
+  select count(*) filter (where u.is_charged and u.reversed_at is null) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_month
   from public.usage_logs u
@@ -3914,7 +4210,7 @@ begin
     'past_due_since', s.past_due_since,
     'to_be_billed_usd', (
       select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
-      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null),
+      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null),
     'billed', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'period_start', i.period_start, 'queries', i.queries, 'unit_price_usd', i.unit_price_usd::text,
@@ -4005,11 +4301,11 @@ create or replace view public.daily_quota_usage with (security_invoker = true) a
 select
   u.user_id,
   u.query_date,
-  count(*) filter (where u.counted_against_quota)::integer as queries_today,
+  count(*) filter (where u.counted_against_quota and u.reversed_at is null)::integer as queries_today,
   sum(u.tokens_total)::bigint as tokens_today,
   sum(u.cost_usd) as cost_today,
-  count(*) filter (where u.was_overage)::integer as overage_queries,
-  sum(u.overage_charge) as overage_charges,
+  count(*) filter (where u.was_overage and u.reversed_at is null)::integer as overage_queries,
+  coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0) as overage_charges,
   s.tier,
   case when not s.is_lifetime then s.quota_limit end as daily_quota,
   k.uses_byo_key
@@ -4018,7 +4314,8 @@ join private.funding_state s on s.user_id = u.user_id
 join public.user_subscriptions k on k.user_id = u.user_id
 group by u.user_id, u.query_date, s.tier, s.is_lifetime, s.quota_limit, k.uses_byo_key;
 comment on view public.daily_quota_usage is
-  'The usage of each user on each UTC day, from the ledger. Users see only their own rows.';
+  'The usage of each user on each UTC day, from the ledger, without charges that were given back. Users see only their '
+  'own rows.';
 comment on column public.daily_quota_usage.user_id is 'The user.';
 comment on column public.daily_quota_usage.query_date is 'The UTC day.';
 comment on column public.daily_quota_usage.queries_today is 'Ended queries of the day that count against the quota.';
@@ -4686,6 +4983,22 @@ revoke all on function public.link_stripe_customer(uuid, text) from public, anon
 grant execute on function public.link_stripe_customer(uuid, text) to service_role;
 
 
+create or replace function private.bounded_overage_limit(p_limit numeric, p_ceiling numeric, p_tier text)
+returns numeric
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return case when p_ceiling is null then p_limit
+              else least(p_ceiling, coalesce(p_limit, (select p.overage_limit_usd from public.plans p
+                                                       where p.tier = p_tier))) end;
+end
+$$;
+comment on function private.bounded_overage_limit(numeric, numeric, text) is
+  'The overage limit to store: p_limit, or that of the plan if it is null, but at most the operators'' ceiling.';
+revoke all on function private.bounded_overage_limit(numeric, numeric, text)
+  from public, anon, authenticated, service_role;
+
+
 create or replace function public.set_overage(p_settings jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -4705,8 +5018,9 @@ begin
   -- Write
   update public.user_subscriptions s set
     allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
-    overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
-                         else s.overage_limit end
+    overage_limit = case when not p_settings ? 'overage_limit_usd' then s.overage_limit
+                         else private.bounded_overage_limit(
+                           (p_settings ->> 'overage_limit_usd')::numeric, s.overage_ceiling, s.tier) end
   where s.user_id = v_user_id;
 
   -- Return
@@ -4715,7 +5029,8 @@ end
 $$;
 comment on function public.set_overage(jsonb) is
   'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
-  'restores the limit of the plan. Returns the overage object of usage_summary.';
+  'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling. Returns the overage object of '
+  'usage_summary.';
 revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_overage(jsonb) to authenticated;
 
@@ -4932,7 +5247,8 @@ begin
   with due as (
     select u.id, u.period_start, u.overage_charge
     from public.usage_logs u
-    where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
+    where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null
+      and u.query_timestamp < p_until
     for no key update skip locked
   ), made as (
     insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd, target)
@@ -4960,8 +5276,8 @@ end
 $$;
 comment on function public.claim_overage(uuid, timestamptz, jsonb) is
   'Collects the settled overage of a user before p_until into invoice items, one per period and price. Each query is '
-  'collected once. p_target: parameters of the Stripe request. Returns the items that are not known to be on an '
-  'invoice.';
+  'collected once, and one that was given back not at all. p_target: parameters of the Stripe request. Returns the '
+  'items that are not known to be on an invoice, those that give back included.';
 revoke all on function public.claim_overage(uuid, timestamptz, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.claim_overage(uuid, timestamptz, jsonb) to service_role;
 
@@ -5005,7 +5321,7 @@ as $$
   where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
     and (exists (
            select from public.usage_logs u
-           where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+           where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null
              and (s.stripe_subscription_id is null or u.query_timestamp < s.current_period_start
                   or s.current_period_end <= private.clock()))
          or exists (
@@ -5280,11 +5596,11 @@ returns table (invariant text, user_id uuid, subject text, expected text, found 
 language sql stable security definer set search_path = '' set statement_timeout = '120s'
 as $$
   with
-  -- Every query that has taken funding: charged or held.
+  -- Every query that has taken funding: charged and not given back, or held.
   taken as (
     select u.user_id, u.funding, u.tier, u.query_date, u.period_start, u.credit_pack_id, u.overage_charge,
            u.quota_limit, u.overage_limit
-    from public.usage_logs u where u.is_charged
+    from public.usage_logs u where u.is_charged and u.reversed_at is null
     union all
     select h.user_id, h.funding, h.tier, h.query_date, h.period_start, h.credit_pack_id, h.overage_charge,
            h.quota_limit, h.overage_limit
@@ -5383,6 +5699,12 @@ as $$
      or u.is_charged <> private.is_charged(u.outcome)
      or u.tokens_total <> u.tokens_input + u.tokens_output
   union all
+  select 'I5', u.user_id, u.id::text, 'reversed if usage_reversals has its entry',
+         concat_ws(' ', u.funding, u.overage_charge, u.reversed_at, r.funding, r.overage_charge)
+  from public.usage_logs u left join public.usage_reversals r on r.query_id = u.id
+  where (u.reversed_at is null) <> (r.id is null) or r.id is not null and (
+    not u.is_charged or (u.user_id, u.funding, u.overage_charge) <> (r.user_id, r.funding, r.overage_charge))
+  union all
   select 'I5', c.user_id, m.id::text, (m.tokens_input + m.tokens_output)::text, m.tokens_total::text
   from public.messages m join public.conversations c on c.id = m.conversation_id
   where m.tokens_total <> m.tokens_input + m.tokens_output
@@ -5414,7 +5736,25 @@ as $$
   from public.overage_invoice_items i
   left join public.usage_logs u on u.invoice_item_id = i.id and u.user_id = i.user_id and u.was_overage
                                and u.period_start = i.period_start and u.overage_charge = i.unit_price_usd
+  where i.queries > 0
   group by i.id having count(u.id) <> i.queries
+  union all
+  select 'I7', i.user_id, i.id::text, 'gives back one query of ' || i.unit_price_usd,
+         coalesce(r.overage_charge::text, 'reverses nothing')
+  from public.overage_invoice_items i left join public.usage_reversals r on r.invoice_item_id = i.id
+  where i.queries < 0 and (i.queries, i.user_id, i.unit_price_usd) is distinct from (-1, r.user_id, r.overage_charge)
+  union all
+  -- What is left of an item after its queries were given back is rounded as if they had never been on it.
+  select 'I7', i.user_id, i.id::text,
+         'gives back ' || i.amount_cents - floor((i.queries - count(*)) * i.unit_price_usd * 100) || ' cents',
+         concat(sum(g.gives_back_cents))
+  from public.usage_reversals r
+  join public.usage_logs u on u.id = r.query_id
+  join public.overage_invoice_items i on i.id = u.invoice_item_id
+  left join public.overage_invoice_items g on g.id = r.invoice_item_id
+  group by i.id
+  having count(g.id) <> count(*)
+      or sum(g.gives_back_cents) <> i.amount_cents - floor((i.queries - count(*)) * i.unit_price_usd * 100)
   union all
   select 'I7', u.user_id, u.id::text, 'billed on an item of its own user, period and price', i.id::text
   from public.usage_logs u
@@ -5426,7 +5766,8 @@ as $$
   select 'overdue', u.user_id, 'period of ' || u.period_start, 'billed',
          count(*) || ' queries not billed, ' || sum(u.overage_charge)
   from public.usage_logs u
-  where u.was_overage and u.invoice_item_id is null and u.query_timestamp < private.clock() - interval '62 days'
+  where u.was_overage and u.invoice_item_id is null and u.reversed_at is null
+    and u.query_timestamp < private.clock() - interval '62 days'
   group by u.user_id, u.period_start
   union all
   select 'overdue', i.user_id, i.id::text, 'at Stripe', 'not there after ' || i.attempts || ' attempts'
@@ -5471,7 +5812,7 @@ begin
   -- A query moves from query_holds to usage_logs in one transaction, so one statement counts it exactly once.
   with taken as (
     select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge
-    from public.usage_logs u where u.user_id = p_user_id and u.is_charged
+    from public.usage_logs u where u.user_id = p_user_id and u.is_charged and u.reversed_at is null
     union all
     select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge
     from public.query_holds h where h.user_id = p_user_id
@@ -5560,8 +5901,9 @@ returns table (
 language sql stable security definer set search_path = '' set statement_timeout = '120s'
 as $$
   with spent as (
-    select u.tier, u.provider, u.model, count(*) as queries, sum(u.overage_charge) as overage,
-           coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0) as credits,
+    select u.tier, u.provider, u.model, count(*) as queries,
+           coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0) as overage,
+           coalesce(sum(c.price_per_credit) filter (where u.is_charged and u.reversed_at is null), 0) as credits,
            coalesce(sum(u.cost_usd) filter (where not u.used_byo_key), 0) as cost, 0 as written_off
     from public.usage_logs u
     left join public.credit_packs c on c.id = u.credit_pack_id
@@ -5580,7 +5922,7 @@ as $$
 $$;
 comment on function public.margin_report(date) is
   'A UTC month by tier, provider and model: queries, overage charges, spent credits, and our cost at the providers '
-  '(zero for own keys), US dollars as text. Plan fees are only at Stripe.';
+  '(zero for own keys), US dollars as text, without charges that were given back. Plan fees are only at Stripe.';
 revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
 grant execute on function public.margin_report(date) to service_role;
 
@@ -5632,6 +5974,9 @@ begin
     when 'usage' then
       return query select u.id, row_to_json(u)::text from public.usage_logs u
       where u.user_id = p_user_id and (p_after is null or u.id > p_after) order by u.id limit v_limit;
+    when 'reversals' then
+      return query select r.id, row_to_json(r)::text from public.usage_reversals r
+      where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
     when 'running' then
       return query select h.id, row_to_json(h)::text from public.query_holds h
       where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
@@ -5654,8 +5999,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at most 1,000 '
-  'rows. Without ciphertexts and passwords.';
+  'pending, usage, reversals, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at '
+  'most 1,000 rows. Without ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 
@@ -5669,9 +6014,10 @@ begin
     month, tier, provider, model, funding, outcome, queries, tokens_input, tokens_output, cost_usd, overage_usd,
     credits_usd, written_off_usd)
   select date_trunc('month', u.query_date)::date, u.tier, u.provider, u.model, u.funding, u.outcome, count(*),
-         sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd), sum(u.overage_charge),
-         coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0),
-         coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null), 0)
+         sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd),
+         coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0),
+         coalesce(sum(c.price_per_credit) filter (where u.is_charged and u.reversed_at is null), 0),
+         coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null and u.reversed_at is null), 0)
   from public.usage_logs u
   left join public.credit_packs c on c.id = u.credit_pack_id
   left join public.overage_invoice_items i on i.id = u.invoice_item_id
@@ -5741,7 +6087,8 @@ begin
     raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
   elsif not p_write_off and exists (
       select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
-      where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
+      where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null
+        and u.reversed_at is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
 end
@@ -5799,6 +6146,798 @@ comment on function public.delete_auth_log(uuid) is
   '0.';
 revoke all on function public.delete_auth_log(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.delete_auth_log(uuid) to service_role;
+
+
+-- ==== sql/schemas/75_operator.sql
+
+-- What operators change for one user. Each function records its action in operator_actions in the same transaction.
+-- p_action is {id, operator, reason}; a repeated id changes nothing and returns the first result, {before, after}.
+
+create or replace function private.operator_columns(p_user_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_columns jsonb;
+begin
+  select jsonb_build_object(
+    'blocked_at', s.blocked_at, 'blocked_reason', s.blocked_reason, 'daily_quota', s.daily_quota,
+    'lifetime_quota', s.lifetime_quota, 'overage_limit_usd', s.overage_limit::text,
+    'overage_ceiling_usd', s.overage_ceiling::text)
+  into v_columns from public.user_subscriptions s where s.user_id = p_user_id;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+  end if;
+  return v_columns;
+end
+$$;
+comment on function private.operator_columns(uuid) is
+  'The columns of a subscription that operators set, for operator_actions. NTFND: no such user.';
+revoke all on function private.operator_columns(uuid) from public, anon, authenticated, service_role;
+
+
+create or replace function public.block_user(p_user_id uuid, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_before jsonb;
+begin
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+  v_before := private.operator_columns(p_user_id);
+
+  -- Write
+  update public.user_subscriptions s set
+    blocked_at = coalesce(s.blocked_at, private.clock()), blocked_reason = p_action ->> 'reason'
+  where s.user_id = p_user_id;
+  -- A locked hold is being ended.
+  update public.query_holds h set stop_requested = true
+  where h.id in (select r.id from public.query_holds r where r.user_id = p_user_id for no key update skip locked);
+
+  -- Return
+  return private.record_action(
+    p_action, 'block', p_user_id, null, v_before, private.operator_columns(p_user_id));
+end
+$$;
+comment on function public.block_user(uuid, jsonb) is
+  'Blocks a user until unblock_user, whatever their subscription at Stripe is, and stops their running answers. NTFND: '
+  'no such user.';
+revoke all on function public.block_user(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.block_user(uuid, jsonb) to service_role;
+
+
+create or replace function public.unblock_user(p_user_id uuid, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_before jsonb;
+begin
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+  v_before := private.operator_columns(p_user_id);
+
+  -- Write
+  update public.user_subscriptions s set blocked_at = null, blocked_reason = null where s.user_id = p_user_id;
+
+  -- Return
+  return private.record_action(
+    p_action, 'unblock', p_user_id, null, v_before, private.operator_columns(p_user_id));
+end
+$$;
+comment on function public.unblock_user(uuid, jsonb) is 'Ends the block of a user. NTFND: no such user.';
+revoke all on function public.unblock_user(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.unblock_user(uuid, jsonb) to service_role;
+
+
+create or replace function public.set_limits(p_user_id uuid, p_limits jsonb, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_before jsonb;
+begin
+  -- Check
+  if (p_limits ->> 'daily_quota')::integer not between 0 and 10000
+     or (p_limits ->> 'lifetime_quota')::integer not between 0 and 10000
+     or (p_limits ->> 'overage_limit_usd')::numeric not between 0 and 10000
+     or (p_limits ->> 'overage_ceiling_usd')::numeric not between 0 and 10000 then
+    raise invalid_parameter_value using message = 'A limit must be 0 to 10,000.';
+  end if;
+
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+  v_before := private.operator_columns(p_user_id);
+
+  -- Write
+  update public.user_subscriptions s set
+    daily_quota = case when p_limits ? 'daily_quota' then (p_limits ->> 'daily_quota')::integer
+                       else s.daily_quota end,
+    lifetime_quota = case when p_limits ? 'lifetime_quota' then (p_limits ->> 'lifetime_quota')::integer
+                          else s.lifetime_quota end,
+    overage_ceiling = case when p_limits ? 'overage_ceiling_usd' then (p_limits ->> 'overage_ceiling_usd')::numeric
+                           else s.overage_ceiling end,
+    overage_limit = private.bounded_overage_limit(
+      case when p_limits ? 'overage_limit_usd' then (p_limits ->> 'overage_limit_usd')::numeric
+           else s.overage_limit end,
+      case when p_limits ? 'overage_ceiling_usd' then (p_limits ->> 'overage_ceiling_usd')::numeric
+           else s.overage_ceiling end,
+      s.tier)
+  where s.user_id = p_user_id;
+
+  -- Return
+  return private.record_action(
+    p_action, 'limit', p_user_id, null, v_before, private.operator_columns(p_user_id));
+end
+$$;
+comment on function public.set_limits(uuid, jsonb, jsonb) is
+  'Sets limits of one user: {daily_quota, lifetime_quota, overage_limit_usd, overage_ceiling_usd}. Missing fields stay '
+  'unchanged; null restores what the plan says. The user may change overage_limit_usd again, up to the ceiling. NTFND: '
+  'no such user.';
+revoke all on function public.set_limits(uuid, jsonb, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.set_limits(uuid, jsonb, jsonb) to service_role;
+
+
+create or replace function public.grant_credits(
+  p_user_id uuid, p_credits integer, p_expires_at timestamptz, p_action jsonb)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_tier text;
+  v_tier_after text;
+begin
+  -- Check
+  if p_credits not between 1 and 10000 or p_expires_at <= private.clock() then
+    raise invalid_parameter_value using message = 'Grant 1 to 10,000 credits that expire in the future or never.';
+  end if;
+
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users where id = p_user_id for key share;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+  select s.tier into v_tier from public.user_subscriptions s where s.user_id = p_user_id;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+  end if;
+
+  -- Write
+  insert into public.credit_packs (
+    id, created_at, user_id, credits_purchased, credits_remaining, price_paid, expires_at)
+  values ((p_action ->> 'id')::uuid, private.clock(), p_user_id, p_credits, p_credits, 0, p_expires_at);
+  perform private.set_tier_from_packs(p_user_id);
+  select s.tier into v_tier_after from public.user_subscriptions s where s.user_id = p_user_id;
+
+  -- Return
+  return private.record_action(
+    p_action, 'grant', p_user_id, p_action ->> 'id', jsonb_build_object('tier', v_tier),
+    jsonb_build_object('tier', v_tier_after, 'credits', p_credits, 'expires_at', p_expires_at));
+end
+$$;
+comment on function public.grant_credits(uuid, integer, timestamptz, jsonb) is
+  'Gives a user a credit pack without a payment. p_expires_at null: it never expires. A free user becomes usage_only, '
+  'because free spends no credits. NTFND: no such user.';
+revoke all on function public.grant_credits(uuid, integer, timestamptz, jsonb)
+  from public, anon, authenticated, service_role;
+grant execute on function public.grant_credits(uuid, integer, timestamptz, jsonb) to service_role;
+
+
+create or replace function public.credit_back(p_query_id uuid, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_id constant uuid := (p_action ->> 'id')::uuid;
+  v_at constant timestamptz := private.clock();
+  v_done jsonb;
+  v_query public.usage_logs;
+  v_hold public.query_holds;
+  v_item_id uuid;
+  v_cents integer := 0;
+  v_is_usable boolean;
+begin
+  -- Lock
+  select * into v_query from public.usage_logs u where u.id = p_query_id;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no ended query with this id.';
+  end if;
+  perform pg_advisory_xact_lock(uuid_hash_extended(v_query.user_id, 0));
+  perform from auth.users where id = v_query.user_id for key share;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+
+  -- Decide
+  select * into v_query from public.usage_logs u where u.id = p_query_id for no key update;
+  if not found or not v_query.is_charged or v_query.used_byo_key then
+    return jsonb_build_object('refused', 'Nothing was charged for this query.');
+  elsif v_query.reversed_at is not null then
+    return jsonb_build_object('refused', 'The charge of this query was given back before.');
+  end if;
+
+  -- Return the funding
+  update public.usage_logs u set reversed_at = v_at where u.id = p_query_id;
+  v_hold.user_id := v_query.user_id;
+  v_hold.tier := v_query.tier;
+  v_hold.funding := v_query.funding;
+  v_hold.query_date := v_query.query_date;
+  v_hold.period_start := v_query.period_start;
+  v_hold.overage_charge := v_query.overage_charge;
+  v_hold.credit_pack_id := v_query.credit_pack_id;
+  perform private.return_funding(v_hold, 0);
+
+  -- Give back what was billed: the difference that the query made to the rounded amount of its item.
+  if v_query.invoice_item_id is not null then
+    insert into public.overage_invoice_items as g (
+      created_at, user_id, period_start, queries, unit_price_usd, gives_back_cents, target)
+    select v_at, i.user_id, i.period_start, -1, i.unit_price_usd,
+           floor((i.queries - given.back) * i.unit_price_usd * 100)
+             - floor((i.queries - given.back - 1) * i.unit_price_usd * 100),
+           '{}'
+    from public.overage_invoice_items i
+    cross join lateral (
+      select count(*) as back from public.usage_reversals r
+      join public.usage_logs u on u.id = r.query_id where u.invoice_item_id = i.id) given
+    where i.id = v_query.invoice_item_id
+    returning g.id, g.gives_back_cents into v_item_id, v_cents;
+  end if;
+  insert into public.usage_reversals (id, created_at, user_id, query_id, funding, overage_charge, invoice_item_id)
+  values (v_id, v_at, v_query.user_id, p_query_id, v_query.funding, v_query.overage_charge, v_item_id);
+
+  -- Return
+  v_is_usable := case v_query.funding
+    when 'included' then
+      v_query.query_date = (v_at at time zone 'UTC')::date
+      or exists (select from public.plans p where p.tier = v_query.tier and p.lifetime_quota is not null)
+    when 'credit' then exists (
+      select from public.credit_packs c where c.id = v_query.credit_pack_id and c.credits_remaining > 0)
+    else true end;
+  return private.record_action(
+    p_action, 'credit back', v_query.user_id, p_query_id::text,
+    jsonb_build_object('funding', v_query.funding, 'charged_usd', v_query.overage_charge::text),
+    jsonb_build_object('is_usable', v_is_usable, 'invoice_item_id', v_item_id, 'cents', v_cents));
+end
+$$;
+comment on function public.credit_back(uuid, jsonb) is
+  'Gives the charge of a query back: its funding returns to the same day, credit pack or overage period, with a '
+  'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
+  'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day or pack is over), '
+  'invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, or it was given back before. NTFND: '
+  'no ended query has this id.';
+revoke all on function public.credit_back(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.credit_back(uuid, jsonb) to service_role;
+
+
+create or replace function public.note_action(p_user_id uuid, p_name text, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Write
+  return coalesce(
+    private.repeated_action(p_action), private.record_action(p_action, p_name, p_user_id, null, '{}', '{}'));
+end
+$$;
+comment on function public.note_action(uuid, text, jsonb) is
+  'Records what an operator is about to do for a user outside the database: an export, a deletion, an e-mail.';
+revoke all on function public.note_action(uuid, text, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.note_action(uuid, text, jsonb) to service_role;
+
+
+-- ==== sql/schemas/76_operations.sql
+
+-- What operators change for everyone: pauses, announcements and the models of the plans. p_action: 75_operator.sql.
+--
+-- The row of settings is locked first, so that two operators do not change the same thing at once.
+
+create or replace function private.pauses() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'chat_paused_at', (select max(p.paused_at) from public.plans p),
+      'paused_providers', (select to_jsonb(p.paused_providers) from public.plans p order by p.tier limit 1),
+      'sign_ups_paused_at', s.sign_ups_paused_at)
+    from public.settings s);
+end
+$$;
+comment on function private.pauses() is 'What is paused: {chat_paused_at, paused_providers, sign_ups_paused_at}.';
+revoke all on function private.pauses() from public, anon, authenticated, service_role;
+
+
+create or replace function public.pause_service(
+  p_kind text, p_provider text, p_en text, p_fr text, p_action jsonb)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_before jsonb;
+  v_at constant timestamptz := private.clock();
+begin
+  -- Lock
+  perform from public.settings s for update;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+  v_before := private.pauses();
+
+  -- Write
+  case p_kind
+    when 'chat_paused' then
+      update public.plans p set paused_at = v_at where p.paused_at is null;
+    when 'provider_paused' then
+      update public.plans p set paused_providers = array_append(p.paused_providers, p_provider)
+      where p_provider <> all (p.paused_providers);
+    when 'sign_ups_paused' then
+      update public.settings s set sign_ups_paused_at = v_at where s.sign_ups_paused_at is null;
+    else
+      raise invalid_parameter_value using message = 'p_kind is chat_paused, provider_paused or sign_ups_paused.';
+  end case;
+  -- A new sentence replaces the earlier one.
+  update public.announcements a set ends_at = greatest(a.starts_at, v_at)
+  where a.kind = p_kind and a.provider is not distinct from p_provider and a.ends_at is null;
+  insert into public.announcements (id, created_at, kind, provider, en, fr, starts_at)
+  values ((p_action ->> 'id')::uuid, v_at, p_kind, p_provider, p_en, p_fr, v_at);
+
+  -- Return
+  return private.record_action(
+    p_action, 'pause', null, concat_ws(' ', p_kind, p_provider), v_before,
+    private.pauses() || jsonb_build_object('en', p_en, 'fr', p_fr));
+end
+$$;
+comment on function public.pause_service(text, text, text, text, jsonb) is
+  'Pauses the chat, a provider or sign-ups until resume_service, and shows users a sentence. Running answers go on. '
+  'p_kind: chat_paused, provider_paused (with p_provider) or sign_ups_paused. Called again it replaces the sentence.';
+revoke all on function public.pause_service(text, text, text, text, jsonb)
+  from public, anon, authenticated, service_role;
+grant execute on function public.pause_service(text, text, text, text, jsonb) to service_role;
+
+
+create or replace function public.resume_service(p_kind text, p_provider text, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_before jsonb;
+  v_at constant timestamptz := private.clock();
+begin
+  -- Lock
+  perform from public.settings s for update;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+  v_before := private.pauses();
+
+  -- Write
+  case p_kind
+    when 'chat_paused' then
+      update public.plans p set paused_at = null where p.paused_at is not null;
+    when 'provider_paused' then
+      update public.plans p set paused_providers = array_remove(p.paused_providers, p_provider)
+      where p_provider = any (p.paused_providers);
+    when 'sign_ups_paused' then
+      update public.settings s set sign_ups_paused_at = null where s.is_only_row;
+    else
+      raise invalid_parameter_value using message = 'p_kind is chat_paused, provider_paused or sign_ups_paused.';
+  end case;
+  update public.announcements a set ends_at = greatest(a.starts_at, v_at)
+  where a.kind = p_kind and a.provider is not distinct from p_provider and a.ends_at is null;
+
+  -- Return
+  return private.record_action(
+    p_action, 'resume', null, concat_ws(' ', p_kind, p_provider), v_before, private.pauses());
+end
+$$;
+comment on function public.resume_service(text, text, jsonb) is
+  'Ends a pause and its announcement. p_kind and p_provider as in pause_service.';
+revoke all on function public.resume_service(text, text, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.resume_service(text, text, jsonb) to service_role;
+
+
+create or replace function public.announce(
+  p_en text, p_fr text, p_starts_at timestamptz, p_ends_at timestamptz, p_action jsonb)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_starts_at constant timestamptz := coalesce(p_starts_at, private.clock());
+begin
+  -- Lock
+  perform from public.settings s for update;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+
+  -- Write
+  insert into public.announcements (id, created_at, kind, en, fr, starts_at, ends_at)
+  values ((p_action ->> 'id')::uuid, private.clock(), 'notice', p_en, p_fr, v_starts_at, p_ends_at);
+
+  -- Return
+  return private.record_action(
+    p_action, 'announce', null, p_action ->> 'id', '{}',
+    jsonb_build_object('en', p_en, 'fr', p_fr, 'starts_at', v_starts_at, 'ends_at', p_ends_at));
+end
+$$;
+comment on function public.announce(text, text, timestamptz, timestamptz, jsonb) is
+  'Shows users a notice from p_starts_at (null: now) to p_ends_at (null: until end_announcement).';
+revoke all on function public.announce(text, text, timestamptz, timestamptz, jsonb)
+  from public, anon, authenticated, service_role;
+grant execute on function public.announce(text, text, timestamptz, timestamptz, jsonb) to service_role;
+
+
+create or replace function public.end_announcement(p_id uuid, p_action jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_ended record;
+begin
+  -- Lock
+  perform from public.settings s for update;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+
+  -- Write
+  update public.announcements a set ends_at = greatest(a.starts_at, private.clock())
+  from (select n.id, n.ends_at from public.announcements n where n.id = p_id and n.kind = 'notice') old
+  where a.id = old.id
+  returning old.ends_at as before, a.ends_at as after into v_ended;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such announcement.';
+  end if;
+
+  -- Return
+  return private.record_action(
+    p_action, 'end announcement', null, p_id::text, jsonb_build_object('ends_at', v_ended.before),
+    jsonb_build_object('ends_at', v_ended.after));
+end
+$$;
+comment on function public.end_announcement(uuid, jsonb) is
+  'Stops showing a notice. NTFND: there is none with this id. What is paused ends with resume_service.';
+revoke all on function public.end_announcement(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.end_announcement(uuid, jsonb) to service_role;
+
+
+create or replace function public.set_models(
+  p_tier text, p_provider text, p_models text[], p_is_own_key boolean, p_action jsonb)
+returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_done jsonb;
+  v_before jsonb;
+begin
+  -- Check
+  if p_provider not in ('anthropic', 'openai') or p_models is null or '' = any (p_models)
+     or cardinality(p_models) > 20 or array_position(p_models, null) is not null then
+    raise invalid_parameter_value using message = 'p_models are at most 20 names of models of anthropic or openai.';
+  end if;
+
+  -- Lock
+  perform from public.settings s for update;
+  v_done := private.repeated_action(p_action);
+  if v_done is not null then
+    return v_done;
+  end if;
+
+  -- Write
+  select case when p_is_own_key then p.own_key_models else p.models end -> p_provider into v_before
+  from public.plans p where p.tier = p_tier;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such plan.';
+  end if;
+  update public.plans p set
+    models = case when p_is_own_key then p.models
+                  else jsonb_set(p.models, array[p_provider], to_jsonb(p_models)) end,
+    own_key_models = case when p_is_own_key then jsonb_set(p.own_key_models, array[p_provider], to_jsonb(p_models))
+                          else p.own_key_models end
+  where p.tier = p_tier;
+
+  -- Return
+  return private.record_action(
+    p_action, 'models', null, concat_ws(' ', p_tier, p_provider, case when p_is_own_key then 'own key' end),
+    jsonb_build_object('models', v_before), jsonb_build_object('models', to_jsonb(p_models)));
+end
+$$;
+comment on function public.set_models(text, text, text[], boolean, jsonb) is
+  'Sets the models of a plan at a provider, the default first. p_is_own_key: the further models for own keys. Applies '
+  'to the next query. NTFND: no such plan.';
+revoke all on function public.set_models(text, text, text[], boolean, jsonb)
+  from public, anon, authenticated, service_role;
+grant execute on function public.set_models(text, text, text[], boolean, jsonb) to service_role;
+
+
+-- ==== sql/schemas/77_support.sql
+
+-- What supporters read: a user at a glance, one query by any of its ids, the costliest users.
+
+create or replace function public.find_user(p_who text) returns uuid
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_id constant uuid := case when p_who ~ '^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$' then p_who::uuid end;
+begin
+  return coalesce(
+    (select u.id from auth.users u where u.id = v_id),
+    (select u.id from auth.users u where u.email = lower(p_who) order by u.created_at limit 1),
+    (select s.user_id from public.user_subscriptions s where s.stripe_customer_id = p_who),
+    (select u.user_id from public.usage_logs u where u.id = v_id),
+    (select h.user_id from public.query_holds h where h.id = v_id),
+    (select r.user_id from public.query_refusals r where r.id = v_id),
+    (select c.user_id from public.messages m join public.conversations c on c.id = m.conversation_id where m.id = v_id),
+    (select c.user_id from public.conversations c where c.id = v_id));
+end
+$$;
+comment on function public.find_user(text) is
+  'The user with this id, e-mail address or Stripe customer, or whose request, query, message or conversation has this '
+  'id. Null: none.';
+revoke all on function public.find_user(text) from public, anon, authenticated, service_role;
+grant execute on function public.find_user(text) to service_role;
+
+
+create or replace function private.describe_query(p_query public.usage_logs) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return jsonb_build_object(
+    'id', p_query.id, 'request_id', p_query.request_id, 'decision', 'admitted', 'at', p_query.query_timestamp,
+    'ended_at', p_query.created_at, 'tier', p_query.tier, 'funding', p_query.funding,
+    'reason', private.reason_of(p_query.funding, p_query.tier), 'outcome', p_query.outcome,
+    'finish_reason', p_query.finish_reason, 'is_charged', p_query.is_charged, 'provider', p_query.provider,
+    'model', p_query.model, 'tokens', p_query.tokens_total, 'cost_usd', p_query.cost_usd::text,
+    'charged_usd', p_query.overage_charge::text, 'quota_used', p_query.quota_used, 'quota_limit', p_query.quota_limit,
+    'overage_used_usd', p_query.overage_used::text, 'overage_limit_usd', p_query.overage_limit::text,
+    'credit_pack_id', p_query.credit_pack_id, 'message_id', p_query.message_id,
+    'conversation_id', p_query.conversation_id,
+    'invoice', (select jsonb_build_object('item', i.stripe_invoice_item_id, 'invoice', i.stripe_invoice_id,
+                                          'queries', i.queries, 'amount_cents', i.amount_cents)
+                from public.overage_invoice_items i where i.id = p_query.invoice_item_id),
+    'reversal', (select jsonb_build_object('at', r.created_at, 'reason', a.reason, 'operator', a.operator,
+                                           'cents', -g.amount_cents, 'item', g.stripe_invoice_item_id)
+                 from public.usage_reversals r
+                 left join public.operator_actions a on a.id = r.id
+                 left join public.overage_invoice_items g on g.id = r.invoice_item_id
+                 where r.query_id = p_query.id));
+end
+$$;
+comment on function private.describe_query(public.usage_logs) is
+  'A query that ended, for supporters: decision, state at admission, outcome, cost, charge, invoice, reversal.';
+revoke all on function private.describe_query(public.usage_logs) from public, anon, authenticated, service_role;
+
+
+create or replace function private.describe_hold(p_hold public.query_holds) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return jsonb_build_object(
+    'id', p_hold.id, 'request_id', p_hold.request_id, 'decision', 'admitted', 'at', p_hold.created_at,
+    'tier', p_hold.tier, 'funding', p_hold.funding, 'reason', private.reason_of(p_hold.funding, p_hold.tier),
+    'provider', p_hold.provider, 'model', p_hold.model, 'quota_used', p_hold.quota_used,
+    'quota_limit', p_hold.quota_limit, 'overage_used_usd', p_hold.overage_used::text,
+    'overage_limit_usd', p_hold.overage_limit::text, 'expires_at', p_hold.expires_at,
+    'is_expired', p_hold.expires_at <= private.clock(), 'stop_requested', p_hold.stop_requested);
+end
+$$;
+comment on function private.describe_hold(public.query_holds) is 'A query that runs, for supporters.';
+revoke all on function private.describe_hold(public.query_holds) from public, anon, authenticated, service_role;
+
+
+create or replace function private.describe_refusal(p_refusal public.query_refusals) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return to_jsonb(p_refusal) - 'user_id' - 'chat_key' - 'created_at' - 'overage_used' - 'overage_limit'
+    || jsonb_build_object(
+      'decision', 'refused', 'at', p_refusal.created_at, 'overage_used_usd', p_refusal.overage_used::text,
+      'overage_limit_usd', p_refusal.overage_limit::text);
+end
+$$;
+comment on function private.describe_refusal(public.query_refusals) is 'A refused query, for supporters.';
+revoke all on function private.describe_refusal(public.query_refusals) from public, anon, authenticated, service_role;
+
+
+create or replace function public.find_queries(p_user_id uuid, p_id text) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_id constant uuid := case when p_id ~ '^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$' then p_id::uuid end;
+  v_request_ids text[];
+begin
+  -- A message of the user has the id that their client gave it. Edits and repetitions have it in their request id.
+  v_request_ids := array(
+    select u.request_id from public.usage_logs u
+    where u.user_id = p_user_id and (u.id = v_id or u.message_id = v_id)
+    union select h.request_id from public.query_holds h where h.user_id = p_user_id and h.id = v_id
+    union select r.request_id from public.query_refusals r where r.user_id = p_user_id and r.id = v_id
+    union select m.external_id from public.messages m join public.conversations c on c.id = m.conversation_id
+          where m.id = v_id and c.user_id = p_user_id and m.external_id is not null);
+  return (
+    select coalesce(jsonb_agg(found.query order by found.query ->> 'at'), '[]')
+    from (
+      select private.describe_query(u) as query from public.usage_logs u
+      where u.user_id = p_user_id and (u.id = v_id or u.message_id = v_id or u.request_id = any (v_request_ids)
+                                       or strpos(':' || u.request_id || ':', ':' || p_id || ':') > 0)
+      union all
+      select private.describe_hold(h) from public.query_holds h
+      where h.user_id = p_user_id and (h.id = v_id or h.request_id = any (v_request_ids)
+                                       or strpos(':' || h.request_id || ':', ':' || p_id || ':') > 0)
+      union all
+      select private.describe_refusal(r) from public.query_refusals r
+      where r.user_id = p_user_id and (r.id = v_id or r.request_id = any (v_request_ids)
+                                       or strpos(':' || r.request_id || ':', ':' || p_id || ':') > 0)
+      limit 50) found);
+end
+$$;
+comment on function public.find_queries(uuid, text) is
+  'Every attempt at the query that an id belongs to, oldest first: the id of the request as the user was shown it, of '
+  'the query, of the answer, or of the user''s own message. At most 50.';
+revoke all on function public.find_queries(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.find_queries(uuid, text) to service_role;
+
+
+create or replace function public.support_summary(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_state private.funding_state;
+  v_can record;
+begin
+  select * into v_state from private.funding_state s where s.user_id = p_user_id;
+  if not found then
+    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+  end if;
+  select * into v_can from public.can_user_query(p_user_id);
+  return jsonb_build_object(
+    'account', (
+      select jsonb_build_object(
+        'id', u.id, 'email', u.email, 'created_at', u.created_at, 'confirmed_at', u.confirmed_at,
+        'last_sign_in_at', u.last_sign_in_at, 'banned_until', u.banned_until, 'is_anonymous', u.is_anonymous)
+      from auth.users u where u.id = p_user_id),
+    'subscription', (
+      select jsonb_build_object(
+        'stored_tier', s.tier, 'next_tier', s.next_tier, 'status', s.status, 'customer', s.stripe_customer_id,
+        'subscription', s.stripe_subscription_id, 'period_start', s.current_period_start,
+        'period_end', s.current_period_end, 'canceled_at', s.canceled_at, 'past_due_since', s.past_due_since,
+        'blocked_at', s.blocked_at, 'blocked_reason', s.blocked_reason, 'daily_quota', s.daily_quota,
+        'lifetime_quota', s.lifetime_quota, 'overage_ceiling_usd', s.overage_ceiling::text)
+      from public.user_subscriptions s where s.user_id = p_user_id),
+    'next', jsonb_build_object(
+      'can_query', v_can.can_query, 'reason', v_can.reason, 'requires_payment', v_can.requires_payment,
+      'funding', case when v_state.own_key_pays then 'byok' else v_state.funding end, 'tier', v_state.tier,
+      'plan', v_state.name, 'resets_at', v_state.resets_at, 'is_lifetime', v_state.is_lifetime,
+      'used', v_state.included_used, 'limit', v_state.quota_limit, 'overage_used_usd', v_state.overage_used::text,
+      'overage_limit_usd', v_state.overage_limit::text, 'allows_overage', v_state.allows_overage,
+      'failed_cost_usd', v_state.failed_cost_usd::text, 'failed_cost_limit_usd', v_state.failed_cost_limit_usd::text,
+      'concurrent_queries', v_state.concurrent_queries),
+    'running', (
+      select coalesce(jsonb_agg(private.describe_hold(h) order by h.created_at), '[]')
+      from public.query_holds h where h.user_id = p_user_id),
+    'packs', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'id', c.id, 'bought_at', c.created_at, 'bought', c.credits_purchased, 'remaining', c.credits_remaining,
+        'used', c.credits_used, 'revoked', c.credits_revoked, 'expired', c.credits_expired,
+        'expires_at', c.expires_at, 'is_frozen', c.is_frozen, 'price_usd', c.price_paid::text,
+        'payment', c.stripe_payment_intent_id) order by c.created_at desc), '[]')
+      from (select * from public.credit_packs k where k.user_id = p_user_id order by k.created_at desc limit 20) c),
+    'bills', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'period_start', i.period_start, 'queries', i.queries, 'amount_cents', i.amount_cents,
+        'item', i.stripe_invoice_item_id, 'invoice', i.stripe_invoice_id) order by i.created_at desc), '[]')
+      from (select * from public.overage_invoice_items o where o.user_id = p_user_id
+            order by o.created_at desc limit 12) i),
+    'to_be_billed_usd', (
+      select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
+      where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null),
+    'keys', (
+      select coalesce(jsonb_agg(
+        private.describe_key(k.provider, k.hint, k.is_active, k.last_validated_at, k.validation_error, k.created_at)
+        order by k.provider), '[]')
+      from public.user_api_keys k where k.user_id = p_user_id),
+    'conversations', (select count(*) from public.conversations c where c.user_id = p_user_id),
+    'queries', (
+      select coalesce(jsonb_agg(
+        private.describe_query(u.query) order by (u.query).query_date desc, (u.query).created_at desc), '[]')
+      from (select l as query from public.usage_logs l where l.user_id = p_user_id
+            order by l.query_date desc, l.created_at desc limit 5) u),
+    'refusals', (
+      select coalesce(jsonb_agg(private.describe_refusal(r.refusal) order by (r.refusal).created_at desc), '[]')
+      from (select q as refusal from public.query_refusals q where q.user_id = p_user_id
+            order by q.created_at desc limit 5) r),
+    'actions', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'at', a.created_at, 'operator', a.operator, 'action', a.action, 'subject', a.subject, 'reason', a.reason)
+        order by a.created_at desc), '[]')
+      from (select * from public.operator_actions o where o.subject_user_id = p_user_id
+            order by o.created_at desc limit 10) a));
+end
+$$;
+comment on function public.support_summary(uuid) is
+  'A user at a glance, for supporters: account, subscription, what pays next and why, running queries, packs, bills, '
+  'keys without their content, the newest queries, refusals and actions of operators. NTFND: no such user.';
+revoke all on function public.support_summary(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.support_summary(uuid) to service_role;
+
+
+create or replace function public.costliest_users(p_days integer default 7, p_limit integer default 20)
+returns table (
+  user_id uuid, email text, tier text, queries bigint, failed bigint, cost_usd text, overage_usd text, credits_usd text)
+-- It reads the ledger of some days. PostgREST applies this time-out to the call.
+language sql stable security definer set search_path = '' set statement_timeout = '120s'
+as $$
+  with spent as (
+    select u.user_id, count(*) as queries, count(*) filter (where not u.is_charged) as failed,
+           coalesce(sum(u.cost_usd) filter (where not u.used_byo_key), 0) as cost,
+           coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0) as overage,
+           coalesce(sum(c.price_per_credit) filter (where u.is_charged and u.reversed_at is null), 0) as credits
+    from public.usage_logs u left join public.credit_packs c on c.id = u.credit_pack_id
+    where u.query_date > (private.clock() at time zone 'UTC')::date - p_days
+    group by u.user_id
+    order by cost desc, u.user_id
+    limit least(p_limit, 1000)
+  )
+  select s.user_id, a.email::text, k.tier, s.queries, s.failed, s.cost::numeric(20,6)::text,
+         s.overage::numeric(20,6)::text, s.credits::numeric(20,6)::text
+  from spent s
+  join public.user_subscriptions k on k.user_id = s.user_id
+  join auth.users a on a.id = s.user_id
+  order by s.cost desc, s.user_id
+$$;
+comment on function public.costliest_users(integer, integer) is
+  'The users who have cost us most at the providers in the newest days, with what they paid for queries in that time, '
+  'US dollars as text. Plan fees are only at Stripe. At most 1,000.';
+revoke all on function public.costliest_users(integer, integer) from public, anon, authenticated, service_role;
+grant execute on function public.costliest_users(integer, integer) to service_role;
+
+
+create or replace function public.list_operations() returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return private.pauses() || jsonb_build_object(
+    'announcements', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'id', a.id, 'kind', a.kind, 'provider', a.provider, 'en', a.en, 'fr', a.fr, 'starts_at', a.starts_at,
+        'ends_at', a.ends_at) order by a.starts_at), '[]')
+      from public.announcements a where a.ends_at is null or a.ends_at > private.clock()),
+    'plans', (
+      select jsonb_agg(jsonb_build_object(
+        'tier', p.tier, 'models', p.models, 'own_key_models', p.own_key_models) order by p.price_usd, p.tier)
+      from public.plans p));
+end
+$$;
+comment on function public.list_operations() is
+  'What is paused, the announcements that are shown or will be, and the models of the plans.';
+revoke all on function public.list_operations() from public, anon, authenticated, service_role;
+grant execute on function public.list_operations() to service_role;
 
 
 -- ==== sql/schemas/80_imports.sql

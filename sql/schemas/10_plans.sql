@@ -29,6 +29,8 @@ create table if not exists public.plans (
     constraint plans_own_key_models_are_lists_by_provider check (
       (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array')
       is true),
+  paused_at timestamptz,
+  paused_providers text[] not null default '{}',
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -57,6 +59,10 @@ comment on column public.plans.models is
   'The models of the tier by provider: {anthropic: [...], openai: [...]}. The first is the default.';
 comment on column public.plans.own_key_models is
   'Further models by provider, for queries that an own key pays for: too dear for the price of the plan.';
+comment on column public.plans.paused_at is
+  'Since when an operator has paused the chat. Null: it runs. Here, because admit_query reads this row anyway.';
+comment on column public.plans.paused_providers is
+  'The providers that an operator has paused. Their models are left out.';
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
                           allows_credits, allows_byok, history_days, query_cost_limit_usd, failed_cost_limit_usd,

@@ -18,6 +18,7 @@ create table if not exists public.user_subscriptions (
   lifetime_quota public.quantity,
   allow_overages boolean not null default true,
   overage_limit public.usd,
+  overage_ceiling public.usd,
   current_overage_amount public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
@@ -33,7 +34,9 @@ create table if not exists public.user_subscriptions (
   tool_minute timestamptz,
   tool_calls public.quantity not null default 0,
   stripe_sequence bigint not null default 0,
-  downgraded_at timestamptz
+  downgraded_at timestamptz,
+  blocked_at timestamptz,
+  blocked_reason text
 );
 create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
   where downgraded_at is not null;
@@ -62,6 +65,8 @@ comment on column public.user_subscriptions.lifetime_quota is
 comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
 comment on column public.user_subscriptions.overage_limit is
   'The overage limit of a period set by the user, US dollars. Null: the default of the plan.';
+comment on column public.user_subscriptions.overage_ceiling is
+  'The most that overage_limit may be, US dollars. Only operators set it. Null: no ceiling.';
 comment on column public.user_subscriptions.current_overage_amount is
   'Overage in the period that starts at overage_period_start, US dollars, holds included.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
@@ -89,6 +94,9 @@ comment on column public.user_subscriptions.downgraded_at is
   'When the plan changed to one that stores history for fewer days. Null once expires_at has been shortened.';
 comment on column public.user_subscriptions.stripe_sequence is
   'The sequence number of the newest state of the Stripe customer applied here. Older states are ignored.';
+comment on column public.user_subscriptions.blocked_at is
+  'When an operator blocked the account. Null: it is not blocked. Nothing that reads Stripe writes it.';
+comment on column public.user_subscriptions.blocked_reason is 'Why an operator blocked it. The user may read this.';
 
 create or replace function private.check_subscription() returns trigger
 language plpgsql volatile set search_path = ''
@@ -152,7 +160,7 @@ revoke all on function private.subscription_changed() from public, anon, authent
 create or replace trigger user_subscriptions_changed
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
-                   past_due_since
+                   past_due_since, blocked_at
   on public.user_subscriptions for each row execute function private.subscription_changed();
 
 

@@ -34,7 +34,8 @@ create table if not exists public.usage_logs (
   counted_against_quota boolean not null,
   was_overage boolean not null,
   overage_charge public.usd not null default 0,
-  invoice_item_id uuid references public.overage_invoice_items (id)
+  invoice_item_id uuid references public.overage_invoice_items (id),
+  reversed_at timestamptz
 );
 create index if not exists usage_logs_user_day_idx on public.usage_logs (user_id, query_date);
 create unique index if not exists usage_logs_a_request_is_charged_once
@@ -48,7 +49,7 @@ create index if not exists usage_logs_credit_pack_id_idx on public.usage_logs (c
 create index if not exists usage_logs_invoice_item_id_idx on public.usage_logs (invoice_item_id)
   where invoice_item_id is not null;
 create index if not exists usage_logs_not_billed_idx on public.usage_logs (user_id, query_timestamp)
-  where was_overage and invoice_item_id is null;
+  where was_overage and invoice_item_id is null and reversed_at is null;
 
 comment on table public.usage_logs is 'The ledger: one row for every admitted query that ended, with any outcome.';
 comment on column public.usage_logs.id is
@@ -89,6 +90,8 @@ comment on column public.usage_logs.was_overage is 'Whether the query is charged
 comment on column public.usage_logs.overage_charge is 'The overage charge, US dollars.';
 comment on column public.usage_logs.invoice_item_id is
   'The invoice item that bills the query. Null: nothing to bill, or the period has not ended.';
+comment on column public.usage_logs.reversed_at is
+  'When an operator gave the charge back. usage_reversals has the reversing entry. Null: it stands.';
 
 alter table public.usage_logs enable row level security;
 alter table public.usage_logs force row level security;

@@ -17,7 +17,7 @@ comment on table public.retained_invoice_items is
 comment on column public.retained_invoice_items.id is 'Identifies the item, also at Stripe.';
 comment on column public.retained_invoice_items.created_at is 'When the queries were collected into the item.';
 comment on column public.retained_invoice_items.period_start is 'Start of the overage period.';
-comment on column public.retained_invoice_items.queries is 'The number of queries.';
+comment on column public.retained_invoice_items.queries is 'The number of queries. Negative: given back.';
 comment on column public.retained_invoice_items.unit_price_usd is 'US dollars per query.';
 comment on column public.retained_invoice_items.amount_usd is 'The exact amount, US dollars.';
 comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, US cents.';

@@ -11,7 +11,8 @@ create or replace view private.current_subscriptions with (security_invoker = tr
 select
   s.user_id, s.updated_at, clock.now, clock.midnight,
   rolled.tier, rolled.status, rolled.is_lapsed,
-  p.name, p.models, p.history_days, p.allows_byok, p.allows_credits,
+  p.name, case when p.paused_at is null then p.models - p.paused_providers else '{}' end as models,
+  p.history_days, p.allows_byok, p.allows_credits,
   p.query_cost_limit_usd::numeric as query_cost_limit_usd, p.overage_price_usd::numeric as overage_price_usd,
   p.daily_quota as plan_daily_quota, p.lifetime_quota as plan_lifetime_quota,
   p.overage_limit_usd::numeric as plan_overage_limit,
@@ -67,7 +68,8 @@ comment on column private.current_subscriptions.status is 'active, canceled, sus
 comment on column private.current_subscriptions.is_lapsed is
   'Whether a canceled plan has ended. The stored row does not show it until the next admission.';
 comment on column private.current_subscriptions.name is 'The name of the plan.';
-comment on column private.current_subscriptions.models is 'The models of the plan by provider.';
+comment on column private.current_subscriptions.models is
+  'The models of the plan by provider, without paused providers. Empty: the chat is paused.';
 comment on column private.current_subscriptions.history_days is 'Days that the plan stores conversations.';
 comment on column private.current_subscriptions.allows_byok is 'Whether the plan allows own keys.';
 comment on column private.current_subscriptions.allows_credits is 'Whether credit packs pay on this plan.';

@@ -30,7 +30,7 @@ begin
   select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
          s.requires_payment and p_limit is null,
          case when p_limit is null then s.resets_at
-              when p_limit not in ('Too many queries at once', 'Timed out')
+              when p_limit not in ('Too many queries at once', 'Timed out', 'Chat paused', 'Provider paused')
                 then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
@@ -268,6 +268,7 @@ begin
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
     and s.failed_cost_usd < p.failed_cost_limit_usd
+    and p.paused_at is null and (coalesce(p_provider, p_providers[1]) = any (p.paused_providers)) is not true
     and (
       select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
          and count(*) filter (where h.chat_key = v_chat_key and h.expires_at > v_now
@@ -285,7 +286,7 @@ begin
       select from auth.sessions t
       where t.id = p_session_id and t.user_id = p_user_id and (t.not_after <= v_now) is not true))
   returning
-    v_now, s.tier, p.name, p.models, p.history_days, p.query_cost_limit_usd,
+    v_now, s.tier, p.name, p.models - p.paused_providers, p.history_days, p.query_cost_limit_usd,
     false, coalesce(s.daily_quota, p.daily_quota), s.quota_used - 1, s.quota_date,
     s.overage_period_start, s.current_overage_amount,
     case when p.overage_price_usd is not null then coalesce(s.overage_limit, p.overage_limit_usd) end,
@@ -358,9 +359,20 @@ begin
     v_position := v_hold.position;
     v_replaces_to := v_hold.replaces_to;
   else
+    if v_state.models = '{}' then
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Chat paused')
+             || jsonb_build_object('sentence', private.pause_sentence('chat_paused'));
+    end if;
+
     -- Choose the funding
     if v_state.own_key_pays and p_own_key is distinct from false then
       v_key_provider := private.own_key_provider(p_user_id, p_provider);
+      if p_provider is null and not v_state.models ? v_key_provider then
+        -- That provider is paused. Another own key may pay.
+        v_key_provider := coalesce(
+          private.own_key_provider(p_user_id, (select min(k) from jsonb_object_keys(v_state.models) k)),
+          v_key_provider);
+      end if;
     end if;
     if v_key_provider is not null then
       v_state.funding := 'byok';
@@ -397,7 +409,13 @@ begin
     end if;
 
     -- Choose the model
-    v_provider := coalesce(p_provider, v_key_provider, p_providers[1]);
+    v_provider := coalesce(
+      p_provider, v_key_provider, case when not v_state.models ? p_providers[1] then p_providers[2] end,
+      p_providers[1]);
+    if not v_state.models ? v_provider then
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Provider paused')
+             || jsonb_build_object('sentence', private.pause_sentence('provider_paused', v_provider));
+    end if;
     if v_key_provider is not null then
       select jsonb_set(
         v_state.models, array[v_provider], (v_state.models -> v_provider) || (p.own_key_models -> v_provider))

@@ -83,6 +83,47 @@ revoke all on function private.add_daily_cost(public.query_holds, numeric)
   from public, anon, authenticated, service_role;
 
 
+create or replace function private.return_funding(p_hold public.query_holds, p_failed_cost_usd numeric) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if p_hold.funding <> 'byok' then
+    update public.user_subscriptions s set
+      lifetime_used = s.lifetime_used
+        - case when p_hold.funding = 'included' and p.lifetime_quota is not null then 1 else 0 end,
+      quota_used = s.quota_used
+        - case when p_hold.funding = 'included' and p.daily_quota is not null and s.quota_date = p_hold.query_date
+               then 1 else 0 end,
+      current_overage_amount = s.current_overage_amount
+        - case when s.overage_period_start = p_hold.period_start then p_hold.overage_charge else 0 end,
+      failed_cost_usd = s.failed_cost_usd + case when s.quota_date = p_hold.query_date then p_failed_cost_usd else 0 end
+    from public.plans p
+    where s.user_id = p_hold.user_id and p.tier = p_hold.tier;
+  end if;
+  if p_hold.funding = 'credit' then
+    -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
+    update public.credit_packs c set
+      credits_used = c.credits_used - 1,
+      credits_remaining = c.credits_remaining + case when returned.counts_as = 'remaining' then 1 else 0 end,
+      credits_revoked = c.credits_revoked + case when returned.counts_as = 'revoked' then 1 else 0 end,
+      credits_expired = c.credits_expired + case when returned.counts_as = 'expired' then 1 else 0 end,
+      depleted_at = case when returned.counts_as <> 'remaining' then c.depleted_at end
+    from (
+      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
+                        when k.lapsed_at is not null then 'expired'
+                        else 'remaining' end as counts_as
+      from public.credit_packs k where k.id = p_hold.credit_pack_id) returned
+    where c.id = returned.id;
+  end if;
+end
+$$;
+comment on function private.return_funding(public.query_holds, numeric) is
+  'Returns the funding of a query to the same day, credit pack or overage period. p_failed_cost_usd: what it has cost '
+  'us, if it failed. The caller holds the user lock.';
+revoke all on function private.return_funding(public.query_holds, numeric)
+  from public, anon, authenticated, service_role;
+
+
 create or replace function private.refund_hold(
   p_hold_id uuid, p_outcome text, p_usage jsonb,
   out id uuid, out outcome text, out charged_usd numeric, out cost_usd numeric, out message_id uuid,
@@ -103,34 +144,9 @@ begin
                           p_conversation_id => null, p_message_id => null) e;
 
   -- Return the funding, and count what the query has cost us
+  perform private.return_funding(v_hold, cost_usd);
   if v_hold.funding <> 'byok' then
-    update public.user_subscriptions s set
-      lifetime_used = s.lifetime_used
-        - case when v_hold.funding = 'included' and p.lifetime_quota is not null then 1 else 0 end,
-      quota_used = s.quota_used
-        - case when v_hold.funding = 'included' and p.daily_quota is not null and s.quota_date = v_hold.query_date
-               then 1 else 0 end,
-      current_overage_amount = s.current_overage_amount
-        - case when s.overage_period_start = v_hold.period_start then v_hold.overage_charge else 0 end,
-      failed_cost_usd = s.failed_cost_usd + case when s.quota_date = v_hold.query_date then cost_usd else 0 end
-    from public.plans p
-    where s.user_id = v_hold.user_id and p.tier = v_hold.tier;
     perform private.add_daily_cost(v_hold, cost_usd);
-  end if;
-  if v_hold.funding = 'credit' then
-    -- After a refund of the pack, or after it expired, a returned credit counts as revoked or expired.
-    update public.credit_packs c set
-      credits_used = c.credits_used - 1,
-      credits_remaining = c.credits_remaining + case when returned.counts_as = 'remaining' then 1 else 0 end,
-      credits_revoked = c.credits_revoked + case when returned.counts_as = 'revoked' then 1 else 0 end,
-      credits_expired = c.credits_expired + case when returned.counts_as = 'expired' then 1 else 0 end,
-      depleted_at = case when returned.counts_as <> 'remaining' then c.depleted_at end
-    from (
-      select k.id, case when k.credits_revoked < k.credits_to_revoke then 'revoked'
-                        when k.lapsed_at is not null then 'expired'
-                        else 'remaining' end as counts_as
-      from public.credit_packs k where k.id = v_hold.credit_pack_id) returned
-    where c.id = returned.id;
   end if;
 end
 $$;

@@ -58,11 +58,11 @@ begin
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
 
-  select count(*) filter (where u.is_charged) as queries,
+  select count(*) filter (where u.is_charged and u.reversed_at is null) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_today
   from public.usage_logs u where u.user_id = v_user_id and u.query_date = (v_state.now at time zone 'UTC')::date;
-  select count(*) filter (where u.is_charged) as queries,
+  select count(*) filter (where u.is_charged and u.reversed_at is null) as queries,
          coalesce(sum(u.tokens_total), 0) as tokens, coalesce(sum(u.cost_usd), 0) as cost_usd
   into v_month
   from public.usage_logs u
@@ -77,7 +77,7 @@ begin
     'past_due_since', s.past_due_since,
     'to_be_billed_usd', (
       select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
-      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null),
+      where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null),
     'billed', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'period_start', i.period_start, 'queries', i.queries, 'unit_price_usd', i.unit_price_usd::text,
@@ -168,11 +168,11 @@ create or replace view public.daily_quota_usage with (security_invoker = true) a
 select
   u.user_id,
   u.query_date,
-  count(*) filter (where u.counted_against_quota)::integer as queries_today,
+  count(*) filter (where u.counted_against_quota and u.reversed_at is null)::integer as queries_today,
   sum(u.tokens_total)::bigint as tokens_today,
   sum(u.cost_usd) as cost_today,
-  count(*) filter (where u.was_overage)::integer as overage_queries,
-  sum(u.overage_charge) as overage_charges,
+  count(*) filter (where u.was_overage and u.reversed_at is null)::integer as overage_queries,
+  coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0) as overage_charges,
   s.tier,
   case when not s.is_lifetime then s.quota_limit end as daily_quota,
   k.uses_byo_key
@@ -181,7 +181,8 @@ join private.funding_state s on s.user_id = u.user_id
 join public.user_subscriptions k on k.user_id = u.user_id
 group by u.user_id, u.query_date, s.tier, s.is_lifetime, s.quota_limit, k.uses_byo_key;
 comment on view public.daily_quota_usage is
-  'The usage of each user on each UTC day, from the ledger. Users see only their own rows.';
+  'The usage of each user on each UTC day, from the ledger, without charges that were given back. Users see only their '
+  'own rows.';
 comment on column public.daily_quota_usage.user_id is 'The user.';
 comment on column public.daily_quota_usage.query_date is 'The UTC day.';
 comment on column public.daily_quota_usage.queries_today is 'Ended queries of the day that count against the quota.';

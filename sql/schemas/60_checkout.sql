@@ -68,6 +68,22 @@ revoke all on function public.link_stripe_customer(uuid, text) from public, anon
 grant execute on function public.link_stripe_customer(uuid, text) to service_role;
 
 
+create or replace function private.bounded_overage_limit(p_limit numeric, p_ceiling numeric, p_tier text)
+returns numeric
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return case when p_ceiling is null then p_limit
+              else least(p_ceiling, coalesce(p_limit, (select p.overage_limit_usd from public.plans p
+                                                       where p.tier = p_tier))) end;
+end
+$$;
+comment on function private.bounded_overage_limit(numeric, numeric, text) is
+  'The overage limit to store: p_limit, or that of the plan if it is null, but at most the operators'' ceiling.';
+revoke all on function private.bounded_overage_limit(numeric, numeric, text)
+  from public, anon, authenticated, service_role;
+
+
 create or replace function public.set_overage(p_settings jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -87,8 +103,9 @@ begin
   -- Write
   update public.user_subscriptions s set
     allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
-    overage_limit = case when p_settings ? 'overage_limit_usd' then (p_settings ->> 'overage_limit_usd')::numeric
-                         else s.overage_limit end
+    overage_limit = case when not p_settings ? 'overage_limit_usd' then s.overage_limit
+                         else private.bounded_overage_limit(
+                           (p_settings ->> 'overage_limit_usd')::numeric, s.overage_ceiling, s.tier) end
   where s.user_id = v_user_id;
 
   -- Return
@@ -97,6 +114,7 @@ end
 $$;
 comment on function public.set_overage(jsonb) is
   'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
-  'restores the limit of the plan. Returns the overage object of usage_summary.';
+  'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling. Returns the overage object of '
+  'usage_summary.';
 revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_overage(jsonb) to authenticated;

@@ -14,7 +14,8 @@ begin
   with due as (
     select u.id, u.period_start, u.overage_charge
     from public.usage_logs u
-    where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.query_timestamp < p_until
+    where u.user_id = p_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null
+      and u.query_timestamp < p_until
     for no key update skip locked
   ), made as (
     insert into public.overage_invoice_items as i (created_at, user_id, period_start, queries, unit_price_usd, target)
@@ -42,8 +43,8 @@ end
 $$;
 comment on function public.claim_overage(uuid, timestamptz, jsonb) is
   'Collects the settled overage of a user before p_until into invoice items, one per period and price. Each query is '
-  'collected once. p_target: parameters of the Stripe request. Returns the items that are not known to be on an '
-  'invoice.';
+  'collected once, and one that was given back not at all. p_target: parameters of the Stripe request. Returns the '
+  'items that are not known to be on an invoice, those that give back included.';
 revoke all on function public.claim_overage(uuid, timestamptz, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.claim_overage(uuid, timestamptz, jsonb) to service_role;
 
@@ -87,7 +88,7 @@ as $$
   where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
     and (exists (
            select from public.usage_logs u
-           where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+           where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null
              and (s.stripe_subscription_id is null or u.query_timestamp < s.current_period_start
                   or s.current_period_end <= private.clock()))
          or exists (

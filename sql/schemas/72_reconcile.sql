@@ -6,11 +6,11 @@ returns table (invariant text, user_id uuid, subject text, expected text, found 
 language sql stable security definer set search_path = '' set statement_timeout = '120s'
 as $$
   with
-  -- Every query that has taken funding: charged or held.
+  -- Every query that has taken funding: charged and not given back, or held.
   taken as (
     select u.user_id, u.funding, u.tier, u.query_date, u.period_start, u.credit_pack_id, u.overage_charge,
            u.quota_limit, u.overage_limit
-    from public.usage_logs u where u.is_charged
+    from public.usage_logs u where u.is_charged and u.reversed_at is null
     union all
     select h.user_id, h.funding, h.tier, h.query_date, h.period_start, h.credit_pack_id, h.overage_charge,
            h.quota_limit, h.overage_limit
@@ -109,6 +109,12 @@ as $$
      or u.is_charged <> private.is_charged(u.outcome)
      or u.tokens_total <> u.tokens_input + u.tokens_output
   union all
+  select 'I5', u.user_id, u.id::text, 'reversed if usage_reversals has its entry',
+         concat_ws(' ', u.funding, u.overage_charge, u.reversed_at, r.funding, r.overage_charge)
+  from public.usage_logs u left join public.usage_reversals r on r.query_id = u.id
+  where (u.reversed_at is null) <> (r.id is null) or r.id is not null and (
+    not u.is_charged or (u.user_id, u.funding, u.overage_charge) <> (r.user_id, r.funding, r.overage_charge))
+  union all
   select 'I5', c.user_id, m.id::text, (m.tokens_input + m.tokens_output)::text, m.tokens_total::text
   from public.messages m join public.conversations c on c.id = m.conversation_id
   where m.tokens_total <> m.tokens_input + m.tokens_output
@@ -140,7 +146,25 @@ as $$
   from public.overage_invoice_items i
   left join public.usage_logs u on u.invoice_item_id = i.id and u.user_id = i.user_id and u.was_overage
                                and u.period_start = i.period_start and u.overage_charge = i.unit_price_usd
+  where i.queries > 0
   group by i.id having count(u.id) <> i.queries
+  union all
+  select 'I7', i.user_id, i.id::text, 'gives back one query of ' || i.unit_price_usd,
+         coalesce(r.overage_charge::text, 'reverses nothing')
+  from public.overage_invoice_items i left join public.usage_reversals r on r.invoice_item_id = i.id
+  where i.queries < 0 and (i.queries, i.user_id, i.unit_price_usd) is distinct from (-1, r.user_id, r.overage_charge)
+  union all
+  -- What is left of an item after its queries were given back is rounded as if they had never been on it.
+  select 'I7', i.user_id, i.id::text,
+         'gives back ' || i.amount_cents - floor((i.queries - count(*)) * i.unit_price_usd * 100) || ' cents',
+         concat(sum(g.gives_back_cents))
+  from public.usage_reversals r
+  join public.usage_logs u on u.id = r.query_id
+  join public.overage_invoice_items i on i.id = u.invoice_item_id
+  left join public.overage_invoice_items g on g.id = r.invoice_item_id
+  group by i.id
+  having count(g.id) <> count(*)
+      or sum(g.gives_back_cents) <> i.amount_cents - floor((i.queries - count(*)) * i.unit_price_usd * 100)
   union all
   select 'I7', u.user_id, u.id::text, 'billed on an item of its own user, period and price', i.id::text
   from public.usage_logs u
@@ -152,7 +176,8 @@ as $$
   select 'overdue', u.user_id, 'period of ' || u.period_start, 'billed',
          count(*) || ' queries not billed, ' || sum(u.overage_charge)
   from public.usage_logs u
-  where u.was_overage and u.invoice_item_id is null and u.query_timestamp < private.clock() - interval '62 days'
+  where u.was_overage and u.invoice_item_id is null and u.reversed_at is null
+    and u.query_timestamp < private.clock() - interval '62 days'
   group by u.user_id, u.period_start
   union all
   select 'overdue', i.user_id, i.id::text, 'at Stripe', 'not there after ' || i.attempts || ' attempts'
@@ -197,7 +222,7 @@ begin
   -- A query moves from query_holds to usage_logs in one transaction, so one statement counts it exactly once.
   with taken as (
     select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge
-    from public.usage_logs u where u.user_id = p_user_id and u.is_charged
+    from public.usage_logs u where u.user_id = p_user_id and u.is_charged and u.reversed_at is null
     union all
     select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge
     from public.query_holds h where h.user_id = p_user_id

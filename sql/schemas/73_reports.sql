@@ -43,8 +43,9 @@ returns table (
 language sql stable security definer set search_path = '' set statement_timeout = '120s'
 as $$
   with spent as (
-    select u.tier, u.provider, u.model, count(*) as queries, sum(u.overage_charge) as overage,
-           coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0) as credits,
+    select u.tier, u.provider, u.model, count(*) as queries,
+           coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0) as overage,
+           coalesce(sum(c.price_per_credit) filter (where u.is_charged and u.reversed_at is null), 0) as credits,
            coalesce(sum(u.cost_usd) filter (where not u.used_byo_key), 0) as cost, 0 as written_off
     from public.usage_logs u
     left join public.credit_packs c on c.id = u.credit_pack_id
@@ -63,6 +64,6 @@ as $$
 $$;
 comment on function public.margin_report(date) is
   'A UTC month by tier, provider and model: queries, overage charges, spent credits, and our cost at the providers '
-  '(zero for own keys), US dollars as text. Plan fees are only at Stripe.';
+  '(zero for own keys), US dollars as text, without charges that were given back. Plan fees are only at Stripe.';
 revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
 grant execute on function public.margin_report(date) to service_role;

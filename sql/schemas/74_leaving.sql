@@ -43,6 +43,9 @@ begin
     when 'usage' then
       return query select u.id, row_to_json(u)::text from public.usage_logs u
       where u.user_id = p_user_id and (p_after is null or u.id > p_after) order by u.id limit v_limit;
+    when 'reversals' then
+      return query select r.id, row_to_json(r)::text from public.usage_reversals r
+      where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
     when 'running' then
       return query select h.id, row_to_json(h)::text from public.query_holds h
       where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
@@ -65,8 +68,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at most 1,000 '
-  'rows. Without ciphertexts and passwords.';
+  'pending, usage, reversals, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at '
+  'most 1,000 rows. Without ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 
@@ -80,9 +83,10 @@ begin
     month, tier, provider, model, funding, outcome, queries, tokens_input, tokens_output, cost_usd, overage_usd,
     credits_usd, written_off_usd)
   select date_trunc('month', u.query_date)::date, u.tier, u.provider, u.model, u.funding, u.outcome, count(*),
-         sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd), sum(u.overage_charge),
-         coalesce(sum(c.price_per_credit) filter (where u.is_charged), 0),
-         coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null), 0)
+         sum(u.tokens_input), sum(u.tokens_output), sum(u.cost_usd),
+         coalesce(sum(u.overage_charge) filter (where u.reversed_at is null), 0),
+         coalesce(sum(c.price_per_credit) filter (where u.is_charged and u.reversed_at is null), 0),
+         coalesce(sum(u.overage_charge) filter (where i.stripe_invoice_item_id is null and u.reversed_at is null), 0)
   from public.usage_logs u
   left join public.credit_packs c on c.id = u.credit_pack_id
   left join public.overage_invoice_items i on i.id = u.invoice_item_id
@@ -152,7 +156,8 @@ begin
     raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
   elsif not p_write_off and exists (
       select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
-      where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null) then
+      where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null
+        and u.reversed_at is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
   end if;
 end

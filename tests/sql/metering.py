@@ -57,6 +57,11 @@ def turn(chat_id: str, question_id: str, answer_id: str | None = None, **more: A
     )
 
 
+def action(reason: str = "A test") -> str:
+    """The argument p_action of the functions that operators call."""
+    return json.dumps({"id": str(uuid.uuid4()), "operator": "tests", "reason": reason})
+
+
 def at(db: Db, moment: str) -> None:
     """Sets the clock of this connection."""
     db.execute("select set_config('metering.now', %s, false)", (moment,))

@@ -118,13 +118,14 @@ class Query:
     expires_at: datetime
     outcome: str | None = None
     billed: bool = False
+    given_back: bool = False
     cost: Decimal = Decimal(0)
     knew_conversation: bool = False  # it existed at admission
 
     @property
     def takes_funding(self) -> bool:
-        """Whether it runs or was charged."""
-        return self.outcome is None or self.outcome in CHARGED
+        """Whether it runs, or was charged and not given back."""
+        return not self.given_back and (self.outcome is None or self.outcome in CHARGED)
 
 
 def months_after(anchor: datetime, months: int) -> datetime:
@@ -423,7 +424,8 @@ class User:
         """Collects the overage before `until` that is on no bill: periods and their number of queries."""
         claimed: dict[datetime, int] = {}
         for query in self.queries.values():
-            if query.funding == "overage" and query.outcome in CHARGED and query.at < until and not query.billed:
+            is_owed = query.outcome in CHARGED and not (query.billed or query.given_back)
+            if query.funding == "overage" and is_owed and query.at < until:
                 query.billed = True
                 claimed[query.period] = claimed.get(query.period, 0) + 1
         return sorted(claimed.items())
@@ -434,6 +436,13 @@ class User:
         if query.outcome is None:
             query.outcome, query.cost = outcome, cost
         return query.outcome
+
+    def credit_back(self, query_id: str) -> bool:
+        """Gives the charge of a query back. Returns whether there was one."""
+        query = self.queries[query_id]
+        is_charged = query.outcome in CHARGED and query.funding != "byok" and not query.given_back
+        query.given_back = query.given_back or is_charged
+        return is_charged
 
     def release_stale(self, at: datetime) -> int:
         """Ends queries with an expired hold as lost. Returns how many."""

@@ -75,6 +75,17 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
         (conversation_id, message_id, item_id),
     )
     db.execute(
+        "with reversed as (insert into public.usage_logs (id, user_id, request_id, tier, funding, outcome, query_date, "
+        "query_timestamp, period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key, "
+        "is_charged, counted_against_quota, was_overage, reversed_at) "
+        "select gen_random_uuid(), user_id, 'given back', 'pro', 'included', 'answered', period_start::date, "
+        "period_start, period_start, 0, 40, 0, 'openai', 'm', false, true, true, false, private.clock() "
+        "from public.overage_invoice_items where id = %s returning id, user_id, funding, overage_charge) "
+        "insert into public.usage_reversals (id, user_id, query_id, funding, overage_charge) "
+        "select gen_random_uuid(), user_id, id, funding, overage_charge from reversed",
+        (item_id,),
+    )
+    db.execute(
         "insert into public.query_holds (id, user_id, request_id, tier, funding, query_date, credit_pack_id, "
         "period_start, quota_used, quota_limit, overage_used, provider, model, expires_at) "
         "values (gen_random_uuid(), %s, 'second', 'pro', 'credit', (private.clock() at time zone 'UTC')::date, %s, "

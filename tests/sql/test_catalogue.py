@@ -16,6 +16,7 @@ private.add_daily_cost                 volatile   invoker  none
 private.apply_downgrades               volatile   invoker  none
 private.apply_pending_turns            volatile   invoker  none
 private.bill_query                     immutable  invoker  none
+private.bounded_overage_limit          stable     invoker  none
 private.charged_query_response         stable     invoker  none
 private.check_pin                      volatile   invoker  none
 private.check_question                 immutable  invoker  none
@@ -25,7 +26,10 @@ private.clock                          volatile   invoker  authenticated service
 private.close_hold                     volatile   invoker  none
 private.conversation_key               immutable  invoker  none
 private.delete_conversations           volatile   invoker  none
+private.describe_hold                  stable     invoker  none
 private.describe_key                   stable     invoker  authenticated service_role
+private.describe_query                 stable     invoker  none
+private.describe_refusal               stable     invoker  none
 private.encrypted_key                  stable     invoker  none
 private.ended_query                    stable     invoker  none
 private.find_conversation              stable     invoker  none
@@ -40,21 +44,28 @@ private.lock_holds                     volatile   invoker  none
 private.newest_answer                  stable     invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.next_position                  stable     invoker  none
+private.operator_columns               stable     invoker  none
 private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
+private.pause_sentence                 stable     invoker  none
+private.pauses                         stable     invoker  none
 private.period_at                      immutable  invoker  authenticated service_role
 private.person_key                     immutable  invoker  none
 private.place_question                 stable     invoker  none
 private.postpone_turn                  volatile   invoker  none
+private.protect_operator_action        volatile   invoker  none
 private.purge_copies_and_ratings       volatile   invoker  none
 private.query_words                    immutable  invoker  none
 private.reason_of                      immutable  invoker  authenticated service_role
 private.recent_messages                volatile   invoker  none
 private.reclaim_expired_holds          volatile   invoker  none
+private.record_action                  volatile   invoker  none
 private.record_downgrade               volatile   invoker  none
 private.record_refusal                 volatile   invoker  none
 private.refund_hold                    volatile   invoker  none
+private.repeated_action                stable     invoker  none
 private.retain_ledger                  volatile   definer  none
+private.return_funding                 volatile   invoker  none
 private.running_query                  stable     invoker  none
 private.search_query                   immutable  invoker  none
 private.search_words                   immutable  invoker  none
@@ -71,12 +82,15 @@ private.time_ordered_id                volatile   invoker  none
 private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role
 public.admit_tool_call                 volatile   definer  service_role
+public.announce                        volatile   definer  service_role
 public.api_keys_to_rotate              stable     definer  service_role
 public.apply_customer                  volatile   definer  service_role
 public.apply_pack                      volatile   definer  service_role
 public.apply_pending_turns             volatile   definer  service_role
+public.before_user_created             stable     definer  none
 public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
+public.block_user                      volatile   definer  service_role
 public.can_user_query                  stable     invoker  authenticated service_role
 public.chat_messages                   stable     definer  service_role
 public.check_deletion                  stable     definer  service_role
@@ -84,19 +98,25 @@ public.claim_overage                   volatile   definer  service_role
 public.claim_stripe_event              volatile   definer  service_role
 public.cleanup_expired_conversations   volatile   definer  service_role
 public.confirm_deletion                stable     definer  service_role
+public.costliest_users                 stable     definer  service_role
 public.count_keys_to_rotate            stable     definer  service_role
+public.credit_back                     volatile   definer  service_role
 public.delete_api_key                  volatile   definer  service_role
 public.delete_auth_log                 volatile   definer  service_role
 public.delete_conversation             volatile   definer  authenticated
 public.delete_history                  volatile   definer  service_role
+public.end_announcement                volatile   definer  service_role
 public.expenses_of_member              stable     definer  service_role
 public.expire_credits                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
 public.export_user                     stable     definer  service_role
+public.find_queries                    stable     definer  service_role
+public.find_user                       stable     definer  service_role
 public.finish_import                   volatile   definer  service_role
 public.finish_stripe_event             volatile   definer  service_role
 public.follow_query                    volatile   definer  service_role
 public.get_api_key                     stable     definer  service_role
+public.grant_credits                   volatile   definer  service_role
 public.import_communications           volatile   definer  service_role
 public.import_member_expenses          volatile   definer  service_role
 public.import_registrations            volatile   definer  service_role
@@ -104,6 +124,7 @@ public.import_states_of                stable     definer  service_role
 public.largest_expenses                stable     definer  service_role
 public.link_stripe_customer            volatile   definer  service_role
 public.list_api_keys                   stable     invoker  authenticated
+public.list_operations                 stable     definer  service_role
 public.list_plans                      stable     invoker  service_role
 public.lobbying_by_organization        stable     definer  service_role
 public.lobbying_of_member              stable     definer  service_role
@@ -111,8 +132,10 @@ public.lobbying_on_bill                stable     definer  service_role
 public.lobbying_on_subject             stable     definer  service_role
 public.margin_report                   stable     definer  service_role
 public.next_stripe_sequence            volatile   definer  service_role
+public.note_action                     volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
+public.pause_service                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
 public.purge_events                    volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
@@ -123,8 +146,11 @@ public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
 public.repair_counters                 volatile   definer  service_role
 public.reset_monthly_overages          volatile   definer  service_role
+public.resume_service                  volatile   definer  service_role
 public.retarget_overage                volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role
+public.set_limits                      volatile   definer  service_role
+public.set_models                      volatile   definer  service_role
 public.set_overage                     volatile   definer  authenticated
 public.settle_query                    volatile   definer  service_role
 public.share_conversation              volatile   definer  service_role
@@ -132,7 +158,9 @@ public.shared_conversation             stable     definer  service_role
 public.sold_packs                      stable     definer  service_role
 public.start_import                    volatile   definer  service_role
 public.stop_query                      volatile   definer  service_role
+public.support_summary                 stable     definer  service_role
 public.track_query_usage               volatile   definer  service_role
+public.unblock_user                    volatile   definer  service_role
 public.unfinished_stripe_events        stable     definer  service_role
 public.unshare_conversation            volatile   definer  service_role
 public.update_conversation             volatile   definer  authenticated
@@ -237,6 +265,7 @@ def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
         "lobbying_registrations",
         "lobbying_subjects",
         "member_expenses",
+        "operator_actions",
         "packs",
         "pending_turns",
         "retained_invoice_items",
@@ -259,7 +288,7 @@ def test_every_policy_names_its_roles(db: Db) -> None:
 
 
 def test_every_policy_reads_the_user_once_per_query(db: Db) -> None:
-    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. Only the plans have no user."""
+    """`(select auth.uid())` is evaluated once, `auth.uid()` for every row. Plans and announcements have none."""
     policies = db.execute(
         """
         select p.polrelid::regclass::text as table_name, p.polname,
@@ -270,7 +299,7 @@ def test_every_policy_reads_the_user_once_per_query(db: Db) -> None:
     assert [
         p["polname"] for p in policies if p["expression"].count("auth.") != p["expression"].count("SELECT auth.uid()")
     ] == []
-    assert {p["table_name"] for p in policies if "auth.uid()" not in p["expression"]} == {"plans"}
+    assert {p["table_name"] for p in policies if "auth.uid()" not in p["expression"]} == {"announcements", "plans"}
 
 
 def test_every_policy_checks_the_filters_once_per_query(db: Db) -> None:

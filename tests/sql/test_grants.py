@@ -29,6 +29,9 @@ private.stripe_sequence        service_role   nothing
 private.subscription_limits    anon           nothing
 private.subscription_limits    authenticated  select
 private.subscription_limits    service_role   select
+public.announcements           anon           nothing
+public.announcements           authenticated  select
+public.announcements           service_role   select
 public.conversations           anon           nothing
 public.conversations           authenticated  select
 public.conversations           service_role   select
@@ -62,6 +65,9 @@ public.message_feedback        service_role   select
 public.messages                anon           nothing
 public.messages                authenticated  select
 public.messages                service_role   select
+public.operator_actions        anon           nothing
+public.operator_actions        authenticated  nothing
+public.operator_actions        service_role   nothing
 public.overage_invoice_items   anon           nothing
 public.overage_invoice_items   authenticated  select
 public.overage_invoice_items   service_role   select
@@ -98,6 +104,9 @@ public.stripe_events           service_role   select
 public.usage_logs              anon           nothing
 public.usage_logs              authenticated  select
 public.usage_logs              service_role   select
+public.usage_reversals         anon           nothing
+public.usage_reversals         authenticated  select
+public.usage_reversals         service_role   select
 public.user_api_keys           anon           nothing
 public.user_api_keys           authenticated  select(KEYS)
 public.user_api_keys           service_role   select(KEYS)

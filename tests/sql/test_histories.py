@@ -32,7 +32,7 @@ from psycopg.rows import dict_row
 from infra.local.stack import Stack
 from tests.conftest import TEMPLATE, lasting_connection, new_user
 from tests.sql import model
-from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, release, settle, turn, value
+from tests.sql.metering import Db, action, admit, at, counters, holds, key, ledger, release, settle, turn, value
 
 FULL = bool(os.environ.get("PROVE"))
 BATCHES = 100 if FULL else 4
@@ -209,6 +209,16 @@ class Histories(RuleBasedStateMachine):
         ended = [query.id for query in self.model.queries.values() if query.outcome is not None]
         if ended:
             self.end(data.draw(st.sampled_from(ended)), outcome, cost)
+
+    @precondition(lambda self: any(q.outcome for q in self.model.queries.values()))
+    @rule(data=st.data())
+    def credit_back(self, data: st.DataObject) -> None:
+        """An operator gives a charge back, once. Of a billed query an item gives back its share."""
+        query = data.draw(st.sampled_from([q for q in self.model.queries.values() if q.outcome]))
+        given = value(self.db, "select public.credit_back(%s, %s)", query.id, action())
+        assert ("refused" not in given) == self.model.credit_back(query.id)
+        if "refused" not in given and query.billed:
+            self.open_items.append((query.period, -1))
 
     @precondition(lambda self: self.model.queries)
     @rule(data=st.data())

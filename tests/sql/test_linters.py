@@ -21,8 +21,8 @@ CLI = ROOT / "tests/clients/node_modules/.bin/supabase"
 # Tables that no user may read.
 INTERNAL = (
     *("daily_costs", "import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects"),
-    *("member_expenses", "packs", "pending_turns", "retained_invoice_items", "retained_usage", "settings"),
-    "stripe_events",
+    *("member_expenses", "operator_actions", "packs", "pending_turns", "retained_invoice_items", "retained_usage"),
+    *("settings", "stripe_events"),
 )
 # Each index with a query that uses it. The linter reports indexes that were never used.
 USES = {
@@ -54,7 +54,10 @@ USES = {
     "usage_logs_credit_pack_id_idx": "select from public.usage_logs where credit_pack_id = gen_random_uuid()",
     "usage_logs_invoice_item_id_idx": "select from public.usage_logs where invoice_item_id = gen_random_uuid()",
     "usage_logs_not_billed_idx": "select from public.usage_logs where user_id = gen_random_uuid() and was_overage "
-    "and invoice_item_id is null and query_timestamp < now()",
+    "and invoice_item_id is null and reversed_at is null and query_timestamp < now()",
+    "usage_reversals_user_id_idx": "select from public.usage_reversals where user_id = gen_random_uuid()",
+    "operator_actions_subject_user_id_idx": "select from public.operator_actions "
+    "where subject_user_id = gen_random_uuid() order by created_at desc limit 10",
     "user_subscriptions_next_tier_idx": "select from public.user_subscriptions where next_tier = 'basic'",
     "overage_invoice_items_user_id_idx": "select from public.overage_invoice_items where user_id = gen_random_uuid()",
     "overage_invoice_items_open_idx": "select from public.overage_invoice_items where user_id = gen_random_uuid() "

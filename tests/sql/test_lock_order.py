@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import Connect, new_user
 from tests.sql.concurrency import waits_for_lock
-from tests.sql.metering import Db, admit, key, pack, settle, turn, value
+from tests.sql.metering import Db, action, admit, key, pack, settle, turn, value
 
 CHAT = "5f0c9a52-4b2c-4d40-9a34-3f6d7a3f2c11"
 
@@ -110,6 +110,10 @@ CALLS = {
     "apply_pack": PACK,
     "apply_pack, first state": PACK.replace("cs_1", "cs_2").replace("pi_1", "pi_2"),
     "claim_overage": "select public.claim_overage(%(user)s, 'infinity', '{}')",
+    "block_user": "select public.block_user(%(user)s, %(action)s)",
+    "set_limits": "select public.set_limits(%(user)s, '{\"daily_quota\": 3}', %(action)s)",
+    "grant_credits": "select public.grant_credits(%(user)s, 5, null, %(action)s)",
+    "credit_back": "select public.credit_back(%(later_charge)s, %(action)s)",
     "retarget_overage": "select public.retarget_overage(%(item)s, 0, '{}')",
     "place_overage": "select public.place_overage(%(item)s, 'ii_1', 'in_1')",
     "claim_stripe_event": "select public.claim_stripe_event('evt_1', 'invoice.paid')",
@@ -184,6 +188,7 @@ def ids(db: Db) -> dict[str, str]:
         "charge": charges[0],
         "later_charge": charges[1],
         "item": item,
+        "action": action(),
     }
 
 
@@ -289,6 +294,9 @@ def test_lock_order_has_no_cycle(sessions: tuple[Db, Db, Db], db: Db, ids: dict[
     assert held["rate_message", "message_feedback"] >= {"auth.users"}
     assert held["share_conversation", "the conversation"] == {"auth.users"}
     assert held["delete_conversation", "the conversation"] == {"auth.users"}
+    assert held["credit_back", "usage_logs, a later row"] == {"the user lock", "auth.users"}
+    assert held["credit_back", "user_subscriptions"] >= {"the user lock", "usage_logs, a later row"}
+    assert ("block_user", "the hold") not in held  # it skips locked holds
     for change in ("place_overage", "retarget_overage"):
         assert held[change, "overage_invoice_items"] == set()
 

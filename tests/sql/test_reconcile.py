@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import new_user
 from tests.sql.billing import claim_overage, new_customer, run_queries, violations
-from tests.sql.metering import Db, admit, at, pack, release, settle, turn, value
+from tests.sql.metering import Db, action, admit, at, pack, release, settle, turn, value
 
 # Statements that damage the data, and the invariants that they violate.
 DAMAGE: list[tuple[str, set[str]]] = [
@@ -38,6 +38,9 @@ DAMAGE: list[tuple[str, set[str]]] = [
     ("update public.usage_logs set tokens_total = tokens_total + 1 where tier = 'free'", {"I5"}),
     ("update public.messages set tokens_total = tokens_total + 1", {"I5"}),
     ("update public.usage_logs set overage_charge = 0.025 where tier = 'free'", {"I5"}),
+    ("update public.usage_logs set reversed_at = null where reversed_at is not null", {"I4", "I5"}),
+    ("delete from public.usage_reversals", {"I5"}),
+    ("update public.usage_reversals set funding = 'credit'", {"I5"}),
 ]
 
 
@@ -47,6 +50,9 @@ def used_db(db: Db) -> Db:
     at(db, "2026-03-01T12:00Z")
     free = new_user(db)
     settle(db, admit(db, free)["hold_id"])
+    given_back = admit(db, free)["hold_id"]
+    settle(db, given_back)
+    value(db, "select public.credit_back(%s, %s)", given_back, action())
     periods = {"quota_date": "2026-03-01", "overage_period_start": "2026-03-01Z"}
     basic = new_user(db, "basic", daily_quota=2, stripe_subscription_id="sub_1", **periods)
     settle(db, admit(db, basic, "charged")["hold_id"], turn=turn(str(uuid.uuid4()), "q1"))

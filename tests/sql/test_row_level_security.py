@@ -20,14 +20,15 @@ ROWS_OF_USER = {
     "query_refusals": "user_id = %s",
     "shared_conversations": "user_id = %s",
     "usage_logs": "user_id = %s",
+    "usage_reversals": "user_id = %s",
     "user_api_keys": "user_id = %s",
     "user_subscriptions": "user_id = %s",
 }
 # Relations that every signed-in user may read, and relations that no user may read.
-PUBLIC = {"plans"}
+PUBLIC = {"announcements", "plans"}
 INTERNAL = {
-    *("daily_costs", "packs", "pending_turns", "retained_invoice_items", "retained_usage", "settings"),
-    "stripe_events",
+    *("daily_costs", "operator_actions", "packs", "pending_turns", "retained_invoice_items", "retained_usage"),
+    *("settings", "stripe_events"),
     *("import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects", "member_expenses"),
 }
 # Columns that identify a row. Every role that may read the relation may read them. Default: id.

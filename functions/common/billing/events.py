@@ -118,7 +118,7 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
         if user_id is not None and kind in OVERAGE_EVENTS:
             await bill_overage(database, stripe, user_id, customer_id)
     elif payment_id is not None:
-        await _apply_payment(database, stripe, payment_id, sequence)
+        await apply_payment(database, stripe, payment_id, sequence)
 
 
 async def apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
@@ -137,7 +137,8 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
     return user_id
 
 
-async def _apply_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> None:
+async def apply_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> None:
+    """Read a payment and store the pack that it paid for, if any. `sequence` must be drawn before the call."""
     found = await read_pack_payment(stripe, payment_id)
     if found is not None:
         user_id, payment = found

@@ -207,6 +207,8 @@ def describe(item: OverageItem) -> str:
     price, amount = dumps(item.unit_price_usd).decode(), dumps(item.amount_usd).decode()
     queries = f"{item.queries:,} {'query' if item.queries == 1 else 'queries'}"
     charged = Decimal(item.amount_cents) / 100
+    if item.queries < 0:
+        return f"{-item.queries} query beyond the plan given back = -${-charged:.2f}, period from {period:%Y-%m-%d}"
     rounded = f" (rounded down to ${charged:.2f})" if charged != item.amount_usd else ""
     return f"{queries} beyond the plan × ${price} = ${amount}{rounded}, period from {period:%Y-%m-%d}"
 

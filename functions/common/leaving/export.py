@@ -21,6 +21,7 @@ PARTS = {
     "shared": 20,
     "feedback": 1000,
     "usage": 1000,
+    "reversals": 100,
     "running": 100,
     "refusals": 100,
 }

@@ -45,6 +45,7 @@ def test_an_export_is_complete_and_contains_no_secrets(billing: BillingStack, tm
     parts = {"conversations": "conversations", "credit_packs": "packs", "overage_invoice_items": "bills",
              "message_feedback": "feedback", "pending_turns": "pending", "query_holds": "running",
              "query_refusals": "refusals", "shared_conversations": "shared", "usage_logs": "usage",
+             "usage_reversals": "reversals",
              "user_api_keys": "keys", "user_subscriptions": "subscription"}  # fmt: skip
     assert {row["relname"] for row in tables} == parts.keys()
     for table, part in parts.items():

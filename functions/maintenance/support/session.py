@@ -1,0 +1,66 @@
+"""What every support command gets, and how it asks before what cannot be undone."""
+
+import getpass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from functions.common import results
+from functions.common.database import Database
+from functions.common.ids import time_ordered_id
+
+CALL_TIMEOUT_S = 30.0
+
+
+class SupportError(Exception):
+    """The command was not carried out. The message is a sentence for the supporter."""
+
+
+def read_answer(question: str) -> str:
+    """Ask on the standard error, and read a line of the standard input; empty at its end."""
+    sys.stderr.write(f"{question} ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a command. `operator` is who runs it: the variable OPERATOR, or the account on this machine."""
+
+    database: Database
+    environment: Mapping[str, str]
+    progress: Callable[[str], None]
+    operator: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operator", self.environment.get("OPERATOR") or getpass.getuser())
+
+    async def read(self, function: str, *fields: str, **params: Any) -> Mapping[str, Any]:
+        """Call a SQL function that returns a JSON object."""
+        found: Mapping[str, Any] = await self.database.call(
+            function, params, parse=results.record(*fields), timeout_s=CALL_TIMEOUT_S
+        )
+        return found
+
+    async def change(self, function: str, reason: str, **params: Any) -> Mapping[str, Any]:
+        """Call a SQL function that records an action. Returns {before, after}. Raises SupportError if it refuses."""
+        action = {"id": time_ordered_id(), "operator": self.operator, "reason": reason}
+        done = await self.read(function, **params, p_action=action)
+        if "refused" in done:
+            raise SupportError(done["refused"])
+        return done
+
+    async def find_user(self, who: str) -> str:
+        """The user's id. `who`: an id or e-mail address, a Stripe customer, or an id of something of theirs."""
+        user_id: str | None = await self.database.call(
+            "find_user", {"p_who": who}, parse=results.text, timeout_s=CALL_TIMEOUT_S
+        )
+        if user_id is None:
+            raise SupportError("No user has this e-mail address or id, or a query or message with this id.")
+        return user_id
+
+    def confirm(self, question: str, expected: str = "yes", *, is_confirmed: bool) -> None:
+        """Go on only if the operator answers `expected`. Raises SupportError otherwise."""
+        if not is_confirmed and read_answer(f"{question} Type {expected} to go on:") != expected:
+            raise SupportError("Nothing was changed.")

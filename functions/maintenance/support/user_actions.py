@@ -1,0 +1,152 @@
+"""What the commands of `user` change. Each returns the lines to print."""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from functions.common import results
+from functions.common.billing.events import apply_customer, apply_payment
+from functions.common.billing.overage import bill_overage
+from functions.common.billing.records import BillingProfile, billing_profile
+from functions.common.billing.stripe_client import Account, account
+from functions.common.leaving.auth_admin import AuthAdmin
+from functions.common.leaving.deletion import delete_user
+from functions.common.settings import SupabaseSettings, load
+from functions.common.thread_transport import ThreadTransport
+from functions.maintenance.export_user import export_user
+from functions.maintenance.support.lines import FUNDING, cents, changes, usd
+from functions.maintenance.support.session import Session, SupportError
+
+AUTH_TIMEOUT_S = 20.0
+
+
+async def block(session: Session, user_id: str, reason: str) -> list[str]:
+    """Block the user until `unblock`, whatever they pay."""
+    return ["blocked", *changes(await session.change("block_user", reason, p_user_id=user_id))]
+
+
+async def unblock(session: Session, user_id: str, reason: str) -> list[str]:
+    """End the block."""
+    return ["unblocked", *changes(await session.change("unblock_user", reason, p_user_id=user_id))]
+
+
+async def grant(session: Session, user_id: str, credits: int, expires: str | None, reason: str) -> list[str]:  # noqa: A002
+    """Give the user credits. `expires`: an ISO 8601 time; None: never."""
+    params = {"p_user_id": user_id, "p_credits": credits, "p_expires_at": expires}
+    done = await session.change("grant_credits", reason, **params)
+    return [f"granted {credits} credits", *changes(done)]
+
+
+async def limit(session: Session, user_id: str, limits: Mapping[str, Decimal | int | None], reason: str) -> list[str]:
+    """Set limits of this user only; None restores what the plan says."""
+    if not limits:
+        raise SupportError("Name at least one limit: --daily, --lifetime, --overage or --ceiling.")
+    sent = {name: str(value) if isinstance(value, Decimal) else value for name, value in limits.items()}
+    return ["limits set", *changes(await session.change("set_limits", reason, p_user_id=user_id, p_limits=sent))]
+
+
+async def credit_back(session: Session, query_id: str, user_id: str, reason: str, *, is_confirmed: bool) -> list[str]:
+    """Give the charge of a query back. Overage that was billed goes on the next invoice as a negative item."""
+    found = await session.database.call(
+        "find_queries", {"p_user_id": user_id, "p_id": query_id}, parse=results.records("decision")
+    )
+    ended = [one for one in found if one.get("is_charged")]
+    if len(ended) != 1:
+        raise SupportError(f"{len(ended)} charged queries of this user have this id: see `why`.")
+    (query,) = ended
+    session.confirm("This gives the charge back and cannot be undone.", is_confirmed=is_confirmed)
+    done = (await session.change("credit_back", reason, p_query_id=query["id"]))["after"]
+    lines = [f"given back to {FUNDING[query['funding']]}: query {query['id']}"]
+    if query["funding"] == "overage":
+        lines[0] += f", {usd(query['charged_usd'])}"
+    if not done["is_usable"]:
+        lines.append("  its day or its pack is over, so the user cannot use it: `grant 1` gives a credit instead")
+    if done["invoice_item_id"] is not None:
+        lines.append(await _place(session, user_id, done["cents"]))
+    return lines
+
+
+async def _place(session: Session, user_id: str, amount_cents: int) -> str:
+    profile = await billing_profile(session.database, user_id)
+    if profile is None or profile.stripe_customer_id is None:
+        return f"  {cents(amount_cents)} was billed and has no customer at Stripe to go back to: refund it there"
+    async with account(session.environment) as stripe:
+        await bill_overage(session.database, stripe, user_id, profile.stripe_customer_id)
+    return f"  {cents(amount_cents)} goes on the next invoice as a negative item"
+
+
+async def resend(session: Session, user_id: str, what: str, reason: str) -> list[str]:
+    """Send the confirmation e-mail again, or read the user's plan and payments at Stripe again."""
+    profile = await billing_profile(session.database, user_id)
+    assert profile is not None
+    if what == "confirmation":
+        return await _resend_confirmation(session, user_id, profile, reason)
+    if profile.stripe_customer_id is None:
+        raise SupportError("This user has never been to Stripe's checkout: there is nothing to read.")
+    await session.change("note_action", reason, p_user_id=user_id, p_name="resend payments")
+    async with account(session.environment) as stripe:
+        payments = await _read_again(session, stripe, profile.stripe_customer_id)
+    return [f"read the plan and {payments} payments at Stripe again: see `show`"]
+
+
+async def _read_again(session: Session, stripe: Account, customer_id: str) -> int:
+    database, payments = session.database, 0
+    sequence = await database.call("next_stripe_sequence", parse=results.number)
+    await apply_customer(database, stripe, customer_id, sequence)
+    listed = await stripe.v1.checkout.sessions.list_async({"customer": customer_id, "status": "complete", "limit": 100})
+    async for one in listed.auto_paging_iter():
+        if one.payment_intent is not None:
+            sequence = await database.call("next_stripe_sequence", parse=results.number)
+            await apply_payment(database, stripe, str(one.payment_intent), sequence)
+            payments += 1
+    return payments
+
+
+async def _resend_confirmation(session: Session, user_id: str, profile: BillingProfile, reason: str) -> list[str]:
+    """https://supabase.com/docs/reference/javascript/auth-resend"""
+    user = await session.read("support_summary", "account", p_user_id=user_id)
+    if user["account"]["confirmed_at"] is not None:
+        raise SupportError("The e-mail address is confirmed already.")
+    await session.change("note_action", reason, p_user_id=user_id, p_name="resend confirmation")
+    settings = load(SupabaseSettings, session.environment)
+    transport = ThreadTransport()
+    try:
+        status, content = await transport.post(
+            f"{settings.url}/auth/v1/resend",
+            {"apikey": settings.anon_key, "content-type": "application/json"},
+            json.dumps({"type": "signup", "email": profile.email}).encode(),
+            timeout_s=AUTH_TIMEOUT_S,
+            background=False,
+        )
+    finally:
+        await transport.close()
+    if status != 200:
+        raise SupportError(f"Supabase Auth refused to send it ({status}): {content.decode(errors='replace')[:200]}")
+    return [f"sent the confirmation e-mail to {profile.email} again"]
+
+
+async def export(session: Session, user_id: str, to: Path, reason: str) -> list[str]:
+    """Write everything that is stored about the user to a file."""
+    await session.change("note_action", reason, p_user_id=user_id, p_name="export")
+    counts = await export_user(session.database, user_id, to, session.progress)
+    return [f"wrote {to}: {sum(counts.values())} rows"]
+
+
+async def delete(session: Session, user_id: str, reason: str, *, write_off: bool, is_confirmed: bool) -> list[str]:
+    """Delete the user with all their data."""
+    profile = await billing_profile(session.database, user_id)
+    assert profile is not None
+    session.confirm(
+        "This ends the subscription, bills the open overage, deletes the user and cannot be undone.",
+        profile.email or user_id,
+        is_confirmed=is_confirmed,
+    )
+    await session.change("note_action", reason, p_user_id=user_id, p_name="delete")
+    auth = AuthAdmin(load(SupabaseSettings, session.environment))
+    async with account(session.environment) as stripe:
+        counts: Mapping[str, Any] = await delete_user(
+            session.database, stripe, auth, user_id, session.progress, write_off=write_off
+        )
+    return [f"deleted: {json.dumps(counts)}"]

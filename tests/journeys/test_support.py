@@ -1,0 +1,185 @@
+"""docs/support.md: every command answers its question, in one go, and leaves nothing that reconcile finds."""
+
+import json
+import os
+import re
+import shlex
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from unittest import mock
+
+import pytest
+
+from functions.maintenance.__main__ import main
+from infra.local.postgres import ROOT
+from tests.billing_kit import DAY, BillingStack, environment
+from tests.conftest import Person
+from tests.sql.metering import admit, key, release, settle, turn, value
+
+PAGE = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
+# A question with its commands.
+QUESTIONS = [
+    (int(number), [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()])
+    for number, text in re.findall(r"^### (\d+)\. .*?\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+]
+PREFIX = "python -m functions.maintenance "
+# What the answer must contain, a pattern for each command of the question.
+ANSWERS = {
+    1: [r"admitted: Within daily quota; the plan pays \(.*\)\n.*answered .*\n  charged one included query"],
+    2: [r"Next query: a credit pays: Credits available"],
+    3: [r"failed .*\n  charged nothing"],
+    4: [r"given back to the plan: query"],
+    5: [r"given back to overage: .*\$0\.025\n  \$0\.02 goes on the next invoice"],
+    6: [r"Overage bills:\n.*given back, -\$0\.02, ii_.*\n.*: 41 queries, \$1\.02, ii_.*, in_"],
+    7: [r"the plan pays .*\n.*\n  charged one included query\n  given back at .* by Ada Lovelace: Wrong bill cited"],
+    8: [r"read the plan and 1 payments"],
+    9: [r"read the plan and 1 payments"],
+    10: [r"daily_quota: 1 → 60"],
+    11: [r"daily_quota: 60 → none"],
+    12: [r"granted 20 credits"],
+    13: [r"granted 50 credits\n.*\n?.*expires_at: none → 2099-06-30"],
+    14: [r"lifetime_quota: none → 20"],
+    15: [r"overage_limit_usd: none → \$50\.00"],
+    16: [r"overage_limit_usd: \$50\.00 → \$5\.00"],
+    17: [r"Stripe's invoices:\n  .* paid, \$\d"],
+    18: [r"sent the confirmation e-mail"],
+    19: [r"Own keys:\n  openai …1234 invalid"],
+    20: [r"blocked\n  blocked_at: none →"],
+    21: [r"unblocked"],
+    22: [r"limit by Ada Lovelace: Two unpaid invoices"],
+    23: [r"wrote .*: \d+ rows"],
+    24: [r'deleted: .*"users": 1'],
+    25: [r"basic +\S+@example\.test"],
+    26: [r"announced\nPaused: nothing\nAnnouncements:\n.*Maintenance tonight"],
+    27: [r"Maintenance tonight", r"ended\nPaused: nothing\nAnnouncements: none"],
+    28: [r"Paused:\n  provider anthropic\n", r"resumed\nPaused: nothing"],
+    29: [r"Paused:\n  the chat since", "resumed", r"Paused:\n  sign-ups since", r"resumed\nPaused: nothing"],
+    30: [r"pro, openai, further ones on an own key: gpt-6-astra", r"models set"],
+}
+
+
+@pytest.fixture(scope="module")
+def variables(billing: BillingStack, empty_billing: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of the page: users, and ids of one who has everything."""
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    billing.buy(user, pack="pack_100")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, 41, start + DAY, start)
+    billing.advance_and_deliver(32 * DAY)
+    billed = value(billing.db, "select id::text from public.usage_logs where user_id = %s limit 1", user.id)
+    value(
+        billing.db,
+        "update public.user_subscriptions set daily_quota = 1 where user_id = %s returning daily_quota",
+        user.id,
+    )
+    failed = admit(billing.db, user.id)["hold_id"]
+    release(billing.db, failed)
+    query = admit(billing.db, user.id, p_chat_id="chat", p_session_id=None)["hold_id"]
+    settle(billing.db, query, turn=turn("chat", query, query))
+    key(billing.db, user.id, "openai", active=False)
+    free, unconfirmed, abuser, leaver = (billing.new_user() for _ in range(4))
+    billing.db.execute("update auth.users set email_confirmed_at = null where id = %s", (unconfirmed.id,))
+    people = {"WHO": user, "FREE": free, "UNCONFIRMED": unconfirmed, "ABUSER": abuser, "LEAVER": leaver}
+    return {
+        **{name: person.email for name, person in people.items()},
+        "ID": query.replace("-", ""),
+        "QUERY": query,
+        "FAILED": failed,
+        "BILLED": billed,
+        "FILE": str(tmp_path_factory.mktemp("export") / "me.json"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def operator(billing: BillingStack) -> Iterator[None]:
+    """The environment of an operator."""
+    known = {**environment(billing.stack, billing.fake.url), "OPERATOR": "Ada Lovelace"}
+    with mock.patch.dict(os.environ, known):
+        yield
+
+
+def run(capsys: pytest.CaptureFixture[str], command: str, variables: Mapping[str, str]) -> tuple[int, str, str]:
+    """Run a command of the page in this process. Returns its exit status, output and errors."""
+    assert command.startswith(PREFIX)
+    status = main(shlex.split(Template(command.removeprefix(PREFIX)).substitute(variables)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_every_command_of_the_page_answers_its_question(
+    billing: BillingStack, variables: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [number for number, _ in QUESTIONS] == list(range(1, 31)) == list(ANSWERS)
+    for number, commands in QUESTIONS:
+        assert len(commands) == len(ANSWERS[number])
+        for command, pattern in zip(commands, ANSWERS[number], strict=True):
+            status, out, err = run(capsys, command, variables)
+            assert status == 0, f"{number}: {command}\n{err}"
+            assert re.search(pattern, out), f"{number}: {command}\n{out}"
+            if number == 26:
+                variables["ANNOUNCEMENT"] = out.split("Announcements:\n  ")[1].split()[0]
+    # Each change is recorded, with who did it and why.
+    changes = sum("--reason" in command for _, commands in QUESTIONS for command in commands)
+    assert value(billing.db, "select count(*) from public.operator_actions where operator = 'Ada Lovelace'") == changes
+    assert main(["reconcile"]) == 0
+    assert "Everything adds up." in capsys.readouterr().out
+    exported = json.loads(Path(variables["FILE"]).read_text(encoding="utf-8"))
+    assert [row["funding"] for row in exported["reversals"]] == ["included", "overage"]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "expected"),
+    [
+        ("user nobody@example.test show", "", "user: No user has this e-mail address"),
+        ("user $WHO why $UNKNOWN", "", "user: No query of this user has this id."),
+        ("user $WHO credit-back $FAILED --reason x --yes", "", "user: 0 charged queries of this user have this id"),
+        ("user $WHO credit-back $QUERY --reason x --yes", "", "user: The charge of this query was given back before."),
+        ("user $FREE delete --reason x", "wrong", "user: Nothing was changed."),
+        ("user $FREE resend payments --reason x", "", "user: This user has never been to Stripe's checkout"),
+        ("user $FREE resend confirmation --reason x", "", "user: The e-mail address is confirmed already."),
+        ("user $FREE limit --reason x", "", "user: Name at least one limit"),
+        ("pause provider --en x --fr x --reason x", "", "pause: Name the provider"),
+        ("announce --en x --reason x", "", "announce: Give the sentence in both languages"),
+        ("models --set m", "", "models: Give --tier, --provider and --reason."),
+    ],
+)
+def test_a_refused_command_changes_nothing(
+    billing: BillingStack,
+    variables: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    answer: str,
+    expected: str,
+) -> None:
+    """One sentence on the standard error, and nothing is recorded."""
+    monkeypatch.setattr("functions.maintenance.support.session.read_answer", lambda question: answer)
+    count = "select count(*) from public.operator_actions"
+    before = value(billing.db, count)
+    status, out, err = run(capsys, PREFIX + command, {**variables, "UNKNOWN": str(uuid.uuid4())})
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith(expected)
+    assert value(billing.db, count) == before
+
+
+def test_a_deletion_asks_for_the_address(
+    billing: BillingStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user: Person = billing.new_user()
+    monkeypatch.setattr("sys.stdin", mock.Mock(readline=lambda: f"{user.email}\n"))
+    assert main(["user", user.email, "delete", "--reason", "Asked"]) == 0
+    assert f"Type {user.email} to go on:" in capsys.readouterr().err
+    assert value(billing.db, "select count(*) from auth.users where id = %s", user.id) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", ["user a@b block", "user a@b grant 0 --reason x", "user a@b limit --daily many --reason x", "pause chat"]
+)
+def test_wrong_arguments_exit_with_two(wrong: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(wrong))
+    assert ended.value.code == 2
