@@ -64,9 +64,18 @@ create or replace function private.search_query(p_text text) returns tsquery
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  -- A word of four letters and more also finds words that start with it: "pipeline" finds pipelines.
-  return (select string_agg(word || case when char_length(word) >= 4 then ':*' else '' end, ' & ')
-          from unnest(private.query_words(p_text)) word)::tsquery;
+  -- A word of four letters and more also finds words that start with it: "pipeline" finds pipelines. Plurals find the
+  -- singular: "traversiers" finds traversier, "ferries" and "ferry" find each other.
+  return (
+    select string_agg(
+      case
+        when word ~ '^[a-z]{4,}ies$' or word ~ '^[a-z]{3,}[^aeiou0-9]y$'
+          then format('(%1$sy:* | %1$sie:*)', regexp_replace(word, '(ies|y)$', ''))
+        when word ~ '^[a-z]{4,}[sx]$' and word !~ 'ss$' then left(word, -1) || ':*'
+        when char_length(word) >= 4 then word || ':*'
+        else word
+      end, ' & ')
+    from unnest(private.query_words(p_text)) word)::tsquery;
 end
 $$;
 comment on function private.search_query(text) is 'Finds texts with all the words. Null where there is none.';

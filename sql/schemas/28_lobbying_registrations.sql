@@ -25,7 +25,7 @@ create table if not exists public.lobbying_registrations (
   ends_on date,
   institutions text[] not null,
   organization_words tsvector generated always as (
-    private.search_words(organization_en || ' ' || organization_fr)) stored
+    private.search_words(organization_en || ' ' || organization_fr || ' ' || coalesce(firm, ''))) stored
 );
 create index if not exists lobbying_registrations_organization_words_idx
   on public.lobbying_registrations using gin (organization_words);

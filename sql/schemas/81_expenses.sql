@@ -53,7 +53,7 @@ begin
   if v_fiscal_year is null or v_quarter is null then
     select e.fiscal_year, e.quarter into v_fiscal_year, v_quarter
     from public.member_expenses e
-    where e.fiscal_year = p_fiscal_year or p_fiscal_year is null
+    where (e.fiscal_year = p_fiscal_year or p_fiscal_year is null) and (e.quarter = p_quarter or p_quarter is null)
     order by e.fiscal_year desc, e.quarter desc limit 1;
   end if;
   return (

@@ -1,7 +1,6 @@
 -- What the chat reads of the registry of lobbyists.
 --
--- Every function reads at most the newest 1,000 reports and 500 registrations that match, over one index. Plans are
--- made for the values of each call: rare words are found over their index, common ones among the newest reports.
+-- Every function reads at most the newest 250 reports and 125 registrations that match.
 
 create or replace function private.imported_on(p_source text) returns date
 language plpgsql stable set search_path = ''
@@ -17,29 +16,80 @@ comment on function private.imported_on(text) is
 revoke all on function private.imported_on(text) from public, anon, authenticated, service_role;
 
 
-create or replace function private.lobbying_about(p_query tsquery, p_since date, p_until date, p_limit integer)
-returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan
+create or replace function private.newest_matches(
+  p_table regclass, p_words text, p_day text, p_order text, p_condition text, p_query tsquery, p_since date,
+  p_until date, p_limit integer)
+returns uuid[]
+language plpgsql stable set search_path = '' set enable_seqscan = off
 as $$
+declare
+  v_newest constant text := format(
+    'select array(
+       select n.id from (select * from %1$s order by %2$I %4$s limit $5) n where n.%3$I @@ $1 and (%5$s) limit $4)',
+    p_table, p_day, p_words, p_order, p_condition);
+  v_found integer;
+  v_ids uuid[];
+begin
+  -- How many rows have two words together cannot be estimated, so these steps find out instead of the planner.
+  -- 1. Common words: among the newest rows, over the index of the day.
+  execute v_newest into v_ids using p_query, p_since, p_until, p_limit, 8 * p_limit;
+  if cardinality(v_ids) = p_limit then
+    return v_ids;
+  end if;
+  -- 2. Rare words: all rows, over the index of the words.
+  execute format(
+    'with found as materialized (
+       select t.id, t.%2$I, (%5$s) as is_wanted from %1$s t where t.%3$I @@ $1 limit $5)
+     select count(*), array(select f.id from found f where f.is_wanted order by f.%2$I %4$s limit $4) from found',
+    p_table, p_day, p_words, p_order, p_condition)
+  into v_found, v_ids using p_query, p_since, p_until, p_limit, 16 * p_limit;
+  -- 3. Others: among more of the newest rows.
+  if v_found = 16 * p_limit then
+    execute v_newest into v_ids using p_query, p_since, p_until, p_limit, 40 * p_limit;
+  end if;
+  -- 4. Words that were common once.
+  if v_found = 16 * p_limit and cardinality(v_ids) < p_limit then
+    execute format(
+      'select array(
+         select m.id from (select * from %1$s t where t.%3$I @@ $1 offset 0) m where %5$s order by %2$I %4$s limit $4)',
+      p_table, p_day, p_words, p_order, p_condition)
+    into v_ids using p_query, p_since, p_until, p_limit;
+  end if;
+  return v_ids;
+end
+$$;
+comment on function private.newest_matches(regclass, text, text, text, text, tsquery, date, date, integer) is
+  'The newest rows of a table whose column p_words matches a query and that fulfil p_condition, in which $2 and $3 are '
+  'p_since and p_until. p_day and p_order: the column and the order of an index, newest first.';
+revoke all on function private.newest_matches(regclass, text, text, text, text, tsquery, date, date, integer)
+  from public, anon, authenticated, service_role;
+
+
+create or replace function private.lobbying_about(
+  p_query tsquery, p_since date, p_until date, p_is_new boolean, p_limit integer)
+returns jsonb
+language plpgsql stable set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_reports constant uuid[] := private.newest_matches(
+    'public.lobbying_communications', 'words', 'communicated_on', 'desc',
+    'communicated_on between $2 and $3 and not is_superseded', p_query, p_since, p_until, 250);
+  v_subjects constant uuid[] := private.newest_matches(
+    'public.lobbying_subjects', 'words', 'starts_on', 'desc nulls last',
+    case when p_is_new then 'starts_on between $2 and $3'
+         else '(ends_on is null or ends_on >= $2) and (starts_on is null or starts_on <= $3)' end,
+    p_query, p_since, p_until, 125);
 begin
   return (
     with reports as (
       select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.description
-      from public.lobbying_communications c
-      where c.words @@ p_query and c.communicated_on between p_since and p_until and not c.is_superseded
-      order by c.communicated_on desc limit 1000
+      from public.lobbying_communications c where c.id = any (v_reports)
     ), subjects as (
       select s.description, s.starts_on, s.ends_on, s.registration_id
-      from public.lobbying_subjects s
-      where s.words @@ p_query and coalesce(s.ends_on, 'infinity') >= p_since
-        and coalesce(s.starts_on, '-infinity') <= p_until
-      order by s.starts_on desc nulls last limit 500
+      from public.lobbying_subjects s where s.id = any (v_subjects)
     ), registered as (
       select g.organization_en, g.organization_fr, s.description, s.starts_on, s.ends_on, g.client_number, g.newest_id
-      from subjects s
-      -- One by one over the primary key: a join would read the whole table for a common word.
-      cross join lateral (
-        select r.* from public.lobbying_registrations r where r.id = s.registration_id limit 1) g
+      from subjects s join public.lobbying_registrations g on g.id = s.registration_id
     ), organizations as (
       select coalesce(r.name, g.name) as name, coalesce(r.name_fr, g.name_fr) as name_fr,
              coalesce(r.reports, 0) as reports, r.last_report_on, r.last_report, r.said,
@@ -73,9 +123,10 @@ begin
               limit least(p_limit, 50)) o), '[]')));
 end
 $$;
-comment on function private.lobbying_about(tsquery, date, date, integer) is
-  'The organizations whose reports or registrations match a query between two days, those with most reports first.';
-revoke all on function private.lobbying_about(tsquery, date, date, integer)
+comment on function private.lobbying_about(tsquery, date, date, boolean, integer) is
+  'The organizations whose reports or registrations match a query between two days, those with most reports first. '
+  'p_is_new: not the registrations that began before.';
+revoke all on function private.lobbying_about(tsquery, date, date, boolean, integer)
   from public, anon, authenticated, service_role;
 
 
@@ -88,7 +139,7 @@ begin
   return private.lobbying_about(
     private.search_query(p_words),
     coalesce(p_since, (select max(c.communicated_on) from public.lobbying_communications c) - 730, '-infinity'),
-    'infinity', p_limit);
+    'infinity', false, p_limit);
 end
 $$;
 comment on function public.lobbying_on_subject(text, date, integer) is
@@ -105,7 +156,7 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return private.lobbying_about(
-    private.bill_query(p_number, p_titles), p_since, coalesce(p_until, 'infinity'), p_limit);
+    private.bill_query(p_number, p_titles), p_since, coalesce(p_until, 'infinity'), true, p_limit);
 end
 $$;
 comment on function public.lobbying_on_bill(text, text[], date, date, integer) is
@@ -115,33 +166,37 @@ revoke all on function public.lobbying_on_bill(text, text[], date, date, integer
 grant execute on function public.lobbying_on_bill(text, text[], date, date, integer) to service_role;
 
 
-create or replace function public.lobbying_by_organization(p_organization text, p_limit integer default 10)
-returns jsonb
-language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan
+create or replace function public.lobbying_by_organization(
+  p_organization text, p_since date default null, p_limit integer default 10
+) returns jsonb
+language plpgsql stable security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_query constant tsquery := private.search_query(p_organization);
+  v_reports constant uuid[] := private.newest_matches(
+    'public.lobbying_communications', 'organization_words', 'communicated_on', 'desc',
+    'not is_superseded and ($2 is null or communicated_on >= $2)', v_query, p_since, null, 250);
 begin
   return (
     with reports as (
       select c.number, c.organization_en, c.organization_fr, c.communicated_on, c.officials, c.subjects_en,
              c.subjects_fr, c.description
-      from public.lobbying_communications c
-      where c.organization_words @@ v_query and not c.is_superseded
-      order by c.communicated_on desc limit 1000
+      from public.lobbying_communications c where c.id = any (v_reports)
     ), registrations as (
       select g.* from public.lobbying_registrations g
-      where g.organization_words @@ v_query
-      order by g.effective_on desc nulls last limit 500
+      where g.organization_words @@ v_query and (g.ends_on >= p_since or g.ends_on is null or p_since is null)
+      order by g.effective_on desc nulls last limit 125
     )
     select jsonb_build_object(
       'as_of', private.imported_on('lobbying-communications'),
       'reports', (select count(*) from reports), 'registrations', (select count(*) from registrations),
       'active_registrations', (select count(*) from registrations where ends_on is null),
       'names', coalesce((
-        select jsonb_agg(n.name order by n.mentions desc, n.name) from (
-          select a.name, count(*) as mentions from (
-            select organization_en as name from reports union all select organization_en from registrations
+        select jsonb_agg(jsonb_build_object('name', n.name, 'name_fr', n.name_fr) order by n.mentions desc, n.name)
+        from (
+          select a.name, min(a.name_fr) as name_fr, count(*) as mentions from (
+            select organization_en as name, organization_fr as name_fr from reports
+            union all select organization_en, organization_fr from registrations
           ) a group by a.name order by count(*) desc, a.name limit 10) n), '[]'),
       'items', coalesce((
         select jsonb_agg(jsonb_build_object(
@@ -163,10 +218,12 @@ begin
       ), '[]')));
 end
 $$;
-comment on function public.lobbying_by_organization(text, integer) is
-  'The newest reports and the registrations of organizations whose name has all these words.';
-revoke all on function public.lobbying_by_organization(text, integer) from public, anon, authenticated, service_role;
-grant execute on function public.lobbying_by_organization(text, integer) to service_role;
+comment on function public.lobbying_by_organization(text, date, integer) is
+  'The newest reports and the registrations of organizations whose name has all these words, since a day. '
+  'Registrations are also found by the name of the consultant''s firm.';
+revoke all on function public.lobbying_by_organization(text, date, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.lobbying_by_organization(text, date, integer) to service_role;
 
 
 create or replace function public.lobbying_of_member(p_member text, p_limit integer default 10) returns jsonb
@@ -181,7 +238,7 @@ begin
              c.subjects_fr, c.description
       from public.lobbying_communications c
       where c.official_keys @> array[v_key] and not c.is_superseded
-      order by c.communicated_on desc limit 1000
+      order by c.communicated_on desc limit 250
     )
     select jsonb_build_object(
       'as_of', private.imported_on('lobbying-communications'),

@@ -42,6 +42,7 @@ private.join_texts                     immutable  invoker  none
 private.lobbying_about                 stable     invoker  none
 private.lock_holds                     volatile   invoker  none
 private.newest_answer                  stable     invoker  none
+private.newest_matches                 stable     invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.next_position                  stable     invoker  none
 private.operator_columns               stable     invoker  none

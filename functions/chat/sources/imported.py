@@ -118,7 +118,7 @@ class Lobbyist:
 
 @dataclass(frozen=True, slots=True)
 class Lobbying:
-    """Who lobbied on something, those with most reports first. Counts are of the newest 1,000 or 500 at most."""
+    """Who lobbied on something, those with most reports first. Counts are of the newest 250 or 125 at most."""
 
     reports: int
     registrations: int
@@ -139,7 +139,7 @@ class OrganizationCount:
 class OrganizationLobbying:
     """The lobbying of organizations whose name has the words that were asked for: `names` are theirs."""
 
-    names: Sequence[str]
+    names: Sequence[Text]
     reports: int
     registrations: int
     active_registrations: int
@@ -229,11 +229,12 @@ class Imported:
         day = since.isoformat() if since else None
         return self._lobbying_of(await self._call("lobbying_on_subject", p_words=words, p_since=day, p_limit=limit))
 
-    async def lobbying_by_organization(self, name: str, limit: int) -> OrganizationLobbying:
-        """The lobbying of organizations whose name has all these words."""
-        row = await self._call("lobbying_by_organization", p_organization=name, p_limit=limit)
+    async def lobbying_by_organization(self, name: str, since: date | None, limit: int) -> OrganizationLobbying:
+        """The lobbying of organizations, and of clients of firms, whose name has all these words."""
+        day = since.isoformat() if since else None
+        row = await self._call("lobbying_by_organization", p_organization=name, p_since=day, p_limit=limit)
         return OrganizationLobbying(
-            row["names"],
+            [Text(one["name"], one["name_fr"]) for one in row["names"]],
             row["reports"],
             row["registrations"],
             row["active_registrations"],

@@ -18,6 +18,7 @@ from functions.chat.tools.imported_records import (
     count_of,
     lobbying_on_bill,
     lobbyist_item,
+    name_in,
     organization_count,
     registration_item,
     registry_source,
@@ -28,21 +29,31 @@ from functions.chat.tools.results import list_result
 from functions.chat.tools.tool import Tool, ToolData
 
 REPORT_BYTES = 400  # of each text
+EXACT_WORDS = {
+    "en": "Only texts with all these words are counted. Synonyms and the other language find others.",
+    "fr": "Seuls les textes qui ont tous ces mots sont comptés. Des synonymes et l'autre langue en trouvent d'autres.",
+}
 
 
 class FindLobbying(Arguments):
     bill: Annotated[BillNumber | None, Field(description="The number of a bill, for example C-5.")] = None
     session: Session | None = None
     subject: Annotated[Words | None, Field(description="Words that the lobbying was about, English or French.")] = None
-    organization: Annotated[Words | None, Field(description="Words of the name of who lobbied.")] = None
+    organization: Annotated[
+        Words | None, Field(description="Words of the name of who lobbied, or of a consultants' firm.")
+    ] = None
     slug: Annotated[MpSlug | None, Field(description="The slug of the MP who was lobbied.")] = None
-    since: Annotated[date | None, Field(description="With subject: from this date. Default: two years.")] = None
+    since: Annotated[
+        date | None, Field(description="With subject or organization: from this date. Default for subject: two years.")
+    ] = None
     limit: Limit = 8
 
     @model_validator(mode="after")
     def _has_one(self) -> Self:
         if sum(value is not None for value in (self.bill, self.subject, self.organization, self.slug)) != 1:
             raise ValueError("give exactly one of bill, subject, organization and slug")
+        if self.since and (self.bill is not None or self.slug is not None):
+            raise ValueError("since goes with subject or organization")
         return self
 
 
@@ -51,7 +62,7 @@ async def find_lobbying(arguments: FindLobbying, parliament: Parliament, languag
     if arguments.slug is not None:
         return await _of_member(arguments.slug, arguments.limit, parliament, language)
     if arguments.organization is not None:
-        return await _by_organization(arguments.organization, arguments.limit, parliament, language)
+        return await _by_organization(arguments.organization, arguments.since, arguments.limit, parliament, language)
     if arguments.bill is not None:
         about, source, found = await lobbying_on_bill(
             parliament, arguments.session, arguments.bill, arguments.limit, language
@@ -60,7 +71,8 @@ async def find_lobbying(arguments: FindLobbying, parliament: Parliament, languag
     else:
         found = await parliament.imported.lobbying_on_subject(arguments.subject or "", arguments.since, arguments.limit)
         registry = registry_source(parliament, language)
-        about, sources = {"lobbying_on": arguments.subject, "registry": registry.url}, [registry]
+        about = {"lobbying_on": arguments.subject, "registry": registry.url, "note": EXACT_WORDS[language]}
+        sources = [registry]
     items = [lobbyist_item(one, REPORT_BYTES, language) for one in found.lobbyists]
     totals = {
         "organizations": found.organizations,
@@ -70,14 +82,20 @@ async def find_lobbying(arguments: FindLobbying, parliament: Parliament, languag
     return list_result({**about, **totals}, sources, items, arguments.limit, more=found.organizations > len(items))
 
 
-async def _by_organization(name: str, limit: int, parliament: Parliament, language: Language) -> ToolData:
-    found = await parliament.imported.lobbying_by_organization(name, limit)
+async def _by_organization(
+    name: str, since: date | None, limit: int, parliament: Parliament, language: Language
+) -> ToolData:
+    found = await parliament.imported.lobbying_by_organization(name, since, limit)
     if not found.names:
-        raise ToolError("The registry of lobbyists has no organization with these words in its name.")
+        raise ToolError(
+            "The registry of lobbyists has no organization and no firm with these words in its name, "
+            + (f"since {since}." if since else "in English or French.")
+        )
     registrations = [registration_item(one, REPORT_BYTES, language) for one in found.newest_registrations]
     registry = registry_source(parliament, language)
     about = {
-        "lobbying_by": found.names,
+        "lobbying_by": [name_in(name, language) for name in found.names],
+        "since": since and since.isoformat(),
         "registry": registry.url,
         "reports": count_of(found.reports),
         "registrations": count_of(found.registrations, MOST_REGISTRATIONS),

@@ -20,10 +20,11 @@ from functions.chat.tools.base import Source
 from functions.chat.tools.records import describe_mp, summarize_bill
 from functions.chat.tools.results import Item
 
-MOST_REPORTS, MOST_REGISTRATIONS = 1000, 500  # that the SQL functions count
+MOST_REPORTS, MOST_REGISTRATIONS = 250, 125  # that the SQL functions count
 LANGUAGES: tuple[Language, ...] = ("en", "fr")
 CONTEXT_ITEMS = 5
 CONTEXT_BYTES = 300  # of each text
+NAME_BYTES = 160
 QUARTER_ID = re.compile(r"(20[0-9]{2})[-/]([1-4])")
 BILL_ID = re.compile(r"(?:([0-9]{2}-[0-9])/)?([CS]-[0-9]{1,4}[A-Z]?)", re.IGNORECASE)
 SLUG_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
@@ -44,7 +45,7 @@ async def lobbying_on_bill(
 
 def lobbyist_item(lobbyist: Lobbyist, limit_bytes: int, language: Language) -> Item:
     """An organization that lobbied on something, with one text."""
-    name = text_in(lobbyist.organization, language)
+    name = name_in(lobbyist.organization, language)
     data = {
         "organization": name,
         "reports": lobbyist.reports,
@@ -54,12 +55,12 @@ def lobbyist_item(lobbyist: Lobbyist, limit_bytes: int, language: Language) -> I
         "text": shorten(lobbyist.report_text or lobbyist.registration_text, limit_bytes),
         "url": lobbyist.url,
     }
-    return Item(data, Source(lobbyist.url, shorten(name, 160) or name))
+    return Item(data, Source(lobbyist.url, name))
 
 
 def report_item(report: Report, limit_bytes: int, language: Language) -> Item:
     """A report of a communication."""
-    name = text_in(report.organization, language)
+    name = name_in(report.organization, language)
     data = {
         "organization": name,
         "date": report.date,
@@ -73,23 +74,23 @@ def report_item(report: Report, limit_bytes: int, language: Language) -> Item:
 
 def registration_item(registration: Registration, limit_bytes: int, language: Language) -> Item:
     """A registration to lobby."""
-    name = text_in(registration.organization, language)
+    name = name_in(registration.organization, language)
     data = {
         "organization": name,
-        "firm": registration.firm,
+        "firm": shorten(registration.firm or "", NAME_BYTES) or None,
         "registrant": registration.registrant,
         "since": registration.since,
         "ends": registration.ends_on,
         "text": shorten(registration.description, limit_bytes) or None,
         "url": registration.url,
     }
-    return Item(data, Source(registration.url, shorten(name, 160) or name))
+    return Item(data, Source(registration.url, name))
 
 
 def organization_count(count: OrganizationCount, language: Language) -> JsonObject:
     """An organization with the number of its reports."""
     return {
-        "organization": text_in(count.organization, language),
+        "organization": name_in(count.organization, language),
         "reports": count.reports,
         "last_report": count.last_report_on,
     }
@@ -119,6 +120,11 @@ def describe_largest(
 def text_in(text: Text, language: Language) -> str:
     """The text in the language, or in the other one; empty where it has none."""
     return text.in_(language) or ""
+
+
+def name_in(name: Text, language: Language) -> str:
+    """The name of an organization in the language, or in the other one."""
+    return shorten(text_in(name, language), NAME_BYTES) or ""
 
 
 def count_of(number: int, most: int = MOST_REPORTS) -> int | str:
@@ -195,11 +201,12 @@ async def _lobbying(identity: str, parliament: Parliament, language: Language) -
             }
             return data, registry_source(parliament, language)
     if identity:
-        by_name = await parliament.imported.lobbying_by_organization(identity.replace("-", " "), CONTEXT_ITEMS)
+        by_name = await parliament.imported.lobbying_by_organization(identity.replace("-", " "), None, CONTEXT_ITEMS)
         if not by_name.names:
             return None
         reports = [report_item(one, CONTEXT_BYTES, language).data for one in by_name.newest_reports]
-        data = {"lobbying_by": by_name.names, "reports": count_of(by_name.reports), "items": reports}
+        names = [name_in(name, language) for name in by_name.names]
+        data = {"lobbying_by": names, "reports": count_of(by_name.reports), "items": reports}
         return data, registry_source(parliament, language)
     return await _recent(parliament, language), registry_source(parliament, language)
 

@@ -201,7 +201,9 @@ class Registry:
     def _texts(self, number: int) -> Iterable[str]:
         """The texts of a version, some of which its predecessors have too."""
         chain, version = divmod(number, VERSIONS)
-        yield self._chain(chain, has_text=True)[2]
+        # A bill is named from the version after its introduction on.
+        is_new = chain >= len(STORIES) or version == VERSIONS - 1
+        yield self._chain(chain, has_text=True)[2] if is_new else "Funding and regulation."
         if chain >= len(STORIES):
             yield self._text(7 * chain + version // 3, 60)
 
@@ -266,7 +268,7 @@ class Registry:
     def _registration(self, number: int) -> Values:
         chain, version = divmod(number, VERSIONS)
         en, fr, _, _, _, day = self._chain(chain)
-        begins = day - timedelta(days=30 + 180 * (VERSIONS - 1 - version))
+        begins = day - timedelta(days=10 + 180 * (VERSIONS - 1 - version))
         is_newest = version == VERSIONS - 1 or number == self._registrations - 1
         is_active = is_newest and (chain < len(STORIES) or chain % 3 == 0)
         return {

@@ -33,12 +33,13 @@ async def test_largest_expenses_are_sorted_and_exclude_vacant_offices(runner: Ru
         assert amounts == sorted(amounts, reverse=True)
         assert "Vacant" not in values(output)
         assert (output["members"], output["from"], output["more"]) == (42, "2026-04", True)
+    assert (await runner.output("largest_expenses", quarter=1))["quarter"] == 1
     assert "No expenses of that quarter" in await runner.error("largest_expenses", fiscal_year=1999, quarter=1)
 
 
 @pytest.mark.parametrize("language", ["en", "fr"])
 async def test_lobbying_on_a_bill_needs_number_and_title(runner: Runner, language: Language) -> None:
-    """Another C-5, of an earlier session and about mice, is not found. French texts are."""
+    """French texts are found. A C-5 of an earlier session, which is still registered, is not."""
     output = await runner.output("find_lobbying", language, bill="C-5")
     names = {
         "en": "Small Ferry Operators of Canada",
@@ -62,10 +63,15 @@ async def test_lobbying_is_found_by_subject_organization_and_member(runner: Runn
     assert values(await runner.output("find_lobbying", subject="maple", since="2026-10-30"), "reports") == [0]
 
     output = await runner.output("find_lobbying", "fr", organization="érable")
-    assert (output["lobbying_by"], output["reports"], output["active_registrations"]) == ([maple], 4, 1)
-    assert output["items"][0]["organization"] == "Producteurs d’eau d’érable de la Côte imaginaire"
+    name = "Producteurs d’eau d’érable de la Côte imaginaire"
+    assert (output["lobbying_by"], output["reports"], output["active_registrations"]) == ([name], 4, 1)
+    assert output["items"][0]["organization"] == name
     assert output["items"][0]["officials"][0].startswith("Théodule Vertegrange, ")
     assert "no organization" in await runner.error("find_lobbying", organization="unknown organization")
+    later = await runner.output("find_lobbying", organization="érable", since="2030-01-01")
+    assert (later["since"], later["reports"], later["active_registrations"]) == ("2030-01-01", 0, 1)
+    clients = await runner.output("find_lobbying", organization="Whisper & Sons")
+    assert {one["firm"] for one in clients["newest_registrations"]} == {"Whisper & Sons"}
 
     output = await runner.output("find_lobbying", slug="theodule-vertegrange", limit=3)
     assert (output["reports"], len(output["items"]), output["more"]) == (8, 3, True)
@@ -77,6 +83,7 @@ async def test_lobbying_is_found_by_subject_organization_and_member(runner: Runn
 async def test_exactly_one_question_about_lobbying_is_required(runner: Runner) -> None:
     for arguments in ({}, {"bill": "C-5", "subject": "ferries"}):
         assert "exactly one of bill, subject" in await runner.error("find_lobbying", **arguments)
+    assert "since goes with" in await runner.error("find_lobbying", bill="C-5", since="2026-01-01")
 
 
 @pytest.mark.parametrize(
