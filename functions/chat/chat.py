@@ -16,6 +16,7 @@ from functions.chat.turn import Turn
 from functions.common import results
 from functions.common.database import Database
 from functions.common.errors import AppError
+from functions.common.ids import new_request_id
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.vault import Vault
@@ -42,11 +43,14 @@ class Chat:
         self,
         user_id: str,
         request: ChatRequest,
-        request_id: str,
+        request_id: str | None = None,
         seconds: float = limits.TURN_S,
         session_id: str | None = None,
     ) -> Feed:
-        """Start a turn that may take `seconds`. Its feed opens or fails once the provider or a refusal answered."""
+        """Start a turn that may take `seconds`. Its feed opens or fails once the provider or a refusal answered.
+
+        `request_id`: by default a new one. The query gets the same id.
+        """
         turn: Turn = Turn(
             metering=self._metering,
             providers=self.providers,
@@ -56,7 +60,7 @@ class Chat:
             progress=self._progress,
             observer=self.observer,
             turnstile=self._turnstile,
-            query=Query(user_id, request, request_id, session_id),
+            query=Query(user_id, request, request_id or new_request_id(), session_id),
             stop_earlier=lambda: self._stop_others(turn),
             ends_at=asyncio.get_running_loop().time() + seconds,
         )

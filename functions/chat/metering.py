@@ -6,10 +6,11 @@ This module is the only reader of the JSON that the SQL functions admit_query, s
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypedDict, TypeVar, get_args
+from uuid import UUID
 
 from functions.chat import limits
 from functions.chat.answer import MessageRow
@@ -32,7 +33,6 @@ from functions.common.errors import (
     Unavailable,
     ValueRefused,
 )
-from functions.common.ids import time_ordered_id
 from functions.common.observe import Observer
 from functions.common.vault import StoredKey
 
@@ -190,21 +190,30 @@ class TurnRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question of a user. `request_id` is the HTTP request's, `session_id` the access token's.
-
-    The hold's id is chosen here: see decision 2.
-    """
+    """A question of a user. `request_id` is the HTTP request's, `session_id` the access token's."""
 
     user_id: str
     request: ChatRequest
     request_id: str
     session_id: str | None = None
-    hold_id: str = field(default_factory=time_ordered_id)
+
+    @property
+    def hold_id(self) -> str:
+        """The id of the hold, of the ledger row and of the answer: that of the request, which the user is shown.
+
+        Decision 2 says why it is chosen here.
+        """
+        return str(UUID(self.request_id))
 
     @property
     def identity(self) -> Mapping[str, str]:
         """The fields that identify the query in a log line."""
-        return {"request_id": self.request_id, "hold_id": self.hold_id, "user_id": self.user_id}
+        return {
+            "request_id": self.request_id,
+            "hold_id": self.hold_id,
+            "message_id": self.hold_id,
+            "user_id": self.user_id,
+        }
 
 
 @dataclass(slots=True)

@@ -207,6 +207,7 @@ class Turn:
         """Send the stored answer of a request that was charged before."""
         assert ended.answer is not None
         self._answer = Answer.from_row(ended.answer)
+        self.observer.info("query repeated", **{**self.query.identity, "message_id": self._answer.id})
         metadata = wire.metadata(
             request_id=self.query.request_id,
             spent=ended.spent,

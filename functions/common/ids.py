@@ -17,3 +17,8 @@ def time_ordered_id() -> str:
     bits = bits & ~(0xF << 76) | 0x7 << 76  # version
     bits = bits & ~(0x3 << 62) | 0x2 << 62  # variant
     return str(uuid.UUID(int=bits))
+
+
+def new_request_id() -> str:
+    """The id of an HTTP request: a time-ordered id without hyphens. A query gets the id of its request."""
+    return time_ordered_id().replace("-", "")

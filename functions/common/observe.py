@@ -22,7 +22,7 @@ ALLOWED = frozenset(
         # of a request
         "request_id", "method", "route", "status", "code", "duration_ms", "user_id",
         # of a query
-        "hold_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
+        "hold_id", "message_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
         "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd", "finish_reason",
         # of a failure
         "error_type", "error_place", "upstream", "upstream_status", "upstream_request_id", "attempt", "function",

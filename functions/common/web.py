@@ -4,7 +4,6 @@ Pure ASGI, because each of Starlette's BaseHTTPMiddleware adds 0.45 ms per reque
 """
 
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -26,7 +25,7 @@ from functions.common.errors import (
     NotFound,
     TooLarge,
 )
-from functions.common.ids import ID_CHARACTERS
+from functions.common.ids import ID_CHARACTERS, new_request_id
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.validation import FieldError, field_errors
@@ -180,7 +179,7 @@ class RequestMiddleware:
         await self._turnstile.enter()
         scope["path"] = without_trailing_slash(scope["path"])
         state = scope.setdefault("state", {})
-        request_id = state["request_id"] = uuid.uuid4().hex
+        request_id = state["request_id"] = new_request_id()
         status = 0
         received = 0
         is_logged = False

@@ -201,7 +201,7 @@ async def test_a_shutdown_during_settlement_still_settles(
     monkeypatch.setattr(TurnProgress, "close", close)
     user = person("basic")
     async with running_chat(chat_environment(stack)) as chat:
-        chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request")
+        chat.start(user.id, ChatRequest.model_validate(question("Well?")))
         await closing.wait()
     assert state_of(user).outcomes == ["answered"]
     assert state_of(user).holds == 0
@@ -217,6 +217,6 @@ async def test_an_admission_that_commits_after_its_timeout_is_released(
         with psycopg.connect(stack.postgres.url()) as locked:
             locked.execute("select pg_advisory_xact_lock(uuid_hash_extended(%s, 0))", (user.id,))
             with pytest.raises(Unavailable):
-                await chat.start(user.id, ChatRequest.model_validate(question("Well?")), "request").answer()
+                await chat.start(user.id, ChatRequest.model_validate(question("Well?"))).answer()
     eventually(lambda: state_of(user).outcomes == ["failed"])
     assert state_of(user) == UserState(["failed"], 0, [], 0, 0, "0.000000")

@@ -521,7 +521,7 @@ async def test_a_silent_provider_is_a_timeout_without_charge(
     last4 = own_keys.put(user, provider)
     stored, accounts = own_keys.row(user, provider), Accounts(api)
     body = question(f"Hm [fault:{fault} 60]", provider=provider)
-    feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
+    feed = chat.start(user.id, ChatRequest.model_validate(body))
     with pytest.raises(ProviderTimeout):
         await feed.answer()
     assert feed.is_streaming == (fault == "stall")

@@ -12,6 +12,7 @@ import pytest
 from functions.chat.providers.faults import Faults
 from functions.chat.request import ChatRequest
 from functions.common.errors import AppError, ByokKeyRejected, ModelGone, ProviderError
+from functions.common.ids import new_request_id
 from infra.local.model import answer
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, Streamed, question
@@ -233,10 +234,11 @@ async def test_a_model_that_is_gone_is_logged(
     stack: Stack, person: NewPerson, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = question("Who? [fault:model-gone claude-haiku-5-5]", provider="anthropic")
+    request_id = new_request_id()
     async with running_chat(chat_environment(stack)) as chat:
-        await chat.start(person("basic").id, ChatRequest.model_validate(body), "request").answer()
+        await chat.start(person("basic").id, ChatRequest.model_validate(body), request_id).answer()
     (line,) = [record for record in caplog.records if record.message == "model gone"]
-    assert (line.provider, line.model, line.request_id) == ("anthropic", "claude-haiku-5-5", "request")  # type: ignore[attr-defined]
+    assert (line.provider, line.model, line.request_id) == ("anthropic", "claude-haiku-5-5", request_id)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

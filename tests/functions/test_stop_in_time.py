@@ -143,7 +143,7 @@ async def seconds_to_the_end(*, stopped_here: bool, follower: str, moment: float
     database, body = OneHold(), ChatRequest.model_validate(question("At length"))
     here, there = process(database), process(database)
     asker, following = Reader(), Reader()
-    feed = here.start(USER, body, "request")
+    feed = here.start(USER, body)
     readers = [asyncio.create_task(asker.read(feed.read(limits.KEEP_ALIVE_S)))]
     await asyncio.sleep(2 * limits.PROGRESS_S)
     if follower != "none":
@@ -208,7 +208,7 @@ async def words_missing(moment: float) -> list[int]:
     database, body = OneHold(), ChatRequest.model_validate(question("At length"))
     here, there = process(database), process(database)
     asker, following = Reader(), Reader()
-    asking = asyncio.create_task(asker.read(here.start(USER, body, "request").read(limits.KEEP_ALIVE_S)))
+    asking = asyncio.create_task(asker.read(here.start(USER, body).read(limits.KEEP_ALIVE_S)))
 
     async def follow() -> None:
         await asyncio.sleep(2 * limits.PROGRESS_S + moment)

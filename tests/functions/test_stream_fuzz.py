@@ -214,7 +214,7 @@ def owner(stack: Stack, person: Callable[..., Person]) -> Person:
 async def ask(chat: Chat, owner: Person, provider: str) -> tuple[Received, str]:
     """The stream of an answer, and the id of its chat."""
     body = question("Well?", provider=provider)
-    feed = chat.start(owner.id, ChatRequest.model_validate(body), "request")
+    feed = chat.start(owner.id, ChatRequest.model_validate(body))
     stream = b"".join([chunk async for chunk in feed.read(60)])
     received = Received(status=200, disconnected=False)
     *events, rest = stream.decode().split("\n\n")

@@ -72,7 +72,7 @@ async def run(turn: dict[str, Any]) -> None:
     database, vault = SteppedDatabase(settings, steps), load_vault(turn["environment"])
     parliament = Parliament.at(settings.addresses, settings.contact)
     chat = Chat(database, Providers(settings), parliament, vault, Observer("killable-turn"))
-    answering = chat.start(turn["user_id"], ChatRequest.model_validate(turn["body"]), "request")
+    answering = chat.start(turn["user_id"], ChatRequest.model_validate(turn["body"]))
     with suppress(AppError):
         await answering.answer()
     await chat.close()

@@ -441,7 +441,7 @@ async def test_an_exception_with_the_key_is_reported_without_it(
     body = question("Hi", provider="anthropic")
     async with chatting(environ) as chat:
         chat.providers = provider  # type: ignore[assignment]
-        feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
+        feed = chat.start(user.id, ChatRequest.model_validate(body))
         with pytest.raises((Internal, ProviderTimeout)) as caught:
             await feed.answer()
         raised = f"{caught.value}{caught.value!r}{caught.value.sentence}".encode()
@@ -475,7 +475,7 @@ async def test_a_failing_log_stream_does_not_print_the_key(
     async with chatting(environ) as chat:
         chat.providers = LeakingProvider(RuntimeError, at_once=True)  # type: ignore[assignment]
         chat.observer._logger.registered_handler.setStream(FullDisk())  # type: ignore[attr-defined]
-        feed = chat.start(user.id, ChatRequest.model_validate(question("Hi", provider="anthropic")), "request")
+        feed = chat.start(user.id, ChatRequest.model_validate(question("Hi", provider="anthropic")))
         with pytest.raises(Internal):
             await feed.answer()
     assert canaries.traces(output()) == []
@@ -498,7 +498,7 @@ async def test_a_broken_provider_is_reported_without_the_key(
     store_key(stack, user, canaries.key("valid"), provider)
     body = question(f"Hi [fault:{fault}]", provider=provider)
     async with chatting(environ) as chat:
-        feed = chat.start(user.id, ChatRequest.model_validate(body), "request")
+        feed = chat.start(user.id, ChatRequest.model_validate(body))
         with pytest.raises(AppError) as caught:
             await feed.answer()
         raised = "".join(traceback.format_exception(caught.value)).encode()

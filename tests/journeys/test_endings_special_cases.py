@@ -102,7 +102,7 @@ async def test_stopping_a_stopping_answer_is_accepted(
     asked = make_cell("pro", "anthropic")
     provider = SlowToClose()
     async with running_chat(chat_environment(stack), provider) as chat:  # type: ignore[arg-type]
-        feed = chat.start(asked.person.id, ChatRequest.model_validate(asked.body), "request")
+        feed = chat.start(asked.person.id, ChatRequest.model_validate(asked.body))
         await feed.opened()
         assert await chat.stop(asked.person.id, asked.chat_id)
         await provider.is_closing.wait()

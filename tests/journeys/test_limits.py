@@ -160,7 +160,7 @@ async def test_a_spent_budget_refuses_free_users_with_a_metric(
         assert error["resets_at"].endswith("T00:00:00+00:00")
         assert api.chat(paid, question("[fault:long 3]")).status_code == 200
         async with running_chat(chat_environment(stack)) as chat:
-            feed = chat.start(free.id, ChatRequest.model_validate(body), "request")
+            feed = chat.start(free.id, ChatRequest.model_validate(body))
             with pytest.raises(FreeAnswersOff):
                 await feed.answer()
         assert '"FreeAnswersRefused":[1.0]' in capsys.readouterr().out.replace(" ", "")

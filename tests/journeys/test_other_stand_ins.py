@@ -51,7 +51,7 @@ async def chat_with(stack: Stack, anthropic: str, openai: str) -> AsyncIterator[
 
 async def ask(chat: Chat, person: Person, body: dict[str, Any]) -> Received:
     """The stream of an answer."""
-    feed = chat.start(person.id, ChatRequest.model_validate(body), "request")
+    feed = chat.start(person.id, ChatRequest.model_validate(body))
     stream = b"".join([chunk async for chunk in feed.read(60)])
     *events, last, rest = stream.decode().split("\n\n")
     assert (last, rest) == ("data: [DONE]", "")

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from string import Template
 from unittest import mock
@@ -14,6 +14,7 @@ import pytest
 
 from functions.maintenance.__main__ import main
 from infra.local.postgres import ROOT
+from tests.api import Api, question
 from tests.billing_kit import DAY, BillingStack, environment
 from tests.conftest import Person
 from tests.sql.metering import admit, key, release, settle, turn, value
@@ -164,6 +165,25 @@ def test_a_refused_command_changes_nothing(
     assert (status, out) == (1, "")
     assert err.splitlines()[-1].startswith(expected)
     assert value(billing.db, count) == before
+
+
+def test_the_id_that_a_user_is_shown_leads_to_the_query(
+    billing: BillingStack, api: Api, person: Callable[..., Person], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The id of an answer's request, of the answer, of the user's own message, and of the newest refused attempt."""
+    user, body = person("basic", daily_quota=1, allow_overages=False), question("Who?")
+    streamed = api.stream(user, body)
+    shown, message = streamed.headers["x-request-id"], streamed.parts[0]["messageId"]
+    assert (streamed.metadata["request_id"], uuid.UUID(shown)) == (shown, uuid.UUID(message))
+    for an_id in (shown, message, body["messages"][0]["id"]):
+        status, out, _ = run(capsys, f"{PREFIX}user {user.email} why {an_id}", {})
+        assert (status, f"query {message}, plan basic" in out, f"answer {message}" in out) == (0, True, True)
+    refused = question("And who else?")
+    for _ in range(2):
+        shown = api.chat(user, refused).json()["error"]["request_id"]
+    status, out, _ = run(capsys, f"{PREFIX}user {shown} why {shown}", {})
+    assert status == 0
+    assert re.match(rf".* request {uuid.UUID(shown)}, plan basic\n  refused: Daily quota exceeded, until ", out)
 
 
 def test_a_deletion_asks_for_the_address(
