@@ -46,7 +46,9 @@ class ExportFile:
     def _add(self, data: bytes) -> None:
         self._content += data
         if len(self._content) > EXPORT_LIMIT:
-            raise TooLarge("Your data is too large for one download. Accept it compressed (gzip), or ask support for a copy.")
+            raise TooLarge(
+                "Your data is too large for one download. Accept it compressed (gzip), or ask support for a copy."
+            )
 
 
 class UserAccount:

@@ -4817,6 +4817,26 @@ comment on function private.sources_of(jsonb) is
 revoke all on function private.sources_of(jsonb) from public, anon, authenticated, service_role;
 
 
+create or replace function private.texts_of(p_content text, p_step_ends jsonb) returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('type', 'text', 'text', t.text) order by t.number), '[]')
+    from (
+      select s.number, substr(p_content, s.starts + 1, s.ends - s.starts) as text
+      from (
+        select e.number, e.ends::integer as ends, coalesce(lag(e.ends::integer) over (order by e.number), 0) as starts
+        from jsonb_array_elements_text(coalesce(p_step_ends, jsonb_build_array(char_length(p_content))))
+          with ordinality e (ends, number)) s) t
+    where t.text <> '');
+end
+$$;
+comment on function private.texts_of(text, jsonb) is
+  'The texts of the steps of a message as parts of a UIMessage. A message without step_ends has one text.';
+revoke all on function private.texts_of(text, jsonb) from public, anon, authenticated, service_role;
+
+
 create or replace function private.snapshot_of(p_conversation_id uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -4826,8 +4846,7 @@ begin
     select jsonb_agg(jsonb_build_object(
       'id', m.position::text, 'role', m.role,
       'metadata', jsonb_build_object('created_at', m.created_at, 'finish_reason', m.finish_reason),
-      'parts', jsonb_build_array(jsonb_build_object('type', 'text', 'text', m.content))
-               || private.sources_of(m.function_results)) order by m.position)
+      'parts', private.texts_of(m.content, m.step_ends) || private.sources_of(m.function_results)) order by m.position)
     from public.messages m where m.conversation_id = p_conversation_id);
 end
 $$;

@@ -79,6 +79,7 @@ private.stop_chat                      volatile   invoker  none
 private.store_turn                     volatile   invoker  none
 private.subscription_changed           volatile   invoker  none
 private.sync_uses_byo_key              volatile   definer  none
+private.texts_of                       immutable  invoker  none
 private.time_ordered_id                volatile   invoker  none
 private.unsubscribed_tier              stable     invoker  authenticated service_role
 public.admit_query                     volatile   definer  service_role

@@ -15,7 +15,8 @@ SOURCES = [{"url": "https://openparliament.ca/bills/45-1/C-5/", "title": "Bill C
            {"url": "https://openparliament.ca/votes/45-1/18/", "title": "Vote 18"}]  # fmt: skip
 ANSWER = {
     "id": str(uuid.uuid4()),
-    "content": "Passed.",
+    "content": "Let me see. Passed.",
+    "step_ends": [11, 11, 19],
     "function_calls": [{"id": "call-1", "name": "get_bill", "input": {"number": "C-5"}, "step": 0, "at": 0}],
     "function_results": [
         {"id": "call-1", "output": {"internal": True}, "sources": SOURCES[1:]},
@@ -69,7 +70,8 @@ def test_a_copy_has_texts_and_sources_only(db: Db, user: str, chat: str) -> None
     parts = [[{**part} for part in message["parts"]] for message in copy["messages"]]
     assert parts == [
         [{"type": "text", "text": "Question q1"}],
-        [{"type": "text", "text": "Passed."},
+        [{"type": "text", "text": "Let me see."},
+            {"type": "text", "text": " Passed."},
          {"type": "source-url", "sourceId": "source-1", **SOURCES[1]},
          {"type": "source-url", "sourceId": "source-2", **SOURCES[0]}],
     ]  # fmt: skip
