@@ -4155,6 +4155,7 @@ declare
   v_credits record;
   v_alerts jsonb;
   v_own_key_models jsonb;
+  v_announcements jsonb;
   v_providers jsonb;
   v_today record;
   v_month record;
@@ -4195,6 +4196,12 @@ begin
      case when v_state.allows_overage then v_state.overage_limit end),
     (3, 'credits', v_credits.used, 1, v_credits.bought)) a (place, kind, used, next, available)
   where a.available > 0 and (a.used >= 0.8 * a.available or a.used + a.next > a.available);
+
+  -- The policy of the table shows users the current ones.
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'kind', a.kind, 'provider', a.provider, 'en', a.en, 'fr', a.fr, 'starts_at', a.starts_at,
+           'ends_at', a.ends_at) order by a.starts_at desc, a.id), '[]')
+  into v_announcements from public.announcements a;
 
   v_own_key_models := (select p.own_key_models from public.plans p where p.tier = v_state.tier);
 
@@ -4258,6 +4265,7 @@ begin
     'history_days', v_state.history_days,
     'concurrent_queries', v_state.concurrent_queries,
     'alerts', v_alerts,
+    'announcements', v_announcements,
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
@@ -4271,7 +4279,7 @@ $$;
 comment on function public.usage_summary() is
   'The response of GET /usage for the signed-in user: what the plan allows, quotas, overage, credits, bills, usage '
   'today and in this period, and alerts: [{kind, percent}] for the quota, the overage limit and the credits of which '
-  '80 or 100 percent are used.';
+  '80 or 100 percent are used. announcements: [{kind, provider, en, fr, starts_at, ends_at}], newest first.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
 
@@ -4931,11 +4939,13 @@ begin
   return (
     select s.snapshot || jsonb_build_object('shared_at', s.updated_at, 'expires_at', s.expires_at)
     from public.shared_conversations s
-    where s.token = p_token and s.expires_at > (select private.clock()));
+    join public.user_subscriptions u on u.user_id = s.user_id
+    where s.token = p_token and s.expires_at > (select private.clock()) and u.blocked_at is null);
 end
 $$;
 comment on function public.shared_conversation(text) is
-  'A shared conversation: {title, messages, shared_at, expires_at}. Null: not shared, or expired.';
+  'A shared conversation: {title, messages, shared_at, expires_at}. Null: not shared, expired, or of a user '
+  'whom an operator has blocked.';
 revoke all on function public.shared_conversation(text) from public, anon, authenticated, service_role;
 grant execute on function public.shared_conversation(text) to service_role;
 
@@ -6006,6 +6016,13 @@ begin
     when 'reversals' then
       return query select r.id, row_to_json(r)::text from public.usage_reversals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
+    when 'operator_actions' then
+      -- Without the operator, who is another person.
+      return query select a.id, row_to_json(a)::text from (
+        select o.id, o.created_at, o.action, o.reason, o.subject, o.before, o.after
+        from public.operator_actions o
+        where o.subject_user_id = p_user_id and (p_after is null or o.id > p_after) order by o.id limit v_limit) a
+      order by a.id;
     when 'running' then
       return query select h.id, row_to_json(h)::text from public.query_holds h
       where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
@@ -6028,8 +6045,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, reversals, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at '
-  'most 1,000 rows. Without ciphertexts and passwords.';
+  'pending, usage, reversals, operator_actions, running, feedback, shared or refusals. JSON objects ordered by id, '
+  'after p_after, at most 1,000 rows. Without ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 

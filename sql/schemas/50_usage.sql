@@ -12,6 +12,7 @@ declare
   v_credits record;
   v_alerts jsonb;
   v_own_key_models jsonb;
+  v_announcements jsonb;
   v_providers jsonb;
   v_today record;
   v_month record;
@@ -52,6 +53,12 @@ begin
      case when v_state.allows_overage then v_state.overage_limit end),
     (3, 'credits', v_credits.used, 1, v_credits.bought)) a (place, kind, used, next, available)
   where a.available > 0 and (a.used >= 0.8 * a.available or a.used + a.next > a.available);
+
+  -- The policy of the table shows users the current ones.
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'kind', a.kind, 'provider', a.provider, 'en', a.en, 'fr', a.fr, 'starts_at', a.starts_at,
+           'ends_at', a.ends_at) order by a.starts_at desc, a.id), '[]')
+  into v_announcements from public.announcements a;
 
   v_own_key_models := (select p.own_key_models from public.plans p where p.tier = v_state.tier);
 
@@ -115,6 +122,7 @@ begin
     'history_days', v_state.history_days,
     'concurrent_queries', v_state.concurrent_queries,
     'alerts', v_alerts,
+    'announcements', v_announcements,
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
@@ -128,7 +136,7 @@ $$;
 comment on function public.usage_summary() is
   'The response of GET /usage for the signed-in user: what the plan allows, quotas, overage, credits, bills, usage '
   'today and in this period, and alerts: [{kind, percent}] for the quota, the overage limit and the credits of which '
-  '80 or 100 percent are used.';
+  '80 or 100 percent are used. announcements: [{kind, provider, en, fr, starts_at, ends_at}], newest first.';
 revoke all on function public.usage_summary() from public, anon, authenticated, service_role;
 grant execute on function public.usage_summary() to authenticated;
 

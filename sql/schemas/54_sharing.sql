@@ -134,10 +134,12 @@ begin
   return (
     select s.snapshot || jsonb_build_object('shared_at', s.updated_at, 'expires_at', s.expires_at)
     from public.shared_conversations s
-    where s.token = p_token and s.expires_at > (select private.clock()));
+    join public.user_subscriptions u on u.user_id = s.user_id
+    where s.token = p_token and s.expires_at > (select private.clock()) and u.blocked_at is null);
 end
 $$;
 comment on function public.shared_conversation(text) is
-  'A shared conversation: {title, messages, shared_at, expires_at}. Null: not shared, or expired.';
+  'A shared conversation: {title, messages, shared_at, expires_at}. Null: not shared, expired, or of a user '
+  'whom an operator has blocked.';
 revoke all on function public.shared_conversation(text) from public, anon, authenticated, service_role;
 grant execute on function public.shared_conversation(text) to service_role;

@@ -46,6 +46,13 @@ begin
     when 'reversals' then
       return query select r.id, row_to_json(r)::text from public.usage_reversals r
       where r.user_id = p_user_id and (p_after is null or r.id > p_after) order by r.id limit v_limit;
+    when 'operator_actions' then
+      -- Without the operator, who is another person.
+      return query select a.id, row_to_json(a)::text from (
+        select o.id, o.created_at, o.action, o.reason, o.subject, o.before, o.after
+        from public.operator_actions o
+        where o.subject_user_id = p_user_id and (p_after is null or o.id > p_after) order by o.id limit v_limit) a
+      order by a.id;
     when 'running' then
       return query select h.id, row_to_json(h)::text from public.query_holds h
       where h.user_id = p_user_id and (p_after is null or h.id > p_after) order by h.id limit v_limit;
@@ -68,8 +75,8 @@ end
 $$;
 comment on function public.export_user(uuid, text, uuid, integer) is
   'One part of the data of a user: account, subscription, keys, packs, bills, conversations with their messages, '
-  'pending, usage, reversals, running, feedback, shared or refusals. JSON objects ordered by id, after p_after, at '
-  'most 1,000 rows. Without ciphertexts and passwords.';
+  'pending, usage, reversals, operator_actions, running, feedback, shared or refusals. JSON objects ordered by id, '
+  'after p_after, at most 1,000 rows. Without ciphertexts and passwords.';
 revoke all on function public.export_user(uuid, text, uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.export_user(uuid, text, uuid, integer) to service_role;
 

@@ -1,5 +1,6 @@
 """Shared by the tests of export and deletion: a user with rows everywhere, and a search for what is left of them."""
 
+import json
 import uuid
 
 import psycopg
@@ -31,6 +32,8 @@ def user_with_everything(billing: BillingStack, user: Person | None = None) -> P
     answer = value(billing.db, stored, user.id)
     value(billing.db, "select public.rate_message(%s, %s, 'down', 'Too short.')", user.id, answer)
     value(billing.db, "select public.share_conversation(%s, 'first', %s)", user.id, uuid.uuid4().hex)
+    action = json.dumps({"id": str(uuid.uuid4()), "operator": "Ada Lovelace", "reason": "A bad answer."})
+    value(billing.db, "select public.grant_credits(%s, 5, null, %s)", user.id, action)
     return user
 
 

@@ -99,6 +99,13 @@ def test_sharing_ends_when_the_user_ends_it(db: Db, user: str, chat: str) -> Non
     assert share(db, user, chat)["token"] != first["token"]
 
 
+def test_what_a_blocked_user_shares_is_hidden(db: Db, user: str, chat: str) -> None:
+    token = share(db, user, chat)["token"]
+    for blocked in (True, False):
+        db.execute("update public.user_subscriptions set blocked_at = %s", ("2026-01-01Z" if blocked else None,))
+        assert (read(db, token) is None) is blocked
+
+
 def test_sharing_ends_with_the_conversation(db: Db, user: str, chat: str) -> None:
     token = share(db, user, chat)["token"]
     assert value(db, "select public.delete_history(%s)", user) == 1

@@ -62,6 +62,22 @@ def test_usage_summary_shows_what_the_plan_allows(db: Db, connect: Connect) -> N
     assert (pro["alerts"], free["alerts"]) == ([], [])
 
 
+def test_usage_summary_shows_current_announcements(db: Db, connect: Connect) -> None:
+    me = connect("authenticated", new_user(db))
+    at(me, "2026-03-02T12:00Z")
+    announce = (
+        "insert into public.announcements (id, kind, en, fr, starts_at, ends_at) values"
+        " (gen_random_uuid(), 'notice', 'Over', 'Fini', '2026-03-01Z', '2026-03-02T12:00Z'),"
+        " (gen_random_uuid(), 'notice', 'Later', 'Plus tard', '2026-03-02T12:01Z', null),"
+        " (gen_random_uuid(), 'chat_paused', 'Back soon', 'De retour', '2026-03-02T12:00Z', null)"
+    )
+    db.execute(announce)
+    shown = value(me, "select public.usage_summary() -> 'announcements'")
+    assert [(one["kind"], one["en"], one["fr"], one["ends_at"]) for one in shown] == [
+        ("chat_paused", "Back soon", "De retour", None)
+    ]
+
+
 def test_alerts_start_at_eighty_percent(db: Db, connect: Connect) -> None:
     user = new_customer(db, daily_quota=5, overage_limit="0.11")
     me = connect("authenticated", user)

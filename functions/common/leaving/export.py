@@ -22,6 +22,7 @@ PARTS = {
     "feedback": 1000,
     "usage": 1000,
     "reversals": 100,
+    "operator_actions": 100,
     "running": 100,
     "refusals": 100,
 }

@@ -48,6 +48,7 @@ def test_an_export_is_complete_and_contains_no_secrets(billing: BillingStack, tm
              "usage_reversals": "reversals",
              "user_api_keys": "keys", "user_subscriptions": "subscription"}  # fmt: skip
     assert {row["relname"] for row in tables} == parts.keys()
+    assert [row["action"] for row in exported["operator_actions"]] == ["grant"]
     for table, part in parts.items():
         rows = value(billing.db, f"select count(*) from public.{table} where user_id = %s", user.id)
         assert len(exported[part]) == rows, table
