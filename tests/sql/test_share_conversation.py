@@ -102,7 +102,8 @@ def test_sharing_ends_when_the_user_ends_it(db: Db, user: str, chat: str) -> Non
 def test_what_a_blocked_user_shares_is_hidden(db: Db, user: str, chat: str) -> None:
     token = share(db, user, chat)["token"]
     for blocked in (True, False):
-        db.execute("update public.user_subscriptions set blocked_at = %s", ("2026-01-01Z" if blocked else None,))
+        columns = ("2026-01-01Z", "Abuse") if blocked else (None, None)
+        db.execute("update public.user_subscriptions set blocked_at = %s, blocked_reason = %s", columns)
         assert (read(db, token) is None) is blocked
 
 
