@@ -9,7 +9,7 @@ LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 
-.PHONY: run reset test prove check bench bench-peers questions package migration pricing lock clean
+.PHONY: run reset test prove check bench bench-peers questions package migration reasons pricing lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
@@ -47,6 +47,9 @@ package: .venv/.ready $(OSLS)
 
 migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migration NAME=add_budget
 	@python -m infra.local.migrations $(NAME)
+
+reasons: .venv/.ready ## writes the table of reasons into the SQL and the docs
+	@python -m infra.reasons
 
 pricing: .venv/.ready ## writes docs/pricing.md: what the plans cost us beside their prices
 	@python -m infra.pricing

@@ -16,6 +16,7 @@ from functions.common.errors import Forbidden, InvalidRequest, NotFound, Payment
 from functions.common.leaving.export import write_export
 from functions.common.observe import Observer
 from functions.common.thread_transport import ThreadTransport
+from functions.common.validation import field_problem
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: a response has at most 6 MB, and a
 # compressed one is sent as base64, which adds a third.
@@ -46,9 +47,7 @@ class ExportFile:
     def _add(self, data: bytes) -> None:
         self._content += data
         if len(self._content) > EXPORT_LIMIT:
-            raise TooLarge(
-                "Your data is too large for one download. Accept it compressed (gzip), or ask support for a copy."
-            )
+            raise TooLarge("export_too_large")
 
 
 class UserAccount:
@@ -102,7 +101,7 @@ class UserAccount:
             "shared_conversation", params, parse=results.record_or_none("messages")
         )
         if found is None:
-            raise NotFound("This conversation is not shared, or the link has expired.")
+            raise NotFound("not_shared")
         return found
 
     async def export(self, user: User, *, compressed: bool) -> bytes:
@@ -121,10 +120,10 @@ class UserAccount:
         user's e-mail address, Unauthenticated, PaymentUnavailable, Unavailable.
         """
         if time.time() - signed_in_at(user.token) > RECENT_SIGN_IN_S:
-            raise Forbidden("Sign in again to delete your account: the last sign-in is over five minutes ago.")
+            raise Forbidden("old_sign_in")
         params = {"p_user_id": user.id, "p_session_id": user.session_id, "p_confirm": confirm}
         if not await self._database.call("confirm_deletion", params, parse=results.flag):
-            raise InvalidRequest(fields=[{"field": "confirm", "message": "must be the e-mail address of the account"}])
+            raise InvalidRequest(field_problem("confirm", "confirmation"))
 
         # Imported here, because Stripe's SDK takes 0.3 s and only a deletion needs it.
         from stripe import StripeError

@@ -13,6 +13,7 @@ from functions.common.errors import NotFound
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.settings import load
+from functions.common.validation import problem
 from functions.common.web import ChatId, json_body, json_response
 
 COMMENT_CHARACTERS = 2000
@@ -28,7 +29,7 @@ class FeedbackRequest(BaseModel):
     @model_validator(mode="after")
     def _comment_has_a_rating(self) -> "FeedbackRequest":
         if self.rating is None and self.comment is not None:
-            raise ValueError("needs a rating beside the comment")
+            raise problem("comment")
         return self
 
 

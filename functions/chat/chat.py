@@ -17,6 +17,7 @@ from functions.common import results
 from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.ids import new_request_id
+from functions.common.language import Language
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.vault import Vault
@@ -89,7 +90,9 @@ class Chat:
         stopped_elsewhere: bool = await self.database.call("stop_query", params, parse=results.flag)
         return stopped_elsewhere or bool(turns)
 
-    async def resume(self, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
+    async def resume(
+        self, user_id: str, chat_id: str, request_id: str, language: Language
+    ) -> AsyncIterator[bytes] | None:
         """The running answer of a user's chat from its start, in any process; None where there is none.
 
         Raises TooManyFollowers.
@@ -100,7 +103,7 @@ class Chat:
             except AppError:
                 continue  # The newest turn may be a duplicate that was refused.
             return turn.feed.follow(limits.KEEP_ALIVE_S)
-        return await progress.follow(self.database, user_id, chat_id, request_id)
+        return await progress.follow(self.database, user_id, chat_id, request_id, language)
 
     def _turns(self, user_id: str, chat_id: str) -> list[Turn]:
         """The turns of a user's chat that run in this process, oldest first."""

@@ -28,9 +28,9 @@ from functions.chat.tools import Outcome, Tools
 from functions.chat.wire import MessageStream
 from functions.common.errors import InvalidRequest, ProviderError
 from functions.common.surrogates import Joiner
+from functions.common.validation import field_problem
 from functions.common.vault import PlainKey
 
-TOO_LONG = "The question is too long for the models of your plan. Please shorten it."
 LEFT_OUT = "This result is left out, because the answer has reached its limit. Answer with what you have."
 
 
@@ -71,7 +71,7 @@ class Conversation:
             await self.spending.price()
             await self._run_tools()
         if not self.answer.steps:
-            raise InvalidRequest(TOO_LONG, fields=[{"field": "messages", "message": "too long"}])
+            raise InvalidRequest(field_problem("messages", "question_cost"), reason_code="question_too_long")
         self.answer.steps.append(Step())
         self.feed.write(self.stream.finish_step() + self.stream.start_step())
         self._write(self.answer.steps[-1], cut_short(self.language))

@@ -10,13 +10,16 @@ from contextlib import aclosing
 
 from functions.chat import limits, wire
 from functions.common.errors import AppError, TooManyFollowers
+from functions.common.language import Language
 
 
 class Feed:
     """A growing stream of bytes, and in the end the whole answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language = "en") -> None:
+        """`language`: of the sentences about errors."""
         loop = asyncio.get_running_loop()
+        self._language = language
         self._chunks: list[bytes] = []
         self._promised = False
         self._followers = 0
@@ -84,7 +87,7 @@ class Feed:
             elif self._answer.done():
                 error = None if position or self._answer.cancelled() else self._answer.exception()
                 if isinstance(error, AppError):
-                    yield wire.error_without_metadata(error.sentence)  # refused after a stream was promised
+                    yield wire.refusal(error, self._language)  # after a stream was promised
                 return
             elif not await self._changes_within(keep_alive_s):
                 yield wire.KEEP_ALIVE
@@ -97,7 +100,7 @@ class Feed:
 
     async def _follow(self, keep_alive_s: float) -> AsyncIterator[bytes]:
         if self._followers >= limits.FOLLOWERS:  # more clients than that were let in before any of them read
-            yield wire.error_without_metadata(TooManyFollowers.message)
+            yield wire.refusal(TooManyFollowers(), self._language)
             return
         self._followers += 1
         try:

@@ -28,7 +28,7 @@ from functions.common.database import Database
 from functions.common.errors import NotFound
 from functions.common.observe import Observer
 from functions.common.settings import SettingsError, load, load_vault, read_environment
-from functions.common.web import ChatId, create_app, json_body, json_response
+from functions.common.web import ChatId, create_app, json_body, json_response, language_of
 
 read_question = json_body(ChatRequest)
 
@@ -72,6 +72,7 @@ async def post_chat(request: Request) -> Response:
     await started(request)
     user = await current_user(request)
     question = await read_question(request)
+    question.language = language_of(request)
     chat: Chat = request.app.state.chat
     feed = chat.start(user.id, question, request.state.request_id, seconds_left(request), user.session_id)
     accept = request.headers.get("accept", "")
@@ -91,7 +92,7 @@ async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Re
 
 async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, request: Request) -> Response:
     """The running answer from its start, then live; 204 where there is none."""
-    events = await chat.resume(user.id, chat_id, request.state.request_id)
+    events = await chat.resume(user.id, chat_id, request.state.request_id, language_of(request))
     return EventStream(events) if events else Response(status_code=204)
 
 

@@ -20,11 +20,11 @@ from functions.chat.metering import Refused
 from functions.chat.sources.base import JsonObject, Language
 from functions.chat.system_prompt import assistant_instructions
 from functions.chat.tools import Definition, Outcome
-from functions.common import results, surrogates
+from functions.common import surrogates
 from functions.common.auth import User
 from functions.common.database import Database
 from functions.common.errors import AppError, Forbidden, MethodNotAllowed
-from functions.common.web import error_fields, error_headers, json_response
+from functions.common.web import error_fields, error_headers, json_response, language_of, note_language
 
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")  # newest first; clients of other versions are offered the newest
 
@@ -75,6 +75,7 @@ async def answer(request: Request, user: User, chat: Chat, allowed_origins: froz
             return Response(status_code=202)
         call_id = call.id
         _check_version(request.headers.get("mcp-protocol-version"), call.method)
+        note_language(request, call.params.get("arguments"))
         return _response(call_id, result=await _result(call, user, chat))
     except Invalid as invalid:
         # Without an id no message could be read, and with a wrong version none should be answered.
@@ -82,8 +83,8 @@ async def answer(request: Request, user: User, chat: Chat, allowed_origins: froz
         return _response(call_id, 400 if is_bad_request else 200, error=invalid.error)
     except AppError as error:
         request.state.code = error.code
-        fields = error_fields(error, request.state.request_id)
-        refused = {"code": REFUSED, "message": error.sentence, "data": fields}
+        fields = error_fields(error, request.state.request_id, language_of(request))
+        refused = {"code": REFUSED, "message": fields["message"], "data": fields}
         return _response(call_id, error.status, error_headers(error), error=refused)
 
 
@@ -157,17 +158,20 @@ async def _call_tool(call: Call, user: User, chat: Chat) -> JsonObject:
     return {"content": [{"type": "text", "text": _text(outcome)}], "isError": outcome.error is not None}
 
 
+def _refusal(row: Mapping[str, Any]) -> Refused | None:
+    return Refused.from_row(row) if row["decision"] == "refused" else None
+
+
 async def _admit(user: User, database: Database) -> None:
-    """Count the call. Raises what admission raises where the user may not ask, and TooManyToolCalls."""
-    decided: Mapping[str, Any] = await database.call(
+    """Count the call. Raises what admission raises where the user may not ask, and TooManyRequests."""
+    decided: Refused | None = await database.call(
         "admit_tool_call",
         {"p_user_id": user.id, "p_calls_a_minute": limits.TOOL_CALLS_A_MINUTE, "p_session_id": user.session_id},
-        parse=results.record("decision"),
+        parse=_refusal,
         timeout_s=limits.ADMIT_S,
     )
-    if decided["decision"] == "refused":
-        refused = Refused(decided["reason"], decided["requires_payment"], decided["resets_at"])
-        raise refused.error(datetime.now(UTC))
+    if isinstance(decided, Refused):
+        raise decided.error(datetime.now(UTC))
 
 
 def _text(outcome: Outcome) -> str:

@@ -17,27 +17,26 @@ from functions.chat.answer import MessageRow
 from functions.chat.providers import Spent
 from functions.chat.request import ChatRequest
 from functions.chat.wire import Ending
+from functions.common import reasons
 from functions.common.database import Database
 from functions.common.errors import (
     AlreadyAnswered,
     AppError,
-    FreeAnswersOff,
     NotFound,
-    OverageLimitReached,
-    PaymentRequired,
-    QuotaExhausted,
     RequestInProgress,
-    TooManyFailures,
-    TooManyQueries,
-    TooManyToolCalls,
     Unavailable,
     ValueRefused,
+    error_for,
 )
+from functions.common.language import Language
 from functions.common.observe import Observer
 from functions.common.vault import StoredKey
 
 T = TypeVar("T")
 Funding = Literal["included", "credit", "overage", "byok"]
+
+# Of refusals without resets_at. An answer takes a few seconds, a pause longer.
+RETRY_AFTER_S = {"too_many_queries": 5, "chat_paused": 300, "provider_paused": 300}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +61,50 @@ class Admission:
     key: StoredKey | None
 
 
-# The errors of reasons for which another one than PaymentRequired or QuotaExhausted says what to do.
-ERRORS: Mapping[str, type[AppError]] = {
-    "Overage limit reached": OverageLimitReached,
-    "Too many queries at once": TooManyQueries,
-    "Too many failed queries today": TooManyFailures,
-    "Free answers are off today": FreeAnswersOff,
-    "Too many tool calls": TooManyToolCalls,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The query may not run. `reason` is the database's sentence, `resets_at` an ISO 8601 time."""
+    """The query may not run. `reason_code` is one of common.reasons, `reason` the database's text for it.
 
+    `resets_at` is an ISO 8601 time. `url` is the page of an unpaid invoice, where the action is to pay it. `provider`
+    is paused. `words` are an operator's sentence by language, for something paused.
+    """
+
+    reason_code: str
     reason: str
     requires_payment: bool
     resets_at: str | None
+    url: str | None = None
+    provider: str | None = None
+    words: Mapping[Language, str] | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Refused":
+        """The refusal of admit_query or admit_tool_call. Raises KeyError for a reason that is not known here."""
+        reason = reasons.BY_CODE[row["reason_code"]]
+        return cls(
+            reason.code,
+            row["reason"],
+            row["requires_payment"],
+            row["resets_at"],
+            row.get("url"),
+            row.get("provider"),
+            row.get("sentence"),
+        )
 
     def error(self, now: datetime) -> AppError:
-        """The error for the client, which names what would help."""
-        details: Mapping[str, Any] = {"reason": self.reason, "requires_payment": self.requires_payment}
-        if self.resets_at is None:
-            return ERRORS.get(self.reason, PaymentRequired)(**details)
-        wait_s = math.ceil((datetime.fromisoformat(self.resets_at) - now).total_seconds())
-        error = ERRORS.get(self.reason, QuotaExhausted)
-        return error(retry_after=max(1, wait_s), resets_at=self.resets_at, **details)
+        """The error for the client, which says what would help."""
+        details: dict[str, Any] = {"reason": self.reason, "requires_payment": self.requires_payment}
+        retry_after = RETRY_AFTER_S.get(self.reason_code)
+        if self.resets_at is not None:
+            retry_after = max(1, math.ceil((datetime.fromisoformat(self.resets_at) - now).total_seconds()))
+            details["resets_at"] = self.resets_at
+        if reasons.BY_CODE[self.reason_code].action == "pay_invoice":
+            details["url"] = self.url
+        if self.provider is not None:
+            details["provider"] = self.provider
+        error = error_for(self.reason_code, retry_after=retry_after, **details)
+        error.words = self.words
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +150,7 @@ def decision(row: Mapping[str, Any]) -> Decision:
                 key=row["key"],
             )
         case "refused":
-            return Refused(row["reason"], row["requires_payment"], row["resets_at"])
+            return Refused.from_row(row)
         case "waiting":
             return Waiting()
         case "in_progress":
@@ -305,10 +322,9 @@ class Metering:
             )
             match decided:
                 case Refused() as refused:
-                    error = refused.error(datetime.now(UTC))
-                    if isinstance(error, FreeAnswersOff):
+                    if refused.reason_code == "free_answers_off":
                         self._observer.count(FreeAnswersRefused=1)
-                    raise error
+                    raise refused.error(datetime.now(UTC))
                 case Waiting() if stop_earlier:
                     stop_earlier()
                     await asyncio.sleep(limits.EARLIER_ANSWER_TICK_S)

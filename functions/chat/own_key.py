@@ -3,7 +3,7 @@
 from functions.chat.metering import Hold
 from functions.common import results
 from functions.common.database import Database
-from functions.common.errors import AppError, ByokKeyRejected, ByokKeyUnreadable
+from functions.common.errors import AppError, ByokKeyRejected
 from functions.common.observe import Observer
 from functions.common.vault import DecryptionFailed, EncryptedKey, PlainKey, Vault
 
@@ -17,7 +17,7 @@ class OwnKeys:
         self._observer = observer
 
     async def decrypt(self, hold: Hold) -> PlainKey | None:
-        """The own key that pays; None where the platform's account pays. Raises ByokKeyUnreadable."""
+        """The own key that pays; None where the platform's account pays. Raises ByokKeyRejected if it is unreadable."""
         if hold.admission.funding != "byok":
             return None
         query, provider = hold.query, hold.admission.provider
@@ -25,14 +25,15 @@ class OwnKeys:
             return await self._vault.decrypt(EncryptedKey.from_row(hold.admission.key), query.user_id, provider)
         except DecryptionFailed as error:
             self._observer.failure("own key not decrypted", error, **query.identity, provider=provider)
-            raise ByokKeyUnreadable from None
+            raise ByokKeyRejected("byok_key_unreadable") from None
 
     async def reject(self, hold: Hold, error: ByokKeyRejected) -> None:
         """Record that the provider does not accept the key, so that the next query does not use it."""
         query, key = hold.query, hold.admission.key
         if key is None:
             return
-        params = {"p_id": key["id"], "p_user_id": query.user_id, "p_is_valid": False, "p_error": error.sentence}
+        sentence = error.sentence(query.request.language)
+        params = {"p_id": key["id"], "p_user_id": query.user_id, "p_is_valid": False, "p_error": sentence}
         try:
             await self._database.call("note_api_key", params, parse=results.record_or_none("hint"))
         except AppError as failure:

@@ -17,11 +17,10 @@ from functions.chat import limits, wire
 from functions.chat.feed import Feed
 from functions.chat.providers import Spent
 from functions.common.database import Database
-from functions.common.errors import AppError, Internal, TooManyFollowers
+from functions.common.errors import AppError, Internal, TooManyFollowers, Unavailable
 from functions.common.ids import time_ordered_id
+from functions.common.language import Language
 from functions.common.observe import Observer
-
-END_NOT_RECEIVED = "The end of this answer could not be sent here. Open the conversation again to see what was stored."
 
 
 class TurnProgress:
@@ -193,6 +192,7 @@ class Follower:
     user_id: str
     chat_id: str
     request_id: str
+    language: Language
     id: str = field(default_factory=time_ordered_id)
 
     async def state(self, hold_id: str | None = None, position: int = 0) -> Running | Over | None:
@@ -228,12 +228,14 @@ def _followed(row: Mapping[str, Any] | None) -> Running | Over | None:
     )
 
 
-async def follow(database: Database, user_id: str, chat_id: str, request_id: str) -> AsyncIterator[bytes] | None:
+async def follow(
+    database: Database, user_id: str, chat_id: str, request_id: str, language: Language
+) -> AsyncIterator[bytes] | None:
     """The running answer of a user's chat, from its start and then live; None where there is none.
 
     Raises TooManyFollowers.
     """
-    follower = Follower(database, user_id, chat_id, request_id)
+    follower = Follower(database, user_id, chat_id, request_id, language)
     state = await follower.state()
     while isinstance(state, Running) and not state.text:
         await asyncio.sleep(limits.FOLLOW_S)
@@ -257,17 +259,17 @@ async def _relay(follower: Follower, state: Running | Over | None) -> AsyncItera
             silence_s += limits.FOLLOW_S
             state = await follower.state(state.hold_id, position)
     except AppError as error:
-        yield message.finish_step() + wire.error_without_metadata(error.sentence)
+        yield message.finish_step() + wire.broken(error, follower.language)
         return
-    yield _ending(message, state, follower.request_id)
+    yield _ending(message, state, follower)
 
 
-def _ending(message: wire.MessageStream, over: Over | None, request_id: str) -> bytes:
+def _ending(message: wire.MessageStream, over: Over | None, follower: Follower) -> bytes:
     """The last events of a relayed answer. None: its process died."""
     if over is None:
-        return message.finish_step() + wire.error_without_metadata(Internal.message)
+        return message.finish_step() + wire.broken(Internal(), follower.language)
     metadata = wire.metadata(
-        request_id=request_id,
+        request_id=follower.request_id,
         spent=over.spent,
         funding=over.funding,
         charged_usd=over.charged_usd,
@@ -277,10 +279,10 @@ def _ending(message: wire.MessageStream, over: Over | None, request_id: str) -> 
     match over.outcome:
         case "answered" | "stopped" if not message.is_complete:
             # The turn stopped waiting for this reader. The client that asked has the whole answer; history may have it.
-            return message.finish_step() + wire.error_without_metadata(END_NOT_RECEIVED)
+            return message.finish_step() + wire.broken(Unavailable("end_not_received"), follower.language)
         case "answered":
             return wire.finish(over.finish_reason or "stop", metadata)
         case "stopped":
             return wire.abort(metadata)
         case _:
-            return message.finish_step() + wire.error(Internal.message, metadata)
+            return message.finish_step() + wire.error(Internal(), follower.language, metadata)

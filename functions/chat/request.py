@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from functions.chat import limits
 from functions.common.ids import ID_CHARACTERS
+from functions.common.validation import problem
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_CHARACTERS)]
@@ -57,7 +58,7 @@ class Context(BaseModel):
         except orjson.JSONEncodeError:
             small = False  # nested deeper than 254 levels
         if not small:
-            raise ValueError(f"must be at most {limits.CONTEXT_BYTES} bytes of JSON, and not deeply nested")
+            raise problem("context_size", limit=limits.CONTEXT_BYTES)
         return data
 
 
@@ -78,11 +79,11 @@ class ChatRequest(BaseModel):
     @model_validator(mode="after")
     def _ends_with_a_question(self) -> "ChatRequest":
         if self.question.role != "user" or not self.question.text.strip():
-            raise ValueError("the last message must be the user's and have text")
+            raise problem("question")
         if any(part.type == "file" for part in self.question.parts):
-            raise ValueError("the last message has a file, but only text can be read: send it without the file")
+            raise problem("question_file")
         if len(self.question.text.encode()) > limits.QUESTION_BYTES:
-            raise ValueError(f"the last message is longer than {limits.QUESTION_BYTES:,} bytes")
+            raise problem("question_size", limit=limits.QUESTION_BYTES)
         return self
 
     @property

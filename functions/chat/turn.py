@@ -51,7 +51,7 @@ class Turn:
     query: Query
     stop_earlier: Callable[[], None]
     ends_at: float
-    feed: Feed = field(default_factory=Feed)
+    feed: Feed = field(init=False)
     stopped: bool = False
     hold: Hold | None = None
     _answer: Answer = field(init=False)
@@ -60,6 +60,7 @@ class Turn:
     _timeout: asyncio.Timeout | None = None
 
     def __post_init__(self) -> None:
+        self.feed = Feed(self.query.request.language)
         self._answer = Answer(self.query.hold_id)
         self._stream = wire.MessageStream(self._answer.id)
 
@@ -98,10 +99,11 @@ class Turn:
                 self.feed.write(self._stream.complete())
             await self._end(hold, progress, failover, None, None)
             if self.feed.is_streaming:
-                sentence = error.sentence if isinstance(error, AppError) else Internal.message
+                failure = error if isinstance(error, AppError) else Internal()
                 # The release has given one query back.
                 metadata = self._metadata(hold, failover, Settled("failed", Decimal(0)), None, given_back=1)
-                self.feed.write(self._stream.complete() + wire.error(sentence, metadata))
+                language = self.query.request.language
+                self.feed.write(self._stream.complete() + wire.error(failure, language, metadata))
             raise
         self.feed.write(self._stream.complete())
         settled = await self._end(hold, progress, failover, reason, self._turn_row(hold, reason))

@@ -13,6 +13,8 @@ import orjson
 from functions.chat.providers import Spent
 from functions.chat.tools.base import Source
 from functions.common import money
+from functions.common.errors import AppError
+from functions.common.language import Language
 
 HEADERS = {
     "content-type": "text/event-stream",
@@ -58,6 +60,15 @@ class Metadata(TypedDict):
     persisted: bool
     finish_reason: Ending | None
     outcome: NotRequired[Literal["lost"]]
+    error: NotRequired["ErrorInfo"]
+
+
+class ErrorInfo(TypedDict):
+    """Why the answer failed, as in the HTTP API. The sentence is in the part `error`."""
+
+    code: str
+    reason_code: str
+    action: str
 
 
 class UIMessage(TypedDict):
@@ -248,11 +259,25 @@ def abort(metadata: Metadata) -> bytes:
     return part("message-metadata", messageMetadata=metadata) + part("abort", reason="stopped") + DONE
 
 
-def error(sentence: str, metadata: Metadata) -> bytes:
+def error(failure: AppError, language: Language, metadata: Metadata) -> bytes:
     """The end of an answer that failed."""
-    return part("error", errorText=sentence) + finish("error", metadata)
+    sentence = failure.sentence(language)
+    return part("error", errorText=sentence) + finish("error", {**metadata, "error": _described(failure)})
 
 
-def error_without_metadata(sentence: str) -> bytes:
-    """The end of a stream where the outcome of the turn is not known, or there was no turn."""
-    return part("error", errorText=sentence) + DONE
+def broken(failure: AppError, language: Language) -> bytes:
+    """The end of a message where the outcome of the turn is not known."""
+    return part("message-metadata", messageMetadata={"error": _described(failure)}) + _last_error(failure, language)
+
+
+def refusal(failure: AppError, language: Language) -> bytes:
+    """A whole stream without an answer."""
+    return part("start", messageMetadata={"error": _described(failure)}) + _last_error(failure, language)
+
+
+def _last_error(failure: AppError, language: Language) -> bytes:
+    return part("error", errorText=failure.sentence(language)) + DONE
+
+
+def _described(failure: AppError) -> ErrorInfo:
+    return {"code": failure.code, "reason_code": failure.reason.code, "action": failure.reason.action}

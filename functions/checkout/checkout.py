@@ -21,7 +21,15 @@ from functions.common.billing.records import BillingProfile, OverageSettings, Pr
 from functions.common.billing.stripe_client import Account, plan_key
 from functions.common.billing.stripe_state import live_subscription
 from functions.common.database import Database
-from functions.common.errors import Internal, NotFound, PaymentUnavailable, PriceDiffers, Unauthenticated
+from functions.common.errors import (
+    AccountBlocked,
+    Internal,
+    NotFound,
+    PaymentRequired,
+    PaymentUnavailable,
+    PriceDiffers,
+    Unauthenticated,
+)
 from functions.common.observe import Observer
 
 if TYPE_CHECKING:  # importing Stripe's parameter types takes 17 ms, and nothing needs them at run time
@@ -82,11 +90,11 @@ class Checkout:
     async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:
         """A page to subscribe to a plan; the portal for a user who has a subscription.
 
-        Raises NotFound, PaymentUnavailable, PriceDiffers, CatalogMissing, Unavailable.
+        Raises AccountBlocked, NotFound, PaymentUnavailable, PriceDiffers, CatalogMissing, Unavailable.
         """
         product = _product(await self.plans(), plan_key(tier))
         async with self._stripe() as stripe:
-            customer_id = await self._customer(stripe, user)
+            customer_id = await self._customer(stripe, user, await self._profile(user))
             params: SessionCreateParams = {
                 "mode": "subscription",
                 "subscription_data": {"metadata": {"user_id": user.id}},
@@ -97,13 +105,22 @@ class Checkout:
             return await self._page(stripe, user, customer_id, order, urls)
 
     async def buy(self, user: User, pack_id: str, urls: ReturnUrls) -> Page:
-        """A page to buy a pack. Raises NotFound for a pack that is not sold, and what `subscribe` raises."""
+        """A page to buy a pack.
+
+        Raises NotFound for a pack that is not sold, PaymentRequired for a user whose subscription would not let the
+        credits pay, and what `subscribe` raises.
+        """
         prices = await self.plans()
         pack = next((pack for pack in prices["packs"] if pack["id"] == pack_id), None)
         if pack is None:
-            raise NotFound("There is no such credit pack.")
+            raise NotFound("pack_not_found")
+        profile = await self._profile(user)
+        if refusal := profile.refusal:
+            raise PaymentRequired(
+                refusal["reason_code"], reason=refusal["reason"], requires_payment=True, url=refusal["url"]
+            )
         async with self._stripe() as stripe:
-            customer_id = await self._customer(stripe, user)
+            customer_id = await self._customer(stripe, user, profile)
             # Record what was sold: the table may change before the payment arrives.
             metadata = {"user_id": user.id, "pack": pack_id, "credits": str(pack["credits"])}
             params: SessionCreateParams = {"mode": "payment", "payment_intent_data": {"metadata": metadata}}
@@ -111,10 +128,10 @@ class Checkout:
             return await self._page(stripe, user, customer_id, order, urls)
 
     async def portal(self, user: User, return_url: str) -> Page:
-        """The user's billing portal. Raises NotFound for a user who has never bought anything."""
+        """The user's billing portal. Raises AccountBlocked; NotFound if they never bought anything."""
         profile = await self._profile(user)
         if profile.stripe_customer_id is None:
-            raise NotFound("You have not bought anything yet, so there is nothing to manage.")
+            raise NotFound("nothing_bought")
         async with self._stripe() as stripe:
             return await self._portal(stripe, profile.stripe_customer_id, return_url)
 
@@ -146,12 +163,13 @@ class Checkout:
         profile = await billing_profile(self._database, user.id)
         if profile is None:
             raise Unauthenticated  # the account was deleted
+        if profile.is_blocked:
+            raise AccountBlocked
         return profile
 
-    async def _customer(self, stripe: StripeClient, user: User) -> str:
+    async def _customer(self, stripe: StripeClient, user: User, profile: BillingProfile) -> str:
         """The user's customer id. A customer is created and linked before any checkout, so that every event
         resolves to a user."""
-        profile = await self._profile(user)
         if profile.stripe_customer_id is not None:
             return profile.stripe_customer_id
         # Equal for all clicks until the customer is deleted. Without the e-mail address, which may change.

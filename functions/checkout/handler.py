@@ -18,6 +18,7 @@ from functions.common.errors import InvalidRequest
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.settings import load
+from functions.common.validation import field_problem, problem
 from functions.common.web import json_body, json_response
 
 PLANS_MAX_AGE_S = 300
@@ -34,7 +35,7 @@ class CheckoutRequest(BaseModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> "CheckoutRequest":
         if (self.plan is None) == (self.pack is None):
-            raise ValueError("needs either a plan or a pack")
+            raise problem("plan_or_pack")
         return self
 
 
@@ -69,7 +70,7 @@ def check_origin(checkout: Checkout, **urls: str) -> None:
     """Return URLs must be on an allowed origin. Raises InvalidRequest that names each field that is not."""
     wrong = [name for name, url in urls.items() if not _is_on(url, checkout.allowed_origins)]
     if wrong:
-        raise InvalidRequest(fields=[{"field": name, "message": "must be on an allowed origin"} for name in wrong])
+        raise InvalidRequest(*(field_problem(name, "origin") for name in wrong))
 
 
 def _is_on(url: str, origins: frozenset[str]) -> bool:

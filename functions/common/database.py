@@ -47,8 +47,6 @@ ERRORS: Mapping[str, type[AppError]] = {
     "OWING": Forbidden,
     "TOBIG": TooLarge,
 }
-# The database's messages with these codes are written for users. All others stay internal.
-USER_MESSAGE_CODES = frozenset({"NTFND", "NOMDL", "OWING", "TOBIG"})
 VALUE_REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint violation
 INSUFFICIENT_PRIVILEGE = "42501"
 TOKEN_REFUSED = frozenset({"PGRST301", "PGRST303"})
@@ -151,35 +149,38 @@ class Database:
 
 def result(status: int, content: bytes, parse: Callable[[Any], Any], *, is_user: bool) -> Any:
     """What `parse` makes of the result in a response. Raises the errors of `refusal`, and OutOfReach."""
-    code, message = "", ""
+    code, hint, detail = "", None, None
     try:
         if status == 204:
             return parse(None)  # the function returns void
         value = orjson.loads(content)
         if 200 <= status < 300:
             return parse(money.parse_amounts(value))
-        code, message = value["code"], value.get("message")
+        code, hint, detail = value["code"], value.get("hint"), value.get("details")
         if not CODE.fullmatch(code):
             code = ""
     except WRONG_SHAPE:
         failure = CredentialsRefused if status == 401 else OutOfReach
         raise failure(f"{status} with an unreadable body") from None
-    if (error := refusal(status, code, str(message), is_user=is_user)) is not None:
+    if (error := refusal(status, code, hint, detail, is_user=is_user)) is not None:
         raise error
     failure = CredentialsRefused if status == 401 or code == JWT_SECRET_MISSING else OutOfReach
     raise failure(f"{status} {code}")
 
 
-def refusal(status: int, code: str, message: str, *, is_user: bool) -> AppError | None:
+def refusal(status: int, code: str, hint: Any, detail: Any, *, is_user: bool) -> AppError | None:
     """The error for a response that a repetition would not change; None where it might. The list is complete:
 
     - our own codes;
     - a value that the database refuses;
     - a privilege that the user, or our role, does not have;
     - the user's own token. Where our own key is refused (status 401), the fault is ours and may be repaired.
+
+    Of our own codes, `hint` is the error's reason and `detail` its details as a JSON object, if the function gives
+    them. The message stays internal.
     """
     if error_type := ERRORS.get(code):
-        return error_type(message if code in USER_MESSAGE_CODES else None)
+        return _with_reason(error_type, hint, detail)
     if code.startswith(VALUE_REFUSED_CLASSES):
         return ValueRefused()
     if not is_user and status == 401:
@@ -189,6 +190,14 @@ def refusal(status: int, code: str, message: str, *, is_user: bool) -> AppError 
     if code in TOKEN_REFUSED and is_user:
         return Unauthenticated()
     return None
+
+
+def _with_reason(error_type: type[AppError], hint: Any, detail: Any) -> AppError:
+    """The error with the reason that the database gives, or with its usual one if the code here does not know it."""
+    try:
+        return error_type(hint, **(orjson.loads(detail) if detail else {}))
+    except WRONG_SHAPE:
+        return error_type()
 
 
 def request_headers(api_key: str, user_token: str | None = None) -> dict[str, str]:

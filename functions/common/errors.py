@@ -1,41 +1,59 @@
-"""The errors a client can receive: one class per code, with its HTTP status and a sentence the user can act on.
+"""The errors a client can receive: one class per code, with its HTTP status. Each has a reason with its sentences.
 
-`common.web` turns them into responses. docs/error_codes.md lists them beside the SQLSTATE codes that `common.database`
-maps to them.
+`common.reasons` has the sentences, `common.web` makes responses of the errors. docs/error_codes.md lists both beside
+the SQLSTATE codes that `common.database` maps to them.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
+
+from functions.common import reasons
+from functions.common.language import Language
+from functions.common.reasons import Reason
+from functions.common.validation import FieldError
 
 
 class AppError(Exception):
     """An expected refusal or failure.
 
-    `details` are added to the response beside `code`, `message` and `request_id`. `retry_after`, in whole seconds,
-    becomes the Retry-After header. `usual_retry_after` is its default.
+    `reason_code` is a code of common.reasons. By default it is `usual_reason`, and without that the error's code.
+    `details` fill the placeholders of the sentence, and are added to the response. `retry_after`, in whole seconds,
+    becomes the Retry-After header. `usual_retry_after` is its default. `words` replaces the sentence of the reason: an
+    operator's sentence by language.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    message: ClassVar[str] = "Something went wrong on our side. Nothing was charged; please try again."
+    usual_reason: ClassVar[str | None] = None
     usual_retry_after: ClassVar[int | None] = None
+    words: Mapping[Language, str] | None = None
 
-    def __init__(self, message: str | None = None, *, retry_after: int | None = None, **details: Any) -> None:
-        super().__init__(message or self.message)
+    def __init__(self, reason_code: str | None = None, /, *, retry_after: int | None = None, **details: Any) -> None:
+        self.reason: Reason = reasons.BY_CODE[reason_code or self.usual_reason or self.code]
         self.retry_after = retry_after or self.usual_retry_after
         self.details = details
+        super().__init__(self.sentence("en"))
 
-    @property
-    def sentence(self) -> str:
+    def sentence(self, language: Language) -> str:
         """The message that the client sees."""
-        return str(self)
+        if self.words is not None:
+            return self.words[language]
+        return self.reason.sentence(language, self.details)
+
+    def details_in(self, language: Language) -> Mapping[str, Any]:
+        """The details of the response."""
+        return self.details
 
 
 class Internal(AppError):
-    """A fault of ours. The client sees the fixed sentence, not the exception's message."""
+    """A fault of ours. The client sees a fixed sentence, not `message`, which is for an operator."""
 
-    @property
-    def sentence(self) -> str:
-        return self.message
+    def __init__(self, message: str = "") -> None:
+        super().__init__()
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message or super().__str__()
 
 
 class ValueRefused(Internal):
@@ -45,173 +63,138 @@ class ValueRefused(Internal):
 class InvalidJson(AppError):
     status = 400
     code = "invalid_json"
-    message = "The request body is not valid JSON."
 
 
 class NotAnHttpRequest(AppError):
     status = 400
     code = "not_an_http_request"
-    message = "This function answers HTTP requests to its URL. The event that invoked it is not one."
 
 
 class InvalidSignature(AppError):
     status = 400
     code = "invalid_signature"
-    message = "The Stripe-Signature header does not match this body, or is not from the last five minutes."
 
 
 class Unauthenticated(AppError):
     status = 401
     code = "unauthenticated"
-    message = "Sign in again: the access token is missing, expired or not valid."
 
 
 class PaymentRequired(AppError):
     status = 402
     code = "payment_required"
-    message = "Your plan has no queries left. Upgrade or buy a credit pack to continue."
 
 
 class ByokBalanceExhausted(AppError):
     status = 402
     code = "byok_balance_exhausted"
-    message = "Your own account at the model provider has no credit left."
 
 
 class Forbidden(AppError):
     status = 403
     code = "forbidden"
-    message = "You are not allowed to do this."
 
 
 class AccountBlocked(AppError):
     status = 403
     code = "account_blocked"
-    message = "Your account is blocked. Contact support."
 
 
 class EmailNotConfirmed(AppError):
     status = 403
     code = "email_not_confirmed"
-    message = "Confirm your e-mail address to use your free queries."
 
 
 class ByokNotAllowed(AppError):
     status = 403
     code = "byok_not_allowed"
-    message = "Your plan does not include using your own API keys. Upgrade to use one."
 
 
 class NotFound(AppError):
     status = 404
     code = "not_found"
-    message = "This was not found."
 
 
 class MethodNotAllowed(AppError):
     status = 405
     code = "method_not_allowed"
-    message = "This address does not support this HTTP method."
 
 
 class RequestInProgress(AppError):
     status = 409
     code = "request_in_progress"
-    message = "This message is already being answered."
+    usual_retry_after = 5  # an answer takes a few seconds
 
 
 class Conflict(AppError):
     status = 409
     code = "conflict"
-    message = "This message id was used before with other words. Send the message with a new id."
 
 
 class AlreadyAnswered(AppError):
     status = 409
     code = "already_answered"
-    message = "This message was already answered and the answer was not stored. Send it as a new message to ask again."
 
 
 class TooLarge(AppError):
     status = 413
     code = "too_large"
-    message = "The request body is too large."
 
 
 class InvalidRequest(AppError):
     status = 422
     code = "invalid_request"
-    message = "The request is not valid; see fields."
+
+    def __init__(self, *fields: FieldError, reason_code: str | None = None) -> None:
+        super().__init__(reason_code)
+        self.fields = fields
+
+    def details_in(self, language: Language) -> Mapping[str, Any]:
+        """The invalid `fields`."""
+        return {"fields": [{"field": one.name or "body", "message": one.message_in(language)} for one in self.fields]}
 
 
 class ModelNotAvailable(AppError):
     status = 422
     code = "model_not_available"
-    message = "Your plan does not include this model."
 
 
 class ModelGone(ModelNotAvailable):
     """The provider does not have the model any more, or not for this account. Another model may answer."""
 
-    message = "The model provider does not offer this model any more. Nothing was charged; choose another model."
+    usual_reason = "model_gone"
 
 
 class ByokKeyRejected(AppError):
+    """The provider rejects the user's own key, or our key ring cannot decrypt it."""
+
     status = 422
     code = "byok_key_rejected"
-    message = "The model provider rejected your own API key."
-
-
-class ByokKeyUnreadable(ByokKeyRejected):
-    """Our keyring cannot decrypt the stored key."""
-
-    message = "Your own API key can no longer be decrypted. Store it again, or delete it."
 
 
 class TooManyRequests(AppError):
     status = 429
     code = "too_many_requests"
-    message = "Too many requests; please try again in a moment."
-
-
-class TooManyQueries(TooManyRequests):
-    message = "As many questions of yours as your plan allows are being answered. Wait for one of them, or stop it."
-    usual_retry_after = 5  # an answer takes a few seconds
-
-
-class TooManyFailures(TooManyRequests):
-    message = "Too many of your questions failed today and were not charged. You can ask again after midnight UTC."
-
-
-class TooManyToolCalls(TooManyRequests):
-    message = "Your assistant has called as many tools as a minute allows. Wait a moment."
-
-
-class FreeAnswersOff(TooManyRequests):
-    message = "Free answers are used up for today. They return at midnight UTC; a paid plan answers now."
 
 
 class TooManyFollowers(TooManyRequests):
-    message = "Three other tabs or devices are reading this answer. Close one of them, or open the conversation later."
+    usual_reason = "too_many_followers"
     usual_retry_after = 5
 
 
 class QuotaExhausted(AppError):
     status = 429
     code = "quota_exhausted"
-    message = "You have used all queries for today. The quota resets at midnight UTC."
 
 
 class OverageLimitReached(AppError):
     status = 429
     code = "overage_limit_reached"
-    message = "You have reached the overage limit you set. Raise it, or wait until it resets."
 
 
 class ProviderError(AppError):
     status = 502
     code = "provider_error"
-    message = "The model provider failed to answer. Nothing was charged; please try again."
 
 
 class ProviderDown(ProviderError):
@@ -224,7 +207,7 @@ class PromptRefused(ProviderError):
     It ends the answer. Where nothing else reached the user, the client sees a ProviderError for "length".
     """
 
-    message = "This question is too long for the model. Nothing was charged; ask a shorter one."
+    usual_reason = "prompt_refused"
 
     def __init__(self, finish_reason: Literal["length", "content-filter"]) -> None:
         super().__init__()
@@ -234,34 +217,41 @@ class PromptRefused(ProviderError):
 class ProviderOverloaded(AppError):
     status = 503
     code = "provider_overloaded"
-    message = "The model provider is overloaded. Nothing was charged; please try again in a moment."
 
 
 class ProviderTimeout(AppError):
     status = 504
     code = "provider_timeout"
-    message = "The model provider took too long. Nothing was charged; please try again."
 
 
 class Unavailable(AppError):
+    """`upstream`: what the database or its gateway answered last, for the log."""
+
     status = 503
     code = "unavailable"
-    message = "Our database cannot be reached, so the request was refused and nothing was charged. Please try again."
     usual_retry_after = 2  # an overload passes in seconds
 
-    def __init__(self, message: str | None = None, *, upstream: str | None = None) -> None:
-        """`upstream`: what the database or its gateway answered last, for the log."""
-        super().__init__(message)
+    def __init__(self, reason_code: str | None = None, /, *, upstream: str | None = None, **details: Any) -> None:
+        super().__init__(reason_code, **details)
         self.upstream = upstream
 
 
 class PaymentUnavailable(AppError):
     status = 503
     code = "payment_unavailable"
-    message = "Our payment provider cannot be reached, and nothing was charged. Please try again in a moment."
 
 
 class PriceDiffers(PaymentUnavailable):
     """Stripe would charge another price than the one that we show: publish-catalog has not run since it changed."""
 
-    message = "This price is being changed, so it cannot be bought now. Nothing was charged; please try again later."
+    usual_reason = "price_differs"
+
+
+BY_CODE = {kind.code: kind for kind in AppError.__subclasses__()}
+
+
+def error_for(reason_code: str, **details: Any) -> AppError:
+    """The error of a reason. `details` are the arguments of AppError. Raises KeyError for an unknown reason."""
+    code = reasons.BY_CODE[reason_code].error
+    assert code is not None, f"{reason_code} is no refusal"
+    return BY_CODE[code](reason_code, **details)

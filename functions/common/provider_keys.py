@@ -1,4 +1,6 @@
-"""What a model provider's refusal says about the API key that was sent."""
+"""The model providers' names, and what a provider's refusal says about the API key that was sent."""
+
+PROVIDER_NAMES = {"anthropic": "Anthropic", "openai": "OpenAI"}
 
 # Codes that are about the key. 401 is, too, unless the refusal names another cause.
 NOT_ACCEPTED = frozenset({"authentication_error", "invalid_api_key", "account_deactivated"})

@@ -142,7 +142,7 @@ def load(settings: type[S], environ: Mapping[str, str] = os.environ) -> S:
     except ValidationError as error:
         sentences = []
         for field in field_errors(error):
-            reason = "is missing" if field.is_missing else field.message
+            reason = "is missing" if field.kind == "missing" else field.message
             sentences.append(" ".join([*field.path[:1], reason]) + ".")
         raise SettingsError(" ".join(sentences)) from None
 

@@ -4,7 +4,9 @@ Pure ASGI, because each of Starlette's BaseHTTPMiddleware adds 0.45 ms per reque
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -26,9 +28,10 @@ from functions.common.errors import (
     TooLarge,
 )
 from functions.common.ids import ID_CHARACTERS, new_request_id
+from functions.common.language import LANGUAGES, Language, preferred
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
-from functions.common.validation import FieldError, field_errors
+from functions.common.validation import field_errors, field_problem, read_errors
 
 BODY_LIMIT = 256 * 1024
 # The Web Adapter posts an event that is not an HTTP request, such as a test event of AWS's console, to this path.
@@ -75,9 +78,32 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(money.dumps(content), status, headers, media_type="application/json")
 
 
-def error_fields(error: AppError, request_id: str) -> dict[str, Any]:
-    """The fields of an error in a response."""
-    return {"code": error.code, "message": error.sentence, "request_id": request_id, **error.details}
+def language_of(request: Request) -> Language:
+    """The language of a response: the body's `language`, else the Accept-Language header, else English."""
+    named: Language | None = getattr(request.state, "language", None)
+    return named or preferred(request.headers.get("accept-language", ""))
+
+
+def note_language(request: Request, body: Any) -> None:
+    """Respond in the language that the request's body names, if it names one."""
+    if isinstance(body, dict) and body.get("language") in LANGUAGES:
+        request.state.language = body["language"]
+
+
+def error_fields(error: AppError, request_id: str, language: Language) -> dict[str, Any]:
+    """The fields of an error in a response. Where the action is to wait, `resets_at` says until when, if known."""
+    fields = {
+        "code": error.code,
+        "message": error.sentence(language),
+        "reason_code": error.reason.code,
+        "action": error.reason.action,
+        "request_id": request_id,
+        **error.details_in(language),
+    }
+    if error.reason.action == "wait" and "resets_at" not in fields:
+        wait_s = error.retry_after
+        fields["resets_at"] = None if wait_s is None else (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat()
+    return fields
 
 
 def error_headers(error: AppError) -> dict[str, str]:
@@ -85,9 +111,10 @@ def error_headers(error: AppError) -> dict[str, str]:
     return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
 
 
-def error_response(error: AppError, request_id: str) -> Response:
-    """The response for an error."""
-    return json_response({"error": error_fields(error, request_id)}, error.status, error_headers(error))
+def error_response(error: AppError, request: Request) -> Response:
+    """The response for an error, in the language of the request."""
+    fields = error_fields(error, request.state.request_id, language_of(request))
+    return json_response({"error": fields}, error.status, error_headers(error))
 
 
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
@@ -103,27 +130,23 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
             data = surrogates.loads(body)
         except orjson.JSONDecodeError as error:
             raise InvalidJson from error
+        note_language(request, data)
         if b"\\u0000" in body and _has_null_character(data):
             # Postgres cannot store it, so it is refused before an answer is produced.
-            raise InvalidRequest(fields=[{"field": "body", "message": "must not contain the null character"}])
+            raise InvalidRequest(field_problem("body", "null_character"))
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            raise _invalid_fields(field_errors(error)) from None
+            raise InvalidRequest(*field_errors(error)[:MAX_FIELD_ERRORS]) from None
 
     return parse
-
-
-def _invalid_fields(errors: Sequence[FieldError]) -> InvalidRequest:
-    fields = [{"field": invalid.name or "body", "message": invalid.message} for invalid in errors[:MAX_FIELD_ERRORS]]
-    return InvalidRequest(fields=fields)
 
 
 def _has_null_character(data: Any) -> bool:
     try:
         orjson.dumps(data)  # fails beyond 254 levels, which are too many for a recursive search
     except orjson.JSONEncodeError as error:
-        raise InvalidJson("The request body is nested too deeply.") from error
+        raise InvalidJson("json_too_deep") from error
     return _contains_null_character(data)
 
 
@@ -139,15 +162,15 @@ async def _app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)
     request.state.code = error.code
     request.state.upstream = getattr(error, "upstream", None)
-    return error_response(error, request.state.request_id)
+    return error_response(error, request)
 
 
 async def _invalid_parameters(request: Request, error: Exception) -> Response:
     """FastAPI's error for a parameter of the path or the query."""
     assert isinstance(error, RequestValidationError)
     # Without where the parameter is: ("query", "before") is named before.
-    invalid = [FieldError(tuple(map(str, found["loc"][1:])), found["msg"], False) for found in error.errors()]
-    return await _app_error(request, _invalid_fields(invalid))
+    invalid = [replace(one, path=one.path[1:]) for one in read_errors(error.errors())]
+    return await _app_error(request, InvalidRequest(*invalid[:MAX_FIELD_ERRORS]))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -208,7 +231,7 @@ class RequestMiddleware:
                 if received <= self._body_limit:
                     return message
                 if not message.get("more_body") or received > DRAIN_LIMIT:
-                    raise TooLarge(f"The request body is over {self._body_limit // 1024:,} KiB.")
+                    raise TooLarge(limit_kib=self._body_limit // 1024)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -225,6 +248,6 @@ class RequestMiddleware:
             state["code"] = Internal.code
             self._observer.failure("unexpected failure", error, request_id=request_id)
             if not status:
-                await error_response(Internal(), request_id)(scope, receive, send_with_id)
+                await error_response(Internal(), Request(scope))(scope, receive, send_with_id)
         finally:
             log()  # of a response that did not reach its end

@@ -12,7 +12,6 @@ from functions.common.vault import PlainKey
 from functions.keys.settings import KeysSettings
 
 TIMEOUT_S = 5.0
-PROVIDERS = {"anthropic": "Anthropic", "openai": "OpenAI"}
 # What the SDKs read from the environment and send beside the key. It belongs to the platform's account.
 ENVIRONMENT_ACCOUNT = ("auth_token", "organization", "project")
 

@@ -8,15 +8,18 @@ from pydantic import AfterValidator, BaseModel, SecretStr
 from functions.common import results
 from functions.common.auth import CurrentUser, User, Verifier
 from functions.common.database import Database
-from functions.common.errors import ByokKeyRejected, ByokKeyUnreadable, ByokNotAllowed, NotFound
+from functions.common.errors import ByokKeyRejected, ByokNotAllowed, NotFound
 from functions.common.ids import time_ordered_id
 from functions.common.lambda_http import create_lambda_app, lambda_handler
+from functions.common.language import Language
 from functions.common.observe import Observer
+from functions.common.provider_keys import PROVIDER_NAMES
 from functions.common.settings import load, load_vault, read_environment
 from functions.common.thread_transport import ThreadTransport
+from functions.common.validation import problem
 from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedKey, PlainKey, StoredKey, Vault
-from functions.common.web import json_body, json_response
-from functions.keys.check import PROVIDERS, CheckResult, check
+from functions.common.web import json_body, json_response, language_of
+from functions.keys.check import CheckResult, check
 from functions.keys.settings import KeysSettings
 
 
@@ -64,7 +67,7 @@ class Keys:
             raise ByokNotAllowed  # before the key is sent to the provider
         result = await self._check(user, provider, key)
         if result is CheckResult.REJECTED:
-            raise ByokKeyRejected(f"{PROVIDERS[provider]} does not accept this key, so it was not stored.")
+            raise ByokKeyRejected("byok_key_not_stored", provider=provider)
         encrypted = await self._vault.encrypt(key, user.id, provider)
         params = {
             "p_id": time_ordered_id(),
@@ -77,8 +80,11 @@ class Keys:
         stored: KeyInfo = await self._database.call("put_api_key", params, parse=results.record("hint"))
         return stored
 
-    async def validate(self, user: User, provider: str) -> KeyInfo:
-        """Check the stored key again and store the result. Raises NotFound, ByokKeyUnreadable."""
+    async def validate(self, user: User, provider: str, language: Language) -> KeyInfo:
+        """Check the stored key again and store the result, a rejection in `language`.
+
+        Raises NotFound, and ByokKeyRejected if it cannot be decrypted.
+        """
         stored: StoredKey | None = await self._database.call(
             "get_api_key", {"p_user_id": user.id, "p_provider": provider}, parse=results.record_or_none("encrypted_key")
         )
@@ -88,11 +94,11 @@ class Keys:
             key = await self._vault.decrypt(EncryptedKey.from_row(stored), user.id, provider)
         except DecryptionFailed as error:
             self._observer.failure("own key not decrypted", error, user_id=user.id, provider=provider)
-            raise ByokKeyUnreadable from None
+            raise ByokKeyRejected("byok_key_unreadable") from None
         result = await self._check(user, provider, key)
         updated: KeyInfo | None = None
         if result is not CheckResult.UNCLEAR:
-            rejection = f"{PROVIDERS[provider]} does not accept this key."
+            rejection = ByokKeyRejected(provider=provider).sentence(language)
             params = {"p_id": stored["id"], "p_user_id": user.id, "p_is_valid": result is CheckResult.VALID}
             updated = await self._database.call(
                 "note_api_key", {**params, "p_error": rejection}, parse=results.record_or_none("hint")
@@ -118,7 +124,7 @@ class Keys:
 def _plausible_key(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if not 16 <= len(text) <= MAX_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(f"must be a provider's API key: 16 to {MAX_KEY_LENGTH} printable characters without spaces")
+        raise problem("api_key", limit=MAX_KEY_LENGTH)
     return SecretStr(text)
 
 
@@ -136,7 +142,7 @@ async def get_keys(request: Request) -> Keys:
 
 async def supported_provider(provider: str) -> str:
     """The provider in the path. Raises NotFound if it is not supported."""
-    if provider not in PROVIDERS:
+    if provider not in PROVIDER_NAMES:
         raise NotFound
     return provider
 
@@ -156,9 +162,9 @@ async def put_key(user: CurrentUser, provider: Provider, body: KeyBody, keys: Cu
     return json_response(await keys.put(user, provider, PlainKey(body.api_key.get_secret_value())))
 
 
-async def validate_key(user: CurrentUser, provider: Provider, keys: CurrentKeys) -> Response:
+async def validate_key(user: CurrentUser, provider: Provider, keys: CurrentKeys, request: Request) -> Response:
     """Check the stored key again."""
-    return json_response(await keys.validate(user, provider))
+    return json_response(await keys.validate(user, provider, language_of(request)))
 
 
 async def delete_key(user: CurrentUser, provider: Provider, keys: CurrentKeys) -> Response:

@@ -311,6 +311,449 @@ comment on function private.person_key(text) is
 revoke all on function private.person_key(text) from public, anon, authenticated, service_role;
 
 
+-- ==== sql/schemas/04_reasons.sql
+
+-- Why a query is admitted or a request refused, with sentences in English and French. Generated from
+-- functions/common/reasons.py by `make reasons`. Change the source, not this file.
+
+create table if not exists public.reasons (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  code text not null
+    constraint reasons_code_is_unique unique,
+  error text,
+  action text not null,
+  paying_helps boolean not null,
+  reason text,
+  ends text not null,
+  en text not null,
+  fr text not null
+);
+comment on table public.reasons is 'Why a query is admitted or a request refused, with its sentences.';
+comment on column public.reasons.id is 'Identifies the row.';
+comment on column public.reasons.created_at is 'When the reason was added.';
+comment on column public.reasons.code is 'The reason_code of responses.';
+comment on column public.reasons.error is 'The code of the HTTP error. Null: the query is admitted.';
+comment on column public.reasons.action is 'What the user can do.';
+comment on column public.reasons.paying_helps is 'Whether it costs money, or a payment makes the request possible.';
+comment on column public.reasons.reason is
+  'The text that can_user_query and admit_query return. Several reasons may have the same. Null: they do not.';
+comment on column public.reasons.ends is 'What ends the refusal.';
+comment on column public.reasons.en is 'The sentence in English. Details of the error fill its placeholders.';
+comment on column public.reasons.fr is 'The sentence in French.';
+
+insert into public.reasons (code, error, action, paying_helps, reason, ends, en, fr)
+values
+  ('own_key', null, 'none', false,
+   'Unlimited (BYOK)',
+   'when the key is deleted or rejected',
+   'Your own key pays for the next query.',
+   'Votre propre clé paie la prochaine requête.'),
+  ('free_quota', null, 'none', false,
+   'Within free tier quota',
+   'when the free queries are used',
+   'The next query is one of your free queries.',
+   'La prochaine requête fait partie de vos requêtes gratuites.'),
+  ('daily_quota', null, 'none', false,
+   'Within daily quota',
+   'when the queries of the day are used',
+   'The next query is included in your plan.',
+   'La prochaine requête est incluse dans votre forfait.'),
+  ('credits', null, 'none', false,
+   'Credits available',
+   'when the credits are used',
+   'The next query uses one of your credits.',
+   'La prochaine requête utilise un de vos crédits.'),
+  ('overage', null, 'none', true,
+   'Overage allowed',
+   'at the overage limit',
+   'The next query is charged as overage.',
+   'La prochaine requête sera facturée comme dépassement.'),
+  ('account_blocked', 'account_blocked', 'contact_support', false,
+   'Account blocked',
+   'when support lifts it',
+   'Your account is blocked. Contact support.',
+   'Votre compte est bloqué. Communiquez avec le soutien.'),
+  ('no_subscription', 'payment_required', 'upgrade', true,
+   'No subscription found',
+   'when a plan is chosen',
+   'Your account has no plan yet. Choose one to continue.',
+   'Votre compte n’a pas encore de forfait. Choisissez-en un pour continuer.'),
+  ('subscription_unpaid', 'payment_required', 'pay_invoice', true,
+   'Subscription not active: suspended, past_due',
+   'when the invoice is paid',
+   'Your last invoice is not paid. Pay it to continue.',
+   'Votre dernière facture n’est pas payée. Payez-la pour continuer.'),
+  ('subscription_ended', 'payment_required', 'upgrade', true,
+   'Subscription not active: suspended, canceled, past_due',
+   'when a plan is chosen',
+   'Your subscription is not active. Choose a plan to continue.',
+   'Votre abonnement n’est pas actif. Choisissez un forfait pour continuer.'),
+  ('free_quota_used', 'payment_required', 'upgrade', true,
+   'Free tier quota exhausted',
+   'when a plan is chosen or credits are bought',
+   'You have used all your free queries. Choose a plan or buy credits to continue.',
+   'Vous avez utilisé toutes vos requêtes gratuites. Choisissez un forfait ou achetez des crédits pour '
+   'continuer.'),
+  ('credits_used', 'payment_required', 'buy_pack', true,
+   'Daily quota exceeded',
+   'when credits are bought',
+   'You have no credits that can be used. Buy a credit pack to continue.',
+   'Vous n’avez aucun crédit utilisable. Achetez un bloc de crédits pour continuer.'),
+  ('payment_failed', 'payment_required', 'pay_invoice', true,
+   'Daily quota exceeded',
+   'when the invoice is paid, or credits are bought',
+   'Your last payment failed, so nothing can be charged. Pay the open invoice to continue.',
+   'Votre dernier paiement a échoué, donc rien ne peut être facturé. Payez la facture ouverte pour continuer.'),
+  ('daily_quota_used', 'quota_exhausted', 'wait', false,
+   'Daily quota exceeded',
+   'at midnight UTC, or when credits are bought',
+   'You have used all queries for today. They return at midnight UTC; with a credit pack you continue now.',
+   'Vous avez utilisé toutes les requêtes d’aujourd’hui. Elles reviennent à minuit UTC; un bloc de crédits '
+   'permet de continuer maintenant.'),
+  ('daily_quota_used_overage_off', 'quota_exhausted', 'enable_overage', false,
+   'Daily quota exceeded',
+   'at midnight UTC, or when overage is turned on',
+   'You have used all queries for today, and overage is off. Turn it on, or wait until midnight UTC.',
+   'Vous avez utilisé toutes les requêtes d’aujourd’hui et le dépassement est désactivé. Activez-le ou '
+   'attendez minuit UTC.'),
+  ('overage_off', 'quota_exhausted', 'enable_overage', false,
+   'Daily quota exceeded',
+   'when overage is turned on, or credits are bought',
+   'Your plan includes no queries, and overage is off. Turn it on to continue.',
+   'Votre forfait ne comprend aucune requête et le dépassement est désactivé. Activez-le pour continuer.'),
+  ('overage_limit_reached', 'overage_limit_reached', 'raise_limit', false,
+   'Overage limit reached',
+   'when the limit is raised or resets',
+   'Your overage limit for this period is reached. Raise it to continue.',
+   'Votre limite de dépassement pour cette période est atteinte. Augmentez-la pour continuer.'),
+  ('overage_ceiling_reached', 'overage_limit_reached', 'wait', false,
+   'Overage limit reached',
+   'when the limit resets, or credits are bought',
+   'The overage limit that support set for your account is reached. With a credit pack you continue now.',
+   'La limite de dépassement fixée par le soutien pour votre compte est atteinte. Un bloc de crédits permet '
+   'de continuer maintenant.'),
+  ('too_many_queries', 'too_many_requests', 'wait', false,
+   'Too many queries at once',
+   'when one of the running answers ends',
+   'As many questions of yours as your plan allows are being answered. Wait for one of them, or stop it.',
+   'Vous avez autant de réponses en cours que votre forfait le permet. Attendez la fin de l’une d’elles ou '
+   'arrêtez-la.'),
+  ('too_many_failures', 'too_many_requests', 'wait', false,
+   'Too many failed queries today',
+   'at midnight UTC',
+   'Too many of your questions failed today and were not charged. You can ask again after midnight UTC.',
+   'Trop de vos questions ont échoué aujourd’hui sans être facturées. Vous pourrez en poser d’autres après '
+   'minuit UTC.'),
+  ('free_answers_off', 'too_many_requests', 'wait', false,
+   'Free answers are off today',
+   'at midnight UTC, or with a paid plan',
+   'Free answers are used up for today. They return at midnight UTC; a paid plan answers now.',
+   'Les réponses gratuites d’aujourd’hui sont épuisées. Elles reviennent à minuit UTC; un forfait payant '
+   'répond maintenant.'),
+  ('too_many_tool_calls', 'too_many_requests', 'wait', false,
+   'Too many tool calls',
+   'with the minute',
+   'Your assistant has called as many tools as a minute allows. Wait a moment.',
+   'Votre assistant a appelé autant d’outils qu’une minute le permet. Attendez un moment.'),
+  ('chat_paused', 'unavailable', 'wait', false,
+   'Chat paused',
+   'when an operator ends the pause',
+   'The chat is paused, so the request was refused and nothing was charged. Please try again later.',
+   'Le clavardage est suspendu. La demande a donc été refusée et rien n’a été facturé. Veuillez réessayer '
+   'plus tard.'),
+  ('provider_paused', 'provider_overloaded', 'wait', false,
+   'Provider paused',
+   'when an operator ends the pause',
+   'The models of {provider} are paused. Nothing was charged; choose another provider or try again later.',
+   'Les modèles de {provider} sont suspendus. Rien n’a été facturé; choisissez un autre fournisseur ou '
+   'réessayez plus tard.'),
+  ('sign_ups_paused', 'forbidden', 'wait', false,
+   null,
+   'when an operator ends the pause',
+   'New accounts cannot be created at the moment. Please try again later.',
+   'Il n’est pas possible de créer un compte pour le moment. Veuillez réessayer plus tard.'),
+  ('unauthenticated', 'unauthenticated', 'none', false,
+   null,
+   'with a new sign-in',
+   'Sign in again: the access token is missing, expired or not valid.',
+   'Reconnectez-vous, car le jeton d’accès est absent, expiré ou non valide.'),
+  ('email_not_confirmed', 'email_not_confirmed', 'confirm_email', false,
+   null,
+   'when the e-mail address is confirmed',
+   'Confirm the e-mail address of your account to use your free queries.',
+   'Confirmez l’adresse courriel de votre compte pour utiliser vos requêtes gratuites.'),
+  ('forbidden', 'forbidden', 'none', false,
+   null,
+   'never',
+   'You are not allowed to do this.',
+   'Vous n’êtes pas autorisé à faire cela.'),
+  ('old_sign_in', 'forbidden', 'none', false,
+   null,
+   'with a new sign-in',
+   'Sign in again to delete your account: the last sign-in is over five minutes ago.',
+   'Reconnectez-vous pour supprimer votre compte, car la dernière connexion date de plus de cinq minutes.'),
+  ('subscription_live', 'forbidden', 'none', false,
+   null,
+   'when the subscription is canceled',
+   'The user still has a subscription at Stripe.',
+   'La personne a encore un abonnement chez Stripe.'),
+  ('overage_owed', 'forbidden', 'none', false,
+   null,
+   'when the overage is billed or written off',
+   'The user owes overage that has not been billed.',
+   'La personne doit un dépassement qui n’a pas été facturé.'),
+  ('byok_not_allowed', 'byok_not_allowed', 'upgrade', true,
+   null,
+   'with a plan that allows own keys',
+   'Your plan does not include using your own API keys. Upgrade to use one.',
+   'Votre forfait ne permet pas d’utiliser vos propres clés d’API. Passez à un forfait supérieur pour en '
+   'utiliser une.'),
+  ('byok_key_rejected', 'byok_key_rejected', 'reconnect_key', false,
+   null,
+   'with another key, or without one',
+   '{provider} does not accept your own key. Store another one, or delete it to use your plan''s queries.',
+   '{provider} n’accepte pas votre propre clé. Enregistrez-en une autre ou supprimez-la pour utiliser les '
+   'requêtes de votre forfait.'),
+  ('byok_key_not_stored', 'byok_key_rejected', 'reconnect_key', false,
+   null,
+   'with another key',
+   '{provider} does not accept this key, so it was not stored.',
+   '{provider} n’accepte pas cette clé, elle n’a donc pas été enregistrée.'),
+  ('byok_key_unreadable', 'byok_key_rejected', 'reconnect_key', false,
+   null,
+   'when the key is stored again or deleted',
+   'Your own API key can no longer be decrypted. Store it again, or delete it.',
+   'Votre propre clé d’API ne peut plus être déchiffrée. Enregistrez-la de nouveau ou supprimez-la.'),
+  ('byok_balance_exhausted', 'byok_balance_exhausted', 'reconnect_key', false,
+   null,
+   'with credit at the provider, another key, or without a key',
+   'Your own {provider} account has no credit left. Add some there, or delete your key here to use your '
+   'plan''s queries.',
+   'Votre propre compte {provider} n’a plus de crédit. Ajoutez-en chez le fournisseur ou supprimez votre clé '
+   'ici pour utiliser les requêtes de votre forfait.'),
+  ('byok_rate_limited', 'too_many_requests', 'wait', false,
+   null,
+   'when the provider''s limit resets',
+   'Your own {provider} account is at its rate limit. Please try again in a moment.',
+   'Votre propre compte {provider} a atteint sa limite de débit. Veuillez réessayer dans un moment.'),
+  ('byok_not_permitted', 'provider_error', 'reconnect_key', false,
+   null,
+   'with other permissions, or without the key',
+   '{provider} does not allow this request to your own account. Nothing was charged, and your key is kept. '
+   'Check its permissions and your account there, or delete the key here to use your plan''s queries.',
+   '{provider} ne permet pas cette demande à votre propre compte. Rien n’a été facturé et votre clé est '
+   'conservée. Vérifiez ses autorisations et votre compte chez le fournisseur ou supprimez la clé ici pour '
+   'utiliser les requêtes de votre forfait.'),
+  ('model_not_available', 'model_not_available', 'none', false,
+   null,
+   'with another model',
+   'Your plan does not include this model.',
+   'Votre forfait ne comprend pas ce modèle.'),
+  ('model_not_in_plan', 'model_not_available', 'none', false,
+   null,
+   'with another model',
+   'Your plan does not include this model. It has these models of {provider}: {models}.',
+   'Votre forfait ne comprend pas ce modèle. Il comprend ces modèles de {provider} : {models}.'),
+  ('model_of_other_plan', 'model_not_available', 'upgrade', true,
+   null,
+   'with another model or plan',
+   'Your plan does not include this model, another plan does. Yours has these models of {provider}: {models}.',
+   'Votre forfait ne comprend pas ce modèle, un autre le comprend. Le vôtre a ces modèles de {provider} : '
+   '{models}.'),
+  ('no_models', 'model_not_available', 'none', false,
+   null,
+   'with another provider',
+   'Your plan has no models of {provider}. Choose another provider.',
+   'Votre forfait n’a aucun modèle de {provider}. Choisissez un autre fournisseur.'),
+  ('provider_not_available', 'model_not_available', 'none', false,
+   null,
+   'with another provider',
+   'Models of {provider} are not available here. Choose another provider.',
+   'Les modèles de {provider} ne sont pas offerts ici. Choisissez un autre fournisseur.'),
+  ('model_gone', 'model_not_available', 'none', false,
+   null,
+   'with another model',
+   '{provider} does not offer {model} any more. Nothing was charged; choose another.',
+   '{provider} n’offre plus {model}. Rien n’a été facturé; choisissez un autre modèle.'),
+  ('byok_model_gone', 'model_not_available', 'none', false,
+   null,
+   'with another model',
+   'Your own {provider} account does not have the model {model}. Your key is accepted. Nothing was charged; '
+   'choose another model.',
+   'Votre propre compte {provider} n’a pas le modèle {model}. Votre clé est acceptée. Rien n’a été facturé; '
+   'choisissez un autre modèle.'),
+  ('provider_error', 'provider_error', 'wait', false,
+   null,
+   'often at the next attempt',
+   'The model provider failed to answer. Nothing was charged; please try again.',
+   'Le fournisseur du modèle n’a pas répondu. Rien n’a été facturé; veuillez réessayer.'),
+  ('prompt_refused', 'provider_error', 'none', false,
+   null,
+   'with a shorter question',
+   'This question is too long for the model. Nothing was charged; ask a shorter one.',
+   'Cette question est trop longue pour le modèle. Rien n’a été facturé; posez-en une plus courte.'),
+  ('question_too_long', 'invalid_request', 'none', false,
+   null,
+   'with a shorter question',
+   'The question is too long for the models of your plan. Please shorten it.',
+   'La question est trop longue pour les modèles de votre forfait. Veuillez la raccourcir.'),
+  ('provider_overloaded', 'provider_overloaded', 'wait', false,
+   null,
+   'when the provider has capacity',
+   'The model provider is overloaded. Nothing was charged; please try again in a moment.',
+   'Le fournisseur du modèle est surchargé. Rien n’a été facturé; veuillez réessayer dans un moment.'),
+  ('provider_timeout', 'provider_timeout', 'wait', false,
+   null,
+   'often at the next attempt',
+   'The model provider took too long. Nothing was charged; please try again.',
+   'Le fournisseur du modèle a mis trop de temps. Rien n’a été facturé; veuillez réessayer.'),
+  ('request_in_progress', 'request_in_progress', 'wait', false,
+   null,
+   'when the answer is complete',
+   'This message is already being answered.',
+   'Une réponse à ce message est déjà en cours.'),
+  ('conflict', 'conflict', 'none', false,
+   null,
+   'with a new message id',
+   'This message id was used before with other words. Send the message with a new id.',
+   'Cet identifiant de message a déjà servi avec d’autres mots. Envoyez le message avec un nouvel '
+   'identifiant.'),
+  ('already_answered', 'already_answered', 'none', false,
+   null,
+   'with a new message',
+   'This message was already answered and the answer was not stored. Send it as a new message to ask again.',
+   'Ce message a déjà reçu une réponse, qui n’a pas été conservée. Envoyez-le comme nouveau message pour '
+   'reposer la question.'),
+  ('too_many_followers', 'too_many_requests', 'wait', false,
+   null,
+   'when one of the readers leaves',
+   'Three other tabs or devices are reading this answer. Close one of them, or open the conversation later.',
+   'Trois autres onglets ou appareils lisent cette réponse. Fermez-en un ou ouvrez la conversation plus tard.'),
+  ('end_not_received', 'unavailable', 'none', false,
+   null,
+   'when the conversation is opened again',
+   'The end of this answer could not be sent here. Open the conversation again to see what was stored.',
+   'La fin de cette réponse n’a pas pu être envoyée ici. Ouvrez de nouveau la conversation pour voir ce qui a'
+   ' été conservé.'),
+  ('invalid_json', 'invalid_json', 'none', false,
+   null,
+   'with another body',
+   'The request body is not valid JSON.',
+   'Le corps de la demande n’est pas du JSON valide.'),
+  ('json_too_deep', 'invalid_json', 'none', false,
+   null,
+   'with another body',
+   'The request body is nested too deeply.',
+   'Le corps de la demande a trop de niveaux imbriqués.'),
+  ('not_an_http_request', 'not_an_http_request', 'none', false,
+   null,
+   'never',
+   'This function answers HTTP requests to its URL. The event that invoked it is not one.',
+   'Cette fonction répond aux requêtes HTTP envoyées à son adresse. L’événement reçu n’en est pas une.'),
+  ('invalid_signature', 'invalid_signature', 'none', false,
+   null,
+   'with another signature',
+   'The Stripe-Signature header does not match this body, or is not from the last five minutes.',
+   'L’en-tête Stripe-Signature ne correspond pas à ce corps ou date de plus de cinq minutes.'),
+  ('too_large', 'too_large', 'none', false,
+   null,
+   'with a smaller body',
+   'The request body is over {limit_kib} KiB.',
+   'Le corps de la demande dépasse {limit_kib} Kio.'),
+  ('export_too_large', 'too_large', 'contact_support', false,
+   null,
+   'when support sends a copy',
+   'Your data is too large for one download. Accept it compressed (gzip), or ask support for a copy.',
+   'Vos données sont trop volumineuses pour un seul téléchargement. Acceptez-les compressées (gzip) ou '
+   'demandez une copie au soutien.'),
+  ('conversation_too_large', 'too_large', 'none', false,
+   null,
+   'with a shorter conversation',
+   'This conversation is too large to be shared.',
+   'Cette conversation est trop longue pour être partagée.'),
+  ('invalid_request', 'invalid_request', 'none', false,
+   null,
+   'with other fields',
+   'The request is not valid; see fields.',
+   'La demande n’est pas valide; voir les champs.'),
+  ('not_found', 'not_found', 'none', false,
+   null,
+   'never',
+   'This was not found.',
+   'Ceci est introuvable.'),
+  ('conversation_not_found', 'not_found', 'none', false,
+   null,
+   'never',
+   'There is no such conversation.',
+   'Cette conversation n’existe pas.'),
+  ('not_shared', 'not_found', 'none', false,
+   null,
+   'with a new link',
+   'This conversation is not shared, or the link has expired.',
+   'Cette conversation n’est pas partagée ou le lien a expiré.'),
+  ('pack_not_found', 'not_found', 'none', false,
+   null,
+   'with a pack that is sold',
+   'There is no such credit pack.',
+   'Ce bloc de crédits n’existe pas.'),
+  ('user_not_found', 'not_found', 'none', false,
+   null,
+   'never',
+   'There is no such user.',
+   'Cette personne n’existe pas.'),
+  ('query_not_found', 'not_found', 'none', false,
+   null,
+   'when the query ends',
+   'There is no ended query with this id.',
+   'Aucune requête terminée ne porte cet identifiant.'),
+  ('nothing_bought', 'not_found', 'upgrade', true,
+   null,
+   'with the first purchase',
+   'You have not bought anything yet, so there is nothing to manage.',
+   'Vous n’avez encore rien acheté, il n’y a donc rien à gérer.'),
+  ('method_not_allowed', 'method_not_allowed', 'none', false,
+   null,
+   'never',
+   'This address does not support this HTTP method.',
+   'Cette adresse n’accepte pas cette méthode HTTP.'),
+  ('internal', 'internal', 'contact_support', false,
+   null,
+   'when the fault is repaired',
+   'Something went wrong on our side. Nothing was charged; please try again, or contact support.',
+   'Un problème est survenu de notre côté. Rien n’a été facturé; veuillez réessayer ou communiquer avec le '
+   'soutien.'),
+  ('unavailable', 'unavailable', 'wait', false,
+   'Timed out',
+   'when the database can be reached',
+   'Our database cannot be reached, so the request was refused and nothing was charged. Please try again.',
+   'Notre base de données est inaccessible. La demande a donc été refusée et rien n’a été facturé. Veuillez '
+   'réessayer.'),
+  ('payment_unavailable', 'payment_unavailable', 'wait', false,
+   null,
+   'when Stripe can be reached',
+   'Our payment provider cannot be reached, and nothing was charged. Please try again in a moment.',
+   'Notre fournisseur de paiement est inaccessible et rien n’a été facturé. Veuillez réessayer dans un '
+   'moment.'),
+  ('price_differs', 'payment_unavailable', 'wait', false,
+   null,
+   'when the price is published',
+   'This price is being changed, so it cannot be bought now. Nothing was charged; please try again later.',
+   'Ce prix est en cours de modification, l’achat est donc impossible pour le moment. Rien n’a été facturé; '
+   'veuillez réessayer plus tard.')
+on conflict (code) do update set
+  error = excluded.error, action = excluded.action, paying_helps = excluded.paying_helps, reason = excluded.reason,
+  ends = excluded.ends, en = excluded.en, fr = excluded.fr;
+
+alter table public.reasons enable row level security;
+alter table public.reasons force row level security;
+drop policy if exists "Signed-in users read the reasons" on public.reasons;
+create policy "Signed-in users read the reasons" on public.reasons
+  for select to authenticated using ((select private.check_statement()));
+revoke all on public.reasons from public, anon, authenticated, service_role;
+grant select on public.reasons to authenticated, service_role;
+
+
 -- ==== sql/schemas/10_plans.sql
 
 -- The tiers: quotas, prices, retention and models. One row a tier.
@@ -473,6 +916,7 @@ create table if not exists public.user_subscriptions (
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
+  open_invoice_url text,
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
@@ -524,6 +968,8 @@ comment on column public.user_subscriptions.current_period_end is 'End of the bi
 comment on column public.user_subscriptions.canceled_at is 'When the user canceled.';
 comment on column public.user_subscriptions.past_due_since is
   'When the payment failed that made the subscription past due.';
+comment on column public.user_subscriptions.open_invoice_url is
+  'Stripe''s page of the open invoice, while the subscription is past due or suspended.';
 comment on column public.user_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is
@@ -555,16 +1001,19 @@ begin
   if (new.current_period_start is null) <> (new.current_period_end is null)
      or new.current_period_end <= new.current_period_start then
     raise check_violation using message = 'A billing period must end after it starts.';
+  elsif (new.blocked_at is null) <> (new.blocked_reason is null) then
+    raise check_violation using message = 'A block has a time and a reason.';
   end if;
   return new;
 end
 $$;
 comment on function private.check_subscription() is
-  'Trigger: sets past_due_since, and rejects a period that does not end after it starts.';
+  'Trigger: sets past_due_since, and rejects a period that does not end after it starts and a block without a reason.';
 revoke all on function private.check_subscription() from public, anon, authenticated, service_role;
 
 create or replace trigger user_subscriptions_check
-  before insert or update of status, past_due_since, current_period_start, current_period_end
+  before insert or update of status, past_due_since, current_period_start, current_period_end, blocked_at,
+                             blocked_reason
   on public.user_subscriptions for each row execute function private.check_subscription();
 
 
@@ -610,6 +1059,20 @@ create or replace trigger user_subscriptions_changed
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
                    past_due_since, blocked_at
   on public.user_subscriptions for each row execute function private.subscription_changed();
+
+
+create or replace function private.refuse_blocked(p_user_id uuid) returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if exists (select from public.user_subscriptions s where s.user_id = p_user_id and s.blocked_at is not null) then
+    raise exception using errcode = 'BANND', message = 'The account is blocked.';
+  end if;
+end
+$$;
+comment on function private.refuse_blocked(uuid) is 'BANND: an operator has blocked the account.';
+revoke all on function private.refuse_blocked(uuid) from public, anon, authenticated, service_role;
+grant execute on function private.refuse_blocked(uuid) to authenticated, service_role;
 
 
 alter table public.user_subscriptions enable row level security;
@@ -1188,6 +1651,7 @@ create table if not exists public.query_refusals (
   request_id public.request_key not null,
   chat_key uuid,
   reason text not null,
+  reason_code text not null,
   requires_payment boolean not null,
   resets_at timestamptz,
   tier text not null,
@@ -1207,6 +1671,7 @@ comment on column public.query_refusals.user_id is 'The user.';
 comment on column public.query_refusals.request_id is 'With chat_key the idempotency key of the request.';
 comment on column public.query_refusals.chat_key is 'As in query_holds.';
 comment on column public.query_refusals.reason is 'The reason, as can_user_query returns it.';
+comment on column public.query_refusals.reason_code is 'The reason as a code of public.reasons.';
 comment on column public.query_refusals.requires_payment is 'Whether a payment would have helped.';
 comment on column public.query_refusals.resets_at is 'When the limit resets. Null: it does not reset.';
 comment on column public.query_refusals.tier is 'The tier of the user at that time.';
@@ -2239,7 +2704,8 @@ begin
   end if;
   select id, user_id into v_id, v_owner from public.conversations where id = p_chat_uuid;
   if v_owner <> p_user_id then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
+      hint = 'conversation_not_found';
   end if;
   return v_id;
 end
@@ -2433,7 +2899,8 @@ select
   rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
-  rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit
+  rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit,
+  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
          ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
@@ -2511,6 +2978,8 @@ comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetim
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
 comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
+comment on column private.current_subscriptions.overage_ceiling is 'The most that own_overage_limit may be.';
+comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
 revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
 grant select on private.current_subscriptions to authenticated, service_role;
 
@@ -2523,7 +2992,7 @@ select
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
-  limits.is_serving, limits.can_use_overage, limits.is_prepaid
+  limits.is_serving, limits.can_use_overage, limits.is_billed, s.overage_ceiling, s.blocked_at
 from private.current_subscriptions s
 cross join lateral (
   select
@@ -2535,15 +3004,14 @@ cross join lateral (
       as overage_limit,
     -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace.
     -- `is true`: an unknown time (null) refuses.
-    (s.status = 'active'
+    s.blocked_at is null and (
+     s.status = 'active'
      or s.status = 'canceled' and s.current_period_end > s.now
      or s.status = 'past_due' and s.past_due_since + interval '7 days' > s.now) is true as is_serving,
     -- Overage needs a live subscription, whose invoices collect it.
     s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
       and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
-    -- Only credits can pay, and no quota resets.
-    s.tier = 'usage_only' and coalesce(s.own_daily_quota, s.plan_daily_quota) = 0
-      and (s.stripe_subscription_id is null or s.is_lapsed) as is_prepaid
+    s.stripe_subscription_id is not null and not s.is_lapsed as is_billed
   offset 0
 ) limits;
 comment on view private.subscription_limits is 'current_subscriptions with the limits of the plan and of the user.';
@@ -2584,7 +3052,9 @@ comment on column private.subscription_limits.overage_limit is
 comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
-comment on column private.subscription_limits.is_prepaid is 'Whether only credits can pay and no quota resets.';
+comment on column private.subscription_limits.is_billed is 'Whether there is a live subscription at Stripe.';
+comment on column private.subscription_limits.overage_ceiling is 'As in current_subscriptions.';
+comment on column private.subscription_limits.blocked_at is 'As in current_subscriptions.';
 revoke all on private.subscription_limits from public, anon, authenticated, service_role;
 grant select on private.subscription_limits to authenticated, service_role;
 
@@ -2599,17 +3069,20 @@ select
   decision.funding,
   case
     when decision.funding is not null then private.reason_of(decision.funding, s.tier)
+    when s.blocked_at is not null then 'Account blocked'
     when not s.is_serving then 'Subscription not active: ' || s.status
     when s.is_lifetime then 'Free tier quota exhausted'
     when s.can_use_overage then 'Overage limit reached'
     else 'Daily quota exceeded'
   end as reason,
-  case when decision.funding is null then not s.is_serving or s.is_lifetime or s.is_prepaid
+  case when decision.funding is null then refusal.reason_code in (
+         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed')
        else decision.funding = 'overage' end as requires_payment,
   case
-    when not s.is_serving or s.is_lifetime or s.is_prepaid or decision.funding = 'credit' then null
-    when decision.funding = 'included' or not s.can_use_overage then s.midnight
-    else least(
+    when decision.funding = 'included' and not s.is_lifetime
+      or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off') then s.midnight
+    when decision.funding = 'overage'
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached') then least(
       (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
   end as resets_at,
@@ -2618,7 +3091,15 @@ select
             and not s.is_lapsed then
     least(s.midnight, (private.period_at(s.stored_period_start, s.current_period_end, s.now)).period_end,
           case when s.status = 'past_due' then s.past_due_since + interval '7 days' end)
-  end as included_until
+  end as included_until,
+  case
+    when decision.funding is null then refusal.reason_code
+    when decision.funding = 'included' and s.is_lifetime then 'free_quota'
+    when decision.funding = 'included' then 'daily_quota'
+    when decision.funding = 'credit' then 'credits'
+    else decision.funding
+  end as reason_code,
+  s.blocked_at
 from private.subscription_limits s
 cross join lateral (
   select case
@@ -2628,7 +3109,26 @@ cross join lateral (
       when s.can_use_overage and s.overage_used + s.overage_price_usd <= s.overage_limit then 'overage'
     end as funding
   offset 0
-) decision;
+) decision
+-- What the user can do decides between reasons with the same text. docs/error_codes.md lists them.
+cross join lateral (
+  select case
+      when decision.funding is not null then null
+      when s.blocked_at is not null then 'account_blocked'
+      when not s.is_serving and s.is_billed and s.status <> 'canceled' then 'subscription_unpaid'
+      when not s.is_serving then 'subscription_ended'
+      when s.is_lifetime then 'free_quota_used'
+      when s.can_use_overage and s.overage_used + s.overage_price_usd > s.overage_ceiling
+        then 'overage_ceiling_reached'
+      when s.can_use_overage then 'overage_limit_reached'
+      when s.quota_limit = 0 and s.is_billed and s.status = 'past_due' then 'payment_failed'
+      when s.is_billed and s.status = 'active' and not s.allows_overage
+           and s.overage_used + s.overage_price_usd <= s.overage_limit
+        then case when s.quota_limit > 0 then 'daily_quota_used_overage_off' else 'overage_off' end
+      when s.quota_limit > 0 then 'daily_quota_used'
+      else 'credits_used'
+    end as reason_code
+) refusal;
 comment on view private.funding_state is
   'The decision for the next query of each user: what pays, the reason, whether it costs money or a payment would '
   'help, and when that resets. If own_key_pays, an own key pays before everything else.';
@@ -2668,6 +3168,8 @@ comment on column private.funding_state.requires_payment is 'Whether it costs mo
 comment on column private.funding_state.resets_at is 'When the quota or limit that decides resets. Null: never.';
 comment on column private.funding_state.included_until is
   'Until when the daily quota pays first, unless the subscription changes. Null: it does not pay first.';
+comment on column private.funding_state.reason_code is 'The reason as a code of public.reasons.';
+comment on column private.funding_state.blocked_at is 'When an operator blocked the account. Null: never.';
 revoke all on private.funding_state from public, anon, authenticated, service_role;
 grant select on private.funding_state to authenticated, service_role;
 
@@ -2726,33 +3228,36 @@ begin
   -- A refusal does not wait for the disk. A crash can lose only this record.
   perform set_config('synchronous_commit', 'off', true);
   insert into public.query_refusals as r (
-    id, created_at, user_id, request_id, chat_key, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
-    overage_used, overage_limit)
-  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
+    id, created_at, user_id, request_id, chat_key, reason, reason_code, requires_payment, resets_at, tier, quota_used,
+    quota_limit, overage_used, overage_limit)
+  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key,
+         coalesce((select t.reason from public.reasons t where t.code = p_limit), s.reason),
+         coalesce(p_limit, s.reason_code),
          s.requires_payment and p_limit is null,
          case when p_limit is null then s.resets_at
-              when p_limit not in ('Too many queries at once', 'Timed out', 'Chat paused', 'Provider paused')
+              when p_limit in ('too_many_failures', 'free_answers_off')
                 then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
-    id = excluded.id,
-    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
-    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
-    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
+    id = excluded.id, created_at = excluded.created_at, reason = excluded.reason, reason_code = excluded.reason_code,
+    requires_payment = excluded.requires_payment, resets_at = excluded.resets_at, tier = excluded.tier,
+    quota_used = excluded.quota_used, quota_limit = excluded.quota_limit, overage_used = excluded.overage_used,
+    overage_limit = excluded.overage_limit
   returning r.* into v_refusal;
   delete from public.query_refusals r
   where r.id in (
     select oldest.id from public.query_refusals oldest where oldest.user_id = p_user_id
     order by oldest.created_at desc, oldest.id offset 50);
   return jsonb_build_object(
-    'decision', 'refused', 'reason', v_refusal.reason, 'requires_payment', v_refusal.requires_payment,
-    'resets_at', v_refusal.resets_at);
+    'decision', 'refused', 'reason', v_refusal.reason, 'reason_code', v_refusal.reason_code,
+    'requires_payment', v_refusal.requires_payment, 'resets_at', v_refusal.resets_at,
+    'url', (select s.open_invoice_url from public.user_subscriptions s where s.user_id = p_user_id));
 end
 $$;
 comment on function private.record_refusal(uuid, text, uuid, uuid, text) is
-  'Records why a query is refused, and returns the refusal. p_limit: the limit that refuses a query for which '
-  'something could pay. Stores the newest fifty of a user. The caller holds the user lock.';
+  'Records why a query is refused, and returns the refusal. p_limit: the reason, where it is a limit besides the '
+  'funding. Stores the newest fifty of a user. The caller holds the user lock.';
 revoke all on function private.record_refusal(uuid, text, uuid, uuid, text)
   from public, anon, authenticated, service_role;
 
@@ -2840,6 +3345,29 @@ comment on function private.check_question(uuid, uuid) is
 revoke all on function private.check_question(uuid, uuid) from public, anon, authenticated, service_role;
 
 
+create or replace function private.refuse_model(
+  p_provider text, p_model text, p_models jsonb, p_is_own_key boolean)
+returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_models constant text := (select string_agg(m, ', ') from jsonb_array_elements_text(p_models) m);
+  v_is_sold constant boolean := exists (
+    select from public.plans p
+    where p.price_usd > 0 and (p.models -> p_provider ? p_model
+                               or p_is_own_key and p.own_key_models -> p_provider ? p_model));
+begin
+  raise exception using errcode = 'NOMDL', message = 'The plan does not have this model.',
+    hint = case when v_models is null then 'no_models' when v_is_sold then 'model_of_other_plan'
+                else 'model_not_in_plan' end,
+    detail = jsonb_build_object('provider', p_provider, 'models', v_models);
+end
+$$;
+comment on function private.refuse_model(text, text, jsonb, boolean) is
+  'NOMDL: the plan does not have the model. The hint says whether another plan has it, the detail which it has.';
+revoke all on function private.refuse_model(text, text, jsonb, boolean) from public, anon, authenticated, service_role;
+
+
 create or replace function private.encrypted_key(p_user_id uuid, p_provider text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -2867,7 +3395,7 @@ begin
     is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
     current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
     failed_cost_usd numeric, failed_cost_limit_usd numeric, concurrent_queries integer, running_queries integer,
-    running_hold_id uuid, charged_query_id uuid);
+    running_hold_id uuid, charged_query_id uuid, blocked_at timestamptz);
 exception when duplicate_object then
   null; -- This file has run before.
 end
@@ -2903,6 +3431,7 @@ comment on column private.admission_state.concurrent_queries is 'As in private.f
 comment on column private.admission_state.running_queries is 'Holds of the user that have not expired.';
 comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
 comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
+comment on column private.admission_state.blocked_at is 'As in private.funding_state.';
 
 
 create or replace function public.admit_query(
@@ -3032,11 +3561,15 @@ begin
        where h.user_id = p_user_id and h.request_id = v_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
-         and u.is_charged)
+         and u.is_charged),
+      s.blocked_at
     into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
-        'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+        'decision', 'refused', 'reason', 'No subscription found', 'reason_code', 'no_subscription',
+        'requires_payment', true, 'resets_at', null);
+    elsif v_state.blocked_at is not null then
+      raise exception using errcode = 'BANND', message = 'The account is blocked.';
     elsif v_state.charged_query_id is not null then
       perform private.check_question(p_question_digest, u.question_digest)
       from public.usage_logs u where u.id = v_state.charged_query_id;
@@ -3062,7 +3595,7 @@ begin
     v_replaces_to := v_hold.replaces_to;
   else
     if v_state.models = '{}' then
-      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Chat paused')
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'chat_paused')
              || jsonb_build_object('sentence', private.pause_sentence('chat_paused'));
     end if;
 
@@ -3099,11 +3632,11 @@ begin
       end if;
       v_limit := case
         when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
-          then 'Too many failed queries today'
+          then 'too_many_failures'
         when v_state.tier = 'free' and private.free_budget_is_spent(v_state.quota_date)
-          then 'Free answers are off today'
+          then 'free_answers_off'
         when v_state.running_queries >= v_state.concurrent_queries and not (v_is_busy and p_waits)
-          then 'Too many queries at once'
+          then 'too_many_queries'
       end;
       if v_limit is not null then
         return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, v_limit);
@@ -3115,8 +3648,9 @@ begin
       p_provider, v_key_provider, case when not v_state.models ? p_providers[1] then p_providers[2] end,
       p_providers[1]);
     if not v_state.models ? v_provider then
-      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Provider paused')
-             || jsonb_build_object('sentence', private.pause_sentence('provider_paused', v_provider));
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'provider_paused')
+             || jsonb_build_object(
+               'provider', v_provider, 'sentence', private.pause_sentence('provider_paused', v_provider));
     end if;
     if v_key_provider is not null then
       select jsonb_set(
@@ -3133,12 +3667,10 @@ begin
       v_model := v_state.models -> v_provider ->> 0;
     end if;
     if v_key_provider is null and (v_provider = any (p_providers)) is not true then
-      raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
+      raise exception using errcode = 'NOMDL', message = 'The platform has no account with this provider.',
+        hint = 'provider_not_available', detail = jsonb_build_object('provider', v_provider);
     elsif (v_state.models -> v_provider ? v_model) is not true then
-      raise exception using errcode = 'NOMDL', message = coalesce(
-        format('The %s plan has these models of %s: ', v_state.name, v_provider)
-        || (select string_agg(m, ', ') || '.' from jsonb_array_elements_text(v_state.models -> v_provider) m),
-        format('The %s plan has no models of %s.', v_state.name, v_provider));
+      perform private.refuse_model(v_provider, v_model, v_state.models -> v_provider, v_key_provider is not null);
     end if;
 
     -- Wait for the running answer of the chat
@@ -3228,7 +3760,8 @@ comment on function public.admit_query(
   uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
-  'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
+  'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, reason_code, requires_payment, '
+  'resets_at and url (of the unpaid invoice); '
   'in_progress: another attempt at the same request runs; waiting: with p_waits, another query of the chat runs, and '
   'was requested to stop; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
@@ -3237,8 +3770,8 @@ comment on function public.admit_query(
   'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
   'before. p_question: {id, content}, for chat_messages while the query runs. CONFL: the same request asked another '
   'question before. NTFND: the conversation belongs to another user. '
-  'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
-  'NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
+  'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned '
+  'or blocked. NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
   'was called first.';
 revoke all on function public.admit_query(
   uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb)
@@ -3649,7 +4182,7 @@ begin
   if v_ended.id is null and p_user_id is not null
      and not exists (select from public.usage_logs u where u.id = p_hold_id) then
     -- The admission may still be on its way. It will find this refusal and take nothing.
-    perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'Timed out')
+    perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'unavailable')
     where not exists (select from public.query_refusals r where r.id = p_hold_id);
     return jsonb_build_object('outcome', 'failed', 'charged_usd', '0', 'persisted', false);
   elsif v_ended.id is null then
@@ -4102,15 +4635,21 @@ begin
   end if;
 
   -- Decide
-  select s.status, s.is_serving, s.is_lifetime into v_limits
+  select s.is_serving, s.is_lifetime, s.blocked_at into v_limits
   from private.subscription_limits s where s.user_id = p_user_id;
   if not found then
     return jsonb_build_object(
-      'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+      'decision', 'refused', 'reason', 'No subscription found', 'reason_code', 'no_subscription',
+      'requires_payment', true, 'resets_at', null);
+  elsif v_limits.blocked_at is not null then
+    raise exception using errcode = 'BANND', message = 'The account is blocked.';
   elsif not v_limits.is_serving then
-    return jsonb_build_object(
-      'decision', 'refused', 'reason', 'Subscription not active: ' || v_limits.status, 'requires_payment', true,
-      'resets_at', null);
+    return (
+      select jsonb_build_object(
+        'decision', 'refused', 'reason', s.reason, 'reason_code', s.reason_code,
+        'requires_payment', s.requires_payment, 'resets_at', s.resets_at, 'url', u.open_invoice_url)
+      from private.funding_state s join public.user_subscriptions u on u.user_id = s.user_id
+      where s.user_id = p_user_id);
   elsif v_limits.is_lifetime and not v_account.is_confirmed then
     raise exception using errcode = 'NCONF', message = 'Free calls need a confirmed account.';
   end if;
@@ -4123,8 +4662,8 @@ begin
   where s.user_id = p_user_id and (s.tool_minute is distinct from v_minute or s.tool_calls < p_calls_a_minute);
   if not found then
     return jsonb_build_object(
-      'decision', 'refused', 'reason', 'Too many tool calls', 'requires_payment', false,
-      'resets_at', v_minute + interval '1 minute');
+      'decision', 'refused', 'reason', 'Too many tool calls', 'reason_code', 'too_many_tool_calls',
+      'requires_payment', false, 'resets_at', v_minute + interval '1 minute');
   end if;
 
   -- Return
@@ -4133,8 +4672,9 @@ end
 $$;
 comment on function public.admit_tool_call(uuid, integer, uuid) is
   'Counts a call of a tool by the user''s own assistant: {decision: admitted}. {decision: refused, reason, '
-  'requires_payment, resets_at} if the subscription does not serve or p_calls_a_minute are reached. p_session_id: of '
-  'the access token. NOUSR: the account or session has ended. BANND: it is banned. NCONF: free and not confirmed.';
+  'reason_code, requires_payment, resets_at} if the subscription does not serve or p_calls_a_minute are reached. '
+  'p_session_id: of the access token. NOUSR: the account or session has ended. BANND: it is banned or blocked. NCONF: '
+  'free and not confirmed.';
 revoke all on function public.admit_tool_call(uuid, integer, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.admit_tool_call(uuid, integer, uuid) to service_role;
 
@@ -4393,6 +4933,7 @@ begin
   if not found then
     raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
+  perform private.refuse_blocked(v_user_id);
   return jsonb_build_object(
     'allowed', v_allowed,
     'keys', coalesce((
@@ -4404,7 +4945,7 @@ end
 $$;
 comment on function public.list_api_keys() is
   'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}. '
-  'NOUSR: the account has ended.';
+  'NOUSR: the account has ended. BANND: it is blocked.';
 revoke all on function public.list_api_keys() from public, anon, authenticated, service_role;
 grant execute on function public.list_api_keys() to authenticated;
 
@@ -4422,6 +4963,7 @@ begin
   perform from auth.users where id = p_user_id for key share;
 
   -- Decide
+  perform private.refuse_blocked(p_user_id);
   if not coalesce((select s.allows_byok from private.funding_state s where s.user_id = p_user_id), false) then
     raise exception using errcode = 'NBYOK', message = 'The plan does not allow own keys.';
   end if;
@@ -4449,7 +4991,8 @@ end
 $$;
 comment on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) is
   'Stores an encrypted key and replaces the previous key of the user for this provider. Bytes are base64. p_is_valid: '
-  'the provider has just accepted the key. Returns its metadata. NBYOK: the plan does not allow own keys.';
+  'the provider has just accepted the key. Returns its metadata. NBYOK: the plan does not allow own keys. BANND: '
+  'the account is blocked.';
 revoke all on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean)
   from public, anon, authenticated, service_role;
 grant execute on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) to service_role;
@@ -4459,11 +5002,12 @@ create or replace function public.get_api_key(p_user_id uuid, p_provider text) r
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  perform private.refuse_blocked(p_user_id);
   return private.encrypted_key(p_user_id, p_provider);
 end
 $$;
 comment on function public.get_api_key(uuid, text) is
-  'The encrypted key of a user for a provider, active or not. Null: no key.';
+  'The encrypted key of a user for a provider, active or not. Null: no key. BANND: the account is blocked.';
 revoke all on function public.get_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.get_api_key(uuid, text) to service_role;
 
@@ -4733,7 +5277,8 @@ begin
   left join public.usage_logs u on u.id = n.id and u.user_id = p_user_id and n.role = 'assistant'
   where n.number = 1 or n.size <= p_bytes and n.number <= p_limit;
   if v_conversation_id is null and v_page.first_position is null then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
+      hint = 'conversation_not_found';
   end if;
 
   select jsonb_build_object(
@@ -4884,9 +5429,11 @@ begin
   v_snapshot := jsonb_build_object(
     'title', v_conversation.title, 'messages', private.snapshot_of(v_conversation.id));
   if v_snapshot -> 'messages' = 'null' or v_conversation.expires_at <= v_at and not v_conversation.is_pinned then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
+      hint = 'conversation_not_found';
   elsif octet_length(v_snapshot::text) > 1000000 then
-    raise exception using errcode = 'TOBIG', message = 'This conversation is too long to be shared.';
+    raise exception using errcode = 'TOBIG', message = 'The conversation is over a megabyte.',
+      hint = 'conversation_too_large';
   end if;
 
   -- Write
@@ -4987,13 +5534,19 @@ as $$
 begin
   return (
     select jsonb_build_object(
-      'email', u.email, 'stripe_customer_id', s.stripe_customer_id, 'stripe_sequence', s.stripe_sequence)
-    from public.user_subscriptions s join auth.users u on u.id = s.user_id where s.user_id = p_user_id);
+      'email', u.email, 'stripe_customer_id', s.stripe_customer_id,
+      'stripe_sequence', coalesce(s.stripe_sequence, 0), 'is_blocked', s.blocked_at is not null,
+      'refusal', (
+        select jsonb_build_object('reason_code', f.reason_code, 'reason', f.reason, 'url', s.open_invoice_url)
+        from private.funding_state f
+        where f.user_id = u.id and f.reason_code in ('subscription_unpaid', 'subscription_ended')))
+    from auth.users u left join public.user_subscriptions s on s.user_id = u.id where u.id = p_user_id);
 end
 $$;
 comment on function public.billing_profile(uuid) is
-  'The e-mail address of a user for Stripe, their Stripe customer, and the sequence number of its newest applied '
-  'state. Null: no such user.';
+  'The e-mail address of a user for Stripe, their Stripe customer, the sequence number of its newest applied state, '
+  'whether an operator has blocked the account, and why the subscription serves no query, if it does not: '
+  '{reason_code, reason, url}. Null: no such user.';
 revoke all on function public.billing_profile(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.billing_profile(uuid) to service_role;
 
@@ -5006,10 +5559,14 @@ declare
 begin
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users u where u.id = p_user_id for key share;
+  if not found then
+    return null;
+  end if;
 
   -- Write
-  update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
-  where s.user_id = p_user_id
+  insert into public.user_subscriptions as s (user_id, stripe_customer_id) values (p_user_id, p_customer_id)
+  on conflict (user_id) do update set stripe_customer_id = coalesce(s.stripe_customer_id, excluded.stripe_customer_id)
   returning s.stripe_customer_id into v_customer_id;
 
   -- Return
@@ -5017,7 +5574,8 @@ begin
 end
 $$;
 comment on function public.link_stripe_customer(uuid, text) is
-  'Links a user to a Stripe customer, unless they have one. Returns the customer of the user. Null: no such user.';
+  'Links a user to a Stripe customer, unless they have one. Starts a subscription on free, if they have none. Returns '
+  'the customer of the user. Null: no such user.';
 revoke all on function public.link_stripe_customer(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.link_stripe_customer(uuid, text) to service_role;
 
@@ -5050,6 +5608,7 @@ begin
   elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
     raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
   end if;
+  perform private.refuse_blocked(v_user_id);
 
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
@@ -5069,7 +5628,7 @@ $$;
 comment on function public.set_overage(jsonb) is
   'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
   'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling. Returns the overage object of '
-  'usage_summary.';
+  'usage_summary. BANND: the account is blocked.';
 revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_overage(jsonb) to authenticated;
 
@@ -5189,6 +5748,7 @@ begin
     current_period_end = (p_subscription ->> 'period_end')::timestamptz,
     canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
+    open_invoice_url = p_subscription ->> 'invoice_url',
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
 
@@ -5198,9 +5758,9 @@ end
 $$;
 comment on function public.apply_customer(text, bigint, boolean, jsonb) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
-  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: no '
-  'live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, unless '
-  'canceled. Returns the user. Null: no user has this customer.';
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since, invoice_url}. '
+  'Null: no live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, '
+  'unless canceled. Returns the user. Null: no user has this customer.';
 revoke all on function public.apply_customer(text, bigint, boolean, jsonb)
   from public, anon, authenticated, service_role;
 grant execute on function public.apply_customer(text, bigint, boolean, jsonb) to service_role;
@@ -6130,12 +6690,14 @@ as $$
 begin
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
-    raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
+    raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.',
+      hint = 'subscription_live';
   elsif not p_write_off and exists (
       select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null
         and u.reversed_at is null) then
-    raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
+    raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.',
+      hint = 'overage_owed';
   end if;
 end
 $$;
@@ -6211,7 +6773,8 @@ begin
     'overage_ceiling_usd', s.overage_ceiling::text)
   into v_columns from public.user_subscriptions s where s.user_id = p_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+    raise exception using errcode = 'NTFND', message = 'There is no such user.',
+      hint = 'user_not_found';
   end if;
   return v_columns;
 end
@@ -6363,7 +6926,8 @@ begin
   end if;
   select s.tier into v_tier from public.user_subscriptions s where s.user_id = p_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+    raise exception using errcode = 'NTFND', message = 'There is no such user.',
+      hint = 'user_not_found';
   end if;
 
   -- Write
@@ -6403,7 +6967,8 @@ begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no ended query with this id.';
+    raise exception using errcode = 'NTFND', message = 'There is no ended query with this id.',
+      hint = 'query_not_found';
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(v_query.user_id, 0));
   perform from auth.users where id = v_query.user_id for key share;
@@ -6859,7 +7424,8 @@ declare
 begin
   select * into v_state from private.funding_state s where s.user_id = p_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+    raise exception using errcode = 'NTFND', message = 'There is no such user.',
+      hint = 'user_not_found';
   end if;
   select * into v_can from public.can_user_query(p_user_id);
   return jsonb_build_object(

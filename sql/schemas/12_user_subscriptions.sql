@@ -25,6 +25,7 @@ create table if not exists public.user_subscriptions (
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
+  open_invoice_url text,
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
   lifetime_used public.quantity not null default 0,
@@ -76,6 +77,8 @@ comment on column public.user_subscriptions.current_period_end is 'End of the bi
 comment on column public.user_subscriptions.canceled_at is 'When the user canceled.';
 comment on column public.user_subscriptions.past_due_since is
   'When the payment failed that made the subscription past due.';
+comment on column public.user_subscriptions.open_invoice_url is
+  'Stripe''s page of the open invoice, while the subscription is past due or suspended.';
 comment on column public.user_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is
@@ -107,16 +110,19 @@ begin
   if (new.current_period_start is null) <> (new.current_period_end is null)
      or new.current_period_end <= new.current_period_start then
     raise check_violation using message = 'A billing period must end after it starts.';
+  elsif (new.blocked_at is null) <> (new.blocked_reason is null) then
+    raise check_violation using message = 'A block has a time and a reason.';
   end if;
   return new;
 end
 $$;
 comment on function private.check_subscription() is
-  'Trigger: sets past_due_since, and rejects a period that does not end after it starts.';
+  'Trigger: sets past_due_since, and rejects a period that does not end after it starts and a block without a reason.';
 revoke all on function private.check_subscription() from public, anon, authenticated, service_role;
 
 create or replace trigger user_subscriptions_check
-  before insert or update of status, past_due_since, current_period_start, current_period_end
+  before insert or update of status, past_due_since, current_period_start, current_period_end, blocked_at,
+                             blocked_reason
   on public.user_subscriptions for each row execute function private.check_subscription();
 
 
@@ -162,6 +168,20 @@ create or replace trigger user_subscriptions_changed
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
                    past_due_since, blocked_at
   on public.user_subscriptions for each row execute function private.subscription_changed();
+
+
+create or replace function private.refuse_blocked(p_user_id uuid) returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if exists (select from public.user_subscriptions s where s.user_id = p_user_id and s.blocked_at is not null) then
+    raise exception using errcode = 'BANND', message = 'The account is blocked.';
+  end if;
+end
+$$;
+comment on function private.refuse_blocked(uuid) is 'BANND: an operator has blocked the account.';
+revoke all on function private.refuse_blocked(uuid) from public, anon, authenticated, service_role;
+grant execute on function private.refuse_blocked(uuid) to authenticated, service_role;
 
 
 alter table public.user_subscriptions enable row level security;

@@ -7,6 +7,7 @@ create table if not exists public.query_refusals (
   request_id public.request_key not null,
   chat_key uuid,
   reason text not null,
+  reason_code text not null,
   requires_payment boolean not null,
   resets_at timestamptz,
   tier text not null,
@@ -26,6 +27,7 @@ comment on column public.query_refusals.user_id is 'The user.';
 comment on column public.query_refusals.request_id is 'With chat_key the idempotency key of the request.';
 comment on column public.query_refusals.chat_key is 'As in query_holds.';
 comment on column public.query_refusals.reason is 'The reason, as can_user_query returns it.';
+comment on column public.query_refusals.reason_code is 'The reason as a code of public.reasons.';
 comment on column public.query_refusals.requires_payment is 'Whether a payment would have helped.';
 comment on column public.query_refusals.resets_at is 'When the limit resets. Null: it does not reset.';
 comment on column public.query_refusals.tier is 'The tier of the user at that time.';

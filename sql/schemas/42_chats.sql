@@ -26,7 +26,8 @@ begin
   end if;
   select id, user_id into v_id, v_owner from public.conversations where id = p_chat_uuid;
   if v_owner <> p_user_id then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
+      hint = 'conversation_not_found';
   end if;
   return v_id;
 end

@@ -21,7 +21,8 @@ select
   rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
-  rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit
+  rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit,
+  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
          ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
@@ -99,6 +100,8 @@ comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetim
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
 comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
+comment on column private.current_subscriptions.overage_ceiling is 'The most that own_overage_limit may be.';
+comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
 revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
 grant select on private.current_subscriptions to authenticated, service_role;
 
@@ -111,7 +114,7 @@ select
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
-  limits.is_serving, limits.can_use_overage, limits.is_prepaid
+  limits.is_serving, limits.can_use_overage, limits.is_billed, s.overage_ceiling, s.blocked_at
 from private.current_subscriptions s
 cross join lateral (
   select
@@ -123,15 +126,14 @@ cross join lateral (
       as overage_limit,
     -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace.
     -- `is true`: an unknown time (null) refuses.
-    (s.status = 'active'
+    s.blocked_at is null and (
+     s.status = 'active'
      or s.status = 'canceled' and s.current_period_end > s.now
      or s.status = 'past_due' and s.past_due_since + interval '7 days' > s.now) is true as is_serving,
     -- Overage needs a live subscription, whose invoices collect it.
     s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
       and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
-    -- Only credits can pay, and no quota resets.
-    s.tier = 'usage_only' and coalesce(s.own_daily_quota, s.plan_daily_quota) = 0
-      and (s.stripe_subscription_id is null or s.is_lapsed) as is_prepaid
+    s.stripe_subscription_id is not null and not s.is_lapsed as is_billed
   offset 0
 ) limits;
 comment on view private.subscription_limits is 'current_subscriptions with the limits of the plan and of the user.';
@@ -172,7 +174,9 @@ comment on column private.subscription_limits.overage_limit is
 comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
-comment on column private.subscription_limits.is_prepaid is 'Whether only credits can pay and no quota resets.';
+comment on column private.subscription_limits.is_billed is 'Whether there is a live subscription at Stripe.';
+comment on column private.subscription_limits.overage_ceiling is 'As in current_subscriptions.';
+comment on column private.subscription_limits.blocked_at is 'As in current_subscriptions.';
 revoke all on private.subscription_limits from public, anon, authenticated, service_role;
 grant select on private.subscription_limits to authenticated, service_role;
 
@@ -187,17 +191,20 @@ select
   decision.funding,
   case
     when decision.funding is not null then private.reason_of(decision.funding, s.tier)
+    when s.blocked_at is not null then 'Account blocked'
     when not s.is_serving then 'Subscription not active: ' || s.status
     when s.is_lifetime then 'Free tier quota exhausted'
     when s.can_use_overage then 'Overage limit reached'
     else 'Daily quota exceeded'
   end as reason,
-  case when decision.funding is null then not s.is_serving or s.is_lifetime or s.is_prepaid
+  case when decision.funding is null then refusal.reason_code in (
+         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed')
        else decision.funding = 'overage' end as requires_payment,
   case
-    when not s.is_serving or s.is_lifetime or s.is_prepaid or decision.funding = 'credit' then null
-    when decision.funding = 'included' or not s.can_use_overage then s.midnight
-    else least(
+    when decision.funding = 'included' and not s.is_lifetime
+      or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off') then s.midnight
+    when decision.funding = 'overage'
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached') then least(
       (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
   end as resets_at,
@@ -206,7 +213,15 @@ select
             and not s.is_lapsed then
     least(s.midnight, (private.period_at(s.stored_period_start, s.current_period_end, s.now)).period_end,
           case when s.status = 'past_due' then s.past_due_since + interval '7 days' end)
-  end as included_until
+  end as included_until,
+  case
+    when decision.funding is null then refusal.reason_code
+    when decision.funding = 'included' and s.is_lifetime then 'free_quota'
+    when decision.funding = 'included' then 'daily_quota'
+    when decision.funding = 'credit' then 'credits'
+    else decision.funding
+  end as reason_code,
+  s.blocked_at
 from private.subscription_limits s
 cross join lateral (
   select case
@@ -216,7 +231,26 @@ cross join lateral (
       when s.can_use_overage and s.overage_used + s.overage_price_usd <= s.overage_limit then 'overage'
     end as funding
   offset 0
-) decision;
+) decision
+-- What the user can do decides between reasons with the same text. docs/error_codes.md lists them.
+cross join lateral (
+  select case
+      when decision.funding is not null then null
+      when s.blocked_at is not null then 'account_blocked'
+      when not s.is_serving and s.is_billed and s.status <> 'canceled' then 'subscription_unpaid'
+      when not s.is_serving then 'subscription_ended'
+      when s.is_lifetime then 'free_quota_used'
+      when s.can_use_overage and s.overage_used + s.overage_price_usd > s.overage_ceiling
+        then 'overage_ceiling_reached'
+      when s.can_use_overage then 'overage_limit_reached'
+      when s.quota_limit = 0 and s.is_billed and s.status = 'past_due' then 'payment_failed'
+      when s.is_billed and s.status = 'active' and not s.allows_overage
+           and s.overage_used + s.overage_price_usd <= s.overage_limit
+        then case when s.quota_limit > 0 then 'daily_quota_used_overage_off' else 'overage_off' end
+      when s.quota_limit > 0 then 'daily_quota_used'
+      else 'credits_used'
+    end as reason_code
+) refusal;
 comment on view private.funding_state is
   'The decision for the next query of each user: what pays, the reason, whether it costs money or a payment would '
   'help, and when that resets. If own_key_pays, an own key pays before everything else.';
@@ -256,6 +290,8 @@ comment on column private.funding_state.requires_payment is 'Whether it costs mo
 comment on column private.funding_state.resets_at is 'When the quota or limit that decides resets. Null: never.';
 comment on column private.funding_state.included_until is
   'Until when the daily quota pays first, unless the subscription changes. Null: it does not pay first.';
+comment on column private.funding_state.reason_code is 'The reason as a code of public.reasons.';
+comment on column private.funding_state.blocked_at is 'When an operator blocked the account. Null: never.';
 revoke all on private.funding_state from public, anon, authenticated, service_role;
 grant select on private.funding_state to authenticated, service_role;
 

@@ -25,33 +25,36 @@ begin
   -- A refusal does not wait for the disk. A crash can lose only this record.
   perform set_config('synchronous_commit', 'off', true);
   insert into public.query_refusals as r (
-    id, created_at, user_id, request_id, chat_key, reason, requires_payment, resets_at, tier, quota_used, quota_limit,
-    overage_used, overage_limit)
-  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key, coalesce(p_limit, s.reason),
+    id, created_at, user_id, request_id, chat_key, reason, reason_code, requires_payment, resets_at, tier, quota_used,
+    quota_limit, overage_used, overage_limit)
+  select p_hold_id, s.now, s.user_id, p_request_id, p_chat_key,
+         coalesce((select t.reason from public.reasons t where t.code = p_limit), s.reason),
+         coalesce(p_limit, s.reason_code),
          s.requires_payment and p_limit is null,
          case when p_limit is null then s.resets_at
-              when p_limit not in ('Too many queries at once', 'Timed out', 'Chat paused', 'Provider paused')
+              when p_limit in ('too_many_failures', 'free_answers_off')
                 then (s.quota_date + 1)::timestamp at time zone 'UTC' end,
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
-    id = excluded.id,
-    created_at = excluded.created_at, reason = excluded.reason, requires_payment = excluded.requires_payment,
-    resets_at = excluded.resets_at, tier = excluded.tier, quota_used = excluded.quota_used,
-    quota_limit = excluded.quota_limit, overage_used = excluded.overage_used, overage_limit = excluded.overage_limit
+    id = excluded.id, created_at = excluded.created_at, reason = excluded.reason, reason_code = excluded.reason_code,
+    requires_payment = excluded.requires_payment, resets_at = excluded.resets_at, tier = excluded.tier,
+    quota_used = excluded.quota_used, quota_limit = excluded.quota_limit, overage_used = excluded.overage_used,
+    overage_limit = excluded.overage_limit
   returning r.* into v_refusal;
   delete from public.query_refusals r
   where r.id in (
     select oldest.id from public.query_refusals oldest where oldest.user_id = p_user_id
     order by oldest.created_at desc, oldest.id offset 50);
   return jsonb_build_object(
-    'decision', 'refused', 'reason', v_refusal.reason, 'requires_payment', v_refusal.requires_payment,
-    'resets_at', v_refusal.resets_at);
+    'decision', 'refused', 'reason', v_refusal.reason, 'reason_code', v_refusal.reason_code,
+    'requires_payment', v_refusal.requires_payment, 'resets_at', v_refusal.resets_at,
+    'url', (select s.open_invoice_url from public.user_subscriptions s where s.user_id = p_user_id));
 end
 $$;
 comment on function private.record_refusal(uuid, text, uuid, uuid, text) is
-  'Records why a query is refused, and returns the refusal. p_limit: the limit that refuses a query for which '
-  'something could pay. Stores the newest fifty of a user. The caller holds the user lock.';
+  'Records why a query is refused, and returns the refusal. p_limit: the reason, where it is a limit besides the '
+  'funding. Stores the newest fifty of a user. The caller holds the user lock.';
 revoke all on function private.record_refusal(uuid, text, uuid, uuid, text)
   from public, anon, authenticated, service_role;
 
@@ -139,6 +142,29 @@ comment on function private.check_question(uuid, uuid) is
 revoke all on function private.check_question(uuid, uuid) from public, anon, authenticated, service_role;
 
 
+create or replace function private.refuse_model(
+  p_provider text, p_model text, p_models jsonb, p_is_own_key boolean)
+returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_models constant text := (select string_agg(m, ', ') from jsonb_array_elements_text(p_models) m);
+  v_is_sold constant boolean := exists (
+    select from public.plans p
+    where p.price_usd > 0 and (p.models -> p_provider ? p_model
+                               or p_is_own_key and p.own_key_models -> p_provider ? p_model));
+begin
+  raise exception using errcode = 'NOMDL', message = 'The plan does not have this model.',
+    hint = case when v_models is null then 'no_models' when v_is_sold then 'model_of_other_plan'
+                else 'model_not_in_plan' end,
+    detail = jsonb_build_object('provider', p_provider, 'models', v_models);
+end
+$$;
+comment on function private.refuse_model(text, text, jsonb, boolean) is
+  'NOMDL: the plan does not have the model. The hint says whether another plan has it, the detail which it has.';
+revoke all on function private.refuse_model(text, text, jsonb, boolean) from public, anon, authenticated, service_role;
+
+
 create or replace function private.encrypted_key(p_user_id uuid, p_provider text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -166,7 +192,7 @@ begin
     is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
     current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
     failed_cost_usd numeric, failed_cost_limit_usd numeric, concurrent_queries integer, running_queries integer,
-    running_hold_id uuid, charged_query_id uuid);
+    running_hold_id uuid, charged_query_id uuid, blocked_at timestamptz);
 exception when duplicate_object then
   null; -- This file has run before.
 end
@@ -202,6 +228,7 @@ comment on column private.admission_state.concurrent_queries is 'As in private.f
 comment on column private.admission_state.running_queries is 'Holds of the user that have not expired.';
 comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
 comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
+comment on column private.admission_state.blocked_at is 'As in private.funding_state.';
 
 
 create or replace function public.admit_query(
@@ -331,11 +358,15 @@ begin
        where h.user_id = p_user_id and h.request_id = v_request_id and h.chat_key is not distinct from v_chat_key),
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
-         and u.is_charged)
+         and u.is_charged),
+      s.blocked_at
     into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
-        'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+        'decision', 'refused', 'reason', 'No subscription found', 'reason_code', 'no_subscription',
+        'requires_payment', true, 'resets_at', null);
+    elsif v_state.blocked_at is not null then
+      raise exception using errcode = 'BANND', message = 'The account is blocked.';
     elsif v_state.charged_query_id is not null then
       perform private.check_question(p_question_digest, u.question_digest)
       from public.usage_logs u where u.id = v_state.charged_query_id;
@@ -361,7 +392,7 @@ begin
     v_replaces_to := v_hold.replaces_to;
   else
     if v_state.models = '{}' then
-      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Chat paused')
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'chat_paused')
              || jsonb_build_object('sentence', private.pause_sentence('chat_paused'));
     end if;
 
@@ -398,11 +429,11 @@ begin
       end if;
       v_limit := case
         when v_state.funding <> 'byok' and v_state.failed_cost_usd >= v_state.failed_cost_limit_usd
-          then 'Too many failed queries today'
+          then 'too_many_failures'
         when v_state.tier = 'free' and private.free_budget_is_spent(v_state.quota_date)
-          then 'Free answers are off today'
+          then 'free_answers_off'
         when v_state.running_queries >= v_state.concurrent_queries and not (v_is_busy and p_waits)
-          then 'Too many queries at once'
+          then 'too_many_queries'
       end;
       if v_limit is not null then
         return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, v_limit);
@@ -414,8 +445,9 @@ begin
       p_provider, v_key_provider, case when not v_state.models ? p_providers[1] then p_providers[2] end,
       p_providers[1]);
     if not v_state.models ? v_provider then
-      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'Provider paused')
-             || jsonb_build_object('sentence', private.pause_sentence('provider_paused', v_provider));
+      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'provider_paused')
+             || jsonb_build_object(
+               'provider', v_provider, 'sentence', private.pause_sentence('provider_paused', v_provider));
     end if;
     if v_key_provider is not null then
       select jsonb_set(
@@ -432,12 +464,10 @@ begin
       v_model := v_state.models -> v_provider ->> 0;
     end if;
     if v_key_provider is null and (v_provider = any (p_providers)) is not true then
-      raise exception using errcode = 'NOMDL', message = format('Models of %s are not available here.', v_provider);
+      raise exception using errcode = 'NOMDL', message = 'The platform has no account with this provider.',
+        hint = 'provider_not_available', detail = jsonb_build_object('provider', v_provider);
     elsif (v_state.models -> v_provider ? v_model) is not true then
-      raise exception using errcode = 'NOMDL', message = coalesce(
-        format('The %s plan has these models of %s: ', v_state.name, v_provider)
-        || (select string_agg(m, ', ') || '.' from jsonb_array_elements_text(v_state.models -> v_provider) m),
-        format('The %s plan has no models of %s.', v_state.name, v_provider));
+      perform private.refuse_model(v_provider, v_model, v_state.models -> v_provider, v_key_provider is not null);
     end if;
 
     -- Wait for the running answer of the chat
@@ -527,7 +557,8 @@ comment on function public.admit_query(
   uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb) is
   'Admits one query under the user lock, and returns everything that the turn needs: decision, funding, tier, '
   'provider, model, keeps_history, remaining, resets_at, recent history, the encrypted key if an own key pays, the '
-  'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, requires_payment and resets_at; '
+  'models of the plan, cost_limit_usd. decision is admitted; refused, with reason, reason_code, requires_payment, '
+  'resets_at and url (of the unpaid invoice); '
   'in_progress: another attempt at the same request runs; waiting: with p_waits, another query of the chat runs, and '
   'was requested to stop; ended: the request was charged before. Called again with the '
   'same hold id it returns the same hold, so a lost response can be requested again. p_own_key: whether an own key '
@@ -536,8 +567,8 @@ comment on function public.admit_query(
   'token. p_request_id null: regenerates the newest answer. p_question_id: of a question that may have been asked '
   'before. p_question: {id, content}, for chat_messages while the query runs. CONFL: the same request asked another '
   'question before. NTFND: the conversation belongs to another user. '
-  'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned. '
-  'NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
+  'NOMDL: the plan does not have the model. NOUSR: the account or the session has ended. BANND: the account is banned '
+  'or blocked. NCONF: the free quota would pay, and the account is anonymous or not confirmed. LATER: release_query '
   'was called first.';
 revoke all on function public.admit_query(
   uuid, text, uuid, text, text, text, text, integer, integer, integer, boolean, text[], uuid, uuid, boolean, jsonb)

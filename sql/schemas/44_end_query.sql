@@ -397,7 +397,7 @@ begin
   if v_ended.id is null and p_user_id is not null
      and not exists (select from public.usage_logs u where u.id = p_hold_id) then
     -- The admission may still be on its way. It will find this refusal and take nothing.
-    perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'Timed out')
+    perform private.record_refusal(p_user_id, p_hold_id::text, null, p_hold_id, 'unavailable')
     where not exists (select from public.query_refusals r where r.id = p_hold_id);
     return jsonb_build_object('outcome', 'failed', 'charged_usd', '0', 'persisted', false);
   elsif v_ended.id is null then

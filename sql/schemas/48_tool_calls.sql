@@ -30,15 +30,21 @@ begin
   end if;
 
   -- Decide
-  select s.status, s.is_serving, s.is_lifetime into v_limits
+  select s.is_serving, s.is_lifetime, s.blocked_at into v_limits
   from private.subscription_limits s where s.user_id = p_user_id;
   if not found then
     return jsonb_build_object(
-      'decision', 'refused', 'reason', 'No subscription found', 'requires_payment', true, 'resets_at', null);
+      'decision', 'refused', 'reason', 'No subscription found', 'reason_code', 'no_subscription',
+      'requires_payment', true, 'resets_at', null);
+  elsif v_limits.blocked_at is not null then
+    raise exception using errcode = 'BANND', message = 'The account is blocked.';
   elsif not v_limits.is_serving then
-    return jsonb_build_object(
-      'decision', 'refused', 'reason', 'Subscription not active: ' || v_limits.status, 'requires_payment', true,
-      'resets_at', null);
+    return (
+      select jsonb_build_object(
+        'decision', 'refused', 'reason', s.reason, 'reason_code', s.reason_code,
+        'requires_payment', s.requires_payment, 'resets_at', s.resets_at, 'url', u.open_invoice_url)
+      from private.funding_state s join public.user_subscriptions u on u.user_id = s.user_id
+      where s.user_id = p_user_id);
   elsif v_limits.is_lifetime and not v_account.is_confirmed then
     raise exception using errcode = 'NCONF', message = 'Free calls need a confirmed account.';
   end if;
@@ -51,8 +57,8 @@ begin
   where s.user_id = p_user_id and (s.tool_minute is distinct from v_minute or s.tool_calls < p_calls_a_minute);
   if not found then
     return jsonb_build_object(
-      'decision', 'refused', 'reason', 'Too many tool calls', 'requires_payment', false,
-      'resets_at', v_minute + interval '1 minute');
+      'decision', 'refused', 'reason', 'Too many tool calls', 'reason_code', 'too_many_tool_calls',
+      'requires_payment', false, 'resets_at', v_minute + interval '1 minute');
   end if;
 
   -- Return
@@ -61,7 +67,8 @@ end
 $$;
 comment on function public.admit_tool_call(uuid, integer, uuid) is
   'Counts a call of a tool by the user''s own assistant: {decision: admitted}. {decision: refused, reason, '
-  'requires_payment, resets_at} if the subscription does not serve or p_calls_a_minute are reached. p_session_id: of '
-  'the access token. NOUSR: the account or session has ended. BANND: it is banned. NCONF: free and not confirmed.';
+  'reason_code, requires_payment, resets_at} if the subscription does not serve or p_calls_a_minute are reached. '
+  'p_session_id: of the access token. NOUSR: the account or session has ended. BANND: it is banned or blocked. NCONF: '
+  'free and not confirmed.';
 revoke all on function public.admit_tool_call(uuid, integer, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.admit_tool_call(uuid, integer, uuid) to service_role;

@@ -40,6 +40,7 @@ begin
   if not found then
     raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
+  perform private.refuse_blocked(v_user_id);
   return jsonb_build_object(
     'allowed', v_allowed,
     'keys', coalesce((
@@ -51,7 +52,7 @@ end
 $$;
 comment on function public.list_api_keys() is
   'The metadata of the signed-in user''s keys, and whether the plan allows own keys: {allowed, keys: [...]}. '
-  'NOUSR: the account has ended.';
+  'NOUSR: the account has ended. BANND: it is blocked.';
 revoke all on function public.list_api_keys() from public, anon, authenticated, service_role;
 grant execute on function public.list_api_keys() to authenticated;
 
@@ -69,6 +70,7 @@ begin
   perform from auth.users where id = p_user_id for key share;
 
   -- Decide
+  perform private.refuse_blocked(p_user_id);
   if not coalesce((select s.allows_byok from private.funding_state s where s.user_id = p_user_id), false) then
     raise exception using errcode = 'NBYOK', message = 'The plan does not allow own keys.';
   end if;
@@ -96,7 +98,8 @@ end
 $$;
 comment on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) is
   'Stores an encrypted key and replaces the previous key of the user for this provider. Bytes are base64. p_is_valid: '
-  'the provider has just accepted the key. Returns its metadata. NBYOK: the plan does not allow own keys.';
+  'the provider has just accepted the key. Returns its metadata. NBYOK: the plan does not allow own keys. BANND: '
+  'the account is blocked.';
 revoke all on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean)
   from public, anon, authenticated, service_role;
 grant execute on function public.put_api_key(uuid, uuid, text, text, text, text, text, text, boolean) to service_role;
@@ -106,11 +109,12 @@ create or replace function public.get_api_key(p_user_id uuid, p_provider text) r
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  perform private.refuse_blocked(p_user_id);
   return private.encrypted_key(p_user_id, p_provider);
 end
 $$;
 comment on function public.get_api_key(uuid, text) is
-  'The encrypted key of a user for a provider, active or not. Null: no key.';
+  'The encrypted key of a user for a provider, active or not. Null: no key. BANND: the account is blocked.';
 revoke all on function public.get_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.get_api_key(uuid, text) to service_role;
 

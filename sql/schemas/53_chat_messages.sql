@@ -72,7 +72,8 @@ begin
   left join public.usage_logs u on u.id = n.id and u.user_id = p_user_id and n.role = 'assistant'
   where n.number = 1 or n.size <= p_bytes and n.number <= p_limit;
   if v_conversation_id is null and v_page.first_position is null then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
+      hint = 'conversation_not_found';
   end if;
 
   select jsonb_build_object(

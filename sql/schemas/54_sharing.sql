@@ -79,9 +79,11 @@ begin
   v_snapshot := jsonb_build_object(
     'title', v_conversation.title, 'messages', private.snapshot_of(v_conversation.id));
   if v_snapshot -> 'messages' = 'null' or v_conversation.expires_at <= v_at and not v_conversation.is_pinned then
-    raise exception using errcode = 'NTFND', message = 'There is no such conversation.';
+    raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
+      hint = 'conversation_not_found';
   elsif octet_length(v_snapshot::text) > 1000000 then
-    raise exception using errcode = 'TOBIG', message = 'This conversation is too long to be shared.';
+    raise exception using errcode = 'TOBIG', message = 'The conversation is over a megabyte.',
+      hint = 'conversation_too_large';
   end if;
 
   -- Write

@@ -33,13 +33,19 @@ as $$
 begin
   return (
     select jsonb_build_object(
-      'email', u.email, 'stripe_customer_id', s.stripe_customer_id, 'stripe_sequence', s.stripe_sequence)
-    from public.user_subscriptions s join auth.users u on u.id = s.user_id where s.user_id = p_user_id);
+      'email', u.email, 'stripe_customer_id', s.stripe_customer_id,
+      'stripe_sequence', coalesce(s.stripe_sequence, 0), 'is_blocked', s.blocked_at is not null,
+      'refusal', (
+        select jsonb_build_object('reason_code', f.reason_code, 'reason', f.reason, 'url', s.open_invoice_url)
+        from private.funding_state f
+        where f.user_id = u.id and f.reason_code in ('subscription_unpaid', 'subscription_ended')))
+    from auth.users u left join public.user_subscriptions s on s.user_id = u.id where u.id = p_user_id);
 end
 $$;
 comment on function public.billing_profile(uuid) is
-  'The e-mail address of a user for Stripe, their Stripe customer, and the sequence number of its newest applied '
-  'state. Null: no such user.';
+  'The e-mail address of a user for Stripe, their Stripe customer, the sequence number of its newest applied state, '
+  'whether an operator has blocked the account, and why the subscription serves no query, if it does not: '
+  '{reason_code, reason, url}. Null: no such user.';
 revoke all on function public.billing_profile(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.billing_profile(uuid) to service_role;
 
@@ -52,10 +58,14 @@ declare
 begin
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+  perform from auth.users u where u.id = p_user_id for key share;
+  if not found then
+    return null;
+  end if;
 
   -- Write
-  update public.user_subscriptions s set stripe_customer_id = coalesce(s.stripe_customer_id, p_customer_id)
-  where s.user_id = p_user_id
+  insert into public.user_subscriptions as s (user_id, stripe_customer_id) values (p_user_id, p_customer_id)
+  on conflict (user_id) do update set stripe_customer_id = coalesce(s.stripe_customer_id, excluded.stripe_customer_id)
   returning s.stripe_customer_id into v_customer_id;
 
   -- Return
@@ -63,7 +73,8 @@ begin
 end
 $$;
 comment on function public.link_stripe_customer(uuid, text) is
-  'Links a user to a Stripe customer, unless they have one. Returns the customer of the user. Null: no such user.';
+  'Links a user to a Stripe customer, unless they have one. Starts a subscription on free, if they have none. Returns '
+  'the customer of the user. Null: no such user.';
 revoke all on function public.link_stripe_customer(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.link_stripe_customer(uuid, text) to service_role;
 
@@ -96,6 +107,7 @@ begin
   elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
     raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
   end if;
+  perform private.refuse_blocked(v_user_id);
 
   -- Lock
   perform pg_advisory_xact_lock(uuid_hash_extended(v_user_id, 0));
@@ -115,6 +127,6 @@ $$;
 comment on function public.set_overage(jsonb) is
   'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
   'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling. Returns the overage object of '
-  'usage_summary.';
+  'usage_summary. BANND: the account is blocked.';
 revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_overage(jsonb) to authenticated;

@@ -42,6 +42,7 @@ begin
     current_period_end = (p_subscription ->> 'period_end')::timestamptz,
     canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
+    open_invoice_url = p_subscription ->> 'invoice_url',
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
 
@@ -51,9 +52,9 @@ end
 $$;
 comment on function public.apply_customer(text, bigint, boolean, jsonb) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
-  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: no '
-  'live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, unless '
-  'canceled. Returns the user. Null: no user has this customer.';
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since, invoice_url}. '
+  'Null: no live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, '
+  'unless canceled. Returns the user. Null: no user has this customer.';
 revoke all on function public.apply_customer(text, bigint, boolean, jsonb)
   from public, anon, authenticated, service_role;
 grant execute on function public.apply_customer(text, bigint, boolean, jsonb) to service_role;

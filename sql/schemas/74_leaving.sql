@@ -160,12 +160,14 @@ as $$
 begin
   if exists (select from public.user_subscriptions s
              where s.user_id = p_user_id and s.stripe_subscription_id is not null) then
-    raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.';
+    raise exception using errcode = 'OWING', message = 'The user still has a subscription at Stripe.',
+      hint = 'subscription_live';
   elsif not p_write_off and exists (
       select from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
       where u.user_id = p_user_id and u.was_overage and i.stripe_invoice_item_id is null
         and u.reversed_at is null) then
-    raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.';
+    raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.',
+      hint = 'overage_owed';
   end if;
 end
 $$;

@@ -13,7 +13,8 @@ begin
     'overage_ceiling_usd', s.overage_ceiling::text)
   into v_columns from public.user_subscriptions s where s.user_id = p_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+    raise exception using errcode = 'NTFND', message = 'There is no such user.',
+      hint = 'user_not_found';
   end if;
   return v_columns;
 end
@@ -165,7 +166,8 @@ begin
   end if;
   select s.tier into v_tier from public.user_subscriptions s where s.user_id = p_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+    raise exception using errcode = 'NTFND', message = 'There is no such user.',
+      hint = 'user_not_found';
   end if;
 
   -- Write
@@ -205,7 +207,8 @@ begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no ended query with this id.';
+    raise exception using errcode = 'NTFND', message = 'There is no ended query with this id.',
+      hint = 'query_not_found';
   end if;
   perform pg_advisory_xact_lock(uuid_hash_extended(v_query.user_id, 0));
   perform from auth.users where id = v_query.user_id for key share;

@@ -133,7 +133,8 @@ declare
 begin
   select * into v_state from private.funding_state s where s.user_id = p_user_id;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such user.';
+    raise exception using errcode = 'NTFND', message = 'There is no such user.',
+      hint = 'user_not_found';
   end if;
   select * into v_can from public.can_user_query(p_user_id);
   return jsonb_build_object(

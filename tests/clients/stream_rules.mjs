@@ -26,6 +26,7 @@ const METADATA = [
   "request_id", "provider", "model", "funding", "usage", "cost_usd", "charged_usd", "remaining", "resets_at", "persisted",
   "finish_reason",
 ];
+const ERROR = ["code", "reason_code", "action"];
 const USAGE = ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"];
 const WITHIN_A_STEP = /^(text|tool|source)-/;
 const SCHEMA = asSchema(uiMessageChunkSchema);
@@ -60,7 +61,8 @@ class Message {
     this.previous = type;
   }
 
-  * "start"() {
+  * "start"({ messageMetadata }) {
+    if (messageMetadata) yield* metadataViolations(messageMetadata); // of a refusal
     if (this.started) yield "a second start";
     this.started = true;
   }
@@ -172,7 +174,9 @@ class Message {
 }
 
 function* metadataViolations(metadata) {
-  const { outcome = "lost", ...always } = metadata ?? {}; // the outcome is there only for a lost answer
+  const { outcome = "lost", error, ...always } = metadata ?? {}; // the outcome is there only for a lost answer
+  if (error) yield* keyViolations("the error", error, ERROR);
+  if (error && !Object.keys(always).length) return; // nothing else is known of the turn
   if (outcome !== "lost") yield `the metadata have the outcome ${outcome}`;
   yield* keyViolations("the metadata", always, METADATA);
   yield* keyViolations("the usage", metadata?.usage, USAGE);
@@ -183,7 +187,7 @@ export async function partViolations(parts) {
   const violations = [];
   const message = new Message();
   for (const part of parts) {
-    const keys = KEYS[part.type];
+    const keys = part.type === "start" && part.messageMetadata ? ["messageMetadata"] : KEYS[part.type];
     if (!keys) {
       violations.push(`a part ${part.type}`);
       continue;

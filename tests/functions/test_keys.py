@@ -192,7 +192,7 @@ def test_a_key_that_becomes_invalid_is_unused_until_replaced(
     rejected = validate(api, user, provider)
     assert rejected.status_code == 200
     assert rejected.json()["status"] == "invalid"
-    assert rejected.json()["validation_error"] == f"{PROVIDERS[provider]} does not accept this key."
+    assert rejected.json()["validation_error"].startswith(f"{PROVIDERS[provider]} does not accept your own key.")
     assert list_keys(api, user) == [rejected.json()]
     assert uses_own_key(stack, user) is False
     usage = api.usage(user)

@@ -69,7 +69,7 @@ def test_another_event_gets_a_sentence(name: str, capfd: pytest.CaptureFixture[s
         response = handler(event, None)
         error = json.loads(response["body"])["error"]
         assert (response["statusCode"], error["code"]) == (400, "not_an_http_request")
-        assert error["message"] == NotAnHttpRequest.message
+        assert error["message"] == NotAnHttpRequest().sentence("en")
     assert handler(function_url_event("GET", "/unknown", {}), None)["statusCode"] == 404
     assert "Traceback" not in "".join(capfd.readouterr())
 
@@ -78,4 +78,4 @@ def test_another_event_gets_a_sentence_from_the_chat(api: Api, stack: Stack) -> 
     """The Web Adapter posts it to /events."""
     for event in EVENTS.values():
         response = api.http.post("/events", json=event)
-        assert (response.status_code, response.json()["error"]["message"]) == (400, NotAnHttpRequest.message)
+        assert (response.status_code, response.json()["error"]["message"]) == (400, NotAnHttpRequest().sentence("en"))

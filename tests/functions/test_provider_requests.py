@@ -393,7 +393,7 @@ async def same_error(url: str, name: str) -> AppError | None:
 
 
 def described(error: AppError | None) -> Any:
-    return None if error is None else (type(error), error.sentence, error.retry_after)
+    return None if error is None else (type(error), error.sentence("en"), error.retry_after)
 
 
 BODIES: list[bytes] = [

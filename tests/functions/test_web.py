@@ -9,11 +9,12 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from functions.common.errors import AppError, Internal, NotFound
+from functions.common.errors import Internal, NotFound
 from functions.common.observe import Observer
 from functions.common.web import BODY_LIMIT, create_app
-from tests.api import Api
+from tests.api import Api, question
 from tests.conftest import Person
+from tests.test_reasons import ENGLISH
 
 CANARY = "sk-canary"
 
@@ -66,6 +67,65 @@ def test_a_null_character_is_refused_at_any_allowed_depth(
     response = api.http.request(method, path, content=body, headers=person("basic").headers)
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["fields"][0]["field"]) == (422, "invalid_request", "body")
+
+
+LONG = "x" * 300
+# Requests that are refused: method, path, body.
+REFUSED: list[tuple[str, str, bytes]] = [
+    ("GET", "/checkout", b""),
+    ("POST", "/events", b"{}"),
+    ("POST", "/webhooks/stripe", b"{}"),
+    *((method, path, body) for method, path in BODIES for body in (b"[", b'{"x": 5}', b"[]", b'{"x": "\\u0000"}')),
+    ("POST", "/chat", b"[" * 100_000),
+    ("POST", "/chat", b" " * (BODY_LIMIT + 1)),
+    *(
+        ("POST", "/chat", json.dumps({**question("Why?"), **fields}).encode())
+        for fields in (
+            {"id": LONG}, {"id": ""}, {"id": 5}, {"messages": []}, {"trigger": "x"}, {"provider": "x"}, {"context": 5},
+            {"context": {"data": {"x": "y" * 50_000}}}, {"messages": 5}, {"messages": [5]}, {"model": LONG},
+            {"messages": [{"id": "1", "role": "assistant", "parts": []}]},
+            {"messages": [{"id": "1", "role": "user", "parts": [{"type": "text", "text": "z" * 100_000}]}]},
+            {"messages": [{"id": "1", "role": "user", "parts": [{"type": "text", "text": "a"}, {"type": "file"}]}]},
+        )
+    ),
+    ("PUT", "/keys/anthropic", b'{"api_key": "short"}'),
+    ("PUT", "/keys/other", b'{"api_key": "short"}'),
+    ("POST", "/checkout", b'{"plan": "pro", "pack": "x", "success_url": "x", "cancel_url": "x"}'),
+    ("POST", "/checkout", b'{"pack": "x", "success_url": "http://localhost:3000", "cancel_url": "http://evil.test"}'),
+    ("PATCH", "/overage", b'{"allow_overages": 5, "overage_limit_usd": -1, "x": 1}'),
+    ("PATCH", "/overage", b'{"allow_overages": "maybe", "overage_limit_usd": 1.23456789}'),
+    ("PATCH", "/overage", b'{"overage_limit_usd": 100000}'),
+    ("PATCH", "/overage", b'{"overage_limit_usd": "x"}'),
+    ("GET", "/usage", b""),
+]  # fmt: skip
+
+
+def test_every_refusal_has_a_sentence_in_both_languages(api: Api, person: Callable[..., Person]) -> None:
+    user = person("basic")
+    for method, path, body in REFUSED:
+        errors = {}
+        for spoken in ("en", "fr"):
+            headers = {"accept-language": f"{spoken}-CA,{spoken};q=0.9", **(user.headers if path != "/usage" else {})}
+            response = api.http.request(method, path, content=body, headers=headers)
+            assert response.status_code >= 400, (method, path, body[:99])
+            errors[spoken] = response.json()["error"]
+        english, french = errors["en"], errors["fr"]
+        assert english["message"] != french["message"]
+        assert (english["code"], english["reason_code"], english["action"]) == (
+            french["code"], french["reason_code"], french["action"],
+        )  # fmt: skip
+        told = [french["message"], *(one["message"] for one in french.get("fields", []))]
+        assert [ENGLISH.findall(sentence) for sentence in told] == [[]] * len(told), (method, path, body[:99])
+        assert [one["field"] for one in english.get("fields", [])] == [one["field"] for one in french.get("fields", [])]
+        assert "n’est pas valide" not in [one["message"] for one in french.get("fields", [])]
+
+
+def test_the_bodys_language_counts_before_the_header(api: Api, person: Callable[..., Person]) -> None:
+    user = person("free", lifetime_used=10)
+    for language, header, start in (("fr", "en", "Vous avez"), ("en", "fr", "You have"), (None, "fr", "Vous avez")):
+        body = question("Why?", **({"language": language} if language else {}))
+        refused = api.http.post("/chat", json=body, headers={**user.headers, "accept-language": header})
+        assert refused.json()["error"]["message"].startswith(start)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +191,7 @@ async def test_an_unexpected_error_reveals_nothing(
     async with httpx.AsyncClient(transport=httpx.ASGITransport(failing), base_url="http://test") as client:
         response = await client.get(f"/fail/{kind}")
     error = response.json()["error"]
-    assert (response.status_code, error["code"], error["message"]) == (500, "internal", AppError.message)
+    assert (response.status_code, error["code"], error["message"]) == (500, "internal", Internal().sentence("en"))
     assert CANARY not in response.text + capsys.readouterr().out
 
 
@@ -143,7 +203,9 @@ async def test_an_expected_error_has_details_and_retry_after(failing: FastAPI) -
     assert response.json() == {
         "error": {
             "code": "not_found",
-            "message": NotFound.message,
+            "message": NotFound().sentence("en"),
+            "reason_code": "not_found",
+            "action": "none",
             "request_id": response.headers["x-request-id"],
             "hint": "x",
         }

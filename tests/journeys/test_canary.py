@@ -444,7 +444,7 @@ async def test_an_exception_with_the_key_is_reported_without_it(
         feed = chat.start(user.id, ChatRequest.model_validate(body))
         with pytest.raises((Internal, ProviderTimeout)) as caught:
             await feed.answer()
-        raised = f"{caught.value}{caught.value!r}{caught.value.sentence}".encode()
+        raised = f"{caught.value}{caught.value!r}{caught.value.sentence('en')}".encode()
         streamed = b"".join([chunk async for chunk in feed.read(60)])
     assert state_of(user).outcomes == ["failed"]
     gc.collect()  # asyncio reports the exception of a task when the task is collected
@@ -530,7 +530,7 @@ async def test_a_failing_key_check_is_reported_without_the_key(
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://keys") as http,
     ):
         response = await http.put("/keys/openai", json={"api_key": canaries.key("valid")}, headers=user.headers)
-    assert (response.status_code, response.json()["error"]["message"]) == (500, Internal.message)
+    assert (response.status_code, response.json()["error"]["message"]) == (500, Internal().sentence("en"))
     assert canaries.traces(str(exceptions[0]).encode())
     output_bytes = output()
     assert b"unexpected failure" in output_bytes

@@ -11,7 +11,7 @@ import pytest
 
 from functions.chat import limits
 from functions.chat.request import ChatRequest
-from functions.common.errors import FreeAnswersOff, TooManyFollowers
+from functions.common.errors import TooManyFollowers, TooManyRequests
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, question
 from tests.chat_kit import chat_environment, running_chat
@@ -139,7 +139,7 @@ def test_three_clients_may_resume_an_answer(
                 assert reading.status_code == 200
                 Received().start_reading(reading).until("text-delta")
             error = error_of(api.http.get(path, headers=user.headers))
-            assert (error["code"], error["message"]) == ("too_many_requests", TooManyFollowers.message)
+            assert (error["code"], error["message"]) == ("too_many_requests", TooManyFollowers().sentence("en"))
         eventually(lambda: resume() == 200)  # when the server has noticed that they left
         stack_db.execute("select public.stop_query(%s, %s)", (user.id, body["id"]))
 
@@ -156,12 +156,12 @@ async def test_a_spent_budget_refuses_free_users_with_a_metric(
     try:
         error = error_of(api.chat(free, body))
         assert (error["code"], error["reason"]) == ("too_many_requests", "Free answers are off today")
-        assert (error["message"], error["requires_payment"]) == (FreeAnswersOff.message, False)
+        assert (error["reason_code"], error["requires_payment"]) == ("free_answers_off", False)
         assert error["resets_at"].endswith("T00:00:00+00:00")
         assert api.chat(paid, question("[fault:long 3]")).status_code == 200
         async with running_chat(chat_environment(stack)) as chat:
             feed = chat.start(free.id, ChatRequest.model_validate(body))
-            with pytest.raises(FreeAnswersOff):
+            with pytest.raises(TooManyRequests):
                 await feed.answer()
         assert '"FreeAnswersRefused":[1.0]' in capsys.readouterr().out.replace(" ", "")
     finally:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+from functions.common import reasons
+
 PRICE = Decimal("0.025")
 DAILY = {"basic": 15, "pro": 40, "usage_only": 0}
 LIFETIME = 10
@@ -284,11 +286,6 @@ class User:
         """Whether plan and user allow overage, and a live subscription can invoice it."""
         return self.tier != "free" and self.allow_overages and self.subscribed and self.status == "active"
 
-    @property
-    def is_prepaid(self) -> bool:
-        """Whether only credits can pay and no quota resets."""
-        return self.tier == "usage_only" and self.quota == 0 and not self.subscribed
-
     def decide(self, at: datetime, provider: str | None = None, *, own_key: bool = True) -> tuple[str | None, str]:
         """What pays for a query now, and the reason. Call it on as_of(at)."""
         if not self.is_serving(at):
@@ -314,17 +311,36 @@ class User:
         funding, _ = self.decide(at, own_key=False)
         if funding is not None:
             return funding == "overage"
-        return not self.is_serving(at) or self.tier == "free" or self.is_prepaid
+        return reasons.BY_CODE[self.refusal_code(at)].paying_helps
+
+    def refusal_code(self, at: datetime) -> str:
+        """The reason_code of a query for which nothing pays."""
+        if not self.is_serving(at):
+            unpaid = self.subscribed and self.status != "canceled"
+            return "subscription_unpaid" if unpaid else "subscription_ended"
+        if self.tier == "free":
+            return "free_quota_used"
+        if self.can_use_overage:
+            return "overage_limit_reached"
+        if self.quota == 0 and self.status == "past_due":
+            return "payment_failed"
+        fits = self.overage_used() + PRICE <= self.overage_limit
+        if self.subscribed and self.status == "active" and not self.allow_overages and fits:
+            return "daily_quota_used_overage_off" if self.quota else "overage_off"
+        return "daily_quota_used" if self.quota else "credits_used"
 
     def resets_at(self, at: datetime) -> datetime | None:
         """When the quota or limit that decides resets, without an own key."""
         funding, _ = self.decide(at, own_key=False)
-        if not self.is_serving(at) or self.tier == "free" or self.is_prepaid or funding == "credit":
-            return None
-        if funding == "included" or not self.can_use_overage:
-            return midnight_after(at)
-        end = period_at(self.stored_period, at)[1]
-        return min(end, midnight_after(at)) if funding is None and self.quota > 0 else end
+        midnight, end = midnight_after(at), period_at(self.stored_period, at)[1]
+        if funding is not None:
+            return {"included": None if self.tier == "free" else midnight, "credit": None, "overage": end}[funding]
+        times = []
+        if self.refusal_code(at) in ("daily_quota_used", "daily_quota_used_overage_off", "overage_limit_reached"):
+            times += [midnight] if self.quota > 0 else []
+        if self.refusal_code(at) == "overage_limit_reached":
+            times += [end]
+        return min(times, default=None)
 
     def admit(
         self, at: datetime, query_id: str, request: str, provider: str | None, seconds: int

@@ -94,9 +94,10 @@ def user_with_rows_in_every_table(db: psycopg.Connection[Any]) -> UserWithRows:
         (user_id, pack_id),
     )
     db.execute(
-        "insert into public.query_refusals (id, created_at, user_id, request_id, reason, requires_payment, tier, "
-        "quota_used, quota_limit, overage_used) "
-        "values (gen_random_uuid(), private.clock(), %s, 'third', 'Daily quota exceeded', false, 'pro', 40, 40, 0)",
+        "insert into public.query_refusals (id, created_at, user_id, request_id, reason, reason_code, "
+        "requires_payment, tier, quota_used, quota_limit, overage_used) "
+        "values (gen_random_uuid(), private.clock(), %s, 'third', 'Daily quota exceeded', 'daily_quota_used', false, "
+        "'pro', 40, 40, 0)",
         (user_id,),
     )
     db.execute(

@@ -6,8 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import new_user
-from tests.sql.metering import Db, admit, at, counters, holds, pack
+from tests.conftest import Connect, new_user
+from tests.sql.billing import apply_customer
+from tests.sql.metering import Db, admit, at, counters, holds, key, pack, value
 
 
 def sign_in(db: Db, user: str, not_after: str | None = None) -> str:
@@ -17,10 +18,10 @@ def sign_in(db: Db, user: str, not_after: str | None = None) -> str:
     return session_id
 
 
-def refusal(db: Db, user: str, **more: Any) -> str | None:
+def refusal(db: Db, user: str, request: str | None = None, **more: Any) -> str | None:
     """The SQLSTATE of the refusal. Nothing is taken for a refused query."""
     with pytest.raises(psycopg.Error) as caught:
-        admit(db, user, **more)
+        admit(db, user, request, **more)
     assert not holds(db, user)
     return caught.value.sqlstate
 
@@ -44,6 +45,54 @@ def test_a_ban_holds_until_it_ends(db: Db) -> None:
     assert counters(db, user)["quota_used"] == 0
     at(db, "2026-03-02T00:00Z")
     assert admit(db, user)["decision"] == "admitted"
+
+
+def block(db: Db, user: str) -> None:
+    db.execute(
+        "update public.user_subscriptions set blocked_at = now(), blocked_reason = 'spam' where user_id = %s", (user,)
+    )
+
+
+def test_a_block_holds_whatever_stripe_says(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    user = new_user(db, "pro", stripe_customer_id="cus_1")
+    assert admit(db, user, "first")["funding"] == "included"  # the fast path would admit the next one
+    db.execute("delete from public.query_holds")
+    key(db, user, "openai")
+    pack(db, user, 1)
+    block(db, user)
+    for sequence in range(3):
+        assert refusal(db, user) == refusal(db, user, "first") == "BANND"
+        answer = db.execute("select * from public.can_user_query(%s)", (user,)).fetchone()
+        assert answer == {"can_query": False, "reason": "Account blocked", "requires_payment": False}
+        apply_customer(db, sequence + 1, tier="pro")
+    db.execute("update public.user_subscriptions set blocked_at = null, blocked_reason = null")
+    assert admit(db, user)["decision"] == "admitted"
+
+
+def test_a_blocked_user_changes_neither_keys_nor_overage(db: Db, connect: Connect) -> None:
+    user = new_user(db, "pro")
+    key(db, user, "openai")
+    block(db, user)
+    for connection, call in (
+        (connect("authenticated", user), "public.list_api_keys()"),
+        (connect("authenticated", user), "public.set_overage('{}')"),
+        (db, f"public.get_api_key('{user}', 'openai')"),
+        (db, f"public.put_api_key(gen_random_uuid(), '{user}', 'openai', '', '', '', '1', '1234', true)"),
+        (db, f"public.admit_tool_call('{user}', 30)"),
+    ):
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute(f"select {call}".encode())
+        assert caught.value.sqlstate == "BANND", call
+    assert value(db, "select public.delete_api_key(%s, 'openai')", user) is True
+    assert value(db, "select public.billing_profile(%s)", user)["is_blocked"] is True
+
+
+def test_a_block_has_a_time_and_a_reason(db: Db) -> None:
+    user = new_user(db)
+    for column in ("blocked_at = now()", "blocked_reason = 'spam'"):
+        with pytest.raises(psycopg.errors.CheckViolation, match="a time and a reason"):
+            db.execute(f"update public.user_subscriptions set {column} where user_id = '{user}'".encode())
 
 
 def test_a_session_admits_until_it_ends(db: Db) -> None:

@@ -318,7 +318,7 @@ def test_a_provider_without_a_platform_key_needs_an_own_key(db: Db) -> None:
     user = new_user(db, "basic")
     only_openai: Any = {"p_providers": ["openai"]}
     assert admit(db, user, **only_openai)["provider"] == "openai"
-    with pytest.raises(psycopg.DatabaseError, match="anthropic are not available") as caught:
+    with pytest.raises(psycopg.DatabaseError, match="no account with this provider") as caught:
         admit(db, user, p_provider="anthropic", **only_openai)
     assert caught.value.sqlstate == "NOMDL"
     key(db, user, "anthropic")
@@ -432,6 +432,7 @@ def test_every_change_except_counters_clears_the_reused_decision(db: Db) -> None
         *("id", "user_id", "created_at", "updated_at", "downgraded_at", "stripe_sequence"),
         *("quota_date", "quota_used", "lifetime_used", "overage_period_start", "current_overage_amount"),
         *("failed_cost_usd", "included_until", "tool_minute", "tool_calls", "overage_ceiling", "blocked_reason"),
+        "open_invoice_url",
     }
     user = new_user(db, "pro")
     for change in ("status = status", "daily_quota = 40", "past_due_since = null"):
@@ -477,8 +478,10 @@ def test_a_prepaid_user_without_credits_is_asked_to_pay(db: Db, connect: Connect
     assert refused == {
         "decision": "refused",
         "reason": "Daily quota exceeded",
+        "reason_code": "credits_used",
         "requires_payment": True,
         "resets_at": None,
+        "url": None,
         "hold_id": refused["hold_id"],
     }
     row = db.execute("select requires_payment, resets_at from public.query_refusals").fetchone()
@@ -487,12 +490,37 @@ def test_a_prepaid_user_without_credits_is_asked_to_pay(db: Db, connect: Connect
     assert answer == {"can_query": False, "reason": "Daily quota exceeded", "requires_payment": True}
     # With a subscription or an own quota, the user can wait for a reset.
     at(db, "2026-03-10T12:00Z")
-    subscribed = new_user(db, "usage_only", stripe_subscription_id="sub_1", overage_limit=0)
+    used = {"current_overage_amount": 1, "overage_period_start": "2026-03-01Z"}
+    subscribed = new_user(db, "usage_only", stripe_subscription_id="sub_1", overage_limit=1, **used)
     granted = new_user(db, "usage_only", daily_quota=1, quota_used=1, quota_date="2026-03-10")
     for waiting, resets_at in ((subscribed, "2026-04-01T00:00:00+00:00"), (granted, "2026-03-11T00:00:00+00:00")):
         refused = admit(db, waiting)
         assert (refused["decision"], refused["requires_payment"]) == ("refused", False)
         assert refused["resets_at"] == resets_at
+
+
+PERIOD = {"current_period_start": "2026-03-01Z", "current_period_end": "2026-04-01Z"}
+
+
+@pytest.mark.parametrize(
+    ("tier", "columns", "reason_code", "requires_payment"),
+    [
+        ("usage_only", {"allow_overages": False}, "overage_off", False),
+        ("usage_only", {"status": "past_due", "past_due_since": "2026-03-09Z"}, "payment_failed", True),
+        ("usage_only", {"status": "canceled", **PERIOD}, "credits_used", True),
+        ("usage_only", {"allow_overages": False, "overage_limit": 0}, "credits_used", True),
+        ("basic", {"daily_quota": 0, "allow_overages": False}, "overage_off", False),
+        ("pro", {"status": "suspended"}, "subscription_unpaid", True),
+    ],
+)  # fmt: skip
+def test_a_subscriber_is_not_told_to_wait_for_what_changes_nothing(
+    db: Db, tier: str, columns: dict[str, Any], reason_code: str, requires_payment: bool
+) -> None:
+    at(db, "2026-03-10T12:00Z")
+    user = new_user(db, tier, stripe_subscription_id="sub_1", quota_date="2026-03-10", **columns)
+    refused = admit(db, user)
+    assert (refused["reason_code"], refused["resets_at"]) == (reason_code, None)
+    assert refused["requires_payment"] is requires_payment
 
 
 def test_an_admission_after_its_release_takes_nothing(db: Db) -> None:

@@ -24,6 +24,7 @@ def test_a_minute_has_its_limit_and_the_next_begins_anew(db: Db) -> None:
     assert call(db, user) == {
         "decision": "refused",
         "reason": "Too many tool calls",
+        "reason_code": "too_many_tool_calls",
         "requires_payment": False,
         "resets_at": "2026-03-01T12:01:00+00:00",
     }

@@ -86,6 +86,9 @@ public.query_holds             service_role   select
 public.query_refusals          anon           nothing
 public.query_refusals          authenticated  select
 public.query_refusals          service_role   select
+public.reasons                 anon           nothing
+public.reasons                 authenticated  select
+public.reasons                 service_role   select
 public.retained_invoice_items  anon           nothing
 public.retained_invoice_items  authenticated  nothing
 public.retained_invoice_items  service_role   select

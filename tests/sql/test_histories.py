@@ -475,6 +475,8 @@ class Histories(RuleBasedStateMachine):
         assert state["overage_used"] == user.overage_used()
         assert state["failed_cost_usd"] == user.failed_cost()
         assert (state["requires_payment"], state["resets_at"]) == (requires_payment, user.resets_at(self.now))
+        if user.decide(self.now, own_key=False)[0] is None:
+            assert state["reason_code"] == user.refusal_code(self.now)
         assert (state["tier"], state["status"], state["quota_date"]) == (user.tier, user.status, user.quota_date)
         assert state["overage_period_start"] == user.overage_period
         assert row["lifetime_used"] <= 12

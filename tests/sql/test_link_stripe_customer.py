@@ -19,8 +19,12 @@ def test_a_user_has_one_stripe_customer(db: Db, connect: Connect) -> None:
     assert value(service, link, user, "cus_2") == "cus_1"
     assert counters(db, user)["stripe_customer_id"] == "cus_1"
     assert value(service, link, str(uuid.uuid4()), "cus_3") is None
+    db.execute("delete from public.user_subscriptions where user_id = %s", (other,))
+    assert value(service, "select public.billing_profile(%s)", other)["stripe_customer_id"] is None
+    assert value(service, link, other, "cus_4") == "cus_4"
+    assert counters(db, other)["tier"] == "free"
     with pytest.raises(psycopg.errors.UniqueViolation):
-        value(service, link, other, "cus_1")
+        value(service, link, new_user(db), "cus_1")
 
 
 def test_concurrent_calls_link_one_customer(connect: Connect, db: Db) -> None:
@@ -38,9 +42,17 @@ def test_billing_profile_returns_email_customer_and_sequence(db: Db, connect: Co
         "email": f"{user}@example.test",
         "stripe_customer_id": None,
         "stripe_sequence": 0,
+        "is_blocked": False,
+        "refusal": None,
     }
     value(service, "select public.link_stripe_customer(%s, 'cus_1')", user)
     apply_customer(service, 7, tier="pro")
     assert value(service, profile, user)["stripe_customer_id"] == "cus_1"
     assert value(service, profile, user)["stripe_sequence"] == 7
+    db.execute("update public.user_subscriptions set status = 'suspended', open_invoice_url = 'https://x.test/i'")
+    assert value(service, profile, user)["refusal"] == {
+        "reason_code": "subscription_unpaid",
+        "reason": "Subscription not active: suspended",
+        "url": "https://x.test/i",
+    }
     assert value(service, profile, str(uuid.uuid4())) is None

@@ -282,8 +282,9 @@ def test_lock_order_has_no_cycle(sessions: tuple[Db, Db, Db], db: Db, ids: dict[
     assert held[DELETION, "user_subscriptions"] >= {"auth.users"}
     for job in ("expire_credits", "reset_monthly_overages", "release_stale_holds"):
         assert (job, "the user lock") not in held  # it skips locked users
-    for change in ("apply_customer", "link_stripe_customer", "set_overage"):
+    for change in ("apply_customer", "set_overage"):
         assert held[change, "user_subscriptions"] == {"the user lock"}
+    assert held["link_stripe_customer", "user_subscriptions"] == {"the user lock", "auth.users"}
     assert held["apply_pack", "credit_packs"] == {"the user lock", "auth.users"}
     assert held["claim_overage", "overage_invoice_items"] >= {"the user lock", "auth.users", "usage_logs"}
     repeated = held["settle_query, repeated question", "usage_logs"]

@@ -25,7 +25,7 @@ ROWS_OF_USER = {
     "user_subscriptions": "user_id = %s",
 }
 # Relations that every signed-in user may read, and relations that no user may read.
-PUBLIC = {"announcements", "plans"}
+PUBLIC = {"announcements", "plans", "reasons"}
 INTERNAL = {
     *("daily_costs", "operator_actions", "packs", "pending_turns", "retained_invoice_items", "retained_usage"),
     *("settings", "stripe_events"),

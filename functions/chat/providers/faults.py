@@ -47,10 +47,10 @@ FILTERED_WORDS = ("content filtering policy", "usage policy")
 class Faults:
     """Translates the failures of one request. Their classes are those of the SDKs' errors: tests compare both.
 
-    `name` is the provider's name in sentences. `own_account`: whether the user's own key is used.
+    `own_account`: whether the user's own key is used.
     """
 
-    name: str
+    provider: str
     own_account: bool
     model: str
 
@@ -111,34 +111,20 @@ class Faults:
         return ProviderOverloaded() if code in BUSY else ProviderError()
 
     def _not_accepted(self) -> AppError:
-        return ByokKeyRejected(
-            f"{self.name} does not accept your own key. Store another one, or delete it to use your plan's queries."
-        )
+        return ByokKeyRejected(provider=self.provider)
 
     def _not_permitted(self) -> AppError:
-        return ProviderError(
-            f"{self.name} does not allow this request to your own account. Nothing was charged, and your key is kept. "
-            "Check its permissions and your account there, or delete the key here to use your plan's queries."
-        )
+        return ProviderError("byok_not_permitted", provider=self.provider)
 
     def _model_gone(self) -> AppError:
-        if not self.own_account:
-            return ModelGone(f"{self.name} does not offer {self.model} any more. Nothing was charged; choose another.")
-        return ModelGone(
-            f"Your own {self.name} account does not have the model {self.model}. Your key is accepted. "
-            "Nothing was charged; choose another model."
-        )
+        reason = "byok_model_gone" if self.own_account else "model_gone"
+        return ModelGone(reason, provider=self.provider, model=self.model)
 
     def _no_credit(self) -> AppError:
-        return ByokBalanceExhausted(
-            f"Your own {self.name} account has no credit left. Add some there, or delete your key here to use your "
-            "plan's queries."
-        )
+        return ByokBalanceExhausted(provider=self.provider)
 
     def _limited(self, seconds: int | None) -> AppError:
-        return TooManyRequests(
-            f"Your own {self.name} account is at its rate limit. Please try again in a moment.", retry_after=seconds
-        )
+        return TooManyRequests("byok_rate_limited", retry_after=seconds, provider=self.provider)
 
 
 def _prompt_refused(code: str, message: str) -> PromptRefused | None:

@@ -115,7 +115,7 @@ class OpenAI:
     async def stream(self, prompt: Prompt, own_key: PlainKey | None = None) -> AsyncGenerator[Event, None]:
         """See Provider.stream."""
         headers = self._headers if own_key is None else {**self._headers, **bearer(own_key.reveal())}
-        faults = Faults("OpenAI", own_key is not None, prompt.model)
+        faults = Faults("openai", own_key is not None, prompt.model)
         async with self._http.post(self._url, headers, self._body(prompt), faults) as chunks:
             yield Opened()
             response = Response(faults)

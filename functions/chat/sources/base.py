@@ -1,9 +1,12 @@
 """Types shared by the sources and by the tools. Imports no other module of this package."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Language = Literal["en", "fr"]
+from functions.common.language import Language
+
+__all__ = ["JsonObject", "Language", "RecordNotFound", "SourceError", "Text"]
+
 JsonObject = dict[str, Any]
 
 

@@ -1,10 +1,10 @@
 """What the SQL functions of billing return, as types. No import of Stripe here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from functions.common import results
 from functions.common.database import Database
 
 
@@ -42,16 +42,37 @@ class OverageSettings(TypedDict):
     used_usd: Decimal
 
 
+class Refusal(TypedDict):
+    """Why a subscription serves no query: a reason_code, its text, and the page of the unpaid invoice, if any."""
+
+    reason_code: str
+    reason: str
+    url: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class BillingProfile:
-    """A user as Stripe's customer. `stripe_sequence` changes when the customer was deleted at Stripe."""
+    """A user as Stripe's customer. `stripe_sequence` changes when the customer was deleted at Stripe.
+
+    `is_blocked`: by an operator. `refusal`: why the subscription serves no query, None where it does.
+    """
 
     email: str | None
     stripe_customer_id: str | None
     stripe_sequence: int
+    is_blocked: bool
+    refusal: Refusal | None
 
 
 async def billing_profile(database: Database, user_id: str) -> BillingProfile | None:
-    """The user's profile; None without a subscription row. Raises Unavailable."""
-    row = await database.call("billing_profile", {"p_user_id": user_id}, parse=results.record_or_none("email"))
-    return None if row is None else BillingProfile(row["email"], row["stripe_customer_id"], row["stripe_sequence"])
+    """The user's profile; None where there is no such user. Raises Unavailable."""
+    profile: BillingProfile | None = await database.call("billing_profile", {"p_user_id": user_id}, parse=_profile)
+    return profile
+
+
+def _profile(row: Mapping[str, Any] | None) -> BillingProfile | None:
+    if row is None:
+        return None
+    return BillingProfile(
+        row["email"], row["stripe_customer_id"], row["stripe_sequence"], row["is_blocked"], row["refusal"]
+    )

@@ -30,7 +30,10 @@ INVOICE_DELAY_S = 86400
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionState:
-    """A live subscription, as the SQL function apply_customer reads it. Times are ISO 8601."""
+    """A live subscription, as the SQL function apply_customer reads it. Times are ISO 8601.
+
+    `invoice_url` is the page of the open invoice, where a payment failed.
+    """
 
     id: str
     tier: str
@@ -40,6 +43,7 @@ class SubscriptionState:
     period_end: str
     canceled_at: str | None
     past_due_since: str | None
+    invoice_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         period_end=iso_time(end),
         canceled_at=iso_time(live.canceled_at) if live.canceled_at else None,
         past_due_since=_past_due_since(live) if status == "past_due" else None,
+        invoice_url=_open_invoice_url(live) if status in ("past_due", "suspended") else None,
     )
     return CustomerState(is_deleted, subscription)
 
@@ -156,6 +161,12 @@ def _past_due_since(subscription: Subscription) -> str:
     invoice = subscription.latest_invoice
     assert isinstance(invoice, Invoice)
     return iso_time(invoice.status_transitions.finalized_at or invoice.created)
+
+
+def _open_invoice_url(subscription: Subscription) -> str | None:
+    """Stripe's page where the latest invoice can be paid; None where it is not open."""
+    invoice = subscription.latest_invoice
+    return invoice.hosted_invoice_url if isinstance(invoice, Invoice) and invoice.status == "open" else None
 
 
 def pack_sale(session: Session) -> PackSale | None:

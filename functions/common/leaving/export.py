@@ -44,7 +44,7 @@ async def write_export(
     Money is exact text. Raises NotFound for an unknown user, before anything is written, and Unavailable.
     """
     if await billing_profile(database, user_id) is None:
-        raise NotFound("There is no such user.")
+        raise NotFound("user_not_found")
     counts: dict[str, int] = {}
     separator = "{\n"
     for part in PARTS:

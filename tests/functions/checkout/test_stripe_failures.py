@@ -10,7 +10,7 @@ import pytest
 from functions.checkout import checkout
 from functions.checkout.handler import create
 from functions.common.billing import stripe_client
-from functions.common.errors import AppError, PaymentUnavailable
+from functions.common.errors import Internal, PaymentUnavailable
 from functions.common.observe import ALLOWED
 from tests.billing_kit import (
     SITE,
@@ -47,7 +47,7 @@ def test_a_click_works_after_a_failure_of_stripe(
     faults(method=method, path=path, status=status, times=3)
     response = click(billing, user, plan="basic")
     assert failed(response) == UNAVAILABLE
-    assert response.json()["error"]["message"] == PaymentUnavailable.message
+    assert response.json()["error"]["message"] == PaymentUnavailable().sentence("en")
     billing.fake.http.delete("/_faults")
     page = page_of(click(billing, user, plan="basic"))
     assert customers(billing, user) == [billing.customer_id(user)]
@@ -147,7 +147,10 @@ def test_an_unreachable_stripe_changes_and_reveals_nothing(
         assert failed(answer) == UNAVAILABLE
         assert answer.json()["error"] == {
             "code": "payment_unavailable",
-            "message": PaymentUnavailable.message,
+            "message": PaymentUnavailable().sentence("en"),
+            "reason_code": "payment_unavailable",
+            "action": "wait",
+            "resets_at": None,
             "request_id": answer.headers["x-request-id"],
         }
     assert billing.subscription_row(user)["stripe_customer_id"] is None
@@ -165,7 +168,9 @@ def test_a_missing_price_is_an_internal_error(billing: BillingStack) -> None:
     assert failed(response) == (500, "internal")
     assert response.json()["error"] == {
         "code": "internal",
-        "message": AppError.message,
+        "message": Internal().sentence("en"),
+        "reason_code": "internal",
+        "action": "contact_support",
         "request_id": response.headers["x-request-id"],
     }
     assert pages(billing, user) == []

@@ -153,6 +153,7 @@ def test_a_failed_payment_is_past_due_until_paid(billing: BillingStack) -> None:
     due = as_time(invoice["status_transitions"]["finalized_at"])
     assert plan_of(billing, user) == ("basic", None, "past_due")
     assert billing.subscription_row(user)["past_due_since"] == due
+    assert billing.subscription_row(user)["open_invoice_url"] == invoice["hosted_invoice_url"]
     billing.advance_and_deliver(4 * DAY)
     assert stripe_get(billing, f"invoices/{invoice['id']}")["attempt_count"] == 2
     assert plan_of(billing, user) == ("basic", None, "past_due")
@@ -160,7 +161,8 @@ def test_a_failed_payment_is_past_due_until_paid(billing: BillingStack) -> None:
     assert billing.fake.http.post(f"/i/{invoice['id']}", data={"way": "good_card"}).status_code == 200
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("basic", None, "active")
-    assert billing.subscription_row(user)["past_due_since"] is None
+    row = billing.subscription_row(user)
+    assert (row["past_due_since"], row["open_invoice_url"]) == (None, None)
 
 
 def test_late_events_do_not_revive_an_unpaid_plan(billing: BillingStack) -> None:
