@@ -11,16 +11,18 @@ from decimal import Decimal
 
 import pytest
 
+from functions.maintenance.bill_overages import bill_overages
 from functions.maintenance.reconcile import reconcile
 from tests.billing_kit import (
     DAY,
     STRIPE_HEADERS,
     BillingStack,
+    stripe_get,
     stripe_post,
 )
 from tests.conftest import Person
 from tests.functions.maintenance.kit import command, findings, no_progress, run, today
-from tests.sql.metering import admit
+from tests.sql.metering import action, admit, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
 
@@ -68,6 +70,28 @@ def test_every_planted_difference_is_found(
 ) -> None:
     damage(billing, billed)
     assert findings(billing, billed) == kinds
+
+
+def test_charges_that_were_given_back_reduce_the_next_invoice(billing: BillingStack, billed: Person) -> None:
+    """Three of 41 queries, which were 102 cents: 38 are 95. The command was killed, so the job places the items."""
+    queries = billing.db.execute("select id::text from public.usage_logs where user_id = %s limit 3", (billed.id,))
+    for query in queries.fetchall():
+        assert "refused" not in value(billing.db, "select public.credit_back(%s, %s)", query["id"], action())
+    assert run(billing, bill_overages, no_progress)["placed"] == 3
+    given = [item for item in billing.overage_items(billed) if item["queries"] < 0]
+    assert (len(given), sum(item["amount_cents"] for item in given)) == (3, 95 - 102)
+    assert findings(billing, billed) == set()
+    billing.advance_and_deliver(31 * DAY)
+    (last,) = stripe_get(billing, "invoices", customer=billing.customer_id(billed), limit=1)["data"]
+    assert last["total"] == 999 + 95 - 102
+    (described,) = (line["description"] for line in last["lines"]["data"] if line["amount"] == -3)
+    assert described.startswith("1 query beyond the plan given back = -$0.03, period from ")
+    assert run(billing, bill_overages, no_progress)["placed"] == 0
+    assert findings(billing, billed) == set()
+    sql("update public.overage_invoice_items set gives_back_cents = 9 where queries < 0 and user_id = %s")(
+        billing, billed
+    )
+    assert findings(billing, billed) == {"I7", "item differs"}
 
 
 def test_an_invoice_item_without_a_row_is_found(billing: BillingStack) -> None:
