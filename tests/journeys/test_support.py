@@ -140,6 +140,7 @@ def test_every_command_of_the_page_answers_its_question(
         ("user $WHO credit-back $FAILED --reason x --yes", "", "user: 0 charged queries of this user have this id"),
         ("user $WHO credit-back $QUERY --reason x --yes", "", "user: The charge of this query was given back before."),
         ("user $FREE delete --reason x", "wrong", "user: Nothing was changed."),
+        ("user $FREE grant 5 --reason x", "", "user: Nothing was changed."),
         ("user $FREE resend payments --reason x", "", "user: This user has never been to Stripe's checkout"),
         ("user $FREE resend confirmation --reason x", "", "user: The e-mail address is confirmed already."),
         ("user $FREE limit --reason x", "", "user: Name at least one limit"),
@@ -183,7 +184,29 @@ def test_the_id_that_a_user_is_shown_leads_to_the_query(
         shown = api.chat(user, refused).json()["error"]["request_id"]
     status, out, _ = run(capsys, f"{PREFIX}user {shown} why {shown}", {})
     assert status == 0
-    assert re.match(rf".* request {uuid.UUID(shown)}, plan basic\n  refused: Daily quota exceeded, until ", out)
+    assert re.match(
+        rf".* request {uuid.UUID(shown)}, plan basic\n  refused until .*: Daily quota exceeded .*\n"
+        "  reason daily_quota_used: action wait, a payment does not help; ends at midnight UTC",
+        out,
+    )
+
+
+def test_users_see_the_sentence_of_a_pause(
+    api: Api, person: Callable[..., Person], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In their language, in the refusal and in GET /usage; and once it ends, the same message is answered."""
+    user, body = person("basic"), question("Qui?", language="fr")
+    run(capsys, f"{PREFIX}pause chat --en 'Back at noon.' --fr 'De retour à midi.' --reason 'Wrong prices'", {})
+    try:
+        refused = api.chat(user, body)
+        assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+        error = refused.json()["error"]
+        assert (error["reason_code"], error["action"], error["message"]) == ("chat_paused", "wait", "De retour à midi.")
+        assert [one["kind"] for one in api.usage(user)["announcements"]] == ["chat_paused"]
+    finally:
+        run(capsys, f"{PREFIX}resume chat --reason 'Prices corrected'", {})
+    assert api.chat(user, body).status_code == 200
+    assert api.usage(user)["announcements"] == []
 
 
 def test_a_deletion_asks_for_the_address(

@@ -81,10 +81,15 @@ def _add_user(user: argparse.ArgumentParser) -> None:
     _add_reason(add("block", lambda s, o: actions.block(s, o.user, o.reason), "refuse everything until unblock"))
     _add_reason(add("unblock", lambda s, o: actions.unblock(s, o.user, o.reason), "end the block"))
 
-    grant = add("grant", lambda s, o: actions.grant(s, o.user, o.credits, o.expires, o.reason), "give credits")
+    grant = add(
+        "grant",
+        lambda s, o: actions.grant(s, o.user, o.credits, o.expires, o.reason, is_confirmed=o.yes),
+        "give credits",
+    )
     grant.add_argument("credits", type=_count)
     grant.add_argument("--expires", type=_moment, help="ISO 8601, UTC; default: never")
     _add_reason(grant)
+    _add_yes(grant)
 
     limit = add("limit", lambda s, o: actions.limit(s, o.user, _limits(o), o.reason), "set limits of this user")
     for flag, (name, parse, what) in LIMITS.items():

@@ -9,7 +9,7 @@ from functions.common.billing.stripe_client import account
 from functions.maintenance.reconcile import KINDS, ledger_findings
 from functions.maintenance.support.lines import FUNDING, cents, moment, section, usd
 from functions.maintenance.support.session import Session
-from functions.maintenance.support.why import describe
+from functions.maintenance.support.why import describe, what_helps
 
 INVOICES = 5
 
@@ -73,8 +73,7 @@ def _next(state: Mapping[str, Any]) -> list[str]:
     if state["can_query"]:
         verdict = f"{FUNDING[state['funding']]} pays: {state['reason']}"
     else:
-        helps = "a payment helps" if state["requires_payment"] else "a payment does not help"
-        verdict = f"REFUSED: {state['reason']}; {helps}"
+        verdict = f"REFUSED: {state['reason']}; {what_helps(state['reason_code'])}"
     if state["resets_at"]:
         verdict += f"; resets {moment(state['resets_at'])}"
     quota = "in total" if state["is_lifetime"] else "today"

@@ -32,8 +32,17 @@ async def unblock(session: Session, user_id: str, reason: str) -> list[str]:
     return ["unblocked", *changes(await session.change("unblock_user", reason, p_user_id=user_id))]
 
 
-async def grant(session: Session, user_id: str, credits: int, expires: str | None, reason: str) -> list[str]:  # noqa: A002
+async def grant(
+    session: Session,
+    user_id: str,
+    credits: int,  # noqa: A002
+    expires: str | None,
+    reason: str,
+    *,
+    is_confirmed: bool,
+) -> list[str]:
     """Give the user credits. `expires`: an ISO 8601 time; None: never."""
+    session.confirm(f"This grants {credits} credits, which no command takes back.", is_confirmed=is_confirmed)
     params = {"p_user_id": user_id, "p_credits": credits, "p_expires_at": expires}
     done = await session.change("grant_credits", reason, **params)
     return [f"granted {credits} credits", *changes(done)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from functions.common import results
+from functions.common import reasons, results
 from functions.maintenance.support.lines import FUNDING, cents, moment, usd
 from functions.maintenance.support.session import CALL_TIMEOUT_S, Session, SupportError
 
@@ -61,12 +61,21 @@ def describe(query: Mapping[str, Any]) -> list[str]:
 
 
 def _refusal(query: Mapping[str, Any], state: str) -> list[str]:
-    helps = "a payment would have helped" if query["requires_payment"] else "a payment would not have helped"
-    until = f", until {moment(query['resets_at'])}" if query["resets_at"] else ""
+    until = f" until {moment(query['resets_at'])}" if query["resets_at"] else ""
     return [
         f"{moment(query['at'])}  request {query['id']}, plan {query['tier']}",
-        f"  refused: {query['reason']}{until}; {helps} ({state}). Nothing was charged.",
+        f"  refused{until}: {query['reason']} ({state}). Nothing was charged.",
+        f"  {what_helps(query['reason_code'])}",
     ]
+
+
+def what_helps(reason_code: str) -> str:
+    """What the user was told to do, and what else ends the refusal."""
+    reason = reasons.BY_CODE.get(reason_code)
+    if reason is None:
+        return f"reason {reason_code}"
+    paying = "a payment helps" if reason.paying_helps else "a payment does not help"
+    return f"reason {reason.code}: action {reason.action}, {paying}; ends {reason.ends}"
 
 
 def _charge(query: Mapping[str, Any]) -> str:
