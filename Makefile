@@ -9,7 +9,7 @@ LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 
-.PHONY: run reset test prove check bench bench-peers questions package migration reasons pricing lock clean
+.PHONY: run reset test prove check bench bench-peers questions package migration reasons pricing openapi lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL)
@@ -54,10 +54,14 @@ reasons: .venv/.ready ## writes the table of reasons into the SQL and the docs
 pricing: .venv/.ready ## writes docs/pricing.md: what the plans cost us beside their prices
 	@python -m infra.pricing
 
+openapi: .venv/.ready ## writes docs/openapi.json and its TypeScript types from the routes
+	@python -m infra.openapi
+
 lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
 	@for group in package chat keys checkout account webhooks maintenance dev peers; do \
+	  test $$group = dev && overrides= || overrides='--override requirements/overrides.txt'; \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-annotate --no-header --upgrade --override requirements/overrides.txt \
+	    --no-annotate --no-header --upgrade $$overrides \
 	    --group $$group -o requirements/$$group.txt || exit 1; \
 	done
 

@@ -1,22 +1,27 @@
 """The routes of the account. `handler` runs on Lambda; `create` makes the app for any other server."""
 
 import uuid
-from typing import Annotated, Literal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
 from functions.account.account import UserAccount
+from functions.account.responses import Feedback, Share, SharedConversation, Usage
 from functions.account.settings import AccountSettings
 from functions.common.auth import CurrentUser, Verifier
-from functions.common.errors import NotFound
+from functions.common.errors import Forbidden, NotFound, PaymentUnavailable, TooLarge, Unavailable
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
+from functions.common.operation import Operation
 from functions.common.settings import load
 from functions.common.validation import problem
-from functions.common.web import ChatId, json_body, json_response
+from functions.common.web import ChatId, Deleted, Stopping, json_body, json_response
 
 COMMENT_CHARACTERS = 2000
+OPENAPI_MAX_AGE_S = 300
 TOKEN_CHARACTERS = range(32, 65)
 
 
@@ -59,11 +64,13 @@ FeedbackBody = Annotated[FeedbackRequest, Depends(json_body(FeedbackRequest))]
 DeletionBody = Annotated[DeletionRequest, Depends(json_body(DeletionRequest))]
 
 
+@Operation(Usage)
 async def get_usage(user: CurrentUser, account: CurrentAccount) -> Response:
     """The user's plan and what is left of it."""
     return json_response(await account.usage(user))
 
 
+@Operation(Stopping, status=202, errors=(NotFound,))
 async def post_stop(user: CurrentUser, chat_id: ChatId, account: CurrentAccount) -> Response:
     """Stop the running answer. 202 even where there is none, because it may have ended just now.
 
@@ -72,6 +79,7 @@ async def post_stop(user: CurrentUser, chat_id: ChatId, account: CurrentAccount)
     return json_response({"stopping": await account.stop(user, chat_id)}, status=202)
 
 
+@Operation(Feedback, body=FeedbackRequest, errors=(NotFound,))
 async def put_feedback(
     user: CurrentUser, message_id: MessageId, body: FeedbackBody, account: CurrentAccount
 ) -> Response:
@@ -80,6 +88,7 @@ async def put_feedback(
     return json_response({"rating": body.rating, "comment": body.comment})
 
 
+@Operation(Share, errors=(NotFound, TooLarge))
 async def post_share(user: CurrentUser, chat_id: ChatId, account: CurrentAccount, request: Request) -> Response:
     """Share a copy of a conversation with everybody who has the link."""
     shared = await account.share(user, chat_id)
@@ -87,11 +96,13 @@ async def post_share(user: CurrentUser, chat_id: ChatId, account: CurrentAccount
     return json_response({"token": shared["token"], "url": url, "expires_at": shared["expires_at"]})
 
 
+@Operation(Deleted, errors=(NotFound,))
 async def delete_share(user: CurrentUser, chat_id: ChatId, account: CurrentAccount) -> Response:
     """Stop sharing a conversation."""
     return json_response({"deleted": await account.unshare(user, chat_id)})
 
 
+@Operation(SharedConversation, caller="anyone", errors=(NotFound, Unavailable))
 async def get_shared(token: str, account: CurrentAccount) -> Response:
     """A shared conversation, for everybody who has the link. It is not cached, because it may end at any time."""
     if len(token) not in TOKEN_CHARACTERS or "\x00" in token:
@@ -100,6 +111,7 @@ async def get_shared(token: str, account: CurrentAccount) -> Response:
     return json_response(await account.shared(token), headers=headers)
 
 
+@Operation(dict[str, Any], errors=(TooLarge,))
 async def get_export(user: CurrentUser, account: CurrentAccount, request: Request) -> Response:
     """Everything that is stored about the user."""
     compressed = "gzip" in request.headers.get("accept-encoding", "")
@@ -110,10 +122,24 @@ async def get_export(user: CurrentUser, account: CurrentAccount, request: Reques
     return Response(content, headers=headers, media_type="application/json")
 
 
+@Operation(Deleted, body=DeletionRequest, errors=(Forbidden, PaymentUnavailable))
 async def delete_account(user: CurrentUser, body: DeletionBody, account: CurrentAccount) -> Response:
     """Delete the user and all their data."""
     await account.delete(user, body.confirm)
     return json_response({"deleted": True})
+
+
+@cache
+def openapi() -> bytes:
+    """The description of the HTTP API of all functions."""
+    return (Path(__file__).resolve().parents[2] / "docs" / "openapi.json").read_bytes()
+
+
+@Operation(dict[str, Any], caller="anyone")
+async def get_openapi() -> Response:
+    """This description."""
+    headers = {"cache-control": f"public, max-age={OPENAPI_MAX_AGE_S}"}
+    return Response(openapi(), headers=headers, media_type="application/json")
 
 
 def create() -> FastAPI:
@@ -124,10 +150,11 @@ def create() -> FastAPI:
     app = create_lambda_app(observer, account.close)
     app.state.verifier = Verifier(settings, observer)
     app.state.account = account
+    app.add_api_route("/openapi.json", get_openapi, methods=["GET"])
     app.add_api_route("/usage", get_usage, methods=["GET"])
-    app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"])
-    app.add_api_route("/chat/{chat_id:path}/share", post_share, methods=["POST"])
-    app.add_api_route("/chat/{chat_id:path}/share", delete_share, methods=["DELETE"])
+    app.add_api_route("/chat/{chat_id:text}/stop", post_stop, methods=["POST"])
+    app.add_api_route("/chat/{chat_id:text}/share", post_share, methods=["POST"])
+    app.add_api_route("/chat/{chat_id:text}/share", delete_share, methods=["DELETE"])
     app.add_api_route("/shared/{token}", get_shared, methods=["GET"])
     app.add_api_route("/messages/{message_id}/feedback", put_feedback, methods=["PUT"])
     app.add_api_route("/account/export", get_export, methods=["GET"])

@@ -23,12 +23,15 @@ from functions.chat.providers import Providers, prices
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
 from functions.chat.sources import Parliament
+from functions.chat.wire import WholeAnswer
+from functions.common import errors
 from functions.common.auth import CurrentUser, Verifier, current_user
 from functions.common.database import Database
 from functions.common.errors import NotFound
 from functions.common.observe import Observer
+from functions.common.operation import Operation
 from functions.common.settings import SettingsError, load, load_vault, read_environment
-from functions.common.web import ChatId, create_app, json_body, json_response, language_of
+from functions.common.web import ChatId, Stopping, create_app, json_body, json_response, language_of
 
 read_question = json_body(ChatRequest)
 
@@ -64,6 +67,18 @@ class PlainRoute(Route):
         await super().handle(scope, receive, send)
 
 
+@Operation(
+    WholeAnswer,
+    body=ChatRequest,
+    streams=True,
+    errors=(
+        *(errors.PaymentRequired, errors.ByokBalanceExhausted, errors.Forbidden, errors.AccountBlocked),
+        *(errors.EmailNotConfirmed, errors.NotFound, errors.RequestInProgress, errors.Conflict),
+        *(errors.AlreadyAnswered, errors.ByokKeyRejected, errors.ModelNotAvailable, errors.TooManyRequests),
+        *(errors.QuotaExhausted, errors.OverageLimitReached, errors.ProviderError, errors.ProviderOverloaded),
+        errors.ProviderTimeout,
+    ),
+)
 async def post_chat(request: Request) -> Response:
     """Answer the last message: as a stream, or as one JSON document for `Accept: application/json`.
 
@@ -82,6 +97,7 @@ async def post_chat(request: Request) -> Response:
     return EventStream(feed.read(limits.KEEP_ALIVE_S))
 
 
+@Operation(Stopping, status=202, errors=(NotFound,))
 async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Response:
     """Stop the running answer. 202 even where there is none, because it may have ended just now.
 
@@ -90,20 +106,17 @@ async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Re
     return json_response({"stopping": await chat.stop(user.id, chat_id)}, status=202)
 
 
+@Operation(None, streams=True, may_be_empty=True, errors=(NotFound, errors.TooManyFollowers))
 async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, request: Request) -> Response:
     """The running answer from its start, then live; 204 where there is none."""
     events = await chat.resume(user.id, chat_id, request.state.request_id, language_of(request))
     return EventStream(events) if events else Response(status_code=204)
 
 
+@Operation(messages.ChatMessages, errors=(NotFound, errors.InvalidRequest))
 async def get_messages(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, before: Before = None) -> Response:
     """The chat's messages as the streams built them, the question of a running answer included."""
     return json_response(await messages.read(chat.database, user.id, chat_id, before))
-
-
-async def get_health() -> Response:
-    """Whether the function runs. Makes no other request."""
-    return json_response({"status": "ok"})
 
 
 async def any_mcp(request: Request) -> Response:
@@ -165,9 +178,8 @@ def create() -> FastAPI:
         start(app)
     late = [Depends(started)]
     app.router.routes.append(PlainRoute("/chat", post_chat, methods=["POST"]))
-    app.add_api_route("/chat/{chat_id:path}/stop", post_stop, methods=["POST"], dependencies=late)
-    app.add_api_route("/chat/{chat_id:path}/stream", get_stream, methods=["GET"], dependencies=late)
-    app.add_api_route("/chat/{chat_id:path}/messages", get_messages, methods=["GET"], dependencies=late)
+    app.add_api_route("/chat/{chat_id:text}/stop", post_stop, methods=["POST"], dependencies=late)
+    app.add_api_route("/chat/{chat_id:text}/stream", get_stream, methods=["GET"], dependencies=late)
+    app.add_api_route("/chat/{chat_id:text}/messages", get_messages, methods=["GET"], dependencies=late)
     app.router.routes.append(PlainRoute("/mcp", any_mcp, methods=["GET", "POST", "DELETE"]))
-    app.add_api_route("/health", get_health, methods=["GET"])
     return app

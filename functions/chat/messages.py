@@ -1,12 +1,15 @@
 """The messages of a chat as the AI SDK's client built them from the streams: for `useChat` after a reload."""
 
-from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any
+from uuid import UUID
+
+from typing_extensions import TypedDict
 
 from functions.chat import limits, wire
 from functions.chat.answer import Answer, MessageRow
 from functions.chat.providers import Spent
+from functions.chat.request import ContextType
 from functions.common import results
 from functions.common.database import Database
 
@@ -25,13 +28,30 @@ class StoredRow(MessageRow):
     charged_usd: Decimal | None
 
 
-class ChatMessages(TypedDict):
-    """A page of a chat, oldest message first. `before` is the parameter of the page before; None where there is none.
+class Conversation(TypedDict):
+    """A chat. While nothing is stored, `id` and what the first answer decides are null.
 
-    The last message may be a question that is being answered; `conversation` then has `is_running`.
+    `id` is the argument of update_conversation and delete_conversation. `is_running`: the last message is a question
+    that is being answered.
     """
 
-    conversation: Mapping[str, Any]
+    id: str | None
+    chat_id: str
+    title: str | None
+    context_type: ContextType | None
+    context_id: str | None
+    is_pinned: bool
+    is_archived: bool
+    created_at: str | None
+    last_message_at: str | None
+    expires_at: str | None
+    is_running: bool
+
+
+class ChatMessages(TypedDict):
+    """A page of a chat, oldest message first. `before` is the parameter of the page before; null: there is none."""
+
+    conversation: Conversation
     messages: list[wire.UIMessage]
     before: int | None
 
@@ -60,7 +80,7 @@ def _message(row: StoredRow) -> wire.UIMessage:
     message: wire.UIMessage = {"id": answer.id, "role": "assistant", "parts": answer.parts()}
     if row["funding"] is not None:
         message["metadata"] = wire.metadata(
-            request_id=None,
+            request_id=UUID(answer.id).hex,
             spent=Spent.from_row(row),
             funding=row["funding"],
             charged_usd=row["charged_usd"],

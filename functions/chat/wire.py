@@ -6,9 +6,10 @@ https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 """
 
 from decimal import Decimal
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
 
 import orjson
+from typing_extensions import TypedDict
 
 from functions.chat.providers import Spent
 from functions.chat.tools.base import Source
@@ -43,12 +44,11 @@ class TokenCounts(TypedDict):
 class Metadata(TypedDict):
     """What the client learns about a turn at its end.
 
-    `request_id` is None in a message that is read from storage. `finish_reason` is None where the turn failed,
-    `charged_usd` where it is not known. `outcome` is there only where the answer was complete and the database out of
-    reach until the deadline: it is neither charged nor kept.
+    `finish_reason` is None where the turn failed, `charged_usd` where it is not known. `outcome` is there only where
+    the answer was complete and the database out of reach until the deadline: it is neither charged nor kept.
     """
 
-    request_id: str | None
+    request_id: str
     provider: str
     model: str
     funding: str
@@ -212,7 +212,7 @@ class MessageStream:
 
 def metadata(
     *,
-    request_id: str | None,
+    request_id: str,
     spent: Spent,
     funding: str,
     charged_usd: Decimal | None,

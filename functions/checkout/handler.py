@@ -5,18 +5,21 @@ On Lambda Mangum runs the app; `create` makes it for any other server.
 
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from typing_extensions import TypedDict
 
-from functions.checkout.checkout import Checkout, ReturnUrls
+from functions.checkout.checkout import Checkout, Page, ReturnUrls
 from functions.checkout.settings import CheckoutSettings
 from functions.common.auth import CurrentUser, Verifier
-from functions.common.errors import InvalidRequest
+from functions.common.billing.records import OverageSettings, PriceList
+from functions.common.errors import AccountBlocked, InvalidRequest, NotFound, PaymentUnavailable, Unavailable
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
+from functions.common.operation import Operation
 from functions.common.settings import load
 from functions.common.validation import field_problem, problem
 from functions.common.web import json_body, json_response
@@ -45,13 +48,27 @@ class PortalRequest(BaseModel):
     return_url: Annotated[str, Field(max_length=2000)]
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, str | bool):
+        raise problem("number")
+    return value
+
+
 class OverageRequest(BaseModel):
     """The body of PATCH /overage: an absent field stays as it is; a limit of null is the plan's default."""
 
     model_config = ConfigDict(extra="forbid")
 
-    allow_overages: bool | None = None
-    overage_limit_usd: Annotated[Decimal, Field(ge=0, le=10000, max_digits=11, decimal_places=6)] | None = None
+    allow_overages: StrictBool | None = None
+    overage_limit_usd: (
+        Annotated[Decimal, BeforeValidator(_number), Field(ge=0, le=10000, max_digits=11, decimal_places=6)] | None
+    ) = None
+
+
+class PortalPage(TypedDict):
+    """The user's billing portal at Stripe."""
+
+    url: str
 
 
 async def get_checkout(request: Request) -> Checkout:
@@ -83,11 +100,13 @@ def _is_on(url: str, origins: frozenset[str]) -> bool:
     return f"{parts.scheme}://{parts.netloc}" in origins
 
 
+@Operation(PriceList, caller="anyone", errors=(Unavailable,))
 async def get_plans(checkout: CurrentCheckout) -> Response:
     """The price list."""
     return json_response(await checkout.plans(), headers={"cache-control": f"public, max-age={PLANS_MAX_AGE_S}"})
 
 
+@Operation(Page, body=CheckoutRequest, errors=(AccountBlocked, NotFound, PaymentUnavailable))
 async def post_checkout(user: CurrentUser, body: CheckoutBody, checkout: CurrentCheckout) -> Response:
     """A checkout page at Stripe."""
     check_origin(checkout, success_url=body.success_url, cancel_url=body.cancel_url)
@@ -100,12 +119,14 @@ async def post_checkout(user: CurrentUser, body: CheckoutBody, checkout: Current
     return json_response(asdict(page))
 
 
+@Operation(PortalPage, body=PortalRequest, errors=(AccountBlocked, NotFound, PaymentUnavailable))
 async def post_portal(user: CurrentUser, body: PortalBody, checkout: CurrentCheckout) -> Response:
     """The user's billing portal at Stripe."""
     check_origin(checkout, return_url=body.return_url)
     return json_response({"url": (await checkout.portal(user, body.return_url)).url})
 
 
+@Operation(OverageSettings, body=OverageRequest, errors=(NotFound,))
 async def patch_overage(user: CurrentUser, body: OverageBody, checkout: CurrentCheckout) -> Response:
     """Change the user's overage settings."""
     changes = body.model_dump(exclude_unset=True, mode="json")

@@ -36,6 +36,7 @@ PROBLEMS = {
         "le dernier message compte plus de {limit} octets",
     ),
     "question_cost": ("too long", "trop longue"),
+    "number": ("must be a number", "doit être un nombre"),
     "comment": ("needs a rating beside the comment", "doit avoir une note en plus du commentaire"),
     "confirmation": (
         "must be the e-mail address of the account",
@@ -61,6 +62,7 @@ FRENCH = {
     "bool_parsing": "doit être vrai ou faux",
     "decimal_type": "doit être un nombre",
     "decimal_parsing": "doit être un nombre",
+    "int_parsing": "doit être un nombre entier",
     "greater_than_equal": "doit être au moins {ge}",
     "less_than_equal": "doit être au plus {le}",
     "decimal_max_digits": "a trop de chiffres",

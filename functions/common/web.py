@@ -7,14 +7,17 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 import orjson
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from functions.common import money, surrogates
 from functions.common.errors import (
@@ -30,6 +33,8 @@ from functions.common.errors import (
 from functions.common.ids import ID_CHARACTERS, new_request_id
 from functions.common.language import LANGUAGES, Language, preferred
 from functions.common.observe import Observer
+from functions.common.operation import Operation
+from functions.common.reasons import Action
 from functions.common.turnstile import Turnstile
 from functions.common.validation import field_errors, field_problem, read_errors
 
@@ -45,6 +50,57 @@ MAX_FIELD_ERRORS = 20
 M = TypeVar("M", bound=BaseModel)
 
 
+class Health(TypedDict):
+    """The function runs."""
+
+    status: Literal["ok"]
+
+
+class Stopping(TypedDict):
+    """Whether there was an answer to stop."""
+
+    stopping: bool
+
+
+class Deleted(TypedDict):
+    """Whether there was something to delete."""
+
+    deleted: bool
+
+
+class InvalidField(TypedDict):
+    """What is wrong with a field of a request."""
+
+    field: str
+    message: str
+
+
+class ErrorDetails(TypedDict):
+    """Why a request is refused or failed. `message` is for the user, `action` what helps. The other fields depend on
+    the reason: docs/error_codes.md."""
+
+    code: str
+    message: str
+    reason_code: str
+    action: Action
+    request_id: str
+    reason: NotRequired[str]
+    requires_payment: NotRequired[bool]
+    resets_at: NotRequired[str | None]
+    url: NotRequired[str]
+    provider: NotRequired[str]
+    model: NotRequired[str]
+    models: NotRequired[str | None]
+    limit_kib: NotRequired[int]
+    fields: NotRequired[list[InvalidField]]
+
+
+class ErrorResponse(TypedDict):
+    """The body of every response with an error."""
+
+    error: ErrorDetails
+
+
 def create_app(observer: Observer, lifespan: Lifespan[FastAPI], body_limit: int = BODY_LIMIT) -> FastAPI:
     """A FastAPI app with the shared middleware and error handlers, without documentation routes.
 
@@ -56,7 +112,31 @@ def create_app(observer: Observer, lifespan: Lifespan[FastAPI], body_limit: int 
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_middleware(RequestMiddleware, observer=observer, body_limit=body_limit)
     app.add_api_route(EVENTS_PATH, _refuse_event, methods=["POST"])
+    app.add_api_route("/health", get_health, methods=["GET"])
     return app
+
+
+@Operation(Health, caller="anyone")
+async def get_health() -> Response:
+    """Whether the function runs. Makes no other request."""
+    return json_response({"status": "ok"})
+
+
+class TextConvertor(Convertor[str]):
+    """Any text in a path. Starlette's `path` has no line breaks, which a chat's id may have."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        """The text."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The text."""
+        return value
+
+
+register_url_convertor("text", TextConvertor())
 
 
 async def _refuse_event() -> None:
@@ -176,8 +256,22 @@ async def _invalid_parameters(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors: an unknown address or method."""
     assert isinstance(error, HTTPException)
-    app_error: AppError = MethodNotAllowed() if error.status_code == 405 else NotFound()
-    return await _app_error(request, app_error)
+    if error.status_code != 405:
+        return await _app_error(request, NotFound())
+    response = await _app_error(request, MethodNotAllowed())
+    response.headers["allow"] = ", ".join(sorted(_allowed_methods(request)))
+    return response
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """The methods of all routes at the address of a request. Starlette names those of the first one."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    return {
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def without_trailing_slash(path: str) -> str:

@@ -1,9 +1,10 @@
 """The routes of key storage: `/keys`. `handler` runs on Lambda; `create` makes the app for any other server."""
 
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Request, Response
 from pydantic import AfterValidator, BaseModel, SecretStr
+from typing_extensions import TypedDict
 
 from functions.common import results
 from functions.common.auth import CurrentUser, User, Verifier
@@ -13,22 +14,23 @@ from functions.common.ids import time_ordered_id
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.language import Language
 from functions.common.observe import Observer
+from functions.common.operation import Operation
 from functions.common.provider_keys import PROVIDER_NAMES
 from functions.common.settings import load, load_vault, read_environment
 from functions.common.thread_transport import ThreadTransport
 from functions.common.validation import problem
 from functions.common.vault import MAX_KEY_LENGTH, DecryptionFailed, EncryptedKey, PlainKey, StoredKey, Vault
-from functions.common.web import json_body, json_response, language_of
+from functions.common.web import Deleted, json_body, json_response, language_of
 from functions.keys.check import CheckResult, check
 from functions.keys.settings import KeysSettings
 
 
 class KeyInfo(TypedDict):
-    """A stored key as its user sees it. `status`: valid, invalid or unchecked. Times are in ISO 8601."""
+    """A stored key as its user sees it. Times are in ISO 8601."""
 
-    provider: str
+    provider: Literal["anthropic", "openai"]
     hint: str
-    status: str
+    status: Literal["valid", "invalid", "unchecked"]
     last_validated_at: str | None
     validation_error: str | None
     created_at: str
@@ -38,6 +40,12 @@ class KeyList(TypedDict):
     """The result of `list_api_keys`. `allowed`: whether the user's plan includes own keys."""
 
     allowed: bool
+    keys: list[KeyInfo]
+
+
+class StoredKeys(TypedDict):
+    """The user's keys."""
+
     keys: list[KeyInfo]
 
 
@@ -152,21 +160,25 @@ Provider = Annotated[str, Depends(supported_provider)]
 KeyBody = Annotated[KeyRequest, Depends(json_body(KeyRequest))]
 
 
+@Operation(StoredKeys)
 async def list_keys(user: CurrentUser, keys: CurrentKeys) -> Response:
     """The user's keys."""
     return json_response({"keys": (await keys.list(user))["keys"]})
 
 
+@Operation(KeyInfo, body=KeyRequest, errors=(NotFound, ByokNotAllowed, ByokKeyRejected))
 async def put_key(user: CurrentUser, provider: Provider, body: KeyBody, keys: CurrentKeys) -> Response:
     """Check and store a key."""
     return json_response(await keys.put(user, provider, PlainKey(body.api_key.get_secret_value())))
 
 
+@Operation(KeyInfo, errors=(NotFound, ByokKeyRejected))
 async def validate_key(user: CurrentUser, provider: Provider, keys: CurrentKeys, request: Request) -> Response:
     """Check the stored key again."""
     return json_response(await keys.validate(user, provider, language_of(request)))
 
 
+@Operation(Deleted, errors=(NotFound,))
 async def delete_key(user: CurrentUser, provider: Provider, keys: CurrentKeys) -> Response:
     """Delete the stored key."""
     return json_response({"deleted": await keys.delete(user, provider)})

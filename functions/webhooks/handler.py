@@ -1,20 +1,30 @@
 """The route of the webhooks. On Lambda Mangum runs the app; `create` makes it for any other server."""
 
 import time
+from typing import Literal
 
 from fastapi import FastAPI, Request, Response
+from typing_extensions import TypedDict
 
 from functions.common.billing.events import HANDLED_EVENTS, process_event
 from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
+from functions.common.errors import InvalidJson, InvalidSignature, PaymentUnavailable, TooLarge, Unavailable
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
+from functions.common.operation import Operation
 from functions.common.settings import load
 from functions.common.web import json_response
 from functions.webhooks.settings import WebhooksSettings
 from functions.webhooks.signature import verified
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events contain whole objects, such as an invoice with its lines
+
+
+class Received(TypedDict):
+    """What was done with an event. Repeated: it was processed before; ignored: its type is not used."""
+
+    outcome: Literal["processed", "repeated", "ignored"]
 
 
 class Webhooks:
@@ -46,6 +56,11 @@ class Webhooks:
         return outcome
 
 
+@Operation(
+    Received,
+    caller="stripe",
+    errors=(InvalidSignature, InvalidJson, TooLarge, PaymentUnavailable, Unavailable),
+)
 async def receive_event(request: Request) -> Response:
     """Receive an event. Stripe resends it after any status except 2xx."""
     webhooks: Webhooks = request.app.state.webhooks

@@ -56,8 +56,9 @@ class Function:
     sources: tuple[str, ...]
 
 
+SERVED = {"account": ("docs/openapi.json",)}  # files beside the code
 FUNCTIONS = tuple(
-    Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}"))
+    Function(name, f"requirements/{name}.txt", ("functions/common", f"functions/{name}", *SERVED.get(name, ())))
     for name in ("chat", "keys", "checkout", "account", "webhooks", "maintenance")
 )
 
@@ -183,8 +184,12 @@ def prune(folder: Path) -> None:
 
 def copy_sources(function: Function, folder: Path) -> None:
     for source in function.sources:
-        if not (ROOT / source).is_dir():
+        if not (ROOT / source).exists():
             raise PackageError(f"{source} is missing, and {function.name} needs it")
+        if (ROOT / source).is_file():
+            (folder / source).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / source, folder / source)
+            continue
         shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns(*SKIPPED_SOURCES))
     namespace = ROOT / "functions" / "__init__.py"
     if namespace.is_file():

@@ -14,7 +14,7 @@ create table if not exists public.announcements (
     constraint announcements_fr_is_bounded check (char_length(btrim(fr)) between 1 and 500),
   starts_at timestamptz not null,
   ends_at timestamptz,
-  constraint announcements_end_after_they_start check (ends_at >= starts_at),
+  constraint announcements_end_after_they_start check (ends_at is null or ends_at >= starts_at),
   constraint announcements_provider_is_paused check ((kind = 'provider_paused') = (provider is not null))
 );
 

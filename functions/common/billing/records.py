@@ -3,27 +3,39 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from functions.common.database import Database
 
 
 class Plan(TypedDict):
-    """A plan of list_plans: the fields that the code reads."""
+    """A plan. Either `daily_quota` or `lifetime_quota` is null. Models by provider, the default first."""
 
     tier: str
     name: str
     price_usd: Decimal
+    daily_quota: int | None
+    lifetime_quota: int | None
     overage_price_usd: Decimal | None
+    overage_limit_usd: Decimal | None
+    allows_credits: bool
+    allows_byok: bool
+    history_days: int
+    models: dict[str, list[str]]
+    own_key_models: dict[str, list[str]]
 
 
 class Pack(TypedDict):
-    """A credit pack of list_plans: the fields that the code reads."""
+    """A credit pack on sale. `expires_after_days` null: its credits never expire."""
 
     id: str
     name: str
     credits: int
     price_usd: Decimal
+    price_per_credit_usd: Decimal
+    expires_after_days: int | None
 
 
 class PriceList(TypedDict):
