@@ -91,7 +91,7 @@ class Chat:
         return stopped_elsewhere or bool(turns)
 
     async def resume(
-        self, user_id: str, chat_id: str, request_id: str, language: Language
+        self, user_id: str, chat_id: str, request_id: str, language: Language = "en"
     ) -> AsyncIterator[bytes] | None:
         """The running answer of a user's chat from its start, in any process; None where there is none.
 

@@ -399,7 +399,7 @@ REASONS = (
     ),
     Reason(
         "too_large", "too_large", "none", ends="with a smaller body",
-        en="The request body is over {limit_kib} KiB.",
+        en="The request body is over {limit_kib:,} KiB.",
         fr="Le corps de la demande dépasse {limit_kib} Kio.",
     ),
     Reason(

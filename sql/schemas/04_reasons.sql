@@ -344,7 +344,7 @@ values
   ('too_large', 'too_large', 'none', false,
    null,
    'with a smaller body',
-   'The request body is over {limit_kib} KiB.',
+   'The request body is over {limit_kib:,} KiB.',
    'Le corps de la demande dépasse {limit_kib} Kio.'),
   ('export_too_large', 'too_large', 'contact_support', false,
    null,

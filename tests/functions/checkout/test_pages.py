@@ -27,6 +27,7 @@ from tests.functions.checkout.kit import (
     clear_requests,
     click,
     customers,
+    failed,
     page_of,
     pages,
     press_button,
@@ -257,6 +258,9 @@ def past_due(billing: BillingStack, user: Person) -> None:
     billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=False)
     billing.advance_and_deliver(32 * DAY)
     assert billing.subscription_row(user)["status"] == "past_due"
+    # Stripe's clock is behind the database's, where the days of grace would be over: a pack could not be used.
+    assert failed(click(billing, user, pack="pack_100")) == (402, "payment_required")
+    billing.db.execute("update public.user_subscriptions set past_due_since = now() where user_id = %s", (user.id,))
 
 
 def canceled(billing: BillingStack, user: Person) -> None:
