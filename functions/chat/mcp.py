@@ -83,6 +83,7 @@ async def answer(request: Request, user: User, chat: Chat, allowed_origins: froz
         return _response(call_id, 400 if is_bad_request else 200, error=invalid.error)
     except AppError as error:
         request.state.code = error.code
+        request.state.reason_code = error.reason.code
         fields = error_fields(error, request.state.request_id, language_of(request))
         refused = {"code": REFUSED, "message": fields["message"], "data": fields}
         return _response(call_id, error.status, error_headers(error), error=refused)

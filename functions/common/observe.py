@@ -20,7 +20,7 @@ ALLOWED = frozenset(
         # of every line
         "level", "message", "timestamp", "service", "cold_start", "function_name", "function_request_id",
         # of a request
-        "request_id", "method", "route", "status", "code", "duration_ms", "user_id",
+        "request_id", "method", "route", "status", "code", "reason_code", "duration_ms", "user_id",
         # of a query
         "hold_id", "message_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
         "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd", "finish_reason",

@@ -241,6 +241,7 @@ def _contains_null_character(value: Any) -> bool:
 async def _app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)
     request.state.code = error.code
+    request.state.reason_code = error.reason.code
     request.state.upstream = getattr(error, "upstream", None)
     return error_response(error, request)
 
@@ -312,6 +313,7 @@ class RequestMiddleware:
                     route=getattr(scope.get("route"), "path", None),
                     status=status,
                     code=state.get("code"),
+                    reason_code=state.get("reason_code"),
                     upstream=state.get("upstream"),
                     user_id=state.get("user_id"),
                     duration_ms=round((time.perf_counter() - started) * 1000, 1),

@@ -43,6 +43,7 @@ class Message {
   started = false;
   inStep = false;
   failed = false;
+  explained = false; // the metadata have the code of the error
   closed = null; // the type of the part that closed it
   previous = null; // the type of the previous part
   texts = new Map(); // id: whether it is open
@@ -62,7 +63,7 @@ class Message {
   }
 
   * "start"({ messageMetadata }) {
-    if (messageMetadata) yield* metadataViolations(messageMetadata); // of a refusal
+    if (messageMetadata) yield* this.metadata(messageMetadata); // of a refusal
     if (this.started) yield "a second start";
     this.started = true;
   }
@@ -124,7 +125,7 @@ class Message {
 
   * "message-metadata"({ messageMetadata }) {
     yield* this.unclosed("at the metadata");
-    yield* metadataViolations(messageMetadata);
+    yield* this.metadata(messageMetadata);
   }
 
   * "error"() {
@@ -134,7 +135,7 @@ class Message {
 
   * "finish"({ finishReason, messageMetadata }) {
     yield* this.unclosed("at the finish");
-    yield* metadataViolations(messageMetadata);
+    yield* this.metadata(messageMetadata);
     if ((finishReason === "error") !== this.failed) yield `finishReason ${finishReason}, error: ${this.failed}`;
     this.closed = "finish";
   }
@@ -147,7 +148,13 @@ class Message {
 
   * end() {
     if (!this.closed && !this.failed) yield "no end";
+    if (this.failed !== this.explained) yield `error: ${this.failed}, in the metadata: ${this.explained}`;
     yield* this.unclosed("at the end");
+  }
+
+  * metadata(metadata) {
+    this.explained ||= Boolean(metadata?.error);
+    yield* metadataViolations(metadata);
   }
 
   // What was opened and not closed, reported once.

@@ -1,12 +1,13 @@
 """The feed of a turn: every reader gets it from the start, and readers do not affect the turn."""
 
 import asyncio
+import json
 
 import pytest
 
 from functions.chat.feed import Feed
 from functions.chat.wire import KEEP_ALIVE
-from functions.common.errors import ProviderError
+from functions.common.errors import ProviderError, TooManyFollowers
 
 
 async def read_all(feed: Feed, keep_alive_s: float = 60) -> bytes:
@@ -42,6 +43,19 @@ async def test_a_failure_after_the_first_chunk_ends_the_stream_silently() -> Non
     feed.fail(ProviderError())
     await feed.opened()
     assert await read_all(feed) == b"a"
+
+
+async def test_a_refusal_of_a_promised_stream_is_a_stream() -> None:
+    feed = Feed("fr")
+    await feed.opened_within(0.001)
+    feed.fail(TooManyFollowers())
+    keep_alive, *parts = (await read_all(feed)).decode().split("\n\n")
+    assert keep_alive == ": keep-alive"
+    start, error = (json.loads(part.removeprefix("data: ")) for part in parts[:2])
+    known = {"code": "too_many_requests", "reason_code": "too_many_followers", "action": "wait"}
+    assert start == {"type": "start", "messageMetadata": {"error": known}}
+    assert error == {"type": "error", "errorText": TooManyFollowers().sentence("fr")}
+    assert parts[2:] == ["data: [DONE]", ""]
 
 
 async def test_silence_is_filled_with_comments() -> None:

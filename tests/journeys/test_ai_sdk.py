@@ -218,9 +218,12 @@ def test_a_fault_within_the_text_closes_all_open_parts(
     browser: Browser, person: NewPerson, state_of: StateOf, provider: str, fault: str
 ) -> None:
     user = person("basic")
-    received = valid(browser.answer(f"{fault}-{provider}", user, question(f"Hm [fault:{fault}]", provider=provider)))
+    body = question(f"Hm [fault:{fault}]", provider=provider, language="fr")
+    received = valid(browser.answer(f"{fault}-{provider}", user, body))
     assert received.kinds == [*OPENING, *TEXT, *FAILED_END]
     assert received.errors == [received.all_of("error")[0]["errorText"]]
+    assert "Rien n’a été facturé" in received.errors[0]
+    assert received.metadata["error"]["action"] == "wait"
     assert received.message is not None
     assert received.message["parts"] == [{"type": "step-start"}, text_part(received.text)]
     assert (received.metadata["charged_usd"], received.metadata["persisted"]) == (0, False)

@@ -45,7 +45,9 @@ TOOL_FAILED = part("tool-output-error", toolCallId="c", errorText="No.")
 SOURCE = part("source-url", sourceId="source-1", url="https://example.test/", title="A page")
 FINISH = part("finish", finishReason="stop", messageMetadata=METADATA)
 FAILED = part("error", errorText="It failed.")
-FINISHED_FAILED = {**FINISH, "finishReason": "error"}
+ERROR = {"code": "provider_error", "reason_code": "provider_error", "action": "wait"}
+FINISHED_FAILED = part("finish", finishReason="error", messageMetadata={**METADATA, "error": ERROR})
+BROKEN, REFUSED = (part(kind, messageMetadata={"error": ERROR}) for kind in ("message-metadata", "start"))
 MESSAGE_METADATA, ABORT = part("message-metadata", messageMetadata=METADATA), part("abort", reason="stopped")
 
 VALID = {
@@ -69,12 +71,14 @@ VALID = {
     "a call that cannot be read": [START, STEP, INPUT_START, INPUT_ERROR, END, FINISH],
     "a lost answer": [START, STEP, END, {**FINISH, "messageMetadata": {**METADATA, "outcome": "lost"}}],
     "a failure": [START, STEP, TEXT_START, DELTA, TEXT_END, END, FAILED, FINISHED_FAILED],
-    "a failure without metadata": [START, STEP, END, FAILED],
+    "a failure of unknown outcome": [START, STEP, END, BROKEN, FAILED],
+    "a refusal": [REFUSED, FAILED],
     "a stop": [START, STEP, TEXT_START, DELTA, TEXT_END, END, MESSAGE_METADATA, ABORT],
 }
 INVALID = {
     "no start": ([STEP, END, FINISH], "start-step before start"),
     "two starts": ([START, START, STEP, END, FINISH], "a second start"),
+    "an error without its code": ([START, STEP, END, FAILED], "error: true, in the metadata: false"),
     "no end": ([START, STEP, END], "no end"),
     "parts after the end": ([*VALID["text"], STEP, END], "start-step after finish"),
     "two ends": ([*VALID["text"], FINISH], "finish after finish"),
