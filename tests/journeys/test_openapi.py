@@ -4,15 +4,17 @@ import json
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from infra import openapi
 from infra.local.stack import Stack
-from tests.api import Api
+from tests.api import Api, question
 from tests.conftest import Person
 
 DOCUMENT = json.loads(openapi.DOCUMENT.read_text(encoding="utf-8"))
@@ -51,6 +53,58 @@ def strict(value: Any) -> Any:
         closed = {"additionalProperties": False} if "properties" in value and "type" in value else {}
         return {**closed, **{name: strict(item) for name, item in value.items()}}
     return [strict(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def call(api: Api) -> Callable[..., Any]:
+    """Calls a route as a user and compares the response with its description. Returns the JSON."""
+
+    def send(user: Person, method: str, path: str, status: int = 200, **request: Any) -> Any:
+        headers = {**user.headers, "accept": "application/json"}
+        response = api.http.request(method, path, headers=headers, **request)
+        assert response.status_code == status, response.text
+        (described,) = [
+            operations[method.lower()]
+            for template, operations in DOCUMENT["paths"].items()
+            if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path) and method.lower() in operations
+        ]
+        schema = described["responses"][str(status)]["content"]["application/json"]["schema"]
+        jsonschema_rs.validate(strict({**schema, "components": DOCUMENT["components"]}), response.json())
+        return response.json()
+
+    return send
+
+
+def test_responses_with_content_have_the_described_form(
+    call: Callable[..., Any], person: Callable[..., Person], stack_db: Any
+) -> None:
+    """What a user with packs, a key, a stored answer with tools and a share gets."""
+    user, body = person("pro"), question('[tool:get_bill {"number": "C-5"}] [tool:no_such_tool {}] Well?')
+    stack_db.execute(
+        "insert into public.credit_packs (user_id, credits_purchased, credits_remaining, credits_used, price_paid)"
+        " values (%s, 10, 1, 9, 5)",
+        (user.id,),
+    )
+    chat = f"/chat/{body['id']}"
+    answer = call(user, "POST", "/chat", json=body)["message"]
+    assert call(user, "GET", f"{chat}/messages")["messages"][1]["parts"] == answer["parts"]
+    call(user, "PUT", f"/messages/{answer['id']}/feedback", json={"rating": "up", "comment": "Clear."})
+    token = call(user, "POST", f"{chat}/share")["token"]
+    call(user, "GET", f"/shared/{token}")
+    call(user, "DELETE", f"{chat}/share")
+    call(user, "PUT", "/keys/openai", json={"api_key": f"sk-own-{uuid.uuid4().hex}"})
+    call(user, "POST", "/keys/openai/validate")
+    call(user, "GET", "/keys")
+    call(user, "POST", f"{chat}/stop", 202)
+    call(user, "PATCH", "/overage", json={"allow_overages": True, "overage_limit_usd": 2.5})
+    assert call(user, "GET", "/usage")["alerts"]
+    assert call(user, "GET", "/account/export")
+    urls = {"success_url": "http://localhost:3000/", "cancel_url": "http://localhost:3000/"}
+    call(user, "POST", "/checkout", json={"pack": "pack_100", **urls})
+    call(user, "POST", "/portal", json={"return_url": "http://localhost:3000/"})
+    call(user, "PUT", "/keys/openai", 422, json={"api_key": "short"})
+    call(user, "POST", "/chat", 422, json={**body, "id": "another", "model": "no-such-model"})
+    call(person("free", lifetime_used=10), "POST", "/chat", 402, json=body | {"id": str(uuid.uuid4())})
 
 
 @pytest.mark.parametrize(
