@@ -1,17 +1,19 @@
 // The bodies of the HTTP API. Generated from docs/openapi.json by `make openapi`.
 
-/** A limit of which 80 or 100 percent are used. */
+/** A limit of which 80 or 100 percent are used, with a sentence in the language of the request. */
 export type Alert = {
   kind: "included" | "overage" | "credits";
   percent: 80 | 100;
+  reason_code: string;
+  message: string;
+  action: "upgrade" | "buy_pack" | "update_card" | "pay_invoice" | "enable_overage" | "raise_limit" | "confirm_email" | "reconnect_key" | "wait" | "contact_support" | "none";
 };
 
-/** What operators tell users, in both languages. `provider`: the one that is paused. */
+/** What operators tell users, in the language of the request. `provider`: the one that is paused. */
 export type Announcement = {
   kind: string;
   provider: string | null;
-  en: string;
-  fr: string;
+  message: string;
   starts_at: string;
   ends_at: string | null;
 };
@@ -122,7 +124,7 @@ export type DeletionRequest = {
 export type ErrorDetails = {
   code: "account_blocked" | "already_answered" | "byok_balance_exhausted" | "byok_key_rejected" | "byok_not_allowed" | "conflict" | "email_not_confirmed" | "forbidden" | "internal" | "invalid_json" | "invalid_request" | "invalid_signature" | "method_not_allowed" | "model_not_available" | "not_an_http_request" | "not_found" | "overage_limit_reached" | "payment_required" | "payment_unavailable" | "provider_error" | "provider_overloaded" | "provider_timeout" | "quota_exhausted" | "request_in_progress" | "too_large" | "too_many_requests" | "unauthenticated" | "unavailable";
   message: string;
-  reason_code: "account_blocked" | "already_answered" | "byok_balance_exhausted" | "byok_key_not_stored" | "byok_key_rejected" | "byok_key_unreadable" | "byok_model_gone" | "byok_not_allowed" | "byok_not_permitted" | "byok_rate_limited" | "chat_paused" | "conflict" | "conversation_not_found" | "conversation_too_large" | "credits_used" | "daily_quota_used" | "daily_quota_used_overage_off" | "email_not_confirmed" | "end_not_received" | "export_too_large" | "forbidden" | "free_answers_off" | "free_quota_used" | "internal" | "invalid_json" | "invalid_request" | "invalid_signature" | "json_too_deep" | "method_not_allowed" | "model_gone" | "model_not_available" | "model_not_in_plan" | "model_of_other_plan" | "no_models" | "no_subscription" | "not_an_http_request" | "not_found" | "not_shared" | "nothing_bought" | "old_sign_in" | "overage_ceiling_reached" | "overage_limit_reached" | "overage_off" | "overage_owed" | "pack_not_found" | "payment_failed" | "payment_unavailable" | "price_differs" | "prompt_refused" | "provider_error" | "provider_not_available" | "provider_overloaded" | "provider_paused" | "provider_timeout" | "query_not_found" | "question_too_long" | "request_in_progress" | "sign_ups_paused" | "subscription_ended" | "subscription_live" | "subscription_unpaid" | "too_large" | "too_many_failures" | "too_many_followers" | "too_many_queries" | "too_many_tool_calls" | "unauthenticated" | "unavailable" | "user_not_found";
+  reason_code: "account_blocked" | "already_answered" | "byok_balance_exhausted" | "byok_key_not_stored" | "byok_key_rejected" | "byok_key_unreadable" | "byok_model_gone" | "byok_not_allowed" | "byok_not_permitted" | "byok_rate_limited" | "chat_paused" | "conflict" | "conversation_not_found" | "conversation_too_large" | "credits_used" | "daily_quota_used" | "daily_quota_used_overage_off" | "email_not_confirmed" | "end_not_received" | "export_repeated" | "export_too_large" | "forbidden" | "free_answers_off" | "free_quota_used" | "internal" | "invalid_json" | "invalid_request" | "invalid_signature" | "json_too_deep" | "method_not_allowed" | "model_gone" | "model_not_available" | "model_not_in_plan" | "model_of_other_plan" | "no_models" | "no_subscription" | "not_an_http_request" | "not_found" | "not_shared" | "nothing_bought" | "old_sign_in" | "overage_ceiling_reached" | "overage_limit_reached" | "overage_off" | "overage_owed" | "pack_not_found" | "payment_failed" | "payment_unavailable" | "price_differs" | "prompt_refused" | "provider_error" | "provider_not_available" | "provider_overloaded" | "provider_paused" | "provider_timeout" | "query_not_found" | "question_too_long" | "request_in_progress" | "sign_ups_paused" | "subscription_ended" | "subscription_live" | "subscription_unpaid" | "too_large" | "too_many_failures" | "too_many_followers" | "too_many_queries" | "too_many_tool_calls" | "unauthenticated" | "unavailable" | "user_not_found";
   action: "upgrade" | "buy_pack" | "update_card" | "pay_invoice" | "enable_overage" | "raise_limit" | "confirm_email" | "reconnect_key" | "wait" | "contact_support" | "none";
   request_id: string;
   reason?: string;
@@ -353,7 +355,7 @@ export type UIMessageInput = {
   metadata?: unknown;
 };
 
-/** The user's plan, and what is left of it. */
+/** The user's plan, and what is left of it. `message`: why the next query is admitted or refused. */
 export type Usage = {
   tier: "free" | "basic" | "pro" | "usage_only";
   status: string;
@@ -372,6 +374,10 @@ export type Usage = {
   billing: Billing;
   can_query: boolean;
   reason: string;
+  reason_code: string;
+  message: string;
+  action: "upgrade" | "buy_pack" | "update_card" | "pay_invoice" | "enable_overage" | "raise_limit" | "confirm_email" | "reconnect_key" | "wait" | "contact_support" | "none";
+  resets_at: string | null;
   requires_payment: boolean;
   today: Counts;
   month: Counts;

@@ -12,9 +12,11 @@ from functions.account.settings import AccountSettings
 from functions.common import results
 from functions.common.auth import User
 from functions.common.database import Database
-from functions.common.errors import Forbidden, InvalidRequest, NotFound, PaymentUnavailable, TooLarge, Unauthenticated
+from functions.common.errors import Forbidden, InvalidRequest, NotFound, PaymentUnavailable, TooLarge, TooManyRequests
+from functions.common.language import Language
 from functions.common.leaving.export import write_export
 from functions.common.observe import Observer
+from functions.common.reasons import BY_CODE
 from functions.common.thread_transport import ThreadTransport
 from functions.common.validation import field_problem
 
@@ -24,6 +26,16 @@ EXPORT_LIMIT = 4_500_000
 RECENT_SIGN_IN_S = 300
 # Methods in the claim `amr` that are no sign-in. https://supabase.com/docs/guides/auth/jwt-fields
 NO_SIGN_IN = frozenset({"token_refresh", "anonymous"})
+
+# The reason for each alert, by kind and percent.
+ALERTS = {
+    ("included", 80): "quota_nearly_used",
+    ("included", 100): "quota_used",
+    ("overage", 80): "overage_nearly_used",
+    ("overage", 100): "overage_used",
+    ("credits", 80): "credits_nearly_used",
+    ("credits", 100): "all_credits_used",
+}
 
 
 class ExportFile:
@@ -62,12 +74,24 @@ class UserAccount:
         """Close the connections."""
         await self._database.close()
 
-    async def usage(self, user: User) -> Mapping[str, Any]:
-        """The user's plan, and what is left of it."""
+    async def usage(self, user: User, language: Language) -> Mapping[str, Any]:
+        """The user's plan, and what is left of it, with sentences in the language."""
         usage: Mapping[str, Any] = await self._database.call(
-            "usage_summary", user_token=user.token, parse=results.record("tier")
+            "usage_summary", user_token=user.token, parse=results.record("tier", "alerts", "announcements")
         )
-        return usage
+        alerts = [{**alert, **_reason(ALERTS[alert["kind"], alert["percent"]], language)} for alert in usage["alerts"]]
+        announcements = [
+            {
+                "kind": announcement["kind"],
+                "provider": announcement["provider"],
+                "message": announcement[language],
+                "starts_at": announcement["starts_at"],
+                "ends_at": announcement["ends_at"],
+            }
+            for announcement in usage["announcements"]
+        ]
+        reason = _reason(usage["reason_code"], language)
+        return {**usage, **reason, "alerts": alerts, "announcements": announcements}
 
     async def stop(self, user: User, chat_id: str) -> bool:
         """Ask the running answer of a chat to stop, in whichever process it runs. Returns whether there was one."""
@@ -105,12 +129,14 @@ class UserAccount:
         return found
 
     async def export(self, user: User, *, compressed: bool) -> bytes:
-        """Everything that is stored about the user, as one JSON document. Raises TooLarge, Unauthenticated."""
+        """Everything that is stored about the user, as one JSON document: once a minute.
+
+        Raises TooManyRequests, TooLarge, Unauthenticated.
+        """
+        if not await self._database.call("begin_export", {"p_user_id": user.id}, parse=results.flag):
+            raise TooManyRequests("export_repeated", retry_after=60)
         file = ExportFile(compressed=compressed)
-        try:
-            await write_export(self._database, user.id, file, _no_progress)
-        except NotFound as error:
-            raise Unauthenticated from error  # the account was deleted
+        await write_export(self._database, user.id, file, _no_progress)
         return file.finish()
 
     async def delete(self, user: User, confirm: str) -> None:
@@ -140,6 +166,12 @@ class UserAccount:
             raise PaymentUnavailable from error
         finally:
             await stripe.close()
+
+
+def _reason(code: str, language: Language) -> dict[str, str]:
+    """A reason as in an error."""
+    reason = BY_CODE[code]
+    return {"reason_code": code, "message": reason.sentence(language), "action": reason.action}
 
 
 def signed_in_at(token: str) -> float:

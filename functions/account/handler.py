@@ -12,13 +12,21 @@ from functions.account.account import UserAccount
 from functions.account.responses import Feedback, Share, SharedConversation, Usage
 from functions.account.settings import AccountSettings
 from functions.common.auth import CurrentUser, Verifier
-from functions.common.errors import Forbidden, NotFound, PaymentUnavailable, TooLarge, Unavailable
+from functions.common.errors import (
+    AccountBlocked,
+    Forbidden,
+    NotFound,
+    PaymentUnavailable,
+    TooLarge,
+    TooManyRequests,
+    Unavailable,
+)
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.operation import Operation
 from functions.common.settings import load
 from functions.common.validation import problem
-from functions.common.web import ChatId, Deleted, Stopping, json_body, json_response
+from functions.common.web import ChatId, Deleted, Stopping, json_body, json_response, language_of
 
 COMMENT_CHARACTERS = 2000
 OPENAPI_MAX_AGE_S = 300
@@ -65,9 +73,9 @@ DeletionBody = Annotated[DeletionRequest, Depends(json_body(DeletionRequest))]
 
 
 @Operation(Usage)
-async def get_usage(user: CurrentUser, account: CurrentAccount) -> Response:
+async def get_usage(user: CurrentUser, account: CurrentAccount, request: Request) -> Response:
     """The user's plan and what is left of it."""
-    return json_response(await account.usage(user))
+    return json_response(await account.usage(user, language_of(request)))
 
 
 @Operation(Stopping, status=202, errors=(NotFound,))
@@ -88,7 +96,7 @@ async def put_feedback(
     return json_response({"rating": body.rating, "comment": body.comment})
 
 
-@Operation(Share, errors=(NotFound, TooLarge))
+@Operation(Share, errors=(AccountBlocked, NotFound, TooLarge))
 async def post_share(user: CurrentUser, chat_id: ChatId, account: CurrentAccount, request: Request) -> Response:
     """Share a copy of a conversation with everybody who has the link."""
     shared = await account.share(user, chat_id)
@@ -111,7 +119,7 @@ async def get_shared(token: str, account: CurrentAccount) -> Response:
     return json_response(await account.shared(token), headers=headers)
 
 
-@Operation(dict[str, Any], errors=(TooLarge,))
+@Operation(dict[str, Any], errors=(TooLarge, TooManyRequests))
 async def get_export(user: CurrentUser, account: CurrentAccount, request: Request) -> Response:
     """Everything that is stored about the user."""
     compressed = "gzip" in request.headers.get("accept-encoding", "")

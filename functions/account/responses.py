@@ -6,6 +6,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from functions.common.billing.records import OverageSettings
+from functions.common.reasons import Action
 
 Tier = Literal["free", "basic", "pro", "usage_only"]
 
@@ -52,19 +53,21 @@ class OwnKeys(TypedDict):
 
 
 class Alert(TypedDict):
-    """A limit of which 80 or 100 percent are used."""
+    """A limit of which 80 or 100 percent are used, with a sentence in the language of the request."""
 
     kind: Literal["included", "overage", "credits"]
     percent: Literal[80, 100]
+    reason_code: str
+    message: str
+    action: Action
 
 
 class Announcement(TypedDict):
-    """What operators tell users, in both languages. `provider`: the one that is paused."""
+    """What operators tell users, in the language of the request. `provider`: the one that is paused."""
 
     kind: str
     provider: str | None
-    en: str
-    fr: str
+    message: str
     starts_at: str
     ends_at: str | None
 
@@ -100,7 +103,7 @@ class Counts(TypedDict):
 
 
 class Usage(TypedDict):
-    """The user's plan, and what is left of it."""
+    """The user's plan, and what is left of it. `message`: why the next query is admitted or refused."""
 
     tier: Tier
     status: str
@@ -119,6 +122,10 @@ class Usage(TypedDict):
     billing: Billing
     can_query: bool
     reason: str
+    reason_code: str
+    message: str
+    action: Action
+    resets_at: str | None
     requires_payment: bool
     today: Counts
     month: Counts

@@ -1,4 +1,4 @@
-"""Why a query is admitted or a request refused, in both languages: the only source of these sentences.
+"""Why a query is admitted or a request refused, and alerts, in both languages: the only source of these sentences.
 
 `python -m infra.reasons` writes sql/schemas/04_reasons.sql and the tables of docs/error_codes.md from it.
 """
@@ -28,7 +28,7 @@ Action = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a query is admitted (`error` is None) or a request refused.
+    """Why a query is admitted or an alert is shown (`error` is None), or why a request is refused.
 
     `error` is the code of the error in common.errors. `en` and `fr` may have placeholders, which the error's details
     fill. `action` is what the user can do, `paying_helps` whether a payment makes the request possible, `ends` what
@@ -205,7 +205,44 @@ REASONS = (
         fr="Il n’est pas possible de créer un compte pour le moment. Veuillez réessayer plus tard.",
     ),
 
+    # Alerts of GET /usage
+    Reason(
+        "quota_nearly_used", None, "none", ends="when the quota resets",
+        en="You have used at least 80% of your included queries.",
+        fr="Vous avez utilisé au moins 80 % de vos requêtes incluses.",
+    ),
+    Reason(
+        "quota_used", None, "none", ends="when the quota resets",
+        en="You have used all your included queries.",
+        fr="Vous avez utilisé toutes vos requêtes incluses.",
+    ),
+    Reason(
+        "overage_nearly_used", None, "raise_limit", ends="when the limit is raised or resets",
+        en="Your overage of this period is at least 80% of your limit.",
+        fr="Votre dépassement pour cette période atteint au moins 80 % de votre limite.",
+    ),
+    Reason(
+        "overage_used", None, "raise_limit", ends="when the limit is raised or resets",
+        en="Your overage limit of this period allows no further query.",
+        fr="Votre limite de dépassement pour cette période ne permet aucune autre requête.",
+    ),
+    Reason(
+        "credits_nearly_used", None, "buy_pack", paying_helps=True, ends="when credits are bought",
+        en="You have used at least 80% of your credits.",
+        fr="Vous avez utilisé au moins 80 % de vos crédits.",
+    ),
+    Reason(
+        "all_credits_used", None, "buy_pack", paying_helps=True, ends="when credits are bought",
+        en="You have used all your credits.",
+        fr="Vous avez utilisé tous vos crédits.",
+    ),
+
     # The account
+    Reason(
+        "export_repeated", "too_many_requests", "wait", ends="a minute after the last export",
+        en="Your data was downloaded less than a minute ago. Please wait a moment.",
+        fr="Vos données ont été téléchargées il y a moins d’une minute. Veuillez attendre un moment.",
+    ),
     Reason(
         "unauthenticated", "unauthenticated", "none", ends="with a new sign-in",
         en="Sign in again: the access token is missing, expired or not valid.",

@@ -333,7 +333,7 @@ comment on table public.reasons is 'Why a query is admitted or a request refused
 comment on column public.reasons.id is 'Identifies the row.';
 comment on column public.reasons.created_at is 'When the reason was added.';
 comment on column public.reasons.code is 'The reason_code of responses.';
-comment on column public.reasons.error is 'The code of the HTTP error. Null: the query is admitted.';
+comment on column public.reasons.error is 'The code of the HTTP error. Null: the query is admitted, or it is an alert.';
 comment on column public.reasons.action is 'What the user can do.';
 comment on column public.reasons.paying_helps is 'Whether it costs money, or a payment makes the request possible.';
 comment on column public.reasons.reason is
@@ -473,6 +473,41 @@ values
    'when an operator ends the pause',
    'New accounts cannot be created at the moment. Please try again later.',
    'Il n’est pas possible de créer un compte pour le moment. Veuillez réessayer plus tard.'),
+  ('quota_nearly_used', null, 'none', false,
+   null,
+   'when the quota resets',
+   'You have used at least 80% of your included queries.',
+   'Vous avez utilisé au moins 80 % de vos requêtes incluses.'),
+  ('quota_used', null, 'none', false,
+   null,
+   'when the quota resets',
+   'You have used all your included queries.',
+   'Vous avez utilisé toutes vos requêtes incluses.'),
+  ('overage_nearly_used', null, 'raise_limit', false,
+   null,
+   'when the limit is raised or resets',
+   'Your overage of this period is at least 80% of your limit.',
+   'Votre dépassement pour cette période atteint au moins 80 % de votre limite.'),
+  ('overage_used', null, 'raise_limit', false,
+   null,
+   'when the limit is raised or resets',
+   'Your overage limit of this period allows no further query.',
+   'Votre limite de dépassement pour cette période ne permet aucune autre requête.'),
+  ('credits_nearly_used', null, 'buy_pack', true,
+   null,
+   'when credits are bought',
+   'You have used at least 80% of your credits.',
+   'Vous avez utilisé au moins 80 % de vos crédits.'),
+  ('all_credits_used', null, 'buy_pack', true,
+   null,
+   'when credits are bought',
+   'You have used all your credits.',
+   'Vous avez utilisé tous vos crédits.'),
+  ('export_repeated', 'too_many_requests', 'wait', false,
+   null,
+   'a minute after the last export',
+   'Your data was downloaded less than a minute ago. Please wait a moment.',
+   'Vos données ont été téléchargées il y a moins d’une minute. Veuillez attendre un moment.'),
   ('unauthenticated', 'unauthenticated', 'none', false,
    null,
    'with a new sign-in',
@@ -927,6 +962,7 @@ create table if not exists public.user_subscriptions (
   tool_calls public.quantity not null default 0,
   stripe_sequence bigint not null default 0,
   downgraded_at timestamptz,
+  exported_at timestamptz,
   blocked_at timestamptz,
   blocked_reason text
 );
@@ -986,6 +1022,8 @@ comment on column public.user_subscriptions.tool_calls is
   'Calls of tools by the user''s own assistant in tool_minute.';
 comment on column public.user_subscriptions.downgraded_at is
   'When the plan changed to one that stores history for fewer days. Null once expires_at has been shortened.';
+comment on column public.user_subscriptions.exported_at is
+  'When the user last downloaded their data. At most once a minute. Null: never.';
 comment on column public.user_subscriptions.stripe_sequence is
   'The sequence number of the newest state of the Stripe customer applied here. Older states are ignored.';
 comment on column public.user_subscriptions.blocked_at is
@@ -4809,6 +4847,8 @@ begin
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
+    'reason_code', case when v_state.own_key_pays then 'own_key' else v_state.reason_code end,
+    'resets_at', case when not v_state.own_key_pays then v_state.resets_at end,
     'requires_payment', v_can.requires_payment,
     'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
                                 'cost_usd', v_today.cost_usd::text),
@@ -5422,6 +5462,7 @@ begin
   if not found then
     raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
+  perform private.refuse_blocked(p_user_id);
   select * into v_conversation from public.conversations c
   where c.id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id)) for key share;
 
@@ -5457,7 +5498,7 @@ comment on function public.share_conversation(uuid, text, text) is
   'Shares a copy of a conversation of the user: {token, expires_at}. A shared one gets a new copy and keeps its '
   'token. p_token: for a new one. It expires with the conversation, or, if that is pinned, after the days that the '
   'plan stores conversations. NTFND: not a stored conversation of the user. TOBIG: it is over a megabyte. NOUSR: the '
-  'account has ended.';
+  'account has ended. BANND: it is blocked.';
 revoke all on function public.share_conversation(uuid, text, text) from public, anon, authenticated, service_role;
 grant execute on function public.share_conversation(uuid, text, text) to service_role;
 
@@ -6529,6 +6570,28 @@ grant execute on function public.margin_report(date) to service_role;
 -- ==== sql/schemas/74_leaving.sql
 
 -- Export and deletion of all data of a user.
+
+create or replace function public.begin_export(p_user_id uuid) returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+begin
+  -- An export takes seconds of a process that other users wait for.
+  update public.user_subscriptions s set exported_at = v_at
+  where s.user_id = p_user_id and (s.exported_at <= v_at - interval '1 minute' or s.exported_at is null);
+  if found then
+    return true;
+  elsif not exists (select from public.user_subscriptions s where s.user_id = p_user_id) then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+  return false;
+end
+$$;
+comment on function public.begin_export(uuid) is
+  'Whether the user may download their data now: once a minute. NOUSR: the account has ended.';
+revoke all on function public.begin_export(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.begin_export(uuid) to service_role;
 
 
 create or replace function public.export_user(

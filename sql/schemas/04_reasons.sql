@@ -18,7 +18,7 @@ comment on table public.reasons is 'Why a query is admitted or a request refused
 comment on column public.reasons.id is 'Identifies the row.';
 comment on column public.reasons.created_at is 'When the reason was added.';
 comment on column public.reasons.code is 'The reason_code of responses.';
-comment on column public.reasons.error is 'The code of the HTTP error. Null: the query is admitted.';
+comment on column public.reasons.error is 'The code of the HTTP error. Null: the query is admitted, or it is an alert.';
 comment on column public.reasons.action is 'What the user can do.';
 comment on column public.reasons.paying_helps is 'Whether it costs money, or a payment makes the request possible.';
 comment on column public.reasons.reason is
@@ -158,6 +158,41 @@ values
    'when an operator ends the pause',
    'New accounts cannot be created at the moment. Please try again later.',
    'Il n’est pas possible de créer un compte pour le moment. Veuillez réessayer plus tard.'),
+  ('quota_nearly_used', null, 'none', false,
+   null,
+   'when the quota resets',
+   'You have used at least 80% of your included queries.',
+   'Vous avez utilisé au moins 80 % de vos requêtes incluses.'),
+  ('quota_used', null, 'none', false,
+   null,
+   'when the quota resets',
+   'You have used all your included queries.',
+   'Vous avez utilisé toutes vos requêtes incluses.'),
+  ('overage_nearly_used', null, 'raise_limit', false,
+   null,
+   'when the limit is raised or resets',
+   'Your overage of this period is at least 80% of your limit.',
+   'Votre dépassement pour cette période atteint au moins 80 % de votre limite.'),
+  ('overage_used', null, 'raise_limit', false,
+   null,
+   'when the limit is raised or resets',
+   'Your overage limit of this period allows no further query.',
+   'Votre limite de dépassement pour cette période ne permet aucune autre requête.'),
+  ('credits_nearly_used', null, 'buy_pack', true,
+   null,
+   'when credits are bought',
+   'You have used at least 80% of your credits.',
+   'Vous avez utilisé au moins 80 % de vos crédits.'),
+  ('all_credits_used', null, 'buy_pack', true,
+   null,
+   'when credits are bought',
+   'You have used all your credits.',
+   'Vous avez utilisé tous vos crédits.'),
+  ('export_repeated', 'too_many_requests', 'wait', false,
+   null,
+   'a minute after the last export',
+   'Your data was downloaded less than a minute ago. Please wait a moment.',
+   'Vos données ont été téléchargées il y a moins d’une minute. Veuillez attendre un moment.'),
   ('unauthenticated', 'unauthenticated', 'none', false,
    null,
    'with a new sign-in',

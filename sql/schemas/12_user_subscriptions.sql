@@ -36,6 +36,7 @@ create table if not exists public.user_subscriptions (
   tool_calls public.quantity not null default 0,
   stripe_sequence bigint not null default 0,
   downgraded_at timestamptz,
+  exported_at timestamptz,
   blocked_at timestamptz,
   blocked_reason text
 );
@@ -95,6 +96,8 @@ comment on column public.user_subscriptions.tool_calls is
   'Calls of tools by the user''s own assistant in tool_minute.';
 comment on column public.user_subscriptions.downgraded_at is
   'When the plan changed to one that stores history for fewer days. Null once expires_at has been shortened.';
+comment on column public.user_subscriptions.exported_at is
+  'When the user last downloaded their data. At most once a minute. Null: never.';
 comment on column public.user_subscriptions.stripe_sequence is
   'The sequence number of the newest state of the Stripe customer applied here. Older states are ignored.';
 comment on column public.user_subscriptions.blocked_at is

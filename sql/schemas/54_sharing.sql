@@ -72,6 +72,7 @@ begin
   if not found then
     raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
+  perform private.refuse_blocked(p_user_id);
   select * into v_conversation from public.conversations c
   where c.id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id)) for key share;
 
@@ -107,7 +108,7 @@ comment on function public.share_conversation(uuid, text, text) is
   'Shares a copy of a conversation of the user: {token, expires_at}. A shared one gets a new copy and keeps its '
   'token. p_token: for a new one. It expires with the conversation, or, if that is pinned, after the days that the '
   'plan stores conversations. NTFND: not a stored conversation of the user. TOBIG: it is over a megabyte. NOUSR: the '
-  'account has ended.';
+  'account has ended. BANND: it is blocked.';
 revoke all on function public.share_conversation(uuid, text, text) from public, anon, authenticated, service_role;
 grant execute on function public.share_conversation(uuid, text, text) to service_role;
 

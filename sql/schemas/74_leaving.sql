@@ -1,5 +1,27 @@
 -- Export and deletion of all data of a user.
 
+create or replace function public.begin_export(p_user_id uuid) returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+begin
+  -- An export takes seconds of a process that other users wait for.
+  update public.user_subscriptions s set exported_at = v_at
+  where s.user_id = p_user_id and (s.exported_at <= v_at - interval '1 minute' or s.exported_at is null);
+  if found then
+    return true;
+  elsif not exists (select from public.user_subscriptions s where s.user_id = p_user_id) then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+  return false;
+end
+$$;
+comment on function public.begin_export(uuid) is
+  'Whether the user may download their data now: once a minute. NOUSR: the account has ended.';
+revoke all on function public.begin_export(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.begin_export(uuid) to service_role;
+
 
 create or replace function public.export_user(
   p_user_id uuid, p_part text, p_after uuid default null, p_limit integer default 1000)

@@ -92,6 +92,7 @@ public.apply_customer                  volatile   definer  service_role
 public.apply_pack                      volatile   definer  service_role
 public.apply_pending_turns             volatile   definer  service_role
 public.before_user_created             stable     definer  none
+public.begin_export                    volatile   definer  service_role
 public.billed_items                    stable     definer  service_role
 public.billing_profile                 stable     definer  service_role
 public.block_user                      volatile   definer  service_role

@@ -118,6 +118,7 @@ CALLS = {
     "place_overage": "select public.place_overage(%(item)s, 'ii_1', 'in_1')",
     "claim_stripe_event": "select public.claim_stripe_event('evt_1', 'invoice.paid')",
     "finish_stripe_event": "select public.finish_stripe_event('evt_1')",
+    "begin_export": "select public.begin_export(%(user)s)",
     "rate_message": "select public.rate_message(%(user)s, %(charge)s, 'down')",
     "rate_message, removed": "select public.rate_message(%(user)s, %(charge)s, null)",
     "share_conversation": "select public.share_conversation(%(user)s, %(chat)s, repeat('x', 32))",

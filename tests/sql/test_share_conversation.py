@@ -99,12 +99,13 @@ def test_sharing_ends_when_the_user_ends_it(db: Db, user: str, chat: str) -> Non
     assert share(db, user, chat)["token"] != first["token"]
 
 
-def test_what_a_blocked_user_shares_is_hidden(db: Db, user: str, chat: str) -> None:
+def test_a_blocked_user_shares_nothing(db: Db, user: str, chat: str) -> None:
     token = share(db, user, chat)["token"]
-    for blocked in (True, False):
+    for blocked in (False, True):
         columns = ("2026-01-01Z", "Abuse") if blocked else (None, None)
         db.execute("update public.user_subscriptions set blocked_at = %s, blocked_reason = %s", columns)
         assert (read(db, token) is None) is blocked
+    assert sqlstate(db, user, chat) == "BANND"
 
 
 def test_sharing_ends_with_the_conversation(db: Db, user: str, chat: str) -> None:
