@@ -16,6 +16,7 @@ _SPOKEN_IN = {
 _PARLIAMENTS_PAGE = re.compile(
     r"^(https?://(?:www\.)?(?:parl|ourcommons|sencanada)\.ca/(?:[^/?#]+/)?)en(/|$)", re.IGNORECASE
 )
+_HONORIFICS = re.compile(r"\b(?:dr|l?hon|l?honorable|honourable|m|madame|mme|mr|mrs|ms|monsieur|right|rt|the|tres)\b")
 _PARAGRAPH = re.compile(r'<p\b[^<>]*\bdata-originallang="(en|fr)"[^<>]*>', re.IGNORECASE)
 
 
@@ -94,9 +95,15 @@ def normalize(text: Any) -> str:
 
 
 def contains_words(words: str, *texts: Any) -> bool:
-    """Whether one of the texts contains all the words, also as parts of longer words."""
+    """Whether one of the texts contains all the words, also as parts of longer words. False where there is no word."""
     normalized = normalize(words).split()
-    return any(all(word in text for word in normalized) for text in map(normalize, texts))
+    return bool(normalized) and any(all(word in text for word in normalized) for text in map(normalize, texts))
+
+
+def person_name(name: str | None) -> str:
+    """A person's name for comparison: normalized, without honorifics. "Quillwater, Hon. Fern" is fern quillwater."""
+    last, comma, first = (name or "").partition(",")
+    return " ".join(_HONORIFICS.sub(" ", normalize(f"{first} {last}" if comma else name)).split())
 
 
 def iso_time(time: Any) -> str | None:

@@ -54,13 +54,17 @@ STAGES: dict[Stage, Text] = {
 # The House's own words, in its English descriptions. The first match applies: an amendment at second reading is one.
 _STAGES = (
     (Stage.AMENDMENT, r"\([^()]*\bsub-?amendment\b[^()]*\)|\([^()]*\bamendment\b[^()]*\)"),
-    (Stage.PROCEDURE, r"\btime allocation\b|\bclosure\b|\(previous question\)"),
+    (Stage.PROCEDURE, r"\btime allocation\b|\bclosure\b(?![^()]*\))|\(previous question\)"),
     (Stage.SENATE_AMENDMENTS, r"\bsenate amendments\b"),
     (Stage.OTHER, r"\([^()]*\b(?:instruction|recommittal|recommit)\b[^()]*\)"),
     (Stage.THIRD_READING, r"\b(?:3rd|third) reading\b"),
     (Stage.SECOND_READING, r"\b(?:2nd|second) reading\b"),
     (Stage.REPORT_STAGE, r"\breport stage\b"),
 )
+
+
+# The title of a bill, up to remarks in parentheses: an Act respecting a closure is no motion for closure.
+_TITLE = re.compile(r"(\bbill [cs]-[0-9]+[a-z]?), an act\b.*?(?=(?:\([^()]*\)\s*)*$)")
 
 
 class BillReference(NamedTuple):
@@ -88,7 +92,7 @@ class Vote:
     @property
     def stage(self) -> Stage:
         """What a vote on a bill was on."""
-        text = (self.description.en or "").casefold()
+        text = _TITLE.sub(r"\1 ", (self.description.en or "").casefold().strip())
         return next((stage for stage, pattern in _STAGES if re.search(pattern, text)), Stage.OTHER)
 
 

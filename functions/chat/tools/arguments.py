@@ -38,5 +38,6 @@ BillNumber = Annotated[
 PostalCode = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z][0-9][A-Za-z][ -]?[0-9][A-Za-z][0-9]$", max_length=7, to_upper=True)
 ]
-Words = Annotated[str, StringConstraints(min_length=2, max_length=100)]
+# At least one letter or digit: without one, every name would match, or none.
+Words = Annotated[str, StringConstraints(min_length=2, max_length=100, pattern=r"[^\W_]")]
 Limit = Annotated[int, Field(ge=1, le=20, description="At most so many results, 1 to 20.")]

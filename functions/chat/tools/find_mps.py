@@ -12,7 +12,7 @@ from functions.chat.sources.base import JsonObject, Language
 from functions.chat.sources.openparliament_records import Politician
 from functions.chat.sources.represent import Representative
 from functions.chat.sources.terms import party_name
-from functions.chat.sources.text import contains_words, normalize
+from functions.chat.sources.text import contains_words, normalize, person_name
 from functions.chat.tools.arguments import Arguments, Limit, PostalCode, Words
 from functions.chat.tools.base import Source
 from functions.chat.tools.records import mp_source, named_party
@@ -79,7 +79,7 @@ async def find_mps(arguments: FindMps, parliament: Parliament, language: Languag
 async def _find_former(arguments: FindMps, criteria: JsonObject, parliament: Parliament) -> ToolData:
     """Former MPs by name. The list of former MPs has nothing but names; get_mp returns the terms."""
     former = await parliament.openparliament.former_mps()
-    matching = [mp for mp in former if arguments.name and contains_words(arguments.name, mp.name)]
+    matching = [mp for mp in former if arguments.name and contains_words(person_name(arguments.name), mp.name)]
     items = []
     for mp in _exact_name_first(arguments.name, matching):
         source = mp_source(parliament, mp)
@@ -88,12 +88,12 @@ async def _find_former(arguments: FindMps, criteria: JsonObject, parliament: Par
 
 
 def _exact_name_first(name: str | None, mps: list[Politician]) -> list[Politician]:
-    return sorted(mps, key=lambda mp: not (name and normalize(name) == normalize(mp.name)))
+    return sorted(mps, key=lambda mp: not (name and person_name(name) == person_name(mp.name)))
 
 
 def _matches(arguments: FindMps, party: str | None, mp: Politician) -> bool:
     return (
-        (arguments.name is None or contains_words(arguments.name, mp.name))
+        (arguments.name is None or contains_words(person_name(arguments.name), mp.name))
         and (arguments.riding is None or contains_words(arguments.riding, *_riding_names(mp)))
         and (arguments.province is None or mp.province == arguments.province)
         and (party is None or mp.party == party)
@@ -131,9 +131,9 @@ def _match_representatives(
 
 def _find_mp(person: Representative, mps: list[Politician]) -> Politician | None:
     """The MP of the same riding, or otherwise of the same name."""
-    name = normalize(person.name)
+    name = person_name(person.name)
     by_riding = (mp for mp in mps if _represents(mp, person.riding))
-    by_name = (mp for mp in mps if name and normalize(mp.name) == name)
+    by_name = (mp for mp in mps if name and person_name(mp.name) == name)
     return next(by_riding, None) or next(by_name, None)
 
 

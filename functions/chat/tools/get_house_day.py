@@ -16,7 +16,7 @@ from functions.chat.tools.results import fit
 from functions.chat.tools.tool import Tool, ToolData
 
 SPEECHES = 500
-MAX_VOTES = 20
+MAX_VOTES = 500  # one request; a day of votes on the estimates has over a hundred
 SUBJECTS_BYTES = 3_500
 VOTES_BYTES = 2_500
 LATER_VOTES_BYTES = 1_000
@@ -55,7 +55,9 @@ async def get_house_day(arguments: GetHouseDay, parliament: Parliament, language
     if more:
         data["more_speeches"] = True
     if later:
-        data["later_votes"] = fit([_vote(vote, parliament, language) for vote in later], LATER_VOTES_BYTES)
+        fitted_later = fit([_vote(vote, parliament, language) for vote in later], LATER_VOTES_BYTES)
+        data["later_votes"] = fitted_later
+        later = later[: len(fitted_later["items"])]
     if asked is not None and asked != day:
         data["asked_day"] = asked
         data["note"] = NO_TRANSCRIPT.in_(language)

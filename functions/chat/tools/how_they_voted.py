@@ -3,6 +3,7 @@
 A bill is voted on several times, so the tool picks its most decisive votes and names the others.
 """
 
+from collections import Counter
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, Text
 from functions.chat.sources.represent import Representative
 from functions.chat.sources.terms import matches_party
-from functions.chat.sources.text import contains_words, normalize
+from functions.chat.sources.text import contains_words, normalize, person_name
 from functions.chat.sources.votes import STAGES, Ballot, Division, Vote
 from functions.chat.tools.arguments import Arguments, BillNumber, PostalCode, Session, Words
 from functions.chat.tools.base import Source, ToolError
@@ -28,7 +29,10 @@ from functions.chat.tools.tool import Tool, ToolData
 
 MAX_DIVISIONS = 2  # of one bill: each is one request
 OTHER_VOTES_BYTES = 1_200
-NO_SEAT = Text("had no seat on that day", "ne siégeait pas ce jour-là")
+NO_BALLOT = Text(
+    "had no seat on that day, or is recorded under another name",
+    "ne siégeait pas ce jour-là, ou est inscrit sous un autre nom",
+)
 MAX_MEMBERS = 5  # of one name, or of the ridings of one postal code
 
 
@@ -115,9 +119,10 @@ async def _representatives(postal_code: str | None, parliament: Parliament) -> l
 async def _sitting_by_riding(
     people: list[Representative], divisions: list[Division], parliament: Parliament
 ) -> dict[str, str]:
-    """The paths of sitting MPs by riding, read only where a name of Represent is not openparliament.ca's."""
-    names = {normalize(ballot.name) for division in divisions for ballot in division.ballots}
-    if all(normalize(person.name) in names for person in people):
+    """The paths of sitting MPs by riding, read only where a name of Represent is not that of exactly one member."""
+    members = {ballot.member_path: person_name(ballot.name) for division in divisions for ballot in division.ballots}
+    of_name = Counter(members.values())
+    if all(of_name[person_name(person.name)] == 1 for person in people):
         return {}
     return {
         normalize(name): mp.path
@@ -132,9 +137,11 @@ def _match(people: list[Representative], sitting: dict[str, str], division: Divi
     """The ballots of a postal code's MPs; the MP where there is no ballot."""
     found: list[Ballot | Representative] = []
     for person in people[:MAX_MEMBERS]:
-        name, path = normalize(person.name), sitting.get(normalize(person.riding))
-        ballots = (each for each in division.ballots if normalize(each.name) == name or each.member_path == path)
-        found.append(next(ballots, person))
+        path = sitting.get(normalize(person.riding))
+        by_riding = (each for each in division.ballots if each.member_path == path)
+        by_name = [each for each in division.ballots if person_name(each.name) == person_name(person.name)]
+        of_name = by_name[0] if path is None and len(by_name) == 1 else person
+        found.append(next(by_riding, of_name))
     return found
 
 
@@ -142,9 +149,9 @@ def _find(mp: str | None, division: Division) -> list[Ballot | Representative]:
     """The ballots of the members with this slug or name; none where it is None."""
     if mp is None:
         return []
-    name = normalize(mp)
-    exact = [ballot for ballot in division.ballots if ballot.slug == mp or normalize(ballot.name) == name]
-    found = exact or [ballot for ballot in division.ballots if contains_words(mp.replace("-", " "), ballot.name)]
+    name = person_name(mp)
+    exact = [ballot for ballot in division.ballots if ballot.slug == mp or person_name(ballot.name) == name]
+    found = exact or [ballot for ballot in division.ballots if contains_words(name, ballot.name)]
     if not found:
         raise ToolError(
             f"No MP with that name or slug had a seat on {division.vote.date}, the day of vote {division.vote.number}; "
@@ -159,7 +166,7 @@ def _find(mp: str | None, division: Division) -> list[Ballot | Representative]:
 def _asked(asked: Ballot | Representative, division: Division, language: Language) -> JsonObject:
     if isinstance(asked, Ballot):
         return asked_ballot_data(asked, division, language)
-    return {"name": asked.name, "riding": asked.riding, "ballot": None, "reason": NO_SEAT.in_(language)}
+    return {"name": asked.name, "riding": asked.riding, "ballot": None, "reason": NO_BALLOT.in_(language)}
 
 
 def _select_parties(words: str | None, division: Division) -> set[str | None] | None:

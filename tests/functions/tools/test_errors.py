@@ -85,6 +85,8 @@ async def test_invalid_arguments_never_reach_a_url(runner: Runner, hostile: str)
         ("find_bills", {"sponsor": hostile}),
         ("find_bills", {"number": hostile}),
         ("find_mps", {"postal_code": hostile}),
+        ("find_mps", {"name": "--"}),
+        ("search_debates", {"words": "ferries", "party": "??"}),
     ]
     for name, arguments in calls:
         outcome = await runner.tools.run(name, arguments, "en")

@@ -144,7 +144,7 @@ async def test_parties_of_today_are_said_to_be_so(runner: Runner, fault: dict[st
 async def test_postal_code_of_a_newer_member_or_of_a_vacant_seat(runner: Runner) -> None:
     (vote,) = (await runner.output("how_they_voted", bill="C-5", postal_code="N0G 1A0"))["votes"]
     assert [(each.get("mp"), each["name"], each.get("reason")) for each in vote["asked_about"]] == [
-        (None, "Percival Quillwater", "had no seat on that day"),
+        (None, "Percival Quillwater", "had no seat on that day, or is recorded under another name"),
         ("odalys-brambleton", "Odalys Brambleton", None),
     ]
     assert "vacant" in await runner.error("how_they_voted", bill="C-5", postal_code="R3C 0V8")
@@ -210,6 +210,10 @@ def a_vote(number: int, english: str, bill: str = "/bills/45-1/C-5/") -> dict[st
         ("Concurrence at report stage of Bill C-2, An Act to amend the Criminal Code", Stage.REPORT_STAGE),
         ("Time allocation for Bill C-4, An Act", Stage.PROCEDURE),
         ("Motion for closure", Stage.PROCEDURE),
+        ("2nd reading of Bill C-5, An Act respecting the closure of ferry routes", Stage.SECOND_READING),
+        ("3rd reading of Bill C-5, An Act to amend an Act (closure of routes)", Stage.THIRD_READING),
+        ("3rd reading of Bill C-5, An Act respecting the second reading of meters", Stage.THIRD_READING),
+        ("Closure on Bill C-5, An Act (Canada)", Stage.PROCEDURE),
         ("Bill C-8, An Act (recommittal to a committee)", Stage.OTHER),
     ],
 )
@@ -264,6 +268,49 @@ async def test_whole_house_with_many_rebels_fits_the_limit(server: ScriptedServe
             "Contre",
         )
     assert len(server.requests) == 3
+
+
+async def test_postal_code_finds_its_own_one_of_two_namesakes(server: ScriptedServer, tools: Tools) -> None:
+    server.answer("/votes/", page([a_vote(1, "3rd reading of Bill C-5")]))
+    entry = '<span class="tag voteresult_{}">x</span> <a href="/politicians/{}/">{}</a>'
+    crowd = [entry.format("Y", f"m-{n}", f"M {n}") for n in range(400)]
+    namesakes = [entry.format("Y", "gil-marsh", "Gil Marsh"), entry.format("N", "gil-marsh-2", "Gil Marsh")]
+    server.answer("/votes/45-1/1/", f"<h2>A</h2>{''.join(crowd)}<h2>B</h2>{''.join(namesakes)}".encode())
+    seats = [
+        {"url": f"/politicians/{slug}/", "name": "Gil Marsh", "current_riding": {"name": {"en": riding}}}
+        for slug, riding in (("gil-marsh", "Lake"), ("gil-marsh-2", "Puddle—Heron"))
+    ]
+    server.answer("/politicians/", page(seats))
+    person = {"elected_office": "MP", "name": "Hon. Gil Marsh", "district_name": "Puddle—Heron"}
+    server.answer("/postcodes/K1A0A6/", {"representatives_centroid": [person]})
+    outcome = await tools.run("how_they_voted", {"bill": "C-5", "session": "45-1", "postal_code": "K1A 0A6"}, "en")
+    assert outcome.output is not None
+    assert [each["mp"] for each in outcome.output["votes"][0]["asked_about"]] == ["gil-marsh-2"]
+
+
+@pytest.mark.parametrize("name", ["Hon. Odalys Brambleton", "L’hon. Odalys Brambleton", "Brambleton, Hon. Odalys"])
+async def test_names_with_honorifics_are_found(runner: Runner, name: str) -> None:
+    """As find_ministers, Represent and the House's expenses write them."""
+    (vote,) = (await runner.output("how_they_voted", bill="C-5", mp=name))["votes"]
+    assert [each["mp"] for each in vote["asked_about"]] == ["odalys-brambleton"]
+    assert [mp["mp"] for mp in (await runner.output("find_mps", name=name))["items"]] == ["odalys-brambleton"]
+
+
+async def test_day_of_many_votes_counts_those_left_out(server: ScriptedServer, tools: Tools) -> None:
+    """130 votes of the sitting day, and 25 of a later day, whose transcript is not published."""
+    server.answer("/debates/", page([{"date": "2026-05-26", "url": "/debates/2026/5/26/"}]))
+    server.answer("/speeches/", page([]))
+    of_day = [{**a_vote(n, "Concurrence in Vote 1"), "date": "2026-05-26"} for n in range(130, 0, -1)]
+    later = [{**a_vote(n, "Motion"), "date": "2026-05-27"} for n in range(155, 130, -1)]
+    server.answer("/votes/", page([*later, *of_day]))
+    outcome = await tools.run("get_house_day", {}, "en")
+    assert outcome.output is not None
+    for key, number in (("votes", 130), ("later_votes", 25)):
+        assert outcome.output[key]["items"]
+        assert len(outcome.output[key]["items"]) + outcome.output[key]["left_out"] == number
+    shown = [vote["url"] for key in ("votes", "later_votes") for vote in outcome.output[key]["items"]]
+    assert [source.url for source in outcome.sources[1:]] == shown
+    assert json_length(outcome.output) <= limits.TOOL_RESULT_BYTES
 
 
 async def test_page_with_too_few_ballots_or_parties_is_not_read(server: ScriptedServer, parliament: Parliament) -> None:
