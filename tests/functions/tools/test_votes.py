@@ -309,7 +309,7 @@ async def test_day_of_many_votes_counts_those_left_out(server: ScriptedServer, t
         assert outcome.output[key]["items"]
         assert len(outcome.output[key]["items"]) + outcome.output[key]["left_out"] == number
     shown = [vote["url"] for key in ("votes", "later_votes") for vote in outcome.output[key]["items"]]
-    assert [source.url for source in outcome.sources[1:]] == shown
+    assert {source.url for source in outcome.sources[1:]} <= {*shown}
     assert json_length(outcome.output) <= limits.TOOL_RESULT_BYTES
 
 
