@@ -21,7 +21,7 @@ OURCOMMONS = "ourcommons.ca"
 class Office:
     """A person with an office of the government, in the language of the list. `since` is ISO 8601.
 
-    `order` is the place in the list, which is the same in both languages.
+    `order` is that of precedence, which is the same in both languages; 0 where the list has none.
     """
 
     person_id: int
@@ -85,15 +85,14 @@ class OurCommons:
             # Former ministers are listed, too.
             entries = [entry for entry in root.iter(tag) if not (entry.findtext("ToDateTime") or "").strip()]
             entries.sort(key=lambda entry: _number(entry, "OrderOfPrecedence"))
-            offices = (_office(entry, order) for order, entry in enumerate(entries))
-            return [office for office in offices if office is not None]
+            return [office for entry in entries if (office := _office(entry)) is not None]
 
         return await self._client.get(
             OURCOMMONS, f"{self.list_page(name, language)}/xml", parse, accept="application/xml"
         )
 
 
-def _office(entry: "Element", order: int) -> Office | None:
+def _office(entry: "Element") -> Office | None:
     def text(tag: str) -> str:
         return (entry.findtext(tag) or "").strip()
 
@@ -104,7 +103,8 @@ def _office(entry: "Element", order: int) -> Office | None:
     if not family or not title:
         return None
     since, riding, party = text("FromDateTime")[:10], text("ConstituencyName"), text("CaucusShortName")
-    return Office(_number(entry, "PersonId"), order, name, title, since or None, riding or None, party or None)
+    person_id, order = _number(entry, "PersonId"), _number(entry, "OrderOfPrecedence")
+    return Office(person_id, order, name, title, since or None, riding or None, party or None)
 
 
 def _number(entry: "Element", tag: str) -> int:

@@ -51,20 +51,19 @@ STAGES: dict[Stage, Text] = {
     Stage.PROCEDURE: Text("time allocation or closure", "attribution de temps ou clôture"),
     Stage.OTHER: Text("other motion", "autre motion"),
 }
-# The House's own words, in its English descriptions. The first match applies: an amendment at second reading is one.
+# The House's own words, in its English descriptions, of which the bill's title is left out: it can have any words. The
+# first match applies: an amendment at second reading is one.
 _STAGES = (
-    (Stage.AMENDMENT, r"\([^()]*\bsub-?amendment\b[^()]*\)|\([^()]*\bamendment\b[^()]*\)"),
-    (Stage.PROCEDURE, r"\btime allocation\b|\bclosure\b(?![^()]*\))|\(previous question\)"),
+    (Stage.AMENDMENT, r"\([^()]*\b(?:sub-?)?amendments?(?:[ ,]*(?:[-–—:]|no\.|motion|[0-9])[^()]*)?\)"),
+    (Stage.PROCEDURE, r"^[^()]*\b(?:time allocation|closure)\b|\(previous question\)"),
     (Stage.SENATE_AMENDMENTS, r"\bsenate amendments\b"),
-    (Stage.OTHER, r"\([^()]*\b(?:instruction|recommittal|recommit)\b[^()]*\)"),
+    (Stage.OTHER, r"\((?:instruction|recommittal|recommit)\b[^()]*\)"),
     (Stage.THIRD_READING, r"\b(?:3rd|third) reading\b"),
     (Stage.SECOND_READING, r"\b(?:2nd|second) reading\b"),
     (Stage.REPORT_STAGE, r"\breport stage\b"),
 )
-
-
-# The title of a bill, up to remarks in parentheses: an Act respecting a closure is no motion for closure.
-_TITLE = re.compile(r"(\bbill [cs]-[0-9]+[a-z]?), an act\b.*?(?=(?:\([^()]*\)\s*)*$)")
+# From the title on: the title, and the remarks in brackets at the end, of which the title may have some of its own.
+_TITLE = re.compile(r"(\bbill [cs]-[0-9]+[a-z]?),.*?((?:\([^()]*\)\s*)*)$", re.DOTALL)
 
 
 class BillReference(NamedTuple):
@@ -92,7 +91,7 @@ class Vote:
     @property
     def stage(self) -> Stage:
         """What a vote on a bill was on."""
-        text = _TITLE.sub(r"\1 ", (self.description.en or "").casefold().strip())
+        text = _TITLE.sub(r"\1 \2", (self.description.en or "").casefold())
         return next((stage for stage, pattern in _STAGES if re.search(pattern, text)), Stage.OTHER)
 
 
@@ -167,10 +166,11 @@ class MemberBallot(NamedTuple):
 
 
 class BillVotes(NamedTuple):
-    """The votes on a bill, the newest first."""
+    """The votes on a bill, the newest first. `complete`: older ones are not missing."""
 
     bill: BillReference
     votes: list[Vote]
+    complete: bool = True
 
     def decisive(self, limit: int) -> list[Vote]:
         """The votes at the most decisive stage that was voted on. Parts of a bill can be voted on one by one."""
@@ -190,28 +190,57 @@ class Votes:
     async def find(self, session: str | None, number: int) -> Vote:
         """A vote of the session, or of the newest vote's session. Raises RecordNotFound."""
         if session is None:
-            newest = (await self._openparliament.list_records("votes", limit=1)).records
-            session = parse_vote(newest[0]).session if newest else None
-        return parse_vote(await self._openparliament.get_vote(session, number))
+            newest, _ = await self.newest()
+            if found := [vote for vote in newest if (vote.session, vote.number) == (newest[0].session, number)]:
+                return found[0]
+            session = newest[0].session if newest else None
+        vote = parse_vote(await self._openparliament.get_vote(session, number))
+        if (vote.session, vote.number) != (session, number):
+            raise SourceError(f"{OPENPARLIAMENT} returned another vote.")
+        return vote
+
+    async def newest(self) -> tuple[list[Vote], bool]:
+        """The newest votes of all sessions, as many as one request returns, and whether there are older ones."""
+        records, more = await self._openparliament.list_records("votes", limit=PAGE_SIZE)
+        return _readable(records), more
 
     async def on_bill(self, session: str | None, number: str) -> BillVotes:
-        """The votes on a bill of the session, or of the newest session with such a bill. Raises RecordNotFound."""
+        """The votes on a bill of the session, or of the newest session that voted on such a bill, in one request.
+
+        Raises RecordNotFound. Without a session, only the newest votes are read: the bill is then voted on in none of
+        their sessions, or `complete` says whether older votes on it may be missing.
+        """
         if session is None:
-            # The newest vote does not name the session: a new session has bills before it has votes.
-            bills, _ = await self._openparliament.bills(number=number)
-            session = max((bill.session for bill in bills), default=None)
-            if session is None:
-                raise RecordNotFound(f"There is no bill {number} in any session; find_bills finds bills by words.")
-            return BillVotes(BillReference(session, number), await self._list(bill=f"/bills/{session}/{number}/"))
-        votes = await self._list(bill=f"/bills/{session}/{number}/")
+            return await self._on_newest_bill(number)
+        bill = BillReference(session, number)
+        votes = [vote for vote in await self._list(bill=f"/bills/{session}/{number}/") if vote.bill == bill]
         if not votes:
             await self._openparliament.get_bill(session, number)  # raises where the bill is unknown
-        return BillVotes(BillReference(session, number), votes)
+        return BillVotes(bill, votes)
+
+    async def _on_newest_bill(self, number: str) -> BillVotes:
+        newest, more = await self.newest()
+        votes = [vote for vote in newest if vote.bill and vote.bill.number == number]
+        unread = newest[-1].session if more and newest else ""  # votes of this session, and of older ones, are missing
+        if votes:
+            bill = votes[0].bill
+            assert bill is not None
+            return BillVotes(bill, [vote for vote in votes if vote.bill == bill], complete=bill.session > unread)
+        bills, _ = await self._openparliament.bills(number=number)
+        sessions = sorted({bill.session for bill in bills}, reverse=True)
+        if not sessions:
+            raise RecordNotFound(f"There is no bill {number} in any session; find_bills finds bills by words.")
+        if sessions[-1] <= unread:
+            raise RecordNotFound(
+                f"The newest {len(newest)} votes of the House are on no bill {number}; it exists in "
+                f"{', '.join(sessions)}: give the session."
+            )
+        return BillVotes(BillReference(sessions[0], number), [])
 
     async def between(self, first: str, last: str | None, limit: int) -> list[Vote]:
         """The votes from a day on, or between two days (ISO 8601), the newest first."""
-        filters = {"date__gte": first, "date__lte": last}
-        return _readable((await self._openparliament.list_records("votes", limit=limit, **filters)).records)
+        listed = await self._openparliament.list_records("votes", limit=limit, date__gte=first, date__lte=last)
+        return _readable(listed.records)
 
     async def by_member(self, slug: str, limit: int, *, dissent: bool = False) -> tuple[list[MemberBallot], bool]:
         """A member's newest ballots, and whether there are more.

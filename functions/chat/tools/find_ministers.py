@@ -7,7 +7,7 @@ from pydantic import Field
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
 from functions.chat.sources.ourcommons import Office
-from functions.chat.sources.text import contains_words
+from functions.chat.sources.text import contains_words, person_name
 from functions.chat.tools.arguments import Arguments, Limit, Words
 from functions.chat.tools.base import Source
 from functions.chat.tools.results import Item, list_result
@@ -37,7 +37,7 @@ async def find_ministers(arguments: FindMinisters, parliament: Parliament, langu
     offices = await _offices(parliament, language, arguments.secretaries)
     if (words := arguments.words) is not None:
         other = await _offices(parliament, "en" if language == "fr" else "fr", arguments.secretaries)
-        matching = {_key(office) for office in (*offices, *other) if contains_words(words, office.title, office.name)}
+        matching = {_key(office) for office in (*offices, *other) if _matches(words, office)}
         offices = [office for office in offices if _key(office) in matching]
     page = Source(parliament.ourcommons.list_page(name, language), TITLES[name][language])
     items = [Item(_data(office), page) for office in offices]
@@ -51,9 +51,13 @@ async def _offices(parliament: Parliament, language: Language, secretaries: bool
     return await parliament.ourcommons.ministers(language)
 
 
-def _key(office: Office) -> tuple[int, int]:
-    """The same in both languages."""
-    return office.person_id, office.order
+def _matches(words: str, office: Office) -> bool:
+    return contains_words(words, office.title, office.name) or contains_words(person_name(words), office.name)
+
+
+def _key(office: Office) -> tuple[int | str, str | None, int]:
+    """The same in both languages, whose lists can have different orders."""
+    return office.person_id or person_name(office.name), office.since, office.order
 
 
 def _data(office: Office) -> dict[str, str | None]:

@@ -12,10 +12,10 @@ from functions.chat.sources.base import JsonObject, Language
 from functions.chat.sources.openparliament_records import Politician
 from functions.chat.sources.represent import Representative
 from functions.chat.sources.terms import party_name
-from functions.chat.sources.text import contains_words, normalize, person_name
+from functions.chat.sources.text import contains_words, person_name
 from functions.chat.tools.arguments import Arguments, Limit, PostalCode, Words
 from functions.chat.tools.base import Source
-from functions.chat.tools.records import mp_source, named_party
+from functions.chat.tools.records import mp_of, mp_source, named_party, represents, riding_names
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -62,7 +62,7 @@ async def find_mps(arguments: FindMps, parliament: Parliament, language: Languag
         area = await parliament.represent.area(arguments.postal_code.replace(" ", "").replace("-", ""))
         mps, others = _match_representatives(area.mps, sitting, parliament)
         # The winner of a by-election can be missing at Represent.
-        found = {riding: [mp for mp in sitting if _represents(mp, riding)] for riding in area.vacant}
+        found = {riding: [mp for mp in sitting if represents(mp, riding)] for riding in area.vacant}
         mps += [mp for members in found.values() for mp in members if mp not in mps]
         if vacant := [riding for riding, members in found.items() if not members]:
             page = Source(parliament.openparliament.public_url("/politicians/"), "openparliament.ca")
@@ -79,7 +79,7 @@ async def find_mps(arguments: FindMps, parliament: Parliament, language: Languag
 async def _find_former(arguments: FindMps, criteria: JsonObject, parliament: Parliament) -> ToolData:
     """Former MPs by name. The list of former MPs has nothing but names; get_mp returns the terms."""
     former = await parliament.openparliament.former_mps()
-    matching = [mp for mp in former if arguments.name and contains_words(person_name(arguments.name), mp.name)]
+    matching = [mp for mp in former if contains_words(person_name(arguments.name), mp.name)]
     items = []
     for mp in _exact_name_first(arguments.name, matching):
         source = mp_source(parliament, mp)
@@ -94,18 +94,10 @@ def _exact_name_first(name: str | None, mps: list[Politician]) -> list[Politicia
 def _matches(arguments: FindMps, party: str | None, mp: Politician) -> bool:
     return (
         (arguments.name is None or contains_words(person_name(arguments.name), mp.name))
-        and (arguments.riding is None or contains_words(arguments.riding, *_riding_names(mp)))
+        and (arguments.riding is None or contains_words(arguments.riding, *riding_names(mp)))
         and (arguments.province is None or mp.province == arguments.province)
         and (party is None or mp.party == party)
     )
-
-
-def _riding_names(mp: Politician) -> list[str | None]:
-    return [mp.riding.en, mp.riding.fr] if mp.riding else []
-
-
-def _represents(mp: Politician, riding: str | None) -> bool:
-    return bool(normalize(riding)) and normalize(riding) in map(normalize, _riding_names(mp))
 
 
 def _match_representatives(
@@ -118,7 +110,7 @@ def _match_representatives(
     matched: list[Politician] = []
     unmatched: list[Item] = []
     for person in people:
-        mp = _find_mp(person, mps)
+        mp = mp_of(person, mps)
         if mp is None:
             data = {"name": person.name, "party": person.party, "riding": person.riding}
             unmatched.append(
@@ -127,14 +119,6 @@ def _match_representatives(
         elif mp not in matched:
             matched.append(mp)
     return matched, unmatched
-
-
-def _find_mp(person: Representative, mps: list[Politician]) -> Politician | None:
-    """The MP of the same riding, or otherwise of the same name."""
-    name = person_name(person.name)
-    by_riding = (mp for mp in mps if _represents(mp, person.riding))
-    by_name = (mp for mp in mps if name and person_name(mp.name) == name)
-    return next(by_riding, None) or next(by_name, None)
 
 
 def _item(mp: Politician, parliament: Parliament, language: Language) -> Item:

@@ -1,19 +1,21 @@
 """how_they_voted: how an MP, a party or the MP of a postal code voted on a bill or in one vote, in one call.
 
-A bill is voted on several times, so the tool picks its most decisive votes and names the others.
+A bill is voted on several times, so the tool picks its most decisive votes and names the others. A call without cached
+responses sends at most three requests to openparliament.ca: the votes, and the page of each decisive one or, for a
+postal code, one page and the list of MPs.
 """
 
-from collections import Counter
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
 from functions.chat import limits
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, Text
+from functions.chat.sources.openparliament_records import Politician
 from functions.chat.sources.represent import Representative
 from functions.chat.sources.terms import matches_party
-from functions.chat.sources.text import contains_words, normalize, person_name
+from functions.chat.sources.text import contains_words, person_name, shorten
 from functions.chat.sources.votes import STAGES, Ballot, Division, Vote
 from functions.chat.tools.arguments import Arguments, BillNumber, PostalCode, Session, Words
 from functions.chat.tools.base import Source, ToolError
@@ -24,14 +26,24 @@ from functions.chat.tools.divisions import (
     vote_data,
     vote_page,
 )
+from functions.chat.tools.records import mp_of
 from functions.chat.tools.results import fit, json_length
 from functions.chat.tools.tool import Tool, ToolData
 
 MAX_DIVISIONS = 2  # of one bill: each is one request
 OTHER_VOTES_BYTES = 1_200
-NO_BALLOT = Text(
-    "had no seat on that day, or is recorded under another name",
-    "ne siégeait pas ce jour-là, ou est inscrit sous un autre nom",
+NO_SEAT = Text("had no seat on that day", "ne siégeait pas ce jour-là")
+NOT_KNOWN = Text(
+    "openparliament.ca lists no MP of this riding or name, so the ballot is not known",
+    "openparliament.ca ne mentionne aucun député de cette circonscription ou de ce nom : son vote n’est pas connu",
+)
+NEWEST_SESSION = Text(
+    "The newest session that voted on a bill of this number. Numbers return in every session.",
+    "La plus récente session qui a voté sur un projet de loi de ce numéro. Les numéros reviennent à chaque session.",
+)
+INCOMPLETE = Text(
+    "Older votes on the bill may be missing: give the session to read all of them.",
+    "Des votes plus anciens sur le projet de loi peuvent manquer : précisez la session pour les lire tous.",
 )
 MAX_MEMBERS = 5  # of one name, or of the ridings of one postal code
 
@@ -53,12 +65,19 @@ class HowTheyVoted(Arguments):
         return self
 
 
+class Unmatched(NamedTuple):
+    """An MP of a postal code without a ballot. `has_record`: openparliament.ca has a record of the MP."""
+
+    mp: Representative
+    has_record: bool
+
+
 async def how_they_voted(arguments: HowTheyVoted, parliament: Parliament, language: Language) -> ToolData:
     """The decisive votes with the ballots that were asked for, and the other votes on the bill."""
     about, votes, others = await _votes(arguments, parliament, language)
     people = await _representatives(arguments.postal_code, parliament)
-    divisions = [await parliament.votes.division(vote) for vote in votes]
-    sitting = await _sitting_by_riding(people, divisions, parliament)
+    divisions = await _divisions(votes[:1] if people else votes, parliament)
+    others = votes[len(divisions) :] + others
     if others:
         about["other_votes_on_the_bill"] = fit([_other_vote(vote, language) for vote in others], OTHER_VOTES_BYTES)
     share = (limits.TOOL_RESULT_BYTES - json_length(about) - 50) // len(divisions)
@@ -66,7 +85,7 @@ async def how_they_voted(arguments: HowTheyVoted, parliament: Parliament, langua
     for division in divisions:
         page = vote_page(parliament, division.vote, language)
         data = vote_data(division.vote, language, page.url)
-        asked = _match(people, sitting, division) if people else _find(arguments.mp, division)
+        asked = _match(people, division) if people else _find(arguments.mp, division)
         if asked:
             data["asked_about"] = [_asked(each, division, language) for each in asked]
         parties = _select_parties(arguments.party, division)
@@ -98,7 +117,21 @@ async def _votes(
         "recorded_votes": len(found.votes),
         "chosen_stage": STAGES[decisive[0].stage].in_(language),
     }
+    if arguments.session is None:
+        about["session_is"] = NEWEST_SESSION.in_(language)
+    if not found.complete:
+        about["incomplete"] = INCOMPLETE.in_(language)
     return about, decisive, others
+
+
+async def _divisions(votes: list[Vote], parliament: Parliament) -> list[Division]:
+    """The votes with their ballots, at least one. Where a vote's page cannot be read, the others are not tried."""
+    divisions: list[Division] = []
+    for vote in votes:
+        divisions.append(await parliament.votes.division(vote))
+        if divisions[-1].parties_of_today:
+            break
+    return divisions
 
 
 def _other_vote(vote: Vote, language: Language) -> JsonObject:
@@ -106,46 +139,26 @@ def _other_vote(vote: Vote, language: Language) -> JsonObject:
     return {key: data[key] for key in ("vote", "date", "stage", "result", "yea", "nay")}
 
 
-async def _representatives(postal_code: str | None, parliament: Parliament) -> list[Representative]:
-    """The MPs of a postal code; none where the code is None."""
+async def _representatives(
+    postal_code: str | None, parliament: Parliament
+) -> list[tuple[Representative, Politician | None]]:
+    """The MPs of a postal code with their records; none where the code is None."""
     if postal_code is None:
         return []
     area = await parliament.represent.area(postal_code.replace(" ", "").replace("-", ""))
     if not area.mps:
         raise ToolError(f"The postal code has no MP now; vacant: {', '.join(area.vacant) or 'unknown riding'}.")
-    return area.mps
+    sitting = await parliament.openparliament.sitting_mps()
+    return [(person, mp_of(person, sitting)) for person in area.mps[:MAX_MEMBERS]]
 
 
-async def _sitting_by_riding(
-    people: list[Representative], divisions: list[Division], parliament: Parliament
-) -> dict[str, str]:
-    """The paths of sitting MPs by riding, read only where a name of Represent is not that of exactly one member."""
-    members = {ballot.member_path: person_name(ballot.name) for division in divisions for ballot in division.ballots}
-    of_name = Counter(members.values())
-    if all(of_name[person_name(person.name)] == 1 for person in people):
-        return {}
-    return {
-        normalize(name): mp.path
-        for mp in await parliament.openparliament.sitting_mps()
-        if mp.riding
-        for name in (mp.riding.en, mp.riding.fr)
-        if name
-    }
-
-
-def _match(people: list[Representative], sitting: dict[str, str], division: Division) -> list[Ballot | Representative]:
+def _match(people: list[tuple[Representative, Politician | None]], division: Division) -> list[Ballot | Unmatched]:
     """The ballots of a postal code's MPs; the MP where there is no ballot."""
-    found: list[Ballot | Representative] = []
-    for person in people[:MAX_MEMBERS]:
-        path = sitting.get(normalize(person.riding))
-        by_riding = (each for each in division.ballots if each.member_path == path)
-        by_name = [each for each in division.ballots if person_name(each.name) == person_name(person.name)]
-        of_name = by_name[0] if path is None and len(by_name) == 1 else person
-        found.append(next(by_riding, of_name))
-    return found
+    ballots = {ballot.member_path: ballot for ballot in division.ballots}
+    return [(mp and ballots.get(mp.path)) or Unmatched(person, has_record=mp is not None) for person, mp in people]
 
 
-def _find(mp: str | None, division: Division) -> list[Ballot | Representative]:
+def _find(mp: str | None, division: Division) -> list[Ballot | Unmatched]:
     """The ballots of the members with this slug or name; none where it is None."""
     if mp is None:
         return []
@@ -154,8 +167,8 @@ def _find(mp: str | None, division: Division) -> list[Ballot | Representative]:
     found = exact or [ballot for ballot in division.ballots if contains_words(name, ballot.name)]
     if not found:
         raise ToolError(
-            f"No MP with that name or slug had a seat on {division.vote.date}, the day of vote {division.vote.number}; "
-            "find_mps finds MPs."
+            f"Vote {division.vote.number} of {division.vote.date} has no ballot under that name or slug; find_mps "
+            "finds names and slugs, also of former MPs."
         )
     if len(found) > MAX_MEMBERS:
         slugs = ", ".join(ballot.slug for ballot in found[:20])
@@ -163,10 +176,17 @@ def _find(mp: str | None, division: Division) -> list[Ballot | Representative]:
     return [*found]
 
 
-def _asked(asked: Ballot | Representative, division: Division, language: Language) -> JsonObject:
+def _asked(asked: Ballot | Unmatched, division: Division, language: Language) -> JsonObject:
     if isinstance(asked, Ballot):
         return asked_ballot_data(asked, division, language)
-    return {"name": asked.name, "riding": asked.riding, "ballot": None, "reason": NO_BALLOT.in_(language)}
+    reason = NO_SEAT if asked.has_record else NOT_KNOWN
+    mp = asked.mp
+    return {
+        "name": shorten(mp.name, 200),
+        "riding": shorten(mp.riding, 200),
+        "ballot": None,
+        "reason": reason.in_(language),
+    }
 
 
 def _select_parties(words: str | None, division: Division) -> set[str | None] | None:

@@ -6,8 +6,16 @@ from typing import Any, TypedDict
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
 from functions.chat.sources.openparliament_records import Bill, Committee, Member, Politician, Speech
+from functions.chat.sources.represent import Representative
 from functions.chat.sources.terms import bill_status, matches_party, party_name
-from functions.chat.sources.text import localized_url, shorten, slug_of, transcript_to_text
+from functions.chat.sources.text import (
+    localized_url,
+    normalize,
+    person_name,
+    shorten,
+    slug_of,
+    transcript_to_text,
+)
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.results import Item
 
@@ -102,6 +110,24 @@ def named_party(words: str, mps: Iterable[Politician]) -> str:
     if party is None:
         raise ToolError(f"No party in the House has that name; the parties are {', '.join(parties[:20])}.")
     return party
+
+
+def riding_names(mp: Politician) -> list[str]:
+    """The names of an MP's riding."""
+    return [name for name in (mp.riding.en, mp.riding.fr) if name] if mp.riding else []
+
+
+def represents(mp: Politician, riding: str | None) -> bool:
+    """Whether it is the MP's riding, by its name in either language."""
+    return bool(normalize(riding)) and normalize(riding) in map(normalize, riding_names(mp))
+
+
+def mp_of(person: Representative, sitting: Iterable[Politician]) -> Politician | None:
+    """The sitting MP whom Represent names: of the same riding, or otherwise the only one of the same name."""
+    mps = [*sitting]
+    by_name = [mp for mp in mps if person_name(person.name) and person_name(mp.name) == person_name(person.name)]
+    by_riding = [mp for mp in mps if represents(mp, person.riding)]
+    return next(iter(by_riding or (by_name if len(by_name) == 1 else [])), None)
 
 
 def mp_source(parliament: Parliament, mp: Politician | Member) -> Source:

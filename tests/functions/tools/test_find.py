@@ -25,6 +25,7 @@ from tests.functions.tools.kit import LANGUAGES, Runner, values
         ({"riding": "upper exemplar"}, ["percival-quillwater"]),
         ({"party": "juniper", "province": "SK"}, ["beatrix-ironlark", "magnus-wintergale"]),
         ({"party": "Fleuve Québécois", "riding": "saint"}, ["apolline-rocheverte"]),
+        ({"name": "Hon.", "province": "NS"}, []),
         ({"name": "unknown name", "province": "ON"}, []),
         ({"name": "quillwater", "province": "QC"}, []),
     ],

@@ -45,11 +45,13 @@ async def test_bill_and_postal_code_are_one_call_with_one_answer(runner: Runner)
 
 
 @pytest.mark.parametrize("subject", [{"bill": "C-5"}, {"bill": "C-12", "session": "45-1"}, {"vote": 11}])
-@pytest.mark.parametrize("who", [{}, {"mp": "quillwater"}, {"party": "Heron"}, {"postal_code": "K1A 0A6"}])
+@pytest.mark.parametrize(
+    "who", [{}, {"mp": "quillwater"}, {"party": "Heron"}, {"postal_code": "K1A 0A6"}, {"postal_code": "N0G 1A0"}]
+)
 async def test_cold_call_needs_three_requests_and_a_warm_one_none(
     runner: Runner, subject: dict[str, Any], who: dict[str, Any]
 ) -> None:
-    """A postal code needs one more, from Represent."""
+    """A postal code needs one more, from Represent; a page that cannot be read one more, too."""
     await runner.output("how_they_voted", **subject, **who)
     hosts = Counter(entry["path"].startswith("/postcodes/") for entry in await runner.requests())
     assert hosts[False] <= 3
@@ -57,6 +59,14 @@ async def test_cold_call_needs_three_requests_and_a_warm_one_none(
     await runner.output("how_they_voted", "fr", **subject, **who)
     await runner.output("how_they_voted", **subject, mp="fern-quillwater")
     assert (await runner.requests())[sum(hosts.values()) :] == []
+
+
+@pytest.mark.parametrize("arguments", [{"bill": "C-5", "postal_code": "N0G 1A0"}, {"vote": 11}])
+async def test_page_that_cannot_be_read_costs_one_more_request(runner: Runner, arguments: dict[str, Any]) -> None:
+    await runner.add_fault(path_prefix="/votes/45-1/", status=500, times=9)
+    assert "parties_are" in (await runner.output("how_they_voted", **arguments))["votes"][0]
+    paths = [entry["path"] for entry in await runner.requests() if not entry["path"].startswith("/postcodes/")]
+    assert len(paths) <= 4
 
 
 @pytest.mark.parametrize("number", [11, 17, 18, 21, 32])
@@ -144,7 +154,7 @@ async def test_parties_of_today_are_said_to_be_so(runner: Runner, fault: dict[st
 async def test_postal_code_of_a_newer_member_or_of_a_vacant_seat(runner: Runner) -> None:
     (vote,) = (await runner.output("how_they_voted", bill="C-5", postal_code="N0G 1A0"))["votes"]
     assert [(each.get("mp"), each["name"], each.get("reason")) for each in vote["asked_about"]] == [
-        (None, "Percival Quillwater", "had no seat on that day, or is recorded under another name"),
+        (None, "Percival Quillwater", "had no seat on that day"),
         ("odalys-brambleton", "Odalys Brambleton", None),
     ]
     assert "vacant" in await runner.error("how_they_voted", bill="C-5", postal_code="R3C 0V8")
@@ -164,7 +174,8 @@ async def test_postal_code_of_a_newer_member_or_of_a_vacant_seat(runner: Runner)
         ({"bill": "C-999"}, "There is no bill C-999 in any session; find_bills finds bills by words."),
         (
             {"bill": "C-5", "mp": "Percival"},
-            "No MP with that name or slug had a seat on 2026-05-26, the day of vote 18; find_mps finds MPs.",
+            "Vote 18 of 2026-05-26 has no ballot under that name or slug; find_mps finds names and slugs, also of "
+            "former MPs.",
         ),
         (
             {"bill": "C-5", "party": "Liberal"},
@@ -214,6 +225,10 @@ def a_vote(number: int, english: str, bill: str = "/bills/45-1/C-5/") -> dict[st
         ("3rd reading of Bill C-5, An Act to amend an Act (closure of routes)", Stage.THIRD_READING),
         ("3rd reading of Bill C-5, An Act respecting the second reading of meters", Stage.THIRD_READING),
         ("Closure on Bill C-5, An Act (Canada)", Stage.PROCEDURE),
+        ("2nd reading of Bill C-5, An Act on time allocation and Senate amendments (Part 1)", Stage.SECOND_READING),
+        ("2nd reading of Bill C-5, An Act to amend (a) an Act (amendment of tariffs)", Stage.SECOND_READING),
+        ("Bill C-5, An Act on the 3rd reading (report stage amendment - Motion No. 1)", Stage.AMENDMENT),
+        ("2nd reading of Bill C-5, An Act (previous question)", Stage.PROCEDURE),
         ("Bill C-8, An Act (recommittal to a committee)", Stage.OTHER),
     ],
 )
@@ -270,22 +285,60 @@ async def test_whole_house_with_many_rebels_fits_the_limit(server: ScriptedServe
     assert len(server.requests) == 3
 
 
-async def test_postal_code_finds_its_own_one_of_two_namesakes(server: ScriptedServer, tools: Tools) -> None:
-    server.answer("/votes/", page([a_vote(1, "3rd reading of Bill C-5")]))
+def vote_page_of(*members: tuple[str, str]) -> bytes:
+    """The page of a vote in which the members, given as slug and name, voted Yes, and one of another party No."""
     entry = '<span class="tag voteresult_{}">x</span> <a href="/politicians/{}/">{}</a>'
-    crowd = [entry.format("Y", f"m-{n}", f"M {n}") for n in range(400)]
-    namesakes = [entry.format("Y", "gil-marsh", "Gil Marsh"), entry.format("N", "gil-marsh-2", "Gil Marsh")]
-    server.answer("/votes/45-1/1/", f"<h2>A</h2>{''.join(crowd)}<h2>B</h2>{''.join(namesakes)}".encode())
-    seats = [
-        {"url": f"/politicians/{slug}/", "name": "Gil Marsh", "current_riding": {"name": {"en": riding}}}
-        for slug, riding in (("gil-marsh", "Lake"), ("gil-marsh-2", "Puddle—Heron"))
-    ]
-    server.answer("/politicians/", page(seats))
-    person = {"elected_office": "MP", "name": "Hon. Gil Marsh", "district_name": "Puddle—Heron"}
+    yes = "".join(entry.format("Y", slug, name) for slug, name in members)
+    return f"<h2>Heron</h2>{yes}<h2>Juniper</h2>{entry.format('N', 'other', 'Other')}".encode()
+
+
+def sitting(slug: str, name: str, riding: str) -> dict[str, Any]:
+    return {"name": name, "url": f"/politicians/{slug}/", "current_riding": {"province": "ON", "name": {"en": riding}}}
+
+
+@pytest.mark.parametrize(
+    ("riding", "asked"),
+    [
+        ("Ballad North", {"mp": "gideon-ivyreed"}),
+        ("Canto South", {"mp": "gideon-ivyreed-2"}),
+        ("Dactyl East", {"reason": "had no seat on that day"}),
+        ("Elegy West", {"reason": "openparliament.ca lists no MP of this riding or name, so the ballot is not known"}),
+    ],
+)
+async def test_namesakes_are_told_apart_by_their_ridings(
+    server: ScriptedServer, tools: Tools, riding: str, asked: dict[str, str]
+) -> None:
+    name = "Gideon Ivyreed"
+    namesakes = (("gideon-ivyreed", "Ballad North"), ("gideon-ivyreed-2", "Canto South"))
+    records = [sitting(slug, name, of) for slug, of in namesakes]
+    server.answer("/politicians/", page([*records, sitting("gideon-ivyreed-3", name, "Dactyl East")]))
+    person = {"name": f"Hon. {name}", "elected_office": "MP", "district_name": riding}
     server.answer("/postcodes/K1A0A6/", {"representatives_centroid": [person]})
-    outcome = await tools.run("how_they_voted", {"bill": "C-5", "session": "45-1", "postal_code": "K1A 0A6"}, "en")
+    server.answer("/votes/", page([{**a_vote(1, "3rd reading of Bill C-5, An Act"), "yea_total": 2, "nay_total": 1}]))
+    server.answer("/votes/45-1/1/", vote_page_of(*((slug, name) for slug, _ in namesakes)))
+    outcome = await tools.run("how_they_voted", {"bill": "C-5", "postal_code": "K1A 0A6"}, "en")
     assert outcome.output is not None
-    assert [each["mp"] for each in outcome.output["votes"][0]["asked_about"]] == ["gil-marsh-2"]
+    (found,) = outcome.output["votes"][0]["asked_about"]
+    assert {key: found[key] for key in asked} == asked
+
+
+async def test_without_a_session_the_newest_one_that_voted_is_named(server: ScriptedServer, tools: Tools) -> None:
+    """Numbers return in every session: a new session has the bill before its first vote."""
+    old = {**a_vote(1, "3rd reading of Bill C-5, An Act"), "yea_total": 2, "nay_total": 1}
+    newer = {**a_vote(3, "Opposition Motion", ""), "session": "46-1", "url": "/votes/46-1/3/"}
+    server.answer("/votes/", page([newer, old], "/votes/?offset=500"))
+    server.answer("/votes/45-1/1/", vote_page_of(("a", "A"), ("b", "B")))
+    bills = [{"session": session, "number": "C-7"} for session in ("46-1", "44-1")]
+    server.answer("/bills/", page(bills))
+    outcome = await tools.run("how_they_voted", {"bill": "C-5"}, "en")
+    assert outcome.output is not None
+    assert outcome.output["session"] == "45-1"
+    assert outcome.output["session_is"].startswith("The newest session that voted on a bill of this number.")
+    assert outcome.output["incomplete"].startswith("Older votes on the bill may be missing")
+    # Older votes are not read: one of them may be on the bill of session 44-1.
+    error = (await tools.run("how_they_voted", {"bill": "C-7"}, "en")).error
+    assert error is not None
+    assert error.endswith("votes of the House are on no bill C-7; it exists in 46-1, 44-1: give the session.")
 
 
 @pytest.mark.parametrize("name", ["Hon. Odalys Brambleton", "L’hon. Odalys Brambleton", "Brambleton, Hon. Odalys"])
