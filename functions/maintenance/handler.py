@@ -148,9 +148,14 @@ async def _import_expenses(context: Context) -> Mapping[str, object]:
     from functions.maintenance.imports.fetch import Site
     from functions.maintenance.imports.settings import ImportSettings
 
-    settings = load(ImportSettings, context.environment)
-    site, everything = Site(settings.ourcommons_url, settings.contact), bool(context.options.get("all"))
-    return await import_expenses(context.database, site, context.progress, everything=everything)
+    settings, options = load(ImportSettings, context.environment), context.options
+    return await import_expenses(
+        context.database,
+        Site(settings.ourcommons_url, settings.contact),
+        context.progress,
+        everything=bool(options.get("all")),
+        accept_smaller=bool(options.get("accept_smaller")),
+    )
 
 
 async def _import_lobbying(context: Context) -> Mapping[str, object]:
@@ -184,6 +189,7 @@ def _user(text: str) -> str:
         raise ValueError("A user id is a UUID.") from None
 
 
+ACCEPT_SMALLER = Option("also files that are much smaller than the last ones")
 USER = Option("the user's id, a UUID", _user, required=True)
 
 JOBS: Mapping[str, Job] = {
@@ -196,12 +202,15 @@ JOBS: Mapping[str, Job] = {
     "export-user": Job(
         _export_user, {"user": USER, "to": Option("the file to write", Path, required=True)}, command_only=True
     ),
-    "import-expenses": Job(_import_expenses, {"all": Option("also the quarters that were imported before")}),
+    "import-expenses": Job(
+        _import_expenses,
+        {"all": Option("also the quarters that were imported before"), "accept_smaller": ACCEPT_SMALLER},
+    ),
     "import-lobbying": Job(
         _import_lobbying,
         {
             "again": Option("also files that have not changed"),
-            "accept_smaller": Option("also files that are much smaller than the last ones"),
+            "accept_smaller": ACCEPT_SMALLER,
         },
     ),
     "margin-report": Job(_margin_report, {"month": Option("YYYY-MM; default: the previous month", _month)}),

@@ -58,17 +58,30 @@ grant execute on function public.import_states_of(text) to service_role;
 
 
 create or replace function public.import_member_expenses(
-  p_fiscal_year integer, p_quarter integer, p_digest text, p_rows jsonb, p_is_complete boolean
+  p_fiscal_year integer, p_quarter integer, p_last_digest text, p_digest text, p_rows jsonb, p_is_complete boolean
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
+  v_source constant text := format('expenses-%s-%s', p_fiscal_year, p_quarter);
   v_written integer;
   v_deleted integer := 0;
 begin
   if jsonb_array_length(p_rows) > 2000 then
     raise exception using errcode = '22023', message = 'A quarter has at most 2,000 rows.';
   end if;
+  -- Lock
+  insert into public.import_states (source, digest, started_at) values (v_source, p_digest, now())
+  on conflict (source) do nothing;
+  if not found then
+    -- A call that is repeated finds its own digest.
+    perform from public.import_states s
+    where s.source = v_source and (s.digest = p_digest or s.digest = p_last_digest) for update;
+    if not found then
+      return jsonb_build_object('is_current', false, 'written', 0, 'deleted', 0);
+    end if;
+  end if;
+  -- Write
   insert into public.member_expenses as e (
     fiscal_year, quarter, name, constituency, caucus, occurrence, member_key, salaries, travel, hospitality, contracts)
   select p_fiscal_year, p_quarter, r.name, r.constituency, r.caucus, r.occurrence,
@@ -77,6 +90,15 @@ begin
   from jsonb_to_recordset(p_rows) r (
     name text, constituency text, caucus text, occurrence integer, salaries numeric, travel numeric,
     hospitality numeric, contracts numeric)
+  -- A row that cannot be read may be one of a member with several: then it is not known which ones the others are.
+  where p_is_complete or not exists (
+    select from public.member_expenses o
+    where o.fiscal_year = p_fiscal_year and o.quarter = p_quarter
+      and (o.name, o.constituency, o.caucus) = (r.name, r.constituency, r.caucus)
+      and o.occurrence > (
+        select max(f.occurrence)
+        from jsonb_to_recordset(p_rows) f (name text, constituency text, caucus text, occurrence integer)
+        where (f.name, f.constituency, f.caucus) = (r.name, r.constituency, r.caucus)))
   on conflict (fiscal_year, quarter, name, constituency, caucus, occurrence) do update set
     member_key = excluded.member_key, salaries = excluded.salaries, travel = excluded.travel,
     hospitality = excluded.hospitality, contracts = excluded.contracts
@@ -92,21 +114,20 @@ begin
       where (r.name, r.constituency, r.caucus, r.occurrence) = (e.name, e.constituency, e.caucus, e.occurrence));
     get diagnostics v_deleted = row_count;
   end if;
-  insert into public.import_states as s (source, digest, records, started_at, finished_at)
-  values (format('expenses-%s-%s', p_fiscal_year, p_quarter), p_digest, jsonb_array_length(p_rows), now(), now())
-  on conflict (source) do update set
-    digest = excluded.digest, records = excluded.records, started_at = excluded.started_at,
-    finished_at = excluded.finished_at
-  where (s.digest, s.records) is distinct from (excluded.digest, excluded.records);
-  return jsonb_build_object('written', v_written, 'deleted', v_deleted);
+  update public.import_states s set
+    digest = p_digest, records = jsonb_array_length(p_rows), started_at = now(), finished_at = now()
+  where s.source = v_source
+    and (s.digest, s.records) is distinct from (p_digest, jsonb_array_length(p_rows));
+  return jsonb_build_object('is_current', true, 'written', v_written, 'deleted', v_deleted);
 end
 $$;
-comment on function public.import_member_expenses(integer, integer, text, jsonb, boolean) is
-  'Makes a quarter''s rows those of the file. Returns {"written", "deleted"}. p_is_complete: whether every row of the '
-  'file could be read; if not, nothing is deleted. 22023: too many rows.';
-revoke all on function public.import_member_expenses(integer, integer, text, jsonb, boolean)
+comment on function public.import_member_expenses(integer, integer, text, text, jsonb, boolean) is
+  'Makes a quarter''s rows those of the file. Returns {"is_current", "written", "deleted"}. p_last_digest: of the file '
+  'that the caller found to be the last; where it is not, nothing is written and is_current is false. p_is_complete: '
+  'whether every row of the file could be read; if not, nothing is deleted. 22023: too many rows.';
+revoke all on function public.import_member_expenses(integer, integer, text, text, jsonb, boolean)
   from public, anon, authenticated, service_role;
-grant execute on function public.import_member_expenses(integer, integer, text, jsonb, boolean) to service_role;
+grant execute on function public.import_member_expenses(integer, integer, text, text, jsonb, boolean) to service_role;
 
 
 create or replace function public.import_registrations(

@@ -12,16 +12,16 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TypedDict
 
 from functions.common import results
 from functions.common.database import Database
 from functions.maintenance.imports.errors import ImportFailed
 from functions.maintenance.imports.fetch import Site
-from functions.maintenance.imports.tables import read_table
+from functions.maintenance.imports.tables import read_table, require_few_bad
 
-VERSION = "1"  # change it where the same file would be read differently
+VERSION = "2"  # change it where the same file would be read differently
 LIST = "/ProactiveDisclosure/en/members"
 QUARTER_LINK = re.compile(r'href="(/ProactiveDisclosure/en/members/(\d{4})/([1-4])(?:\?[^"]*)?)"', re.IGNORECASE)
 CSV_LINK = re.compile(r'href="(/ProactiveDisclosure/en/members/[0-9a-f-]+/csv)"', re.IGNORECASE)
@@ -29,9 +29,11 @@ COLUMNS = {
     name: (name.upper(),)
     for name in ("name", "constituency", "caucus", "salaries", "travel", "hospitality", "contracts")
 }
+AMOUNT = re.compile(r"-?(\d{1,9}|\d{1,3}([, \u00a0]\d{3}){1,2})(\.\d{1,6})?", re.ASCII)
 AMOUNTS = ("salaries", "travel", "hospitality", "contracts")
 CORRECTED_QUARTERS = 2  # the newest, which are read every time
-SMALLEST_SHARE = 0.9  # of the rows that are stored: a shorter file is not believed
+SMALLEST_SHARE = 0.9  # of the rows of the last file: a shorter file is not believed
+MOST_ROWS = 2_000  # import_member_expenses takes no more
 CALL_TIMEOUT_S = 30.0
 
 
@@ -69,9 +71,16 @@ class Rows:
 
 
 async def import_expenses(
-    database: Database, site: Site, progress: Callable[[str], None], *, everything: bool = False
+    database: Database,
+    site: Site,
+    progress: Callable[[str], None],
+    *,
+    everything: bool = False,
+    accept_smaller: bool = False,
 ) -> ExpenseCounts:
     """Import the quarters that are new or may have changed; with `everything`, all.
+
+    `accept_smaller`: also files that are much smaller than the last ones.
 
     Raises Unavailable, and ImportFailed where the list or a quarter cannot be read; the other quarters are imported.
     """
@@ -87,7 +96,7 @@ async def import_expenses(
         if quarter.source in states and number >= CORRECTED_QUARTERS and not everything:
             continue
         try:
-            await _import_quarter(database, site, quarter, states.get(quarter.source), counts)
+            await _import_quarter(database, site, quarter, states.get(quarter.source), counts, accept_smaller)
         except ImportFailed as error:
             counts["refused"] += 1
             refusals.append(f"{quarter.fiscal_year}/{quarter.number}: {error}")
@@ -98,22 +107,31 @@ async def import_expenses(
 
 
 async def _import_quarter(
-    database: Database, site: Site, quarter: Quarter, state: dict[str, object] | None, counts: ExpenseCounts
+    database: Database,
+    site: Site,
+    quarter: Quarter,
+    state: dict[str, object] | None,
+    counts: ExpenseCounts,
+    accept_smaller: bool,
 ) -> None:
     link = CSV_LINK.search((await site.page(html.unescape(quarter.path))).decode("utf-8", "replace"))
     if link is None:
         raise ImportFailed("its page links no CSV file.")
-    body = await site.page(link[1])
+    body = await site.file(link[1])
     digest = f"{VERSION}-{hashlib.sha256(body).hexdigest()}"
     counts["quarters"] += 1
     if state is not None and state["digest"] == digest:
         counts["unchanged"] += 1
         return
     table = parse_expenses(body)
-    stored = int(str(state["records"] or 0)) if state is not None else 0
-    if not table.rows or len(table.rows) + table.bad < SMALLEST_SHARE * stored:
-        raise ImportFailed(f"the file has {len(table.rows)} rows, and {stored} are stored: it is not complete.")
+    last = int(str(state["records"] or 0)) if state is not None else 0
+    if len(table.rows) + table.bad < SMALLEST_SHARE * last and not accept_smaller:
+        raise ImportFailed(
+            f"the file has {len(table.rows)} rows, and the last import had {last}. If that is right, run the job by "
+            "hand with --accept-smaller."
+        )
     params = {
+        "p_last_digest": state["digest"] if state is not None else None,
         "p_fiscal_year": quarter.fiscal_year,
         "p_quarter": quarter.number,
         "p_digest": digest,
@@ -121,8 +139,13 @@ async def _import_quarter(
         "p_is_complete": not table.bad,
     }
     done = await database.call(
-        "import_member_expenses", params, timeout_s=CALL_TIMEOUT_S, parse=results.record("written", "deleted")
+        "import_member_expenses",
+        params,
+        timeout_s=CALL_TIMEOUT_S,
+        parse=results.record("is_current", "written", "deleted"),
     )
+    if not done["is_current"]:
+        raise ImportFailed("another run has stored a file of this quarter since this one began.")
     counts["written"] += done["written"]
     counts["deleted"] += done["deleted"]
     counts["bad_rows"] += table.bad
@@ -135,34 +158,59 @@ def parse_quarters(page: str) -> list[Quarter]:
 
 
 def parse_expenses(body: bytes) -> Rows:
-    """The rows of a quarter's file. Raises ImportFailed where it is no such file."""
+    """The rows of a quarter's file. Raises ImportFailed where it is no such file.
+
+    A member can have several rows. An equal one is a repetition, and counts as bad; so does one that cannot be read,
+    but it is counted among the member's, so that the next one does not take its place.
+    """
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise ImportFailed("the file is not UTF-8.") from None
     rows: list[dict[str, str | int]] = []
     occurrences: Counter[tuple[str, ...]] = Counter()
-    bad = 0
+    lines: set[tuple[str, ...]] = set()
+    filled: set[str] = set()
+    total = repeated = 0
     for row in read_table(io.BytesIO(body), "the file", COLUMNS, "utf-8"):
-        try:
-            if row is None or not row["name"]:
-                raise ValueError
-            amounts = {name: str(parse_amount(row[name])) for name in AMOUNTS}
-        except (ValueError, KeyError):
-            bad += 1
+        total += 1
+        if row is None or len(row) < len(COLUMNS) or not row["name"]:
             continue
         # "Quillwater,  Fern": the file has two spaces where a title could be.
         texts = {name: " ".join(row[name].split())[:100] for name in ("name", "constituency", "caucus")}
-        key = tuple(texts.values())
+        filled.update(name for name in AMOUNTS if row[name])
+        try:
+            amounts = {name: str(parse_amount(row[name])) for name in AMOUNTS}
+        except ValueError:
+            amounts = {}
+        key, line = tuple(texts.values()), (*texts.values(), *amounts.values())
+        repeated += key in occurrences
+        if amounts and line in lines:
+            continue
         occurrences[key] += 1
-        rows.append({**texts, "occurrence": occurrences[key], **amounts})
-    return Rows(rows, bad)
+        lines.add(line)
+        if amounts:
+            rows.append({**texts, "occurrence": occurrences[key], **amounts})
+    if not rows:
+        raise ImportFailed("the file has no row that can be read.")
+    if len(rows) > MOST_ROWS:
+        raise ImportFailed(f"the file has {len(rows):,} rows, more than any that is known.")
+    if missing := [name for name in AMOUNTS if name not in filled]:
+        raise ImportFailed(f"no row has an amount in {missing[0].upper()}.")
+    require_few_bad(repeated, total, "the file")
+    require_few_bad(total - len(rows), total, "the file")
+    return Rows(rows, total - len(rows))
 
 
 def parse_amount(text: str) -> Decimal:
-    """Dollars: 4262.5, "$1,604.42", "(12.50)" for a refund. Raises ValueError."""
-    digits = text.replace("$", "").replace(",", "").replace(" ", "").replace("\u00a0", "")
+    """Dollars: 4262.5, "$1,604.42", "(12.50)" for a refund, nothing for zero. Raises ValueError.
+
+    A comma separates thousands only: "2,5" is no amount.
+    """
+    digits = text.replace("$", "").strip()
     is_negative = digits.startswith("(") and digits.endswith(")")
-    try:
-        amount = Decimal(digits.strip("()") or "0")
-    except InvalidOperation:
-        raise ValueError from None
-    if not amount.is_finite() or abs(amount) >= Decimal(10) ** 9:
+    digits = digits[1:-1] if is_negative else digits or "0"
+    if not AMOUNT.fullmatch(digits):
         raise ValueError
+    amount = Decimal(re.sub("[, \u00a0]", "", digits))
     return (-amount if is_negative else amount).quantize(Decimal("0.01"))

@@ -49,6 +49,10 @@ class Site:
         """The body of a page or small file. Raises ImportFailed."""
         return await self._get(path, {}, self._read_page) or b""
 
+    async def file(self, path: str) -> bytes:
+        """The body of a small file. Raises ImportFailed, also where the end of the transfer is not marked."""
+        return await self._get(path, {}, self._read_file) or b""
+
     async def head(self, path: str, size: int) -> bytes:
         """The first `size` bytes of a file. Raises ImportFailed."""
         return await self._get(path, {}, lambda response: response.read(size)) or b""
@@ -94,7 +98,14 @@ class Site:
         body = response.read(PAGE_BYTES + 1)
         if len(body) > PAGE_BYTES:
             raise ImportFailed("A page is larger than any that is known.")
+        _check_length(response, len(body))
         return body
+
+    def _read_file(self, response: http.client.HTTPResponse) -> bytes:
+        # Without a length or chunks, a transfer that was cut looks like a complete one.
+        if not response.headers.get("content-length", "").isdecimal() and not response.chunked:
+            raise ImportFailed(f"{self.host} did not send the length of the file: it may be cut.")
+        return self._read_page(response)
 
     @staticmethod
     def _store(response: http.client.HTTPResponse, to: Path) -> Download:
@@ -107,10 +118,15 @@ class Site:
                     raise ImportFailed("A file is larger than any that is known.")
                 sha256.update(chunk)
                 file.write(chunk)
-        expected = response.headers.get("content-length")
-        if expected is not None and expected.isdigit() and int(expected) != size:
-            raise ImportFailed(f"The transfer was cut: {size:,} of {int(expected):,} bytes.")
+        _check_length(response, size)
         return Download(sha256.hexdigest(), response.headers.get("etag") or response.headers.get("last-modified"))
+
+
+def _check_length(response: http.client.HTTPResponse, size: int) -> None:
+    """Raise ImportFailed where the body is not as long as its header says: http.client does not check it."""
+    expected = response.headers.get("content-length", "")
+    if expected.isdecimal() and int(expected) != size and not response.chunked:
+        raise ImportFailed(f"The transfer was cut: {size:,} of {int(expected):,} bytes.")
 
 
 def _reason(error: Exception) -> str:

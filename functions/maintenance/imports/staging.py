@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from functions.maintenance.imports.errors import ImportFailed
-from functions.maintenance.imports.tables import read_table
+from functions.maintenance.imports.tables import read_table, require_few_bad
 
 UNZIPPED_BYTES = 4 * 1024**3
 CHUNK_ROWS = 2_000
 CACHE_KIB = 32 * 1024
-BAD_ROWS, BAD_SHARE = 10, 0.01  # of a file: with more than both, the file is not believed
 
 Row = Mapping[str, str]
 
@@ -105,8 +104,7 @@ class Staging:
             self._db.executemany(statement, chunk)
         self._db.execute("commit")
         self.bad_rows += bad
-        if bad > max(BAD_ROWS, BAD_SHARE * total):
-            raise ImportFailed(f"{bad:,} of {total:,} rows of a file cannot be read: the format has changed.")
+        require_few_bad(bad, total, "a file")
         return total
 
     def count(self, table: str) -> int:

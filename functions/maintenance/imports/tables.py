@@ -11,6 +11,8 @@ from functions.maintenance.imports.errors import ImportFailed
 BOM = b"\xef\xbb\xbf"
 # Postgres's text has no NUL, and a text of the registry no control characters but line breaks.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+NOT_DECODED = re.compile(r"[\ud800-\udfff]")
+BAD_ROWS, BAD_SHARE = 10, 0.01  # of a file: with more than both, the file is not believed
 
 csv.field_size_limit(1024 * 1024)
 
@@ -20,14 +22,11 @@ def read_table(
 ) -> Iterator[dict[str, str] | None]:
     """The rows, by our names for the columns. `null` is the empty text.
 
-    A row with too few or too many fields has only its first column; None is a row that cannot be read at all.
-    `columns`: the headers that a column may have, the newest first. A file that starts with a byte order mark is UTF-8.
-    Raises ImportFailed where a column is missing, as in a page in place of a file.
+    A row with too few or too many fields, or with bytes of another encoding, has only its first column; None is a row
+    that cannot be read at all. `columns`: the headers that a column may have, the newest first. `encoding`: of a file
+    that is not UTF-8. Raises ImportFailed where a column is missing, as in a page in place of a file.
     """
-    if file.read(len(BOM)) == BOM:
-        encoding = "utf-8-sig"
-    file.seek(0)
-    lines = io.TextIOWrapper(file, encoding, errors="replace", newline="")
+    lines = io.TextIOWrapper(file, "utf-8-sig" if _is_utf8(file) else encoding, "surrogateescape", newline="")
     reader = csv.reader(lines)
     try:
         header = [title.strip().upper() for title in next(reader, [])]
@@ -53,7 +52,36 @@ def read_table(
         if len(row) != len(header):
             yield {column: _clean(row[position]) for column, position in first.items()} if len(row) > 1 else None
             continue
-        yield {column: _clean(row[position]) for column, position in positions.items()}
+        read = {column: _clean(row[position]) for column, position in positions.items()}
+        if any(not value.isprintable() and NOT_DECODED.search(value) for value in read.values()):
+            read = {column: read[column] for column in first}
+        yield read
+
+
+def require_few_bad(bad: int, total: int, name: str) -> None:
+    """Raise ImportFailed where more rows of a file cannot be read than a few."""
+    if bad > max(BAD_ROWS, BAD_SHARE * total):
+        raise ImportFailed(f"{bad:,} of {total:,} rows of {name} cannot be read or are repeated: it is not believed.")
+
+
+def _is_utf8(file: IO[bytes]) -> bool:
+    """Whether a file starts with a byte order mark, or most of its lines with other letters than ASCII are UTF-8.
+
+    Text in Windows-1252 is UTF-8 only by chance, in a few lines.
+    """
+    yes = no = 0
+    for number, line in enumerate(file):
+        if number == 0 and line.startswith(BOM):
+            yes = 1
+            break
+        if not line.isascii():
+            try:
+                line.decode()
+                yes += 1
+            except UnicodeDecodeError:
+                no += 1
+    file.seek(0)
+    return yes > no
 
 
 def _clean(value: str) -> str:

@@ -26,6 +26,9 @@ ROWS = [
 ]
 
 
+MANY = [f"Member {number},North,Heron,{number},1,1,1" for number in range(2, 42)]
+
+
 @pytest.fixture
 def server(stack_db: Db) -> Iterator[ScriptedServer]:
     """A site with two quarters of 2010."""
@@ -41,9 +44,14 @@ def server(stack_db: Db) -> Iterator[ScriptedServer]:
     stack_db.execute("delete from public.import_states where source like 'expenses-2010-%'")
 
 
+def table(rows: list[str], encoding: str = "utf-8-sig") -> bytes:
+    """A file; by default with a byte order mark."""
+    return "\r\n".join([HEADER, *rows]).encode(encoding, "replace")
+
+
 def serve_csv(server: ScriptedServer, rows: list[str], quarter: int = 1) -> None:
-    """The file of a quarter, with a byte order mark."""
-    server.answer(f"{LIST}/c{quarter}/csv", "\r\n".join([f"\ufeff{HEADER}", *rows]).encode())
+    """The file of a quarter."""
+    server.answer(f"{LIST}/c{quarter}/csv", table(rows))
 
 
 def run(stack: Stack, server: ScriptedServer, **options: Any) -> Any:
@@ -85,8 +93,21 @@ def test_quarters_are_imported_once(stack: Stack, server: ScriptedServer, stack_
         f"\ufeff{HEADER}\r\n{ROWS[0]}\r\n".encode(),
         b"",
         (500, {}, b""),
+        table(ROWS[:4], encoding="cp1252").replace(b"Wren", b"Wr\xe9n"),
+        table(ROWS, encoding="utf-16"),
+        table(MANY * 2),
+        table([*MANY, *(row.replace(",1,1,1", ",1,1,2") for row in MANY)]),
+        table([row.replace(",1,1,1", ',"2,5",1,1') for row in MANY]),
+        table([row.replace(",1,1,1", ",,1,1") for row in MANY]),
+        table([f"Member {number},North,Heron,1,1,1,1" for number in range(2_001)]),
+        (200, {"content-length": "9000"}, table(ROWS)),
+        (200, {"content-length": ""}, table(ROWS)[:-2]),
+        (200, {"content-length": "0", "transfer-encoding": "chunked"}, b"40\r\n" + table(ROWS[:5])[:64]),
     ],
-    ids=["page", "cut", "empty", "error"],
+    ids=[
+        *("page", "cut", "empty", "error", "cp1252", "utf-16", "doubled", "two files", "French", "no travel"),
+        *("large", "transfer", "no length", "chunks"),
+    ],
 )
 def test_a_damaged_quarter_stays_as_it_was(stack: Stack, server: ScriptedServer, stack_db: Db, answer: Any) -> None:
     """The other quarter is imported."""
@@ -112,10 +133,50 @@ def test_a_row_that_cannot_be_read_loses_nothing(stack: Stack, server: ScriptedS
 
 
 def test_rows_of_the_real_shape_are_read() -> None:
-    table = parse_expenses("\r\n".join([HEADER, *ROWS, ROWS[1]]).encode())
-    assert table.bad == 0
-    assert [row["occurrence"] for row in table.rows] == [1, 1, 1, 1, 1, 2]
-    assert table.rows[3]["salaries"] == "1000.10"
+    """A member has a second row; the same row again is bad."""
+    found = parse_expenses(table([*ROWS, ROWS[1].replace("100", "7"), ROWS[0]], "utf-8"))
+    assert found.bad == 1
+    assert [row["occurrence"] for row in found.rows] == [1, 1, 1, 1, 1, 2]
+    assert found.rows[3]["salaries"] == "1000.10"
+
+
+def test_a_smaller_correct_file_is_accepted_by_hand(stack: Stack, server: ScriptedServer, stack_db: Db) -> None:
+    run(stack, server)
+    serve_csv(server, ROWS[:3])
+    with pytest.raises(ImportFailed, match=r"has 3 rows, and the last import had 5\. .* --accept-smaller"):
+        run(stack, server)
+    assert run(stack, server, accept_smaller=True)["deleted"] == 2
+
+
+def test_a_second_row_does_not_take_the_place_of_a_bad_one(stack: Stack, server: ScriptedServer, stack_db: Db) -> None:
+    """Nor does it where the bad row's member is unknown."""
+    serve_csv(server, [*ROWS, '"Wren,  Ada",North,Heron,7,7,7,7'])
+    run(stack, server)
+    before = stored(stack_db)
+    for broken in ('"Wren,  Ada",North,Heron,much,50.5,0,1', '"Wren,  Ada"'):
+        serve_csv(server, [ROWS[0], broken, *ROWS[2:], '"Wren,  Ada",North,Heron,7,7,7,7'])
+        assert run(stack, server)["bad_rows"] == 1
+        assert stored(stack_db) == before
+
+
+def test_an_older_run_does_not_store_over_a_newer_one(stack: Stack, server: ScriptedServer, stack_db: Db) -> None:
+    """The newer run reads and stores its file between the older one's."""
+    run(stack, server)
+    older, newer = ([*ROWS[:4], f'"O’Kite,  Cy",West,Heron,{amount},5,5,5'] for amount in (6, 7))
+    serve_csv(server, older)
+
+    def run_another() -> None:
+        if server.requests[-1] == f"{LIST}/c1/csv":
+            server.before_answer = lambda: None
+            content = server.answers[f"{LIST}/c1/csv"]
+            serve_csv(server, newer)
+            run(stack, server)
+            server.answers[f"{LIST}/c1/csv"] = content
+
+    server.before_answer = run_another
+    with pytest.raises(ImportFailed, match="2010/1: another run has stored a file of this quarter"):
+        run(stack, server)
+    assert [str(row["salaries"]) for row in stored(stack_db) if row["name"] == "O’Kite, Cy"] == ["7.00", "5.00"]
 
 
 def test_check_sources_compares_each_source(stack: Stack) -> None:
