@@ -157,7 +157,7 @@ def run_isolated(
     """Imports every module of a function with only its artifact's packages. Returns the handler's answers."""
     with zipfile.ZipFile(packaged.artifact(name)) as archive:
         missing = packages_distributions().keys() - {entry.split("/")[0].split(".")[0] for entry in archive.namelist()}
-        archive.extractall(folder, [entry for entry in archive.namelist() if entry.startswith("functions/")])
+        archive.extractall(folder, [entry for entry in archive.namelist() if entry.startswith(("functions/", "docs/"))])
     done = subprocess.run(
         [sys.executable, "-c", ISOLATED],
         cwd=folder,
@@ -215,10 +215,14 @@ def test_checkout_answers_from_its_artifact(packaged: Packaged, tmp_path: Path) 
 
 
 def test_the_account_answers_from_its_artifact(packaged: Packaged, tmp_path: Path) -> None:
-    requests = [("GET", "/usage"), ("POST", "/chat/x/stop"), ("DELETE", "/account"), ("GET", "/shared/x")]
+    requests = [
+        *(("GET", "/usage"), ("POST", "/chat/x/stop"), ("DELETE", "/account"), ("GET", "/shared/x")),
+        ("GET", "/openapi.json"),
+    ]
     events = [request_event(method, path, "{}") for method, path in requests]
     answers = run_isolated(packaged, "account", tmp_path, events, **UNREACHABLE)
-    assert [answer["statusCode"] for answer in answers] == [401, 401, 401, 404]
+    assert [answer["statusCode"] for answer in answers] == [401, 401, 401, 404, 200]
+    assert json.loads(answers[-1]["body"])["openapi"]
 
 
 def test_the_webhooks_answer_from_their_artifact(packaged: Packaged, tmp_path: Path) -> None:
