@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import urllib.error
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -130,6 +131,8 @@ def test_every_command_of_the_page_answers_its_question(
     assert "Everything adds up." in capsys.readouterr().out
     exported = json.loads(Path(variables["FILE"]).read_text(encoding="utf-8"))
     assert [row["funding"] for row in exported["reversals"]] == ["included", "overage"]
+    assert {"credit back", "grant", "limit", "export"} <= {row["action"] for row in exported["operator_actions"]}
+    assert "Lovelace" not in json.dumps(exported)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +210,21 @@ def test_users_see_the_sentence_of_a_pause(
         run(capsys, f"{PREFIX}resume chat --reason 'Prices corrected'", {})
     assert api.chat(user, body).status_code == 200
     assert api.usage(user)["announcements"] == []
+
+
+def test_paused_sign_ups_are_refused_with_the_sentence(
+    sign_up: Callable[[str], Person], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Supabase Auth answers with the hook Before User Created."""
+    run(capsys, f"{PREFIX}pause sign-ups --en 'Closed today.' --fr 'Fermé.' --reason 'Bots'", {})
+    try:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            sign_up("free")
+    finally:
+        run(capsys, f"{PREFIX}resume sign-ups --reason 'Captcha added'", {})
+    with refused.value as response:
+        assert (response.code, json.load(response)["msg"]) == (403, "Closed today.")
+    assert sign_up("free").id
 
 
 def test_a_deletion_asks_for_the_address(
