@@ -27,9 +27,11 @@ KEEP_ALIVE_S = 30.0
 CONNECTIONS = 10
 MAX_REDIRECTS = 3  # a missing slash, a renamed page
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# At most one retry, and only after a short pause: the model is waiting.
+# At most one retry, and only after a short pause: the model is waiting. A host that asks for a longer pause gets no
+# request until then, or for a minute.
 RETRY_PAUSE_S = 0.5
 MAX_RETRY_AFTER_S = 2.0
+MAX_BACK_OFF_S = 60.0
 
 # What is not percent-encoded, besides letters and digits. https://url.spec.whatwg.org/
 PATH_SAFE = "!$%&'()*+,/:;=@[\\]^|"
@@ -90,11 +92,16 @@ class ResponseCache:
 
 
 class HttpClient:
-    """Reads from other hosts. Share one instance: it holds the locks, the cache and the connections."""
+    """Reads from other hosts. Share one instance: it holds the locks, the cache and the connections.
 
-    def __init__(self, contact: str) -> None:
+    `now` is a clock in seconds.
+    """
+
+    def __init__(self, contact: str, now: Callable[[], float] = time.monotonic) -> None:
         self._contact = contact
-        self.cache = ResponseCache(limits.TOOL_CACHE_ENTRIES, limits.TOOL_CACHE_BYTES, limits.TOOL_CACHE_S)
+        self._now = now
+        self.cache = ResponseCache(limits.TOOL_CACHE_ENTRIES, limits.TOOL_CACHE_BYTES, limits.TOOL_CACHE_S, now)
+        self._busy_until: dict[str, float] = {}  # by host
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._session: aiohttp.ClientSession | None = None
 
@@ -123,11 +130,13 @@ class HttpClient:
         body = self.cache.get(key)
         if body is not None:
             return parse(body)
-        # openparliament.ca and api.openparliament.ca are one server.
-        async with self._locks[urlsplit(request.url).netloc.removeprefix("api.")]:
+        host = _host(request.url)
+        async with self._locks[host]:
             body = self.cache.get(key)
             if body is not None:
                 return parse(body)
+            if self._now() < self._busy_until.get(host, 0.0):
+                raise _too_busy(service)
             body = await self._send_with_retry(service, request)
             try:
                 parsed = parse(body)
@@ -144,7 +153,8 @@ class HttpClient:
                 return await self._send(service, request)
             except _Busy as busy:
                 if not can_retry or busy.seconds > MAX_RETRY_AFTER_S:
-                    raise SourceError(f"{service} is too busy at the moment.") from None
+                    self._busy_until[_host(request.url)] = self._now() + min(busy.seconds, MAX_BACK_OFF_S)
+                    raise _too_busy(service) from None
                 pause = busy.seconds
             except TimeoutError as error:
                 raise SourceError(f"{service} did not answer in time.") from error
@@ -244,6 +254,15 @@ def parse_object(body: bytes) -> JsonObject:
     if not isinstance(answer, dict):
         raise ValueError("not an object")
     return answer
+
+
+def _host(url: str) -> str:
+    """The server of a URL: openparliament.ca and api.openparliament.ca are one."""
+    return urlsplit(url).netloc.removeprefix("api.")
+
+
+def _too_busy(service: str) -> SourceError:
+    return SourceError(f"{service} is too busy at the moment.")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -28,6 +28,7 @@ Result = Literal["Passed", "Failed", "Tie"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 # openparliament.ca calls it a free vote where so many of a party differ from the others. No source records the whips.
 FREE_VOTE_SHARE = 0.15
+NEWEST_BALLOTS, MOST_COUNTED = 20, 3  # of a member, to count dissent: each vote is one request
 
 
 class Stage(StrEnum):
@@ -165,6 +166,14 @@ class MemberBallot(NamedTuple):
     vote: Vote | None
 
 
+class MemberDissent(NamedTuple):
+    """A member's ballots against most of their party, the newest first. `counted`: the votes counted from ballots."""
+
+    ballots: list[MemberBallot]
+    counted: list[Vote]
+    more: bool
+
+
 class BillVotes(NamedTuple):
     """The votes on a bill, the newest first. `complete`: older ones are not missing."""
 
@@ -242,13 +251,40 @@ class Votes:
         listed = await self._openparliament.list_records("votes", limit=limit, date__gte=first, date__lte=last)
         return _readable(listed.records)
 
-    async def by_member(self, slug: str, limit: int, *, dissent: bool = False) -> tuple[list[MemberBallot], bool]:
-        """A member's newest ballots, and whether there are more.
+    async def by_member(self, slug: str, limit: int) -> tuple[list[MemberBallot], bool]:
+        """A member's newest ballots, and whether there are more."""
+        choices, more = await self._choices(slug, limit)
+        votes = {vote.path: vote for vote in await self._at(choices)}
+        return [MemberBallot(choice, path, votes.get(path)) for path, choice in choices.items()], more
 
-        `dissent`: only those that openparliament.ca marks so. It marks none where 15% of the party or more differ.
+    async def dissent(self, slug: str, limit: int) -> MemberDissent:
+        """A member's newest ballots against most of their party.
+
+        Each vote that is counted is one request, so only the newest MOST_COUNTED are. Before them, the marks of
+        openparliament.ca apply. It marks none where 15% of the party or more differ.
         """
+        newest, _ = await self._choices(slug, NEWEST_BALLOTS)
+        marked, more = await self._choices(slug, limit, dissent="True")
+        votes = {vote.path: vote for vote in await self._at({**newest, **marked})}
+        counted: dict[str, bool] = {}
+        cast = [votes[path] for path, choice in newest.items() if choice in ("Yes", "No") and path in votes]
+        for vote in cast[:MOST_COUNTED]:
+            try:
+                division = await self._division_of_the_day(vote)
+            except SourceError:
+                break
+            dissenters = (ballot for count in division.parties for ballot in count.dissenters)
+            counted[vote.path] = any(ballot.slug == slug for ballot in dissenters)
+        paths = [path for path, dissents in counted.items() if dissents]
+        paths += [path for path in marked if path not in counted]
+        ballots = [MemberBallot({**newest, **marked}[path], path, votes.get(path)) for path in paths]
+        ballots.sort(key=lambda each: each.vote.date if each.vote else date.min, reverse=True)
+        return MemberDissent(ballots, [votes[path] for path in counted], more)
+
+    async def _choices(self, slug: str, limit: int, dissent: str | None = None) -> tuple[dict[str, Choice], bool]:
+        """A member's newest ballots by the path of the vote, and whether there are more."""
         ballots, more = await self._openparliament.list_records(
-            "votes", "ballots", limit=limit, politician=slug, dissent="True" if dissent else None
+            "votes", "ballots", limit=limit, politician=slug, dissent=dissent
         )
         choices: dict[str, Choice] = {
             each["vote_url"]: choice
@@ -256,15 +292,17 @@ class Votes:
             for choice in CHOICES
             if each.get("ballot") == choice and isinstance(each.get("vote_url"), str)
         }
-        votes = {vote.path: vote for vote in await self._at(choices)}
-        return [MemberBallot(choice, path, votes.get(path)) for path, choice in choices.items()], more
+        return choices, more
 
     async def division(self, vote: Vote) -> Division:
         """All ballots of a vote. Raises SourceError where there are none."""
         try:
-            ballots = await self._openparliament.get_page(vote.path, partial(_parse_page, vote))
+            return await self._division_of_the_day(vote)
         except SourceError:
             return await self._division_by_today(vote)
+
+    async def _division_of_the_day(self, vote: Vote) -> Division:
+        ballots = await self._openparliament.get_page(vote.path, partial(_parse_page, vote))
         return Division(vote, ballots, parties_of_today=False)
 
     async def _division_by_today(self, vote: Vote) -> Division:

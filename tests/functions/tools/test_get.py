@@ -8,6 +8,7 @@ import pytest
 
 from functions.chat import limits
 from functions.chat.sources.base import Language
+from functions.chat.sources.http import ResponseCache
 from functions.chat.sources.openparliament_records import parse_speech
 from functions.chat.sources.terms import CHOICES, RESULTS
 from functions.chat.sources.text import html_to_text
@@ -72,9 +73,13 @@ async def test_get_mp_returns_all_terms_newest_first(runner: Runner) -> None:
 async def test_each_ballot_is_joined_with_its_vote(runner: Runner, language: Language, only_dissent: bool) -> None:
     arguments = {"slug": "fern-quillwater", "only_dissent": only_dissent, "limit": 6}
     found = await runner.output("get_mp_votes", language, **arguments)
-    # One list of votes has the vote of every ballot.
+    # One list of votes has the vote of every ballot. Dissent is counted on the pages of three votes.
     paths = [entry["path"] for entry in await runner.requests()]
-    assert paths == ["/politicians/fern-quillwater/", "/votes/ballots/", "/votes/"]
+    expected = ["/politicians/fern-quillwater/", "/votes/ballots/", "/votes/"]
+    if only_dissent:
+        expected[2:2] = ["/votes/ballots/"]
+        expected += [f"/votes/45-1/{number}/" for number in (32, 31, 30)]
+    assert paths == expected
     assert found["votes_of"]["name"] == "Fern Quillwater"
     dissent = "&dissent=True" if only_dissent else ""
     ballots = (await runner.record(f"/votes/ballots/?politician=fern-quillwater&limit=6{dissent}"))["objects"]
@@ -93,6 +98,19 @@ async def test_each_ballot_is_joined_with_its_vote(runner: Runner, language: Lan
         assert vote["bill_url"] == (f"/bills/{bill['session']}/{bill['bill']}/" if bill else None)
         assert item["url"] == runner.url(ballot["vote_url"])
     assert found.get("more", False) is ("note" not in found) is (not only_dissent)
+
+
+async def test_dissent_is_counted_from_the_newest_votes(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site marks no dissent in vote 32, in which 20 members of a party differed."""
+    found = await runner.output("get_mp_votes", slug="junia-dalewren", only_dissent=True)
+    assert [item["vote"] for item in found["items"]] == [32, 9]
+    assert "in the newest 3 votes, since 2026-10-06. Before that" in found["note"]
+    # Without the pages of the votes, there are the site's marks only.
+    await runner.add_fault(path_prefix="/votes/45-1/", status=500, times=9)
+    monkeypatch.setattr(runner.parliament.client, "cache", ResponseCache(500, 10**7, 600.0))
+    found = await runner.output("get_mp_votes", "fr", slug="junia-dalewren", only_dissent=True)
+    assert [item["vote"] for item in found["items"]] == [9]
+    assert found["note"].startswith("Cette liste n’est pas complète")
 
 
 async def test_former_mps_ballots_are_joined_with_their_votes(runner: Runner) -> None:

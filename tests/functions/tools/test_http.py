@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from functions.chat import limits
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import RecordNotFound, SourceError
-from functions.chat.sources.http import MAX_REDIRECTS, ResponseCache, address
+from functions.chat.sources.http import MAX_REDIRECTS, HttpClient, ResponseCache, address
 from tests.functions.tools.kit import ScriptedServer
 from tests.sources import addresses_at, parliament_at
 
@@ -58,6 +58,28 @@ async def test_refused_connection_names_the_service(monkeypatch: pytest.MonkeyPa
         with pytest.raises(SourceError, match=r"^Represent cannot be reached at the moment\.$"):
             await parliament.represent.area("K1A0A6")
         await parliament.close()
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [("5", 5), ("60", 60), ("3600", 60), ("Wed, 21 Oct 2026", 60)])
+async def test_busy_host_gets_no_request_until_its_retry_after(
+    server: ScriptedServer, retry_after: str, seconds: int
+) -> None:
+    now = 100.0
+    client = HttpClient("tests", lambda: now)
+    server.answer("/a/", (429, {"retry-after": retry_after}, b""))
+    server.answer("/b/", {"b": 1})
+    assert await client.get("x", f"{server.url}/b/", json.loads) == {"b": 1}
+    for waited in (0.0, seconds - 0.1):
+        now = 100.0 + waited
+        for path in ("/a/", "/c/"):
+            with pytest.raises(SourceError, match=r"^x is too busy at the moment\.$"):
+                await client.get("x", server.url + path, json.loads)
+    assert await client.get("x", f"{server.url}/b/", json.loads) == {"b": 1}  # from the cache
+    assert server.requests == ["/b/", "/a/"]
+    now = 100.0 + seconds
+    server.answer("/a/", {"a": 1})
+    assert await client.get("x", f"{server.url}/a/", json.loads) == {"a": 1}
+    await client.close()
 
 
 async def test_read_timeout_is_not_retried(
