@@ -264,14 +264,16 @@ REASONS = (
         fr="Reconnectez-vous pour supprimer votre compte, car la dernière connexion date de plus de cinq minutes.",
     ),
     Reason(
-        "subscription_live", "forbidden", "none", ends="when the subscription is canceled",
-        en="The user still has a subscription at Stripe.",
-        fr="La personne a encore un abonnement chez Stripe.",
+        "subscription_live", "forbidden", "contact_support", ends="when the subscription is canceled",
+        en="The account still has a subscription at Stripe, so it was not deleted. Repeat it, or contact support.",
+        fr="Le compte a encore un abonnement chez Stripe, il n’a donc pas été supprimé. Réessayez ou communiquez avec "
+           "le soutien.",
     ),
     Reason(
-        "overage_owed", "forbidden", "none", ends="when the overage is billed or written off",
-        en="The user owes overage that has not been billed.",
-        fr="La personne doit un dépassement qui n’a pas été facturé.",
+        "overage_owed", "forbidden", "contact_support", ends="when the overage is billed or written off",
+        en="The account owes overage that could not be billed, so it was not deleted. Contact support.",
+        fr="Le compte doit un dépassement qui n’a pas pu être facturé, il n’a donc pas été supprimé. Communiquez avec "
+           "le soutien.",
     ),
 
     # Own keys

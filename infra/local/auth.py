@@ -38,6 +38,7 @@ PASSWORD_MAX_BYTES = 72  # the limit of bcrypt, which the platform uses
 EMAIL_MAX_CHARACTERS = 255  # the column's limit
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9-]*[a-z0-9])*", re.ASCII)
 BEARER = re.compile(r"bearer\s+(\S+)", re.IGNORECASE)
+API_VERSION_HEADER, API_VERSION = "x-supabase-api-version", "2024-01-01"
 KEY_PREFIXES = {"anon": "sb_publishable_", "service_role": "sb_secret_"}
 NO_INSTANCE = uuid.UUID(int=0)  # auth.*.instance_id, unused on the platform too
 
@@ -45,7 +46,7 @@ Connection = psycopg.AsyncConnection[DictRow]
 
 
 class AuthError(Exception):
-    """An answer in Auth's error shape: {code, error_code, msg}."""
+    """An answer in Auth's error shape: {code, error_code, msg}. Newer clients get {code, message}."""
 
     def __init__(self, status: int, code: str, message: str, **details: object) -> None:
         super().__init__(message)
@@ -55,7 +56,11 @@ class AuthError(Exception):
 
 async def answer_auth_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AuthError)
-    return JSONResponse(error.body, error.status)
+    if request.headers.get(API_VERSION_HEADER, "") < API_VERSION:
+        return JSONResponse(error.body, error.status)
+    body = {name: value for name, value in error.body.items() if name not in ("code", "error_code", "msg")}
+    body |= {"code": error.body["error_code"], "message": error.body["msg"]}
+    return JSONResponse(body, error.status, {API_VERSION_HEADER: API_VERSION})
 
 
 async def answer_database_error(request: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ from tests.billing_kit import BillingStack, environment, function_with, stripe_g
 from tests.conftest import Person
 from tests.functions.leaving_kit import tables_that_name, user_with_everything
 from tests.functions.maintenance.kit import findings
-from tests.sql.metering import value
+from tests.sql.metering import admit, settle, turn, value
 
 SignUp = Callable[[str], Person]
 
@@ -206,6 +206,16 @@ def test_a_signed_out_session_deletes_nothing(billing: BillingStack, http: httpx
     assert httpx.post(f"{billing.stack.info['supabase_url']}/auth/v1/logout", headers=headers).status_code == 204
     assert refused(delete(http, user)) == (401, "unauthenticated")
     assert billing.subscription_row(user)["tier"] == "free"
+
+
+def test_who_owes_overage_that_cannot_be_billed_keeps_everything(billing: BillingStack, http: httpx.Client) -> None:
+    user = billing.new_user("basic")  # without a customer at Stripe
+    settle(billing.db, admit(billing.db, user.id)["hold_id"], turn=turn("chat", "q1"))
+    billing.add_overage(user, 3, billing.fake.now, billing.fake.now)
+    answer = delete(http, user)
+    assert (refused(answer), answer.json()["error"]["reason_code"]) == ((403, "forbidden"), "overage_owed")
+    assert value(billing.db, "select count(*) from public.conversations where user_id = %s", user.id) == 1
+    assert billing.subscription_row(user)["tier"] == "basic"
 
 
 def test_a_deletion_that_stripe_interrupts_is_finished_by_the_next(
