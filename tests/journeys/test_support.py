@@ -227,6 +227,26 @@ def test_paused_sign_ups_are_refused_with_the_sentence(
     assert sign_up("free").id
 
 
+def test_giving_back_needs_one_query_and_no_stripe(
+    billing: BillingStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two chats have a message with this id. What was billed is placed later by bill-overages."""
+    user = billing.new_user("basic", stripe_customer_id=f"cus_{uuid.uuid4()}")
+    queries = [admit(billing.db, user.id, "m1", p_chat_id=chat)["hold_id"] for chat in ("one", "two")]
+    for query in queries:
+        settle(billing.db, query)
+    status, _, err = run(capsys, f"{PREFIX}user {user.id} credit-back m1 --reason x --yes", {})
+    assert (status, "2 charged queries of this user have this id" in err) == (1, True)
+    billing.add_overage(user, 1, billing.fake.now, billing.fake.now)
+    value(billing.db, "select public.claim_overage(%s, 'infinity', '{}')", user.id)
+    billed = value(billing.db, "select id::text from public.usage_logs where user_id = %s and was_overage", user.id)
+    monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
+    for query, line in ((queries[0], "given back to the plan"), (billed, "$0.02 is not at Stripe yet")):
+        status, out, _ = run(capsys, f"{PREFIX}user {user.id} credit-back {query} --reason x --yes", {})
+        assert (status, line in out) == (0, True)
+    billing.db.execute("delete from auth.users where id = %s", (user.id,))  # Stripe has no such customer
+
+
 def test_a_deletion_asks_for_the_address(
     billing: BillingStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import getpass
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -239,7 +240,8 @@ async def _run(options: Options) -> list[str]:
     environment = read_environment()
     database = Database(load(SupabaseSettings, environment), Observer("maintenance"), ThreadTransport())
     try:
-        session = Session(database, environment, print_progress)
+        operator = environment.get("OPERATOR") or getpass.getuser()
+        session = Session(database, environment, print_progress, operator)
         if options.name == "user":
             options.user = await session.find_user(options.who)
         lines: list[str] = await options.run(session, options)

@@ -1,9 +1,8 @@
 """What every support command gets, and how it asks before what cannot be undone."""
 
-import getpass
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from functions.common import results
@@ -26,15 +25,12 @@ def read_answer(question: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of a command. `operator` is who runs it: the variable OPERATOR, or the account on this machine."""
+    """One run of a command. `operator` is the name of who runs it."""
 
     database: Database
     environment: Mapping[str, str]
     progress: Callable[[str], None]
-    operator: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "operator", self.environment.get("OPERATOR") or getpass.getuser())
+    operator: str
 
     async def read(self, function: str, *fields: str, **params: Any) -> Mapping[str, Any]:
         """Call a SQL function that returns a JSON object."""

@@ -6,6 +6,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from stripe import StripeError
+
 from functions.common import results
 from functions.common.billing.events import apply_customer, apply_payment
 from functions.common.billing.overage import bill_overage
@@ -61,10 +63,12 @@ async def credit_back(session: Session, query_id: str, user_id: str, reason: str
     found = await session.database.call(
         "find_queries", {"p_user_id": user_id, "p_id": query_id}, parse=results.records("decision")
     )
-    ended = [one for one in found if one.get("is_charged")]
-    if len(ended) != 1:
-        raise SupportError(f"{len(ended)} charged queries of this user have this id: see `why`.")
-    (query,) = ended
+    charged = [one for one in found if one.get("is_charged")]
+    # The id of a message of the user may be that of several queries.
+    named = [one for one in charged if _is_id(query_id, one["id"]) or _is_id(query_id, one["message_id"])]
+    if len(named or charged) != 1:
+        raise SupportError(f"{len(charged)} charged queries of this user have this id: see `why`.")
+    (query,) = named or charged
     session.confirm("This gives the charge back and cannot be undone.", is_confirmed=is_confirmed)
     done = (await session.change("credit_back", reason, p_query_id=query["id"]))["after"]
     lines = [f"given back to {FUNDING[query['funding']]}: query {query['id']}"]
@@ -77,12 +81,20 @@ async def credit_back(session: Session, query_id: str, user_id: str, reason: str
     return lines
 
 
+def _is_id(text: str, an_id: str | None) -> bool:
+    """Whether a text is this UUID, with or without hyphens."""
+    return an_id is not None and text.replace("-", "").lower() == an_id.replace("-", "")
+
+
 async def _place(session: Session, user_id: str, amount_cents: int) -> str:
     profile = await billing_profile(session.database, user_id)
     if profile is None or profile.stripe_customer_id is None:
         return f"  {cents(amount_cents)} was billed and has no customer at Stripe to go back to: refund it there"
-    async with account(session.environment) as stripe:
-        await bill_overage(session.database, stripe, user_id, profile.stripe_customer_id)
+    try:
+        async with account(session.environment) as stripe:
+            await bill_overage(session.database, stripe, user_id, profile.stripe_customer_id)
+    except StripeError as error:
+        return f"  {cents(amount_cents)} is not at Stripe yet ({type(error).__name__}): bill-overages places it"
     return f"  {cents(amount_cents)} goes on the next invoice as a negative item"
 
 
