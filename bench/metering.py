@@ -110,7 +110,8 @@ TURN = (
 )
 CHAT_ADMISSION = (
     f"select public.admit_query({{user}}, {CHAT}::text || ':' || :seq::text, {ID.format(half=0)}, {CHAT}::text,"
-    f" null, null, null, {limits.HOLD_S}, {limits.HISTORY_MESSAGES}, {limits.HISTORY_BYTES});\n"
+    f" null, null, null, {limits.HOLD_S}, {limits.HISTORY_MESSAGES}, {limits.HISTORY_BYTES},"
+    " p_question => jsonb_build_object('id', 'q' || :seq::text, 'content', 'How did my MP vote on Bill C-5?'));\n"
 )
 # A conversation belongs to one user.
 CHAT_USER = "lpad(to_hex((:seq::bigint / 3 * 16 + :client_id::bigint) % :users::bigint + 1), 32, '0')::uuid"

@@ -70,6 +70,8 @@ SLOW_FILES = (
     "tests/sql/test_migrations.py",
     "tests/functions/test_chat_own_key.py",
     "tests/journeys/test_canary.py",
+    "tests/journeys/test_openapi.py",
+    "tests/journeys/test_ai_sdk_reload.py",
     "tests/local/test_stack.py",
     "tests/journeys/test_ai_sdk.py",
     "tests/sql/test_histories.py",
