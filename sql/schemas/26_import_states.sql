@@ -15,6 +15,8 @@ create table if not exists public.import_states (
     constraint import_states_validator_is_bounded check (char_length(validator) <= 300),
   records integer
     constraint import_states_records_is_not_negative check (records >= 0),
+  sizes jsonb
+    constraint import_states_sizes_is_an_object check (jsonb_typeof(sizes) = 'object'),
   started_at timestamptz not null,
   finished_at timestamptz
 );
@@ -29,6 +31,8 @@ comment on column public.import_states.position is
 comment on column public.import_states.validator is
   'The ETag or the date of the file that was imported completely. The next run asks whether the file has changed.';
 comment on column public.import_states.records is 'How many records the last complete import read.';
+comment on column public.import_states.sizes is
+  'How many records of the last complete import had a value, by column. A file with far fewer is not believed.';
 comment on column public.import_states.started_at is 'When the import of this content began.';
 comment on column public.import_states.finished_at is 'When it was complete. Null while it is not.';
 

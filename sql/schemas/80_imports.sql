@@ -23,21 +23,36 @@ revoke all on function public.start_import(text, text, boolean) from public, ano
 grant execute on function public.start_import(text, text, boolean) to service_role;
 
 
-create or replace function public.finish_import(p_source text, p_digest text, p_validator text, p_records integer)
-returns void
+create or replace function public.finish_import(
+  p_source text, p_digest text, p_validator text, p_records integer, p_sizes jsonb, p_position text
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update public.import_states s set
-    validator = p_validator, records = p_records, finished_at = now(), position = null
+  -- Lock
+  -- Another position: another run has begun again with this file, and has not stored all of it.
+  perform from public.import_states s
   where s.source = p_source and s.digest = p_digest
-    and (s.finished_at is null or s.validator is distinct from p_validator or s.records is distinct from p_records);
+    and (s.finished_at is not null or s.position is not distinct from p_position)
+  for update;
+  if not found then
+    return jsonb_build_object('is_current', false);
+  end if;
+  -- Write
+  update public.import_states s set
+    validator = p_validator, records = p_records, sizes = p_sizes, finished_at = now(), position = null
+  where s.source = p_source and (
+    s.finished_at is null
+    or (s.validator, s.records, s.sizes) is distinct from (p_validator, p_records, p_sizes));
+  return jsonb_build_object('is_current', true);
 end
 $$;
-comment on function public.finish_import(text, text, text, integer) is
-  'Records that a file was imported completely. Does nothing where another file has begun meanwhile.';
-revoke all on function public.finish_import(text, text, text, integer) from public, anon, authenticated, service_role;
-grant execute on function public.finish_import(text, text, text, integer) to service_role;
+comment on function public.finish_import(text, text, text, integer, jsonb, text) is
+  'Records that a file was imported completely, up to p_position. Returns {"is_current"}: false, and nothing is '
+  'recorded, where another run has begun meanwhile.';
+revoke all on function public.finish_import(text, text, text, integer, jsonb, text)
+  from public, anon, authenticated, service_role;
+grant execute on function public.finish_import(text, text, text, integer, jsonb, text) to service_role;
 
 
 create or replace function public.import_states_of(p_prefix text) returns jsonb
@@ -46,7 +61,8 @@ as $$
 begin
   return coalesce((
     select jsonb_object_agg(s.source, jsonb_build_object(
-      'digest', s.digest, 'validator', s.validator, 'records', s.records, 'is_finished', s.finished_at is not null))
+      'digest', s.digest, 'validator', s.validator, 'records', s.records, 'sizes', s.sizes,
+      'is_finished', s.finished_at is not null))
     from (select * from public.import_states i where starts_with(i.source, p_prefix) order by i.source limit 1000) s
   ), '{}');
 end
@@ -143,6 +159,12 @@ begin
   if jsonb_array_length(p_rows) > 2000 then
     raise exception using errcode = '22023', message = 'A batch has at most 2,000 rows.';
   end if;
+  -- Lock
+  perform from public.import_states s where s.source = 'lobbying-registrations' and s.digest = p_digest for update;
+  if not found then
+    return jsonb_build_object('is_current', false, 'written', 0, 'deleted', 0);
+  end if;
+  -- Write
   insert into public.lobbying_registrations as g (
     number, newest_id, versions, kind, client_number, organization_en, organization_fr, firm, registrant,
     first_effective_on, effective_on, ends_on, institutions)
@@ -167,14 +189,15 @@ begin
     organization_fr = excluded.organization_fr, firm = excluded.firm, registrant = excluded.registrant,
     first_effective_on = excluded.first_effective_on, effective_on = excluded.effective_on,
     ends_on = excluded.ends_on, institutions = excluded.institutions
-  where p_deletes or excluded.versions >= g.versions;
+  where p_deletes or (
+    excluded.versions >= g.versions and cardinality(excluded.institutions) >= cardinality(g.institutions));
   get diagnostics v_written = row_count;
 
   insert into public.lobbying_subjects as s (
     registration_id, description, subjects_en, subjects_fr, starts_on, ends_on)
   select g.id, t.description, t.subjects_en, t.subjects_fr, t.starts_on, t.ends_on
-  from jsonb_to_recordset(p_rows) r (number text, subjects jsonb)
-  join public.lobbying_registrations g on g.number = r.number
+  from jsonb_to_recordset(p_rows) r (number text, versions integer, subjects jsonb)
+  join public.lobbying_registrations g on g.number = r.number and (p_deletes or r.versions >= g.versions)
   cross join lateral jsonb_to_recordset(r.subjects) t (
     description text, subjects_en text[], subjects_fr text[], starts_on date, ends_on date)
   where not exists (
@@ -184,7 +207,8 @@ begin
         is not distinct from (t.subjects_en, t.subjects_fr, t.starts_on, t.ends_on))
   on conflict (registration_id, description_md5) do update set
     subjects_en = excluded.subjects_en, subjects_fr = excluded.subjects_fr, starts_on = excluded.starts_on,
-    ends_on = excluded.ends_on;
+    ends_on = excluded.ends_on
+  where p_deletes or cardinality(excluded.subjects_en) >= cardinality(s.subjects_en);
   get diagnostics v_subjects = row_count;
 
   if p_deletes then
@@ -202,16 +226,18 @@ begin
       limit 500);
     get diagnostics v_deleted = row_count;
   end if;
+  -- Not where another run of this file is at another position.
   update public.import_states s set position = p_through
-  where s.source = 'lobbying-registrations' and s.digest = p_digest and v_deleted < 500 and p_through is not null
-    and (s.position is null or s.position collate "C" < p_through);
-  return jsonb_build_object('written', v_written + v_subjects, 'deleted', v_deleted);
+  where s.source = 'lobbying-registrations' and v_deleted < 500 and p_through is not null and s.finished_at is null
+    and s.position is not distinct from p_after;
+  return jsonb_build_object('is_current', true, 'written', v_written + v_subjects, 'deleted', v_deleted);
 end
 $$;
 comment on function public.import_registrations(text, text, text, jsonb, boolean) is
   'Makes the registrations with numbers after p_after and up to p_through those of p_rows, with their subjects. '
   'Without p_deletes, for a file with a row that cannot be read, nothing is deleted or replaced by less. Returns '
-  '{"written", "deleted"}; call it again while 500 were deleted. 22023: too many rows.';
+  '{"is_current", "written", "deleted"}; call it again while 500 were deleted. Where another file is being imported, '
+  'nothing is written and is_current is false. 22023: too many rows.';
 revoke all on function public.import_registrations(text, text, text, jsonb, boolean)
   from public, anon, authenticated, service_role;
 grant execute on function public.import_registrations(text, text, text, jsonb, boolean) to service_role;
@@ -229,6 +255,12 @@ begin
   if jsonb_array_length(p_rows) > 2000 then
     raise exception using errcode = '22023', message = 'A batch has at most 2,000 rows.';
   end if;
+  -- Lock
+  perform from public.import_states s where s.source = 'lobbying-communications' and s.digest = p_digest for update;
+  if not found then
+    return jsonb_build_object('is_current', false, 'written', 0, 'deleted', 0);
+  end if;
+  -- Write
   insert into public.lobbying_communications as c (
     number, communicated_on, posted_on, kind, client_number, organization_en, organization_fr, registrant,
     is_superseded, officials, official_keys, description, subjects_en, subjects_fr)
@@ -259,7 +291,8 @@ begin
   where p_deletes or (
     jsonb_array_length(excluded.officials) >= jsonb_array_length(c.officials)
     and cardinality(excluded.subjects_en) >= cardinality(c.subjects_en)
-    and char_length(excluded.description) >= char_length(c.description));
+    and char_length(excluded.description) >= char_length(c.description)
+    and excluded.is_superseded >= c.is_superseded);
   get diagnostics v_written = row_count;
   if p_deletes then
     -- Reports between the keys of the batch that the file no longer has. At most 500: the caller calls again.
@@ -270,16 +303,18 @@ begin
       limit 500);
     get diagnostics v_deleted = row_count;
   end if;
+  -- Not where another run of this file is at another position.
   update public.import_states s set position = p_through
-  where s.source = 'lobbying-communications' and s.digest = p_digest and v_deleted < 500 and p_through is not null
-    and (s.position is null or s.position::bigint < p_through);
-  return jsonb_build_object('written', v_written, 'deleted', v_deleted);
+  where s.source = 'lobbying-communications' and v_deleted < 500 and p_through is not null and s.finished_at is null
+    and s.position is not distinct from p_after::text;
+  return jsonb_build_object('is_current', true, 'written', v_written, 'deleted', v_deleted);
 end
 $$;
 comment on function public.import_communications(text, bigint, bigint, jsonb, boolean) is
   'Makes the reports with numbers after p_after and up to p_through those of p_rows. Without p_deletes, for a file '
-  'with a row that cannot be read, nothing is deleted or replaced by less. Returns {"written", "deleted"}; call it '
-  'again while 500 were deleted. 22023: too many rows.';
+  'with a row that cannot be read, nothing is deleted or replaced by less. Returns {"is_current", "written", '
+  '"deleted"}; call it again while 500 were deleted. Where another file is being imported, nothing is written and '
+  'is_current is false. 22023: too many rows.';
 revoke all on function public.import_communications(text, bigint, bigint, jsonb, boolean)
   from public, anon, authenticated, service_role;
 grant execute on function public.import_communications(text, bigint, bigint, jsonb, boolean) to service_role;

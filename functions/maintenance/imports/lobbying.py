@@ -17,13 +17,14 @@ from typing import Any, TypedDict
 
 from functions.common import results
 from functions.common.database import Database
+from functions.common.errors import ValueRefused
 from functions.maintenance.imports import registry
 from functions.maintenance.imports.errors import ImportFailed
 from functions.maintenance.imports.fetch import Site, Sleep
 from functions.maintenance.imports.registry import Record, SubjectNames
 from functions.maintenance.imports.staging import Archive, Staging
 
-VERSION = "1"  # change it where the same file would be read differently
+VERSION = "2"  # change it where the same file would be read differently
 BATCH = 1_000
 DELETED_A_CALL = 500  # by one call of the SQL functions
 CALL_TIMEOUT_S = 60.0
@@ -31,6 +32,7 @@ REST_FACTOR = 0.2  # times the duration of the batch
 PROGRESS_EVERY_S = 1.0
 SMALLEST_SHARE = 0.9  # of the records of the last import: a smaller file is not believed
 FOLDER = "lobbying-import-"
+NOT_CURRENT = "another run has begun with another file, so this one has ended."
 LEFTOVER_S = 3600.0  # the age of a folder whose import was killed; on Lambda an import has fifteen minutes
 MARGIN_S = 30.0  # before the deadline, for the batch that is running
 
@@ -139,28 +141,29 @@ class LobbyingImport:
         digest = f"{VERSION}-{download.digest}"
         if state is not None and is_current and state["digest"] == digest and not self._again:
             self._counts["unchanged"] += 1
-            await self._finish(dataset, digest, download.validator, state["records"])
+            await self._finish(dataset, digest, download.validator, state["records"], state["sizes"], None)
             return
         with (
             closing(Archive(folder / "file.zip", self._site.host)) as archive,
             closing(Staging(folder / "staging.sqlite")) as staging,
         ):
-            names = SubjectNames(archive)
+            names = SubjectNames(archive, staging)
             dataset.stage(archive, staging)
-            total = staging.count(dataset.total)
-            stored = (state["records"] or 0) if state is not None else 0
-            if not total or (total < SMALLEST_SHARE * stored and not self._accept_smaller):
-                raise ImportFailed(
-                    f"the file has {total:,} records, and the last import had {stored:,}. If that is right, run the "
-                    "job by hand with --accept-smaller."
-                )
+            total, sizes = staging.count(dataset.total), staging.sizes()
+            if not self._accept_smaller:
+                _compare((state["sizes"] or {}) if state is not None else {}, sizes)
             self._counts["bad_rows"] += staging.bad_rows
-            is_done = await self._store(dataset, digest, staging, names, total)
+            is_done, position = await self._store(dataset, digest, staging, names, total)
         if is_done:
-            await self._finish(dataset, digest, download.validator, total)
+            await self._finish(dataset, digest, download.validator, total, sizes, position)
 
-    async def _store(self, dataset: Dataset, digest: str, staging: Staging, names: SubjectNames, total: int) -> bool:
-        """Store the records after the position of an interrupted import. False where the time was too short."""
+    async def _store(
+        self, dataset: Dataset, digest: str, staging: Staging, names: SubjectNames, total: int
+    ) -> tuple[bool, Any]:
+        """Store the records after the position of an interrupted import.
+
+        Returns whether all are stored, and the new position. False where the time was too short.
+        """
         begun = await self._call(
             "start_import",
             {"p_source": dataset.source, "p_digest": digest, "p_again": self._again},
@@ -179,11 +182,11 @@ class LobbyingImport:
             self._report(dataset, done, total)
             if self._is_late():
                 self._counts["unfinished"] += 1
-                return False
+                return False, position
             await self._rest(REST_FACTOR * (time.monotonic() - started))
         await self._store_batch(dataset, digest, (position, None), [], deletes=deletes)
         self._counts["registrations" if dataset.noun == "registrations" else "communications"] += total
-        return True
+        return True, position
 
     async def _store_batch(
         self, dataset: Dataset, digest: str, span: tuple[Any, Any], records: list[Record], *, deletes: bool
@@ -196,23 +199,40 @@ class LobbyingImport:
             "p_deletes": deletes,
         }
         while True:
-            done = await self._call(dataset.function, params, results.record("written", "deleted"))
+            done = await self._call(dataset.function, params, results.record("is_current", "written", "deleted"))
+            if not done["is_current"]:
+                raise ImportFailed(NOT_CURRENT)
             self._counts["written"] += done["written"]
             self._counts["deleted"] += done["deleted"]
             if done["deleted"] < DELETED_A_CALL:
                 return
 
-    async def _finish(self, dataset: Dataset, digest: str, validator: str | None, total: int) -> None:
+    async def _finish(
+        self,
+        dataset: Dataset,
+        digest: str,
+        validator: str | None,
+        total: int,
+        sizes: dict[str, int],
+        position: Any,
+    ) -> None:
         params = {
             "p_source": dataset.source,
             "p_digest": digest,
             "p_validator": validator and validator[:300],
             "p_records": total,
+            "p_sizes": sizes,
+            "p_position": position if position is None else str(position),
         }
-        await self._call("finish_import", params, results.nothing)
+        done = await self._call("finish_import", params, results.record("is_current"))
+        if not done["is_current"]:
+            raise ImportFailed(NOT_CURRENT)
 
     async def _call(self, function: str, params: dict[str, Any], parse: Callable[[Any], Any]) -> Any:
-        return await self._database.call(function, params, timeout_s=CALL_TIMEOUT_S, parse=parse)
+        try:
+            return await self._database.call(function, params, timeout_s=CALL_TIMEOUT_S, parse=parse)
+        except ValueRefused as error:
+            raise ImportFailed("the database refuses a value of the file.") from error
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline - MARGIN_S
@@ -221,6 +241,17 @@ class LobbyingImport:
         if time.monotonic() - self._reported >= PROGRESS_EVERY_S:
             self._reported = time.monotonic()
             self._progress(f"import-lobbying: {done:,} of {total:,} {dataset.noun}")
+
+
+def _compare(last: dict[str, int], sizes: dict[str, int]) -> None:
+    """Raise ImportFailed where a column has far fewer values than in the last import, or a subject has no name now."""
+    for column, now in sizes.items():
+        before = last.get(column, 0)
+        if now < (before if column.startswith("names.") else SMALLEST_SHARE * before):
+            raise ImportFailed(
+                f"the file has {now:,} records with {column}, and the last import had {before:,}. If that is right, "
+                "run the job by hand with --accept-smaller."
+            )
 
 
 def _remove_leftovers() -> None:

@@ -9,7 +9,8 @@ from datetime import date
 from itertools import groupby
 from typing import Any
 
-from functions.maintenance.imports.staging import Archive, Row, Staging
+from functions.maintenance.imports.staging import Archive, Row, Staging, parse_id
+from functions.maintenance.imports.tables import require_few_bad
 
 TEXT_CHARACTERS = 4_000
 NAME_CHARACTERS = 500
@@ -17,6 +18,7 @@ PERSON_CHARACTERS = 200
 OFFICIALS = 100
 INSTITUTIONS = 100
 SUBJECTS = 60
+YEARS = range(1980, 2101)
 
 Record = dict[str, Any]  # as import_registrations and import_communications take it
 
@@ -69,9 +71,23 @@ INSTITUTION = {"id": ("REG_ID_ENR",), "institution": ("INSTITUTION",)}
 class SubjectNames:
     """The registry's subjects by code: their names in English and French. Another text is a subject of its own."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, staging: Staging) -> None:
         rows = list(archive.table("Codes_SubjectMatterTypesExport.csv", CODES))
-        self._names = {row["code"]: (row["en"], row["fr"]) for row in rows if row is not None}
+        good = [row for row in rows if row is not None and len(row) == len(CODES) and row["code"] and row["en"]]
+        self._is_complete = len(good) == len(rows)
+        bad = len(rows) - len(good)
+        require_few_bad(bad, len(rows), "the file of subjects")
+        staging.bad_rows += bad
+        self._names = {row["code"]: (row["en"], row["fr"]) for row in good}
+        staging.execute("create table names (id, en, fr)")
+        # A row that cannot be read is not a subject that the file lacks: the records with its code are left out.
+        unread = ((f"row {number}", "unread", "unread") for number in range(bad))
+        for names in (*((code, *names) for code, names in self._names.items()), *unread):
+            staging.execute("insert into names values (?, ?, ?)", names)
+
+    def knows(self, codes: Iterable[str]) -> bool:
+        """Whether no code may be one of a row that cannot be read."""
+        return self._is_complete or all(code in self._names for code in codes)
 
     def lists(self, codes: Iterable[str]) -> dict[str, list[str]]:
         """The names of the codes, in both languages, in alphabetical order."""
@@ -98,9 +114,11 @@ def stage_communications(archive: Archive, staging: Staging) -> None:
         day = _day(row["communicated_on"])
         if day is None or not (row["organization_en"] or row["organization_fr"]):
             raise ValueError
-        if row["previous"].isdigit():
-            staging.execute("insert or ignore into superseded values (?)", (int(row["previous"]),))
-        yield number, day, _day(row["posted_on"]), *_organization(row), _person(row)
+        previous = parse_id(row["previous"]) if row["previous"] else None
+        values = (number, day, _day(row["posted_on"]), *_organization(row), _person(row))
+        if previous is not None:
+            staging.execute("insert or ignore into superseded values (?)", (previous,))
+        yield values
 
     staging.load(
         archive.table("Communication_PrimaryExport.csv", COMMUNICATION),
@@ -152,19 +170,19 @@ def communications(staging: Staging, names: SubjectNames, after: int | None, bat
                 "posted_on": posted_on,
                 "kind": kind,
                 "client_number": client_number,
-                "organization_en": en,
-                "organization_fr": fr,
+                "organization_en": en or fr,
+                "organization_fr": fr or en,
                 "registrant": registrant,
                 "is_superseded": bool(is_superseded),
                 "officials": [
                     {"name": name, "title": title, "institution": institution}
-                    for name, title, institution in officials.get(number, [])[:OFFICIALS]
+                    for name, title, institution in list(dict.fromkeys(officials.get(number, [])))[:OFFICIALS]
                 ],
                 "description": "\n".join(dict.fromkeys(text for (text,) in texts.get(number, [])))[:TEXT_CHARACTERS],
                 **names.lists(code for (code,) in subjects.get(number, [])),
             }
             for number, communicated_on, posted_on, kind, client_number, en, fr, registrant, is_superseded in rows
-            if number not in damaged
+            if number not in damaged and names.knows(code for (code,) in subjects.get(number, []))
         ]
 
 
@@ -234,15 +252,19 @@ def registrations(staging: Staging, names: SubjectNames, after: str | None, batc
         ).fetchall()
         last = numbers[-1]
         damaged = {number for (number,) in staging.execute("select number from damaged_numbers")}
-        yield [
+        read = (
             _registration(staging, names, number, list(group))
             for number, group in groupby(versions, key=lambda version: version[1])
             if number not in damaged
-        ]
+        )
+        yield [record for record in read if record is not None]
 
 
-def _registration(staging: Staging, names: SubjectNames, number: str, versions: list[Any]) -> Record:
-    """The record of a registration, from its versions in the order of their dates."""
+def _registration(staging: Staging, names: SubjectNames, number: str, versions: list[Any]) -> Record | None:
+    """The record of a registration, from its versions in the order of their dates.
+
+    None where a subject's name could not be read.
+    """
     newest = versions[-1]
     identity, _, effective_on, ends_on, kind, client_number, en, fr, registrant, firm = newest
     institutions = staging.execute(
@@ -255,6 +277,8 @@ def _registration(staging: Staging, names: SubjectNames, number: str, versions: 
     subjects: dict[str, Record] = {}
     for version, _, starts_on, until, *_ in versions:
         codes = {code for (code,) in staging.execute("select code from subjects where id = ?", (version,))}
+        if not names.knows(codes):
+            return None
         texts = [text for (text,) in staging.execute("select text from texts where id = ?", (version,))]
         for text in texts or ([""] if codes else []):
             subject = subjects.setdefault(
@@ -268,8 +292,8 @@ def _registration(staging: Staging, names: SubjectNames, number: str, versions: 
         "versions": len(versions),
         "kind": kind,
         "client_number": client_number,
-        "organization_en": en,
-        "organization_fr": fr,
+        "organization_en": en or fr,
+        "organization_fr": fr or en,
         "firm": firm,
         "registrant": registrant,
         "first_effective_on": versions[0][2],
@@ -314,14 +338,14 @@ def _by_id(staging: Staging, select: str, span: tuple[int, int]) -> dict[int, li
     """The rows of a table with ids in a range, without the id, by id."""
     found: dict[int, list[Any]] = {}
     for number, *values in staging.execute(f"{select} where id between ? and ? order by id, rowid", span):
-        found.setdefault(number, []).append(values)
+        found.setdefault(number, []).append(tuple(values))
     return found
 
 
 def _organization(row: Row) -> tuple[int | None, str | None, str, str]:
     en, fr = row["organization_en"][:NAME_CHARACTERS], row["organization_fr"][:NAME_CHARACTERS]
     kind = int(row["kind"]) if row["kind"] in ("1", "2", "3") else None
-    return kind, row["client_number"][:60] or None, en or fr, fr or en
+    return kind, row["client_number"][:60] or None, en, fr
 
 
 def _person(row: Row) -> str | None:
@@ -330,7 +354,12 @@ def _person(row: Row) -> str | None:
 
 def _day(text: str) -> str | None:
     """The date in ISO 8601; None for an empty text. Raises ValueError."""
-    return date.fromisoformat(text[:10]).isoformat() if text else None
+    if not text:
+        return None
+    day = date.fromisoformat(text[:10])
+    if day.year not in YEARS:
+        raise ValueError
+    return day.isoformat()
 
 
 def _chain(number: str) -> str:

@@ -4,7 +4,9 @@ The files of a zip belong together by an id, in no order that is documented, and
 the disk is /tmp: the zip, and about as much again (serverless.yml, ephemeralStorageSize).
 """
 
+import lzma
 import sqlite3
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +20,22 @@ from functions.maintenance.imports.tables import read_table, require_few_bad
 
 UNZIPPED_BYTES = 4 * 1024**3
 CHUNK_ROWS = 2_000
+WORKING_TABLES = ("damaged", "damaged_numbers", "newest")
 CACHE_KIB = 32 * 1024
+
+LONGEST_ID = 18  # digits: a bigint
+# What zipfile and its decompressors raise for a file that is damaged, encrypted or of an unknown kind.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
 
 Row = Mapping[str, str]
 
@@ -29,7 +46,7 @@ class Archive:
     def __init__(self, path: Path, host: str) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except DAMAGED as error:
             raise ImportFailed(
                 f"{host} sent no complete zip: a page in place of the file, or a transfer that was cut."
             ) from error
@@ -42,15 +59,20 @@ class Archive:
         self._zip.close()
 
     def table(self, name: str, columns: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, str] | None]:
-        """The rows of a file, as read_table gives them."""
+        """The rows of a file, as read_table gives them. One without a row is refused."""
         info = self._members.get(name.lower())
         if info is None:
             raise ImportFailed(f"The zip has no {name}: the format has changed.")
+        has_rows = False
         try:
             with self._zip.open(info) as file:
-                yield from read_table(file, name, columns)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise ImportFailed(f"{name} in the zip is damaged.") from error
+                for row in read_table(file, name, columns):
+                    has_rows = True
+                    yield row
+        except DAMAGED as error:
+            raise ImportFailed(f"{name} in the zip is damaged or encrypted.") from error
+        if not has_rows:
+            raise ImportFailed(f"{name} in the zip has no rows.")
 
 
 class Staging:
@@ -89,14 +111,16 @@ class Staging:
             nonlocal total, bad
             for row in table:
                 total += 1
-                if row is None or not (row[key].isascii() and row[key].isdigit()):
+                try:
+                    number = parse_id((row or {}).get(key, ""))
+                except ValueError:
                     bad += 1
                     continue
                 try:
-                    yield from values(int(row[key]), row)
+                    yield from values(number, row or {})
                 except (ValueError, KeyError):
                     bad += 1
-                    self._db.execute("insert or ignore into damaged values (?)", (int(row[key]),))
+                    self._db.execute("insert or ignore into damaged values (?)", (number,))
 
         rows = good()
         self._db.execute("begin")
@@ -107,7 +131,27 @@ class Staging:
         require_few_bad(bad, total, "a file")
         return total
 
+    def sizes(self) -> dict[str, int]:
+        """For each column, `table.column`, how many records have a value in it."""
+        with closing(self._db.execute("select name from sqlite_master where type = 'table'")) as cursor:
+            tables = sorted(name for (name,) in cursor if name not in WORKING_TABLES)
+        sizes = {}
+        for table in tables:
+            with closing(self._db.execute(f"pragma table_info({table})")) as cursor:
+                columns = [name for _, name, *_ in cursor]
+            for column in columns:
+                has_value = f"(select distinct id from {table} where {column} <> '')"  # noqa: S608 -- our own names
+                sizes[f"{table}.{column}"] = self.count(has_value)
+        return sizes
+
     def count(self, table: str) -> int:
         """The number of rows of a table."""
         with closing(self._db.execute(f"select count(*) from {table}")) as cursor:  # noqa: S608 -- our own names
             return int(cursor.fetchone()[0])
+
+
+def parse_id(text: str) -> int:
+    """The id of a record. Raises ValueError."""
+    if not (text.isascii() and text.isdigit() and len(text) <= LONGEST_ID):
+        raise ValueError
+    return int(text)

@@ -12,6 +12,7 @@ BOM = b"\xef\xbb\xbf"
 # Postgres's text has no NUL, and a text of the registry no control characters but line breaks.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 NOT_DECODED = re.compile(r"[\ud800-\udfff]")
+CHUNK_BYTES = 1024 * 1024
 BAD_ROWS, BAD_SHARE = 10, 0.01  # of a file: with more than both, the file is not believed
 
 csv.field_size_limit(1024 * 1024)
@@ -70,18 +71,18 @@ def _is_utf8(file: IO[bytes]) -> bool:
     Text in Windows-1252 is UTF-8 only by chance, in a few lines.
     """
     yes = no = 0
-    for number, line in enumerate(file):
-        if number == 0 and line.startswith(BOM):
-            yes = 1
-            break
-        if not line.isascii():
-            try:
-                line.decode()
-                yes += 1
-            except UnicodeDecodeError:
-                no += 1
+    has_mark = file.read(len(BOM)) == BOM
     file.seek(0)
-    return yes > no
+    while not has_mark and (chunk := file.read(CHUNK_BYTES)):
+        for line in [] if chunk.isascii() else chunk.split(b"\n"):
+            if not line.isascii():
+                try:
+                    line.decode()
+                    yes += 1
+                except UnicodeDecodeError:
+                    no += 1
+    file.seek(0)
+    return has_mark or yes > no
 
 
 def _clean(value: str) -> str:

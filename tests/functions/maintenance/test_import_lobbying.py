@@ -1,5 +1,8 @@
 """import-lobbying: complete, repeated, killed, late, and with files that are damaged."""
 
+import asyncio
+import csv
+import io
 import os
 import resource
 import subprocess
@@ -13,6 +16,7 @@ import pytest
 
 from functions.maintenance.__main__ import main
 from functions.maintenance.imports.errors import ImportFailed
+from infra.local.parliament.lobbying import COMMUNICATION_FILES as FILES
 from infra.local.parliament.lobbying import Registry, sample_zip
 from infra.local.postgres import ROOT
 from infra.local.stack import Stack
@@ -33,6 +37,7 @@ from tests.servers import serve_http
 FULL = bool(os.environ.get("PROVE"))
 REPORTS, VERSIONS = 1_000, 300  # three batches of reports
 OFFICIALS, PRIMARY = "Communication_DpohExport.csv", "Communication_PrimaryExport.csv"
+TEXTS, CODES = "Communication_SubjectMatterDetailsExport.csv", "Codes_SubjectMatterTypesExport.csv"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,9 +170,52 @@ def damage(file: bytes) -> bytes:
     return file[:position] + bytes(64) + file[position + 64 :]
 
 
+def encrypted(file: bytes) -> bytes:
+    """The zip with the mark of an encrypted file."""
+    changed = bytearray(file)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = -1
+        while (position := file.find(signature, position + 1)) >= 0:
+            changed[position + flags] |= 1
+    return bytes(changed)
+
+
+def some(share: float) -> Callable[[bytes], bytes]:
+    """A file's first rows."""
+
+    def cut(text: bytes) -> bytes:
+        rows = text.split(b"\r\n")
+        return b"\r\n".join(rows[: 1 + int(share * (len(rows) - 2))]) + b"\r\n"
+
+    return cut
+
+
+def emptied(column: int) -> Callable[[bytes], bytes]:
+    """A file without the values of a column."""
+
+    def empty(text: bytes) -> bytes:
+        header, *rows = csv.reader(io.StringIO(text.decode("cp1252"), newline=""))
+        file = io.StringIO()
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+        writer.writerow(header)
+        writer.writerows([*row[:column], "null", *row[column + 1 :]] for row in rows)
+        return file.getvalue().encode("cp1252")
+
+    return empty
+
+
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
+        *((lambda file, name=name: edited(file, name, some(0)), f"{name} in the zip has no rows") for name in FILES),
+        *(
+            (lambda file, name=name: edited(file, name, some(0.5)), "--accept-smaller")
+            for name in (OFFICIALS, TEXTS, CODES)
+        ),
+        (lambda file: edited(file, OFFICIALS, emptied(3)), "0 records with officials.title, and the last import had"),
+        (lambda file: edited(file, PRIMARY, emptied(3)), "0 records with primary_rows.fr"),
+        (lambda file: edited(file, CODES, emptied(2)), "0 records with names.fr"),
+        (encrypted, "damaged or encrypted"),
         (lambda file: CHALLENGE, "has to allow-list our user agent"),
         (lambda file: b"<html>Down for maintenance</html>", "no complete zip"),
         (lambda file: file[: len(file) // 2], "no complete zip"),
@@ -192,6 +240,109 @@ def test_a_damaged_file_changes_nothing(
     serve_zips(server, small[0], answer(small[1]))
     with pytest.raises(ImportFailed, match=sentence):
         import_lobbying(stack, server.url)
+    assert digest(stack_db) == stored
+
+
+@pytest.mark.parametrize("value", [b"9" * 19, b"9" * 5_000, b"\xb2"])
+def test_an_id_out_of_range_is_a_bad_row(
+    stack: Stack,
+    server: ScriptedServer,
+    stack_db: Db,
+    small: tuple[bytes, bytes],
+    stored: dict[str, Any],
+    value: bytes,
+) -> None:
+    """As the id of a report, of the report before, of an official, and of a registration."""
+
+    def first(text: bytes) -> bytes:
+        header, row, rest = text.split(b"\r\n", 2)
+        return b"\r\n".join([header, b'"' + value + b'"' + row[row.index(b'",') + 1 :], rest])
+
+    def last(text: bytes) -> bytes:
+        header, one, row, rest = text.split(b"\r\n", 3)
+        return b"\r\n".join([header, one, row[: row.rindex(b',"')] + b',"' + value + b'"', rest])
+
+    changed = edited(edited(small[1], PRIMARY, lambda text: last(first(text))), OFFICIALS, first)
+    serve_zips(server, edited(small[0], "Registration_PrimaryExport.csv", first), changed)
+    assert import_lobbying(stack, server.url)["bad_rows"] == 4
+    assert digest(stack_db) == stored
+
+
+def test_a_subject_that_cannot_be_read_keeps_its_name(
+    stack: Stack, server: ScriptedServer, stack_db: Db, small: tuple[bytes, bytes], stored: dict[str, Any]
+) -> None:
+    """A new subject with a bad row changes nothing either."""
+    for edit in (
+        lambda text: text.replace(b'"SMT-39","Transportation",', b'"SMT-39",'),
+        lambda text: text + b'"SMT-99","x"\r\n',
+    ):
+        serve_zips(server, *(edited(file, CODES, edit) for file in small))
+        assert import_lobbying(stack, server.url)["bad_rows"] == 2
+        assert digest(stack_db) == stored
+
+
+def test_an_encoding_is_found_and_repeated_rows_are_stored_once(
+    stack: Stack, server: ScriptedServer, stack_db: Db, small: tuple[bytes, bytes], stored: dict[str, Any]
+) -> None:
+    """UTF-8 without a byte order mark; bytes that are not in Windows-1252 make a bad row; all files are doubled."""
+    utf8 = small[1]
+    for name in FILES:
+        utf8 = edited(utf8, name, lambda text: text.decode("cp1252").encode())
+    serve_zips(server, small[0], utf8)
+    assert import_lobbying(stack, server.url)["written"] == 0
+    wrong = edited(small[1], PRIMARY, lambda text: text.replace("Éloïse".encode("cp1252"), b"\x81lo\x8dse", 5))
+    serve_zips(server, small[0], wrong)
+    counts = import_lobbying(stack, server.url)
+    assert (counts["written"], counts["bad_rows"]) == (0, 5)
+    doubled = small[1]
+    for name in FILES:
+        doubled = edited(doubled, name, lambda text: text + text.split(b"\r\n", 1)[1])
+    serve_zips(server, small[0], doubled)
+    counts = import_lobbying(stack, server.url)
+    assert (counts["written"], counts["bad_rows"]) == (0, 0)
+    serve_zips(server, *small)
+    import_lobbying(stack, server.url)
+    assert digest(stack_db) == stored
+
+
+@pytest.mark.parametrize("is_known_again", [False, True])
+def test_an_older_run_ends_when_another_file_begins(
+    stack: Stack,
+    server: ScriptedServer,
+    stack_db: Db,
+    small: tuple[bytes, bytes],
+    stored: dict[str, Any],
+    is_known_again: bool,
+) -> None:
+    """The older run has stored two batches. Where its own file then begins again, it does not move the position."""
+    older = edited(small[1], PRIMARY, lambda text: text.replace(b"Ltd.", b"Limited"))
+    serve_zips(server, small[0], older)
+    batches: list[float] = []
+
+    async def die(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    def run_others() -> None:
+        serve_zips(server, *small)
+        import_lobbying(stack, server.url)
+        if is_known_again:
+            serve_zips(server, small[0], older)
+            with pytest.raises(KeyboardInterrupt):
+                import_lobbying(stack, server.url, rest=die)
+
+    async def overlap(seconds: float) -> None:
+        batches.append(seconds)
+        if len(batches) == 2:
+            await asyncio.to_thread(run_others)
+
+    sentence = "communications: another run has begun with another file, so this one has ended"
+    with pytest.raises(ImportFailed, match=sentence):
+        import_lobbying(stack, server.url, rest=overlap)
+    if is_known_again:
+        state = "select position, finished_at from public.import_states where source = 'lobbying-communications'"
+        assert stack_db.execute(state).fetchone() == {"position": "400", "finished_at": None}
+    serve_zips(server, *small)
+    assert import_lobbying(stack, server.url)["unchanged"] == (1 if is_known_again else 2)
     assert digest(stack_db) == stored
 
 
