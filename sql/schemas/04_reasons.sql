@@ -465,7 +465,11 @@ values
    'veuillez réessayer plus tard.')
 on conflict (code) do update set
   error = excluded.error, action = excluded.action, paying_helps = excluded.paying_helps, reason = excluded.reason,
-  ends = excluded.ends, en = excluded.en, fr = excluded.fr;
+  ends = excluded.ends, en = excluded.en, fr = excluded.fr
+-- A second run writes no row.
+where (reasons.error, reasons.action, reasons.paying_helps, reasons.reason, reasons.ends, reasons.en, reasons.fr)
+  is distinct from (excluded.error, excluded.action, excluded.paying_helps, excluded.reason, excluded.ends, excluded.en,
+                    excluded.fr);
 
 alter table public.reasons enable row level security;
 alter table public.reasons force row level security;
