@@ -40,7 +40,10 @@ def code(response: httpx.Response) -> str:
 
 
 def refuse_for_want_of_quota(cell: Cell) -> None:
-    cell.all_of("update public.user_subscriptions set daily_quota = 0 where user_id = %s returning id")
+    cell.all_of(
+        "update public.user_subscriptions set daily_quota = 1, quota_used = 1,"
+        " quota_date = (now() at time zone 'UTC')::date where user_id = %s returning id"
+    )
 
 
 def ask_in_anothers_chat(cell: Cell) -> None:
