@@ -5,7 +5,7 @@ from typing import Any
 
 from functions.common.language import Language
 
-__all__ = ["JsonObject", "Language", "RecordNotFound", "SourceError", "Text"]
+__all__ = ["Explained", "JsonObject", "Language", "RecordNotFound", "SourceError", "Text"]
 
 JsonObject = dict[str, Any]
 
@@ -22,8 +22,16 @@ class Text:
         return (self.fr or self.en) if language == "fr" else (self.en or self.fr)
 
 
-class SourceError(Exception):
-    """A source has no answer. The message is one sentence for the model and the client, without internal details."""
+class Explained(Exception):
+    """A failure that is explained to the model and the client in one sentence, without internal details."""
+
+    def __init__(self, english: str, french: str | None = None) -> None:
+        super().__init__(english)
+        self.sentence = Text(english, french)
+
+
+class SourceError(Explained):
+    """A source has no answer."""
 
 
 class RecordNotFound(SourceError):

@@ -125,7 +125,9 @@ class HttpClient:
         try:
             request = _Request(address(url, params), accept)
         except ValueError as error:
-            raise SourceError(f"{service} returned an invalid address.") from error
+            raise SourceError(
+                f"{service} returned an invalid address.", f"{service} a renvoyé une adresse invalide."
+            ) from error
         key = f"{accept} {request.url}"  # a local stand-in answers for the API and for the site at one address
         body = self.cache.get(key)
         if body is not None:
@@ -141,7 +143,9 @@ class HttpClient:
             try:
                 parsed = parse(body)
             except ValueError as error:
-                raise SourceError(f"{service} returned a response that cannot be read.") from error
+                raise SourceError(
+                    f"{service} returned a response that cannot be read.", f"{service} a renvoyé une réponse illisible."
+                ) from error
             self.cache.put(key, body)
             return parsed
 
@@ -157,12 +161,18 @@ class HttpClient:
                     raise _too_busy(service) from None
                 pause = busy.seconds
             except TimeoutError as error:
-                raise SourceError(f"{service} did not answer in time.") from error
+                raise SourceError(
+                    f"{service} did not answer in time.", f"{service} n’a pas répondu à temps."
+                ) from error
             except (_Lost, aiohttp.ClientError) as error:
                 if not can_retry:
-                    raise SourceError(f"{service} cannot be reached at the moment.") from error
+                    raise SourceError(
+                        f"{service} cannot be reached at the moment.", f"{service} est injoignable pour le moment."
+                    ) from error
             except zlib.error as error:
-                raise SourceError(f"{service} returned a response that cannot be read.") from error
+                raise SourceError(
+                    f"{service} returned a response that cannot be read.", f"{service} a renvoyé une réponse illisible."
+                ) from error
             await asyncio.sleep(pause)
         raise AssertionError("the second attempt returns or raises")
 
@@ -184,20 +194,20 @@ class HttpClient:
                 raise _Lost from error
             if _origin(url) != _origin(request.url):
                 break
-        raise SourceError(f"{service} redirected to another address.")
+        raise SourceError(f"{service} redirected to another address.", f"{service} a redirigé vers une autre adresse.")
 
     async def _read_body(self, service: str, response: aiohttp.ClientResponse) -> bytes:
         match response.status:
             case 200:
                 pass
             case 404:
-                raise RecordNotFound(f"{service} has no such record.")
+                raise RecordNotFound(f"{service} has no such record.", f"{service} n’a pas de tel document.")
             case 429 | 503:
                 raise _Busy(_retry_after_s(response.headers.get("retry-after")))
             case 400:
-                raise SourceError(f"{service} rejected the request.")
+                raise SourceError(f"{service} rejected the request.", f"{service} a refusé la requête.")
             case _:
-                raise SourceError(f"{service} failed to answer.")
+                raise SourceError(f"{service} failed to answer.", f"{service} n’a pas pu répondre.")
         body = bytearray()
         is_gzip = response.headers.get("content-encoding", "").strip().lower() == "gzip"
         gzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if is_gzip else None
@@ -205,7 +215,10 @@ class HttpClient:
             # A few bytes may decompress to gigabytes.
             body += gzip.decompress(chunk, limits.TOOL_RESPONSE_BYTES + 1) if gzip else chunk
             if len(body) > limits.TOOL_RESPONSE_BYTES:
-                raise SourceError(f"{service} returned a response that is too large.")
+                raise SourceError(
+                    f"{service} returned a response that is too large.",
+                    f"{service} a renvoyé une réponse trop volumineuse.",
+                )
         return bytes(body)
 
 
@@ -262,7 +275,7 @@ def _host(url: str) -> str:
 
 
 def _too_busy(service: str) -> SourceError:
-    return SourceError(f"{service} is too busy at the moment.")
+    return SourceError(f"{service} is too busy at the moment.", f"{service} est trop sollicité pour le moment.")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -298,13 +298,18 @@ class Imported:
 
     async def _call(self, function: str, **params: Any) -> Any:
         if self._database is None:
-            raise SourceError("This data is not available.")
+            raise SourceError("This data is not available.", "Ces données ne sont pas disponibles.")
         try:
             result = await self._database.call(function, params, parse=_not_none, timeout_s=CALL_S)
         except AppError as error:
-            raise SourceError("This data is not available at the moment.") from error
+            raise SourceError(
+                "This data is not available at the moment.", "Ces données ne sont pas disponibles pour le moment."
+            ) from error
         if isinstance(result, dict) and result.get("as_of", "") is None and not result["reports"]:
-            raise SourceError("The registry of lobbyists has not been imported yet.")
+            raise SourceError(
+                "The registry of lobbyists has not been imported yet.",
+                "Le registre des lobbyistes n’a pas encore été importé.",
+            )
         return result
 
 

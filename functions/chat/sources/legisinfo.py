@@ -72,16 +72,25 @@ class LegisInfo:
         return f"{self._url}{escaped_path((language, 'bill', session, number.lower()))}".rstrip("/")
 
     async def bill(self, session: str, number: str) -> BillProgress:
-        """A bill of a session. Raises RecordNotFound."""
+        """A bill of a session. Raises RecordNotFound, and SourceError where LEGISinfo answers with another bill."""
+
+        def parse(body: bytes) -> list[BillProgress]:
+            bills = _parse_bills(body)
+            if any((bill.session, bill.number) != (session, number.upper()) for bill in bills):
+                raise ValueError("another bill")
+            return bills
+
         path = escaped_path(("en", "bill", session, number.lower(), "json")).rstrip("/")
-        bills = await self._client.get(LEGISINFO, f"{self._url}{path}", _parse_bills)
+        bills = await self._client.get(LEGISINFO, f"{self._url}{path}", parse)
         if not bills:
-            raise RecordNotFound(f"{LEGISINFO} has no such bill.")
+            raise RecordNotFound(f"{LEGISINFO} has no such bill.", f"{LEGISINFO} n’a pas de tel projet de loi.")
         return bills[0]
 
     async def bills(self, session: str) -> list[BillProgress]:
         """All bills of a session, with fewer fields than `bill` returns."""
-        return await self._client.get(LEGISINFO, f"{self._url}/en/bills/json", _parse_bills, {"parlsession": session})
+        url = f"{self._url}/en/bills/json"
+        bills = await self._client.get(LEGISINFO, url, _parse_bills, {"parlsession": session})
+        return [bill for bill in bills if bill.session == session]
 
 
 def _parse_bills(body: bytes) -> list[BillProgress]:

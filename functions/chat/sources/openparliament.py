@@ -112,14 +112,20 @@ class OpenParliament:
         sessions = {str(newest.get("session")), *(bill.session for bill in bills)}
         sessions = {session for session in sessions if SESSION.fullmatch(session)}
         if not sessions:
-            raise SourceError(f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.")
+            raise SourceError(
+                f"{OPENPARLIAMENT} does not name the current session; give one, for example 45-1.",
+                f"{OPENPARLIAMENT} n’indique pas la session en cours; précisez-en une, par exemple 45-1.",
+            )
         return max(sessions)
 
     async def check_session(self, session: str) -> None:
         """Raise RecordNotFound where the session does not exist, which lists show as an empty one."""
         if not (await self.bills(limit=1, session=session))[0]:
             current = await self.current_session()
-            raise RecordNotFound(f"{OPENPARLIAMENT} has no session {session}; the current one is {current}.")
+            raise RecordNotFound(
+                f"{OPENPARLIAMENT} has no session {session}; the current one is {current}.",
+                f"{OPENPARLIAMENT} n’a pas de session {session}; la session en cours est {current}.",
+            )
 
     async def sitting_mps(self) -> list[Politician]:
         """All MPs who sit now, by province and family name."""
@@ -132,10 +138,16 @@ class OpenParliament:
     async def get_mp(self, slug: str) -> Member:
         """An MP, present or former, by the slug, or by the number of one without a slug. Raises RecordNotFound."""
         if not SLUG.fullmatch(slug):
-            raise RecordNotFound("That is not an MP's slug; find_mps finds slugs by name.")
+            raise RecordNotFound(
+                "That is not an MP's slug; find_mps finds slugs by name.",
+                "Ce n’est pas l’identifiant d’un député; find_mps trouve les identifiants par nom.",
+            )
         member = _read(parse_member, await self._find_record("politicians", slug))
         if member is None:
-            raise RecordNotFound(f"No MP has the slug {slug}; find_mps finds slugs by name.")
+            raise RecordNotFound(
+                f"No MP has the slug {slug}; find_mps finds slugs by name.",
+                f"Aucun député n’a l’identifiant {slug}; find_mps trouve les identifiants par nom.",
+            )
         return member
 
     async def bills(self, limit: int | None = None, **filters: str | int | None) -> tuple[list[Bill], bool]:
@@ -149,22 +161,36 @@ class OpenParliament:
         Raises RecordNotFound; its message lists the other sessions that have a bill of this number.
         """
         if not BILL.fullmatch(number) or (session is not None and not SESSION.fullmatch(session)):
-            raise RecordNotFound("That is not a bill's number and session; find_bills finds bills by words.")
+            raise RecordNotFound(
+                "That is not a bill's number and session; find_bills finds bills by words.",
+                "Ce ne sont pas le numéro et la session d’un projet de loi; find_bills les trouve par mots.",
+            )
         session = session or await self.current_session()
         bill = _read(parse_bill, await self._find_record("bills", session, number))
-        if bill is not None:
+        if bill is not None and (bill.session, bill.number) == (session, number):
             return bill
         # Numbers start again in every session, so the caller has to choose one.
         others, _ = await self.bills(number=number)
         sessions = ", ".join(sorted({other.session for other in others}, reverse=True))
         hint = f"it exists in {sessions}: give the session" if sessions else "find_bills finds bills by words"
-        raise RecordNotFound(f"There is no bill {number} in session {session}; {hint}.")
+        french = (
+            f"il existe dans {sessions} : précisez la session"
+            if sessions
+            else "find_bills trouve les projets de loi par mots"
+        )
+        raise RecordNotFound(
+            f"There is no bill {number} in session {session}; {hint}.",
+            f"Il n’y a pas de projet de loi {number} dans la session {session}; {french}.",
+        )
 
     async def newest_bill(self, number: str) -> Bill:
         """The bill of this number in the newest session that has one. Raises RecordNotFound."""
         bills, _ = await self.bills(number=number)
         if not bills:
-            raise RecordNotFound(f"There is no bill {number}; find_bills finds bills by words.")
+            raise RecordNotFound(
+                f"There is no bill {number}; find_bills finds bills by words.",
+                f"Il n’y a pas de projet de loi {number}; find_bills les trouve par mots.",
+            )
         return await self.get_bill(max(bill.session for bill in bills), number)
 
     async def get_vote(self, session: str | None, number: int) -> JsonObject:
@@ -174,7 +200,9 @@ class OpenParliament:
             return await self.get_record("votes", session, str(number))
         except RecordNotFound:
             raise RecordNotFound(
-                f"There is no vote {number} in session {session}; get_bill_votes and get_mp_votes return numbers."
+                f"There is no vote {number} in session {session}; get_bill_votes and get_mp_votes return numbers.",
+                f"Il n’y a pas de vote {number} dans la session {session}; get_bill_votes et get_mp_votes donnent les "
+                "numéros.",
             ) from None
 
     async def speeches(self, limit: int, **filters: str | int | None) -> tuple[list[Speech], bool]:
@@ -190,7 +218,10 @@ class OpenParliament:
         """A committee, by the slug, or by the number, which redirects to the slug. Raises RecordNotFound."""
         committee = _read(parse_committee, await self._find_record("committees", slug))
         if committee is None:
-            raise RecordNotFound(f"No committee has the slug {slug}; find_committees finds slugs by words.")
+            raise RecordNotFound(
+                f"No committee has the slug {slug}; find_committees finds slugs by words.",
+                f"Aucun comité n’a l’identifiant {slug}; find_committees trouve les identifiants par mots.",
+            )
         return committee
 
     async def meetings(self, committee: Committee, limit: int) -> tuple[list[Meeting], bool]:

@@ -41,7 +41,9 @@ class Represent:
         try:
             answer = await self._client.get(REPRESENT, url, parse_object)
         except RecordNotFound:
-            raise RecordNotFound(f"{REPRESENT} does not know that postal code.") from None
+            raise RecordNotFound(
+                f"{REPRESENT} does not know that postal code.", f"{REPRESENT} ne connaît pas ce code postal."
+            ) from None
         people = [person for person in _both(answer, "representatives") if person.get("elected_office") == "MP"]
         by_riding: dict[str, Representative] = {}
         for person in people:

@@ -126,6 +126,15 @@ PARTY_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_SHORT_NAMES = {
+    normalize(name.removesuffix(" of Canada").removesuffix(" du Canada") if cut else name): short
+    for short in PARTIES
+    for text in (PARTIES[short], PARTY_NAMES[short])
+    for name in (short, text.en or "", text.fr or "")
+    for cut in (False, True)
+}
+
+
 def bill_status(code: str | None, status: str | None, language: Language) -> str | None:
     """A bill's status in the language, given its code and its status in English. An unknown code keeps the English."""
     text = STATUSES.get(code or "")
@@ -144,6 +153,11 @@ def party_name(party: str | None, language: Language) -> str:
         return "inconnu" if language == "fr" else "unknown"
     text = PARTIES.get(party)
     return (text and text.in_(language)) or party
+
+
+def party_in(party: str | None, language: Language) -> str | None:
+    """The name of a party as another source writes it, such as Green Party, in the language. Unknown names are kept."""
+    return party_name(_SHORT_NAMES.get(normalize(party), party), language) if party else party
 
 
 def party_full_name(party: str | None, name: str | None, language: Language) -> str:

@@ -205,7 +205,7 @@ class Votes:
             session = newest[0].session if newest else None
         vote = parse_vote(await self._openparliament.get_vote(session, number))
         if (vote.session, vote.number) != (session, number):
-            raise SourceError(f"{OPENPARLIAMENT} returned another vote.")
+            raise SourceError(f"{OPENPARLIAMENT} returned another vote.", f"{OPENPARLIAMENT} a renvoyé un autre vote.")
         return vote
 
     async def newest(self) -> tuple[list[Vote], bool]:
@@ -238,11 +238,16 @@ class Votes:
         bills, _ = await self._openparliament.bills(number=number)
         sessions = sorted({bill.session for bill in bills}, reverse=True)
         if not sessions:
-            raise RecordNotFound(f"There is no bill {number} in any session; find_bills finds bills by words.")
+            raise RecordNotFound(
+                f"There is no bill {number} in any session; find_bills finds bills by words.",
+                f"Il n’y a pas de projet de loi {number}, dans aucune session; find_bills les trouve par mots.",
+            )
         if sessions[-1] <= unread:
             raise RecordNotFound(
                 f"The newest {len(newest)} votes of the House are on no bill {number}; it exists in "
-                f"{', '.join(sessions)}: give the session."
+                f"{', '.join(sessions)}: give the session.",
+                f"Les {len(newest)} votes les plus récents de la Chambre ne portent pas sur un projet de loi {number}; "
+                f"il existe dans {', '.join(sessions)} : précisez la session.",
             )
         return BillVotes(BillReference(sessions[0], number), [])
 
@@ -309,7 +314,10 @@ class Votes:
         """The division from the API alone. Former members have no party in it, and their slug is their name."""
         records = (await self._openparliament.list_records("votes", "ballots", limit=PAGE_SIZE, vote=vote.path)).records
         if not records:
-            raise SourceError(f"{OPENPARLIAMENT} has no ballots of vote {vote.number} in session {vote.session}.")
+            raise SourceError(
+                f"{OPENPARLIAMENT} has no ballots of vote {vote.number} in session {vote.session}.",
+                f"{OPENPARLIAMENT} n’a pas les bulletins du vote {vote.number} de la session {vote.session}.",
+            )
         members = {member.path: member for member in await self._openparliament.sitting_mps()}
         ballots = []
         for record in records:
@@ -360,7 +368,9 @@ def parse_vote(record: JsonObject) -> Vote:
             bill=BillReference(bill[1], bill[2]) if len(bill) == 3 else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SourceError(f"{OPENPARLIAMENT} returned a vote that cannot be read.") from error
+        raise SourceError(
+            f"{OPENPARLIAMENT} returned a vote that cannot be read.", f"{OPENPARLIAMENT} a renvoyé un vote illisible."
+        ) from error
 
 
 def _readable(records: Iterable[JsonObject]) -> list[Vote]:
@@ -378,7 +388,9 @@ def _choice(value: object) -> Choice:
     for choice in CHOICES:
         if choice == value:
             return choice
-    raise SourceError(f"{OPENPARLIAMENT} returned a ballot that cannot be read.")
+    raise SourceError(
+        f"{OPENPARLIAMENT} returned a ballot that cannot be read.", f"{OPENPARLIAMENT} a renvoyé un bulletin illisible."
+    )
 
 
 _PARTY_OR_BALLOT = re.compile(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from functions.chat import limits
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import JsonObject, Language, SourceError
+from functions.chat.sources.base import Explained, JsonObject, Language, Text
 from functions.chat.tools.base import Definition, Outcome, Source, ToolError
 from functions.chat.tools.tool import Tool
 from functions.common.validation import field_errors
@@ -46,23 +46,33 @@ class Tools:
         """Run a tool with the model's arguments. Raises only CancelledError."""
         tool = self._tools.get(name)
         if tool is None:
-            return _failed(f"No tool has that name; the tools are {', '.join(self._tools)}.")
+            names = ", ".join(self._tools)
+            return _failed(
+                Text(
+                    f"No tool has that name; the tools are {names}.", f"Aucun outil n’a ce nom; les outils : {names}."
+                ),
+                language,
+            )
         try:
             validated = tool.arguments.model_validate({} if arguments is None else arguments)
         except ValidationError as error:
-            return _failed(_describe_problems(error))
+            return _failed(Text(_describe_problems(error), None), language)
         try:
             async with asyncio.timeout(limits.TOOL_S):
                 result = await tool.run(validated, self._parliament, language)
             if len(orjson.dumps(result.data)) > limits.TOOL_RESULT_BYTES:
                 raise ValueError("the result exceeds TOOL_RESULT_BYTES")
-        except (ToolError, SourceError) as error:
-            return _failed(str(error))
+        except Explained as error:
+            return _failed(error.sentence, language)
         except TimeoutError:
-            return _failed(f"{name} took longer than {limits.TOOL_S:g} seconds and was cancelled.")
+            late = Text(
+                f"{name} took longer than {limits.TOOL_S:g} seconds and was cancelled.",
+                f"{name} a pris plus de {limits.TOOL_S:g} secondes et a été annulé.",
+            )
+            return _failed(late, language)
         except Exception as error:  # noqa: BLE001 -- the turn continues without this tool
             self._on_failure(name, error)
-            return _failed(f"{name} failed.")
+            return _failed(Text(f"{name} failed.", f"{name} a échoué."), language)
         sources: dict[str, Source] = {}
         for source in result.sources:
             sources.setdefault(source.url, source)
@@ -105,8 +115,8 @@ def _json_schema(arguments: type[BaseModel]) -> JsonObject:
     }
 
 
-def _failed(sentence: str) -> Outcome:
-    return Outcome(None, sentence, [])
+def _failed(sentence: Text, language: Language) -> Outcome:
+    return Outcome(None, sentence.in_(language), [])
 
 
 def _describe_problems(error: ValidationError) -> str:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from functions.chat.sources.base import JsonObject
+from functions.chat.sources.base import Explained, JsonObject
 
 
-class ToolError(Exception):
-    """A call failed. The message is one sentence for the model and the client, without internal details."""
+class ToolError(Explained):
+    """A call failed."""
 
 
 @dataclass(frozen=True, slots=True)

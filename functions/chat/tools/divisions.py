@@ -11,6 +11,7 @@ from functions.chat.sources.terms import CHOICES, RESULTS, party_name
 from functions.chat.sources.text import shorten
 from functions.chat.sources.votes import FREE_VOTE_SHARE, STAGES, Ballot, Division, PartyCount, Vote
 from functions.chat.tools.base import Source
+from functions.chat.tools.records import NAME_BYTES, source_title
 from functions.chat.tools.results import fit, json_length
 from functions.chat.tools.tool import ToolData
 
@@ -56,15 +57,15 @@ def vote_page(parliament: Parliament, vote: Vote, language: Language) -> Source:
 
 def member_page(parliament: Parliament, ballot: Ballot) -> Source:
     """The page of the member who cast the ballot."""
-    return Source(parliament.openparliament.public_url(ballot.member_path), ballot.name)
+    return Source(parliament.openparliament.public_url(ballot.member_path), source_title(ballot.name))
 
 
 def ballot_data(ballot: Ballot, language: Language) -> JsonObject:
     """A member, the party on the day, and the ballot."""
     return {
         "mp": ballot.slug,
-        "name": ballot.name,
-        "party": party_name(ballot.party, language),
+        "name": shorten(ballot.name, NAME_BYTES),
+        "party": shorten(party_name(ballot.party, language), NAME_BYTES),
         "ballot": CHOICES[ballot.choice].in_(language),
     }
 
@@ -112,7 +113,7 @@ def division_data(
 
 def _party_data(count: PartyCount, language: Language) -> JsonObject:
     data: JsonObject = {
-        "party": party_name(count.party, language),
+        "party": shorten(party_name(count.party, language), NAME_BYTES),
         "yea": count.count["Yes"],
         "nay": count.count["No"],
         "paired": count.count["Paired"],

@@ -4,19 +4,22 @@ openparliament.ca cannot search titles, and its lists have no short titles, by w
 reads a session's bills there and at LEGISinfo, and searches the titles in both languages.
 """
 
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import Field
 
 from functions.chat.sources import Parliament
-from functions.chat.sources.base import Language, SourceError, Text
+from functions.chat.sources.base import JsonObject, Language, SourceError, Text
 from functions.chat.sources.openparliament_records import Bill
 from functions.chat.sources.text import contains_words, shorten
 from functions.chat.tools.arguments import Arguments, BillNumber, Limit, MpSlug, Session, Words
 from functions.chat.tools.base import Source
-from functions.chat.tools.records import bill_source, describe_mp
+from functions.chat.tools.records import bill_source, describe_mp, list_page
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
+
+SHORT_TITLES_OF = 3  # the newest sessions: each is a list of a megabyte
 
 
 class FindBills(Arguments):
@@ -60,23 +63,33 @@ async def find_bills(arguments: FindBills, parliament: Parliament, language: Lan
         bills = [bill for bill in bills if bill.path not in paths]
     if not bills and arguments.session is not None:
         await parliament.openparliament.check_session(arguments.session)
-    short_titles = await _short_titles(parliament, session) if arguments.words and session else {}
+    about: JsonObject = {"bills_with": criteria}
+    short_titles: dict[str, Text] = {}
+    if arguments.words:
+        sessions = sorted({session} if session else {bill.session for bill in bills}, reverse=True)
+        short_titles = await _short_titles(parliament, sessions[:SHORT_TITLES_OF])
+        if len(sessions) > SHORT_TITLES_OF:
+            about["short_titles_of"] = sessions[:SHORT_TITLES_OF]
     found = [
         bill
         for bill in bills
-        if arguments.words is None or _title_contains(arguments.words, bill, short_titles.get(bill.number))
+        if arguments.words is None or _title_contains(arguments.words, bill, short_titles.get(bill.path))
     ]
     found.sort(key=lambda bill: bill.introduced or "", reverse=True)
-    items = [_item(bill, short_titles.get(bill.number), parliament, language) for bill in found]
-    return list_result({"bills_with": criteria}, sources, items, arguments.limit, more=more)
+    items = [_item(bill, short_titles.get(bill.path), parliament, language) for bill in found]
+    if not items:
+        sources.append(list_page(parliament, "bills"))
+    return list_result(about, sources, items, arguments.limit, more=more)
 
 
-async def _short_titles(parliament: Parliament, session: str) -> dict[str, Text]:
-    """The short titles of a session's bills by number. Empty where LEGISinfo is not available."""
-    try:
-        return {bill.number: bill.short_title for bill in await parliament.legisinfo.bills(session)}
-    except SourceError:
-        return {}
+async def _short_titles(parliament: Parliament, sessions: list[str]) -> dict[str, Text]:
+    """The short titles of these sessions' bills by path. Without a session that LEGISinfo does not return."""
+    titles: dict[str, Text] = {}
+    for session in sessions:
+        with suppress(SourceError):
+            bills = await parliament.legisinfo.bills(session)
+            titles |= {f"/bills/{session}/{bill.number}/": bill.short_title for bill in bills}
+    return titles
 
 
 def _title_contains(words: str, bill: Bill, short_title: Text | None) -> bool:

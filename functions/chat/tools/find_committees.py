@@ -9,7 +9,7 @@ from functions.chat.sources.base import Language
 from functions.chat.sources.openparliament_records import Committee
 from functions.chat.sources.text import contains_words, shorten
 from functions.chat.tools.arguments import Arguments, Limit, Words
-from functions.chat.tools.records import committee_source
+from functions.chat.tools.records import committee_source, list_page
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -27,7 +27,8 @@ async def find_committees(arguments: FindCommittees, parliament: Parliament, lan
     committees = await parliament.openparliament.committees()
     found = [committee for committee in committees if words is None or _name_contains(words, committee)]
     items = [_item(committee, parliament, language) for committee in found]
-    return list_result({"committees_with": words}, [], items, arguments.limit)
+    sources = [] if items else [list_page(parliament, "committees")]
+    return list_result({"committees_with": words}, sources, items, arguments.limit)
 
 
 def _name_contains(words: str, committee: Committee) -> bool:

@@ -89,7 +89,9 @@ async def _by_organization(
     if not found.names:
         raise ToolError(
             "The registry of lobbyists has no organization and no firm with these words in its name, "
-            + (f"since {since}." if since else "in English or French.")
+            + (f"since {since}." if since else "in English or French."),
+            "Le registre des lobbyistes n’a ni organisation ni cabinet dont le nom contient ces mots"
+            + (f" depuis le {since}." if since else ", en français ou en anglais."),
         )
     registrations = [registration_item(one, REPORT_BYTES, language) for one in found.newest_registrations]
     registry = registry_source(parliament, language)

@@ -11,11 +11,11 @@ from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language
 from functions.chat.sources.openparliament_records import Politician
 from functions.chat.sources.represent import Representative
-from functions.chat.sources.terms import party_name
-from functions.chat.sources.text import contains_words, person_name
+from functions.chat.sources.terms import party_in, party_name
+from functions.chat.sources.text import contains_words, person_name, shorten
 from functions.chat.tools.arguments import Arguments, Limit, PostalCode, Words
 from functions.chat.tools.base import Source
-from functions.chat.tools.records import mp_of, mp_source, named_party, represents, riding_names
+from functions.chat.tools.records import NAME_BYTES, list_page, mp_of, mp_source, named_party, represents, riding_names
 from functions.chat.tools.results import Item, list_result
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -60,19 +60,21 @@ async def find_mps(arguments: FindMps, parliament: Parliament, language: Languag
     sources: list[Source] = []
     if arguments.postal_code is not None:
         area = await parliament.represent.area(arguments.postal_code.replace(" ", "").replace("-", ""))
-        mps, others = _match_representatives(area.mps, sitting, parliament)
+        mps, others = _match_representatives(area.mps, sitting, parliament, language)
         # The winner of a by-election can be missing at Represent.
         found = {riding: [mp for mp in sitting if represents(mp, riding)] for riding in area.vacant}
         mps += [mp for members in found.values() for mp in members if mp not in mps]
         if vacant := [riding for riding, members in found.items() if not members]:
-            page = Source(parliament.openparliament.public_url("/politicians/"), "openparliament.ca")
-            about |= {"vacant_ridings": vacant[:MAX_VACANT], "url": page.url}
+            page = list_page(parliament, "politicians")
+            about |= {"vacant_ridings": [shorten(name, NAME_BYTES) for name in vacant[:MAX_VACANT]], "url": page.url}
             sources.append(page)
     party = None if arguments.party is None else named_party(arguments.party, sitting)
     matching = [mp for mp in mps if _matches(arguments, party, mp)]
     if not matching and criteria.keys() == {"name"}:
         return await _find_former(arguments, criteria, parliament)
     items = [_item(mp, parliament, language) for mp in _exact_name_first(arguments.name, matching)]
+    if not items and not others:
+        sources.append(list_page(parliament, "politicians"))
     return list_result(about, sources, [*items, *others], arguments.limit)
 
 
@@ -84,7 +86,8 @@ async def _find_former(arguments: FindMps, criteria: JsonObject, parliament: Par
     for mp in _exact_name_first(arguments.name, matching):
         source = mp_source(parliament, mp)
         items.append(Item({"mp": mp.slug, "name": mp.name, "sits_now": False, "url": source.url}, source))
-    return list_result({"mps_with": criteria | {"former": True}}, [], items, arguments.limit)
+    sources = [] if items else [list_page(parliament, "politicians")]
+    return list_result({"mps_with": criteria | {"former": True}}, sources, items, arguments.limit)
 
 
 def _exact_name_first(name: str | None, mps: list[Politician]) -> list[Politician]:
@@ -101,7 +104,7 @@ def _matches(arguments: FindMps, party: str | None, mp: Politician) -> bool:
 
 
 def _match_representatives(
-    people: list[Representative], mps: list[Politician], parliament: Parliament
+    people: list[Representative], mps: list[Politician], parliament: Parliament, language: Language
 ) -> tuple[list[Politician], list[Item]]:
     """openparliament.ca's records of Represent's MPs, and items for MPs without a record yet.
 
@@ -112,10 +115,12 @@ def _match_representatives(
     for person in people:
         mp = mp_of(person, mps)
         if mp is None:
-            data = {"name": person.name, "party": person.party, "riding": person.riding}
-            unmatched.append(
-                Item(data, Source(parliament.openparliament.public_url("/politicians/"), "openparliament.ca"))
-            )
+            party = party_in(person.party, language)
+            data = {
+                name: shorten(text, NAME_BYTES)
+                for name, text in (("name", person.name), ("party", party), ("riding", person.riding))
+            }
+            unmatched.append(Item(data, list_page(parliament, "politicians")))
         elif mp not in matched:
             matched.append(mp)
     return matched, unmatched

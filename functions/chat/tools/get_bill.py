@@ -12,7 +12,7 @@ from functions.chat.sources.terms import chamber_name
 from functions.chat.sources.text import localized_url, shorten, slug_of
 from functions.chat.tools.arguments import Arguments, BillNumber, Session
 from functions.chat.tools.base import Source
-from functions.chat.tools.records import describe_mp, summarize_bill
+from functions.chat.tools.records import NAME_BYTES, describe_mp, summarize_bill
 from functions.chat.tools.results import fit
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -33,10 +33,10 @@ async def get_bill(arguments: GetBill, parliament: Parliament, language: Languag
     data: JsonObject = {
         **summary,
         "short_title": shorten(bill.short_title.in_(language), 300) if bill.short_title else None,
-        "status_code": bill.status_code,
+        "status_code": shorten(bill.status_code, NAME_BYTES),
         "law": bill.law,
         "private_member": bill.private_member,
-        "home_chamber": chamber_name(bill.home_chamber, language),
+        "home_chamber": shorten(chamber_name(bill.home_chamber, language), NAME_BYTES),
         "sponsor": sponsor,
         "recorded_votes": bill.recorded_votes,
         "text": localized_url(bill.text_url, language),
@@ -44,10 +44,12 @@ async def get_bill(arguments: GetBill, parliament: Parliament, language: Languag
     try:
         progress = await parliament.legisinfo.bill(bill.session, bill.number)
     except SourceError as error:
-        return ToolData(data | {"stages": None, "stages_missing_because": str(error)}, [source, *sources])
+        return ToolData(
+            data | {"stages": None, "stages_missing_because": error.sentence.in_(language)}, [source, *sources]
+        )
     data |= _progress(progress, language)
     data["short_title"] = shorten(progress.short_title.in_(language), 300) or data["short_title"]
-    data["status"] = progress.status.in_(language) or data["status"]
+    data["status"] = shorten(progress.status.in_(language), 300) or data["status"]
     data["sponsor"] = sponsor or _senator(progress, language)
     data["legisinfo"] = page = parliament.legisinfo.page(progress.session, progress.number, language)
     word = "projet de loi" if language == "fr" else "Bill"
@@ -59,19 +61,23 @@ def _progress(progress: BillProgress, language: Language) -> JsonObject:
         {
             "date": stage.date,
             "chamber": chamber_name(stage.chamber, language),
-            "stage": stage.name.in_(language),
-            "state": stage.state.in_(language),
+            "stage": shorten(stage.name.in_(language), NAME_BYTES),
+            "state": shorten(stage.state.in_(language), NAME_BYTES),
         }
         for stage in progress.stages
     ]
     publications = [
-        {"version": each.name.in_(language), "url": localized_url(each.url, language)} for each in progress.publications
+        {"version": shorten(each.name.in_(language), NAME_BYTES), "url": localized_url(each.url, language)}
+        for each in progress.publications
     ]
     return {
         "stages": fit(stages, STAGES_BYTES),
         "royal_assent": progress.royal_assent,
-        "statute": progress.statute,
-        "latest_event": {"event": progress.latest_event.in_(language), "date": progress.latest_date},
+        "statute": shorten(progress.statute, NAME_BYTES),
+        "latest_event": {
+            "event": shorten(progress.latest_event.in_(language), NAME_BYTES),
+            "date": progress.latest_date,
+        },
         "publications": fit(publications, PUBLICATIONS_BYTES)["items"],
     }
 
@@ -79,7 +85,8 @@ def _progress(progress: BillProgress, language: Language) -> JsonObject:
 def _senator(progress: BillProgress, language: Language) -> JsonObject | None:
     """The sponsor as LEGISinfo names them: openparliament.ca has no records of senators."""
     name = progress.sponsor.in_(language)
-    return {"name": name, "office": progress.sponsor_office.in_(language)} if name else None
+    office = progress.sponsor_office.in_(language)
+    return {"name": shorten(name, NAME_BYTES), "office": shorten(office, NAME_BYTES)} if name else None
 
 
 async def _sponsor(bill: Bill, parliament: Parliament, language: Language) -> tuple[JsonObject | None, list[Source]]:

@@ -39,7 +39,10 @@ async def get_house_day(arguments: GetHouseDay, parliament: Parliament, language
     asked = arguments.day.isoformat() if arguments.day else None
     debates = _with_pages((await record.list_records("debates", limit=1, date__lte=asked)).records)
     if not debates:
-        raise ToolError("There is no transcript of that day or of an earlier one.")
+        raise ToolError(
+            "There is no transcript of that day or of an earlier one.",
+            "Il n’y a pas de transcription de ce jour ni d’un jour précédent.",
+        )
     day, page = str(debates[0].get("date")), record.public_url(debates[0].get("url"))
     votes = await parliament.votes.between(day, asked, MAX_VOTES)
     speeches, more = await record.list_records("speeches", limit=SPEECHES, document=debates[0].get("url"))

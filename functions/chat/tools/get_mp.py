@@ -6,7 +6,7 @@ from functions.chat.sources.openparliament_records import Link, Term
 from functions.chat.sources.terms import party_full_name
 from functions.chat.sources.text import localized_url, shorten
 from functions.chat.tools.arguments import Arguments, MpSlug
-from functions.chat.tools.records import mp_source, summarize_mp
+from functions.chat.tools.records import NAME_BYTES, mp_source, summarize_mp
 from functions.chat.tools.results import fit
 from functions.chat.tools.tool import Tool, ToolData
 
@@ -49,9 +49,9 @@ def _term(term: Term, language: Language) -> JsonObject:
     return {
         "from": term.start,
         "to": term.end,
-        "party": party_full_name(term.party, term.party_name, language),
-        "riding": term.riding.in_(language) if term.riding else None,
-        "province": term.province,
+        "party": shorten(party_full_name(term.party, term.party_name, language), NAME_BYTES),
+        "riding": shorten(term.riding.in_(language), NAME_BYTES) if term.riding else None,
+        "province": shorten(term.province, NAME_BYTES),
     }
 
 

@@ -25,7 +25,10 @@ async def get_mp_expenses(arguments: GetMpExpenses, parliament: Parliament, lang
     summary, source = await describe_mp(parliament, arguments.slug, language)
     quarters = await parliament.imported.member_expenses(summary["name"] or "", arguments.quarters)
     if not quarters:
-        raise ToolError("The House's disclosure has no expenses under this member's name.")
+        raise ToolError(
+            "The House's disclosure has no expenses under this member's name.",
+            "La divulgation de la Chambre n’a pas de dépenses sous le nom de ce député.",
+        )
     items = [_item(one, parliament, language) for one in quarters]
     about = {"expenses_of": summary, "currency": "CAD"}
     return list_result(about, [source], items, arguments.quarters)

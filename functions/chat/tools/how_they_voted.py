@@ -14,7 +14,7 @@ from functions.chat.sources import Parliament
 from functions.chat.sources.base import JsonObject, Language, Text
 from functions.chat.sources.openparliament_records import Politician
 from functions.chat.sources.represent import Representative
-from functions.chat.sources.terms import matches_party
+from functions.chat.sources.terms import matches_party, party_name
 from functions.chat.sources.text import contains_words, person_name, shorten
 from functions.chat.sources.votes import STAGES, Ballot, Division, Vote
 from functions.chat.tools.arguments import Arguments, BillNumber, PostalCode, Session, Words
@@ -107,7 +107,9 @@ async def _votes(
     if not found.votes:
         raise ToolError(
             f"The House has held no recorded vote on bill {found.bill.number} of session {found.bill.session}; it may "
-            "have passed stages without one. get_bill returns its status."
+            "have passed stages without one. get_bill returns its status.",
+            f"La Chambre n’a tenu aucun vote par appel nominal sur le projet de loi {found.bill.number} de la session "
+            f"{found.bill.session}; il a pu franchir des étapes sans vote. get_bill donne son état.",
         )
     decisive = found.decisive(MAX_DIVISIONS)
     others = [vote for vote in found.votes if vote not in decisive]
@@ -147,7 +149,11 @@ async def _representatives(
         return []
     area = await parliament.represent.area(postal_code.replace(" ", "").replace("-", ""))
     if not area.mps:
-        raise ToolError(f"The postal code has no MP now; vacant: {', '.join(area.vacant) or 'unknown riding'}.")
+        vacant = ", ".join(area.vacant[:MAX_MEMBERS])
+        raise ToolError(
+            f"The postal code has no MP now; vacant: {vacant or 'unknown riding'}.",
+            f"Le code postal n’a pas de député en ce moment; siège vacant : {vacant or 'circonscription inconnue'}.",
+        )
     sitting = await parliament.openparliament.sitting_mps()
     return [(person, mp_of(person, sitting)) for person in area.mps[:MAX_MEMBERS]]
 
@@ -168,11 +174,16 @@ def _find(mp: str | None, division: Division) -> list[Ballot | Unmatched]:
     if not found:
         raise ToolError(
             f"Vote {division.vote.number} of {division.vote.date} has no ballot under that name or slug; find_mps "
-            "finds names and slugs, also of former MPs."
+            "finds names and slugs, also of former MPs.",
+            f"Le vote {division.vote.number} du {division.vote.date} n’a pas de bulletin sous ce nom ou cet "
+            "identifiant; find_mps trouve les noms et les identifiants, aussi des anciens députés.",
         )
     if len(found) > MAX_MEMBERS:
         slugs = ", ".join(ballot.slug for ballot in found[:20])
-        raise ToolError(f"{len(found)} MPs match that name; give the slug of one: {slugs}.")
+        raise ToolError(
+            f"{len(found)} MPs match that name; give the slug of one: {slugs}.",
+            f"{len(found)} députés correspondent à ce nom; donnez l’identifiant de l’un d’eux : {slugs}.",
+        )
     return [*found]
 
 
@@ -196,7 +207,11 @@ def _select_parties(words: str | None, division: Division) -> set[str | None] | 
     names = [count.party for count in division.parties if count.party is not None]
     selected: set[str | None] = {name for name in names if matches_party(words, name)}
     if not selected:
-        raise ToolError(f"No party of that name had a ballot; the parties are {', '.join(names[:20])}.")
+        raise ToolError(
+            f"No party of that name had a ballot; the parties are {', '.join(names[:20])}.",
+            "Aucun parti de ce nom n’avait de bulletin; les partis : "
+            f"{', '.join(party_name(name, 'fr') for name in names[:20])}.",
+        )
     return selected
 
 

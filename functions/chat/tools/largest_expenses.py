@@ -6,6 +6,7 @@ from pydantic import Field
 
 from functions.chat.sources import Parliament
 from functions.chat.sources.base import Language
+from functions.chat.sources.terms import party_in
 from functions.chat.tools.arguments import Arguments, Limit
 from functions.chat.tools.base import ToolError
 from functions.chat.tools.imported_records import describe_largest
@@ -31,10 +32,15 @@ async def largest_expenses(arguments: LargestExpenses, parliament: Parliament, l
         arguments.category, arguments.limit, arguments.fiscal_year, arguments.quarter
     )
     if largest is None:
-        raise ToolError("No expenses of that quarter were imported.")
+        raise ToolError(
+            "No expenses of that quarter were imported.", "Aucune dépense de ce trimestre n’a été importée."
+        )
     about, source = describe_largest(parliament, largest, arguments.category, language)
     items = [
-        Item({"mp": one.name, "riding": one.riding, "caucus": one.caucus, "amount": one.amount}, source)
+        Item(
+            {"mp": one.name, "riding": one.riding, "caucus": party_in(one.caucus, language), "amount": one.amount},
+            source,
+        )
         for one in largest.spenders
     ]
     return list_result(about, [source], items, arguments.limit, more=largest.members > len(items))

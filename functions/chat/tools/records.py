@@ -19,6 +19,8 @@ from functions.chat.sources.text import (
 from functions.chat.tools.base import Source, ToolError
 from functions.chat.tools.results import Item
 
+NAME_BYTES = 200  # a name that a source sends is never longer in a result
+
 
 class MpSummary(TypedDict):
     """An MP, present or former. The party and riding are those of the present or the last term."""
@@ -62,10 +64,10 @@ def summarize_mp(parliament: Parliament, member: Member, language: Language) -> 
     term = member.term
     return {
         "mp": member.slug,
-        "name": member.name,
-        "party": party_name(term.party, language) if term and term.party else None,
-        "riding": term.riding.in_(language) if term and term.riding else None,
-        "province": term.province if term else None,
+        "name": shorten(member.name, NAME_BYTES),
+        "party": shorten(party_name(term.party, language), NAME_BYTES) if term and term.party else None,
+        "riding": shorten(term.riding.in_(language), NAME_BYTES) if term and term.riding else None,
+        "province": shorten(term.province, NAME_BYTES) if term else None,
         "sits_now": term is not None and term.end is None,
         "url": mp_source(parliament, member).url,
     }
@@ -78,7 +80,7 @@ def summarize_bill(parliament: Parliament, bill: Bill, language: Language) -> tu
         "bill": bill.number,
         "session": bill.session,
         "title": shorten(bill.name.in_(language), 500) if bill.name else None,
-        "status": bill_status(bill.status_code, bill.status, language),
+        "status": shorten(bill_status(bill.status_code, bill.status, language), 300),
         "introduced": bill.introduced,
         "legisinfo": localized_url(bill.legisinfo_url, language),
         "url": source.url,
@@ -108,7 +110,11 @@ def named_party(words: str, mps: Iterable[Politician]) -> str:
     parties = sorted({mp.party for mp in mps if mp.party})
     party = next((party for party in parties if matches_party(words, party)), None)
     if party is None:
-        raise ToolError(f"No party in the House has that name; the parties are {', '.join(parties[:20])}.")
+        raise ToolError(
+            f"No party in the House has that name; the parties are {', '.join(parties[:20])}.",
+            "Aucun parti de la Chambre n’a ce nom; les partis : "
+            f"{', '.join(party_name(each, 'fr') for each in parties[:20])}.",
+        )
     return party
 
 
@@ -128,6 +134,11 @@ def mp_of(person: Representative, sitting: Iterable[Politician]) -> Politician |
     by_name = [mp for mp in mps if person_name(person.name) and person_name(mp.name) == person_name(person.name)]
     by_riding = [mp for mp in mps if represents(mp, person.riding)]
     return next(iter(by_riding or (by_name if len(by_name) == 1 else [])), None)
+
+
+def list_page(parliament: Parliament, name: str) -> Source:
+    """The page of all records of a kind, which a list without items is based on: bills, politicians, committees."""
+    return Source(parliament.openparliament.public_url(f"/{name}/"), "openparliament.ca")
 
 
 def mp_source(parliament: Parliament, mp: Politician | Member) -> Source:

@@ -8,7 +8,9 @@ import pytest
 
 from functions.chat.sources.base import Language
 from functions.chat.tools import Source
-from tests.functions.tools.kit import LANGUAGES, Runner, values
+from functions.chat.tools.find_ministers import FindMinisters, find_ministers
+from tests.functions.tools.kit import LANGUAGES, Runner, ScriptedServer, values
+from tests.sources import parliament_at
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,29 @@ async def test_unknown_party_is_an_error_that_lists_parties(runner: Runner) -> N
 async def test_find_bills_matches_short_titles_in_both_languages(runner: Runner, words: str) -> None:
     (bill,) = (await runner.output("find_bills", words=words))["items"]
     assert (bill["bill"], bill["short_title"]) == ("C-2", "Heron Census Act")
+
+
+@pytest.mark.parametrize("criterion", [{"sponsor": "fern-quillwater"}, {"number": "C-5"}])
+async def test_short_titles_are_searched_without_a_session(runner: Runner, criterion: dict[str, str]) -> None:
+    (bill,) = (await runner.output("find_bills", words="Small Ferries", **criterion))["items"]
+    assert (bill["bill"], bill["session"], bill["short_title"]) == ("C-5", "45-1", "Small Ferries Act")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "path"),
+    [
+        ("find_bills", {"words": "xyzzy"}, "/bills/"),
+        ("find_mps", {"name": "xyzzy", "province": "ON"}, "/politicians/"),
+        ("find_mps", {"name": "xyzzy"}, "/politicians/"),
+        ("find_committees", {"words": "xyzzy"}, "/committees/"),
+    ],
+)
+async def test_empty_list_has_the_page_of_the_whole_list(
+    runner: Runner, name: str, arguments: dict[str, str], path: str
+) -> None:
+    outcome = await runner.tools.run(name, arguments, "en")
+    assert outcome.output is not None
+    assert (outcome.output["items"], [source.url for source in outcome.sources]) == ([], [runner.url(path)])
 
 
 async def test_bills_that_are_no_law_yet_are_found(runner: Runner) -> None:
@@ -175,6 +200,23 @@ async def test_former_mps_are_found_where_no_sitting_one_is(runner: Runner) -> N
     former = values(await runner.output("find_mps", name="greyfeather", former=True))
     assert former == ["ottoline-greyfeather"]
     assert "name only" in await runner.error("find_mps", former=True, party="Heron")
+
+
+async def test_offices_match_in_lists_of_another_order(server: ScriptedServer) -> None:
+    """A French list of another order: the words are those of the English one."""
+    entry = (
+        "<ParliamentarySecretary><PersonId>{}</PersonId><PersonOfficialLastName>{}</PersonOfficialLastName>"
+        "<Title>{}</Title><FromDateTime>2026-02-02T00:00:00</FromDateTime></ParliamentarySecretary>"
+    )
+    people = {"en": [(1, "Ash", "Fisheries"), (2, "Birch", "Finance")], "fr": [(2, "Birch", "F"), (1, "Ash", "Pêches")]}
+    for language, entries in people.items():
+        body = "".join(entry.format(*each) for each in entries)
+        path = f"/Members/{language}/parliamentary-secretaries/xml"
+        server.answer(path, f"<ArrayOfParliamentarySecretary>{body}</ArrayOfParliamentarySecretary>".encode())
+    parliament = parliament_at(server.url)
+    found = await find_ministers(FindMinisters(words="fisheries", secretaries=True), parliament, "fr")
+    await parliament.close()
+    assert values(found.data, "office") == ["Pêches"]
 
 
 async def test_search_escapes_the_words(runner: Runner) -> None:

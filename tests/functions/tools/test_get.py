@@ -12,10 +12,10 @@ from functions.chat.sources.http import ResponseCache
 from functions.chat.sources.openparliament_records import parse_speech
 from functions.chat.sources.terms import CHOICES, RESULTS
 from functions.chat.sources.text import html_to_text
-from functions.chat.tools import Source
+from functions.chat.tools import Source, Tools
 from functions.chat.tools.records import describe_bill, describe_mp, speech_item
 from functions.chat.tools.results import speech_text_limit
-from tests.functions.tools.kit import CALLS, LANGUAGES, Runner
+from tests.functions.tools.kit import CALLS, LANGUAGES, Runner, ScriptedServer, page
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -111,6 +111,73 @@ async def test_dissent_is_counted_from_the_newest_votes(runner: Runner, monkeypa
     found = await runner.output("get_mp_votes", "fr", slug="junia-dalewren", only_dissent=True)
     assert [item["vote"] for item in found["items"]] == [9]
     assert found["note"].startswith("Cette liste n’est pas complète")
+
+
+async def test_another_bill_of_legisinfo_is_not_shown(runner: Runner) -> None:
+    other = await runner.record("/legisinfo/en/bill/45-1/c-2/json")
+    await runner.add_fault(path_prefix="/legisinfo/en/bill/45-1/c-5/", body=json.dumps(other), times=2)
+    bill = await runner.output("get_bill", "fr", number="C-5")
+    assert (bill["stages"], bill["law"], bill["short_title"]) == (None, False, "Loi sur les petits traversiers")
+    assert bill["stages_missing_because"] == "LEGISinfo a renvoyé une réponse illisible."
+    await runner.remove_faults()
+    assert (await runner.output("get_bill", number="C-5"))["stages"]["items"]
+
+
+async def test_errors_are_in_the_language_of_the_question(runner: Runner) -> None:
+    errors = [
+        (await runner.tools.run(name, arguments, "fr")).error
+        for name, arguments in (
+            ("get_mp", {"slug": "unknown"}),
+            ("find_mps", {"party": "Whig"}),
+            ("find_mps", {"postal_code": "X9X 9X9"}),
+            ("count_herons", {}),
+        )
+    ]
+    assert errors[:3] == [
+        "Aucun député n’a l’identifiant unknown; find_mps trouve les identifiants par nom.",
+        "Aucun parti de la Chambre n’a ce nom; les partis : Cordwood, Fleuve, Heron, Indépendant, Juniper, Lantern.",
+        "Represent ne connaît pas ce code postal.",
+    ]
+    assert str(errors[3]).startswith("Aucun outil n’a ce nom; les outils : find_bills, ")
+
+
+LONG = "Élisabeth-" * 1_000
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_very_long_names_are_shortened(server: ScriptedServer, tools: Tools, language: Language) -> None:
+    both = {"en": LONG, "fr": LONG}
+    term = {"party": {"name": both, "short_name": both}, "riding": {"province": LONG, "name": both}, "end_date": None}
+    links = [{"url": "https://a.example/", "note": LONG}]
+    mp = {"url": "/politicians/ann/", "name": LONG, "memberships": [term], "links": links, "email": LONG, "voice": LONG}
+    server.answer("/politicians/ann/", mp)
+    server.answer("/votes/ballots/", page([{"vote_url": "/votes/45-1/1/", "ballot": "Yes"}]))
+    server.answer("/votes/", page([]))
+    bill = {"session": "45-1", "number": "C-5", "sponsor_politician_url": "/politicians/ann/"}
+    bill |= dict.fromkeys(("name", "short_title", "status"), both) | {"status_code": LONG, "home_chamber": LONG}
+    server.answer("/bills/45-1/C-5/", bill)
+    names = ("LongTitle", "ShortTitle", "StatusName", "SponsorPersonName", "LatestBillEventTypeName")
+    stage = {"BillStageNameEn": LONG, "StateNameEn": LONG, "StateAsOfDate": "2026-02-02"}
+    file = {"PublicationTypeNameEn": LONG, "PublicationFiles": [{"RelativePath": "/a"}]}
+    progress = {f"{name}{language_}": LONG for name in names for language_ in ("En", "Fr")} | {
+        "NumberCode": "C-5",
+        "ParliamentNumber": 45,
+        "SessionNumber": 1,
+        "StatuteYear": LONG,
+        "StatuteChapter": LONG,
+        "BillStages": {"HouseBillStages": [stage]},
+        "Publications": [file],
+    }
+    server.answer("/legisinfo/en/bill/45-1/c-5/json", [progress])
+    for name, arguments in (
+        ("get_mp", {"slug": "ann"}),
+        ("get_mp_votes", {"slug": "ann"}),
+        ("get_bill", {"number": "C-5", "session": "45-1"}),
+    ):
+        outcome = await tools.run(name, arguments, language)
+        assert outcome.error is None
+        assert "Élisabeth" in json.dumps(outcome.output, ensure_ascii=False)
+        assert all(len(source.title) < 200 for source in outcome.sources)
 
 
 async def test_former_mps_ballots_are_joined_with_their_votes(runner: Runner) -> None:

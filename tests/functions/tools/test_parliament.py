@@ -265,7 +265,7 @@ async def test_search_filters_are_those_of_the_site(server: ScriptedServer, tool
     ):
         assert (await tools.run("search_debates", {"words": "herons", **arguments}, "fr")).error is None
         assert server.requests[-1] == f"/search/feed/?{urlencode({'q': f'herons {query}'})}"
-    outcome = await tools.run("search_debates", {"words": "herons", "party": "Whig"}, "fr")
+    outcome = await tools.run("search_debates", {"words": "herons", "party": "Whig"}, "en")
     assert (outcome.error or "").startswith("No party in the House has that name; the parties are Conservative.")
 
 

@@ -1,9 +1,12 @@
 """The closed lists are complete: against the real site's code, the stand-in's data, and each other."""
 
+import ast
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from functions.chat import sources, tools
 from functions.chat.sources.base import Text
 from functions.chat.sources.terms import (
     CHAMBERS,
@@ -17,6 +20,7 @@ from functions.chat.sources.terms import (
     chamber_name,
     matches_party,
     party_full_name,
+    party_in,
     party_name,
 )
 from functions.chat.sources.votes import STAGES, Stage
@@ -33,6 +37,7 @@ SenateInCommittee SenateConsiderationOfCommitteeReport HouseConsiderationOfCommi
 SenateConsiderationOfAmendments HouseConsiderationOfAmendments Introduced ProForma SenateBillWaitingHouse
 HouseBillWaitingSenate OutsideOrderPrecedence SenConsideringHouseAmendments HouseConsideringSenAmendments
 """
+ERRORS = {"SourceError", "RecordNotFound", "ToolError"}
 PROVINCES = {"AB", "BC", "SK", "MB", "ON", "QC", "NB", "NS", "PE", "NL", "YT", "NT", "NU"}
 PARTIES_WITH_MEMBERS = {
     "Conservative",
@@ -100,3 +105,31 @@ def test_unknown_value_stays_in_english() -> None:
 )
 def test_party_is_found_by_its_names_in_both_languages(words: str, party: str) -> None:
     assert [name for name in (*PARTIES, "Heron") if matches_party(words, name)] == [party]
+
+
+@pytest.mark.parametrize(
+    ("written", "french"),
+    [
+        ("Conservative", "Conservateur"),
+        ("NDP", "NPD"),
+        ("Green Party", "Vert"),
+        ("New Democratic Party", "NPD"),
+        ("Bloc Québécois", "Bloc"),
+        ("Liberal Party of Canada", "Libéral"),
+        ("Progressive Conservative", "Progressiste-conservateur"),
+        ("Heron", "Heron"),
+        (None, None),
+    ],
+)
+def test_party_of_another_source_is_translated(written: str | None, french: str | None) -> None:
+    assert party_in(written, "fr") == french
+
+
+def test_every_error_of_sources_and_tools_has_both_languages() -> None:
+    sites = 0
+    for file in [*Path(sources.__path__[0]).glob("*.py"), *Path(tools.__path__[0]).glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
+                sites += 1
+                assert len(node.args) == 2, f"{file.name}:{node.lineno}"
+    assert sites > 30
