@@ -17,7 +17,7 @@ from functions.chat import limits, wire
 from functions.chat.feed import Feed
 from functions.chat.providers import Spent
 from functions.common.database import Database
-from functions.common.errors import AppError, Internal, TooManyFollowers, Unavailable
+from functions.common.errors import AppError, ProviderError, TooManyFollowers, Unavailable
 from functions.common.ids import time_ordered_id
 from functions.common.language import Language
 from functions.common.observe import Observer
@@ -267,7 +267,7 @@ async def _relay(follower: Follower, state: Running | Over | None) -> AsyncItera
 def _ending(message: wire.MessageStream, over: Over | None, follower: Follower) -> bytes:
     """The last events of a relayed answer. None: its process died."""
     if over is None:
-        return message.finish_step() + wire.broken(Internal(), follower.language)
+        return message.finish_step() + wire.broken(ProviderError("answer_failed"), follower.language)
     metadata = wire.metadata(
         request_id=follower.request_id,
         spent=over.spent,
@@ -285,4 +285,5 @@ def _ending(message: wire.MessageStream, over: Over | None, follower: Follower) 
         case "stopped":
             return wire.abort(metadata)
         case _:
-            return message.finish_step() + wire.error(Internal(), follower.language, metadata)
+            # The hold does not say why. After the first text it is nearly always the provider.
+            return message.finish_step() + wire.error(ProviderError(), follower.language, metadata)

@@ -140,10 +140,16 @@ REASONS = (
            "attendez minuit UTC.",
     ),
     Reason(
+        "no_quota", "quota_exhausted", "buy_pack", sql="Daily quota exceeded",
+        ends="when support raises the quota, or credits are bought",
+        en="Your account includes no queries at the moment. Buy a credit pack to continue.",
+        fr="Votre compte ne comprend aucune requête pour le moment. Achetez un bloc de crédits pour continuer.",
+    ),
+    Reason(
         "overage_off", "quota_exhausted", "enable_overage", sql="Daily quota exceeded",
         ends="when overage is turned on, or credits are bought",
-        en="Your plan includes no queries, and overage is off. Turn it on to continue.",
-        fr="Votre forfait ne comprend aucune requête et le dépassement est désactivé. Activez-le pour continuer.",
+        en="Your account includes no queries, and overage is off. Turn it on to continue.",
+        fr="Votre compte ne comprend aucune requête et le dépassement est désactivé. Activez-le pour continuer.",
     ),
     Reason(
         "overage_limit_reached", "overage_limit_reached", "raise_limit", sql="Overage limit reached",
@@ -374,6 +380,11 @@ REASONS = (
         "question_too_long", "invalid_request", "none", ends="with a shorter question",
         en="The question is too long for the models of your plan. Please shorten it.",
         fr="La question est trop longue pour les modèles de votre forfait. Veuillez la raccourcir.",
+    ),
+    Reason(
+        "answer_failed", "provider_error", "wait", ends="often at the next attempt",
+        en="This answer failed. Nothing was charged; please try again.",
+        fr="Cette réponse a échoué. Rien n’a été facturé; veuillez réessayer.",
     ),
     Reason(
         "provider_overloaded", "provider_overloaded", "wait", ends="when the provider has capacity",

@@ -417,11 +417,16 @@ values
    'You have used all queries for today, and overage is off. Turn it on, or wait until midnight UTC.',
    'Vous avez utilisé toutes les requêtes d’aujourd’hui et le dépassement est désactivé. Activez-le ou '
    'attendez minuit UTC.'),
+  ('no_quota', 'quota_exhausted', 'buy_pack', false,
+   'Daily quota exceeded',
+   'when support raises the quota, or credits are bought',
+   'Your account includes no queries at the moment. Buy a credit pack to continue.',
+   'Votre compte ne comprend aucune requête pour le moment. Achetez un bloc de crédits pour continuer.'),
   ('overage_off', 'quota_exhausted', 'enable_overage', false,
    'Daily quota exceeded',
    'when overage is turned on, or credits are bought',
-   'Your plan includes no queries, and overage is off. Turn it on to continue.',
-   'Votre forfait ne comprend aucune requête et le dépassement est désactivé. Activez-le pour continuer.'),
+   'Your account includes no queries, and overage is off. Turn it on to continue.',
+   'Votre compte ne comprend aucune requête et le dépassement est désactivé. Activez-le pour continuer.'),
   ('overage_limit_reached', 'overage_limit_reached', 'raise_limit', false,
    'Overage limit reached',
    'when the limit is raised or resets',
@@ -635,6 +640,11 @@ values
    'with a shorter question',
    'The question is too long for the models of your plan. Please shorten it.',
    'La question est trop longue pour les modèles de votre forfait. Veuillez la raccourcir.'),
+  ('answer_failed', 'provider_error', 'wait', false,
+   null,
+   'often at the next attempt',
+   'This answer failed. Nothing was charged; please try again.',
+   'Cette réponse a échoué. Rien n’a été facturé; veuillez réessayer.'),
   ('provider_overloaded', 'provider_overloaded', 'wait', false,
    null,
    'when the provider has capacity',
@@ -3040,7 +3050,7 @@ select
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
-  limits.is_serving, limits.can_use_overage, limits.is_billed, s.overage_ceiling, s.blocked_at
+  limits.is_serving, limits.can_use_overage, limits.is_billed, limits.resets_daily, s.overage_ceiling, s.blocked_at
 from private.current_subscriptions s
 cross join lateral (
   select
@@ -3059,7 +3069,8 @@ cross join lateral (
     -- Overage needs a live subscription, whose invoices collect it.
     s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
       and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
-    s.stripe_subscription_id is not null and not s.is_lapsed as is_billed
+    s.stripe_subscription_id is not null and not s.is_lapsed as is_billed,
+    (s.plan_daily_quota > 0 or s.own_daily_quota > 0) is true as resets_daily
   offset 0
 ) limits;
 comment on view private.subscription_limits is 'current_subscriptions with the limits of the plan and of the user.';
@@ -3101,6 +3112,8 @@ comment on column private.subscription_limits.is_serving is 'Whether the status 
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
 comment on column private.subscription_limits.is_billed is 'Whether there is a live subscription at Stripe.';
+comment on column private.subscription_limits.resets_daily is
+  'Whether the plan or the user has a daily quota that is not zero.';
 comment on column private.subscription_limits.overage_ceiling is 'As in current_subscriptions.';
 comment on column private.subscription_limits.blocked_at is 'As in current_subscriptions.';
 revoke all on private.subscription_limits from public, anon, authenticated, service_role;
@@ -3128,7 +3141,8 @@ select
        else decision.funding = 'overage' end as requires_payment,
   case
     when decision.funding = 'included' and not s.is_lifetime
-      or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off') then s.midnight
+      or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
+      or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
       or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached') then least(
       (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
@@ -3174,6 +3188,7 @@ cross join lateral (
            and s.overage_used + s.overage_price_usd <= s.overage_limit
         then case when s.quota_limit > 0 then 'daily_quota_used_overage_off' else 'overage_off' end
       when s.quota_limit > 0 then 'daily_quota_used'
+      when s.resets_daily then 'no_quota'
       else 'credits_used'
     end as reason_code
 ) refusal;

@@ -114,7 +114,7 @@ select
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
-  limits.is_serving, limits.can_use_overage, limits.is_billed, s.overage_ceiling, s.blocked_at
+  limits.is_serving, limits.can_use_overage, limits.is_billed, limits.resets_daily, s.overage_ceiling, s.blocked_at
 from private.current_subscriptions s
 cross join lateral (
   select
@@ -133,7 +133,8 @@ cross join lateral (
     -- Overage needs a live subscription, whose invoices collect it.
     s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
       and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
-    s.stripe_subscription_id is not null and not s.is_lapsed as is_billed
+    s.stripe_subscription_id is not null and not s.is_lapsed as is_billed,
+    (s.plan_daily_quota > 0 or s.own_daily_quota > 0) is true as resets_daily
   offset 0
 ) limits;
 comment on view private.subscription_limits is 'current_subscriptions with the limits of the plan and of the user.';
@@ -175,6 +176,8 @@ comment on column private.subscription_limits.is_serving is 'Whether the status 
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
 comment on column private.subscription_limits.is_billed is 'Whether there is a live subscription at Stripe.';
+comment on column private.subscription_limits.resets_daily is
+  'Whether the plan or the user has a daily quota that is not zero.';
 comment on column private.subscription_limits.overage_ceiling is 'As in current_subscriptions.';
 comment on column private.subscription_limits.blocked_at is 'As in current_subscriptions.';
 revoke all on private.subscription_limits from public, anon, authenticated, service_role;
@@ -202,7 +205,8 @@ select
        else decision.funding = 'overage' end as requires_payment,
   case
     when decision.funding = 'included' and not s.is_lifetime
-      or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off') then s.midnight
+      or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
+      or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
       or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached') then least(
       (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
@@ -248,6 +252,7 @@ cross join lateral (
            and s.overage_used + s.overage_price_usd <= s.overage_limit
         then case when s.quota_limit > 0 then 'daily_quota_used_overage_off' else 'overage_off' end
       when s.quota_limit > 0 then 'daily_quota_used'
+      when s.resets_daily then 'no_quota'
       else 'credits_used'
     end as reason_code
 ) refusal;

@@ -136,6 +136,7 @@ STATES: Mapping[str, Callable[[World], Person]] = {
     "basic, used, overage limit": lambda w: w.subscriber("basic", f"{USED}, {FULL}"),
     "basic, used, off and limit": lambda w: w.subscriber("basic", f"{USED}, {FULL}, allow_overages = false"),
     "basic, used, no card": lambda w: w.billing.new_user("basic", quota_used=15),
+    "basic, quota 0, overage off": lambda w: w.subscriber("basic", "daily_quota = 0, allow_overages = false"),
     "basic, quota 0": lambda w: w.billing.new_user("basic", daily_quota=0),
     "usage_only, overage off": lambda w: w.subscriber("usage_only", "allow_overages = false"),
     "usage_only, overage limit": lambda w: w.subscriber("usage_only", FULL),

@@ -15,6 +15,8 @@ from functions.common import reasons
 PRICE = Decimal("0.025")
 DAILY = {"basic": 15, "pro": 40, "usage_only": 0}
 LIFETIME = 10
+# The reasons for which only a payment helps.
+PAYABLE = ("subscription_unpaid", "subscription_ended", "free_quota_used", "credits_used", "payment_failed")
 CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
 CONCURRENT = {"free": 1, "basic": 3, "pro": 3, "usage_only": 3}
@@ -327,7 +329,9 @@ class User:
         fits = self.overage_used() + PRICE <= self.overage_limit
         if self.subscribed and self.status == "active" and not self.allow_overages and fits:
             return "daily_quota_used_overage_off" if self.quota else "overage_off"
-        return "daily_quota_used" if self.quota else "credits_used"
+        if self.quota:
+            return "daily_quota_used"
+        return "no_quota" if DAILY[self.tier] else "credits_used"
 
     def resets_at(self, at: datetime) -> datetime | None:
         """When the quota or limit that decides resets, without an own key."""
@@ -336,8 +340,8 @@ class User:
         if funding is not None:
             return {"included": None if self.tier == "free" else midnight, "credit": None, "overage": end}[funding]
         times = []
-        if self.refusal_code(at) in ("daily_quota_used", "daily_quota_used_overage_off", "overage_limit_reached"):
-            times += [midnight] if self.quota > 0 else []
+        if self.refusal_code(at) not in PAYABLE:
+            times += [midnight] if self.quota > 0 or (DAILY[self.tier] and not self.can_use_overage) else []
         if self.refusal_code(at) == "overage_limit_reached":
             times += [end]
         return min(times, default=None)

@@ -509,7 +509,6 @@ PERIOD = {"current_period_start": "2026-03-01Z", "current_period_end": "2026-04-
         ("usage_only", {"status": "past_due", "past_due_since": "2026-03-09Z"}, "payment_failed", True),
         ("usage_only", {"status": "canceled", **PERIOD}, "credits_used", True),
         ("usage_only", {"allow_overages": False, "overage_limit": 0}, "credits_used", True),
-        ("basic", {"daily_quota": 0, "allow_overages": False}, "overage_off", False),
         ("pro", {"status": "suspended"}, "subscription_unpaid", True),
     ],
 )  # fmt: skip
