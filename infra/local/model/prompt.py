@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from infra.local.model.errors import Refused
 from infra.local.model.text import Json, text_of, to_json, tokens
+from infra.local.parliament.model import slugify
 
 MESSAGE_TOKENS = 4  # around each message
 OPENAI_CACHE_TOKENS = 1_024  # shorter prompts are not cached
@@ -19,6 +20,14 @@ BILL = re.compile(r"\b[CS]-[1-9]\d{0,3}\b", re.ASCII | re.IGNORECASE)
 # What a word of a question asks for, in English or French.
 VOTES, DEBATE, LOBBYING = r"\bvot", r"\b(d[ée]bat|said\b|dit\b)", r"\blobb"
 A_DAY, EXPENSES = r"\b(today|aujourd)|\b(latest|derniers) vot", r"\b(spend|spent|expens|d[ée]pens)"
+CATEGORIES = {
+    "travel": r"\b(travel|d[ée]plac)",
+    "hospitality": r"\b(hospitality|accueil)",
+    "contracts": r"\b(contract|contrat)",
+    "salaries": r"\bsalar|\bsalair",
+}
+# Two words with capitals: a name, such as Josephine O’Fennimore.
+PERSON = re.compile(r"\b({0} {0})".format(r"[A-ZÀ-Þ](?:[’'][A-ZÀ-Þ])?[\w-]+"))
 OFFICE = r"\b(?:minister (?:of|for)|ministre d\w+|ministre de la|ministre de l[’'])\s*(\w+)"
 
 
@@ -48,7 +57,11 @@ def choose_tool(question: str, offered: Sequence[str]) -> tuple[str, Json] | Non
     elif mentions(A_DAY):
         fitting.append(("get_house_day", {}))
     elif mentions(EXPENSES):
-        fitting.append(("largest_expenses", {}))
+        category = next((name for name, words in CATEGORIES.items() if mentions(words)), "")
+        if person := PERSON.search(question):
+            fitting.append(("get_mp_expenses", {"slug": slugify(person[1])}))
+        else:
+            fitting.append(("largest_expenses", {"category": category} if category else {}))
     return next((call for call in fitting if call[0] in offered), None)
 
 

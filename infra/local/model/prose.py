@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any, Literal
 
 from infra.local.model.text import Json
@@ -72,10 +73,10 @@ FACTS: dict[str, tuple[str, str] | dict[bool, tuple[str, str]]] = {
     "yea": ("{} for", "{} pour"),
     "nay": ("{} against", "{} contre"),
     "reports": ("{} reports", "{} rapports"),
-    "amount": ("${}", "{} $"),
-    "total": ("${} in total", "{} $ au total"),
-    "travel": ("${} on travel", "{} $ en déplacements"),
-    "hospitality": ("${} on hospitality", "{} $ en accueil"),
+    "amount": ("${}", "{}\u00a0$"),
+    "total": ("${} in total", "{}\u00a0$ au total"),
+    "travel": ("${} on travel", "{}\u00a0$ en déplacements"),
+    "hospitality": ("${} on hospitality", "{}\u00a0$ en accueil"),
     "rank_of_total": ("rank {}", "rang {}"),
     "text": ("“{}”", "« {} »"),
     "excerpt": ("“{}”", "« {} »"),
@@ -174,9 +175,17 @@ def _fact(phrase: Any, value: Any, language: Language) -> str:
         return ""
     elif isinstance(value, int) and _of(phrase, language) == "{}":
         return ""  # a bare number means nothing to a reader
+    elif "$" in _of(phrase, language):
+        text = _money(str(value), language)
     else:
         text = _day(str(value), language) or _cut(str(value).replace("\n", " "), MAX_QUOTATION)
     return _of(phrase, language).format(text) if text else ""
+
+
+def _money(amount: str, language: Language) -> str:
+    """An amount such as 127030.98: 127,030.98, in French 127 030,98 with no-break spaces."""
+    text = f"{Decimal(amount):,}"
+    return text.translate({ord(","): "\u00a0", ord("."): ","}) if language == "fr" else text
 
 
 def _of(pair: Any, language: Language) -> str:

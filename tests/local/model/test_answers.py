@@ -117,6 +117,7 @@ VOTES = {
     ],
     "left_out": 3,
 }
+SPENDER = {"items": [{"mp": "A Heron", "amount": "127030.98"}], "left_out": 0}
 NOTE_EN = "\n\n*Stand-in: no model was asked.*"
 NOTE_FR = "\n\n*Réponse factice : aucun modèle n’a été consulté.*"
 
@@ -139,6 +140,8 @@ NOTE_FR = "\n\n*Réponse factice : aucun modèle n’a été consulté.*"
             + "\n- and 7 more"
             + NOTE_EN,
         ),
+        ("Who spent most?", SPENDER, "A Heron: $127,030.98." + NOTE_EN),
+        ("Qui dépense le plus ?", SPENDER, "A Heron : 127\u00a0030,98\u00a0$." + NOTE_FR),
         ("What is there?", {"items": [], "left_out": 0}, "The public record has nothing on this." + NOTE_EN),
     ],
 )

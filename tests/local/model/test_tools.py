@@ -61,7 +61,7 @@ async def test_no_tool_is_called_if_none_is_offered_or_allowed(
 
 NAMES = (
     *("find_mps", "how_they_voted", "get_bill", "get_bill_votes", "get_bill_debate", "find_ministers"),
-    *("get_house_day", "largest_expenses", "find_lobbying", "search"),
+    *("get_house_day", "get_mp_expenses", "largest_expenses", "find_lobbying", "search"),
 )
 CLAUDE_TOOLS: Any = [{**CLAUDE_TOOL, "name": name} for name in NAMES]
 GPT_TOOLS: Any = [{**GPT_TOOL, "name": name} for name in NAMES]
@@ -78,6 +78,10 @@ GPT_TOOLS: Any = [{**GPT_TOOL, "name": name} for name in NAMES]
         ("What happened in Parliament today?", "get_house_day", {}),
         ("Quels sont les derniers votes ?", "get_house_day", {}),
         ("Quels députés dépensent le plus ?", "largest_expenses", {}),
+        ("Quelles sont les dépenses en déplacements ?", "largest_expenses", {"category": "travel"}),
+        ("Who spent most on hospitality?", "largest_expenses", {"category": "hospitality"}),
+        ("Quelles sont les dépenses de Josephine O’Fennimore ?", "get_mp_expenses", {"slug": "josephine-ofennimore"}),
+        ("What are Fern Quillwater's expenses?", "get_mp_expenses", {"slug": "fern-quillwater"}),
         ("What is Bill C-5 about?", "get_bill", {"number": "C-5"}),
         ("De quoi parle le projet de loi c-12 ?", "get_bill", {"number": "C-12"}),
         ("Who voted for C-5?", "get_bill_votes", {"number": "C-5"}),
