@@ -26,14 +26,15 @@ create table if not exists public.lobbying_communications (
     constraint lobbying_communications_description_is_bounded check (char_length(description) <= 4000),
   subjects_en text[] not null,
   subjects_fr text[] not null,
+  -- Superseded reports are not found.
   words tsvector generated always as (
-    private.search_words(
-      description || ' ' || private.join_texts(subjects_en) || ' ' || private.join_texts(subjects_fr))) stored,
+    case when not is_superseded then private.search_words(
+      description || ' ' || private.join_texts(subjects_en) || ' ' || private.join_texts(subjects_fr)) end) stored,
   organization_words tsvector generated always as (
-    private.search_words(organization_en || ' ' || organization_fr)) stored
+    case when not is_superseded then private.search_words(organization_en || ' ' || organization_fr) end) stored
 );
 create index if not exists lobbying_communications_communicated_on_idx
-  on public.lobbying_communications (communicated_on);
+  on public.lobbying_communications (communicated_on desc nulls last);
 create index if not exists lobbying_communications_words_idx on public.lobbying_communications using gin (words);
 create index if not exists lobbying_communications_organization_words_idx
   on public.lobbying_communications using gin (organization_words);

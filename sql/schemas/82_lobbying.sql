@@ -17,16 +17,17 @@ revoke all on function private.imported_on(text) from public, anon, authenticate
 
 
 create or replace function private.newest_matches(
-  p_table regclass, p_words text, p_day text, p_order text, p_condition text, p_query tsquery, p_since date,
-  p_until date, p_limit integer)
+  p_table regclass, p_words text, p_starts text, p_ends text, p_query tsquery, p_since date, p_until date,
+  p_limit integer)
 returns uuid[]
 language plpgsql stable set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_newest constant text := format(
     'select array(
-       select n.id from (select * from %1$s order by %2$I %4$s limit $5) n where n.%3$I @@ $1 and (%5$s) limit $4)',
-    p_table, p_day, p_words, p_order, p_condition);
+       select n.id from (select * from %1$s order by %3$I desc nulls last limit $5) n
+       where n.%2$I @@ $1 and (n.%4$I >= $2 or n.%4$I is null) and (n.%3$I <= $3 or n.%3$I is null) limit $4)',
+    p_table, p_words, p_starts, p_ends);
   v_found integer;
   v_ids uuid[];
 begin
@@ -38,10 +39,12 @@ begin
   end if;
   -- 2. Rare words: all rows, over the index of the words.
   execute format(
-    'with found as materialized (
-       select t.id, t.%2$I, (%5$s) as is_wanted from %1$s t where t.%3$I @@ $1 limit $5)
-     select count(*), array(select f.id from found f where f.is_wanted order by f.%2$I %4$s limit $4) from found',
-    p_table, p_day, p_words, p_order, p_condition)
+    'with found as materialized (select t.id, t.%3$I, t.%4$I as until from %1$s t where t.%2$I @@ $1 limit $5)
+     select count(*), array(
+       select f.id from found f
+       where (f.until >= $2 or f.until is null) and (f.%3$I <= $3 or f.%3$I is null)
+       order by f.%3$I desc nulls last limit $4) from found',
+    p_table, p_words, p_starts, p_ends)
   into v_found, v_ids using p_query, p_since, p_until, p_limit, 16 * p_limit;
   -- 3. Others: among more of the newest rows.
   if v_found = 16 * p_limit then
@@ -51,17 +54,19 @@ begin
   if v_found = 16 * p_limit and cardinality(v_ids) < p_limit then
     execute format(
       'select array(
-         select m.id from (select * from %1$s t where t.%3$I @@ $1 offset 0) m where %5$s order by %2$I %4$s limit $4)',
-      p_table, p_day, p_words, p_order, p_condition)
+         select m.id from (select * from %1$s t where t.%2$I @@ $1 offset 0) m
+         where (m.%4$I >= $2 or m.%4$I is null) and (m.%3$I <= $3 or m.%3$I is null)
+         order by m.%3$I desc nulls last limit $4)',
+      p_table, p_words, p_starts, p_ends)
     into v_ids using p_query, p_since, p_until, p_limit;
   end if;
   return v_ids;
 end
 $$;
-comment on function private.newest_matches(regclass, text, text, text, text, tsquery, date, date, integer) is
-  'The newest rows of a table whose column p_words matches a query and that fulfil p_condition, in which $2 and $3 are '
-  'p_since and p_until. p_day and p_order: the column and the order of an index, newest first.';
-revoke all on function private.newest_matches(regclass, text, text, text, text, tsquery, date, date, integer)
+comment on function private.newest_matches(regclass, text, text, text, tsquery, date, date, integer) is
+  'The newest rows of a table whose column p_words matches a query, and whose days from p_starts to p_ends overlap '
+  'those from p_since to p_until. p_starts has an index, newest first.';
+revoke all on function private.newest_matches(regclass, text, text, text, tsquery, date, date, integer)
   from public, anon, authenticated, service_role;
 
 
@@ -72,13 +77,10 @@ language plpgsql stable set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_reports constant uuid[] := private.newest_matches(
-    'public.lobbying_communications', 'words', 'communicated_on', 'desc',
-    'communicated_on between $2 and $3 and not is_superseded', p_query, p_since, p_until, 250);
+    'public.lobbying_communications', 'words', 'communicated_on', 'communicated_on', p_query, p_since, p_until, 250);
   v_subjects constant uuid[] := private.newest_matches(
-    'public.lobbying_subjects', 'words', 'starts_on', 'desc nulls last',
-    case when p_is_new then 'starts_on between $2 and $3'
-         else '(ends_on is null or ends_on >= $2) and (starts_on is null or starts_on <= $3)' end,
-    p_query, p_since, p_until, 125);
+    'public.lobbying_subjects', 'words', 'starts_on', case when p_is_new then 'starts_on' else 'ends_on' end, p_query,
+    p_since, p_until, 125);
 begin
   return (
     with reports as (
@@ -174,8 +176,8 @@ as $$
 declare
   v_query constant tsquery := private.search_query(p_organization);
   v_reports constant uuid[] := private.newest_matches(
-    'public.lobbying_communications', 'organization_words', 'communicated_on', 'desc',
-    'not is_superseded and ($2 is null or communicated_on >= $2)', v_query, p_since, null, 250);
+    'public.lobbying_communications', 'organization_words', 'communicated_on', 'communicated_on', v_query,
+    coalesce(p_since, '-infinity'), 'infinity', 250);
 begin
   return (
     with reports as (
@@ -271,14 +273,15 @@ language plpgsql stable security definer set search_path = '' set plan_cache_mod
 as $$
 declare
   v_until constant date := (
-    select c.communicated_on from public.lobbying_communications c order by c.communicated_on desc limit 1);
+    select c.communicated_on from public.lobbying_communications c
+    order by c.communicated_on desc nulls last limit 1);
 begin
   return (
     with reports as (
       select c.organization_en, c.organization_fr, c.communicated_on
       from public.lobbying_communications c
       where c.communicated_on > v_until - 30 and not c.is_superseded
-      order by c.communicated_on desc limit 20000
+      order by c.communicated_on desc nulls last limit 20000
     )
     select jsonb_build_object(
       'as_of', private.imported_on('lobbying-communications'), 'since', v_until - 29, 'until', v_until,
