@@ -18,6 +18,13 @@ from functions.maintenance.imports.settings import SourceSettings
 
 ZIP_START = b"PK\x03\x04"
 FEWEST_MEMBERS = 20  # of a quarter
+FEWEST_IN_COMMITTEE = 3
+# The two pages that are read as HTML: a party's heading and a ballot; a heading and a link to a member.
+PARTY_OR_BALLOT = re.compile(
+    r'<h2>([^<]*)</h2>|voteresult_[YNPA]">[^<]*</span>\s*(<a href="/politicians/[^"]+">[^<]*</a>)'
+)
+COMMITTEE_ROLE = re.compile(r"<h[1-4]\b[^>]*>.*?</h[1-4]>", re.IGNORECASE | re.DOTALL)
+COMMITTEE_MEMBER = re.compile(r'<a\b[^>]*\bhref="[^"]*/members/en/[^"/]*\(\d+\)"', re.IGNORECASE)
 
 Check = Callable[[], Awaitable[None]]  # raises ImportFailed
 
@@ -70,6 +77,7 @@ def _checks(settings: SourceSettings, sleep: Sleep) -> dict[str, Check]:
     return {
         **checks,
         "openparliament.ca search feed": _contains(feed, "/search/feed/?q=bill", "<rss", "<item>", "<link>"),
+        "openparliament.ca page of a vote": _vote_page(api, feed),
         "Represent": _object(represent, "/postcodes/K1A0A6/", "representatives_centroid"),
         "LEGISinfo": _bill(legisinfo),
         "ourcommons.ca ministers": _contains(
@@ -78,6 +86,7 @@ def _checks(settings: SourceSettings, sleep: Sleep) -> dict[str, Check]:
         "ourcommons.ca parliamentary secretaries": _contains(
             house, "/Members/en/parliamentary-secretaries/xml", "<ParliamentarySecretary>", "<Title>"
         ),
+        "ourcommons.ca committee's members": _committee_members(api, house),
         "ourcommons.ca expenses": _expenses(house),
         **{f"lobbycanada.gc.ca {one.noun}": _zip(registry, one.path) for one in DATASETS},
     }
@@ -85,11 +94,56 @@ def _checks(settings: SourceSettings, sleep: Sleep) -> dict[str, Check]:
 
 def _api_list(site: Site, name: str, *keys: str) -> Check:
     async def check() -> None:
-        answer = await _json(site, f"/{name}/?limit=1&format=json")
-        records = answer.get("objects") if isinstance(answer, dict) else None
-        if not records:
-            raise ImportFailed("the list has no records.")
-        _require(records[0], keys)
+        await _first_record(site, name, keys)
+
+    return check
+
+
+async def _first_record(site: Site, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The first record of a list, which has these keys."""
+    answer = await _json(site, f"/{name}/?limit=1&format=json")
+    records = answer.get("objects") if isinstance(answer, dict) else None
+    if not isinstance(records, list) or not records:
+        raise ImportFailed("the list has no records.")
+    _require(records[0], keys)
+    return dict(records[0])
+
+
+def _vote_page(api: Site, site: Site) -> Check:
+    """The newest vote has as many ballots on its page as it counts, under headings of parties."""
+
+    async def check() -> None:
+        vote = await _first_record(api, "votes", ("url", "yea_total", "nay_total"))
+        page = (await site.page(str(vote["url"]), accept="text/html")).decode("utf-8", "replace")
+        ballots, heading = [], ""
+        for party, ballot in PARTY_OR_BALLOT.findall(page):
+            if ballot:
+                ballots.append(heading)
+            else:
+                heading = party
+        cast = int(vote["yea_total"]) + int(vote["nay_total"])
+        if len(ballots) < cast:
+            raise ImportFailed(f"the page has {len(ballots)} ballots that can be read, of {cast}.")
+        if len(set(ballots)) < 2:
+            raise ImportFailed("the page has no headings of parties.")
+
+    return check
+
+
+def _committee_members(api: Site, house: Site) -> Check:
+    """The first committee's members, by the acronym in its record."""
+
+    async def check() -> None:
+        committee = await _first_record(api, "committees", ("url",))
+        record = await _json(api, f"{committee['url']}?format=json")
+        sessions = record.get("sessions") if isinstance(record, dict) else None
+        acronyms = [one.get("acronym") for one in sessions or [] if isinstance(one, dict) and one.get("acronym")]
+        if not acronyms:
+            raise ImportFailed("a committee's record has no acronym.")
+        page = (await house.page(f"/Committees/en/{acronyms[0]}/Members")).decode("utf-8", "replace")
+        members = len(COMMITTEE_MEMBER.findall(page))
+        if members < FEWEST_IN_COMMITTEE or not COMMITTEE_ROLE.search(page):
+            raise ImportFailed(f"the page has {members} members that can be read, or no headings.")
 
     return check
 

@@ -45,9 +45,9 @@ class Site:
         self._requests = 0
         self._opener = build_opener(HTTPSHandler(context=tls_context()))
 
-    async def page(self, path: str) -> bytes:
-        """The body of a page or small file. Raises ImportFailed."""
-        return await self._get(path, {}, self._read_page) or b""
+    async def page(self, path: str, accept: str = "*/*") -> bytes:
+        """The body of a page. Raises ImportFailed."""
+        return await self._get(path, {"Accept": accept}, self._read_page) or b""
 
     async def file(self, path: str) -> bytes:
         """The body of a small file. Raises ImportFailed, also where the end of the transfer is not marked."""

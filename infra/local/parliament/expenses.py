@@ -9,9 +9,10 @@ import csv
 import io
 import random
 import uuid
+from datetime import date
 from functools import cache
 
-from infra.local.parliament.data import MINISTER, PEOPLE
+from infra.local.parliament.data import JOINED_ON, LEFT_ON, MINISTER, PEOPLE
 from infra.local.parliament.model import slugify
 
 QUARTERS = ((2027, 2), (2027, 1), (2026, 4))
@@ -23,6 +24,12 @@ LATER_MONTHS = ("October 1, {0} to December 31, {0}", "January 1, {1} to March 3
 
 def _id(*parts: object) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(map(str, parts))))
+
+
+def _has_seat(slug: str, year: int, quarter: int) -> bool:
+    """Whether a member has a seat on a day of the quarter. Quarter 4 of 2026 is January to March 2026."""
+    first, after = (date(year - 1 + (3 * number) // 12, 1 + (3 * number) % 12, 1) for number in (quarter, quarter + 1))
+    return JOINED_ON.get(slug, first) < after and LEFT_ON.get(slug, first) >= first
 
 
 def list_page() -> str:
@@ -56,8 +63,11 @@ def csv_file(identity: str) -> bytes | None:
     writer.writerow(["Vacant", "Empty Exemplar", "Heron", 4262.5, 0, 0, 3809.95])
     for line in PEOPLE.strip().splitlines():
         party, _, _, given, family, *riding = line.split()
+        slug = slugify(f"{given} {family}")
+        if not _has_seat(slug, year, quarter):
+            continue
         rng = random.Random(f"{year}{quarter}{given}{family}")  # noqa: S311 -- the same every time
-        name = f"{family}, Hon. {given}" if slugify(f"{given} {family}") == MINISTER else f"{family},  {given}"
+        name = f"{family}, Hon. {given}" if slug == MINISTER else f"{family},  {given}"
         amounts = [round(rng.uniform(30_000, 80_000), 2), round(rng.uniform(0, 40_000), 1), rng.randrange(900)]
         writer.writerow([name, " ".join(riding), party, *amounts, round(rng.uniform(5_000, 35_000), 2)])
     # He changed his caucus in this quarter, and has a row for each.

@@ -7,9 +7,10 @@ import pytest
 
 from functions.maintenance.imports.check_sources import check_sources
 from functions.maintenance.imports.errors import ImportFailed
-from functions.maintenance.imports.expenses import LIST, import_expenses, parse_expenses
+from functions.maintenance.imports.expenses import CSV_LINK, LIST, import_expenses, parse_expenses
 from functions.maintenance.imports.fetch import Site
 from functions.maintenance.imports.settings import SourceSettings
+from infra.local.parliament.expenses import csv_file, quarter_page
 from infra.local.stack import Stack
 from tests.functions.maintenance.imports_kit import Db, no_pause, no_progress, with_database
 from tests.functions.tools.kit import ScriptedServer
@@ -196,4 +197,54 @@ def test_check_sources_compares_each_source(stack: Stack) -> None:
         counts = with_database(stack, lambda database: check_sources(broken, no_progress, no_pause))
     (votes,) = [line for line in counts["report"] if line.startswith("DIFFERENT    openparliament.ca votes:")]
     assert "a record has no session, date, description, result" in votes
-    assert counts["differences"] == 8
+    assert counts["differences"] == 10
+
+
+def test_check_sources_reads_the_pages_of_html(stack: Stack) -> None:
+    """A page without its ballots, without headings, or without its links differs."""
+    server = ScriptedServer()
+    names = ("PARLIAMENT_API_URL", "REPRESENT_API_URL", "OURCOMMONS_URL", "LOBBYING_URL", "LEGISINFO_URL")
+    settings = SourceSettings.model_validate(dict.fromkeys(names, server.url))
+    vote, committee = {"url": "/votes/45-1/9/", "yea_total": 2, "nay_total": 1}, "/Committees/en/WHRF/Members"
+    server.answer("/votes/", {"objects": [vote]})
+    server.answer("/committees/", {"objects": [{"name": "Wharves", "slug": "wharves", "url": "/committees/wharves/"}]})
+    server.answer("/committees/wharves/", {"sessions": [{"acronym": None}, {"acronym": "WHRF"}]})
+    ballot = '<span class="tag voteresult_Y">Yes</span> <a href="/politicians/ada-wren/">Ada Wren</a>'
+    member = '<a class="tile" href="//www.ourcommons.ca/Members/en/ada-wren(9)">Ada Wren</a>'
+
+    def differences() -> list[str]:
+        counts = with_database(stack, lambda database: check_sources(settings, no_progress, no_pause))
+        pages = ("page of a vote: ", "committee's members: ")
+        return [line.partition(name)[2] for line in counts["report"] for name in pages if name in line]
+
+    with serve_http(server.http):
+        for vote_page, members_page, found in (
+            (f"<h2>Heron</h2>{ballot * 2}<h2>Fleuve</h2>{ballot}", f"<h2>Chair</h2>{member * 3}", []),
+            (
+                f"<h2>Heron</h2>{ballot}".replace("h2", "h3"),
+                "<h2>Chair</h2>",
+                [
+                    "the page has 1 ballots that can be read, of 3.",
+                    "the page has 0 members that can be read, or no headings.",
+                ],
+            ),
+            (
+                f"<h2>Vote topic</h2>{ballot * 3}",
+                member * 3,
+                ["the page has no headings of parties.", "the page has 3 members that can be read, or no headings."],
+            ),
+        ):
+            server.answer(vote["url"], vote_page.encode())
+            server.answer(committee, members_page.encode())
+            assert differences() == found
+
+
+def test_sample_members_have_expenses_while_they_have_a_seat() -> None:
+    """One left in May 2026, and her successor was elected in June."""
+    found = {}
+    for quarter in ((2026, 4), (2027, 1), (2027, 2)):
+        link = CSV_LINK.search(quarter_page(*quarter) or "")
+        body = csv_file(link[1].split("/")[-2]) if link else None
+        assert body is not None
+        found[quarter] = [name for name in ("Greyfeather", "Percival") if name in body.decode()]
+    assert found == {(2026, 4): ["Greyfeather"], (2027, 1): ["Greyfeather", "Percival"], (2027, 2): ["Percival"]}
