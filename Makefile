@@ -50,6 +50,7 @@ migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migrati
 
 reasons: .venv/.ready ## writes the table of reasons into the SQL and the docs
 	@python -m infra.reasons
+	@python -m infra.openapi # has the codes
 
 pricing: .venv/.ready ## writes docs/pricing.md: what the plans cost us beside their prices
 	@python -m infra.pricing
