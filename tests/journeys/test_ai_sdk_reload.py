@@ -34,7 +34,7 @@ def load(api: Api, person: Person, chat_id: str, **query: int) -> Json:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("chat_id", ["", "bills/45-1 & more? 100% #é"], ids=["uuid", "of any name"])
+@pytest.mark.parametrize("chat_id", ["", "bills/45-1 & more?\n100% #é"], ids=["uuid", "of any name"])
 def test_a_reload_shows_the_messages_as_they_were_streamed(
     browser: Browser, person: NewPerson, provider: str, chat_id: str
 ) -> None:
