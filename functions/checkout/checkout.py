@@ -193,7 +193,9 @@ class Checkout:
         if not prices.data:
             raise CatalogMissing(f"Stripe has no active price with the lookup key {order.product.lookup_key}.")
         price_id = prices.data[0].id
-        purpose = hashlib.sha256("\n".join((price_id, urls.success, urls.cancel)).encode()).hexdigest()[:32]
+        # With the metadata: a page that was opened before a pack's credits changed would grant the old number.
+        parts = (price_id, urls.success, urls.cancel, *(f"{key}={text}" for key, text in order.metadata.items()))
+        purpose = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
         same = await _same_page(stripe, listed.data, order, purpose)
         if order.is_subscription:
             _, live = await live_subscription(stripe, customer_id)

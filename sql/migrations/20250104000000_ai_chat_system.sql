@@ -73,8 +73,9 @@ begin
   if position(' ~ ' in current_query()) > 0 or position(' ~* ' in current_query()) > 0 then
     raise insufficient_privilege using message = 'The Data API takes no regular expressions.';
   end if;
-  -- PostgREST embeds a table with a lateral join. Embedded tables multiply: messages of conversations of messages.
-  if current_query() ~ ' LATERAL \(.* LATERAL \(' then
+  -- PostgREST embeds a table with a lateral join. Embedded tables multiply: messages of conversations of messages. The
+  -- arguments of a function are lateral, too, but after a comma.
+  if current_query() ~ ' JOIN LATERAL \(.* JOIN LATERAL \(' then
     raise insufficient_privilege using message = 'The Data API embeds one table at most.';
   end if;
   return true;
@@ -2089,6 +2090,44 @@ comment on function private.pause_sentence(text, text) is
 revoke all on function private.pause_sentence(text, text) from public, anon, authenticated, service_role;
 
 
+-- ==== sql/schemas/25_blocked_addresses.sql
+
+-- E-mail addresses of users who were blocked when their account was deleted.
+
+create table if not exists public.blocked_addresses (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default private.clock(),
+  address_hash bytea not null
+    constraint blocked_addresses_are_unique unique
+    constraint blocked_addresses_are_sha256 check (octet_length(address_hash) = 32),
+  blocked_at timestamptz not null
+);
+
+comment on table public.blocked_addresses is
+  'Addresses of users who were blocked when their account was deleted: a new account with the address is blocked too, '
+  'until unblock_user. Without it, a block would end with a deletion and a new sign-up.';
+comment on column public.blocked_addresses.id is 'Identifies the row.';
+comment on column public.blocked_addresses.created_at is 'When the account was deleted.';
+comment on column public.blocked_addresses.address_hash is 'SHA-256 of the address in lower case.';
+comment on column public.blocked_addresses.blocked_at is 'When the account was blocked.';
+
+alter table public.blocked_addresses enable row level security;
+alter table public.blocked_addresses force row level security;
+revoke all on public.blocked_addresses from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes it. Functions do.
+
+
+create or replace function private.address_hash(p_address text) returns bytea
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return sha256(convert_to(lower(p_address), 'UTF8'));
+end
+$$;
+comment on function private.address_hash(text) is 'The hash of an e-mail address in blocked_addresses.';
+revoke all on function private.address_hash(text) from public, anon, authenticated, service_role;
+
+
 -- ==== sql/schemas/25_daily_costs.sql
 
 -- What the day's queries cost us at the providers, for the daily budgets in public.settings.
@@ -2559,13 +2598,17 @@ begin
   if exists (select from public.settings s where s.sign_ups_paused_at is not null) then
     raise exception using errcode = 'PAUSE', message = 'Sign-ups are paused.';
   end if;
-  insert into public.user_subscriptions (user_id) values (new.id) on conflict (user_id) do nothing;
+  insert into public.user_subscriptions (user_id, blocked_at, blocked_reason)
+  select new.id, b.blocked_at, case when b.blocked_at is not null then 'Blocked before its deletion' end
+  from (select private.address_hash(new.email) as hash) address
+  left join public.blocked_addresses b on b.address_hash = address.hash
+  on conflict (user_id) do nothing;
   return new;
 end
 $$;
 comment on function private.start_subscription() is
-  'Trigger on auth.users: creates a free subscription. Runs as its owner, because Auth may not write to public. PAUSE: '
-  'an operator has paused sign-ups.';
+  'Trigger on auth.users: creates a free subscription, which is blocked if the address was blocked when its account '
+  'was deleted. Runs as its owner, because Auth may not write to public. PAUSE: an operator has paused sign-ups.';
 revoke all on function private.start_subscription() from public, anon, authenticated, service_role;
 
 create or replace trigger start_subscription after insert on auth.users
@@ -6731,6 +6774,11 @@ begin
          i.stripe_invoice_item_id, i.stripe_invoice_id
   from public.overage_invoice_items i where i.user_id = old.id and i.stripe_invoice_item_id is not null
   on conflict (id) do nothing;
+  insert into public.blocked_addresses (address_hash, blocked_at)
+  select private.address_hash(old.email), s.blocked_at
+  from public.user_subscriptions s
+  where s.user_id = old.id and s.blocked_at is not null and old.email is not null
+  on conflict (address_hash) do nothing;
   return old;
 end
 $$;
@@ -6927,13 +6975,16 @@ begin
 
   -- Write
   update public.user_subscriptions s set blocked_at = null, blocked_reason = null where s.user_id = p_user_id;
+  delete from public.blocked_addresses b
+  where b.address_hash = (select private.address_hash(u.email) from auth.users u where u.id = p_user_id);
 
   -- Return
   return private.record_action(
     p_action, 'unblock', p_user_id, null, v_before, private.operator_columns(p_user_id));
 end
 $$;
-comment on function public.unblock_user(uuid, jsonb) is 'Ends the block of a user. NTFND: no such user.';
+comment on function public.unblock_user(uuid, jsonb) is
+  'Ends the block of a user, and of their address after a deletion. NTFND: no such user.';
 revoke all on function public.unblock_user(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.unblock_user(uuid, jsonb) to service_role;
 

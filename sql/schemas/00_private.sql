@@ -64,8 +64,9 @@ begin
   if position(' ~ ' in current_query()) > 0 or position(' ~* ' in current_query()) > 0 then
     raise insufficient_privilege using message = 'The Data API takes no regular expressions.';
   end if;
-  -- PostgREST embeds a table with a lateral join. Embedded tables multiply: messages of conversations of messages.
-  if current_query() ~ ' LATERAL \(.* LATERAL \(' then
+  -- PostgREST embeds a table with a lateral join. Embedded tables multiply: messages of conversations of messages. The
+  -- arguments of a function are lateral, too, but after a comma.
+  if current_query() ~ ' JOIN LATERAL \(.* JOIN LATERAL \(' then
     raise insufficient_privilege using message = 'The Data API embeds one table at most.';
   end if;
   return true;

@@ -7,13 +7,17 @@ begin
   if exists (select from public.settings s where s.sign_ups_paused_at is not null) then
     raise exception using errcode = 'PAUSE', message = 'Sign-ups are paused.';
   end if;
-  insert into public.user_subscriptions (user_id) values (new.id) on conflict (user_id) do nothing;
+  insert into public.user_subscriptions (user_id, blocked_at, blocked_reason)
+  select new.id, b.blocked_at, case when b.blocked_at is not null then 'Blocked before its deletion' end
+  from (select private.address_hash(new.email) as hash) address
+  left join public.blocked_addresses b on b.address_hash = address.hash
+  on conflict (user_id) do nothing;
   return new;
 end
 $$;
 comment on function private.start_subscription() is
-  'Trigger on auth.users: creates a free subscription. Runs as its owner, because Auth may not write to public. PAUSE: '
-  'an operator has paused sign-ups.';
+  'Trigger on auth.users: creates a free subscription, which is blocked if the address was blocked when its account '
+  'was deleted. Runs as its owner, because Auth may not write to public. PAUSE: an operator has paused sign-ups.';
 revoke all on function private.start_subscription() from public, anon, authenticated, service_role;
 
 create or replace trigger start_subscription after insert on auth.users

@@ -134,6 +134,11 @@ begin
          i.stripe_invoice_item_id, i.stripe_invoice_id
   from public.overage_invoice_items i where i.user_id = old.id and i.stripe_invoice_item_id is not null
   on conflict (id) do nothing;
+  insert into public.blocked_addresses (address_hash, blocked_at)
+  select private.address_hash(old.email), s.blocked_at
+  from public.user_subscriptions s
+  where s.user_id = old.id and s.blocked_at is not null and old.email is not null
+  on conflict (address_hash) do nothing;
   return old;
 end
 $$;

@@ -78,13 +78,16 @@ begin
 
   -- Write
   update public.user_subscriptions s set blocked_at = null, blocked_reason = null where s.user_id = p_user_id;
+  delete from public.blocked_addresses b
+  where b.address_hash = (select private.address_hash(u.email) from auth.users u where u.id = p_user_id);
 
   -- Return
   return private.record_action(
     p_action, 'unblock', p_user_id, null, v_before, private.operator_columns(p_user_id));
 end
 $$;
-comment on function public.unblock_user(uuid, jsonb) is 'Ends the block of a user. NTFND: no such user.';
+comment on function public.unblock_user(uuid, jsonb) is
+  'Ends the block of a user, and of their address after a deletion. NTFND: no such user.';
 revoke all on function public.unblock_user(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.unblock_user(uuid, jsonb) to service_role;
 

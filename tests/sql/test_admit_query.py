@@ -432,7 +432,7 @@ def test_every_change_except_counters_clears_the_reused_decision(db: Db) -> None
         *("id", "user_id", "created_at", "updated_at", "downgraded_at", "stripe_sequence"),
         *("quota_date", "quota_used", "lifetime_used", "overage_period_start", "current_overage_amount"),
         *("failed_cost_usd", "included_until", "tool_minute", "tool_calls", "overage_ceiling", "blocked_reason"),
-        "open_invoice_url",
+        *("open_invoice_url", "exported_at"),
     }
     user = new_user(db, "pro")
     for change in ("status = status", "daily_quota = 40", "past_due_since = null"):

@@ -13,6 +13,7 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 # may call it. The exceptions change only rows of their caller: set_overage, update_conversation, delete_conversation.
 FUNCTIONS = """
 private.add_daily_cost                 volatile   invoker  none
+private.address_hash                   immutable  invoker  none
 private.apply_downgrades               volatile   invoker  none
 private.apply_pending_turns            volatile   invoker  none
 private.bill_query                     immutable  invoker  none
@@ -264,6 +265,7 @@ def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
     Without force the owner could read every row."""
     assert values(db, f"{TABLES} and not (c.relrowsecurity and c.relforcerowsecurity)") == []
     assert values(db, f"{TABLES} and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1") == [
+        "blocked_addresses",
         "daily_costs",
         "import_states",
         "lobbying_communications",

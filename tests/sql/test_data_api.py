@@ -91,6 +91,22 @@ def test_one_embedded_table_is_allowed(api: Callable[..., httpx.Response], me: P
     assert [message["role"] for message in conversation["messages"]] == ["user", "assistant"]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_signed_in_users_call_the_functions_for_them(
+    api: Callable[..., httpx.Response], me: Person, person: Callable[..., Person], method: str
+) -> None:
+    """PostgREST reads their arguments with lateral joins, which embed nothing."""
+
+    def call(function: str, **params: str) -> httpx.Response:
+        sent = {"params": params} if method == "GET" else {"json": params}
+        return api(method, f"/rpc/{function}", me, **sent)
+
+    (state,) = call("can_user_query", p_user_id=me.id).json()
+    assert (state["can_query"], state["reason"]) == (True, "Within daily quota")
+    assert call("explain_query", p_request_id="none").json() == []
+    assert call("can_user_query", p_user_id=person("pro").id).status_code == 403
+
+
 def test_other_filters_are_allowed(api: Callable[..., httpx.Response], me: Person, chat: str) -> None:
     filters = {"select": "id", "conversation_id": f"eq.{chat}", "content": "ilike.*aab"}
     assert len(api("GET", "/messages", me, params=filters).json()) == 1

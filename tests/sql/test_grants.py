@@ -32,6 +32,9 @@ private.subscription_limits    service_role   select
 public.announcements           anon           nothing
 public.announcements           authenticated  select
 public.announcements           service_role   select
+public.blocked_addresses       anon           nothing
+public.blocked_addresses       authenticated  nothing
+public.blocked_addresses       service_role   nothing
 public.conversations           anon           nothing
 public.conversations           authenticated  select
 public.conversations           service_role   select

@@ -20,7 +20,14 @@ CLI = ROOT / "tests/clients/node_modules/.bin/supabase"
 
 # Tables that no user may read.
 INTERNAL = (
-    *("daily_costs", "import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects"),
+    *(
+        "blocked_addresses",
+        "daily_costs",
+        "import_states",
+        "lobbying_communications",
+        "lobbying_registrations",
+        "lobbying_subjects",
+    ),
     *("member_expenses", "operator_actions", "packs", "pending_turns", "retained_invoice_items", "retained_usage"),
     *("settings", "stripe_events"),
 )

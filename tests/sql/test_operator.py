@@ -25,11 +25,31 @@ def credit_back(db: Db, query_id: str, an_action: str | None = None) -> dict[str
     return done
 
 
+def sign_up(db: Db, email: str) -> str:
+    """A new user with this address."""
+    user: str = value(db, "insert into auth.users (id, email) values (gen_random_uuid(), %s) returning id::text", email)
+    return user
+
+
 def charged(db: Db, user: str, **more: Any) -> str:
     """A query that was answered. Returns its id."""
     hold: str = admit(db, user, **more)["hold_id"]
     settle(db, hold)
     return hold
+
+
+def test_a_block_survives_deletion_and_a_new_sign_up(db: Db) -> None:
+    user = sign_up(db, "Spam@Example.test")
+    value(db, "select public.block_user(%s, %s)", user, action("Spam"))
+    db.execute("delete from auth.users where id = %s", (user,))
+    again, other = sign_up(db, "spam@example.test"), sign_up(db, "else@example.test")
+    blocked = "select blocked_at is not null from public.user_subscriptions where user_id = %s"
+    assert (value(db, blocked, again), value(db, blocked, other)) == (True, False)
+    with pytest.raises(psycopg.Error, match="blocked"):
+        admit(db, again)
+    value(db, "select public.unblock_user(%s, %s)", again, action("Paid"))
+    db.execute("delete from auth.users where id = %s", (again,))
+    assert value(db, blocked, sign_up(db, "spam@example.test")) is False
 
 
 # Actions -------------------------------------------------------------------------------------------------------------

@@ -149,6 +149,6 @@ def test_the_dearest_models_need_an_own_key(db: Db) -> None:
     put_key(db, user, "anthropic")
     query = admit(db, user, p_provider="anthropic", p_model="claude-opus-5-5")
     assert (query["funding"], query["model"]) == ("byok", "claude-opus-5-5")
-    with pytest.raises(psycopg.DatabaseError, match="has these models"):
+    with pytest.raises(psycopg.DatabaseError, match="does not have this model"):
         admit(db, user, p_provider="openai", p_model="gpt-6-astra")
     assert admit(db, user, p_provider="anthropic")["model"] == "claude-sonnet-5-5"

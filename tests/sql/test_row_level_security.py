@@ -27,7 +27,15 @@ ROWS_OF_USER = {
 # Relations that every signed-in user may read, and relations that no user may read.
 PUBLIC = {"announcements", "plans", "reasons"}
 INTERNAL = {
-    *("daily_costs", "operator_actions", "packs", "pending_turns", "retained_invoice_items", "retained_usage"),
+    *(
+        "blocked_addresses",
+        "daily_costs",
+        "operator_actions",
+        "packs",
+        "pending_turns",
+        "retained_invoice_items",
+        "retained_usage",
+    ),
     *("settings", "stripe_events"),
     *("import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects", "member_expenses"),
 }

@@ -5,12 +5,12 @@ subscription has ended at Stripe and the overage is billed, or written off expli
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import TypedDict
 
 from stripe import InvalidRequestError, StripeClient
 
 from functions.common import results
+from functions.common.billing.checkout_pages import close_pages
 from functions.common.billing.events import apply_customer
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.records import billing_profile
@@ -49,7 +49,7 @@ async def delete_user(
     if profile is not None:
         customer_id = profile.stripe_customer_id
         if customer_id is not None:
-            await _close_pages(stripe, customer_id)
+            await close_pages(stripe, customer_id)
             counts["subscriptions"] = await _cancel(stripe, customer_id)
             sequence = await database.call("next_stripe_sequence", parse=results.number)
             await apply_customer(database, stripe, customer_id, sequence)
@@ -78,14 +78,6 @@ async def _batches(database: Database, function: str, user_id: str) -> AsyncIter
     params = {"p_user_id": user_id}
     while deleted := await database.call(function, params, timeout_s=PAGE_TIMEOUT_S, parse=results.number):
         yield deleted
-
-
-async def _close_pages(stripe: StripeClient, customer_id: str) -> None:
-    """Close the open checkout pages, which could still be paid."""
-    listed = await stripe.v1.checkout.sessions.list_async({"customer": customer_id, "status": "open", "limit": 100})
-    for session in listed.data:
-        with suppress(InvalidRequestError):  # it was just paid
-            await stripe.v1.checkout.sessions.expire_async(session.id)
 
 
 async def _cancel(stripe: StripeClient, customer_id: str) -> int:

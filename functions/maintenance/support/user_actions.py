@@ -9,6 +9,7 @@ from typing import Any
 from stripe import StripeError
 
 from functions.common import results
+from functions.common.billing.checkout_pages import close_pages
 from functions.common.billing.events import apply_customer, apply_payment
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.records import BillingProfile, billing_profile
@@ -25,8 +26,20 @@ AUTH_TIMEOUT_S = 20.0
 
 
 async def block(session: Session, user_id: str, reason: str) -> list[str]:
-    """Block the user until `unblock`, whatever they pay."""
-    return ["blocked", *changes(await session.change("block_user", reason, p_user_id=user_id))]
+    """Block the user until `unblock`, whatever they pay, and close their open checkout pages."""
+    lines = ["blocked", *changes(await session.change("block_user", reason, p_user_id=user_id))]
+    profile = await billing_profile(session.database, user_id)
+    if profile is not None and profile.stripe_customer_id is not None:
+        try:
+            async with account(session.environment) as stripe:
+                closed = await close_pages(stripe, profile.stripe_customer_id)
+        except StripeError as error:
+            raise SupportError(
+                f"The user is blocked, but Stripe failed ({type(error).__name__}): a checkout page that is open can "
+                "still be paid. Run the command again."
+            ) from error
+        lines.append(f"  {closed} open checkout pages closed")
+    return lines
 
 
 async def unblock(session: Session, user_id: str, reason: str) -> list[str]:
