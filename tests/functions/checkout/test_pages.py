@@ -12,11 +12,13 @@ from stripe import HTTPClient
 
 from functions.checkout.handler import create
 from functions.common.database import Database
+from functions.maintenance.__main__ import main
 from tests.billing_kit import (
     DAY,
     HOUR,
     SITE,
     BillingStack,
+    environment,
     function_with,
     stripe_get,
 )
@@ -243,6 +245,29 @@ def test_pack_pages_stay_open_beside_each_other(billing: BillingStack) -> None:
     second = page_of(click(billing, user, pack="pack_100"))
     large = page_of(click(billing, user, pack="pack_500"))
     assert pages(billing, user) == [large["session_id"], second["session_id"]]
+
+
+def test_a_page_from_before_a_pack_changed_is_not_returned(billing: BillingStack) -> None:
+    """It would grant the number of credits that it was opened with."""
+    user = billing.new_user()
+    first = page_of(click(billing, user, pack="pack_100"))
+    billing.db.execute("update public.packs set credits = 120 where slug = 'pack_100'")
+    try:
+        second = page_of(click(billing, user, pack="pack_100"))
+    finally:
+        billing.db.execute("update public.packs set credits = 100 where slug = 'pack_100'")
+    assert second["session_id"] != first["session_id"]
+    assert stripe_get(billing, f"checkout/sessions/{second['session_id']}")["metadata"]["credits"] == "120"
+
+
+def test_a_block_closes_open_pages(billing: BillingStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = billing.new_user()
+    page = page_of(click(billing, user, pack="pack_100"))
+    for name, text in environment(billing.stack, billing.fake.url).items():
+        monkeypatch.setenv(name, text)
+    assert main(["user", user.id, "block", "--reason", "Spam"]) == 0
+    assert pages(billing, user, "expired") == [page["session_id"]]
+    assert failed(click(billing, user, pack="pack_100")) == (403, "account_blocked")
 
 
 def test_each_user_has_their_own_customer_and_page(billing: BillingStack) -> None:
