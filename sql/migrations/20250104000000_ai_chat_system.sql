@@ -7521,36 +7521,49 @@ language plpgsql stable security definer set search_path = ''
 as $$
 declare
   v_id constant uuid := case when p_id ~ '^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$' then p_id::uuid end;
-  v_request_ids text[];
+  v_client_id text := p_id;
+  v_chat_key uuid;
 begin
-  -- A message of the user has the id that their client gave it. Edits and repetitions have it in their request id.
-  v_request_ids := array(
-    select u.request_id from public.usage_logs u
-    where u.user_id = p_user_id and (u.id = v_id or u.message_id = v_id)
-    union select h.request_id from public.query_holds h where h.user_id = p_user_id and h.id = v_id
-    union select r.request_id from public.query_refusals r where r.user_id = p_user_id and r.id = v_id
-    union select m.external_id from public.messages m join public.conversations c on c.id = m.conversation_id
-          where m.id = v_id and c.user_id = p_user_id and m.external_id is not null);
+  -- A stored message of the user has the id that their client gave it, which is unique in its chat only.
+  select m.external_id, coalesce(md5(c.external_id)::uuid, c.id) into v_client_id, v_chat_key
+  from public.messages m join public.conversations c on c.id = m.conversation_id
+  where m.id = v_id and c.user_id = p_user_id and m.role = 'user';
+  v_client_id := coalesce(v_client_id, p_id);
   return (
-    select coalesce(jsonb_agg(found.query order by found.query ->> 'at'), '[]')
-    from (
-      select private.describe_query(u) as query from public.usage_logs u
-      where u.user_id = p_user_id and (u.id = v_id or u.message_id = v_id or u.request_id = any (v_request_ids)
-                                       or strpos(':' || u.request_id || ':', ':' || p_id || ':') > 0)
+    with attempt as (
+      select u.id, u.request_id, u.chat_key, u.query_timestamp as at, v_id in (u.id, u.message_id) as is_exact
+      from public.usage_logs u where u.user_id = p_user_id
       union all
-      select private.describe_hold(h) from public.query_holds h
-      where h.user_id = p_user_id and (h.id = v_id or h.request_id = any (v_request_ids)
-                                       or strpos(':' || h.request_id || ':', ':' || p_id || ':') > 0)
+      select h.id, h.request_id, h.chat_key, h.created_at, h.id = v_id
+      from public.query_holds h where h.user_id = p_user_id
       union all
-      select private.describe_refusal(r) from public.query_refusals r
-      where r.user_id = p_user_id and (r.id = v_id or r.request_id = any (v_request_ids)
-                                       or strpos(':' || r.request_id || ':', ':' || p_id || ':') > 0)
-      limit 50) found);
+      select r.id, r.request_id, r.chat_key, r.created_at, r.id = v_id
+      from public.query_refusals r where r.user_id = p_user_id
+    ), found as (
+      -- The attempts at the request that the id names. Only an id that names none is a client's, which edits and
+      -- repetitions have in their request id.
+      select a.id, a.at, a.is_exact is true as is_exact from attempt a
+      where exists (
+              select from attempt e
+              where e.is_exact and e.request_id = a.request_id and e.chat_key is not distinct from a.chat_key)
+         or not exists (select from attempt e where e.is_exact)
+            and (v_chat_key is null or a.chat_key = v_chat_key)
+            and strpos(':' || a.request_id || ':', ':' || v_client_id || ':') > 0
+      order by is_exact desc, a.at desc, a.id limit 50
+    )
+    select coalesce(
+      jsonb_agg(described.query || jsonb_build_object('is_exact', f.is_exact) order by f.at, f.id), '[]')
+    from found f
+    cross join lateral (
+      select private.describe_query(u) as query from public.usage_logs u where u.id = f.id
+      union all select private.describe_hold(h) from public.query_holds h where h.id = f.id
+      union all select private.describe_refusal(r) from public.query_refusals r where r.id = f.id) described);
 end
 $$;
 comment on function public.find_queries(uuid, text) is
-  'Every attempt at the query that an id belongs to, oldest first: the id of the request as the user was shown it, of '
-  'the query, of the answer, or of the user''s own message. At most 50.';
+  'Every attempt at the query that an id belongs to, oldest first. is_exact: the id is that of this attempt or of its '
+  'answer. Without such an attempt: the attempts, edits and repetitions of the user''s own message with this id, which '
+  'several chats can have. At most 50: the exact and the newest.';
 revoke all on function public.find_queries(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.find_queries(uuid, text) to service_role;
 

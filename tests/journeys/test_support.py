@@ -140,7 +140,7 @@ def test_every_command_of_the_page_answers_its_question(
     [
         ("user nobody@example.test show", "", "user: No user has this e-mail address"),
         ("user $WHO why $UNKNOWN", "", "user: No query of this user has this id."),
-        ("user $WHO credit-back $FAILED --reason x --yes", "", "user: 0 charged queries of this user have this id"),
+        ("user $WHO credit-back $FAILED --reason x --yes", "", "user: Nothing was charged for"),
         ("user $WHO credit-back $QUERY --reason x --yes", "", "user: The charge of this query was given back before."),
         ("user $FREE delete --reason x", "wrong", "user: Nothing was changed."),
         ("user $FREE grant 5 --reason x", "", "user: Nothing was changed."),
@@ -230,13 +230,21 @@ def test_paused_sign_ups_are_refused_with_the_sentence(
 def test_giving_back_needs_one_query_and_no_stripe(
     billing: BillingStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two chats have a message with this id. What was billed is placed later by bill-overages."""
+    """Two chats have a message with this id. The exact id of a query names it, also in the question."""
     user = billing.new_user("basic", stripe_customer_id=f"cus_{uuid.uuid4()}")
-    queries = [admit(billing.db, user.id, "m1", p_chat_id=chat)["hold_id"] for chat in ("one", "two")]
-    for query in queries:
-        settle(billing.db, query)
-    status, _, err = run(capsys, f"{PREFIX}user {user.id} credit-back m1 --reason x --yes", {})
-    assert (status, "2 charged queries of this user have this id" in err) == (1, True)
+    queries, questions = list[str](), list[str]()
+    failed = admit(billing.db, user.id, "m1", p_chat_id="one")["hold_id"]
+    release(billing.db, failed)
+    for chat in ("one", "two"):
+        queries.append(admit(billing.db, user.id, "m1", p_chat_id=chat)["hold_id"])
+        settle(billing.db, queries[-1])
+    for an_id, words in (("m1", "2 charged queries of this user have this id: "), (failed, "charged as query ")):
+        status, _, err = run(capsys, f"{PREFIX}user {user.id} credit-back {an_id} --reason x --yes", {})
+        assert (status, words + queries[0] in err) == (1, True)
+    monkeypatch.setattr("functions.maintenance.support.session.read_answer", questions.append)
+    status, _, err = run(capsys, f"{PREFIX}user {user.id} credit-back {queries[0]} --reason x", {})
+    assert (status, err) == (1, "user: Nothing was changed.\n")
+    assert re.match(rf"Query {queries[0]} of 2.* UTC charged one included query\. This gives it back", questions[0])
     billing.add_overage(user, 1, billing.fake.now, billing.fake.now)
     value(billing.db, "select public.claim_overage(%s, 'infinity', '{}')", user.id)
     billed = value(billing.db, "select id::text from public.usage_logs where user_id = %s and was_overage", user.id)

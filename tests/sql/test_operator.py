@@ -327,6 +327,23 @@ def test_every_id_leads_to_the_query(db: Db) -> None:
     assert value(db, "select public.find_queries(%s, %s)", new_user(db), hold) == []
 
 
+def test_an_exact_id_finds_no_other_query(db: Db) -> None:
+    """Two chats have a message m1, and the answer in one of them was regenerated."""
+    user = new_user(db, "basic")
+    chats = [str(uuid.uuid4()) for _ in range(2)]
+    one, two = (admit(db, user, "m1", p_chat_id=chat)["hold_id"] for chat in chats)
+    for query, chat in ((one, chats[0]), (two, chats[1])):
+        settle(db, query, turn=turn(chat, "m1", query))
+    again = charged(db, user, request_id=f"regenerate:{one}:m1", p_chat_id=chats[0])
+    question = value(
+        db, "select id::text from public.messages where role = 'user' and conversation_id = %s::uuid", chats[0]
+    )
+    for an_id, ids in ((one, [one]), (again, [again]), (question, [one, again]), ("m1", [one, two, again])):
+        found = value(db, "select public.find_queries(%s, %s)", user, an_id)
+        assert [query["id"] for query in found] == ids
+        assert [query["is_exact"] for query in found] == [an_id == query for query in ids]
+
+
 def test_the_costliest_users_come_first(db: Db) -> None:
     at(db, NOON)
     cheap, dear, own_key = new_user(db, "basic"), new_user(db, "basic"), new_user(db, "basic")

@@ -1,7 +1,7 @@
 """What the commands of `user` change. Each returns the lines to print."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from functions.common.leaving.deletion import delete_user
 from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
 from functions.maintenance.export_user import export_user
-from functions.maintenance.support.lines import FUNDING, cents, changes, usd
+from functions.maintenance.support.lines import FUNDING, cents, changes, moment, usd
 from functions.maintenance.support.session import Session, SupportError
+from functions.maintenance.support.why import charge, find_queries
 
 AUTH_TIMEOUT_S = 20.0
 
@@ -73,16 +74,11 @@ async def limit(session: Session, user_id: str, limits: Mapping[str, Decimal | i
 
 async def credit_back(session: Session, query_id: str, user_id: str, reason: str, *, is_confirmed: bool) -> list[str]:
     """Give the charge of a query back. Overage that was billed goes on the next invoice as a negative item."""
-    found = await session.database.call(
-        "find_queries", {"p_user_id": user_id, "p_id": query_id}, parse=results.records("decision")
+    query = _charged(query_id, await find_queries(session, user_id, query_id))
+    session.confirm(
+        f"Query {query['id']} of {moment(query['at'])} {charge(query)}. This gives it back and cannot be undone.",
+        is_confirmed=is_confirmed,
     )
-    charged = [one for one in found if one.get("is_charged")]
-    # The id of a message of the user may be that of several queries.
-    named = [one for one in charged if _is_id(query_id, one["id"]) or _is_id(query_id, one["message_id"])]
-    if len(named or charged) != 1:
-        raise SupportError(f"{len(charged)} charged queries of this user have this id: see `why`.")
-    (query,) = named or charged
-    session.confirm("This gives the charge back and cannot be undone.", is_confirmed=is_confirmed)
     done = (await session.change("credit_back", reason, p_query_id=query["id"]))["after"]
     lines = [f"given back to {FUNDING[query['funding']]}: query {query['id']}"]
     if query["funding"] == "overage":
@@ -94,9 +90,18 @@ async def credit_back(session: Session, query_id: str, user_id: str, reason: str
     return lines
 
 
-def _is_id(text: str, an_id: str | None) -> bool:
-    """Whether a text is this UUID, with or without hyphens."""
-    return an_id is not None and text.replace("-", "").lower() == an_id.replace("-", "")
+def _charged(an_id: str, found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The charged query with this id. Raises SupportError if it was not charged, or several could be meant."""
+    charged = [one for one in found if one.get("is_charged")]
+    others = ", ".join(f"{one['id']} of {moment(one['at'])}" for one in charged)
+    exact = next((one for one in found if one["is_exact"]), None)
+    if exact is not None and not exact.get("is_charged"):
+        hint = f" The same message was charged as query {others}." if charged else ""
+        raise SupportError(f"Nothing was charged for {an_id}: see `why`.{hint}")
+    if exact is None and len(charged) != 1:
+        which = f": {others}" if charged else ""
+        raise SupportError(f"{len(charged)} charged queries of this user have this id{which}. See `why`.")
+    return exact or charged[0]
 
 
 async def _place(session: Session, user_id: str, amount_cents: int) -> str:

@@ -15,15 +15,21 @@ NOT_FOUND = (
 
 async def why(session: Session, user_id: str, an_id: str) -> list[str]:
     """Each attempt at the query, oldest first. Raises SupportError if there is none."""
+    found = await find_queries(session, user_id, an_id)
+    if not found:
+        raise SupportError(NOT_FOUND)
+    return [line for query in found for line in describe(query)]
+
+
+async def find_queries(session: Session, user_id: str, an_id: str) -> Sequence[Mapping[str, Any]]:
+    """The attempts that an id belongs to, oldest first."""
     found: Sequence[Mapping[str, Any]] = await session.database.call(
         "find_queries",
         {"p_user_id": user_id, "p_id": an_id},
         parse=results.records("decision"),
         timeout_s=CALL_TIMEOUT_S,
     )
-    if not found:
-        raise SupportError(NOT_FOUND)
-    return [line for query in found for line in describe(query)]
+    return found
 
 
 def describe(query: Mapping[str, Any]) -> list[str]:
@@ -47,7 +53,7 @@ def describe(query: Mapping[str, Any]) -> list[str]:
     if query["finish_reason"] is not None:
         ended += f", finish reason {query['finish_reason']}"
     lines.append(f"{ended}; {query['tokens']:,} tokens, cost {usd(query['cost_usd'])}")
-    lines.append(f"  {_charge(query)}")
+    lines.append(f"  {charge(query)}")
     if (reversal := query["reversal"]) is not None:
         given = f"  given back at {moment(reversal['at'])} by {reversal['operator']}: {reversal['reason']}"
         if reversal["cents"] is not None:
@@ -78,7 +84,8 @@ def what_helps(reason_code: str) -> str:
     return f"reason {reason.code}: action {reason.action}, {paying}; ends {reason.ends}"
 
 
-def _charge(query: Mapping[str, Any]) -> str:
+def charge(query: Mapping[str, Any]) -> str:
+    """What the query was charged, as what follows its name."""
     if not query["is_charged"]:
         return "charged nothing: a query that failed gives its funding back"
     if query["funding"] == "byok":
