@@ -7431,28 +7431,36 @@ grant execute on function public.set_models(text, text, text[], boolean, jsonb) 
 
 -- What supporters read: a user at a glance, one query by any of its ids, the costliest users.
 
-create or replace function public.find_user(p_who text) returns uuid
+create or replace function public.find_users(p_who text) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
   v_id constant uuid := case when p_who ~ '^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$' then p_who::uuid end;
-begin
-  return coalesce(
+  v_user_id constant uuid := coalesce(
     (select u.id from auth.users u where u.id = v_id),
-    (select u.id from auth.users u where u.email = lower(p_who) order by u.created_at limit 1),
     (select s.user_id from public.user_subscriptions s where s.stripe_customer_id = p_who),
     (select u.user_id from public.usage_logs u where u.id = v_id),
     (select h.user_id from public.query_holds h where h.id = v_id),
     (select r.user_id from public.query_refusals r where r.id = v_id),
     (select c.user_id from public.messages m join public.conversations c on c.id = m.conversation_id where m.id = v_id),
     (select c.user_id from public.conversations c where c.id = v_id));
+begin
+  return (
+    select coalesce(
+      jsonb_agg(jsonb_build_object(
+        'id', found.id, 'email', found.email, 'is_confirmed', found.confirmed_at is not null,
+        'is_deleted', found.deleted_at is not null) order by found.created_at, found.id), '[]')
+    from (
+      select u.* from auth.users u where u.id = v_user_id
+      union all
+      (select u.* from auth.users u where v_user_id is null and u.email = lower(p_who) limit 20)) found);
 end
 $$;
-comment on function public.find_user(text) is
-  'The user with this id, e-mail address or Stripe customer, or whose request, query, message or conversation has this '
-  'id. Null: none.';
-revoke all on function public.find_user(text) from public, anon, authenticated, service_role;
-grant execute on function public.find_user(text) to service_role;
+comment on function public.find_users(text) is
+  'The user with this id or Stripe customer, or whose request, query, message or conversation has this id. Otherwise '
+  'every user with this e-mail address: an address can have several, of single sign-on or deleted softly.';
+revoke all on function public.find_users(text) from public, anon, authenticated, service_role;
+grant execute on function public.find_users(text) to service_role;
 
 
 create or replace function private.describe_query(p_query public.usage_logs) returns jsonb

@@ -244,7 +244,10 @@ def test_giving_back_needs_one_query_and_no_stripe(
     monkeypatch.setattr("functions.maintenance.support.session.read_answer", questions.append)
     status, _, err = run(capsys, f"{PREFIX}user {user.id} credit-back {queries[0]} --reason x", {})
     assert (status, err) == (1, "user: Nothing was changed.\n")
-    assert re.match(rf"Query {queries[0]} of 2.* UTC charged one included query\. This gives it back", questions[0])
+    assert re.match(
+        rf"{user.email}, user {user.id}: Query {queries[0]} of 2.* UTC charged one included query\. This gives it back",
+        questions[0],
+    )
     billing.add_overage(user, 1, billing.fake.now, billing.fake.now)
     value(billing.db, "select public.claim_overage(%s, 'infinity', '{}')", user.id)
     billed = value(billing.db, "select id::text from public.usage_logs where user_id = %s and was_overage", user.id)
@@ -253,6 +256,20 @@ def test_giving_back_needs_one_query_and_no_stripe(
         status, out, _ = run(capsys, f"{PREFIX}user {user.id} credit-back {query} --reason x --yes", {})
         assert (status, line in out) == (0, True)
     billing.db.execute("delete from auth.users where id = %s", (user.id,))  # Stripe has no such customer
+
+
+def test_an_address_of_two_users_names_none(billing: BillingStack, capsys: pytest.CaptureFixture[str]) -> None:
+    """The older one was deleted softly. What changed is printed with the user's name."""
+    old, user = billing.new_user(), billing.new_user()
+    billing.db.execute(
+        "update auth.users set email = %s, is_sso_user = true, deleted_at = now() where id = %s", (user.email, old.id)
+    )
+    status, out, err = run(capsys, f"{PREFIX}user {user.email} block --reason x", {})
+    assert (status, out, "2 users have this e-mail address" in err) == (1, "", True)
+    for words in (f"user {old.id}, deleted", f"user {user.id}"):
+        assert words in err
+    status, out, _ = run(capsys, f"{PREFIX}user {user.id} block --reason x", {})
+    assert (status, out.splitlines()[:2]) == (0, [f"{user.email}, user {user.id}", "blocked"])
 
 
 def test_a_deletion_asks_for_the_address(

@@ -117,7 +117,7 @@ public.expire_credits                  volatile   definer  service_role
 public.explain_query                   stable     invoker  authenticated service_role
 public.export_user                     stable     definer  service_role
 public.find_queries                    stable     definer  service_role
-public.find_user                       stable     definer  service_role
+public.find_users                      stable     definer  service_role
 public.finish_import                   volatile   definer  service_role
 public.finish_stripe_event             volatile   definer  service_role
 public.follow_query                    volatile   definer  service_role

@@ -6,6 +6,7 @@ import getpass
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -243,9 +244,11 @@ async def _run(options: Options) -> list[str]:
         operator = environment.get("OPERATOR") or getpass.getuser()
         session = Session(database, environment, print_progress, operator)
         if options.name == "user":
-            options.user = await session.find_user(options.who)
+            options.user, subject = await session.find_user(options.who)
+            session = replace(session, subject=subject)
         lines: list[str] = await options.run(session, options)
-        return lines
+        # What changed is printed with the user whom it hit.
+        return [session.subject, *lines] if options.name == "user" and "reason" in options else lines
     finally:
         await database.close()
 

@@ -1,7 +1,7 @@
 """What every support command gets, and how it asks before what cannot be undone."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,13 @@ def read_answer(question: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of a command. `operator` is the name of who runs it."""
+    """One run of a command. `operator` is the name of who runs it, `subject` the user whom it is about."""
 
     database: Database
     environment: Mapping[str, str]
     progress: Callable[[str], None]
     operator: str
+    subject: str = ""
 
     async def read(self, function: str, *fields: str, **params: Any) -> Mapping[str, Any]:
         """Call a SQL function that returns a JSON object."""
@@ -47,16 +48,25 @@ class Session:
             raise SupportError(done["refused"])
         return done
 
-    async def find_user(self, who: str) -> str:
-        """The user's id. `who`: an id or e-mail address, a Stripe customer, or an id of something of theirs."""
-        user_id: str | None = await self.database.call(
-            "find_user", {"p_who": who}, parse=results.text, timeout_s=CALL_TIMEOUT_S
+    async def find_user(self, who: str) -> tuple[str, str]:
+        """The user's id, and how the output names them. `who`: an id or e-mail address, a Stripe customer, or an id of
+        something of theirs."""
+        users: Sequence[Mapping[str, Any]] = await self.database.call(
+            "find_users", {"p_who": who}, parse=results.records("id"), timeout_s=CALL_TIMEOUT_S
         )
-        if user_id is None:
+        if not users:
             raise SupportError("No user has this e-mail address or id, or a query or message with this id.")
-        return user_id
+        if len(users) > 1:
+            named = "; ".join(_user(one) for one in users)
+            raise SupportError(f"{len(users)} users have this e-mail address. Use the id of one: {named}")
+        return users[0]["id"], _user(users[0])
 
     def confirm(self, question: str, expected: str = "yes", *, is_confirmed: bool) -> None:
         """Go on only if the operator answers `expected`. Raises SupportError otherwise."""
-        if not is_confirmed and read_answer(f"{question} Type {expected} to go on:") != expected:
+        if not is_confirmed and read_answer(f"{self.subject}: {question} Type {expected} to go on:") != expected:
             raise SupportError("Nothing was changed.")
+
+
+def _user(user: Mapping[str, Any]) -> str:
+    state = (", deleted" if user["is_deleted"] else "") + ("" if user["is_confirmed"] else ", not confirmed")
+    return f"{user['email'] or 'no e-mail address'}, user {user['id']}{state}"
