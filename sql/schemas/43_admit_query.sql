@@ -165,6 +165,25 @@ comment on function private.refuse_model(text, text, jsonb, boolean) is
 revoke all on function private.refuse_model(text, text, jsonb, boolean) from public, anon, authenticated, service_role;
 
 
+create or replace function private.paused_provider(p_tier text, p_provider text, p_model text, p_chosen text)
+returns text
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select paused.provider from public.plans p, unnest(p.paused_providers) paused (provider)
+    where p.tier = p_tier
+      and (paused.provider = p_chosen
+           or p_provider is null and (p.models -> paused.provider || (p.own_key_models -> paused.provider)) ? p_model)
+    order by paused.provider = p_chosen desc limit 1);
+end
+$$;
+comment on function private.paused_provider(text, text, text, text) is
+  'The paused provider that a question needs: the chosen one, or the one of a model that was named without its '
+  'provider. Null: none.';
+revoke all on function private.paused_provider(text, text, text, text) from public, anon, authenticated, service_role;
+
+
 create or replace function private.encrypted_key(p_user_id uuid, p_provider text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -261,6 +280,7 @@ declare
   v_key_provider text;
   v_provider text;
   v_model text;
+  v_paused text;
   v_pack_id uuid;
   v_charge numeric := 0.0;
   v_limit text;
@@ -296,7 +316,8 @@ begin
   where s.user_id = p_user_id and s.included_until > v_now and p.tier = s.tier
     and s.quota_used < coalesce(s.daily_quota, p.daily_quota) and p.lifetime_quota is null
     and s.failed_cost_usd < p.failed_cost_limit_usd
-    and p.paused_at is null and (coalesce(p_provider, p_providers[1]) = any (p.paused_providers)) is not true
+    and p.paused_at is null
+    and p.models - p.paused_providers -> coalesce(p_provider, p_providers[1]) @> coalesce(to_jsonb(p_model), '[]')
     and (
       select count(*) filter (where h.expires_at > v_now) < p.concurrent_queries
          and count(*) filter (where h.chat_key = v_chat_key and h.expires_at > v_now
@@ -393,7 +414,9 @@ begin
   else
     if v_state.models = '{}' then
       return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'chat_paused')
-             || jsonb_build_object('sentence', private.pause_sentence('chat_paused'));
+             || jsonb_build_object('sentence', coalesce(
+               private.pause_sentence('chat_paused'),
+               private.pause_sentence('provider_paused', coalesce(p_provider, p_providers[1]))));
     end if;
 
     -- Choose the funding
@@ -444,11 +467,6 @@ begin
     v_provider := coalesce(
       p_provider, v_key_provider, case when not v_state.models ? p_providers[1] then p_providers[2] end,
       p_providers[1]);
-    if not v_state.models ? v_provider then
-      return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'provider_paused')
-             || jsonb_build_object(
-               'provider', v_provider, 'sentence', private.pause_sentence('provider_paused', v_provider));
-    end if;
     if v_key_provider is not null then
       select jsonb_set(
         v_state.models, array[v_provider], (v_state.models -> v_provider) || (p.own_key_models -> v_provider))
@@ -467,6 +485,13 @@ begin
       raise exception using errcode = 'NOMDL', message = 'The platform has no account with this provider.',
         hint = 'provider_not_available', detail = jsonb_build_object('provider', v_provider);
     elsif (v_state.models -> v_provider ? v_model) is not true then
+      -- Not on the fast path, which has counted: it admits no model but one of the plan.
+      v_paused := private.paused_provider(v_state.tier, p_provider, p_model, v_provider);
+      if v_paused is not null then
+        return private.record_refusal(p_user_id, v_request_id, v_chat_key, p_hold_id, 'provider_paused')
+               || jsonb_build_object(
+                 'provider', v_paused, 'sentence', private.pause_sentence('provider_paused', v_paused));
+      end if;
       perform private.refuse_model(v_provider, v_model, v_state.models -> v_provider, v_key_provider is not null);
     end if;
 

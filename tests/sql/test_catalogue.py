@@ -50,6 +50,7 @@ private.operator_columns               stable     invoker  none
 private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
 private.pause_sentence                 stable     invoker  none
+private.paused_provider                stable     invoker  none
 private.pauses                         stable     invoker  none
 private.period_at                      immutable  invoker  authenticated service_role
 private.person_key                     immutable  invoker  none

@@ -272,6 +272,19 @@ def test_a_paused_provider_is_replaced_or_refused(db: Db) -> None:
     assert admit(db, user, p_provider="anthropic")["provider"] == "anthropic"
 
 
+def test_a_refused_provider_or_model_counts_nothing(db: Db) -> None:
+    """Also on the fast path of admission."""
+    user = new_user(db, "basic")
+    charged(db, user)
+    with pytest.raises(psycopg.Error) as caught:
+        admit(db, user, p_provider="mistral")
+    assert caught.value.sqlstate == "NOMDL"
+    pause(db, "provider_paused", "openai")
+    refused = [admit(db, user, **asked)["reason"] for asked in ({"p_provider": "openai"}, {"p_model": "gpt-6-luna"})]
+    assert refused == ["Provider paused"] * 2
+    assert (counters(db, user)["quota_used"], violations(db)) == (1, [])
+
+
 def test_paused_sign_ups_create_no_user(db: Db) -> None:
     pause(db, "sign_ups_paused")
     with pytest.raises(psycopg.Error) as caught:
