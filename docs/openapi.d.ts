@@ -130,7 +130,7 @@ export type ErrorDetails = {
   reason?: string;
   requires_payment?: boolean;
   resets_at?: string | null;
-  url?: string;
+  url?: string | null;
   provider?: string;
   model?: string;
   models?: string | null;

@@ -16,7 +16,14 @@ from functions.checkout.checkout import Checkout, Page, ReturnUrls
 from functions.checkout.settings import CheckoutSettings
 from functions.common.auth import CurrentUser, Verifier
 from functions.common.billing.records import OverageSettings, PriceList
-from functions.common.errors import AccountBlocked, InvalidRequest, NotFound, PaymentUnavailable, Unavailable
+from functions.common.errors import (
+    AccountBlocked,
+    InvalidRequest,
+    NotFound,
+    PaymentRequired,
+    PaymentUnavailable,
+    Unavailable,
+)
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.observe import Observer
 from functions.common.operation import Operation
@@ -106,7 +113,7 @@ async def get_plans(checkout: CurrentCheckout) -> Response:
     return json_response(await checkout.plans(), headers={"cache-control": f"public, max-age={PLANS_MAX_AGE_S}"})
 
 
-@Operation(Page, body=CheckoutRequest, errors=(AccountBlocked, NotFound, PaymentUnavailable))
+@Operation(Page, body=CheckoutRequest, errors=(PaymentRequired, AccountBlocked, NotFound, PaymentUnavailable))
 async def post_checkout(user: CurrentUser, body: CheckoutBody, checkout: CurrentCheckout) -> Response:
     """A checkout page at Stripe."""
     check_origin(checkout, success_url=body.success_url, cancel_url=body.cancel_url)
@@ -126,7 +133,7 @@ async def post_portal(user: CurrentUser, body: PortalBody, checkout: CurrentChec
     return json_response({"url": (await checkout.portal(user, body.return_url)).url})
 
 
-@Operation(OverageSettings, body=OverageRequest, errors=(NotFound,))
+@Operation(OverageSettings, body=OverageRequest, errors=(AccountBlocked, NotFound))
 async def patch_overage(user: CurrentUser, body: OverageBody, checkout: CurrentCheckout) -> Response:
     """Change the user's overage settings."""
     changes = body.model_dump(exclude_unset=True, mode="json")

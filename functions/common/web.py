@@ -87,7 +87,7 @@ class ErrorDetails(TypedDict):
     reason: NotRequired[str]
     requires_payment: NotRequired[bool]
     resets_at: NotRequired[str | None]
-    url: NotRequired[str]
+    url: NotRequired[str | None]
     provider: NotRequired[str]
     model: NotRequired[str]
     models: NotRequired[str | None]

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from functions.common import results
 from functions.common.auth import CurrentUser, User, Verifier
 from functions.common.database import Database
-from functions.common.errors import ByokKeyRejected, ByokNotAllowed, NotFound
+from functions.common.errors import AccountBlocked, ByokKeyRejected, ByokNotAllowed, NotFound
 from functions.common.ids import time_ordered_id
 from functions.common.lambda_http import create_lambda_app, lambda_handler
 from functions.common.language import Language
@@ -160,19 +160,19 @@ Provider = Annotated[str, Depends(supported_provider)]
 KeyBody = Annotated[KeyRequest, Depends(json_body(KeyRequest))]
 
 
-@Operation(StoredKeys)
+@Operation(StoredKeys, errors=(AccountBlocked,))
 async def list_keys(user: CurrentUser, keys: CurrentKeys) -> Response:
     """The user's keys."""
     return json_response({"keys": (await keys.list(user))["keys"]})
 
 
-@Operation(KeyInfo, body=KeyRequest, errors=(NotFound, ByokNotAllowed, ByokKeyRejected))
+@Operation(KeyInfo, body=KeyRequest, errors=(AccountBlocked, NotFound, ByokNotAllowed, ByokKeyRejected))
 async def put_key(user: CurrentUser, provider: Provider, body: KeyBody, keys: CurrentKeys) -> Response:
     """Check and store a key."""
     return json_response(await keys.put(user, provider, PlainKey(body.api_key.get_secret_value())))
 
 
-@Operation(KeyInfo, errors=(NotFound, ByokKeyRejected))
+@Operation(KeyInfo, errors=(AccountBlocked, NotFound, ByokKeyRejected))
 async def validate_key(user: CurrentUser, provider: Provider, keys: CurrentKeys, request: Request) -> Response:
     """Check the stored key again."""
     return json_response(await keys.validate(user, provider, language_of(request)))

@@ -105,6 +105,28 @@ def test_responses_with_content_have_the_described_form(
     call(user, "PUT", "/keys/openai", 422, json={"api_key": "short"})
     call(user, "POST", "/chat", 422, json={**body, "id": "another", "model": "no-such-model"})
     call(person("free", lifetime_used=10), "POST", "/chat", 402, json=body | {"id": str(uuid.uuid4())})
+    unpaid = person("pro", status="suspended", stripe_customer_id=f"cus_{uuid.uuid4().hex}",
+                    stripe_subscription_id=f"sub_{uuid.uuid4().hex}")  # fmt: skip
+    for path, request in (("/chat", body | {"id": str(uuid.uuid4())}), ("/checkout", {"pack": "pack_100", **urls})):
+        assert call(unpaid, "POST", path, 402, json=request)["error"]["url"] is None
+
+
+def test_every_refusal_of_a_blocked_account_is_described(
+    call: Callable[..., Any], person: Callable[..., Person]
+) -> None:
+    user, url = person("pro", blocked_at="2026-01-01Z", blocked_reason="Abuse"), "http://localhost:3000/"
+    for method, path, body in (
+        ("POST", "/chat", question("Who?")),
+        ("GET", "/keys", None),
+        ("PUT", "/keys/openai", {"api_key": f"sk-own-{uuid.uuid4().hex}"}),
+        ("POST", "/keys/openai/validate", None),
+        ("POST", "/checkout", {"plan": "basic", "success_url": url, "cancel_url": url}),
+        ("POST", "/portal", {"return_url": url}),
+        ("PATCH", "/overage", {"allow_overages": False}),
+        ("POST", f"/chat/{uuid.uuid4()}/share", None),
+    ):
+        request = {} if body is None else {"json": body}
+        assert call(user, method, path, 403, **request)["error"]["code"] == "account_blocked"
 
 
 @pytest.mark.parametrize(
