@@ -245,9 +245,9 @@ REASONS = (
 
     # The account
     Reason(
-        "export_repeated", "too_many_requests", "wait", ends="a minute after the last export",
-        en="Your data was downloaded less than a minute ago. Please wait a moment.",
-        fr="Vos données ont été téléchargées il y a moins d’une minute. Veuillez attendre un moment.",
+        "export_repeated", "too_many_requests", "wait", ends="a minute after the last attempt",
+        en="Your data was requested less than a minute ago. Please wait a moment.",
+        fr="Vos données ont été demandées il y a moins d’une minute. Veuillez attendre un moment.",
     ),
     Reason(
         "unauthenticated", "unauthenticated", "none", ends="with a new sign-in",
@@ -454,9 +454,10 @@ REASONS = (
     ),
     Reason(
         "export_too_large", "too_large", "contact_support", ends="when support sends a copy",
-        en="Your data is too large for one download. Accept it compressed (gzip), or ask support for a copy.",
-        fr="Vos données sont trop volumineuses pour un seul téléchargement. Acceptez-les compressées (gzip) ou "
-           "demandez une copie au soutien.",
+        en="Your data is too large for one download. In a minute, accept it compressed (gzip), or ask support for a "
+           "copy.",
+        fr="Vos données sont trop volumineuses pour un seul téléchargement. Dans une minute, acceptez-les compressées "
+           "(gzip) ou demandez une copie au soutien.",
     ),
     Reason(
         "conversation_too_large", "too_large", "none", ends="with a shorter conversation",

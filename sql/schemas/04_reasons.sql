@@ -195,9 +195,9 @@ values
    'Vous avez utilisé tous vos crédits.'),
   ('export_repeated', 'too_many_requests', 'wait', false,
    null,
-   'a minute after the last export',
-   'Your data was downloaded less than a minute ago. Please wait a moment.',
-   'Vos données ont été téléchargées il y a moins d’une minute. Veuillez attendre un moment.'),
+   'a minute after the last attempt',
+   'Your data was requested less than a minute ago. Please wait a moment.',
+   'Vos données ont été demandées il y a moins d’une minute. Veuillez attendre un moment.'),
   ('unauthenticated', 'unauthenticated', 'none', false,
    null,
    'with a new sign-in',
@@ -396,9 +396,10 @@ values
   ('export_too_large', 'too_large', 'contact_support', false,
    null,
    'when support sends a copy',
-   'Your data is too large for one download. Accept it compressed (gzip), or ask support for a copy.',
-   'Vos données sont trop volumineuses pour un seul téléchargement. Acceptez-les compressées (gzip) ou '
-   'demandez une copie au soutien.'),
+   'Your data is too large for one download. In a minute, accept it compressed (gzip), or ask support for a '
+   'copy.',
+   'Vos données sont trop volumineuses pour un seul téléchargement. Dans une minute, acceptez-les compressées'
+   ' (gzip) ou demandez une copie au soutien.'),
   ('conversation_too_large', 'too_large', 'none', false,
    null,
    'with a shorter conversation',

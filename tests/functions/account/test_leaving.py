@@ -115,7 +115,10 @@ def test_an_export_that_is_too_large_for_lambda_is_refused(
     monkeypatch.setattr(account, "EXPORT_LIMIT", 300)
     for encoding in ("gzip", "identity"):
         headers = {**user.headers, "accept-encoding": encoding}
-        assert refused(http.get("/account/export", headers=headers)) == (413, "too_large")
+        answers = [http.get("/account/export", headers=headers) for _ in range(2)]
+        assert [refused(answer) for answer in answers] == [(413, "too_large"), (429, "too_many_requests")]
+        assert "In a minute, accept it compressed" in answers[0].json()["error"]["message"]
+        assert "was requested less than a minute ago" in answers[1].json()["error"]["message"]  # nothing was sent
         forget_export(billing, user)
 
 
