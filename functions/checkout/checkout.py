@@ -220,6 +220,12 @@ class Checkout:
             # Concurrent clicks see the same newest page and get the same new one.
             {"idempotency_key": f"checkout:{user.id}:{newest}:{purpose}"},
         )
+        try:
+            await self._profile(user)
+        except (AccountBlocked, Unauthenticated):  # since this request began; a deletion may not have seen this page
+            with suppress(InvalidRequestError):
+                await stripe.v1.checkout.sessions.expire_async(session.id)
+            raise
         if order.is_subscription:
             await _close_older(stripe, customer_id, session)
         return _page_of(session)

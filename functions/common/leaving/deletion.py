@@ -62,7 +62,10 @@ async def delete_user(
             counts["conversations"] += deleted
             progress(f"{counts['conversations']:,} conversations deleted")
         await _check(database, user_id, write_off)  # the user may have subscribed again meanwhile
+        profile = await billing_profile(database, user_id) or profile  # or become a customer
         counts["users"] = int(await auth.delete_user(user_id))
+        if profile.stripe_customer_id is not None:
+            await close_pages(stripe, profile.stripe_customer_id)  # checkout closes those that it opens from now on
     async for _ in _batches(database, "delete_auth_log", user_id):
         pass
     return counts

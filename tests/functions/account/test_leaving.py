@@ -12,15 +12,19 @@ from typing import Any
 
 import httpx
 import pytest
+from stripe import Price
 
 from functions.account import account
 from functions.account.handler import create
+from functions.checkout import checkout
+from functions.common.billing.catalog import Product
+from functions.common.leaving.auth_admin import AuthAdmin
 from functions.common.leaving.export import PARTS
 from infra.local.auth import access_token, load_or_create_key
 from infra.local.postgres import ROOT
 from infra.local.stack import PASSWORD
 from tests.api import question
-from tests.billing_kit import BillingStack, environment, function_with, stripe_get
+from tests.billing_kit import SITE, BillingStack, environment, function_with, stripe_get
 from tests.conftest import Person
 from tests.functions.leaving_kit import tables_that_name, user_with_everything
 from tests.functions.maintenance.kit import findings
@@ -152,6 +156,35 @@ def test_nothing_is_left_of_a_user_who_deletes_their_account(
     signed_in = auth(billing, "token?grant_type=password", email=user.email, password=PASSWORD)
     assert (signed_in.status_code, signed_in.json()["error_code"]) == (400, "invalid_credentials")
     assert http.get(f"/shared/{token}").status_code == 404
+
+
+@pytest.mark.parametrize("what", [{"pack": "pack_100"}, {"plan": "pro"}])
+def test_no_page_that_was_opened_during_a_deletion_can_be_paid(
+    billing: BillingStack, http: httpx.Client, sign_up: SignUp, monkeypatch: pytest.MonkeyPatch, what: dict[str, str]
+) -> None:
+    before, after = sign_up("free"), sign_up("free")
+    pages = {user.id: billing.checkout_page(user, **what) for user in (before, after)}
+    customers = [billing.customer_id(user) for user in (before, after)]
+    delete_user, matches = AuthAdmin.delete_user, checkout.matches
+
+    async def open_a_page(auth: AuthAdmin, user_id: str) -> bool:
+        if user_id == before.id:
+            assert billing.checkout_page(before, **what) != pages[before.id]
+        return await delete_user(auth, user_id)
+
+    monkeypatch.setattr(AuthAdmin, "delete_user", open_a_page)
+    assert delete(http, before).status_code == 200
+
+    def delete_the_account(price: Price, product: Product) -> bool:
+        assert delete(http, after).status_code == 200
+        return matches(price, product)
+
+    monkeypatch.setattr(checkout, "matches", delete_the_account)
+    other = {"success_url": f"{SITE}/done", "cancel_url": f"{SITE}/other"}
+    assert refused(billing.call_checkout(after, "/checkout", **other, **what)) == (401, "unauthenticated")
+    for customer in customers:
+        sessions = stripe_get(billing, "checkout/sessions", customer=customer)["data"]
+        assert [session["status"] for session in sessions] == ["expired", "expired"]
 
 
 def test_the_token_of_a_deleted_account_is_refused_everywhere(
