@@ -3,6 +3,11 @@
 from decimal import Decimal
 from typing import Any
 
+from functions.chat import limits
+from functions.chat.budget import prefix_tokens
+from functions.chat.system_prompt import system_prompt
+from functions.chat.tools import Tools
+from functions.maintenance.support import model_prices
 from infra import pricing
 from tests.sql.metering import Db
 
@@ -20,6 +25,15 @@ def test_no_default_loses_more_than_it_may(db: Db) -> None:
 def test_every_model_of_a_plan_has_a_price(db: Db) -> None:
     plans, _, _ = pricing.read(db)
     assert [offer.model for offer in pricing.offers(plans) if not offer.query.least] == []
+
+
+def test_support_knows_how_much_every_question_sends() -> None:
+    """It compares the price of a new model of a plan with the plan's cost limit."""
+    definitions = Tools(pricing.NOWHERE, print).definitions
+    for provider, tokens in model_prices.PREFIX_TOKENS.items():
+        sent = prefix_tokens(system_prompt(), definitions, provider)
+        assert sent <= tokens <= 1.1 * sent
+    assert model_prices.OUTPUT_TOKENS == limits.SHORTEST_OUTPUT_TOKENS
 
 
 def change(plan: dict[str, Any], **columns: Any) -> dict[str, Any]:

@@ -7729,12 +7729,13 @@ begin
       from public.announcements a where a.ends_at is null or a.ends_at > private.clock()),
     'plans', (
       select jsonb_agg(jsonb_build_object(
-        'tier', p.tier, 'models', p.models, 'own_key_models', p.own_key_models) order by p.price_usd, p.tier)
+        'tier', p.tier, 'models', p.models, 'own_key_models', p.own_key_models,
+        'query_cost_limit_usd', p.query_cost_limit_usd::text) order by p.price_usd, p.tier)
       from public.plans p));
 end
 $$;
 comment on function public.list_operations() is
-  'What is paused, the announcements that are shown or will be, and the models of the plans.';
+  'What is paused, the announcements that are shown or will be, and the models and cost limits of the plans.';
 revoke all on function public.list_operations() from public, anon, authenticated, service_role;
 grant execute on function public.list_operations() to service_role;
 

@@ -27,6 +27,7 @@ QUESTIONS = [
     for number, text in re.findall(r"^### (\d+)\. .*?\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
 ]
 PREFIX = "python -m functions.maintenance "
+MODELS = "models --tier basic --provider anthropic --reason x --set "
 # What the answer must contain, a pattern for each command of the question.
 ANSWERS = {
     1: [r"admitted: Within daily quota; the plan pays \(.*\)\n.*answered .*\n  charged one included query"],
@@ -150,6 +151,10 @@ def test_every_command_of_the_page_answers_its_question(
         ("pause provider --en x --fr x --reason x", "", "pause: Name the provider"),
         ("announce --en x --reason x", "", "announce: Give the sentence in both languages"),
         ("models --set m", "", "models: Give --tier, --provider and --reason."),
+        (MODELS + "claude-typo", "", "models: The price list has no model claude-typo of Anthropic."),
+        (MODELS + "gpt-6-luna", "", "models: The price list has no model gpt-6-luna of Anthropic."),
+        (MODELS + "claude-haiku-5-5,claude-haiku-5-5", "", "models: A model is named twice."),
+        (MODELS + "claude-opus-5-5", "", "models: A question on claude-opus-5-5 costs up to $0.0"),
     ],
 )
 def test_a_refused_command_changes_nothing(

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from functions.common import results
+from functions.maintenance.support import model_prices
 from functions.maintenance.support.lines import changes, moment, section, usd
 from functions.maintenance.support.session import Session, SupportError
 
@@ -97,5 +98,12 @@ async def set_models(
     """Set the models of a plan at a provider, the default first."""
     if not models and not is_own_key:
         raise SupportError("Name at least one model. To stop using a provider: `pause provider`.")
+    if len(set(models)) < len(models):
+        raise SupportError("A model is named twice.")
+    plans = (await session.read("list_operations", "plans"))["plans"]
+    (limit,) = (Decimal(plan["query_cost_limit_usd"]) for plan in plans if plan["tier"] == tier)
+    for model in models:
+        if found := model_prices.problem(provider, model, None if is_own_key else limit):
+            raise SupportError(found)
     params = {"p_tier": tier, "p_provider": provider, "p_models": list(models), "p_is_own_key": is_own_key}
     return ["models set", *changes(await session.change("set_models", reason, **params))]
