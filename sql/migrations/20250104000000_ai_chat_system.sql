@@ -3291,10 +3291,13 @@ begin
     raise insufficient_privilege using message = 'You may only ask about yourself.';
   end if;
   return query
-    select s.own_key_pays or s.funding is not null,
-           case when s.own_key_pays then private.reason_of('byok', s.tier) else s.reason end,
-           s.requires_payment and not s.own_key_pays
-    from private.funding_state s where s.user_id = p_user_id;
+    select (s.own_key_pays or s.funding is not null) and not paused.is_paused,
+           case when paused.is_paused then 'Chat paused'
+                when s.own_key_pays then private.reason_of('byok', s.tier) else s.reason end,
+           s.requires_payment and not s.own_key_pays and not paused.is_paused
+    from private.funding_state s
+    cross join lateral (select s.models = '{}' and s.blocked_at is null as is_paused) paused
+    where s.user_id = p_user_id;
   if not found then
     return query select false, 'No subscription found', true;
   end if;
@@ -3302,7 +3305,8 @@ end
 $$;
 comment on function public.can_user_query(uuid) is
   'Whether something pays for the next query of a user now, the reason, and whether it costs money or a payment would '
-  'help. admit_query may still refuse it: too many queries run, or a budget of the day is spent. Read-only.';
+  'help. False while the chat or every provider is paused. admit_query may still refuse it: too many queries run, or '
+  'a budget of the day is spent. Read-only.';
 revoke all on function public.can_user_query(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.can_user_query(uuid) to authenticated, service_role;
 
@@ -4942,8 +4946,9 @@ begin
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
-    'reason_code', case when v_state.own_key_pays then 'own_key' else v_state.reason_code end,
-    'resets_at', case when not v_state.own_key_pays then v_state.resets_at end,
+    'reason_code', case when v_can.reason = 'Chat paused' then 'chat_paused'
+                        when v_state.own_key_pays then 'own_key' else v_state.reason_code end,
+    'resets_at', case when not v_state.own_key_pays and v_can.reason <> 'Chat paused' then v_state.resets_at end,
     'requires_payment', v_can.requires_payment,
     'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
                                 'cost_usd', v_today.cost_usd::text),
@@ -7630,9 +7635,11 @@ begin
         'lifetime_quota', s.lifetime_quota, 'overage_ceiling_usd', s.overage_ceiling::text)
       from public.user_subscriptions s where s.user_id = p_user_id),
     'next', jsonb_build_object(
-      'can_query', v_can.can_query, 'reason', v_can.reason, 'reason_code', v_state.reason_code,
+      'can_query', v_can.can_query, 'reason', v_can.reason,
+      'reason_code', case when v_can.reason = 'Chat paused' then 'chat_paused' else v_state.reason_code end,
       'funding', case when v_state.own_key_pays then 'byok' else v_state.funding end, 'tier', v_state.tier,
-      'plan', v_state.name, 'resets_at', v_state.resets_at, 'is_lifetime', v_state.is_lifetime,
+      'plan', v_state.name, 'is_lifetime', v_state.is_lifetime,
+      'resets_at', case when v_can.reason <> 'Chat paused' then v_state.resets_at end,
       'used', v_state.included_used, 'limit', v_state.quota_limit, 'overage_used_usd', v_state.overage_used::text,
       'overage_limit_usd', v_state.overage_limit::text, 'allows_overage', v_state.allows_overage,
       'failed_cost_usd', v_state.failed_cost_usd::text, 'failed_cost_limit_usd', v_state.failed_cost_limit_usd::text,

@@ -310,10 +310,13 @@ begin
     raise insufficient_privilege using message = 'You may only ask about yourself.';
   end if;
   return query
-    select s.own_key_pays or s.funding is not null,
-           case when s.own_key_pays then private.reason_of('byok', s.tier) else s.reason end,
-           s.requires_payment and not s.own_key_pays
-    from private.funding_state s where s.user_id = p_user_id;
+    select (s.own_key_pays or s.funding is not null) and not paused.is_paused,
+           case when paused.is_paused then 'Chat paused'
+                when s.own_key_pays then private.reason_of('byok', s.tier) else s.reason end,
+           s.requires_payment and not s.own_key_pays and not paused.is_paused
+    from private.funding_state s
+    cross join lateral (select s.models = '{}' and s.blocked_at is null as is_paused) paused
+    where s.user_id = p_user_id;
   if not found then
     return query select false, 'No subscription found', true;
   end if;
@@ -321,6 +324,7 @@ end
 $$;
 comment on function public.can_user_query(uuid) is
   'Whether something pays for the next query of a user now, the reason, and whether it costs money or a payment would '
-  'help. admit_query may still refuse it: too many queries run, or a budget of the day is spent. Read-only.';
+  'help. False while the chat or every provider is paused. admit_query may still refuse it: too many queries run, or '
+  'a budget of the day is spent. Read-only.';
 revoke all on function public.can_user_query(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.can_user_query(uuid) to authenticated, service_role;

@@ -126,8 +126,9 @@ begin
     'billing', v_billing,
     'can_query', v_can.can_query,
     'reason', v_can.reason,
-    'reason_code', case when v_state.own_key_pays then 'own_key' else v_state.reason_code end,
-    'resets_at', case when not v_state.own_key_pays then v_state.resets_at end,
+    'reason_code', case when v_can.reason = 'Chat paused' then 'chat_paused'
+                        when v_state.own_key_pays then 'own_key' else v_state.reason_code end,
+    'resets_at', case when not v_state.own_key_pays and v_can.reason <> 'Chat paused' then v_state.resets_at end,
     'requires_payment', v_can.requires_payment,
     'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
                                 'cost_usd', v_today.cost_usd::text),

@@ -173,9 +173,11 @@ begin
         'lifetime_quota', s.lifetime_quota, 'overage_ceiling_usd', s.overage_ceiling::text)
       from public.user_subscriptions s where s.user_id = p_user_id),
     'next', jsonb_build_object(
-      'can_query', v_can.can_query, 'reason', v_can.reason, 'reason_code', v_state.reason_code,
+      'can_query', v_can.can_query, 'reason', v_can.reason,
+      'reason_code', case when v_can.reason = 'Chat paused' then 'chat_paused' else v_state.reason_code end,
       'funding', case when v_state.own_key_pays then 'byok' else v_state.funding end, 'tier', v_state.tier,
-      'plan', v_state.name, 'resets_at', v_state.resets_at, 'is_lifetime', v_state.is_lifetime,
+      'plan', v_state.name, 'is_lifetime', v_state.is_lifetime,
+      'resets_at', case when v_can.reason <> 'Chat paused' then v_state.resets_at end,
       'used', v_state.included_used, 'limit', v_state.quota_limit, 'overage_used_usd', v_state.overage_used::text,
       'overage_limit_usd', v_state.overage_limit::text, 'allows_overage', v_state.allows_overage,
       'failed_cost_usd', v_state.failed_cost_usd::text, 'failed_cost_limit_usd', v_state.failed_cost_limit_usd::text,

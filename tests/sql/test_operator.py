@@ -240,8 +240,17 @@ def resume(db: Db, kind: str, provider: str | None = None) -> None:
     value(db, "select public.resume_service(%s, %s, %s)", kind, provider, action())
 
 
+def paused_reasons(db: Db, connect: Connect, user: str) -> list[str]:
+    """What the user and support are told. Neither says that something pays for the next query."""
+    usage = value(connect("authenticated", user), "select public.usage_summary()")
+    shown = value(db, "select public.support_summary(%s) -> 'next'", user)
+    for told in (usage, shown):
+        assert (told["can_query"], told["reason"], told["resets_at"]) == (False, "Chat paused", None)
+    return [usage["reason_code"], shown["reason_code"]]
+
+
 @pytest.mark.parametrize("tier", ["free", "basic", "usage_only"])
-def test_a_paused_chat_admits_nobody(db: Db, tier: str) -> None:
+def test_a_paused_chat_admits_nobody(db: Db, connect: Connect, tier: str) -> None:
     """Also not on the fast path of admission. The refusal has the operator's sentence."""
     user = new_user(db, tier)
     pack(db, user, 5)
@@ -250,6 +259,7 @@ def test_a_paused_chat_admits_nobody(db: Db, tier: str) -> None:
     refused = admit(db, user)
     assert (refused["decision"], refused["reason"]) == ("refused", "Chat paused")
     assert refused["sentence"] == {"en": "Back soon.", "fr": "De retour bientôt."}
+    assert paused_reasons(db, connect, user) == ["chat_paused"] * 2
     resume(db, "chat_paused")
     assert admit(db, user)["decision"] == "admitted"
 
@@ -283,6 +293,21 @@ def test_a_refused_provider_or_model_counts_nothing(db: Db) -> None:
     refused = [admit(db, user, **asked)["reason"] for asked in ({"p_provider": "openai"}, {"p_model": "gpt-6-luna"})]
     assert refused == ["Provider paused"] * 2
     assert (counters(db, user)["quota_used"], violations(db)) == (1, [])
+
+
+def test_both_providers_paused_pause_the_chat(db: Db, connect: Connect) -> None:
+    """With the sentence of the provider that was asked."""
+    user = new_user(db, "basic")
+    key(db, user, "openai")
+    for provider in ("anthropic", "openai"):
+        sentence = f"{provider} is down."
+        value(db, "select public.pause_service('provider_paused', %s, %s, 'fr', %s)", provider, sentence, action())
+    for asked in ("anthropic", "openai"):
+        refused = admit(db, user, p_provider=asked)
+        assert (refused["reason"], refused["sentence"]["en"]) == ("Chat paused", f"{asked} is down.")
+    assert paused_reasons(db, connect, user) == ["chat_paused"] * 2
+    value(db, "select public.block_user(%s, %s)", user, action())
+    assert value(db, "select reason from public.can_user_query(%s)", user) == "Account blocked"
 
 
 def test_paused_sign_ups_create_no_user(db: Db) -> None:
