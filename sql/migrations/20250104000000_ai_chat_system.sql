@@ -106,7 +106,7 @@ revoke all on function private.set_updated_at() from public, anon, authenticated
 
 do $$
 begin
-  create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0);
+  create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0 and value <> 'NaN');
   create domain public.quantity as integer constraint quantity_is_not_negative check (value >= 0);
   create domain public.request_key as text
     constraint request_key_is_bounded check (octet_length(value) between 1 and 800);
@@ -835,10 +835,12 @@ create table if not exists public.plans (
     constraint plans_concurrent_queries_are_positive check (concurrent_queries > 0),
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
-      (jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array') is true),
+      (jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'
+       and not jsonb_path_exists(models, 'strict $.*[*] ? (@.type() != "string" || @ == "")', '{}', true)) is true),
   own_key_models jsonb not null default '{"anthropic": [], "openai": []}'
     constraint plans_own_key_models_are_lists_by_provider check (
-      (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array')
+      (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array'
+       and not jsonb_path_exists(own_key_models, 'strict $.*[*] ? (@.type() != "string" || @ == "")', '{}', true))
       is true),
   paused_at timestamptz,
   paused_providers text[] not null default '{}',
@@ -2043,9 +2045,9 @@ create table if not exists public.announcements (
   provider text
     constraint announcements_provider_is_known check (provider in ('anthropic', 'openai')),
   en text not null
-    constraint announcements_en_is_bounded check (char_length(btrim(en)) between 1 and 500),
+    constraint announcements_en_is_bounded check (en ~ '\S' and char_length(en) <= 500),
   fr text not null
-    constraint announcements_fr_is_bounded check (char_length(btrim(fr)) between 1 and 500),
+    constraint announcements_fr_is_bounded check (fr ~ '\S' and char_length(fr) <= 500),
   starts_at timestamptz not null,
   ends_at timestamptz,
   constraint announcements_end_after_they_start check (ends_at is null or ends_at >= starts_at),
@@ -2172,10 +2174,10 @@ create table if not exists public.operator_actions (
   id uuid primary key,
   created_at timestamptz not null default now(),
   operator text not null
-    constraint operator_actions_operator_is_bounded check (char_length(operator) between 1 and 200),
+    constraint operator_actions_operator_is_bounded check (operator ~ '\S' and char_length(operator) <= 200),
   action text not null,
   reason text not null
-    constraint operator_actions_reason_is_bounded check (char_length(btrim(reason)) between 1 and 500),
+    constraint operator_actions_reason_is_bounded check (reason ~ '\S' and char_length(reason) <= 500),
   subject_user_id uuid references auth.users (id) on delete set null,
   subject text,
   before jsonb not null,

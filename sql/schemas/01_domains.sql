@@ -2,7 +2,7 @@
 
 do $$
 begin
-  create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0);
+  create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0 and value <> 'NaN');
   create domain public.quantity as integer constraint quantity_is_not_negative check (value >= 0);
   create domain public.request_key as text
     constraint request_key_is_bounded check (octet_length(value) between 1 and 800);

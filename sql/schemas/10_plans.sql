@@ -24,10 +24,12 @@ create table if not exists public.plans (
     constraint plans_concurrent_queries_are_positive check (concurrent_queries > 0),
   models jsonb not null
     constraint plans_models_are_lists_by_provider check (
-      (jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array') is true),
+      (jsonb_typeof(models -> 'anthropic') = 'array' and jsonb_typeof(models -> 'openai') = 'array'
+       and not jsonb_path_exists(models, 'strict $.*[*] ? (@.type() != "string" || @ == "")', '{}', true)) is true),
   own_key_models jsonb not null default '{"anthropic": [], "openai": []}'
     constraint plans_own_key_models_are_lists_by_provider check (
-      (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array')
+      (jsonb_typeof(own_key_models -> 'anthropic') = 'array' and jsonb_typeof(own_key_models -> 'openai') = 'array'
+       and not jsonb_path_exists(own_key_models, 'strict $.*[*] ? (@.type() != "string" || @ == "")', '{}', true))
       is true),
   paused_at timestamptz,
   paused_providers text[] not null default '{}',

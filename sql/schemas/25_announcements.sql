@@ -9,9 +9,9 @@ create table if not exists public.announcements (
   provider text
     constraint announcements_provider_is_known check (provider in ('anthropic', 'openai')),
   en text not null
-    constraint announcements_en_is_bounded check (char_length(btrim(en)) between 1 and 500),
+    constraint announcements_en_is_bounded check (en ~ '\S' and char_length(en) <= 500),
   fr text not null
-    constraint announcements_fr_is_bounded check (char_length(btrim(fr)) between 1 and 500),
+    constraint announcements_fr_is_bounded check (fr ~ '\S' and char_length(fr) <= 500),
   starts_at timestamptz not null,
   ends_at timestamptz,
   constraint announcements_end_after_they_start check (ends_at is null or ends_at >= starts_at),

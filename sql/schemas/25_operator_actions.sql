@@ -4,10 +4,10 @@ create table if not exists public.operator_actions (
   id uuid primary key,
   created_at timestamptz not null default now(),
   operator text not null
-    constraint operator_actions_operator_is_bounded check (char_length(operator) between 1 and 200),
+    constraint operator_actions_operator_is_bounded check (operator ~ '\S' and char_length(operator) <= 200),
   action text not null,
   reason text not null
-    constraint operator_actions_reason_is_bounded check (char_length(btrim(reason)) between 1 and 500),
+    constraint operator_actions_reason_is_bounded check (reason ~ '\S' and char_length(reason) <= 500),
   subject_user_id uuid references auth.users (id) on delete set null,
   subject text,
   before jsonb not null,

@@ -76,11 +76,18 @@ def test_actions_are_append_only(db: Db, change: str) -> None:
         db.execute(change.encode())
 
 
-def test_an_action_needs_a_reason(db: Db) -> None:
+@pytest.mark.parametrize("blank", ["", "  ", "\n\t"])
+def test_an_action_needs_words(db: Db, blank: str) -> None:
+    """A reason, an operator, and sentences for users."""
     user = new_user(db)
-    with pytest.raises(psycopg.errors.CheckViolation):
-        value(db, "select public.block_user(%s, %s)", user, action("  "))
-    assert counters(db, user)["blocked_at"] is None
+    nobody = json.dumps({**json.loads(action()), "operator": blank})
+    for an_action in (action(blank), nobody):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            value(db, "select public.block_user(%s, %s)", user, an_action)
+    for sentences in ((blank, "fr"), ("en", blank)):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            value(db, "select public.announce(%s, %s, null, null, %s)", *sentences, action())
+    assert (counters(db, user)["blocked_at"], actions(db)) == (None, [])
 
 
 def test_a_deleted_user_leaves_their_actions(db: Db) -> None:
@@ -344,6 +351,18 @@ def test_new_models_of_a_plan_apply_to_the_next_query(db: Db) -> None:
     done = value(db, "select public.set_models('basic', 'openai', %s, false, %s)", ["gpt-7", "gpt-6-luna"], action())
     assert done["before"]["models"] == ["gpt-6-luna", "gpt-6-sol"]
     assert admit(db, user, p_provider="openai")["model"] == "gpt-7"
+
+
+@pytest.mark.parametrize("column", ["models", "own_key_models"])
+@pytest.mark.parametrize("names", ["[null]", "[1, {}]", '[""]', '[["gpt-7"]]', '"gpt-7"'])
+def test_models_of_plans_are_names(db: Db, column: str, names: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        db.execute(f"update public.plans set {column} = jsonb_set({column}, '{{openai}}', %s)".encode(), (names,))
+
+
+def test_no_amount_is_not_a_number(db: Db) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        new_user(db, "basic", overage_limit="NaN")
 
 
 # Reads ---------------------------------------------------------------------------------------------------------------
