@@ -173,16 +173,32 @@ create or replace trigger user_subscriptions_changed
   on public.user_subscriptions for each row execute function private.subscription_changed();
 
 
+create or replace function private.is_blocked(p_user_id uuid) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return exists (select from public.user_subscriptions s where s.user_id = p_user_id and s.blocked_at is not null)
+      or exists (select from auth.users u where u.id = p_user_id and u.banned_until > private.clock());
+end
+$$;
+comment on function private.is_blocked(uuid) is
+  'Whether an operator has blocked the account, here or, for some time, in Supabase Auth. Runs as its owner, because '
+  'users may not read auth.users.';
+revoke all on function private.is_blocked(uuid) from public, anon, authenticated, service_role;
+grant execute on function private.is_blocked(uuid) to authenticated, service_role;
+
+
 create or replace function private.refuse_blocked(p_user_id uuid) returns void
 language plpgsql stable set search_path = ''
 as $$
 begin
-  if exists (select from public.user_subscriptions s where s.user_id = p_user_id and s.blocked_at is not null) then
+  if private.is_blocked(p_user_id) then
     raise exception using errcode = 'BANND', message = 'The account is blocked.';
   end if;
 end
 $$;
-comment on function private.refuse_blocked(uuid) is 'BANND: an operator has blocked the account.';
+comment on function private.refuse_blocked(uuid) is
+  'BANND: an operator has blocked the account, here or in Supabase Auth.';
 revoke all on function private.refuse_blocked(uuid) from public, anon, authenticated, service_role;
 grant execute on function private.refuse_blocked(uuid) to authenticated, service_role;
 

@@ -137,8 +137,7 @@ begin
   return (
     select s.snapshot || jsonb_build_object('shared_at', s.updated_at, 'expires_at', s.expires_at)
     from public.shared_conversations s
-    join public.user_subscriptions u on u.user_id = s.user_id
-    where s.token = p_token and s.expires_at > (select private.clock()) and u.blocked_at is null);
+    where s.token = p_token and s.expires_at > (select private.clock()) and not private.is_blocked(s.user_id));
 end
 $$;
 comment on function public.shared_conversation(text) is

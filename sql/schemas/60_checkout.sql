@@ -34,7 +34,7 @@ begin
   return (
     select jsonb_build_object(
       'email', u.email, 'stripe_customer_id', s.stripe_customer_id,
-      'stripe_sequence', coalesce(s.stripe_sequence, 0), 'is_blocked', s.blocked_at is not null,
+      'stripe_sequence', coalesce(s.stripe_sequence, 0), 'is_blocked', private.is_blocked(u.id),
       'refusal', (
         select jsonb_build_object('reason_code', f.reason_code, 'reason', f.reason, 'url', s.open_invoice_url)
         from private.funding_state f

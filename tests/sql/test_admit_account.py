@@ -1,6 +1,7 @@
 """admit_query: an account that Auth has ended, banned or not confirmed, though its token is still valid."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -70,10 +71,17 @@ def test_a_block_holds_whatever_stripe_says(db: Db) -> None:
     assert admit(db, user)["decision"] == "admitted"
 
 
-def test_a_blocked_user_changes_neither_keys_nor_overage(db: Db, connect: Connect) -> None:
+def ban(db: Db, user: str) -> None:
+    db.execute("update auth.users set banned_until = 'infinity' where id = %s", (user,))
+
+
+@pytest.mark.parametrize("refuse", [block, ban])
+def test_a_blocked_user_changes_neither_keys_nor_overage(
+    db: Db, connect: Connect, refuse: Callable[[Db, str], None]
+) -> None:
     user = new_user(db, "pro")
     key(db, user, "openai")
-    block(db, user)
+    refuse(db, user)
     for connection, call in (
         (connect("authenticated", user), "public.list_api_keys()"),
         (connect("authenticated", user), "public.set_overage('{}')"),

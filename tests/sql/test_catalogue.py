@@ -37,6 +37,7 @@ private.find_conversation              stable     invoker  none
 private.fold                           immutable  invoker  none
 private.free_budget_is_spent           stable     invoker  none
 private.imported_on                    stable     invoker  none
+private.is_blocked                     stable     definer  authenticated service_role
 private.is_charged                     immutable  invoker  none
 private.is_stored                      stable     invoker  none
 private.join_texts                     immutable  invoker  none

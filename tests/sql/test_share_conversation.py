@@ -105,6 +105,12 @@ def test_a_blocked_user_shares_nothing(db: Db, user: str, chat: str) -> None:
         columns = ("2026-01-01Z", "Abuse") if blocked else (None, None)
         db.execute("update public.user_subscriptions set blocked_at = %s, blocked_reason = %s", columns)
         assert (read(db, token) is None) is blocked
+    db.execute("update public.user_subscriptions set blocked_at = null, blocked_reason = null")
+    db.execute("update auth.users set banned_until = 'infinity' where id = %s", (user,))
+    assert read(db, token) is None
+    db.execute("update auth.users set banned_until = '2026-01-01Z' where id = %s", (user,))
+    assert read(db, token) is not None
+    db.execute("update public.user_subscriptions set blocked_at = '2026-01-01Z', blocked_reason = 'Abuse'")
     assert sqlstate(db, user, chat) == "BANND"
 
 

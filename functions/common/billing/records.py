@@ -66,7 +66,8 @@ class Refusal(TypedDict):
 class BillingProfile:
     """A user as Stripe's customer. `stripe_sequence` changes when the customer was deleted at Stripe.
 
-    `is_blocked`: by an operator. `refusal`: why the subscription serves no query, None where it does.
+    `is_blocked`: by an operator, here or in Supabase Auth. `refusal`: why the subscription serves no query, None
+    where it does.
     """
 
     email: str | None

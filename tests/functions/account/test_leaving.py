@@ -16,8 +16,7 @@ from stripe import Price
 
 from functions.account import account
 from functions.account.handler import create
-from functions.checkout import checkout
-from functions.common.billing.catalog import Product
+from functions.common.billing.catalog import Product, matches
 from functions.common.leaving.auth_admin import AuthAdmin
 from functions.common.leaving.export import PARTS
 from infra.local.auth import access_token, load_or_create_key
@@ -165,7 +164,7 @@ def test_no_page_that_was_opened_during_a_deletion_can_be_paid(
     before, after = sign_up("free"), sign_up("free")
     pages = {user.id: billing.checkout_page(user, **what) for user in (before, after)}
     customers = [billing.customer_id(user) for user in (before, after)]
-    delete_user, matches = AuthAdmin.delete_user, checkout.matches
+    delete_user = AuthAdmin.delete_user
 
     async def open_a_page(auth: AuthAdmin, user_id: str) -> bool:
         if user_id == before.id:
@@ -179,7 +178,7 @@ def test_no_page_that_was_opened_during_a_deletion_can_be_paid(
         assert delete(http, after).status_code == 200
         return matches(price, product)
 
-    monkeypatch.setattr(checkout, "matches", delete_the_account)
+    monkeypatch.setattr("functions.checkout.checkout.matches", delete_the_account)
     other = {"success_url": f"{SITE}/done", "cancel_url": f"{SITE}/other"}
     assert refused(billing.call_checkout(after, "/checkout", **other, **what)) == (401, "unauthenticated")
     for customer in customers:
