@@ -7102,7 +7102,7 @@ declare
 begin
   -- Check
   if p_credits not between 1 and 10000 or p_expires_at <= private.clock() then
-    raise invalid_parameter_value using message = 'Grant 1 to 10,000 credits that expire in the future or never.';
+    return jsonb_build_object('refused', 'Grant 1 to 10,000 credits that expire in the future or never.');
   end if;
 
   -- Lock
@@ -7374,6 +7374,11 @@ begin
     return v_done;
   end if;
 
+  -- Check
+  if p_ends_at <= greatest(v_starts_at, private.clock()) then
+    return jsonb_build_object('refused', 'A notice must end after it starts, and in the future.');
+  end if;
+
   -- Write
   insert into public.announcements (id, created_at, kind, en, fr, starts_at, ends_at)
   values ((p_action ->> 'id')::uuid, private.clock(), 'notice', p_en, p_fr, v_starts_at, p_ends_at);
@@ -7385,7 +7390,8 @@ begin
 end
 $$;
 comment on function public.announce(text, text, timestamptz, timestamptz, jsonb) is
-  'Shows users a notice from p_starts_at (null: now) to p_ends_at (null: until end_announcement).';
+  'Shows users a notice from p_starts_at (null: now) to p_ends_at (null: until end_announcement). {refused}: '
+  'a sentence for the operator, if that is over or ends before it starts.';
 revoke all on function public.announce(text, text, timestamptz, timestamptz, jsonb)
   from public, anon, authenticated, service_role;
 grant execute on function public.announce(text, text, timestamptz, timestamptz, jsonb) to service_role;
@@ -7411,7 +7417,7 @@ begin
   where a.id = old.id
   returning old.ends_at as before, a.ends_at as after into v_ended;
   if not found then
-    raise exception using errcode = 'NTFND', message = 'There is no such announcement.';
+    return jsonb_build_object('refused', 'No notice has this id: see `announce`. A pause ends with `resume`.');
   end if;
 
   -- Return
@@ -7421,7 +7427,7 @@ begin
 end
 $$;
 comment on function public.end_announcement(uuid, jsonb) is
-  'Stops showing a notice. NTFND: there is none with this id. What is paused ends with resume_service.';
+  'Stops showing a notice. {refused}: a sentence for the operator, if there is none with this id.';
 revoke all on function public.end_announcement(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.end_announcement(uuid, jsonb) to service_role;
 

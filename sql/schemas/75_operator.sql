@@ -157,7 +157,7 @@ declare
 begin
   -- Check
   if p_credits not between 1 and 10000 or p_expires_at <= private.clock() then
-    raise invalid_parameter_value using message = 'Grant 1 to 10,000 credits that expire in the future or never.';
+    return jsonb_build_object('refused', 'Grant 1 to 10,000 credits that expire in the future or never.');
   end if;
 
   -- Lock

@@ -27,6 +27,7 @@ QUESTIONS = [
     for number, text in re.findall(r"^### (\d+)\. .*?\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
 ]
 PREFIX = "python -m functions.maintenance "
+NOTICE = "announce --en x --fr x --reason x "
 MODELS = "models --tier basic --provider anthropic --reason x --set "
 # What the answer must contain, a pattern for each command of the question.
 ANSWERS = {
@@ -150,6 +151,10 @@ def test_every_command_of_the_page_answers_its_question(
         ("user $FREE limit --reason x", "", "user: Name at least one limit"),
         ("pause provider --en x --fr x --reason x", "", "pause: Name the provider"),
         ("announce --en x --reason x", "", "announce: Give the sentence in both languages"),
+        (NOTICE + "--from 2099-01-02 --until 2099-01-01", "", "announce: A notice must end after it starts"),
+        (NOTICE + "--until 2020-01-01", "", "announce: A notice must end after it starts, and in the future."),
+        ("announce --end $UNKNOWN --reason x", "", "announce: No notice has this id"),
+        ("user $FREE grant 5 --expires 2020-01-01 --reason x --yes", "", "user: Grant 1 to 10,000 credits that expire"),
         ("models --set m", "", "models: Give --tier, --provider and --reason."),
         (MODELS + "claude-typo", "", "models: The price list has no model claude-typo of Anthropic."),
         (MODELS + "gpt-6-luna", "", "models: The price list has no model gpt-6-luna of Anthropic."),
@@ -174,6 +179,15 @@ def test_a_refused_command_changes_nothing(
     assert (status, out) == (1, "")
     assert err.splitlines()[-1].startswith(expected)
     assert value(billing.db, count) == before
+
+
+def test_an_operator_has_a_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x" * 201, "  "):
+        monkeypatch.setenv("OPERATOR", name)
+        assert run(capsys, f"{PREFIX}models", {})[::2] == (
+            1,
+            "models: OPERATOR is your name, of 1 to 200 characters.\n",
+        )
 
 
 def test_the_id_that_a_user_is_shown_leads_to_the_query(

@@ -25,6 +25,7 @@ from functions.maintenance.support.show import show
 from functions.maintenance.support.why import why
 
 REASON_CHARACTERS = 500  # the limit of operator_actions and announcements
+OPERATOR_CHARACTERS = 200  # the limit of operator_actions
 TIERS = ("free", "basic", "pro", "usage_only")
 PROVIDERS = ("anthropic", "openai")
 
@@ -241,7 +242,9 @@ async def _run(options: Options) -> list[str]:
     environment = read_environment()
     database = Database(load(SupabaseSettings, environment), Observer("maintenance"), ThreadTransport())
     try:
-        operator = environment.get("OPERATOR") or getpass.getuser()
+        operator = (environment.get("OPERATOR") or getpass.getuser()).strip()
+        if not 1 <= len(operator) <= OPERATOR_CHARACTERS:
+            raise SupportError(f"OPERATOR is your name, of 1 to {OPERATOR_CHARACTERS} characters.")
         session = Session(database, environment, print_progress, operator)
         if options.name == "user":
             options.user, subject = await session.find_user(options.who)
