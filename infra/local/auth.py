@@ -281,11 +281,12 @@ class Auth:
         except ValueError as error:
             raise AuthError(404, "validation_failed", "user_id must be an UUID") from error
         async with await self._connect() as db:
-            user = await _one(db, b"delete from auth.users where id = %s returning email, phone", user_id)
+            user = await _one(db, b"select email, phone from auth.users where id = %s for update", user_id)
             if user is None:
                 raise AuthError(404, "user_not_found", "User not found")
             about = {"user_id": str(user_id), "user_email": user["email"], "user_phone": user["phone"] or ""}
             await _log(db, "user_deleted", str(NO_INSTANCE), "service_role", **about)
+            await db.execute(b"delete from auth.users where id = %s", [user_id])
         return JSONResponse({})
 
     def _require_service_role(self, request: Request) -> None:

@@ -6839,6 +6839,26 @@ create or replace trigger retain_ledger before delete on auth.users
   for each row execute function private.retain_ledger();
 
 
+create or replace function private.forget_deletion() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  -- Auth logs the deletion, with the e-mail address, before it deletes the user. delete_auth_log removes older entries.
+  delete from auth.audit_log_entries l
+  where l.created_at > now() - interval '1 hour'
+    and old.id::text in (l.payload ->> 'actor_id', l.payload -> 'traits' ->> 'user_id');
+  return null;
+end
+$$;
+comment on function private.forget_deletion() is
+  'Trigger on auth.users: deletes what Auth logged about a deleted user in the last hour, the deletion included. Runs '
+  'as its owner, in the transaction that deletes the user.';
+revoke all on function private.forget_deletion() from public, anon, authenticated, service_role;
+
+create or replace trigger forget_deletion after delete on auth.users
+  for each row execute function private.forget_deletion();
+
+
 create or replace function public.delete_history(p_user_id uuid) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -6924,7 +6944,7 @@ as $$
 declare
   v_count integer;
 begin
-  -- Auth writes a log with e-mail addresses, the deletion included. It has no index for this search.
+  -- Auth writes a log with e-mail addresses. It has no index for this search.
   delete from auth.audit_log_entries l using (
     select e.id from auth.audit_log_entries e
     where p_user_id::text in (e.payload ->> 'actor_id', e.payload -> 'traits' ->> 'user_id')

@@ -35,6 +35,7 @@ private.encrypted_key                  stable     invoker  none
 private.ended_query                    stable     invoker  none
 private.find_conversation              stable     invoker  none
 private.fold                           immutable  invoker  none
+private.forget_deletion                volatile   definer  none
 private.free_budget_is_spent           stable     invoker  none
 private.imported_on                    stable     invoker  none
 private.is_blocked                     stable     definer  authenticated service_role

@@ -61,13 +61,15 @@ async def delete_user(
         async for deleted in _batches(database, "delete_history", user_id):
             counts["conversations"] += deleted
             progress(f"{counts['conversations']:,} conversations deleted")
+    # A user who was deleted in Auth's dashboard can still have older entries.
+    async for _ in _batches(database, "delete_auth_log", user_id):
+        pass
+    if profile is not None:
         await _check(database, user_id, write_off)  # the user may have subscribed again meanwhile
         profile = await billing_profile(database, user_id) or profile  # or become a customer
         counts["users"] = int(await auth.delete_user(user_id))
         if profile.stripe_customer_id is not None:
             await close_pages(stripe, profile.stripe_customer_id)  # checkout closes those that it opens from now on
-    async for _ in _batches(database, "delete_auth_log", user_id):
-        pass
     return counts
 
 

@@ -17,6 +17,7 @@ from stripe import Price
 from functions.account import account
 from functions.account.handler import create
 from functions.common.billing.catalog import Product, matches
+from functions.common.errors import Unavailable
 from functions.common.leaving.auth_admin import AuthAdmin
 from functions.common.leaving.export import PARTS
 from infra.local.auth import access_token, load_or_create_key
@@ -155,6 +156,21 @@ def test_nothing_is_left_of_a_user_who_deletes_their_account(
     signed_in = auth(billing, "token?grant_type=password", email=user.email, password=PASSWORD)
     assert (signed_in.status_code, signed_in.json()["error_code"]) == (400, "invalid_credentials")
     assert http.get(f"/shared/{token}").status_code == 404
+
+
+def test_a_deletion_that_is_killed_after_auth_leaves_nothing(
+    billing: BillingStack, http: httpx.Client, sign_up: SignUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = sign_up("free")
+    delete_user = AuthAdmin.delete_user
+
+    async def fail_after(auth: AuthAdmin, user_id: str) -> bool:
+        assert await delete_user(auth, user_id)
+        raise Unavailable(upstream="killed")
+
+    monkeypatch.setattr(AuthAdmin, "delete_user", fail_after)
+    assert delete(http, user).status_code == 503
+    assert tables_that_name(billing, user) == []
 
 
 @pytest.mark.parametrize("what", [{"pack": "pack_100"}, {"plan": "pro"}])
