@@ -2221,8 +2221,9 @@ create or replace function private.protect_operator_action() returns trigger
 language plpgsql volatile set search_path = ''
 as $$
 begin
-  if tg_op = 'UPDATE' and old.subject_user_id is not null and new.subject_user_id is null then
-    -- The user is being deleted. The operator, the time and the kind of action stay.
+  if tg_op = 'UPDATE' and old.subject_user_id is not null and new.subject_user_id is null
+     and not exists (select from auth.users u where u.id = old.subject_user_id) then
+    -- The user has been deleted. The operator, the time and the kind of action stay.
     old.subject_user_id := null;
     old.subject := null;
     old.reason := 'The user was deleted.';
@@ -2239,6 +2240,8 @@ revoke all on function private.protect_operator_action() from public, anon, auth
 
 create or replace trigger operator_actions_are_append_only before update or delete on public.operator_actions
   for each row execute function private.protect_operator_action();
+create or replace trigger operator_actions_are_not_truncated before truncate on public.operator_actions
+  for each statement execute function private.protect_operator_action();
 
 alter table public.operator_actions enable row level security;
 alter table public.operator_actions force row level security;

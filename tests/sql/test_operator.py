@@ -68,7 +68,13 @@ def test_a_repeated_action_changes_nothing_again(db: Db) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["update public.operator_actions set reason = 'x'", "delete from public.operator_actions"]
+    "change",
+    [
+        "update public.operator_actions set reason = 'x'",
+        "update public.operator_actions set subject_user_id = null",
+        "delete from public.operator_actions",
+        "truncate public.operator_actions",
+    ],
 )
 def test_actions_are_append_only(db: Db, change: str) -> None:
     value(db, "select public.block_user(%s, %s)", new_user(db), action())
