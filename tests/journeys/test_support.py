@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import urllib.error
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +16,7 @@ from unittest import mock
 import pytest
 
 from functions.maintenance.__main__ import main
+from functions.maintenance.support.lines import moment
 from infra.local.postgres import ROOT
 from tests.api import Api, question
 from tests.billing_kit import DAY, BillingStack, environment
@@ -299,6 +302,20 @@ def test_a_deletion_asks_for_the_address(
     assert main(["user", user.email, "delete", "--reason", "Asked"]) == 0
     assert f"Type {user.email} to go on:" in capsys.readouterr().err
     assert value(billing.db, "select count(*) from auth.users where id = %s", user.id) == 0
+
+
+def test_a_reader_may_close_the_output() -> None:
+    """As `head` does: no traceback, and no error."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "functions.maintenance", "models"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_times_have_four_digits_of_the_year() -> None:
+    assert moment("0001-01-01T00:00:00+00:00") == "0001-01-01 00:00:00 UTC"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ FUNDING = {
 
 def moment(text: str | None, missing: str = "never") -> str:
     """An ISO 8601 time as 2026-11-29 10:02:11 UTC."""
-    return missing if text is None else f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if text is None:
+        return missing
+    # Not strftime, which writes the year 1 with one digit.
+    return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None).isoformat(" ", "seconds") + " UTC"
 
 
 def usd(amount: Decimal | str | None) -> str:
