@@ -37,7 +37,7 @@ async def retry_events(
     since = int(now.timestamp()) - STRIPE_RETRIES_S
     try:
         await _retry_recorded(database, stripe, counts, progress)
-        await _retry_undelivered(database, stripe, since, counts)
+        await _retry_undelivered(database, stripe, since, counts, progress)
     except StripeError as error:
         raise PaymentUnavailable from error
     progress(_progress(counts))
@@ -59,23 +59,32 @@ async def _retry_recorded(
             except InvalidRequestError:
                 counts["gone"] += 1
                 continue
-            await _retry(database, stripe, event, counts)
+            await _retry(database, stripe, event, counts, progress)
         after = page[-1]["id"]
         progress(_progress(counts))
 
 
-async def _retry_undelivered(database: Database, stripe: StripeClient, since: int, counts: RetryCounts) -> None:
+async def _retry_undelivered(
+    database: Database, stripe: StripeClient, since: int, counts: RetryCounts, progress: Callable[[str], None]
+) -> None:
     listed = await stripe.v1.events.list_async(
         {"delivery_success": False, "created": {"gte": since}, "types": sorted(HANDLED_EVENTS), "limit": PAGE}
     )
     async for event in listed.auto_paging_iter():
-        await _retry(database, stripe, event, counts)
+        await _retry(database, stripe, event, counts, progress)
 
 
-async def _retry(database: Database, stripe: StripeClient, event: Event, counts: RetryCounts) -> None:
+async def _retry(
+    database: Database, stripe: StripeClient, event: Event, counts: RetryCounts, progress: Callable[[str], None]
+) -> None:
+    def report_orphan(event_id: str) -> None:
+        progress(f"retry-events: {event_id} is a payment of nobody: refund it")
+
     counts["events"] += 1
     try:
-        counts["processed"] += await process_event(database, stripe, cast("StripeEvent", event.to_dict()))
+        counts["processed"] += await process_event(
+            database, stripe, cast("StripeEvent", event.to_dict()), report_orphan
+        )
     except AppError:
         counts["failed"] += 1  # process_event recorded the failure
 

@@ -49,11 +49,16 @@ class Webhooks:
         event = verified(body, signature, self._secrets, time.time())
         outcome = "ignored"
         if event["type"] in HANDLED_EVENTS:
-            outcome = "processed" if await process_event(self._database, self._stripe, event) else "repeated"
+            first = await process_event(self._database, self._stripe, event, self._report_orphan)
+            outcome = "processed" if first else "repeated"
         if event["type"] == "invoice.finalization_failed":
             self._observer.count(InvoicesNotFinalized=1)  # a retry does not help: an operator has to act
         self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
         return outcome
+
+    def _report_orphan(self, event_id: str) -> None:
+        self._observer.info("stripe has a payment of nobody", event_id=event_id)
+        self._observer.count(PaymentsOfNobody=1)  # an operator has to refund it
 
 
 @Operation(

@@ -118,7 +118,7 @@ class Works:
         return await method(**given)
 
     async def event(self, event: StripeEvent) -> bool:
-        return await process_event(self._database, self._stripe, event)
+        return await process_event(self._database, self._stripe, event, lambda event_id: None)
 
     async def sweep(self, user_id: str) -> Mapping[str, Any]:
         self._database.only = user_id

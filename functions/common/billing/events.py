@@ -5,7 +5,7 @@ decides which reading is newer.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
@@ -13,7 +13,7 @@ from stripe import StripeClient, StripeError
 
 from functions.common import results
 from functions.common.billing.overage import bill_overage
-from functions.common.billing.stripe_state import read_customer, read_pack_payment
+from functions.common.billing.stripe_state import live_subscription, read_customer, read_pack_payment
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 
@@ -49,6 +49,9 @@ SESSION_EVENTS = frozenset(
 HANDLED_EVENTS = frozenset({*CUSTOMER_EVENTS, *PAYMENT_EVENTS, *SESSION_EVENTS})
 # The draft of a renewal accepts overage for an hour. After the end of a subscription there is no further renewal.
 OVERAGE_EVENTS = frozenset({"invoice.created", "customer.subscription.deleted"})
+# The metadata of the customer of a user whom we deleted. Other users may be unknown because another project uses the
+# same account of Stripe.
+DELETED = {"account_deleted": "true"}
 # Shorter than the time limit of the webhooks function (serverless.yml), so that a timeout is recorded as a failure.
 TIMEOUT_S = 22.0
 
@@ -75,9 +78,12 @@ class Claim:
     sequence: int
 
 
-async def process_event(database: Database, stripe: StripeClient, event: StripeEvent) -> bool:
+async def process_event(
+    database: Database, stripe: StripeClient, event: StripeEvent, report_orphan: Callable[[str], None]
+) -> bool:
     """Apply an event within TIMEOUT_S. Returns False if it was processed before.
 
+    `report_orphan` gets the id of an event that says that somebody paid who is no user: an operator has to refund it.
     A failure is recorded with the event and raised: PaymentUnavailable, Unavailable or an unexpected error.
     """
     claim = await _claim(database, event)
@@ -85,7 +91,7 @@ async def process_event(database: Database, stripe: StripeClient, event: StripeE
         return False
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await _apply(database, stripe, event, claim.sequence)
+            user_id = await _apply(database, stripe, event, claim.sequence)
     except Exception as error:
         failure = {"p_event_id": event["id"], "p_error": type(error).__name__}
         await database.call("finish_stripe_event", failure, parse=results.nothing)
@@ -93,6 +99,8 @@ async def process_event(database: Database, stripe: StripeClient, event: StripeE
             raise PaymentUnavailable from error
         raise
     await database.call("finish_stripe_event", {"p_event_id": event["id"]}, parse=results.nothing)
+    if user_id is None and event["type"] in SESSION_EVENTS and event["data"]["object"].get("payment_status") == "paid":
+        report_orphan(event["id"])
     return True
 
 
@@ -104,7 +112,8 @@ async def _claim(database: Database, event: StripeEvent) -> Claim:
     return claim
 
 
-async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, sequence: int) -> None:
+async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, sequence: int) -> str | None:
+    """Returns the id of the user that it is about; None where there is none."""
     kind, thing = event["type"], event["data"]["object"]
     customer_id = thing.get(CUSTOMER_EVENTS[kind]) if kind in CUSTOMER_EVENTS else None
     payment_id = thing.get("payment_intent") if kind in PAYMENT_EVENTS else None
@@ -115,10 +124,21 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
             payment_id = thing["payment_intent"]
     if customer_id is not None:
         user_id = await apply_customer(database, stripe, customer_id, sequence)
-        if user_id is not None and kind in OVERAGE_EVENTS:
+        if user_id is None:
+            await _end_subscription(stripe, customer_id)
+        elif kind in OVERAGE_EVENTS:
             await bill_overage(database, stripe, user_id, customer_id)
-    elif payment_id is not None:
-        await apply_payment(database, stripe, payment_id, sequence)
+        return user_id
+    if payment_id is not None:
+        return await apply_payment(database, stripe, payment_id, sequence)
+    return None
+
+
+async def _end_subscription(stripe: StripeClient, customer_id: str) -> None:
+    """Cancel what the customer of a deleted user subscribed to on a page that was open meanwhile."""
+    customer, live = await live_subscription(stripe, customer_id)
+    if live is not None and customer.metadata is not None and DELETED.items() <= customer.metadata.to_dict().items():
+        await stripe.v1.subscriptions.cancel_async(live.id, {"invoice_now": False, "prorate": False})
 
 
 async def apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
@@ -137,10 +157,15 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
     return user_id
 
 
-async def apply_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> None:
-    """Read a payment and store the pack that it paid for, if any. `sequence` must be drawn before the call."""
+async def apply_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> str | None:
+    """Read a payment and store the pack that it paid for, if any. `sequence` must be drawn before the call.
+
+    Returns the user's id; None where it paid for no pack, or the user was deleted.
+    """
     found = await read_pack_payment(stripe, payment_id)
-    if found is not None:
-        user_id, payment = found
-        params = {"p_user_id": user_id, "p_sequence": sequence, "p_payment": asdict(payment)}
-        await database.call("apply_pack", params, parse=results.text)
+    if found is None:
+        return None
+    buyer_id, payment = found
+    params = {"p_user_id": buyer_id, "p_sequence": sequence, "p_payment": asdict(payment)}
+    user_id: str | None = await database.call("apply_pack", params, parse=results.text)
+    return user_id

@@ -11,7 +11,7 @@ from stripe import InvalidRequestError, StripeClient
 
 from functions.common import results
 from functions.common.billing.checkout_pages import close_pages
-from functions.common.billing.events import apply_customer
+from functions.common.billing.events import DELETED, apply_customer
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.records import billing_profile
 from functions.common.billing.stripe_state import live_subscription
@@ -67,9 +67,12 @@ async def delete_user(
     if profile is not None:
         await _check(database, user_id, write_off)  # the user may have subscribed again meanwhile
         profile = await billing_profile(database, user_id) or profile  # or become a customer
+        customer_id = profile.stripe_customer_id
+        if customer_id is not None:
+            await stripe.v1.customers.update_async(customer_id, {"metadata": DELETED})
         counts["users"] = int(await auth.delete_user(user_id))
-        if profile.stripe_customer_id is not None:
-            await close_pages(stripe, profile.stripe_customer_id)  # checkout closes those that it opens from now on
+        if customer_id is not None:
+            await close_pages(stripe, customer_id)  # checkout closes those that it opens from now on
     return counts
 
 

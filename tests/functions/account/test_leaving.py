@@ -173,6 +173,29 @@ def test_a_deletion_that_is_killed_after_auth_leaves_nothing(
     assert tables_that_name(billing, user) == []
 
 
+def test_what_is_bought_during_a_deletion_is_ended_and_reported(
+    billing: BillingStack, http: httpx.Client, sign_up: SignUp, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    user = sign_up("free")
+    billing.checkout_page(user, plan="pro")
+    customer = billing.customer_id(user)
+    delete_user = AuthAdmin.delete_user
+
+    async def buy_before(auth: AuthAdmin, user_id: str) -> bool:
+        billing.buy(user, plan="pro")
+        billing.buy(user, pack="pack_100")
+        return await delete_user(auth, user_id)
+
+    monkeypatch.setattr(AuthAdmin, "delete_user", buy_before)
+    assert delete(http, user).status_code == 200
+    capsys.readouterr()
+    assert set(billing.deliver()) == {200}
+    (subscription,) = stripe_get(billing, "subscriptions", customer=customer, status="all")["data"]
+    assert subscription["status"] == "canceled"
+    assert capsys.readouterr().out.count('"PaymentsOfNobody":[1.0]') == 2
+
+
 @pytest.mark.parametrize("what", [{"pack": "pack_100"}, {"plan": "pro"}])
 def test_no_page_that_was_opened_during_a_deletion_can_be_paid(
     billing: BillingStack, http: httpx.Client, sign_up: SignUp, monkeypatch: pytest.MonkeyPatch, what: dict[str, str]
