@@ -4,7 +4,6 @@ import asyncio
 import csv
 import io
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -35,6 +34,12 @@ from tests.functions.tools.kit import ScriptedServer
 from tests.servers import serve_http
 
 FULL = bool(os.environ.get("PROVE"))
+# Runs a command, and writes the memory of its largest process, in KiB, as the last line of the standard error.
+MEASURED = (
+    "import resource, subprocess, sys\n"
+    "subprocess.run(sys.argv[1:], check=True)\n"
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)\n"
+)
 REPORTS, VERSIONS = 1_000, 300  # three batches of reports
 OFFICIALS, PRIMARY = "Communication_DpohExport.csv", "Communication_PrimaryExport.csv"
 TEXTS, CODES = "Communication_SubjectMatterDetailsExport.csv", "Codes_SubjectMatterTypesExport.csv"
@@ -426,7 +431,16 @@ def test_the_whole_registry_is_imported_in_bounded_memory(
     digests = []
     for options in (["--accept-smaller"], ["--again"]):
         done = subprocess.run(
-            [sys.executable, "-m", "functions.maintenance", "import-lobbying", *options],
+            [
+                sys.executable,
+                "-c",
+                MEASURED,
+                sys.executable,
+                "-m",
+                "functions.maintenance",
+                "import-lobbying",
+                *options,
+            ],
             env={**os.environ, **environment(stack, server)},
             cwd=ROOT,
             capture_output=True,
@@ -435,10 +449,10 @@ def test_the_whole_registry_is_imported_in_bounded_memory(
             check=True,
         )
         assert "import-lobbying: reading the communications" in done.stderr
-        sys.stdout.write(f"{options} {done.stdout.strip()} {done.stderr.splitlines()[-1]}\n")
+        sys.stdout.write(f"{options} {done.stdout.strip()} {done.stderr.splitlines()[-2]}\n")
+        assert int(done.stderr.splitlines()[-1]) < 300 * 1024
         digests.append(digest(stack_db))
     assert digests[0] == digests[1]
     assert digests[0]["lobbying_communications"][0] == communications
     found = stack_db.execute("select sum(versions) as versions from public.lobbying_registrations").fetchone()
     assert found == {"versions": versions}
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 300 * 1024  # KiB, the largest process of all
