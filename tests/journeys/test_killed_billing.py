@@ -154,12 +154,12 @@ WORKS = {
         meanwhile=(each(cancel),),
     ),
     "missed the end": Work((buy(plan="basic"), each(cancel), deliver_all, owe_overage(41)), "sweep", 22, (102,)),
-    "clicks on a plan": Work((), "subscribe", 20, given={"tier": "basic"}),
-    "clicks on a pack": Work((), "buy", 16, given={"pack_id": "pack_100"}),
+    "clicks on a plan": Work((), "subscribe", 22, given={"tier": "basic"}),
+    "clicks on a pack": Work((), "buy", 18, given={"pack_id": "pack_100"}),
     "clicks on another plan": Work(
         (each(lambda billing, person: billing.checkout_page(person, plan="basic")),),
         "subscribe",
-        16,
+        18,
         given={"tier": "pro"},
     ),
 }
