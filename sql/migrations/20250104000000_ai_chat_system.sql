@@ -4841,6 +4841,35 @@ grant execute on function public.admit_tool_call(uuid, integer, uuid) to service
 
 -- What users see of their own metering.
 
+create or replace function private.own_refusal() returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  -- Users may not read the tables of Auth, the settings and the daily costs.
+  return (
+    select jsonb_build_object(
+      'reason_code', t.code, 'reason', coalesce(t.reason, t.en),
+      'resets_at', case when t.action = 'wait' then (s.quota_date + 1)::timestamp at time zone 'UTC' end)
+    from private.funding_state s
+    join auth.users u on u.id = s.user_id
+    join public.reasons t on t.code = case
+      when u.banned_until > s.now then 'account_blocked'
+      when s.own_key_pays or s.funding is null or s.models = '{}' then null
+      when s.funding = 'included' and s.is_lifetime and (u.confirmed_at is null or u.is_anonymous)
+        then 'email_not_confirmed'
+      when s.failed_cost_usd >= s.failed_cost_limit_usd then 'too_many_failures'
+      when s.tier = 'free' and private.free_budget_is_spent(s.quota_date) then 'free_answers_off'
+    end
+    where s.user_id = (select auth.uid()));
+end
+$$;
+comment on function private.own_refusal() is
+  'Why admit_query would refuse the signed-in user although something pays: {reason_code, reason, resets_at}. Null: it '
+  'would not. How many queries run is not considered.';
+revoke all on function private.own_refusal() from public, anon, authenticated, service_role;
+grant execute on function private.own_refusal() to authenticated;
+
+
 create or replace function public.usage_summary() returns jsonb
 language plpgsql stable security invoker set search_path = ''
 as $$
@@ -4848,6 +4877,7 @@ declare
   v_user_id constant uuid := (select auth.uid());
   v_state private.funding_state;
   v_can record;
+  v_refusal jsonb;
   v_period record;
   v_packs jsonb;
   v_credits record;
@@ -4867,6 +4897,7 @@ begin
     raise exception using errcode = 'NOUSR', message = 'The account has ended.';
   end if;
   select * into v_can from public.can_user_query(v_user_id);
+  v_refusal := private.own_refusal();
   select * into v_period from private.period_at(v_state.period_start, v_state.current_period_end, v_state.now);
 
   select coalesce(jsonb_agg(jsonb_build_object(
@@ -4965,12 +4996,16 @@ begin
     'alerts', v_alerts,
     'announcements', v_announcements,
     'billing', v_billing,
-    'can_query', v_can.can_query,
-    'reason', v_can.reason,
-    'reason_code', case when v_can.reason = 'Chat paused' then 'chat_paused'
-                        when v_state.own_key_pays then 'own_key' else v_state.reason_code end,
-    'resets_at', case when not v_state.own_key_pays and v_can.reason <> 'Chat paused' then v_state.resets_at end,
-    'requires_payment', v_can.requires_payment,
+    'can_query', v_can.can_query and v_refusal is null,
+    'reason', coalesce(v_refusal ->> 'reason', v_can.reason),
+    'reason_code', coalesce(
+      v_refusal ->> 'reason_code',
+      case when v_can.reason = 'Chat paused' then 'chat_paused'
+           when v_state.own_key_pays then 'own_key' else v_state.reason_code end),
+    'resets_at', case when v_refusal is not null then v_refusal -> 'resets_at'
+                      when not v_state.own_key_pays and v_can.reason <> 'Chat paused'
+                        then to_jsonb(v_state.resets_at) end,
+    'requires_payment', v_can.requires_payment and v_refusal is null,
     'today', jsonb_build_object('queries', v_today.queries, 'tokens', v_today.tokens,
                                 'cost_usd', v_today.cost_usd::text),
     'month', jsonb_build_object('queries', v_month.queries, 'tokens', v_month.tokens,

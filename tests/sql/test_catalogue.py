@@ -11,6 +11,7 @@ OURS = "('public'::regnamespace, 'private'::regnamespace)"
 
 # A security definer function has the rights of postgres, which bypasses row-level security, so only the service role
 # may call it. The exceptions change only rows of their caller: set_overage, update_conversation, delete_conversation.
+# own_refusal reads only about its caller.
 FUNCTIONS = """
 private.add_daily_cost                 volatile   invoker  none
 private.address_hash                   immutable  invoker  none
@@ -51,6 +52,7 @@ private.next_position                  stable     invoker  none
 private.operator_columns               stable     invoker  none
 private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
+private.own_refusal                    stable     definer  authenticated
 private.pause_sentence                 stable     invoker  none
 private.paused_provider                stable     invoker  none
 private.pauses                         stable     invoker  none

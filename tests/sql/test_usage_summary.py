@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.conftest import Connect, new_user
 from tests.sql.billing import apply_customer, claim_overage, new_customer, run_queries
-from tests.sql.metering import Db, admit, at, pack, settle, value
+from tests.sql.metering import Db, admit, at, key, pack, settle, value
 
 
 def test_usage_summary_shows_the_billing_state(db: Db, connect: Connect) -> None:
@@ -99,3 +99,33 @@ def test_alerts_start_at_eighty_percent(db: Db, connect: Connect) -> None:
     assert [row["kind"] for row in value(me, "select public.usage_summary() -> 'alerts'")] == ["overage", "credits"]
     at(me, "2026-04-03T12:00Z")
     assert value(me, "select public.usage_summary() -> 'alerts'") == []  # the pack was used up before this period
+
+
+def test_usage_tells_why_the_next_query_is_refused(db: Db, connect: Connect) -> None:
+    """What admit_query checks besides the funding."""
+    free, pro = (new_user(db, tier, quota_date="2026-03-02") for tier in ("free", "pro"))
+    at(db, "2026-03-02T12:00Z")
+
+    def shown(user: str) -> tuple[bool, str, str, str | None]:
+        me = connect("authenticated", user)
+        at(me, "2026-03-02T12:00Z")
+        usage: dict[str, Any] = value(me, "select public.usage_summary()")
+        assert usage["reason"]
+        assert usage["requires_payment"] is False
+        return usage["can_query"], usage["reason_code"], usage["reason"], usage["resets_at"]
+
+    assert shown(free) == (True, "free_quota", "Within free tier quota", None)
+    midnight = "2026-03-03T00:00:00+00:00"
+    for change in ("email_confirmed_at = null", "email_confirmed_at = now(), is_anonymous = true"):
+        db.execute(f"update auth.users set {change}")
+        assert shown(free)[:2] == (False, "email_not_confirmed")
+        assert shown(pro)[:2] == (True, "daily_quota")
+    db.execute("update auth.users set is_anonymous = false")
+    db.execute("update public.settings set free_daily_budget_usd = 0")
+    assert shown(free) == (False, "free_answers_off", "Free answers are off today", midnight)
+    db.execute("update public.user_subscriptions set failed_cost_usd = 1000")
+    assert shown(pro) == (False, "too_many_failures", "Too many failed queries today", midnight)
+    key(db, pro, "openai")
+    assert shown(pro)[:2] == (True, "own_key")
+    db.execute("update auth.users set banned_until = '2026-03-03Z'")
+    assert shown(pro) == shown(free) == (False, "account_blocked", "Account blocked", None)
