@@ -1,5 +1,6 @@
 """The routes of the account. `handler` runs on Lambda; `create` makes the app for any other server."""
 
+import re
 import uuid
 from functools import cache
 from pathlib import Path
@@ -119,10 +120,19 @@ async def get_shared(token: str, account: CurrentAccount) -> Response:
     return json_response(await account.shared(token), headers=headers)
 
 
+def accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header names gzip with another weight than 0 (RFC 9110, section 12.5.3)."""
+    for entry in header.lower().split(","):
+        coding, _, weight = entry.replace(" ", "").partition(";q=")
+        if coding == "gzip":
+            return not re.fullmatch(r"0(\.0*)?", weight)
+    return False
+
+
 @Operation(dict[str, Any], errors=(TooLarge, TooManyRequests))
 async def get_export(user: CurrentUser, account: CurrentAccount, request: Request) -> Response:
     """Everything that is stored about the user."""
-    compressed = "gzip" in request.headers.get("accept-encoding", "")
+    compressed = accepts_gzip(request.headers.get("accept-encoding", ""))
     headers = {"content-disposition": 'attachment; filename="account.json"', "cache-control": "no-store"}
     if compressed:
         headers["content-encoding"] = "gzip"
