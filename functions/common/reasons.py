@@ -202,7 +202,7 @@ REASONS = (
         "provider_paused", "provider_overloaded", "wait", sql="Provider paused",
         ends="when an operator ends the pause",
         en="The models of {provider} are paused. Nothing was charged; choose another provider or try again later.",
-        fr="Les modèles de {provider} sont suspendus. Rien n’a été facturé; choisissez un autre fournisseur ou "
+        fr="Les modèles d’{provider} sont suspendus. Rien n’a été facturé; choisissez un autre fournisseur ou "
            "réessayez plus tard.",
     ),
     Reason(
@@ -336,23 +336,23 @@ REASONS = (
     Reason(
         "model_not_in_plan", "model_not_available", "none", ends="with another model",
         en="Your plan does not include this model. It has these models of {provider}: {models}.",
-        fr="Votre forfait ne comprend pas ce modèle. Il comprend ces modèles de {provider} : {models}.",
+        fr="Votre forfait ne comprend pas ce modèle. Il comprend ces modèles d’{provider} : {models}.",
     ),
     Reason(
         "model_of_other_plan", "model_not_available", "upgrade", paying_helps=True, ends="with another model or plan",
         en="Your plan does not include this model, another plan does. Yours has these models of {provider}: {models}.",
-        fr="Votre forfait ne comprend pas ce modèle, un autre le comprend. Le vôtre a ces modèles de {provider} : "
+        fr="Votre forfait ne comprend pas ce modèle, un autre le comprend. Le vôtre a ces modèles d’{provider} : "
            "{models}.",
     ),
     Reason(
         "no_models", "model_not_available", "none", ends="with another provider",
         en="Your plan has no models of {provider}. Choose another provider.",
-        fr="Votre forfait n’a aucun modèle de {provider}. Choisissez un autre fournisseur.",
+        fr="Votre forfait n’a aucun modèle d’{provider}. Choisissez un autre fournisseur.",
     ),
     Reason(
         "provider_not_available", "model_not_available", "none", ends="with another provider",
         en="Models of {provider} are not available here. Choose another provider.",
-        fr="Les modèles de {provider} ne sont pas offerts ici. Choisissez un autre fournisseur.",
+        fr="Les modèles d’{provider} ne sont pas offerts ici. Choisissez un autre fournisseur.",
     ),
     Reason(
         "model_gone", "model_not_available", "none", ends="with another model",
