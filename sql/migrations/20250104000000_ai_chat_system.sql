@@ -1149,6 +1149,20 @@ revoke all on function private.refuse_blocked(uuid) from public, anon, authentic
 grant execute on function private.refuse_blocked(uuid) to authenticated, service_role;
 
 
+create or replace function private.require_account(p_user_id uuid) returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if not exists (select from auth.users u where u.id = p_user_id and u.deleted_at is null) then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+end
+$$;
+comment on function private.require_account(uuid) is
+  'NOUSR: the account has ended. Functions that have found nothing call it, because a token outlives its account.';
+revoke all on function private.require_account(uuid) from public, anon, authenticated, service_role;
+
+
 alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
 drop policy if exists "Users read their own subscription" on public.user_subscriptions;
@@ -4546,11 +4560,15 @@ set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 begin
   update public.query_holds h set stop_requested = true where h.id = private.running_query(p_user_id, p_chat_id);
-  return found;
+  if not found then
+    perform private.require_account(p_user_id);
+    return false;
+  end if;
+  return true;
 end
 $$;
 comment on function public.stop_query(uuid, text) is
-  'Requests that the running query of a chat stops. Returns whether there was one.';
+  'Requests that the running query of a chat stops. Returns whether there was one. NOUSR: the account has ended.';
 revoke all on function public.stop_query(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.stop_query(uuid, text) to service_role;
 
@@ -4594,7 +4612,9 @@ begin
     from public.query_holds h
     where h.id = v_hold_id and h.user_id = p_user_id and h.expires_at > v_at and not h.is_closing;
   end if;
-  if v_followed is null and p_hold_id is not null then
+  if v_followed is null and p_hold_id is null then
+    perform private.require_account(p_user_id);
+  elsif v_followed is null then
     select jsonb_build_object(
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,
@@ -5197,13 +5217,19 @@ grant execute on function public.put_api_key(uuid, uuid, text, text, text, text,
 create or replace function public.get_api_key(p_user_id uuid, p_provider text) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+declare
+  v_key constant jsonb := private.encrypted_key(p_user_id, p_provider);
 begin
   perform private.refuse_blocked(p_user_id);
-  return private.encrypted_key(p_user_id, p_provider);
+  if v_key is null then
+    perform private.require_account(p_user_id);
+  end if;
+  return v_key;
 end
 $$;
 comment on function public.get_api_key(uuid, text) is
-  'The encrypted key of a user for a provider, active or not. Null: no key. BANND: the account is blocked.';
+  'The encrypted key of a user for a provider, active or not. Null: no key. BANND: the account is blocked. NOUSR: it '
+  'has ended.';
 revoke all on function public.get_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.get_api_key(uuid, text) to service_role;
 
@@ -5251,11 +5277,15 @@ begin
   delete from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider;
 
   -- Return
-  return found;
+  if not found then
+    perform private.require_account(p_user_id);
+    return false;
+  end if;
+  return true;
 end
 $$;
 comment on function public.delete_api_key(uuid, text) is
-  'Deletes the key of a user for a provider. Returns whether there was one.';
+  'Deletes the key of a user for a provider. Returns whether there was one. NOUSR: the account has ended.';
 revoke all on function public.delete_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.delete_api_key(uuid, text) to service_role;
 
@@ -5472,7 +5502,10 @@ begin
   from newest n
   left join public.usage_logs u on u.id = n.id and u.user_id = p_user_id and n.role = 'assistant'
   where n.number = 1 or n.size <= p_bytes and n.number <= p_limit;
-  if v_conversation_id is null and v_page.first_position is null then
+  if v_page.first_position is null and v_conversation_id is null or not v_page.is_running and exists (
+       select from public.conversations c
+       where c.id = v_conversation_id and c.expires_at <= v_at and not c.is_pinned) then
+    perform private.require_account(p_user_id);
     raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
       hint = 'conversation_not_found';
   end if;
@@ -5496,7 +5529,8 @@ comment on function public.chat_messages(uuid, text, integer, integer, integer) 
   'A chat of a user: {conversation, messages, before}. The newest p_limit messages that fit into p_bytes, oldest '
   'first, with what the ledger has of each answer. The question of a running answer is the last one, and is there too '
   'where nothing is stored yet. p_before: only messages before this position; "before" is its value for the page '
-  'before, or null. NTFND: nothing is stored and nothing runs, or the conversation belongs to another user.';
+  'before, or null. NTFND: nothing is stored and nothing runs, the conversation has expired, or it belongs to another '
+  'user. NOUSR: the account has ended.';
 revoke all on function public.chat_messages(uuid, text, integer, integer, integer)
   from public, anon, authenticated, service_role;
 grant execute on function public.chat_messages(uuid, text, integer, integer, integer) to service_role;
@@ -5636,10 +5670,15 @@ begin
   -- Write
   -- A second call makes a new copy under the same token, so that links that were sent stay valid.
   insert into public.shared_conversations as s (user_id, conversation_id, token, snapshot, expires_at)
+  -- After a downgrade everything ends within thirty days, also what is pinned: see cleanup_expired_conversations.
   select p_user_id, v_conversation.id, p_token, v_snapshot,
-         case when v_conversation.is_pinned then v_at + make_interval(days => p.history_days)
-              else v_conversation.expires_at end
-  from private.current_subscriptions p where p.user_id = p_user_id
+         least(case when not v_conversation.is_pinned then v_conversation.expires_at
+                    when p.history_days > 0 then v_at + make_interval(days => p.history_days)
+                    else v_at + interval '30 days' end,
+               s.downgraded_at + interval '30 days')
+  from private.current_subscriptions p
+  join public.user_subscriptions s on s.user_id = p.user_id
+  where p.user_id = p_user_id
   on conflict (conversation_id) do update set
     -- A link that has expired stays so.
     token = case when s.expires_at > v_at then s.token else excluded.token end,
@@ -5653,8 +5692,8 @@ $$;
 comment on function public.share_conversation(uuid, text, text) is
   'Shares a copy of a conversation of the user: {token, expires_at}. A shared one gets a new copy and keeps its '
   'token. p_token: for a new one. It expires with the conversation, or, if that is pinned, after the days that the '
-  'plan stores conversations. NTFND: not a stored conversation of the user. TOBIG: it is over a megabyte. NOUSR: the '
-  'account has ended. BANND: it is blocked.';
+  'plan stores conversations; after a downgrade within thirty days. NTFND: not a stored conversation of the user. '
+  'TOBIG: it is over a megabyte. NOUSR: the account has ended. BANND: it is blocked.';
 revoke all on function public.share_conversation(uuid, text, text) from public, anon, authenticated, service_role;
 grant execute on function public.share_conversation(uuid, text, text) to service_role;
 
@@ -5666,7 +5705,11 @@ begin
   delete from public.shared_conversations s
   where s.user_id = p_user_id
     and s.conversation_id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id));
-  return found;
+  if not found then
+    perform private.require_account(p_user_id);
+    return false;
+  end if;
+  return true;
 end
 $$;
 comment on function public.unshare_conversation(uuid, text) is

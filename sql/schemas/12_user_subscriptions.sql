@@ -203,6 +203,20 @@ revoke all on function private.refuse_blocked(uuid) from public, anon, authentic
 grant execute on function private.refuse_blocked(uuid) to authenticated, service_role;
 
 
+create or replace function private.require_account(p_user_id uuid) returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if not exists (select from auth.users u where u.id = p_user_id and u.deleted_at is null) then
+    raise exception using errcode = 'NOUSR', message = 'The account has ended.';
+  end if;
+end
+$$;
+comment on function private.require_account(uuid) is
+  'NOUSR: the account has ended. Functions that have found nothing call it, because a token outlives its account.';
+revoke all on function private.require_account(uuid) from public, anon, authenticated, service_role;
+
+
 alter table public.user_subscriptions enable row level security;
 alter table public.user_subscriptions force row level security;
 drop policy if exists "Users read their own subscription" on public.user_subscriptions;

@@ -82,11 +82,15 @@ set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 begin
   update public.query_holds h set stop_requested = true where h.id = private.running_query(p_user_id, p_chat_id);
-  return found;
+  if not found then
+    perform private.require_account(p_user_id);
+    return false;
+  end if;
+  return true;
 end
 $$;
 comment on function public.stop_query(uuid, text) is
-  'Requests that the running query of a chat stops. Returns whether there was one.';
+  'Requests that the running query of a chat stops. Returns whether there was one. NOUSR: the account has ended.';
 revoke all on function public.stop_query(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.stop_query(uuid, text) to service_role;
 
@@ -130,7 +134,9 @@ begin
     from public.query_holds h
     where h.id = v_hold_id and h.user_id = p_user_id and h.expires_at > v_at and not h.is_closing;
   end if;
-  if v_followed is null and p_hold_id is not null then
+  if v_followed is null and p_hold_id is null then
+    perform private.require_account(p_user_id);
+  elsif v_followed is null then
     select jsonb_build_object(
       'hold_id', u.id, 'outcome', u.outcome, 'provider', u.provider, 'model', u.model, 'funding', u.funding,
       'tokens_input', u.tokens_input, 'tokens_output', u.tokens_output, 'cache_read_tokens', u.cache_read_tokens,

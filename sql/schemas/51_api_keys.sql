@@ -108,13 +108,19 @@ grant execute on function public.put_api_key(uuid, uuid, text, text, text, text,
 create or replace function public.get_api_key(p_user_id uuid, p_provider text) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+declare
+  v_key constant jsonb := private.encrypted_key(p_user_id, p_provider);
 begin
   perform private.refuse_blocked(p_user_id);
-  return private.encrypted_key(p_user_id, p_provider);
+  if v_key is null then
+    perform private.require_account(p_user_id);
+  end if;
+  return v_key;
 end
 $$;
 comment on function public.get_api_key(uuid, text) is
-  'The encrypted key of a user for a provider, active or not. Null: no key. BANND: the account is blocked.';
+  'The encrypted key of a user for a provider, active or not. Null: no key. BANND: the account is blocked. NOUSR: it '
+  'has ended.';
 revoke all on function public.get_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.get_api_key(uuid, text) to service_role;
 
@@ -162,11 +168,15 @@ begin
   delete from public.user_api_keys k where k.user_id = p_user_id and k.provider = p_provider;
 
   -- Return
-  return found;
+  if not found then
+    perform private.require_account(p_user_id);
+    return false;
+  end if;
+  return true;
 end
 $$;
 comment on function public.delete_api_key(uuid, text) is
-  'Deletes the key of a user for a provider. Returns whether there was one.';
+  'Deletes the key of a user for a provider. Returns whether there was one. NOUSR: the account has ended.';
 revoke all on function public.delete_api_key(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.delete_api_key(uuid, text) to service_role;
 

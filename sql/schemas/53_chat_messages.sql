@@ -71,7 +71,10 @@ begin
   from newest n
   left join public.usage_logs u on u.id = n.id and u.user_id = p_user_id and n.role = 'assistant'
   where n.number = 1 or n.size <= p_bytes and n.number <= p_limit;
-  if v_conversation_id is null and v_page.first_position is null then
+  if v_page.first_position is null and v_conversation_id is null or not v_page.is_running and exists (
+       select from public.conversations c
+       where c.id = v_conversation_id and c.expires_at <= v_at and not c.is_pinned) then
+    perform private.require_account(p_user_id);
     raise exception using errcode = 'NTFND', message = 'There is no such conversation.',
       hint = 'conversation_not_found';
   end if;
@@ -95,7 +98,8 @@ comment on function public.chat_messages(uuid, text, integer, integer, integer) 
   'A chat of a user: {conversation, messages, before}. The newest p_limit messages that fit into p_bytes, oldest '
   'first, with what the ledger has of each answer. The question of a running answer is the last one, and is there too '
   'where nothing is stored yet. p_before: only messages before this position; "before" is its value for the page '
-  'before, or null. NTFND: nothing is stored and nothing runs, or the conversation belongs to another user.';
+  'before, or null. NTFND: nothing is stored and nothing runs, the conversation has expired, or it belongs to another '
+  'user. NOUSR: the account has ended.';
 revoke all on function public.chat_messages(uuid, text, integer, integer, integer)
   from public, anon, authenticated, service_role;
 grant execute on function public.chat_messages(uuid, text, integer, integer, integer) to service_role;

@@ -90,10 +90,15 @@ begin
   -- Write
   -- A second call makes a new copy under the same token, so that links that were sent stay valid.
   insert into public.shared_conversations as s (user_id, conversation_id, token, snapshot, expires_at)
+  -- After a downgrade everything ends within thirty days, also what is pinned: see cleanup_expired_conversations.
   select p_user_id, v_conversation.id, p_token, v_snapshot,
-         case when v_conversation.is_pinned then v_at + make_interval(days => p.history_days)
-              else v_conversation.expires_at end
-  from private.current_subscriptions p where p.user_id = p_user_id
+         least(case when not v_conversation.is_pinned then v_conversation.expires_at
+                    when p.history_days > 0 then v_at + make_interval(days => p.history_days)
+                    else v_at + interval '30 days' end,
+               s.downgraded_at + interval '30 days')
+  from private.current_subscriptions p
+  join public.user_subscriptions s on s.user_id = p.user_id
+  where p.user_id = p_user_id
   on conflict (conversation_id) do update set
     -- A link that has expired stays so.
     token = case when s.expires_at > v_at then s.token else excluded.token end,
@@ -107,8 +112,8 @@ $$;
 comment on function public.share_conversation(uuid, text, text) is
   'Shares a copy of a conversation of the user: {token, expires_at}. A shared one gets a new copy and keeps its '
   'token. p_token: for a new one. It expires with the conversation, or, if that is pinned, after the days that the '
-  'plan stores conversations. NTFND: not a stored conversation of the user. TOBIG: it is over a megabyte. NOUSR: the '
-  'account has ended. BANND: it is blocked.';
+  'plan stores conversations; after a downgrade within thirty days. NTFND: not a stored conversation of the user. '
+  'TOBIG: it is over a megabyte. NOUSR: the account has ended. BANND: it is blocked.';
 revoke all on function public.share_conversation(uuid, text, text) from public, anon, authenticated, service_role;
 grant execute on function public.share_conversation(uuid, text, text) to service_role;
 
@@ -120,7 +125,11 @@ begin
   delete from public.shared_conversations s
   where s.user_id = p_user_id
     and s.conversation_id = private.find_conversation(p_user_id, p_chat_id, private.conversation_key(p_chat_id));
-  return found;
+  if not found then
+    perform private.require_account(p_user_id);
+    return false;
+  end if;
+  return true;
 end
 $$;
 comment on function public.unshare_conversation(uuid, text) is

@@ -73,6 +73,7 @@ private.refund_hold                    volatile   invoker  none
 private.refuse_blocked                 stable     invoker  authenticated service_role
 private.refuse_model                   stable     invoker  none
 private.repeated_action                stable     invoker  none
+private.require_account                stable     invoker  none
 private.retain_ledger                  volatile   definer  none
 private.return_funding                 volatile   invoker  none
 private.running_query                  stable     invoker  none
