@@ -7636,7 +7636,8 @@ begin
                                           'queries', i.queries, 'amount_cents', i.amount_cents)
                 from public.overage_invoice_items i where i.id = p_query.invoice_item_id),
     'reversal', (select jsonb_build_object('at', r.created_at, 'reason', a.reason, 'operator', a.operator,
-                                           'cents', -g.amount_cents, 'item', g.stripe_invoice_item_id)
+                                           'cents', -g.amount_cents, 'item', g.stripe_invoice_item_id,
+                                           'invoice', g.stripe_invoice_id)
                  from public.usage_reversals r
                  left join public.operator_actions a on a.id = r.id
                  left join public.overage_invoice_items g on g.id = r.invoice_item_id

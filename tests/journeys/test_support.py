@@ -19,7 +19,7 @@ from functions.maintenance.__main__ import main
 from functions.maintenance.support.lines import moment
 from infra.local.postgres import ROOT
 from tests.api import Api, question
-from tests.billing_kit import DAY, BillingStack, environment
+from tests.billing_kit import DAY, BillingStack, environment, stripe_get
 from tests.conftest import Person
 from tests.sql.metering import admit, key, release, settle, turn, value
 
@@ -273,11 +273,35 @@ def test_giving_back_needs_one_query_and_no_stripe(
     billing.add_overage(user, 1, billing.fake.now, billing.fake.now)
     value(billing.db, "select public.claim_overage(%s, 'infinity', '{}')", user.id)
     billed = value(billing.db, "select id::text from public.usage_logs where user_id = %s and was_overage", user.id)
-    monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
-    for query, line in ((queries[0], "given back to the plan"), (billed, "$0.02 is not at Stripe yet")):
+    monkeypatch.delenv("STRIPE_SECRET_KEY")
+    for query, line in ((queries[0], "given back to the plan"), (billed, "$0.02 is recorded, but not at Stripe yet")):
         status, out, _ = run(capsys, f"{PREFIX}user {user.id} credit-back {query} --reason x --yes", {})
         assert (status, line in out) == (0, True)
+    status, _, err = run(capsys, f"{PREFIX}user {user.id} credit-back {billed} --reason x --yes", {})
+    assert (status, "given back before" in err, "bill-overages places it" in err) == (1, True, True)
     billing.db.execute("delete from auth.users where id = %s", (user.id,))  # Stripe has no such customer
+
+
+def test_what_an_ended_subscription_gets_back_is_on_its_own_invoice(
+    billing: BillingStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output and `why` name it. Its total below zero becomes the customer's balance."""
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, 41, start + DAY, start)
+    billing.advance_and_deliver(32 * DAY)
+    billing.cancel_subscriptions()
+    billing.deliver()
+    query = value(billing.db, "select id::text from public.usage_logs where user_id = %s limit 1", user.id)
+    status, out, _ = run(capsys, f"{PREFIX}user {user.id} credit-back {query} --reason x --yes", {})
+    assert status == 0
+    placed = re.search(r"\$0\.02 is a negative item on (in_\w+): do not refund", out)
+    assert placed, out
+    assert f"on {placed[1]}" in run(capsys, f"{PREFIX}user {user.id} why {query}", {})[1]
+    billing.advance_and_deliver(2 * 3600)
+    assert stripe_get(billing, f"customers/{billing.customer_id(user)}")["balance"] == -2
 
 
 def test_an_address_of_two_users_names_none(billing: BillingStack, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,12 +18,14 @@ from functions.common.leaving.auth_admin import AuthAdmin
 from functions.common.leaving.deletion import delete_user
 from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
+from functions.maintenance.command_line import expected
 from functions.maintenance.export_user import export_user
 from functions.maintenance.support.lines import FUNDING, cents, changes, moment, usd
 from functions.maintenance.support.session import Session, SupportError
 from functions.maintenance.support.why import charge, find_queries
 
 AUTH_TIMEOUT_S = 20.0
+PLACED_LATER = "the job bill-overages places it"
 
 
 async def block(session: Session, user_id: str, reason: str) -> list[str]:
@@ -73,8 +75,14 @@ async def limit(session: Session, user_id: str, limits: Mapping[str, Decimal | i
 
 
 async def credit_back(session: Session, query_id: str, user_id: str, reason: str, *, is_confirmed: bool) -> list[str]:
-    """Give the charge of a query back. Overage that was billed goes on the next invoice as a negative item."""
+    """Give the charge of a query back. Overage that was billed becomes a negative item at Stripe."""
     query = _charged(query_id, await find_queries(session, user_id, query_id))
+    if (given := query["reversal"]) is not None:
+        waits = f" It is not at Stripe yet: {PLACED_LATER}." if given["cents"] and given["item"] is None else ""
+        raise SupportError(
+            "The charge of this query was given back before. "
+            f"{given['operator']} did it at {moment(given['at'])}.{waits}"
+        )
     session.confirm(
         f"Query {query['id']} of {moment(query['at'])} {charge(query)}. This gives it back and cannot be undone.",
         is_confirmed=is_confirmed,
@@ -86,7 +94,7 @@ async def credit_back(session: Session, query_id: str, user_id: str, reason: str
     if not done["is_usable"]:
         lines.append("  its day or its pack is over, so the user cannot use it: `grant 1` gives a credit instead")
     if done["invoice_item_id"] is not None:
-        lines.append(await _place(session, user_id, done["cents"]))
+        lines.append(await _place(session, user_id, query["id"], cents(done["cents"])))
     return lines
 
 
@@ -104,16 +112,26 @@ def _charged(an_id: str, found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any
     return exact or charged[0]
 
 
-async def _place(session: Session, user_id: str, amount_cents: int) -> str:
-    profile = await billing_profile(session.database, user_id)
-    if profile is None or profile.stripe_customer_id is None:
-        return f"  {cents(amount_cents)} was billed and has no customer at Stripe to go back to: refund it there"
+async def _place(session: Session, user_id: str, query_id: str, amount: str) -> str:
+    """Put the item that gives back at Stripe. It is recorded: whatever fails here, bill-overages repeats."""
     try:
-        async with account(session.environment) as stripe:
-            await bill_overage(session.database, stripe, user_id, profile.stripe_customer_id)
-    except StripeError as error:
-        return f"  {cents(amount_cents)} is not at Stripe yet ({type(error).__name__}): bill-overages places it"
-    return f"  {cents(amount_cents)} goes on the next invoice as a negative item"
+        profile = await billing_profile(session.database, user_id)
+        if profile is not None and profile.stripe_customer_id is not None:
+            async with account(session.environment) as stripe:
+                await bill_overage(session.database, stripe, user_id, profile.stripe_customer_id)
+        given = _charged(query_id, await find_queries(session, user_id, query_id))["reversal"]
+    except Exception as error:
+        if not expected(error):
+            raise
+        return f"  {amount} is recorded, but not at Stripe yet ({type(error).__name__}): {PLACED_LATER}"
+    if given["item"] is None:
+        return f"  {amount} was billed and has no customer at Stripe to go back to: refund it there"
+    if given["invoice"] is None:
+        return f"  {amount} goes on the next invoice as a negative item: do not refund it as well"
+    return (
+        f"  {amount} is a negative item on {given['invoice']}: do not refund it as well. A total below zero becomes "
+        "the customer's balance at Stripe, which pays later invoices"
+    )
 
 
 async def resend(session: Session, user_id: str, what: str, reason: str) -> list[str]:

@@ -58,6 +58,7 @@ def describe(query: Mapping[str, Any]) -> list[str]:
         given = f"  given back at {moment(reversal['at'])} by {reversal['operator']}: {reversal['reason']}"
         if reversal["cents"] is not None:
             given += f"; {cents(reversal['cents'])} as invoice item {reversal['item'] or 'not placed yet'}"
+            given += f" on {reversal['invoice']}" if reversal["invoice"] else ""
         lines.append(given)
     if query["is_charged"]:
         lines.append(
