@@ -1747,13 +1747,18 @@ create table if not exists public.query_refusals (
   quota_limit public.quantity not null,
   overage_used public.usd not null,
   overage_limit public.usd,
+  earlier_ids uuid[] not null default '{}'
+    constraint query_refusals_earlier_ids_are_bounded check (cardinality(earlier_ids) <= 20),
   constraint query_refusals_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
+create index if not exists query_refusals_earlier_ids_idx on public.query_refusals using gin (earlier_ids);
 
 comment on table public.query_refusals is
   'Refused queries with the reason and the state at that time: the newest fifty of each user. They took no funding.';
 comment on column public.query_refusals.id is 'Identifies the attempt.';
+comment on column public.query_refusals.earlier_ids is
+  'The ids of earlier attempts at the request, the newest first, at most 20: users were shown them.';
 comment on column public.query_refusals.created_at is 'When the request was last refused.';
 comment on column public.query_refusals.user_id is 'The user.';
 comment on column public.query_refusals.request_id is 'With chat_key the idempotency key of the request.';
@@ -3387,6 +3392,7 @@ begin
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
+    earlier_ids = case when r.id = excluded.id then r.earlier_ids else (array[r.id] || r.earlier_ids)[1:20] end,
     id = excluded.id, created_at = excluded.created_at, reason = excluded.reason, reason_code = excluded.reason_code,
     requires_payment = excluded.requires_payment, resets_at = excluded.resets_at, tier = excluded.tier,
     quota_used = excluded.quota_used, quota_limit = excluded.quota_limit, overage_used = excluded.overage_used,
@@ -7597,6 +7603,7 @@ declare
     (select u.user_id from public.usage_logs u where u.id = v_id),
     (select h.user_id from public.query_holds h where h.id = v_id),
     (select r.user_id from public.query_refusals r where r.id = v_id),
+    (select r.user_id from public.query_refusals r where r.earlier_ids @> array[v_id] limit 1),
     (select c.user_id from public.messages m join public.conversations c on c.id = m.conversation_id where m.id = v_id),
     (select c.user_id from public.conversations c where c.id = v_id));
 begin
@@ -7701,7 +7708,7 @@ begin
       select h.id, h.request_id, h.chat_key, h.created_at, h.id = v_id
       from public.query_holds h where h.user_id = p_user_id
       union all
-      select r.id, r.request_id, r.chat_key, r.created_at, r.id = v_id
+      select r.id, r.request_id, r.chat_key, r.created_at, r.id = v_id or v_id = any (r.earlier_ids)
       from public.query_refusals r where r.user_id = p_user_id
     ), found as (
       -- The attempts at the request that the id names. Only an id that names none is a client's, which edits and

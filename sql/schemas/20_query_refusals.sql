@@ -15,13 +15,18 @@ create table if not exists public.query_refusals (
   quota_limit public.quantity not null,
   overage_used public.usd not null,
   overage_limit public.usd,
+  earlier_ids uuid[] not null default '{}'
+    constraint query_refusals_earlier_ids_are_bounded check (cardinality(earlier_ids) <= 20),
   constraint query_refusals_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
+create index if not exists query_refusals_earlier_ids_idx on public.query_refusals using gin (earlier_ids);
 
 comment on table public.query_refusals is
   'Refused queries with the reason and the state at that time: the newest fifty of each user. They took no funding.';
 comment on column public.query_refusals.id is 'Identifies the attempt.';
+comment on column public.query_refusals.earlier_ids is
+  'The ids of earlier attempts at the request, the newest first, at most 20: users were shown them.';
 comment on column public.query_refusals.created_at is 'When the request was last refused.';
 comment on column public.query_refusals.user_id is 'The user.';
 comment on column public.query_refusals.request_id is 'With chat_key the idempotency key of the request.';

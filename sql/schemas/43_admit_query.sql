@@ -37,6 +37,7 @@ begin
          s.tier, s.included_used, s.quota_limit, s.overage_used, s.overage_limit
   from private.funding_state s where s.user_id = p_user_id
   on conflict (user_id, request_id, chat_key) do update set
+    earlier_ids = case when r.id = excluded.id then r.earlier_ids else (array[r.id] || r.earlier_ids)[1:20] end,
     id = excluded.id, created_at = excluded.created_at, reason = excluded.reason, reason_code = excluded.reason_code,
     requires_payment = excluded.requires_payment, resets_at = excluded.resets_at, tier = excluded.tier,
     quota_used = excluded.quota_used, quota_limit = excluded.quota_limit, overage_used = excluded.overage_used,

@@ -11,6 +11,7 @@ declare
     (select u.user_id from public.usage_logs u where u.id = v_id),
     (select h.user_id from public.query_holds h where h.id = v_id),
     (select r.user_id from public.query_refusals r where r.id = v_id),
+    (select r.user_id from public.query_refusals r where r.earlier_ids @> array[v_id] limit 1),
     (select c.user_id from public.messages m join public.conversations c on c.id = m.conversation_id where m.id = v_id),
     (select c.user_id from public.conversations c where c.id = v_id));
 begin
@@ -115,7 +116,7 @@ begin
       select h.id, h.request_id, h.chat_key, h.created_at, h.id = v_id
       from public.query_holds h where h.user_id = p_user_id
       union all
-      select r.id, r.request_id, r.chat_key, r.created_at, r.id = v_id
+      select r.id, r.request_id, r.chat_key, r.created_at, r.id = v_id or v_id = any (r.earlier_ids)
       from public.query_refusals r where r.user_id = p_user_id
     ), found as (
       -- The attempts at the request that the id names. Only an id that names none is a client's, which edits and

@@ -52,6 +52,18 @@ def test_a_block_survives_deletion_and_a_new_sign_up(db: Db) -> None:
     assert value(db, blocked, sign_up(db, "spam@example.test")) is False
 
 
+def test_every_id_of_a_refused_request_is_found(db: Db) -> None:
+    """A user who sends a message again is shown another id each time."""
+    user = new_user(db, "free", lifetime_used=10)
+    ids = [admit(db, user, "r1")["hold_id"] for _ in range(3)]
+    assert len({*ids}) == 3
+    for an_id in ids:
+        (found,) = value(db, "select public.find_users(%s)", an_id)
+        assert found["id"] == user
+        (refusal,) = value(db, "select public.find_queries(%s, %s)", user, an_id)
+        assert (refusal["is_exact"], refusal["decision"]) == (True, "refused")
+
+
 # Actions -------------------------------------------------------------------------------------------------------------
 
 
