@@ -78,7 +78,7 @@ async def _retry(
     database: Database, stripe: StripeClient, event: Event, counts: RetryCounts, progress: Callable[[str], None]
 ) -> None:
     def report_orphan(event_id: str) -> None:
-        progress(f"retry-events: {event_id} is a payment of nobody: refund it")
+        progress(f"retry-events: {event_id} is a payment without a user: refund it")
 
     counts["events"] += 1
     try:

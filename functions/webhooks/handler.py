@@ -57,8 +57,8 @@ class Webhooks:
         return outcome
 
     def _report_orphan(self, event_id: str) -> None:
-        self._observer.info("stripe has a payment of nobody", event_id=event_id)
-        self._observer.count(PaymentsOfNobody=1)  # an operator has to refund it
+        self._observer.info("stripe has a payment without a user", event_id=event_id)
+        self._observer.count(PaymentsWithoutUser=1)  # an operator has to refund it
 
 
 @Operation(

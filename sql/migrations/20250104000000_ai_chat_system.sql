@@ -2124,7 +2124,7 @@ begin
 end
 $$;
 comment on function private.pause_sentence(text, text) is
-  'What users are told while something is paused: {en, fr}. Null: it is not paused.';
+  'The sentence that users read while something is paused: {en, fr}. Null: it is not paused.';
 revoke all on function private.pause_sentence(text, text) from public, anon, authenticated, service_role;
 
 

@@ -42,7 +42,8 @@ USES = {
     "order by expires_at, created_at limit 1",
     "query_holds_expires_at_idx": "select from public.query_holds where expires_at <= now() "
     "order by expires_at limit 9",
-    "query_refusals_earlier_ids_idx": "select from public.query_refusals where earlier_ids @> '{0198c0de-0000-7000-8000-000000000000}'",
+    "query_refusals_earlier_ids_idx": "select from public.query_refusals "
+    "where earlier_ids @> '{0198c0de-0000-7000-8000-000000000000}'",
     "query_holds_credit_pack_id_idx": "select from public.query_holds where credit_pack_id = gen_random_uuid()",
     "pending_turns_user_id_idx": "select from public.pending_turns where user_id = gen_random_uuid()",
     "pending_turns_in_order_idx": "select from public.pending_turns where conversation_id = gen_random_uuid() "

@@ -98,8 +98,8 @@ def test_actions_are_append_only(db: Db, change: str) -> None:
 def test_an_action_needs_words(db: Db, blank: str) -> None:
     """A reason, an operator, and sentences for users."""
     user = new_user(db)
-    nobody = json.dumps({**json.loads(action()), "operator": blank})
-    for an_action in (action(blank), nobody):
+    unnamed = json.dumps({**json.loads(action()), "operator": blank})
+    for an_action in (action(blank), unnamed):
         with pytest.raises(psycopg.errors.CheckViolation):
             value(db, "select public.block_user(%s, %s)", user, an_action)
     for sentences in ((blank, "fr"), ("en", blank)):
@@ -275,7 +275,7 @@ def paused_reasons(db: Db, connect: Connect, user: str) -> list[str]:
 
 
 @pytest.mark.parametrize("tier", ["free", "basic", "usage_only"])
-def test_a_paused_chat_admits_nobody(db: Db, connect: Connect, tier: str) -> None:
+def test_a_paused_chat_admits_no_query(db: Db, connect: Connect, tier: str) -> None:
     """Also not on the fast path of admission. The refusal has the operator's sentence."""
     user = new_user(db, tier)
     pack(db, user, 5)

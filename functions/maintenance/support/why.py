@@ -77,7 +77,7 @@ def _refusal(query: Mapping[str, Any], state: str) -> list[str]:
 
 
 def what_helps(reason_code: str) -> str:
-    """What the user was told to do, and what else ends the refusal."""
+    """The action that the refusal named, and what else ends it."""
     reason = reasons.BY_CODE.get(reason_code)
     if reason is None:
         return f"reason {reason_code}"

@@ -193,7 +193,7 @@ def test_what_is_bought_during_a_deletion_is_ended_and_reported(
     assert set(billing.deliver()) == {200}
     (subscription,) = stripe_get(billing, "subscriptions", customer=customer, status="all")["data"]
     assert subscription["status"] == "canceled"
-    assert capsys.readouterr().out.count('"PaymentsOfNobody":[1.0]') == 2
+    assert capsys.readouterr().out.count('"PaymentsWithoutUser":[1.0]') == 2
 
 
 @pytest.mark.parametrize("what", [{"pack": "pack_100"}, {"plan": "pro"}])
