@@ -1747,8 +1747,7 @@ create table if not exists public.query_refusals (
   quota_limit public.quantity not null,
   overage_used public.usd not null,
   overage_limit public.usd,
-  earlier_ids uuid[] not null default '{}'
-    constraint query_refusals_earlier_ids_are_bounded check (cardinality(earlier_ids) <= 20),
+  earlier_ids uuid[] not null default '{}', -- record_refusal keeps at most 20
   constraint query_refusals_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);
@@ -7311,11 +7310,15 @@ begin
 
   -- Return
   v_is_usable := case v_query.funding
-    when 'included' then
-      v_query.query_date = (v_at at time zone 'UTC')::date
-      or exists (select from public.plans p where p.tier = v_query.tier and p.lifetime_quota is not null)
+    when 'included' then exists (
+      select from private.current_subscriptions s
+      where s.user_id = v_query.user_id and s.tier = v_query.tier
+        and (s.plan_lifetime_quota is not null or v_query.query_date = (v_at at time zone 'UTC')::date))
     when 'credit' then exists (
-      select from public.credit_packs c where c.id = v_query.credit_pack_id and c.credits_remaining > 0)
+      select from public.credit_packs c
+      join private.current_subscriptions s on s.user_id = c.user_id
+      where c.id = v_query.credit_pack_id and c.credits_remaining > 0 and not c.is_frozen
+        and (c.expires_at > v_at or c.expires_at is null) and s.allows_credits)
     else true end;
   return private.record_action(
     p_action, 'credit back', v_query.user_id, p_query_id::text,
@@ -7326,9 +7329,9 @@ $$;
 comment on function public.credit_back(uuid, jsonb) is
   'Gives the charge of a query back: its funding returns to the same day, credit pack or overage period, with a '
   'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
-  'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day or pack is over), '
-  'invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, or it was given back before. NTFND: '
-  'no ended query has this id.';
+  'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day, pack or plan is '
+  'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, or it was given back before. '
+  'NTFND: no ended query has this id.';
 revoke all on function public.credit_back(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.credit_back(uuid, jsonb) to service_role;
 

@@ -15,8 +15,7 @@ create table if not exists public.query_refusals (
   quota_limit public.quantity not null,
   overage_used public.usd not null,
   overage_limit public.usd,
-  earlier_ids uuid[] not null default '{}'
-    constraint query_refusals_earlier_ids_are_bounded check (cardinality(earlier_ids) <= 20),
+  earlier_ids uuid[] not null default '{}', -- record_refusal keeps at most 20
   constraint query_refusals_one_a_request unique nulls not distinct (user_id, request_id, chat_key)
 );
 create index if not exists query_refusals_newest_first_idx on public.query_refusals (user_id, created_at desc);

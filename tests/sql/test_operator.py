@@ -64,6 +64,27 @@ def test_every_id_of_a_refused_request_is_found(db: Db) -> None:
         assert (refusal["is_exact"], refusal["decision"]) == (True, "refused")
 
 
+@pytest.mark.parametrize(
+    ("tier", "change"),
+    [
+        ("usage_only", "update public.credit_packs set is_frozen = true where user_id = %s"),
+        ("usage_only", "update public.credit_packs set expires_at = '2026-03-09Z' where user_id = %s"),
+        ("basic", "update public.user_subscriptions set tier = 'pro' where user_id = %s"),
+        ("free", "update public.user_subscriptions set tier = 'usage_only' where user_id = %s"),
+    ],
+    ids=["frozen pack", "expired pack", "another plan", "no free plan any more"],
+)
+def test_what_cannot_be_used_any_more_is_reported(db: Db, tier: str, change: str) -> None:
+    at(db, NOON)
+    user = new_user(db, tier)
+    if tier == "usage_only":
+        pack(db, user, 3)
+    query, other = charged(db, user), charged(db, user)
+    assert credit_back(db, other)["after"]["is_usable"] is True
+    db.execute(change.encode(), (user,))
+    assert credit_back(db, query)["after"]["is_usable"] is False
+
+
 # Actions -------------------------------------------------------------------------------------------------------------
 
 

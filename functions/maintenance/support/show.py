@@ -83,7 +83,7 @@ def _next(state: Mapping[str, Any]) -> list[str]:
         f"  included: {state['used']} of {state['limit']} used {quota}",
         f"  overage: {usd(state['overage_used_usd'])} of {usd(state['overage_limit_usd'])} used this period, {overage}",
         f"  unpaid failures today: {usd(state['failed_cost_usd'])} of {usd(state['failed_cost_limit_usd'])}; "
-        f"at most {state['concurrent_queries']} queries at once",
+        f"queries at once: at most {state['concurrent_queries']}",
     ]
 
 
