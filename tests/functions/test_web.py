@@ -114,8 +114,8 @@ def test_every_refusal_has_a_sentence_in_both_languages(api: Api, person: Callab
         assert (english["code"], english["reason_code"], english["action"]) == (
             french["code"], french["reason_code"], french["action"],
         )  # fmt: skip
-        told = [french["message"], *(one["message"] for one in french.get("fields", []))]
-        assert [ENGLISH.findall(sentence) for sentence in told] == [[]] * len(told), (method, path, body[:99])
+        sentences = [french["message"], *(one["message"] for one in french.get("fields", []))]
+        assert [ENGLISH.findall(sentence) for sentence in sentences] == [[]] * len(sentences), (method, path, body[:99])
         assert [one["field"] for one in english.get("fields", [])] == [one["field"] for one in french.get("fields", [])]
         assert "n’est pas valide" not in [one["message"] for one in french.get("fields", [])]
 

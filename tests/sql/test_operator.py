@@ -287,11 +287,11 @@ def resume(db: Db, kind: str, provider: str | None = None) -> None:
 
 
 def paused_reasons(db: Db, connect: Connect, user: str) -> list[str]:
-    """What the user and support are told. Neither says that something pays for the next query."""
+    """GET /usage and the command show. Neither says that something pays for the next query."""
     usage = value(connect("authenticated", user), "select public.usage_summary()")
     shown = value(db, "select public.support_summary(%s) -> 'next'", user)
-    for told in (usage, shown):
-        assert (told["can_query"], told["reason"], told["resets_at"]) == (False, "Chat paused", None)
+    for state in (usage, shown):
+        assert (state["can_query"], state["reason"], state["resets_at"]) == (False, "Chat paused", None)
     return [usage["reason_code"], shown["reason_code"]]
 
 
