@@ -1,0 +1,87 @@
+// The page: sign-in, or the three columns with the header above and the dialogs in front.
+
+import { lazy, Suspense, useState } from "react";
+import { AccountDialogs } from "../account/AccountDialogs.tsx";
+import { Conversation } from "../chat/Conversation.tsx";
+import { ConversationList } from "../conversations/ConversationList.tsx";
+import { SharedPage } from "../conversations/SharedPage.tsx";
+import { app } from "../words/app.ts";
+import { useWords } from "../words/words.ts";
+import { AccountProvider } from "./account.tsx";
+import { Header } from "./Header.tsx";
+import { go, useRoute } from "./route.ts";
+import { SignIn } from "./SignIn.tsx";
+import { useServices, useSession } from "./services.tsx";
+
+const Developer = lazy(() => import("../developer/Panel.tsx"));
+
+export function App() {
+  const { config } = useServices();
+  const session = useSession();
+  const route = useRoute();
+  return (
+    <>
+      {route.page === "shared" ? (
+        <SharedPage token={route.token} />
+      ) : route.page === "unknown" ? (
+        <NotFound />
+      ) : session === undefined ? null : session === null ? (
+        <SignIn />
+      ) : (
+        <AccountProvider>
+          <Workspace key={session.user.id} chatId={route.page === "conversation" ? route.id : null} />
+        </AccountProvider>
+      )}
+      {config.stack && (
+        <Suspense>
+          <Developer />
+        </Suspense>
+      )}
+    </>
+  );
+}
+
+/** The page of a signed-in user. `chatId` null: a new conversation. */
+function Workspace({ chatId }: { chatId: string | null }) {
+  const words = useWords(app);
+  // A new conversation keeps its id, and so its component and its stream, when its address becomes /c/<id>.
+  const [draft, setDraft] = useState(newDraft);
+  const [drawer, setDrawer] = useState(false);
+  if (chatId === null && draft.isUsed) setDraft(newDraft());
+  const id = chatId ?? draft.id;
+  return (
+    <div className="workspace" data-drawer={drawer || undefined}>
+      <a className="skip" href="#question">
+        {words.skip}
+      </a>
+      <Header onDrawer={() => setDrawer(!drawer)} isDrawerOpen={drawer} />
+      <nav className="conversations" id="conversations" aria-label={words.conversations}>
+        <ConversationList current={id} onChosen={() => setDrawer(false)} />
+      </nav>
+      <Conversation
+        key={id}
+        id={id}
+        isNew={id === draft.id}
+        onFirstQuestion={() => {
+          if (chatId === null) go(`/c/${id}`);
+          setDraft((now) => (now.id === id ? { ...now, isUsed: true } : now));
+        }}
+      />
+      <AccountDialogs />
+    </div>
+  );
+}
+
+const newDraft = () => ({ id: crypto.randomUUID() as string, isUsed: false });
+
+function NotFound() {
+  const words = useWords(app);
+  return (
+    <main className="alone">
+      <p>{words.notFound}</p>
+      <a className="button primary" href="/">
+        {words.home}
+      </a>
+    </main>
+  );
+}

@@ -1,0 +1,34 @@
+// A dialog in front of the page. Esc, the close button and the browser's Back close it.
+
+import { type ReactNode, useEffect, useId, useRef } from "react";
+import { app } from "../words/app.ts";
+import { useWords } from "../words/words.ts";
+
+export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ReactNode }) {
+  const words = useWords(app);
+  const element = useRef<HTMLDialogElement>(null);
+  const label = useId();
+  useEffect(() => {
+    const dialog = element.current;
+    if (dialog && !dialog.open) dialog.showModal();
+    return () => dialog?.close();
+  }, []);
+  return (
+    <dialog
+      ref={element}
+      aria-labelledby={label}
+      onCancel={(event) => {
+        event.preventDefault();
+        onClose();
+      }}
+    >
+      <header>
+        <h2 id={label}>{title}</h2>
+        <button type="button" className="plain" onClick={onClose}>
+          {words.close}
+        </button>
+      </header>
+      {children}
+    </dialog>
+  );
+}

@@ -1,0 +1,48 @@
+// The clients of the backend, created once from the configuration: Supabase's and ours.
+
+import { createClient as createSupabase, type Session, type SupabaseClient } from "@supabase/supabase-js";
+import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
+import { type Client, createClient } from "../../lib/index.ts";
+import type { Config } from "./config.ts";
+import { currentLanguage } from "./language.tsx";
+
+export type Services = {
+  config: Config;
+  supabase: SupabaseClient;
+  api: Client;
+  /** A valid access token; null while nobody is signed in. supabase-js renews it. */
+  token: () => Promise<string | null>;
+};
+
+/** Creates the clients. */
+export function createServices(config: Config): Services {
+  const supabase = createSupabase(config.supabase_url, config.publishable_key);
+  const token = async () => (await supabase.auth.getSession()).data.session?.access_token ?? null;
+  const api = createClient({ functions: config.functions, token, language: currentLanguage });
+  return { config, supabase, api, token };
+}
+
+const Context = createContext<Services | null>(null);
+const SessionContext = createContext<Session | null | undefined>(undefined);
+
+export function ServicesProvider({ services, children }: { services: Services; children: ReactNode }) {
+  const [session, setSession] = useState<Session | null | undefined>(undefined);
+  useEffect(() => {
+    const { data } = services.supabase.auth.onAuthStateChange((_, next) => setSession(next));
+    return () => data.subscription.unsubscribe();
+  }, [services]);
+  return (
+    <Context value={services}>
+      <SessionContext value={session}>{children}</SessionContext>
+    </Context>
+  );
+}
+
+export function useServices(): Services {
+  const services = useContext(Context);
+  if (!services) throw new Error("useServices needs a ServicesProvider");
+  return services;
+}
+
+/** The session: undefined until it is known, null while nobody is signed in. */
+export const useSession = () => useContext(SessionContext);

@@ -1,0 +1,16 @@
+import { words } from "./words.ts";
+
+export const account = words(
+  {
+    plans: "Plan and payments",
+    keys: "Your own keys",
+    data: "Your data",
+    included: (left: number, limit: number) => `${left} of ${limit} left`,
+  },
+  {
+    plans: "Forfait et paiements",
+    keys: "Vos propres clés",
+    data: "Vos données",
+    included: (left: number, limit: number) => `${left} sur ${limit} restantes`,
+  },
+);
