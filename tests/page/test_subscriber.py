@@ -1,58 +1,34 @@
 """A free user buys a plan in a real browser, asks more than it includes, and is billed exactly for that."""
 
-import json
-import os
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
-import pytest
+from playwright.sync_api import Page, expect
 
-from infra.local.postgres import ROOT
 from infra.local.stack import Stack
 from tests.api import Api, question
 from tests.conftest import Person
 
 DAY = 86400
-Visit = Callable[..., dict[str, str]]
-
-
-@pytest.fixture
-def visit(tmp_path: Path) -> Iterator[Visit]:
-    """Opens a page, presses a button of it if one is named, and returns where that led: `{"url", "text"}`."""
-    with subprocess.Popen(
-        ["node", "pages.mjs"],
-        cwd=ROOT / "tests/clients",
-        env={**os.environ, "TMPDIR": str(tmp_path)},  # the browser is unpacked there
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as browser:
-        assert browser.stdin is not None
-        assert browser.stdout is not None
-
-        def go(url: str, press: str | None = None) -> dict[str, str]:
-            browser.stdin.write(json.dumps({"url": url, "press": press}).encode() + b"\n")
-            browser.stdin.flush()
-            seen: dict[str, str] = json.loads(browser.stdout.readline())
-            return seen
-
-        yield go
-        browser.stdin.close()
 
 
 def test_a_new_subscriber_is_invoiced_for_one_overage_query(
-    stack: Stack, api: Api, sign_up: Callable[[str], Person], visit: Visit, eventually: Callable[..., None]
+    stack: Stack,
+    api: Api,
+    sign_up: Callable[[str], Person],
+    page_of: Callable[..., Page],
+    eventually: Callable[..., None],
 ) -> None:
     user = sign_up("free")
     site = stack.info["functions_url"]
     purchase = {"plan": "basic", "success_url": f"{site}/?paid={{CHECKOUT_SESSION_ID}}", "cancel_url": f"{site}/"}
-    page = api.http.post("/checkout", json=purchase, headers=user.headers).json()
-    assert "$9.99 USD / month" in visit(page["url"])["text"]
+    checkout = api.http.post("/checkout", json=purchase, headers=user.headers).json()
+    page = page_of(None, checkout["url"])
+    expect(page.locator("body")).to_contain_text("$9.99 USD / month")
 
-    back = visit(page["url"], "Pay with a good card")
-    assert back["url"] == f"{site}/?paid={page['session_id']}"
+    page.get_by_role("button", name="Pay with a good card", exact=True).click()
+    page.wait_for_url(f"{site}/?paid={checkout['session_id']}")
     eventually(lambda: api.usage(user)["tier"] == "basic")
 
     fundings = [api.chat(user, question("Briefly")).json()["metadata"]["funding"] for _ in range(16)]
@@ -67,7 +43,8 @@ def test_a_new_subscriber_is_invoiced_for_one_overage_query(
         assert (billed["queries"], billed["amount_usd"], billed["billed_usd"]) == (1, 0.025, 0.02)
         invoice = invoice_of(stripe, user)
     assert (invoice["status"], invoice["total"]) == ("paid", 999 + 2)
-    shown = visit(invoice["hosted_invoice_url"])["text"]
+    page.goto(invoice["hosted_invoice_url"])
+    shown = page.inner_text("body")
     assert "CanadaGPT Basic" in shown
     assert "$9.99" in shown
     assert "1 query beyond the plan × $0.025 = $0.025 (rounded down to $0.02)" in shown
