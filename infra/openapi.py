@@ -1,4 +1,4 @@
-"""The description of the HTTP API: `make openapi` writes docs/openapi.json and docs/openapi.d.ts from the routes."""
+"""The description of the HTTP API: `make openapi` writes docs/openapi.json and its TypeScript types from the routes."""
 
 import importlib
 import inspect
@@ -23,7 +23,7 @@ from infra.local.postgres import ROOT
 from infra.local.serve import FUNCTIONS
 
 DOCUMENT = ROOT / "docs" / "openapi.json"
-TYPES = ROOT / "docs" / "openapi.d.ts"
+TYPES = ROOT / "frontend" / "lib" / "openapi.d.ts"
 NOT_DESCRIBED = (EVENTS_PATH, "/mcp")  # no address of a client; the Model Context Protocol describes itself
 
 Json = dict[str, Any]
@@ -188,12 +188,40 @@ def without_titles(value: Any) -> Any:
 
 
 def types(openapi: Json) -> str:
-    """The schemas as TypeScript declarations."""
-    lines = ["// The bodies of the HTTP API. Generated from docs/openapi.json by `make openapi`."]
+    """The schemas and the routes as TypeScript declarations."""
+    lines = ["// The bodies and routes of the HTTP API. Generated from docs/openapi.json by `make openapi`."]
     for name, schema in sorted(openapi["components"]["schemas"].items()):
         comment = f"/** {schema['description'].partition(chr(10))[0]} */\n" if "description" in schema else ""
         lines.append(f"{comment}export type {name} = {_type(schema)};")
+    routes = [
+        f"  /** {operation['summary']} */\n  {json.dumps(f'{method.upper()} {path}')}: {_type(schema, '  ')};"
+        for path, operations in openapi["paths"].items()
+        for method, operation in operations.items()
+        if (schema := _route(operation))
+    ]
+    comment = "/** The routes with a JSON response that users call. `on`: the functions that have the route. */"
+    lines.append("\n".join([comment, "export type Routes = {", *routes, "};"]))
     return "\n\n".join(lines) + "\n"
+
+
+def _route(operation: Json) -> Json | None:
+    """A route as the schema of an object: its functions, path parameters, query, body and response."""
+    success = next(response for status, response in operation["responses"].items() if status.startswith("2"))
+    response = success["content"].get("application/json")
+    if response is None or {"stripe": []} in operation["security"]:
+        return None
+    fields: Json = {"on": {"enum": operation["tags"]}}
+    optional = []
+    for name, place in (("params", "path"), ("query", "query")):
+        parameters = [one for one in operation.get("parameters", []) if one["in"] == place]
+        if parameters:
+            required = [one["name"] for one in parameters if one["required"]]
+            fields[name] = {"properties": {one["name"]: one["schema"] for one in parameters}, "required": required}
+            optional += [] if required else [name]
+    if "requestBody" in operation:
+        fields["body"] = operation["requestBody"]["content"]["application/json"]["schema"]
+    fields["response"] = response["schema"]
+    return {"properties": fields, "required": [name for name in fields if name not in optional]}
 
 
 SIMPLE = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}

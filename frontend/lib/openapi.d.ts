@@ -1,4 +1,4 @@
-// The bodies of the HTTP API. Generated from docs/openapi.json by `make openapi`.
+// The bodies and routes of the HTTP API. Generated from docs/openapi.json by `make openapi`.
 
 /** A limit of which 80 or 100 percent are used, with a sentence in the language of the request. */
 export type Alert = {
@@ -387,4 +387,145 @@ export type Usage = {
 export type WholeAnswer = {
   message: UIMessage;
   metadata: Metadata;
+};
+
+/** The routes with a JSON response that users call. `on`: the functions that have the route. */
+export type Routes = {
+  /** Delete the user and all their data. */
+  "DELETE /account": {
+    on: "account";
+    body: DeletionRequest;
+    response: Deleted;
+  };
+  /** Everything that is stored about the user. */
+  "GET /account/export": {
+    on: "account";
+    response: Record<string, unknown>;
+  };
+  /** Answer the last message: as a stream, or as one JSON document for `Accept: application/json`. */
+  "POST /chat": {
+    on: "chat";
+    body: ChatRequest;
+    response: WholeAnswer;
+  };
+  /** The chat's messages as the streams built them, the question of a running answer included. */
+  "GET /chat/{chat_id}/messages": {
+    on: "chat";
+    params: {
+      chat_id: string;
+    };
+    query?: {
+      before?: number | null;
+    };
+    response: ChatMessages;
+  };
+  /** Stop sharing a conversation. */
+  "DELETE /chat/{chat_id}/share": {
+    on: "account";
+    params: {
+      chat_id: string;
+    };
+    response: Deleted;
+  };
+  /** Share a copy of a conversation with everybody who has the link. */
+  "POST /chat/{chat_id}/share": {
+    on: "account";
+    params: {
+      chat_id: string;
+    };
+    response: Share;
+  };
+  /** Stop the running answer. 202 even where there is none, because it may have ended just now. */
+  "POST /chat/{chat_id}/stop": {
+    on: "chat" | "account";
+    params: {
+      chat_id: string;
+    };
+    response: Stopping;
+  };
+  /** A checkout page at Stripe. */
+  "POST /checkout": {
+    on: "checkout";
+    body: CheckoutRequest;
+    response: Page;
+  };
+  /** Whether the function runs. Makes no other request. */
+  "GET /health": {
+    on: "chat" | "keys" | "checkout" | "account" | "webhooks";
+    response: Health;
+  };
+  /** The user's keys. */
+  "GET /keys": {
+    on: "keys";
+    response: StoredKeys;
+  };
+  /** Delete the stored key. */
+  "DELETE /keys/{provider}": {
+    on: "keys";
+    params: {
+      provider: "anthropic" | "openai";
+    };
+    response: Deleted;
+  };
+  /** Check and store a key. */
+  "PUT /keys/{provider}": {
+    on: "keys";
+    params: {
+      provider: "anthropic" | "openai";
+    };
+    body: KeyRequest;
+    response: KeyInfo;
+  };
+  /** Check the stored key again. */
+  "POST /keys/{provider}/validate": {
+    on: "keys";
+    params: {
+      provider: "anthropic" | "openai";
+    };
+    response: KeyInfo;
+  };
+  /** Rate an answer. */
+  "PUT /messages/{message_id}/feedback": {
+    on: "account";
+    params: {
+      message_id: string;
+    };
+    body: FeedbackRequest;
+    response: Feedback;
+  };
+  /** This description. */
+  "GET /openapi.json": {
+    on: "account";
+    response: Record<string, unknown>;
+  };
+  /** Change the user's overage settings. */
+  "PATCH /overage": {
+    on: "checkout";
+    body: OverageRequest;
+    response: OverageSettings;
+  };
+  /** The price list. */
+  "GET /plans": {
+    on: "checkout";
+    response: PriceList;
+  };
+  /** The user's billing portal at Stripe. */
+  "POST /portal": {
+    on: "checkout";
+    body: PortalRequest;
+    response: PortalPage;
+  };
+  /** A shared conversation, for everybody who has the link. It is not cached, because it may end at any time. */
+  "GET /shared/{token}": {
+    on: "account";
+    params: {
+      token: string;
+    };
+    response: SharedConversation;
+  };
+  /** The user's plan and what is left of it. */
+  "GET /usage": {
+    on: "account";
+    response: Usage;
+  };
 };
