@@ -1,0 +1,80 @@
+// A client of the HTTP API, typed by the routes of openapi.d.ts.
+import { ApiError, type Language, readError, responseError } from "./errors.ts";
+import type { Routes } from "./openapi.d.ts";
+
+/** The addresses of the functions. On AWS each has its own; `make run` serves all of them on one. */
+export type Functions = { chat: string; keys: string; checkout: string; account: string };
+
+export type Connection = {
+  functions: Functions;
+  /** Supabase's access token of the user. Null: nobody is signed in. */
+  token: () => Promise<string | null>;
+  /** The language of answers and of error messages. */
+  language: () => Language;
+};
+
+export type Route = keyof Routes;
+type Fields<R extends Route> = Omit<Routes[R], "on" | "response"> & { signal?: AbortSignal };
+/** The path parameters, query and body of a route. Optional where the route needs none of them. */
+export type Input<R extends Route> = Record<never, never> extends Fields<R> ? [input?: Fields<R>] : [input: Fields<R>];
+
+export type Client = Connection & {
+  /** Calls a route: `call("PUT /keys/{provider}", { params: { provider }, body: { api_key } })`. Throws ApiError. */
+  call: <R extends Route>(route: R, ...input: Input<R>) => Promise<Routes[R]["response"]>;
+};
+
+type AnyInput = { params?: object; query?: object; body?: object; signal?: AbortSignal };
+
+export function createClient(connection: Connection): Client {
+  async function call<R extends Route>(route: R, ...input: Input<R>): Promise<Routes[R]["response"]> {
+    const { params = {}, query = {}, body, signal }: AnyInput = input[0] ?? {};
+    const [method = "", template = ""] = route.split(" ");
+    let path = template;
+    for (const [name, value] of Object.entries(params)) path = path.replace(`{${name}}`, encodeURIComponent(value));
+    const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value != null));
+    if (search.size) path += `?${search}`;
+    const headers: Record<string, string> = { ...(await headersOf(connection)), accept: "application/json" };
+    if (body) headers["content-type"] = "application/json";
+    try {
+      const url = connection.functions[SERVED_BY[route]] + path;
+      const response = await fetch(url, { method, headers, body: body && JSON.stringify(body), signal });
+      if (!response.ok) throw await responseError(response, connection.language());
+      return await response.json();
+    } catch (error) {
+      if (error instanceof ApiError) throw error;
+      throw new ApiError(readError(error, connection.language()), 0);
+    }
+  }
+  return { ...connection, call };
+}
+
+/** The headers of every request. CORS allows them. */
+export async function headersOf({ token, language }: Connection): Promise<Record<string, string>> {
+  const bearer = await token();
+  const headers = { "accept-language": language() };
+  return bearer === null ? headers : { ...headers, authorization: `Bearer ${bearer}` };
+}
+
+// A route that is missing here, or at a function that does not have it, is a type error.
+const SERVED_BY: { [R in Route]: Routes[R]["on"] & keyof Functions } = {
+  "DELETE /account": "account",
+  "GET /account/export": "account",
+  "POST /chat": "chat",
+  "GET /chat/{chat_id}/messages": "chat",
+  "DELETE /chat/{chat_id}/share": "account",
+  "POST /chat/{chat_id}/share": "account",
+  "POST /chat/{chat_id}/stop": "account", // also answers while every process of the chat is busy
+  "POST /checkout": "checkout",
+  "GET /health": "chat",
+  "GET /keys": "keys",
+  "DELETE /keys/{provider}": "keys",
+  "PUT /keys/{provider}": "keys",
+  "POST /keys/{provider}/validate": "keys",
+  "PUT /messages/{message_id}/feedback": "account",
+  "GET /openapi.json": "account",
+  "PATCH /overage": "checkout",
+  "GET /plans": "checkout",
+  "POST /portal": "checkout",
+  "GET /shared/{token}": "account",
+  "GET /usage": "account",
+};

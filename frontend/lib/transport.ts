@@ -1,0 +1,146 @@
+// How useChat sends questions and follows answers.
+import { DefaultChatTransport, type UIMessageChunk } from "ai";
+import { type Client, headersOf } from "./api.ts";
+import { readError, responseError } from "./errors.ts";
+import type { ChatMessage } from "./messages.ts";
+import type { ChatRequest, Metadata } from "./openapi.d.ts";
+
+export type TransportOptions = {
+  client: Client;
+  /** Whether the user's plan stores conversations: `keeps_history` of GET /usage. */
+  keepsHistory: () => boolean;
+  /** What a question is about, and who answers it. */
+  settings?: () => Pick<ChatRequest, "context" | "provider" | "model">;
+};
+
+/**
+ * The transport of useChat. Create it once, not at each render: it remembers the question that has no answer yet.
+ * Every error is one that `readError` reads completely.
+ */
+export function chatTransport(options: TransportOptions): Transport {
+  return new Transport(options);
+}
+
+/** Ends the running answer. useChat's own `stop` only disconnects: the answer continues. Call both. */
+export async function stopAnswer(client: Client, chatId: string): Promise<void> {
+  await client.call("POST /chat/{chat_id}/stop", { params: { chat_id: chatId } });
+}
+
+type Sending = Parameters<DefaultChatTransport<ChatMessage>["sendMessages"]>[0];
+
+class Transport extends DefaultChatTransport<ChatMessage> {
+  #unanswered: Sending | undefined;
+
+  constructor({ client, keepsHistory, settings }: TransportOptions) {
+    super({
+      api: `${client.functions.chat}/chat`,
+      headers: () => headersOf(client),
+      fetch: async (url, init) => {
+        const response = await fetch(url, init);
+        if (!response.ok) throw await responseError(response, client.language());
+        return response;
+      },
+      prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => {
+        const sent = keepsHistory() ? messages.slice(-1) : textsOf(messages);
+        return {
+          body: { language: client.language(), ...settings?.(), ...body, id, trigger, messageId, messages: sent },
+        };
+      },
+    });
+  }
+
+  /** Sends a question. One that is sent again before it has an answer is the same request, and charged once. */
+  override async sendMessages(options: Sending) {
+    const before = this.#unanswered;
+    const sending =
+      before && isRepeated(before, options)
+        ? { ...options, trigger: before.trigger, messageId: before.messageId }
+        : options;
+    this.#unanswered = sending;
+    try {
+      return await super.sendMessages(sending);
+    } catch (error) {
+      // It is being answered: the connection broke before. Follow that answer.
+      const running = readError(error).code === "request_in_progress" ? await this.reconnectToStream(options) : null;
+      if (running === null) throw error;
+      return running;
+    }
+  }
+
+  protected override processResponseStream(body: ReadableStream<Uint8Array<ArrayBuffer>>) {
+    const answered = () => {
+      this.#unanswered = undefined;
+    };
+    return super.processResponseStream(body).pipeThrough(new TransformStream(new Ending(answered)));
+  }
+}
+
+/** Whether `next` asks what `before` asked, and `before` was not ended by the user. */
+function isRepeated(before: Sending, next: Sending): boolean {
+  const [old, question] = [before.messages.at(-1), next.messages.at(-1)];
+  return (
+    before.chatId === next.chatId &&
+    !before.abortSignal?.aborted &&
+    old?.id === question?.id &&
+    JSON.stringify(old?.parts) === JSON.stringify(question?.parts) &&
+    (next.messageId === undefined || next.messageId === question?.id || next.messageId === before.messageId)
+  );
+}
+
+// The server reads at most 40 messages and 48,000 bytes of what came before the question, and refuses large bodies.
+const EARLIER_MESSAGES = 40;
+const EARLIER_CHARACTERS = 48_000;
+
+/** The newest messages, without the results of tools: only their texts, and how the answers ended. */
+function textsOf(messages: ChatMessage[]): object[] {
+  const sent: object[] = messages.slice(-1);
+  let characters = 0;
+  for (const { id, role, parts, metadata } of messages.slice(-1 - EARLIER_MESSAGES, -1).reverse()) {
+    const texts = parts.flatMap((part) => (part.type === "text" ? [{ type: "text", text: part.text }] : []));
+    characters += texts.reduce((sum, { text }) => sum + text.length, 0);
+    if (characters > EARLIER_CHARACTERS) break;
+    sent.unshift({ id, role, parts: texts, metadata: metadata && { finish_reason: metadata.finish_reason } });
+  }
+  return sent;
+}
+
+/** Makes the end of every answer one that the page learns about. */
+class Ending implements Transformer<UIMessageChunk, UIMessageChunk> {
+  #answered: () => void;
+  #failure: string | undefined;
+  #hasEnded = false;
+
+  constructor(answered: () => void) {
+    this.#answered = answered;
+  }
+
+  transform(part: UIMessageChunk, controller: TransformStreamDefaultController<UIMessageChunk>) {
+    if (part.type === "error") {
+      this.#failure = part.errorText;
+    } else if (part.type === "finish" && this.#failure !== undefined) {
+      this.#fail(controller, part.messageMetadata as Metadata | undefined);
+    } else {
+      if (part.type === "finish" || part.type === "abort") {
+        this.#hasEnded = true;
+        this.#answered();
+      }
+      controller.enqueue(part);
+    }
+  }
+
+  flush(controller: TransformStreamDefaultController<UIMessageChunk>) {
+    if (this.#failure !== undefined) this.#fail(controller);
+    // The AI SDK takes a response that ends early for a complete answer.
+    else if (!this.#hasEnded) controller.error(new TypeError("network error: the answer was cut"));
+  }
+
+  // The AI SDK reads nothing after an `error`, which has only a sentence. The metadata comes first, and the error is
+  // written as the body of a response is.
+  #fail(controller: TransformStreamDefaultController<UIMessageChunk>, metadata?: Metadata) {
+    const error = { ...metadata?.error, message: this.#failure, request_id: metadata?.request_id };
+    if (metadata) controller.enqueue({ type: "message-metadata", messageMetadata: metadata });
+    controller.enqueue({ type: "error", errorText: JSON.stringify({ error }) });
+    this.#failure = undefined;
+    this.#hasEnded = true;
+  }
+}
