@@ -25,13 +25,14 @@ test: ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size
 	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600
 
-check: .venv/.ready
+check: .venv/.ready frontend/node_modules/.ready
 	@ruff format --check .
 	@ruff check .
 	@mypy
 	@lint-imports --no-logo
 	@squawk sql/migrations/*.sql sql/schemas/*.sql
-	@echo "checked: format, lint, types, import contracts, SQL"
+	@cd frontend && npx --no-install tsc -p . && npx --no-install biome ci --colors=off .
+	@echo "checked: format, lint, types, import contracts, SQL, frontend"
 
 bench: $(LOCAL)
 	@python -m bench $(ONLY)
@@ -67,7 +68,8 @@ lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install
 	done
 
 clean: ## removes everything installed or built; `make reset` deletes the stack's data
-	rm -rf .venv .serverless .build infra/local/node_modules infra/package/node_modules tests/clients/node_modules
+	rm -rf .venv .serverless .build infra/local/node_modules infra/package/node_modules tests/clients/node_modules \
+	  frontend/node_modules frontend/dist
 
 # uv, and npm with node: npm packages are installed beside the Python packages.
 .venv/.tools: requirements/package.txt requirements/dev.txt
