@@ -212,12 +212,12 @@ def _route(operation: Json) -> Json | None:
         return None
     fields: Json = {"on": {"enum": operation["tags"]}}
     optional = []
-    for name, place in (("params", "path"), ("query", "query")):
+    for place in ("path", "query"):
         parameters = [one for one in operation.get("parameters", []) if one["in"] == place]
         if parameters:
             required = [one["name"] for one in parameters if one["required"]]
-            fields[name] = {"properties": {one["name"]: one["schema"] for one in parameters}, "required": required}
-            optional += [] if required else [name]
+            fields[place] = {"properties": {one["name"]: one["schema"] for one in parameters}, "required": required}
+            optional += [] if required else [place]
     if "requestBody" in operation:
         fields["body"] = operation["requestBody"]["content"]["application/json"]["schema"]
     fields["response"] = response["schema"]

@@ -3,10 +3,10 @@ import { ApiError, type Language, readError, responseError } from "./errors.ts";
 import type { Routes } from "./openapi.d.ts";
 
 /** The addresses of the functions. On AWS each has its own; `make run` serves all of them on one. */
-export type Functions = { chat: string; keys: string; checkout: string; account: string };
+export type FunctionUrls = { chat: string; keys: string; checkout: string; account: string };
 
 export type Connection = {
-  functions: Functions;
+  functions: FunctionUrls;
   /** Supabase's access token of the user. Null: nobody is signed in. */
   token: () => Promise<string | null>;
   /** The language of answers and of error messages. */
@@ -19,24 +19,23 @@ type Fields<R extends Route> = Omit<Routes[R], "on" | "response"> & { signal?: A
 export type Input<R extends Route> = Record<never, never> extends Fields<R> ? [input?: Fields<R>] : [input: Fields<R>];
 
 export type Client = Connection & {
-  /** Calls a route: `call("PUT /keys/{provider}", { params: { provider }, body: { api_key } })`. Throws ApiError. */
+  /** Calls a route: `call("PUT /keys/{provider}", { path: { provider }, body: { api_key } })`. Throws ApiError. */
   call: <R extends Route>(route: R, ...input: Input<R>) => Promise<Routes[R]["response"]>;
 };
 
-type AnyInput = { params?: object; query?: object; body?: object; signal?: AbortSignal };
+type AnyInput = { path?: object; query?: object; body?: object; signal?: AbortSignal };
 
 export function createClient(connection: Connection): Client {
   async function call<R extends Route>(route: R, ...input: Input<R>): Promise<Routes[R]["response"]> {
-    const { params = {}, query = {}, body, signal }: AnyInput = input[0] ?? {};
-    const [method = "", template = ""] = route.split(" ");
-    let path = template;
-    for (const [name, value] of Object.entries(params)) path = path.replace(`{${name}}`, encodeURIComponent(value));
+    const { path = {}, query = {}, body, signal }: AnyInput = input[0] ?? {};
+    const [method, template] = route.split(" ") as [string, string];
+    let url = connection.functions[SERVED_BY[route]] + template;
+    for (const [name, value] of Object.entries(path)) url = url.replace(`{${name}}`, encodeURIComponent(value));
     const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value != null));
-    if (search.size) path += `?${search}`;
+    if (search.size) url += `?${search}`;
     const headers: Record<string, string> = { ...(await headersOf(connection)), accept: "application/json" };
     if (body) headers["content-type"] = "application/json";
     try {
-      const url = connection.functions[SERVED_BY[route]] + path;
       const response = await fetch(url, { method, headers, body: body && JSON.stringify(body), signal });
       if (!response.ok) throw await responseError(response, connection.language());
       return await response.json();
@@ -56,7 +55,7 @@ export async function headersOf({ token, language }: Connection): Promise<Record
 }
 
 // A route that is missing here, or at a function that does not have it, is a type error.
-const SERVED_BY: { [R in Route]: Routes[R]["on"] & keyof Functions } = {
+const SERVED_BY: { [R in Route]: Routes[R]["on"] & keyof FunctionUrls } = {
   "DELETE /account": "account",
   "GET /account/export": "account",
   "POST /chat": "chat",

@@ -5,7 +5,7 @@ export type Language = "en" | "fr";
 export type Action = ErrorDetails["action"];
 
 /** An error for the user. `offline`: no response, or only a part of one. `aborted`: the page ended the request. */
-export type Problem = Omit<ErrorDetails, "code" | "reason_code" | "request_id"> & {
+export type PageError = Omit<ErrorDetails, "code" | "reason_code" | "request_id"> & {
   code: ErrorDetails["code"] | "offline" | "aborted";
   reason_code: ErrorDetails["reason_code"] | "offline" | "aborted";
   request_id: string | null;
@@ -13,10 +13,10 @@ export type Problem = Omit<ErrorDetails, "code" | "reason_code" | "request_id"> 
 
 /** A response that is an error. `status` is 0 where there was no response. */
 export class ApiError extends Error {
-  readonly problem: Problem;
+  readonly problem: PageError;
   readonly status: number;
 
-  constructor(problem: Problem, status: number) {
+  constructor(problem: PageError, status: number) {
     super(problem.message);
     this.name = "ApiError";
     this.problem = problem;
@@ -28,7 +28,7 @@ export class ApiError extends Error {
  * Reads any error: what `call` throws, `error` of useChat (whose message is often the raw body), `metadata.error` of an
  * answer, or a body. `language` is for the errors that have no sentence of the server.
  */
-export function readError(error: unknown, language: Language = "en"): Problem {
+export function readError(error: unknown, language: Language = "en"): PageError {
   if (error instanceof ApiError) return error.problem;
   if (!(error instanceof Error)) return fromBody(error, language);
   if (error.name === "AbortError") return local("aborted", language);
@@ -52,12 +52,12 @@ export async function responseError(response: Response, language: Language): Pro
 // Fetch's failures: Chromium and Node ("fetch"), Firefox ("NetworkError"), Safari ("Load failed"), a cut response.
 const NETWORK = /fetch|network|load failed|terminated/i;
 
-function fromBody(body: unknown, language: Language, status?: number): Problem {
+function fromBody(body: unknown, language: Language, status?: number): PageError {
   const read = typeof body === "string" ? parsed(body) : body;
   const details = isRecord(read) && isRecord(read.error) ? read.error : read;
   const usual = local(codeOf(status), language);
   if (isRecord(details) && typeof details.code === "string")
-    return { ...usual, message: SENTENCES.answer_failed[language], ...(details as Partial<Problem>) };
+    return { ...usual, message: SENTENCES.answer_failed[language], ...(details as Partial<PageError>) };
   if (isRecord(details) && typeof details.message === "string" && read !== details)
     return { ...usual, message: details.message };
   // The sentence of an `error` part: the AI SDK makes an Error of it that has nothing else.
@@ -94,7 +94,7 @@ type LocalCode =
   | "unavailable"
   | "internal";
 
-function local(code: LocalCode, language: Language): Problem {
+function local(code: LocalCode, language: Language): PageError {
   const reason_code = code === "too_many_requests" ? "too_many_queries" : code;
   return { code, message: SENTENCES[code][language], reason_code, action: ACTIONS[code] ?? "wait", request_id: null };
 }

@@ -21,7 +21,7 @@ export function toUIMessages({ messages }: Pick<ChatMessages | SharedConversatio
  */
 export async function loadHistory(client: Client, chatId: string, before?: number): Promise<History | null> {
   try {
-    const page = await client.call("GET /chat/{chat_id}/messages", { params: { chat_id: chatId }, query: { before } });
+    const page = await client.call("GET /chat/{chat_id}/messages", { path: { chat_id: chatId }, query: { before } });
     return { ...page, messages: toUIMessages(page) };
   } catch (error) {
     if (error instanceof ApiError && error.status === 404) return null;

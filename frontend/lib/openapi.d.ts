@@ -411,7 +411,7 @@ export type Routes = {
   /** The chat's messages as the streams built them, the question of a running answer included. */
   "GET /chat/{chat_id}/messages": {
     on: "chat";
-    params: {
+    path: {
       chat_id: string;
     };
     query?: {
@@ -422,7 +422,7 @@ export type Routes = {
   /** Stop sharing a conversation. */
   "DELETE /chat/{chat_id}/share": {
     on: "account";
-    params: {
+    path: {
       chat_id: string;
     };
     response: Deleted;
@@ -430,7 +430,7 @@ export type Routes = {
   /** Share a copy of a conversation with everybody who has the link. */
   "POST /chat/{chat_id}/share": {
     on: "account";
-    params: {
+    path: {
       chat_id: string;
     };
     response: Share;
@@ -438,7 +438,7 @@ export type Routes = {
   /** Stop the running answer. 202 even where there is none, because it may have ended just now. */
   "POST /chat/{chat_id}/stop": {
     on: "chat" | "account";
-    params: {
+    path: {
       chat_id: string;
     };
     response: Stopping;
@@ -462,7 +462,7 @@ export type Routes = {
   /** Delete the stored key. */
   "DELETE /keys/{provider}": {
     on: "keys";
-    params: {
+    path: {
       provider: "anthropic" | "openai";
     };
     response: Deleted;
@@ -470,7 +470,7 @@ export type Routes = {
   /** Check and store a key. */
   "PUT /keys/{provider}": {
     on: "keys";
-    params: {
+    path: {
       provider: "anthropic" | "openai";
     };
     body: KeyRequest;
@@ -479,7 +479,7 @@ export type Routes = {
   /** Check the stored key again. */
   "POST /keys/{provider}/validate": {
     on: "keys";
-    params: {
+    path: {
       provider: "anthropic" | "openai";
     };
     response: KeyInfo;
@@ -487,7 +487,7 @@ export type Routes = {
   /** Rate an answer. */
   "PUT /messages/{message_id}/feedback": {
     on: "account";
-    params: {
+    path: {
       message_id: string;
     };
     body: FeedbackRequest;
@@ -518,7 +518,7 @@ export type Routes = {
   /** A shared conversation, for everybody who has the link. It is not cached, because it may end at any time. */
   "GET /shared/{token}": {
     on: "account";
-    params: {
+    path: {
       token: string;
     };
     response: SharedConversation;

@@ -23,7 +23,7 @@ export function chatTransport(options: TransportOptions): Transport {
 
 /** Ends the running answer. useChat's own `stop` only disconnects: the answer continues. Call both. */
 export async function stopAnswer(client: Client, chatId: string): Promise<void> {
-  await client.call("POST /chat/{chat_id}/stop", { params: { chat_id: chatId } });
+  await client.call("POST /chat/{chat_id}/stop", { path: { chat_id: chatId } });
 }
 
 type Sending = Parameters<DefaultChatTransport<ChatMessage>["sendMessages"]>[0];

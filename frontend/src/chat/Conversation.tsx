@@ -1,11 +1,10 @@
 // One conversation: its messages, its record, and the composer.
 
 import { useChat } from "@ai-sdk/react";
-import { useEffect, useMemo, useState } from "react";
+import { useEffect, useMemo, useRef, useState } from "react";
 import { type ChatMessage, chatTransport, readError, toUIMessages } from "../../lib/index.ts";
 import { useAccount } from "../app/account.tsx";
 import { announceChange } from "../app/changes.ts";
-import { currentLanguage } from "../app/language.tsx";
 import { useServices } from "../app/services.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
@@ -14,13 +13,11 @@ type Props = { id: string; isNew: boolean; onFirstQuestion: () => void };
 
 export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   const words = useWords(texts);
-  const { api, token, config } = useServices();
+  const { api } = useServices();
   const { usage } = useAccount();
-  const keepsHistory = usage?.keeps_history ?? false;
-  const transport = useMemo(
-    () => chatTransport({ url: config.functions.chat, token, keepsHistory, language: currentLanguage }),
-    [config, token, keepsHistory],
-  );
+  const keeps = useRef(false);
+  keeps.current = usage?.keeps_history ?? false;
+  const transport = useMemo(() => chatTransport({ client: api, keepsHistory: () => keeps.current }), [api]);
   const { messages, sendMessage, setMessages, resumeStream, status, error } = useChat<ChatMessage>({
     id,
     transport,
