@@ -19,7 +19,7 @@ reset: .venv/.ready
 	@python -m infra.local reset
 
 test: ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
-	@$(MAKE) --no-print-directory -j4 $(LOCAL) $(CLIENTS) $(OSLS)
+	@$(MAKE) --no-print-directory -j4 $(LOCAL) $(CLIENTS) $(OSLS) frontend/node_modules/.ready
 	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size

@@ -289,7 +289,7 @@ class Person:
         return {"authorization": f"Bearer {self.token}"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def person(stack: Stack) -> Callable[..., Person]:
     """Makes a user of the running stack: `person("basic", allow_overages=False)`."""
 

@@ -24,7 +24,7 @@ export async function loadHistory(client: Client, chatId: string, before?: numbe
     const page = await client.call("GET /chat/{chat_id}/messages", { path: { chat_id: chatId }, query: { before } });
     return { ...page, messages: toUIMessages(page) };
   } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return null;
+    if (error instanceof ApiError && error.problem.code === "not_found") return null;
     throw error;
   }
 }

@@ -14,6 +14,7 @@
 import { AbstractChat, DefaultChatTransport, readUIMessageStream, validateUIMessages } from "ai";
 import { EventEmitter, once } from "node:events";
 import { createInterface } from "node:readline";
+import { State } from "./state.mjs";
 import { bodyViolations, eventsOf, partViolations } from "./stream_rules.mjs";
 
 const DEADLINE_MS = 60_000; // longer than any stream of the tests
@@ -88,17 +89,6 @@ class Stream {
     const { comments } = eventsOf(this.body);
     return { status, headers, was_empty, parts, comments, violations, message, errors, thrown };
   }
-}
-
-// The state of a chat, which a frontend's framework would keep.
-class State {
-  status = "ready";
-  error = undefined;
-  messages = [];
-  pushMessage = (message) => (this.messages = [...this.messages, message]);
-  popMessage = () => (this.messages = this.messages.slice(0, -1));
-  replaceMessage = (at, message) => (this.messages = this.messages.with(at, message));
-  snapshot = structuredClone;
 }
 
 class Page extends AbstractChat {
