@@ -1,20 +1,33 @@
-// The dialogs of the account, by the address's hash: #plans, #keys, #data.
+// The dialogs of the account, by the address's hash: #plans (also #plans-packs and #plans-overage), #keys, #data.
 
+import { lazy, Suspense } from "react";
 import { Dialog } from "../app/Dialog.tsx";
 import { closeDialog, useDialog } from "../app/route.ts";
 import { account } from "../words/account.ts";
+import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
+import { useReturn } from "./stripe.ts";
 
-const NAMES = ["plans", "keys", "data"] as const;
+export const DIALOGS = ["plans", "keys", "data"] as const;
+
+const Plans = lazy(() => import("./Plans.tsx"));
+const Keys = lazy(() => import("./Keys.tsx"));
+const Data = lazy(() => import("./Data.tsx"));
 
 export function AccountDialogs() {
   const words = useWords(account);
-  const open = useDialog();
-  const name = NAMES.find((one) => one === open);
+  const { loading } = useWords(app);
+  const [open, section] = useDialog().split("-");
+  const returned = useReturn();
+  const name = DIALOGS.find((one) => one === open);
   if (!name) return null;
   return (
     <Dialog key={name} title={words[name]} onClose={closeDialog}>
-      {null}
+      <Suspense fallback={<p className="quiet">{loading}</p>}>
+        {name === "plans" && <Plans section={section} returned={returned} />}
+        {name === "keys" && <Keys />}
+        {name === "data" && <Data />}
+      </Suspense>
     </Dialog>
   );
 }

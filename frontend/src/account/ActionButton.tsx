@@ -1,17 +1,155 @@
-// The one way on after a refusal: the button of the error's `action`.
+// The one way on after a refusal: the primary button of the error's `action`.
 
+import { type ReactNode, useState } from "react";
 import type { PageError } from "../../lib/index.ts";
+import { useAccount } from "../app/account.tsx";
+import { announceChange } from "../app/changes.ts";
+import { useFormats } from "../app/format.ts";
+import { useNow } from "../app/now.ts";
 import { openDialog } from "../app/route.ts";
-import { account } from "../words/account.ts";
+import { useServices, useSession } from "../app/services.tsx";
+import { useTask } from "../app/useTask.ts";
+import { actions as texts } from "../words/account.ts";
 import { useWords } from "../words/words.ts";
+import { useStripe } from "./stripe.ts";
 
-/** `onDone`: called when what the action needs is done, such as overage turned on. */
-export function ActionButton({ error, onDone }: { error: PageError; onDone?: () => void }) {
-  const words = useWords(account);
-  const isPlans = error.action !== "none" && error.action !== "wait";
+type Props = {
+  error: Pick<PageError, "action"> & Partial<PageError>;
+  /** Repeats what was refused: called by "Try again", and after overage was turned on. */
+  onDone?: () => void;
+  /** Removes the refusal, where nothing helps. Without it, `onDone` does. */
+  onDismiss?: () => void;
+};
+
+export function ActionButton({ error, onDone, onDismiss = onDone }: Props) {
+  const words = useWords(texts);
+  const { supabase } = useServices();
+  const { openPortal } = useStripe();
+  if (error.code === "unauthenticated")
+    return <Task label={words.signIn} run={() => supabase.auth.signOut({ scope: "local" })} />;
+  switch (error.action) {
+    case "upgrade":
+      return <Opener dialog="plans" label={words.upgrade} />;
+    case "buy_pack":
+      return <Opener dialog="plans-packs" label={words.buyPack} />;
+    case "raise_limit":
+      return <Opener dialog="plans-overage" label={words.raiseLimit} />;
+    case "reconnect_key":
+      return <Opener dialog="keys" label={words.reconnectKey} />;
+    case "update_card":
+      return <Task label={words.updateCard} run={openPortal} />;
+    case "pay_invoice":
+      return error.url ? (
+        <a className="button primary" href={error.url}>
+          {words.payInvoice}
+        </a>
+      ) : (
+        <Task label={words.payInvoice} run={openPortal} />
+      );
+    case "enable_overage":
+      return <EnableOverage onDone={onDone} />;
+    case "confirm_email":
+      return <ConfirmEmail />;
+    case "contact_support":
+      return <ContactSupport requestId={error.request_id} />;
+    case "wait":
+      return <Again at={error.resets_at} onAgain={onDone} />;
+    default:
+      return onDismiss ? (
+        <button type="button" className="primary" onClick={onDismiss}>
+          {words.dismiss}
+        </button>
+      ) : null;
+  }
+}
+
+function Opener({ dialog, label }: { dialog: string; label: string }) {
   return (
-    <button type="button" className="primary" onClick={() => (isPlans ? openDialog("plans") : onDone?.())}>
-      {isPlans ? words.plans : words.again}
+    <button type="button" className="primary" onClick={() => openDialog(dialog)}>
+      {label}
     </button>
+  );
+}
+
+/** A button that makes a request. Below it: why that failed. */
+function Task({ label, run, children }: { label: string; run: () => Promise<unknown>; children?: ReactNode }) {
+  const task = useTask();
+  return (
+    <>
+      <button type="button" className="primary" disabled={task.isBusy} onClick={() => void task.run(run)}>
+        {label}
+      </button>
+      <span role="status">{children}</span>
+      {task.error && <p role="alert">{task.error.message}</p>}
+    </>
+  );
+}
+
+function EnableOverage({ onDone }: { onDone: (() => void) | undefined }) {
+  const words = useWords(texts);
+  const format = useFormats();
+  const { api } = useServices();
+  const { usage, refresh } = useAccount();
+  const { price_usd, limit_usd } = usage?.overage ?? {};
+  async function enable() {
+    await api.call("PATCH /overage", { body: { allow_overages: true } });
+    await refresh();
+    announceChange("account", { here: false });
+    onDone?.();
+  }
+  return (
+    <>
+      <Task label={words.enableOverage} run={enable} />
+      {price_usd != null && limit_usd != null && (
+        <p className="quiet">{words.overageTerms(format.money(price_usd), format.money(limit_usd))}</p>
+      )}
+    </>
+  );
+}
+
+function ConfirmEmail() {
+  const words = useWords(texts);
+  const { supabase } = useServices();
+  const email = useSession()?.user.email;
+  const [isSent, setSent] = useState(false);
+  async function resend() {
+    if (!email) return;
+    const { error } = await supabase.auth.resend({ type: "signup", email });
+    if (error) throw error;
+    setSent(true);
+  }
+  return (
+    <Task label={words.confirmEmail} run={resend}>
+      {isSent && email && words.mailSent(email)}
+    </Task>
+  );
+}
+
+function ContactSupport({ requestId }: { requestId: string | null | undefined }) {
+  const words = useWords(texts);
+  const { config } = useServices();
+  if (!config.support_email) return <p>{words.supportUnknown(requestId ?? "")}</p>;
+  const subject = encodeURIComponent(words.supportSubject(requestId ?? ""));
+  return (
+    <a className="button primary" href={`mailto:${config.support_email}?subject=${subject}`}>
+      {words.contactSupport}
+    </a>
+  );
+}
+
+function Again({ at, onAgain }: { at: string | null | undefined; onAgain: (() => void) | undefined }) {
+  const words = useWords(texts);
+  const format = useFormats();
+  const time = useNow(at);
+  const isEarly = at != null && Date.parse(at) > time;
+  return (
+    <>
+      {onAgain && (
+        <button type="button" className="primary" disabled={isEarly} onClick={onAgain}>
+          {words.again}
+        </button>
+      )}
+      {isEarly && <p className="quiet">{words.againAt(format.time(at))}</p>}
+    </>
   );
 }

@@ -2,6 +2,7 @@
 
 import { lazy, Suspense, useState } from "react";
 import { AccountDialogs } from "../account/AccountDialogs.tsx";
+import { Notices } from "../account/Notices.tsx";
 import { Conversation } from "../chat/Conversation.tsx";
 import { ConversationList } from "../conversations/ConversationList.tsx";
 import { SharedPage } from "../conversations/SharedPage.tsx";
@@ -55,6 +56,7 @@ function Workspace({ chatId }: { chatId: string | null }) {
         {words.skip}
       </a>
       <Header onDrawer={() => setDrawer(!drawer)} isDrawerOpen={drawer} />
+      <Notices />
       <nav className="conversations" id="conversations" aria-label={words.conversations}>
         <ConversationList current={id} onChosen={() => setDrawer(false)} />
       </nav>

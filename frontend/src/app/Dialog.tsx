@@ -1,6 +1,6 @@
 // A dialog in front of the page. Esc, the close button and the browser's Back close it.
 
-import { type ReactNode, useEffect, useId, useRef } from "react";
+import { type ReactNode, useId, useLayoutEffect, useRef } from "react";
 import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 
@@ -8,7 +8,8 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
   const words = useWords(app);
   const element = useRef<HTMLDialogElement>(null);
   const label = useId();
-  useEffect(() => {
+  // A layout effect ends while the element is still in the page: close() then returns the focus to what opened it.
+  useLayoutEffect(() => {
     const dialog = element.current;
     if (dialog && !dialog.open) dialog.showModal();
     return () => dialog?.close();

@@ -8,7 +8,7 @@ import { useWords } from "../words/words.ts";
 import { LanguageSwitch } from "./LanguageSwitch.tsx";
 import { currentLanguage } from "./language.tsx";
 import { useServices } from "./services.tsx";
-import { FIRST_USER, hasSignedOut, rememberSignIn, type SeededUser, useSeededUsers } from "./stack.ts";
+import { FIRST_USER, hasSignedOut, rememberSignIn, type SeededUser, useSeededUsers, wasDeleted } from "./stack.ts";
 
 type Texts = (typeof texts)["en"];
 
@@ -22,6 +22,7 @@ export function SignIn() {
   const [isBusy, setBusy] = useState(false);
   const users = useSeededUsers(config.stack === true);
   const begun = useRef(false);
+  const isGone = wasDeleted();
 
   async function enter(user: { email: string; password: string }, create: boolean) {
     setBusy(true);
@@ -51,7 +52,7 @@ export function SignIn() {
     <main className="alone sign-in">
       <LanguageSwitch />
       <h1>{isNew ? words.signUp : words.title}</h1>
-      <p>{words.intro}</p>
+      <p role={isGone ? "status" : undefined}>{isGone ? words.farewell : words.intro}</p>
       <form onSubmit={submit}>
         <label>
           {words.email}

@@ -8,6 +8,8 @@ export type Config = {
   publishable_key: string;
   /** The public record, which the search for a context reads. */
   parliament_url: string;
+  /** Where users write to. Without it, the page tells them to contact the operator. */
+  support_email?: string;
   /** A local stack: its seeded users and the developer's panel are shown. */
   stack?: boolean;
 };

@@ -32,7 +32,7 @@ export function useRoute(): Route {
   return routeOf(useSyncExternalStore(subscribe, () => location.pathname));
 }
 
-/** The name of the open dialog; empty if none is open. */
+/** The name of the open dialog, such as plans, or a part of it, such as plans-packs; empty if none is open. */
 export function useDialog(): string {
   return useSyncExternalStore(subscribe, () => location.hash.slice(1));
 }

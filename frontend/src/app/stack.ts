@@ -11,7 +11,16 @@ const SIGNED_OUT = "signed-out";
 
 export const hasSignedOut = () => localStorage.getItem(SIGNED_OUT) !== null;
 export const rememberSignOut = () => localStorage.setItem(SIGNED_OUT, "1");
-export const rememberSignIn = () => localStorage.removeItem(SIGNED_OUT);
+export const rememberSignIn = () => {
+  localStorage.removeItem(SIGNED_OUT);
+  sessionStorage.removeItem(DELETED);
+};
+
+const DELETED = "deleted";
+
+/** The account was deleted in this tab: the sign-in page says so. */
+export const rememberDeletion = () => sessionStorage.setItem(DELETED, "1");
+export const wasDeleted = () => sessionStorage.getItem(DELETED) !== null;
 
 /** The users; empty until they are loaded, and where this is no local stack. */
 export function useSeededUsers(isStack: boolean): SeededUser[] {

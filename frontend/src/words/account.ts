@@ -1,18 +1,122 @@
+// The texts of the header, the notices and the actions. Those of the dialogs are loaded with them.
+
 import { words } from "./words.ts";
+
+const s = (n: number) => (n === 1 ? "" : "s");
+/** In French, 0 and 1 are singular. */
+const pl = (n: number) => (n < 2 ? "" : "s");
 
 export const account = words(
   {
     plans: "Plan and payments",
     keys: "Your own keys",
     data: "Your data",
-    again: "Try again",
-    included: (left: number, limit: number) => `${left} of ${limit} left`,
   },
   {
     plans: "Forfait et paiements",
     keys: "Vos propres clés",
     data: "Vos données",
+  },
+);
+
+export const meter = words(
+  {
+    free: (left: number, limit: number) => `${left} of ${limit} free questions left`,
+    daily: (left: number, limit: number) => `${left} of ${limit} left today`,
+    back: (time: string) => `back in ${time}`,
+    credits: (n: number, shown: string) => `${shown} credit${s(n)}`,
+    overage: (used: string, limit: string) => `${used} of ${limit} this month`,
+    own_key: "Your key · unlimited",
+    blocked: "Account blocked",
+    unpaid: "Payment due",
+    overage_off: "Paying per question is off",
+    none: "No plan",
+    opens: "Opens your plan and payments",
+  },
+  {
+    free: (left: number, limit: number) => `${left} question${pl(left)} gratuite${pl(left)} sur ${limit}`,
+    daily: (left: number, limit: number) => `Il reste ${left} sur ${limit} aujourd’hui`,
+    back: (time: string) => `retour dans ${time}`,
+    credits: (n: number, shown: string) => `${shown} crédit${pl(n)}`,
+    overage: (used: string, limit: string) => `${used} sur ${limit} ce mois-ci`,
+    own_key: "Votre clé · illimité",
+    blocked: "Compte bloqué",
+    unpaid: "Paiement dû",
+    overage_off: "Le paiement à la question est désactivé",
+    none: "Aucun forfait",
+    opens: "Ouvre votre forfait et vos paiements",
+  },
+);
+
+export const until = words(
+  {
+    minutes: (n: number) => `${n} min`,
+    hours: (n: number) => `${n} h`,
+    days: (n: number) => `${n} day${s(n)}`,
+  },
+  {
+    minutes: (n: number) => `${n} min`,
+    hours: (n: number) => `${n} h`,
+    days: (n: number) => `${n} jour${pl(n)}`,
+  },
+);
+
+export const actions = words(
+  {
+    upgrade: "See the plans",
+    buyPack: "Buy credits",
+    updateCard: "Update the card",
+    payInvoice: "Pay the invoice",
+    enableOverage: "Turn on paying per question",
+    overageTerms: (price: string, limit: string) => `${price} a question, up to ${limit} a month.`,
+    raiseLimit: "Raise the limit",
+    confirmEmail: "Send the e-mail again",
+    mailSent: (email: string) => `Sent to ${email}. Open the link in it.`,
+    reconnectKey: "Check your keys",
+    signIn: "Sign in again",
+    again: "Try again",
+    againAt: (time: string) => `Possible again on ${time}.`,
+    contactSupport: "Contact support",
+    supportSubject: (id: string) => `Request ${id}`,
+    supportUnknown: (id: string) =>
+      id ? `Tell the people who run this service the request id: ${id}.` : "Contact the people who run this service.",
+    dismiss: "Close",
+  },
+  {
+    upgrade: "Voir les forfaits",
+    buyPack: "Acheter des crédits",
+    updateCard: "Changer la carte",
+    payInvoice: "Payer la facture",
+    enableOverage: "Activer le paiement à la question",
+    overageTerms: (price: string, limit: string) => `${price} par question, jusqu’à ${limit} par mois.`,
+    raiseLimit: "Augmenter la limite",
+    confirmEmail: "Renvoyer le courriel",
+    mailSent: (email: string) => `Envoyé à ${email}. Ouvrez le lien qu’il contient.`,
+    reconnectKey: "Vérifier vos clés",
+    signIn: "Se reconnecter",
     again: "Réessayer",
-    included: (left: number, limit: number) => `${left} sur ${limit} restantes`,
+    againAt: (time: string) => `Possible de nouveau le ${time}.`,
+    contactSupport: "Écrire au soutien",
+    supportSubject: (id: string) => `Demande ${id}`,
+    supportUnknown: (id: string) =>
+      id
+        ? `Donnez le numéro de la demande aux responsables de ce service : ${id}.`
+        : "Communiquez avec les responsables de ce service.",
+    dismiss: "Fermer",
+  },
+);
+
+export const notices = words(
+  {
+    region: "Notices",
+    hide: "Hide",
+    pastDue: (day: string) => `Your payment of ${day} failed. Pay the open invoice to keep your plan.`,
+    unreadable: "Your plan could not be read.",
+  },
+  {
+    region: "Avis",
+    hide: "Masquer",
+    pastDue: (day: string) => `Votre paiement du ${day} a échoué. Payez la facture ouverte pour garder votre forfait.`,
+    unreadable: "Votre forfait n’a pas pu être lu.",
   },
 );

@@ -39,6 +39,7 @@ export const signIn = words(
   {
     title: "Sign in",
     intro: "Ask about Canada’s Parliament, and get answers with their sources.",
+    farewell: "Your account is deleted, with everything that was stored about you. Thank you for your visit.",
     email: "E-mail",
     password: "Password",
     submit: "Sign in",
@@ -55,6 +56,7 @@ export const signIn = words(
   {
     title: "Connexion",
     intro: "Posez vos questions sur le Parlement du Canada et recevez des réponses avec leurs sources.",
+    farewell: "Votre compte est supprimé, avec tout ce qui était conservé à votre sujet. Merci de votre visite.",
     email: "Courriel",
     password: "Mot de passe",
     submit: "Se connecter",

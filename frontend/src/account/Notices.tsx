@@ -1,0 +1,51 @@
+// Quiet lines under the header: announcements of operators, what is nearly used, why the next question is refused.
+
+import { useState } from "react";
+import type { PageError, Usage } from "../../lib/index.ts";
+import { useAccount } from "../app/account.tsx";
+import { useFormats } from "../app/format.ts";
+import { notices as texts } from "../words/account.ts";
+import { useWords } from "../words/words.ts";
+import { ActionButton } from "./ActionButton.tsx";
+import { alertsOf } from "./meter.ts";
+
+type Notice = { key: string; message: string; action: PageError["action"]; resets_at?: string | null };
+
+export function Notices() {
+  const words = useWords(texts);
+  const format = useFormats();
+  const { usage, error, refresh } = useAccount();
+  const [hidden, setHidden] = useState<string[]>([]);
+  const all = usage ? noticesOf(usage, (day) => words.pastDue(format.day(day))) : [];
+  if (!usage && error) all.push({ key: error.code, message: error.message, action: error.action });
+  const shown = all.filter(({ key }) => !hidden.includes(key));
+  return (
+    <section className="notices" aria-label={words.region} hidden={shown.length === 0}>
+      {shown.map(({ key, ...notice }) => (
+        <div className="notice" key={key}>
+          <p>{notice.message}</p>
+          {notice.action === "wait" && usage ? null : (
+            <ActionButton error={notice} onDone={usage ? undefined : () => void refresh()} />
+          )}
+          <button type="button" className="plain" onClick={() => setHidden([...hidden, key])}>
+            {words.hide}
+          </button>
+        </div>
+      ))}
+    </section>
+  );
+}
+
+function noticesOf(usage: Usage, pastDue: (day: string) => string): Notice[] {
+  const { announcements, billing, can_query, reason_code } = usage;
+  const list: Notice[] = announcements.map(({ kind, provider, starts_at, message }) => ({
+    key: `${kind}:${provider}:${starts_at}`,
+    message,
+    action: "none",
+  }));
+  if (!can_query) list.push({ key: reason_code, message: usage.message, action: usage.action });
+  else list.push(...alertsOf(usage).map((alert) => ({ ...alert, key: alert.reason_code })));
+  if (billing.past_due_since && usage.action !== "pay_invoice")
+    list.push({ key: "past_due", message: pastDue(billing.past_due_since), action: "pay_invoice" });
+  return list;
+}

@@ -1,0 +1,33 @@
+// Amounts, numbers and dates in the page's language. Amounts are the server's figures: nothing here computes with them.
+
+import type { Language } from "../words/words.ts";
+import { useLanguage } from "./language.tsx";
+
+const LOCALES: Record<Language, string> = { en: "en-CA", fr: "fr-CA" };
+
+function formats(language: Language) {
+  const locale = LOCALES[language];
+  const dollars = new Intl.NumberFormat(locale, {
+    style: "currency",
+    currency: "USD",
+    currencyDisplay: language === "fr" ? "symbol" : "narrowSymbol",
+    maximumFractionDigits: 6,
+  });
+  const numbers = new Intl.NumberFormat(locale);
+  const days = new Intl.DateTimeFormat(locale, { dateStyle: "long" });
+  const times = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" });
+  const months = new Intl.DateTimeFormat(locale, { month: "long", year: "numeric", timeZone: "UTC" });
+  return {
+    /** US dollars: $1.25, or 1,25 $ US in French. At least two decimals, and as many as the amount has. */
+    money: (usd: number) => dollars.format(usd),
+    number: (value: number) => numbers.format(value),
+    day: (iso: string) => days.format(new Date(iso)),
+    time: (iso: string) => times.format(new Date(iso)),
+    month: (iso: string) => months.format(new Date(iso)),
+    list: (names: string[]) => new Intl.ListFormat(locale).format(names),
+  };
+}
+
+const BY_LANGUAGE = { en: formats("en"), fr: formats("fr") };
+
+export const useFormats = () => BY_LANGUAGE[useLanguage().language];
