@@ -50,9 +50,10 @@ export function useMeterText(): string {
     case "free":
       return words.free(reading.left, reading.limit);
     case "daily":
-      return [words.daily(reading.left, reading.limit), reading.resets_at && words.back(until(reading.resets_at, time))]
-        .filter(Boolean)
-        .join(" · ");
+      // A quota of which nothing is used has nothing that comes back.
+      return reading.resets_at && reading.left < reading.limit
+        ? `${words.daily(reading.left, reading.limit)} · ${words.back(until(reading.resets_at, time))}`
+        : words.daily(reading.left, reading.limit);
     case "credits":
       return words.credits(reading.left, format.number(reading.left));
     case "overage":

@@ -120,3 +120,37 @@ export const notices = words(
     unreadable: "Votre forfait n’a pas pu être lu.",
   },
 );
+
+export const why = words(
+  {
+    why: "Why?",
+    whyAnswer: "What this answer used",
+    whyRefused: "Why this was refused",
+  },
+  {
+    why: "Pourquoi?",
+    whyAnswer: "Ce que cette réponse a utilisé",
+    whyRefused: "Pourquoi ce refus",
+  },
+);
+
+export const feedback = words(
+  {
+    up: "Helpful",
+    down: "Not helpful",
+    thanks: "Thank you.",
+    removed: "Your rating is removed.",
+    comment: "What was good or wrong? (optional)",
+    send: "Send the comment",
+    noComment: "No comment",
+  },
+  {
+    up: "Utile",
+    down: "Pas utile",
+    thanks: "Merci.",
+    removed: "Votre évaluation est retirée.",
+    comment: "Qu’est-ce qui était bon ou faux? (facultatif)",
+    send: "Envoyer le commentaire",
+    noComment: "Sans commentaire",
+  },
+);

@@ -16,6 +16,8 @@ export const app = words(
     home: "Ask a question",
     broken: "This page has an error. Reload it; your conversations are not affected.",
     reload: "Reload",
+    copied: "Copied.",
+    notCopied: "This browser does not allow copying.",
   },
   {
     name: "CanadaGPT",
@@ -32,6 +34,8 @@ export const app = words(
     home: "Poser une question",
     broken: "Cette page a une erreur. Rechargez-la; vos conversations ne sont pas touchées.",
     reload: "Recharger",
+    copied: "Copié.",
+    notCopied: "Ce navigateur ne permet pas de copier.",
   },
 );
 
