@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from infra.local.stack import Stack
 from tests.conftest import Person, once_per_run
 from tests.page.kit import Watch, axe_findings, context_options, launch, signed_in, unpack_chromium
+from tests.page.sites import build, config_of, hosted
 
 TIMEOUT_MS = 20_000  # for everything that the page is about to do
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
+expect.set_options(TIMEOUT_MS)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +58,7 @@ def page_of(
     def open_page(
         person: Person | None = None, path: str = "/", *, language: str = "en", site: str | None = None, **options: Any
     ) -> Page:
-        site = site or stack.info["functions_url"]
+        site = site or request.getfixturevalue("site")
         storage = signed_in(person, stack.info["supabase_url"], site) if person else None
         context = chromium.new_context(**{**context_options(language, storage, site), **options})
         context.set_default_timeout(TIMEOUT_MS)
@@ -96,3 +98,19 @@ def picture() -> Callable[[Page, str], None]:
             page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", animations="disabled")
 
     return take
+
+
+@pytest.fixture(scope="session")
+def page_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built page, one for all test processes."""
+    with once_per_run(tmp_path_factory, "page") as (folder, is_first):
+        if is_first:
+            build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(stack: Stack, page_build: Path) -> Iterator[str]:
+    """The page on an origin of its own. Yields its URL."""
+    with hosted(page_build, config_of(stack)) as url:
+        yield url

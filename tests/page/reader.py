@@ -1,0 +1,70 @@
+"""What a person does on the page, by the names that a screen reader reads."""
+
+import json
+import re
+import uuid
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.conftest import Person
+
+# An answer that takes about two seconds, so that something can happen in the middle of it.
+SLOWLY = "[fault:slow 0.05] [fault:long 40]"
+
+
+def question_field(page: Page) -> Locator:
+    """The field of the composer."""
+    return page.get_by_role("textbox", name="Your question")
+
+
+def ask(page: Page, text: str) -> None:
+    """Write a question and send it."""
+    question_field(page).fill(text)
+    page.get_by_role("button", name="Send").click()
+
+
+def answer(page: Page) -> Locator:
+    """The last answer."""
+    return page.locator("[data-role=assistant]").last
+
+
+def begun(page: Page) -> None:
+    """Wait until the answer has its first words."""
+    expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"))
+
+
+def ready(page: Page) -> None:
+    """Wait until the answer has ended, and the next question can be asked."""
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+
+
+def refusal(page: Page) -> Locator:
+    """The card that says why the question was refused."""
+    return page.get_by_role("main").get_by_role("alert")
+
+
+def meter(page: Page) -> Locator:
+    """The quota meter in the header."""
+    return page.get_by_role("banner").locator(".meter")
+
+
+def close_dialog(page: Page) -> None:
+    """Close the dialog with its button."""
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Close", exact=True).click()
+    expect(dialog).to_have_count(0)
+
+
+def sign_up_on(page: Page) -> Person:
+    """Create an account on the sign-in page. Returns who the page then is signed in as."""
+    email = f"{uuid.uuid4()}@example.test"
+    page.get_by_role("button", name="No account yet? Create one").click()
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Password").fill("a long password")
+    page.get_by_role("button", name="Create an account").click()
+    expect(question_field(page)).to_be_visible()
+    state = page.context.storage_state()
+    stored = {entry["name"]: entry["value"] for origin in state["origins"] for entry in origin["localStorage"]}
+    (session,) = (json.loads(value) for name, value in stored.items() if name.endswith("-auth-token"))
+    return Person(session["user"]["id"], email, session["access_token"])
