@@ -64,20 +64,24 @@ def test_links_inside_the_repository_resolve(page: Path) -> None:
     assert broken == []
 
 
-# Names of AWS and of the AI SDK.
+# Names of AWS, of the AI SDK and of tracing.
 FOREIGN = {
     "AsyncEventsDropped",
     "Errors",
     "InvocationDroppedCount",
+    "baggage",
     "prepareReconnectToStreamRequest",
+    "traceparent",
     "useChat",
 }
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*(?:\(\))?")
 PATH = re.compile(r"(?:\.?[A-Za-z0-9_-]+/)+[A-Za-z0-9_.-]*|[A-Za-z0-9_-]+\.(?:py|md|sql|toml|yml|json|mjs|txt)")
+FOLDERS = (ROOT, ROOT / "functions", ROOT / "functions/chat", ROOT / "frontend/example")
 # Made by commands, and the files that the templates of CONVENTIONS.md would be.
 ABSENT = (
     ".build/peers",
     ".local/stack.json",
+    "public/config.json",
     "sql/schemas/24_bookmarks.sql",
     "functions/chat/tools/list_ridings.py",
 )
@@ -86,8 +90,8 @@ ABSENT = (
 @cache
 def source() -> str:
     """Everything but the documentation, as one text."""
-    kinds = {".py", ".sql", ".toml", ".yml", ".mjs", ".json", ".md", ".sh", ".txt", ".example", ""}
-    folders = ["functions", "infra", "sql", "tests", "bench", "requirements"]
+    kinds = {".py", ".sql", ".toml", ".yml", ".mjs", ".json", ".md", ".sh", ".txt", ".example", ".ts", ".tsx", ""}
+    folders = ["functions", "infra", "sql", "tests", "bench", "requirements", "frontend"]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if "node_modules" not in path.parts]
     files += [path for path in ROOT.iterdir() if path.is_file()]
     read = {
@@ -109,10 +113,7 @@ def test_names_in_backticks_exist_in_the_repository(page: Path) -> None:
     missing = []
     for name in re.findall(r"`([^`\n]+)`", text):
         if PATH.fullmatch(name):
-            found = name in ABSENT or any(
-                (folder / name).exists()
-                for folder in (ROOT, page.parent, ROOT / "functions", ROOT / "functions" / "chat")
-            )
+            found = name in ABSENT or any((folder / name).exists() for folder in (*FOLDERS, page.parent))
         elif IDENTIFIER.fullmatch(name) and name not in FOREIGN:
             found = all(part in words() for part in name.removesuffix("()").split("."))
         else:

@@ -29,7 +29,7 @@ export function createClient(connection: Connection): Client {
   async function call<R extends Route>(route: R, ...input: Input<R>): Promise<Routes[R]["response"]> {
     const { path = {}, query = {}, body, signal }: AnyInput = input[0] ?? {};
     const [method, template] = route.split(" ") as [string, string];
-    let url = connection.functions[SERVED_BY[route]] + template;
+    let url = urlOf(connection, SERVED_BY[route], template);
     for (const [name, value] of Object.entries(path)) url = url.replace(`{${name}}`, encodeURIComponent(value));
     const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value != null));
     if (search.size) url += `?${search}`;
@@ -45,6 +45,11 @@ export function createClient(connection: Connection): Client {
     }
   }
   return { ...connection, call };
+}
+
+/** The address of a path at a function. The URL of a function on AWS ends with a slash. */
+export function urlOf({ functions }: Connection, name: keyof FunctionUrls, path: string): string {
+  return functions[name].replace(/\/$/, "") + path;
 }
 
 /** The headers of every request. CORS allows them. */

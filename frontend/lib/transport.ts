@@ -1,6 +1,6 @@
 // How useChat sends questions and follows answers.
 import { DefaultChatTransport, type UIMessageChunk } from "ai";
-import { type Client, headersOf } from "./api.ts";
+import { type Client, headersOf, urlOf } from "./api.ts";
 import { readError, responseError } from "./errors.ts";
 import type { ChatMessage } from "./messages.ts";
 import type { ChatRequest, Metadata } from "./openapi.d.ts";
@@ -33,7 +33,7 @@ class Transport extends DefaultChatTransport<ChatMessage> {
 
   constructor({ client, keepsHistory, settings }: TransportOptions) {
     super({
-      api: `${client.functions.chat}/chat`,
+      api: urlOf(client, "chat", "/chat"),
       headers: () => headersOf(client),
       fetch: async (url, init) => {
         const response = await fetch(url, init);

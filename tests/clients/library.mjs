@@ -50,7 +50,7 @@ class Page extends AbstractChat {}
 
 function open(user, { url = functions_url, language = "en", keepsHistory = true, transport, id = crypto.randomUUID() } = {}) {
   const token = async () => tokens[user] ?? null;
-  const functions = { chat: url, keys: url, checkout: url, account: url };
+  const functions = { chat: `${url}/`, keys: url, checkout: url, account: `${url}/` }; // AWS ends them with a slash
   const client = createClient({ functions, token, language: () => language });
   transport ??= chatTransport({
     client,
