@@ -8,18 +8,19 @@ export PYTHONPATH := $(CURDIR)
 LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
+PAGE    := frontend/dist/index.html
 
 .PHONY: run reset test prove check bench bench-peers questions package migration reasons pricing openapi lock clean
 .DELETE_ON_ERROR:
 
-run: $(LOCAL)
+run: $(LOCAL) $(PAGE)
 	@MAKE_PID=$$PPID exec python -m infra.local run
 
 reset: .venv/.ready
 	@python -m infra.local reset
 
 test: ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
-	@$(MAKE) --no-print-directory -j4 $(LOCAL) $(CLIENTS) $(OSLS) frontend/node_modules/.ready
+	@$(MAKE) --no-print-directory -j4 $(LOCAL) $(CLIENTS) $(OSLS) $(PAGE)
 	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size
@@ -91,6 +92,11 @@ clean: ## removes everything installed or built; `make reset` deletes the stack'
 	@uv venv --quiet --clear --python $(BIN)/python .build/peers
 	@VIRTUAL_ENV=$(CURDIR)/.build/peers uv pip sync --quiet --require-hashes $<
 	@touch $@
+
+# With the folders, so that a deleted source counts as a change.
+$(PAGE): $(shell find frontend/src frontend/lib) $(wildcard frontend/*.*) frontend/node_modules/.ready
+	@echo "building the page"
+	@cd frontend && npx --no-install vite build --logLevel error
 
 %/node_modules/.ready: %/package-lock.json .venv/.tools
 	@echo "installing npm packages into $*"

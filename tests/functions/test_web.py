@@ -152,7 +152,7 @@ def test_only_browser_origins_on_this_machine_are_allowed(api: Api, origin: str,
         headers={
             "origin": origin,
             "access-control-request-method": "POST",
-            "access-control-request-headers": "authorization,content-type",
+            "access-control-request-headers": "authorization,content-type,sentry-trace,baggage,traceparent",
         },
     )
     assert (preflight.headers.get("access-control-allow-origin") == origin) is allowed

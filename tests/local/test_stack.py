@@ -1,8 +1,6 @@
 """A running stack: what it starts, prints and configures, and which services replace its stand-ins."""
 
-import html
 import re
-import shlex
 import socket
 import stat
 import sys
@@ -89,29 +87,6 @@ def test_everything_listens_on_loopback_only(live: Launcher) -> None:
     assert listening == {(loopback, port) for port in ports}
 
 
-def run_curl_lines(functions_url: str) -> list[httpx.Response]:
-    """Sends the requests of the curl commands on the page at /. Returns the responses."""
-    answers = []
-    for line in re.findall("<pre>(.*?)</pre>", httpx.get(functions_url).text, re.DOTALL):
-        _, _, url, _, kind, _, authorization, _, body = shlex.split(html.unescape(line).replace("\\\n", ""))
-        headers = dict(header.split(": ", 1) for header in (kind, authorization))
-        answers.append(httpx.post(url, headers=headers, content=body, timeout=DEADLINE_S))
-    return answers
-
-
-def test_the_curl_commands_on_the_page_work(live: Launcher) -> None:
-    """The first chats. The second prints the URL of a page on which the free user can buy the basic plan."""
-    info = live.ready()
-    chat, checkout = run_curl_lines(info["functions_url"])
-    assert chat.status_code == 200
-    assert chat.text.endswith("data: [DONE]\n\n")
-    assert checkout.status_code == 200, checkout.text
-    assert checkout.json()["url"].startswith(f"{info['stripe_url']}/c/pay/")
-    page = httpx.get(checkout.json()["url"]).text
-    assert "Pay with a good card" in page
-    assert info["users"]["free"]["email"] in page
-
-
 def functions_environment(folder: Path) -> dict[str, str]:
     """The environment of the process that serves the functions."""
     (functions,) = (pid for pid, line in processes_of(folder).items() if "serve functions" in line)
@@ -120,12 +95,12 @@ def functions_environment(folder: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the environment in /proc")
 def test_the_functions_use_the_stripe_stand_in_and_local_origins(live: Launcher) -> None:
-    """Stripe may redirect to the page or to a frontend on port 3000."""
+    """Stripe may redirect to the page, or to a frontend on port 3000 or 5173, Vite's."""
     info, environ = live.ready(), functions_environment(live.folder)
     names = ("STRIPE_API_BASE", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
     assert [environ[name] for name in names] == [info["stripe_url"], "sk_test_local", info["stripe_webhook_secret"]]
     port = info["functions_url"].rpartition(":")[2]
-    hosts = [f"127.0.0.1:{port}", f"localhost:{port}", "localhost:3000", "127.0.0.1:3000"]
+    hosts = [f"{host}:{number}" for host in ("127.0.0.1", "localhost") for number in (port, 3000, 5173)]
     assert set(environ["ALLOWED_ORIGINS"].split(",")) == {f"http://{host}" for host in hosts}
     assert "Stripe, a stand-in" in httpx.get(info["stripe_url"]).text
 

@@ -26,7 +26,8 @@ from infra.local.stack import (
 from tests.conftest import copy_stack
 from tests.local.launcher_kit import DEADLINE_S, RUN, TIERS, launched, paying_users, processes_of, tiers, wait_for
 
-MAKE = ("make", "--no-print-directory", "-o", ".venv/.ready", "-o", "infra/local/node_modules/.ready", "run")
+READY = (".venv/.ready", "infra/local/node_modules/.ready", "frontend/dist/index.html")
+MAKE = ("make", "--no-print-directory", *(f"--old-file={file}" for file in READY), "run")
 CHAINS = 12 if os.environ.get("PROVE") else 1  # of five kills each
 SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else [secrets.randbelow(2**32) for _ in range(CHAINS)]
 

@@ -63,6 +63,10 @@ def test_the_url_answers_preflights_only_for_allowed_origins(packaged: Packaged,
         "accept",
         "x-client-info",
         "mcp-protocol-version",
+        "sentry-trace",
+        "baggage",
+        "traceparent",
+        "tracestate",
     }
     assert set(cors["ExposeHeaders"]) == {"x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"}
     assert 0 < cors["MaxAge"] <= 86_400
