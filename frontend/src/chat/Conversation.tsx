@@ -1,76 +1,103 @@
-// One conversation: its messages, its record, and the composer.
+// One conversation: its messages, the composer, and the record of what it is about.
 
-import { useChat } from "@ai-sdk/react";
-import { useEffect, useMemo, useRef, useState } from "react";
-import { type ChatMessage, chatTransport, readError, toUIMessages } from "../../lib/index.ts";
-import { useAccount } from "../app/account.tsx";
-import { announceChange } from "../app/changes.ts";
-import { useServices } from "../app/services.tsx";
+import { useEffect, useRef, useState } from "react";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
+import { Composer } from "./Composer.tsx";
+import { MessageList } from "./MessageList.tsx";
+import { textOf } from "./messages.ts";
+import { useConversation } from "./useConversation.ts";
+import { usePinnedScroll } from "./usePinnedScroll.ts";
+import "./chat.css";
 
 type Props = { id: string; isNew: boolean; onFirstQuestion: () => void };
 
 export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   const words = useWords(texts);
-  const { api } = useServices();
-  const { usage } = useAccount();
-  const keeps = useRef(false);
-  keeps.current = usage?.keeps_history ?? false;
-  const transport = useMemo(() => chatTransport({ client: api, keepsHistory: () => keeps.current }), [api]);
-  const { messages, sendMessage, setMessages, resumeStream, status, error } = useChat<ChatMessage>({
-    id,
-    transport,
-    onFinish: () => announceChange(id),
-  });
-  const [text, setText] = useState("");
-  const problem = error && readError(error);
+  const conversation = useConversation({ id, isNew, context: () => undefined });
+  const { messages, isActive, link, place } = conversation;
+  const [draft, setDraft] = useState("");
+  const [editing, setEditing] = useState<string | null>(null);
+  const scroll = usePinnedScroll();
+  const field = useRef<HTMLTextAreaElement>(null);
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: once for a conversation
+  function submit(text: string) {
+    scroll.pin();
+    setDraft("");
+    setEditing(null);
+    onFirstQuestion();
+    void (editing ? conversation.edit(editing, text) : conversation.send(text));
+  }
+
+  function edit(messageId: string) {
+    const message = messages.find((one) => one.id === messageId);
+    if (!message || isActive) return;
+    setEditing(messageId);
+    setDraft(textOf(message));
+    field.current?.focus();
+  }
+
+  function dismiss() {
+    const text = conversation.dismiss();
+    if (text && !draft) setDraft(text);
+    field.current?.focus();
+  }
+
   useEffect(() => {
-    if (isNew) return;
-    const leaving = new AbortController();
-    api
-      .call("GET /chat/{chat_id}/messages", { path: { chat_id: id }, signal: leaving.signal })
-      .then((read) => {
-        setMessages(toUIMessages(read));
-        if (read.conversation.is_running) void resumeStream();
-      })
-      .catch(() => {});
-    return () => leaving.abort();
-  }, [id]);
+    const shortcut = (event: KeyboardEvent) => {
+      const isTyping = event.target instanceof Element && event.target.closest("input, textarea, select, dialog");
+      if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      field.current?.focus();
+    };
+    addEventListener("keydown", shortcut);
+    return () => removeEventListener("keydown", shortcut);
+  }, []);
 
+  const isEmpty = place === "open" && messages.length === 0;
   return (
     <main className="chat">
-      <ol className="messages" aria-live="polite">
-        {messages.map((message) => (
-          <li key={message.id} data-role={message.role}>
-            <span className="hidden">{message.role === "user" ? words.you : words.answer}</span>
-            {message.parts.map((part, at) =>
-              part.type === "text" ? <p key={`${message.id}-${at}`}>{part.text}</p> : null,
-            )}
-          </li>
-        ))}
-      </ol>
-      {messages.length === 0 && <p>{words.intro}</p>}
-      {problem && <p role="alert">{problem.message}</p>}
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          if (!text.trim()) return;
-          onFirstQuestion();
-          void sendMessage({ text });
-          setText("");
+      <h1 className="hidden">{conversation.stored?.title ?? words.newConversation}</h1>
+      <div className="scroll" ref={scroll.area} onScroll={scroll.onScroll}>
+        <div className="column" ref={scroll.content}>
+          {place === "loading" && !link.problem && <Skeleton label={words.loading} />}
+          {place === "missing" && (
+            <p className="quiet">{conversation.keepsHistory === false ? words.keepsNothing : words.missing}</p>
+          )}
+          {isEmpty && <p className="intro">{words.intro}</p>}
+          <MessageList conversation={conversation} onEdit={edit} onDismiss={dismiss} />
+        </div>
+      </div>
+      <Composer
+        field={field}
+        draft={draft}
+        onDraft={setDraft}
+        isEditing={editing !== null}
+        onCancelEdit={() => {
+          setEditing(null);
+          setDraft("");
         }}
-      >
-        <label>
-          {words.question}
-          <textarea id="question" value={text} onChange={(event) => setText(event.target.value)} />
-        </label>
-        <button type="submit" className="primary" disabled={status !== "ready" && status !== "error"}>
-          {words.send}
-        </button>
-      </form>
+        onEditLast={() => {
+          const last = messages.findLast(({ role }) => role === "user");
+          if (last) edit(last.id);
+        }}
+        onSubmit={submit}
+        isActive={isActive || link.isCut}
+        isStopping={conversation.isStopping}
+        onStop={() => void conversation.stop()}
+        link={link.state}
+      />
     </main>
+  );
+}
+
+function Skeleton({ label }: { label: string }) {
+  return (
+    <div className="skeleton" role="status">
+      <span className="hidden">{label}</span>
+      <i />
+      <i />
+      <i />
+    </div>
   );
 }

@@ -1,0 +1,68 @@
+// The questions and answers, and why the last question has no answer.
+
+import type { ChatMessage } from "../../lib/index.ts";
+import { chat as texts } from "../words/chat.ts";
+import { useWords } from "../words/words.ts";
+import { Answer } from "./Answer.tsx";
+import { languageOf } from "./languageOf.ts";
+import { textOf } from "./messages.ts";
+import { Refusal } from "./Refusal.tsx";
+import { Thinking } from "./Thinking.tsx";
+import type { ConversationState } from "./useConversation.ts";
+
+type Props = { conversation: ConversationState; onEdit: (messageId: string) => void; onDismiss: () => void };
+
+export function MessageList({ conversation, onEdit, onDismiss }: Props) {
+  const { messages, isActive, link } = conversation;
+  const last = messages.at(-1);
+  const isThinking = isActive && !(last?.role === "assistant" && textOf(last));
+  return (
+    <>
+      <ol className="messages">
+        {messages.map((message) =>
+          message.role === "user" ? (
+            <Question
+              key={message.id}
+              message={message}
+              onEdit={isActive || link.isCut ? undefined : () => onEdit(message.id)}
+            />
+          ) : (
+            <Answer
+              key={message.id}
+              message={message}
+              isGrowing={message === last && (isActive || link.isCut)}
+              onRegenerate={
+                message === last && !link.problem ? () => void conversation.regenerate(message.id) : undefined
+              }
+            />
+          ),
+        )}
+      </ol>
+      {isThinking && <Thinking message={last?.role === "assistant" ? last : null} />}
+      {link.problem && (
+        <Refusal
+          error={link.problem}
+          hasAnswer={last?.role === "assistant"}
+          onAgain={() => void conversation.again()}
+          onDismiss={onDismiss}
+        />
+      )}
+    </>
+  );
+}
+
+function Question({ message, onEdit }: { message: ChatMessage; onEdit: (() => void) | undefined }) {
+  const words = useWords(texts);
+  const text = textOf(message);
+  return (
+    <li className="question" data-role="user">
+      <span className="hidden">{words.you}</span>
+      <p lang={languageOf(text)}>{text}</p>
+      {onEdit && (
+        <button type="button" className="plain" onClick={onEdit}>
+          {words.edit}
+        </button>
+      )}
+    </li>
+  );
+}

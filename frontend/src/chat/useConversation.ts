@@ -1,0 +1,167 @@
+// One conversation: what is shown of it, and everything that can be done with it. The answer runs on the server: a
+// connection that breaks is continued, and a question that is sent twice is charged once.
+
+import { Chat, useChat } from "@ai-sdk/react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, loadHistory } from "../../lib/index.ts";
+import { useAccount } from "../app/account.tsx";
+import { announceChange, onChange } from "../app/changes.ts";
+import { useServices } from "../app/services.tsx";
+import { type Attempt, mergeRunning, withoutAnswer } from "./messages.ts";
+import { useReconnect } from "./useReconnect.ts";
+
+/** loading: not known yet; open: shown; missing: the server has nothing at this address. */
+type Place = "loading" | "open" | "missing";
+
+const RENDER_MS = 50; // between two renderings of a growing answer
+const STOP_MS = 4_000; // the server ends an answer within three seconds
+const STOP_AGAIN_MS = 400;
+
+type Options = { id: string; isNew: boolean; context: () => ChatRequest["context"] };
+
+export function useConversation({ id, isNew, context }: Options) {
+  const { api } = useServices();
+  const { usage } = useAccount();
+  const [place, setPlace] = useState<Place>(isNew ? "open" : "loading");
+  const [stored, setStored] = useState<Conversation | null>(null);
+  const [before, setBefore] = useState<number | null>(null);
+  const [isStopping, setStopping] = useState(false);
+  const attempt = useRef<Attempt | null>(null);
+  const latest = useRef({ keeps: false, context });
+  latest.current = { keeps: usage?.keeps_history ?? false, context };
+  const isAnnouncing = useRef(false);
+
+  const announce = useCallback(
+    (here: boolean) => {
+      isAnnouncing.current = true;
+      announceChange(id, { here });
+      isAnnouncing.current = false;
+    },
+    [id],
+  );
+
+  const chat = useMemo(
+    () =>
+      new Chat<ChatMessage>({
+        id,
+        transport: chatTransport({
+          client: api,
+          keepsHistory: () => latest.current.keeps,
+          settings: () => ({ context: latest.current.context() }),
+        }),
+        onFinish: ({ isDisconnect }) => {
+          if (!isDisconnect) announce(true);
+        },
+      }),
+    [id, api, announce],
+  );
+  const { messages, status, error } = useChat({ chat, throttle: RENDER_MS });
+  const isActive = status === "submitted" || status === "streaming";
+
+  /** Reads what is stored, and follows an answer that is running. */
+  const load = useCallback(async () => {
+    const page = await loadHistory(api, id);
+    if (chat.status === "submitted" || chat.status === "streaming") return;
+    if (page === null) {
+      if (latest.current.keeps) chat.messages = [];
+      setPlace(chat.messages.length ? "open" : "missing");
+      return;
+    }
+    chat.messages = latest.current.keeps ? page.messages : mergeRunning(chat.messages, page.messages);
+    chat.clearError();
+    setStored(page.conversation);
+    setBefore(page.before);
+    setPlace("open");
+    if (page.conversation.is_running) await chat.resumeStream();
+  }, [api, id, chat]);
+
+  const link = useReconnect({ chat, error, status, load, attempt, keeps: () => latest.current.keeps });
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: once for a conversation; a new one has nothing to read
+  useEffect(() => {
+    if (!isNew) void load().catch(link.fail);
+    return () => void chat.stop();
+  }, [chat]);
+
+  useEffect(
+    () =>
+      onChange((what) => {
+        if (what === id && !isAnnouncing.current) void load().catch(() => {});
+      }),
+    [id, load],
+  );
+
+  // Other tabs follow the answer from its first word on.
+  useEffect(() => {
+    if (status === "streaming") announce(false);
+  }, [status, announce]);
+
+  /** Does what changes the conversation. A refused question that is still shown gives way. */
+  const begin = useCallback(
+    async (text: string | null, act: () => Promise<void>) => {
+      const refused = attempt.current;
+      if (chat.error && refused && chat.lastMessage?.role === "user") chat.messages = refused.before;
+      attempt.current = { text, before: chat.messages };
+      await act();
+    },
+    [chat],
+  );
+
+  const actions = useMemo(
+    () => ({
+      send: (text: string) => begin(text, () => chat.sendMessage({ text })),
+      edit: (messageId: string, text: string) => begin(text, () => chat.sendMessage({ text, messageId })),
+      regenerate: (messageId: string) => begin(null, () => chat.regenerate({ messageId })),
+      /** Sends what failed once more. The server knows the question: it is charged once. */
+      again: () => chat.regenerate(),
+      /** Removes a refused question. Returns its text. */
+      dismiss: () => {
+        const { text = null, before = withoutAnswer(chat.messages) } = attempt.current ?? {};
+        if (chat.lastMessage?.role === "user") chat.messages = before;
+        chat.clearError();
+        return text;
+      },
+      earlier: async (position: number) => {
+        const page = await loadHistory(api, id, position);
+        if (!page) return;
+        chat.messages = [...page.messages, ...chat.messages];
+        setBefore(page.before);
+      },
+    }),
+    [api, id, chat, begin],
+  );
+
+  const stop = useCallback(async () => {
+    if (link.giveUp()) return;
+    setStopping(true);
+    const isRunning = () => chat.status === "submitted" || chat.status === "streaming";
+    const deadline = Date.now() + STOP_MS;
+    try {
+      while (isRunning() && Date.now() < deadline) {
+        // An answer that is not admitted yet cannot be stopped: ask again.
+        await api.call("POST /chat/{chat_id}/stop", { path: { chat_id: id } });
+        await new Promise((done) => setTimeout(done, STOP_AGAIN_MS));
+      }
+    } catch {
+      // Not reachable: the page stops reading.
+    }
+    if (isRunning()) await chat.stop();
+    setStopping(false);
+  }, [api, id, chat, link]);
+
+  return {
+    messages,
+    place: place === "missing" && messages.length ? "open" : place,
+    stored,
+    before,
+    status,
+    isActive,
+    isStopping,
+    link,
+    keepsHistory: usage?.keeps_history,
+    stop,
+    ...actions,
+  };
+}
+
+export type ConversationState = ReturnType<typeof useConversation>;

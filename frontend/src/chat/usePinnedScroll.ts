@@ -1,0 +1,36 @@
+// Keeps the end of the conversation in view while the reader is there. A reader who scrolled up is left alone.
+
+import { useCallback, useLayoutEffect, useRef } from "react";
+
+const NEAR_PX = 48;
+
+export function usePinnedScroll() {
+  const area = useRef<HTMLDivElement>(null);
+  const content = useRef<HTMLDivElement>(null);
+  const isPinned = useRef(true);
+
+  const toEnd = useCallback(() => {
+    const element = area.current;
+    if (element && isPinned.current) element.scrollTop = element.scrollHeight;
+  }, []);
+
+  useLayoutEffect(() => {
+    if (!content.current || !area.current) return;
+    const observer = new ResizeObserver(toEnd);
+    observer.observe(content.current);
+    observer.observe(area.current);
+    return () => observer.disconnect();
+  }, [toEnd]);
+
+  const onScroll = useCallback(() => {
+    const element = area.current;
+    if (element) isPinned.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
+  }, []);
+
+  const pin = useCallback(() => {
+    isPinned.current = true;
+    toEnd();
+  }, [toEnd]);
+
+  return { area, content, onScroll, pin };
+}

@@ -1,0 +1,105 @@
+// A connection that broke: continues the running answer, by itself, as often as it takes.
+
+import type { Chat } from "@ai-sdk/react";
+import { type RefObject, useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { type ChatMessage, type PageError, readError } from "../../lib/index.ts";
+import { useLanguage } from "../app/language.tsx";
+import { type Attempt, isAnswered } from "./messages.ts";
+
+/** What the line above the composer says. */
+export type LinkState = "ok" | "offline" | "reconnecting" | "resumed" | "lost";
+
+const DELAYS_MS = [300, 1_000, 2_000, 4_000, 8_000, 15_000];
+const RESUMED_MS = 4_000;
+// While it reconnects: the server or what is before it is not there yet.
+const AWAY = new Set(["offline", "unavailable", "internal"]);
+
+type Options = {
+  chat: Chat<ChatMessage>;
+  error: Error | undefined;
+  status: string;
+  load: () => Promise<void>;
+  attempt: RefObject<Attempt | null>;
+  keeps: () => boolean;
+};
+
+export function useReconnect({ chat, error, status, load, attempt, keeps }: Options) {
+  const { language } = useLanguage();
+  const [state, setState] = useState<LinkState>("ok");
+  const [failure, setFailure] = useState<Error | null>(null); // of reading the conversation
+  const tries = useRef(0);
+  const problem = useMemo(() => {
+    const one = error ?? failure;
+    return one ? readError(one, language) : null;
+  }, [error, failure, language]);
+  const isCut = problem !== null && (problem.code === "offline" || (tries.current > 0 && AWAY.has(problem.code)));
+
+  /** Continues the answer; finds one that has ended meanwhile; sends a question that did not arrive. */
+  const recover = useCallback(async () => {
+    if (chat.messages.at(-1) === undefined) {
+      await load();
+      return setFailure(null);
+    }
+    await chat.resumeStream();
+    if (chat.status !== "ready" || isAnswered(chat.messages)) return;
+    if (keeps()) {
+      await load();
+      if (isAnswered(chat.messages)) return;
+    }
+    // Only this tab knows that its question is not a new one.
+    if (attempt.current) return chat.regenerate();
+    setState("lost");
+  }, [chat, load, attempt, keeps]);
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: each failure is one more reason to try again
+  useEffect(() => {
+    if (!isCut) return;
+    setState(navigator.onLine ? "reconnecting" : "offline");
+    const delay = DELAYS_MS[Math.min(tries.current, DELAYS_MS.length - 1)];
+    const next = () => {
+      clearTimeout(timer);
+      removeEventListener("online", next);
+      tries.current++;
+      setState("reconnecting");
+      recover().catch(setFailure);
+    };
+    const timer = setTimeout(next, delay);
+    addEventListener("online", next);
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("online", next);
+    };
+  }, [error, failure]);
+
+  useEffect(() => {
+    if (status !== "streaming" || tries.current === 0) return;
+    tries.current = 0;
+    setState("resumed");
+  }, [status]);
+
+  useEffect(() => {
+    if (isCut || state === "ok" || state === "lost") return;
+    if (state !== "resumed" && status === "submitted") return;
+    const timer = setTimeout(() => setState("ok"), state === "resumed" ? RESUMED_MS : 0);
+    return () => clearTimeout(timer);
+  }, [state, status, isCut]);
+
+  /** The user does not want to wait. Returns whether there was something to give up. */
+  const giveUp = useCallback(() => {
+    if (!isCut) return false;
+    tries.current = 0;
+    chat.clearError();
+    setFailure(null);
+    setState("ok");
+    return true;
+  }, [chat, isCut]);
+
+  return {
+    state,
+    /** Why the question was refused, or the answer failed. A connection that is being restored is no problem. */
+    problem: isCut ? null : (problem as PageError | null),
+    isCut,
+    giveUp,
+    fail: setFailure,
+  };
+}
