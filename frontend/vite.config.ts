@@ -3,9 +3,13 @@ import { defineConfig } from "vite";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
+// AI_SDK=6 builds with the version before, which the tests have.
+const sdk6 = here("../tests/clients/node_modules/@ai-sdk/react6");
+const sdk = process.env.AI_SDK === "6" ? { "@ai-sdk/react": sdk6, ai: `${sdk6}/node_modules/ai` } : {};
+
 export default defineConfig({
   // supabase-js brings a realtime client that the page does not use: 17 KB gzipped.
-  resolve: { alias: { "@supabase/realtime-js": here("src/no_realtime.ts") } },
+  resolve: { alias: { "@supabase/realtime-js": here("src/no_realtime.ts"), ...sdk }, dedupe: ["react"] },
   build: { target: "es2023", modulePreload: { polyfill: false }, reportCompressedSize: false },
   server: { strictPort: true },
 });

@@ -52,16 +52,15 @@ class Transport extends DefaultChatTransport<ChatMessage> {
   /** Sends a question. One that is sent again before it has an answer is the same request, and charged once. */
   override async sendMessages(options: Sending) {
     const before = this.#unanswered;
-    const sending =
-      before && isRepeated(before, options)
-        ? { ...options, trigger: before.trigger, messageId: before.messageId }
-        : options;
+    const isRepeated = before !== undefined && asksTheSame(before, options);
+    const sending = isRepeated ? { ...options, trigger: before.trigger, messageId: before.messageId } : options;
     this.#unanswered = sending;
     try {
       return await super.sendMessages(sending);
     } catch (error) {
-      // It is being answered: the connection broke before. Follow that answer.
-      const running = readError(error).code === "request_in_progress" ? await this.reconnectToStream(options) : null;
+      // The first request arrived, and its answer is still running: follow that.
+      const isRunning = isRepeated && readError(error).code === "request_in_progress";
+      const running = isRunning ? await this.reconnectToStream(options) : null;
       if (running === null) throw error;
       return running;
     }
@@ -76,7 +75,7 @@ class Transport extends DefaultChatTransport<ChatMessage> {
 }
 
 /** Whether `next` asks what `before` asked, and `before` was not ended by the user. */
-function isRepeated(before: Sending, next: Sending): boolean {
+function asksTheSame(before: Sending, next: Sending): boolean {
   const [old, question] = [before.messages.at(-1), next.messages.at(-1)];
   return (
     before.chatId === next.chatId &&

@@ -121,7 +121,8 @@ def test_asking_again_after_a_lost_connection_is_charged_once(pages: Json) -> No
     assert page["first"]["retriesAsDisconnected"]
     assert again == [first]
     question, answer = page["messages"]
-    assert text_of(answer).startswith(text_of(page["first"]["messages"][-1]))
+    cut = [text_of(message) for message in page["first"]["messages"] if message["role"] == "assistant"]
+    assert all(text_of(answer).startswith(text) for text in cut)
     assert (answer["metadata"]["finish_reason"], page["usage"]["included"]["used"]) == ("stop", 1)
     assert question["id"] == first["messages"][0]["id"]
 

@@ -1,5 +1,6 @@
 """docs/frontend.md has the code of frontend/example, which works in a browser from sign-in to a payment."""
 
+import os
 import re
 import subprocess
 import uuid
@@ -32,26 +33,33 @@ def test_the_guide_prints_the_example() -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built example."""
-    folder = tmp_path_factory.mktemp("example")
-    command = ["node_modules/.bin/vite", "build", "example", "--outDir", folder, "--emptyOutDir", "--logLevel", "error"]
-    subprocess.run(command, cwd=ROOT / "frontend", check=True)
-    return folder
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds the example with a version of the AI SDK."""
+
+    def build(sdk: str) -> Path:
+        folder = tmp_path_factory.mktemp("example")
+        command = [
+            "node_modules/.bin/vite",
+            "build",
+            "example",
+            "--outDir",
+            str(folder),
+            "--emptyOutDir",
+            "-l",
+            "error",
+        ]
+        command += ["--config", "vite.config.ts"] if sdk == "6" else []
+        subprocess.run(command, cwd=ROOT / "frontend", env={**os.environ, "AI_SDK": sdk}, check=True)
+        return folder
+
+    return build
 
 
 @pytest.fixture
-def example(built: Path, stack: Stack, page_of: Callable[..., Page]) -> Callable[[str], Page]:
-    """Opens the example for a visitor, in a language."""
+def example(built: Callable[[str], Path], stack: Stack, page_of: Callable[..., Page]) -> Callable[..., Page]:
+    """Opens the example for a visitor: `example("fr", sdk="6")`."""
     functions = dict.fromkeys(("chat", "keys", "checkout", "account"), stack.info["functions_url"])
     config = {"functions": functions, **{name: stack.info[name] for name in ("supabase_url", "publishable_key")}}
-
-    def answer(route: Route) -> None:
-        path = urlsplit(route.request.url).path
-        if path == "/config.json":
-            route.fulfill(json=config)
-        else:
-            route.fulfill(path=built / (path.lstrip("/") or "index.html"))
 
     def follow(route: Route) -> None:
         """Playwright does not let a test answer the target of a redirect, such as the return from a payment."""
@@ -61,7 +69,16 @@ def example(built: Path, stack: Stack, page_of: Callable[..., Page]) -> Callable
         else:
             route.fulfill(response=response)
 
-    def open_example(language: str) -> Page:
+    def open_example(language: str, sdk: str) -> Page:
+        files = built(sdk)
+
+        def answer(route: Route) -> None:
+            path = urlsplit(route.request.url).path
+            if path == "/config.json":
+                route.fulfill(json=config)
+            else:
+                route.fulfill(path=files / (path.lstrip("/") or "index.html"))
+
         permissions = ["local-network-access"]  # the test is not on the loopback address for Chromium
         page = page_of(None, "about:blank", site=SITE, language=language, permissions=permissions)
         page.context.route(f"{SITE}/**", answer)
@@ -86,14 +103,14 @@ def ask(page: Page, text: str) -> None:
 
 
 def test_a_refused_user_pays_and_continues(
-    example: Callable[[str], Page],
+    example: Callable[..., Page],
     sign_up: Callable[[str], Person],
     stack_db: Db,
     watch: Watch,
 ) -> None:
     free = sign_up("free")
     stack_db.execute("update public.user_subscriptions set lifetime_quota = 1 where user_id = %s", (free.id,))
-    page = example("en")
+    page = example("en", sdk="7")
     sign_in(page, free, "E-mail", "Password", "Sign in")
     ask(page, '[tool:get_bill {"number": "C-5"}] What is it about?')
     answers = page.locator("article[data-role=assistant]")
@@ -123,9 +140,9 @@ def test_a_refused_user_pays_and_continues(
 
 
 def test_a_failed_answer_is_asked_again_with_an_own_key_in_french(
-    example: Callable[[str], Page], sign_up: Callable[[str], Person], watch: Watch
+    example: Callable[..., Page], sign_up: Callable[[str], Person], watch: Watch
 ) -> None:
-    page = example("fr")
+    page = example("fr", sdk="6")
     sign_in(page, sign_up("pro"), "Courriel", "Mot de passe", "Se connecter")
     page.locator("input[name=key]").fill(f"sk-own-{uuid.uuid4().hex}")
     page.get_by_role("button", name="Vérifier et enregistrer").click()
