@@ -81,6 +81,7 @@ FOLDERS = (ROOT, ROOT / "functions", ROOT / "functions/chat", ROOT / "frontend/e
 ABSENT = (
     ".build/peers",
     ".local/stack.json",
+    "frontend/dist",
     "public/config.json",
     "sql/schemas/24_bookmarks.sql",
     "functions/chat/tools/list_ridings.py",
