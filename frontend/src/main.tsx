@@ -1,3 +1,5 @@
+// First: the styles of the folders refine these.
+import "./app/app.css";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./app/App.tsx";
@@ -5,7 +7,6 @@ import { loadConfig } from "./app/config.ts";
 import { ErrorBoundary } from "./app/ErrorBoundary.tsx";
 import { LanguageProvider } from "./app/language.tsx";
 import { createServices, ServicesProvider } from "./app/services.tsx";
-import "./app/app.css";
 
 const services = createServices(await loadConfig());
 

@@ -19,7 +19,6 @@ export default function WhyAnswer({ metadata }: { metadata: Metadata }) {
   const provider = providerName(metadata.provider);
   const isFailed = metadata.error !== undefined || metadata.outcome === "lost";
   const paid = words[funding as Funding];
-  const read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens;
   return (
     <div className="sheet">
       {isFailed ? <p>{words.notCharged}</p> : <p>{typeof paid === "function" ? paid(provider) : paid}</p>}
@@ -32,7 +31,11 @@ export default function WhyAnswer({ metadata }: { metadata: Metadata }) {
         <p>{(funding === "byok" ? words.costToYou : words.costToUs)(format.money(cost_usd), provider)}</p>
       )}
       <p>
-        {words.tokens(format.number(read), format.number(usage.output_tokens), format.number(usage.cache_read_tokens))}
+        {words.tokens(
+          format.number(usage.input_tokens),
+          format.number(usage.output_tokens),
+          format.number(usage.cache_read_tokens),
+        )}
       </p>
       {finish_reason === "stopped" && <p>{words.stopped}</p>}
       <p>{metadata.persisted ? words.kept : words.notKept}</p>

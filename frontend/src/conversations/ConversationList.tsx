@@ -1,36 +1,43 @@
-// The user's conversations, read from Supabase under row-level security.
+// The user's conversations: search, the pinned ones, the others by date, and the archived ones.
 
-import { useEffect, useState } from "react";
-import { onChange } from "../app/changes.ts";
-import { go } from "../app/route.ts";
-import { useServices } from "../app/services.tsx";
+import { useState } from "react";
+import { useAccount } from "../app/account.tsx";
+import { go, useRoute } from "../app/route.ts";
+import { useDelayed } from "../app/useDelayed.ts";
 import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
+import { useGroups } from "./groups.ts";
+import { Rows } from "./Rows.tsx";
+import { type Kind, useRows } from "./rows.ts";
+import "./conversations.css";
 
-type Row = { id: string; title: string | null };
+const SEARCH_MS = 250;
 
-export function ConversationList({ current, onChosen }: { current: string; onChosen: () => void }) {
+type Props = { current: string; onChosen: () => void };
+
+export function ConversationList({ current, onChosen }: Props) {
   const words = useWords(conversations);
-  const { supabase } = useServices();
-  const [rows, setRows] = useState<Row[]>([]);
+  const { usage } = useAccount();
+  const [text, setText] = useState("");
+  const search = useDelayed(text.trim(), SEARCH_MS);
+  const [hasArchive, setArchive] = useState(false);
+  const pinned = useRows("pinned", search);
+  const recent = useRows("recent", search);
+  const archived = useRows("archived", search, hasArchive);
+  const groups = useGroups(recent.rows);
+  const isRead = recent.state === "read" && pinned.state === "read";
+  const isEmpty = isRead && recent.rows.length === 0 && pinned.rows.length === 0;
+  const keepsNothing = usage?.keeps_history === false;
 
-  useEffect(() => {
-    const read = async () => {
-      const { data } = await supabase
-        .from("conversations")
-        .select("id,title")
-        .order("last_message_at", { ascending: false })
-        .limit(50);
-      if (data) setRows(data);
-    };
-    void read();
-    return onChange(() => void read());
-  }, [supabase]);
+  const list = (kind: Kind, name: string, from: typeof recent, rows = from.rows, isLast = true) => (
+    <Rows key={name} kind={kind} name={name} list={{ ...from, rows }} isLast={isLast} {...{ current, onChosen }} />
+  );
 
   return (
     <>
       <button
         type="button"
+        className="create"
         onClick={() => {
           go("/");
           onChosen();
@@ -38,23 +45,57 @@ export function ConversationList({ current, onChosen }: { current: string; onCho
       >
         {words.create}
       </button>
-      <ul>
-        {rows.map((row) => (
-          <li key={row.id}>
-            <a
-              href={`/c/${row.id}`}
-              aria-current={row.id === current ? "page" : undefined}
-              onClick={(event) => {
-                event.preventDefault();
-                go(`/c/${row.id}`);
-                onChosen();
-              }}
-            >
-              {row.title ?? words.untitled}
-            </a>
-          </li>
-        ))}
-      </ul>
+      {keepsNothing && <KeepsNothing isEmpty={isEmpty} />}
+      {!(keepsNothing && isEmpty && !search) && (
+        <label className="search">
+          <span className="hidden">{words.search}</span>
+          <input
+            type="search"
+            placeholder={words.search}
+            value={text}
+            onChange={(event) => setText(event.target.value)}
+          />
+        </label>
+      )}
+      <p role="status" className="quiet">
+        {isEmpty && search && words.nothingFound}
+        {isEmpty && !search && !keepsNothing && words.empty}
+      </p>
+      {recent.state === "failed" && (
+        <div role="alert">
+          <p>{words.unreadable}</p>
+          <button
+            type="button"
+            onClick={() => {
+              pinned.again();
+              recent.again();
+            }}
+          >
+            {words.again}
+          </button>
+        </div>
+      )}
+      {list("pinned", words.pinned, pinned)}
+      {groups.map(({ name, rows }, at) => list("recent", name, recent, rows, at === groups.length - 1))}
+      {!keepsNothing && (
+        <details className="archive" onToggle={(event) => setArchive(event.currentTarget.open)}>
+          <summary>{words.archived}</summary>
+          {archived.state === "read" && archived.rows.length === 0 && <p className="quiet">{words.noneArchived}</p>}
+          {hasArchive && list("archived", words.archived, archived)}
+        </details>
+      )}
+    </>
+  );
+}
+
+/** In place of a list: the plan keeps nothing. A conversation that is open is only in this page. */
+function KeepsNothing({ isEmpty }: { isEmpty: boolean }) {
+  const words = useWords(conversations);
+  const isOpen = useRoute().page === "conversation";
+  return (
+    <>
+      <p className="quiet">{isEmpty ? words.keepsNothing : words.keptBefore}</p>
+      {isOpen && isEmpty && <p aria-current="page">{words.onlyHere}</p>}
     </>
   );
 }
