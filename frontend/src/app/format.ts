@@ -15,7 +15,7 @@ function formats(language: Language) {
   });
   const numbers = new Intl.NumberFormat(locale);
   const days = new Intl.DateTimeFormat(locale, { dateStyle: "long" });
-  const times = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" });
+  const times = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short", hourCycle: "h23" });
   const months = new Intl.DateTimeFormat(locale, { month: "long", year: "numeric" });
   return {
     /** US dollars: $1.25, or 1,25 $ US in French. At least two decimals, and as many as the amount has. */
