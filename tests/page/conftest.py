@@ -10,8 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from infra.local.stack import Stack
 from tests.conftest import Person, once_per_run
-from tests.page.kit import Watch, axe_findings, context_options, launch, signed_in, unpack_chromium
-from tests.page.sites import build, config_of, hosted
+from tests.page.kit import Watch, axe_findings, context_options, launch, storage_of, unpack_chromium
 
 TIMEOUT_MS = 20_000  # for everything that the page is about to do
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
@@ -50,16 +49,17 @@ def page_of(
 ) -> Iterator[Callable[..., Page]]:
     """Opens the page for a person who is signed in, or for a visitor: `page_of(person, "/#plans", language="fr")`.
 
-    `site` is the page's origin. Further arguments are Playwright's for a context. `page.context.new_page()` is another
-    tab. If the test fails, its folder has a picture of every tab.
+    It is frontend/dist, which the stack serves; `site` is another origin of the page. Further arguments are
+    Playwright's for a context. `page.context.new_page()` is another tab. If the test fails, its folder has a picture of
+    every tab.
     """
     contexts: list[BrowserContext] = []
 
     def open_page(
         person: Person | None = None, path: str = "/", *, language: str = "en", site: str | None = None, **options: Any
     ) -> Page:
-        site = site or request.getfixturevalue("site")
-        storage = signed_in(person, stack.info["supabase_url"], site) if person else None
+        site = site or stack.info["functions_url"]
+        storage = storage_of(person, stack.info["supabase_url"], site)
         context = chromium.new_context(**{**context_options(language, storage, site), **options})
         context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
@@ -98,19 +98,3 @@ def picture() -> Callable[[Page, str], None]:
             page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", animations="disabled")
 
     return take
-
-
-@pytest.fixture(scope="session")
-def page_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built page, one for all test processes."""
-    with once_per_run(tmp_path_factory, "page") as (folder, is_first):
-        if is_first:
-            build(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(stack: Stack, page_build: Path) -> Iterator[str]:
-    """The page on an origin of its own. Yields its URL."""
-    with hosted(page_build, config_of(stack)) as url:
-        yield url

@@ -62,9 +62,12 @@ def session_of(person: Person, supabase_url: str) -> tuple[str, str]:
     return f"sb-{project}-auth-token", json.dumps(session)
 
 
-def signed_in(person: Person, supabase_url: str, site: str) -> dict[str, Any]:
-    """The storage of a browser in which the person is signed in on the site."""
-    key, value = session_of(person, supabase_url)
+def storage_of(person: Person | None, supabase_url: str, site: str) -> dict[str, Any]:
+    """The storage of a browser in which the person is signed in on the site; without one, of a visitor who signed out.
+
+    The page of a local stack signs in those who never were here.
+    """
+    key, value = session_of(person, supabase_url) if person else ("signed-out", "1")
     return {"cookies": [], "origins": [{"origin": site, "localStorage": [{"name": key, "value": value}]}]}
 
 
@@ -118,7 +121,7 @@ class Watch:
             self.troubles.append(f"another site: {request.url}")
 
     def _on_response(self, response: Response) -> None:
-        if response.status >= 400:
+        if response.status >= 400 and not response.url.endswith("/_stack"):  # not served yet
             self._judge(response.request, response.status, str(response.status))
 
     def _on_failure(self, request: Request) -> None:

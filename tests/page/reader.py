@@ -18,9 +18,9 @@ def question_field(page: Page) -> Locator:
 
 
 def ask(page: Page, text: str) -> None:
-    """Write a question and send it."""
+    """Write a question and send it with Enter."""
     question_field(page).fill(text)
-    page.get_by_role("button", name="Send").click()
+    question_field(page).press("Enter")
 
 
 def answer(page: Page) -> Locator:
@@ -29,19 +29,20 @@ def answer(page: Page) -> Locator:
 
 
 def begun(page: Page) -> None:
-    """Wait until the answer has its first words."""
-    expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"))
+    """Wait until the answer has its first words, and more are to come."""
+    expect(answer(page).locator(".text")).to_contain_text(re.compile(r"\w+ \w+"))
+    expect(answer(page)).to_have_attribute("aria-busy", "true")
 
 
 def ready(page: Page) -> None:
     """Wait until the answer has ended, and the next question can be asked."""
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    expect(answer(page)).not_to_have_attribute("aria-busy", "true")
 
 
 def refusal(page: Page) -> Locator:
     """The card that says why the question was refused."""
-    return page.get_by_role("main").get_by_role("alert")
+    return page.get_by_role("region", name="Not answered")
 
 
 def meter(page: Page) -> Locator:
