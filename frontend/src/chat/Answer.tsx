@@ -1,39 +1,70 @@
-// An answer: its text, how it ended, and what can be done with it.
+// An answer: what was looked up for it, its text, its sources, how it ended, and what can be done with it.
 
-import type { ChatMessage } from "../../lib/index.ts";
+import { lazy, Suspense, useMemo, useRef } from "react";
+import type { ChatMessage, Metadata } from "../../lib/index.ts";
 import { Feedback } from "../account/Feedback.tsx";
 import { Why } from "../account/Why.tsx";
 import { Copy } from "../app/Copy.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
 import { languageOf } from "./languageOf.ts";
-import { Markdown } from "./Markdown.tsx";
-import { textOf } from "./messages.ts";
+import { Markdown, SourceNumbers } from "./Markdown.tsx";
+import { sourcesOf, textOf } from "./messages.ts";
+import { Sources } from "./Sources.tsx";
+import { ToolCall } from "./ToolCall.tsx";
+import { callsOf, isFields } from "./tools.ts";
+
+const Votes = lazy(() => import("./Votes.tsx"));
 
 type Props = { message: ChatMessage; isGrowing: boolean; onRegenerate?: () => void };
 
 export function Answer({ message, isGrowing, onRegenerate }: Props) {
   const words = useWords(texts);
+  const element = useRef<HTMLLIElement>(null);
   const text = textOf(message);
+  const calls = callsOf(message);
+  const sources = sourcesOf(message);
+  const urls = sources.map(({ url }) => url).join(" ");
+  const numbers = useMemo(() => new Map(urls.split(" ").map((url, at) => [url, at + 1])), [urls]);
+  const hasVotes = calls.some(({ output }) => isFields(output) && (output.parties || output.votes));
+  const { metadata } = message;
   return (
-    <li className="answer" data-role="assistant" aria-busy={isGrowing || undefined}>
+    <li className="answer" data-role="assistant" ref={element} aria-busy={isGrowing || undefined}>
       <span className="hidden">{words.answer}</span>
+      {calls.length > 0 && (
+        <ul className="tools">
+          {calls.map((call) => (
+            <ToolCall key={call.id} call={call} isGrowing={isGrowing} />
+          ))}
+        </ul>
+      )}
+      {hasVotes && (
+        <Suspense>
+          <Votes calls={calls} />
+        </Suspense>
+      )}
       <div className="text" lang={languageOf(text)}>
-        {message.parts.map((part, at) =>
-          part.type === "text" ? <Markdown key={at} text={part.text} isGrowing={isGrowing} /> : null,
-        )}
+        <SourceNumbers value={numbers}>
+          {message.parts.map((part, at) =>
+            part.type === "text" ? <Markdown key={at} text={part.text} isGrowing={isGrowing} /> : null,
+          )}
+        </SourceNumbers>
       </div>
-      <Ending message={message} isGrowing={isGrowing} />
-      {!isGrowing && message.metadata && (
+      {!isGrowing && <Ending metadata={metadata} />}
+      <Sources sources={sources} answer={element} isGrowing={isGrowing} />
+      {!isGrowing && metadata && (
         <div className="actions">
-          <Copy text={text} label={words.copy} />
+          <Copy
+            text={[text, ...sources.map((one, at) => `${at + 1}. ${one.title} ${one.url}`)].join("\n")}
+            label={words.copy}
+          />
           {onRegenerate && (
             <button type="button" className="plain" onClick={onRegenerate}>
               {words.regenerate}
             </button>
           )}
-          {message.metadata.persisted && <Feedback messageId={message.id} />}
-          <Why metadata={message.metadata} />
+          {metadata.persisted && <Feedback messageId={message.id} />}
+          <Why metadata={metadata} />
         </div>
       )}
     </li>
@@ -41,22 +72,23 @@ export function Answer({ message, isGrowing, onRegenerate }: Props) {
 }
 
 /** How the answer ended, if it is not complete. */
-function Ending({ message: { metadata }, isGrowing }: { message: ChatMessage; isGrowing: boolean }) {
+function Ending({ metadata }: { metadata: Metadata | undefined }) {
   const words = useWords(texts);
-  if (isGrowing || !metadata) return null;
-  const line = metadata.error
-    ? words.failed
-    : metadata.outcome === "lost"
-      ? words.lost
-      : ENDINGS[metadata.finish_reason ?? "stop"];
-  const text = line && (line in words ? words[line as keyof typeof words] : line);
-  return text ? <p className="ending">{text as string}</p> : null;
+  if (!metadata) return null;
+  const reason = metadata.error ? "failed" : (metadata.outcome ?? metadata.finish_reason ?? "stop");
+  const ending = ENDINGS[reason];
+  return ending ? (
+    <p className="ending" data-ending={ending}>
+      {words[ending]}
+    </p>
+  ) : null;
 }
 
-const ENDINGS: Record<string, "stopped" | "cut" | "refused" | "limited" | null> = {
-  stop: null,
+const ENDINGS: Record<string, "stopped" | "cut" | "refused" | "limited" | "failed" | "lost" | undefined> = {
   stopped: "stopped",
   length: "cut",
   "content-filter": "refused",
   limit: "limited",
+  failed: "failed",
+  lost: "lost",
 };

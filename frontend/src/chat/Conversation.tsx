@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "react";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
+import { Announcer } from "./Announcer.tsx";
 import { Composer } from "./Composer.tsx";
 import { MessageList } from "./MessageList.tsx";
 import { textOf } from "./messages.ts";
@@ -65,6 +66,7 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
             <p className="quiet">{conversation.keepsHistory === false ? words.keepsNothing : words.missing}</p>
           )}
           {isEmpty && <p className="intro">{words.intro}</p>}
+          <Announcer message={messages.at(-1)} isGrowing={isActive || link.isCut} />
           <MessageList conversation={conversation} onEdit={edit} onDismiss={dismiss} />
         </div>
       </div>

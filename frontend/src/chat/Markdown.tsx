@@ -1,8 +1,11 @@
 // Markdown as React elements, from marked's tokens: no HTML of a model is ever parsed.
 
 import { lexer, type Token, type Tokens } from "marked";
-import { memo, type ReactNode, useMemo } from "react";
+import { createContext, memo, type ReactNode, useContext, useMemo } from "react";
 import { stable } from "./stable.ts";
+
+/** The numbers of the sources by their addresses: links to them have these. */
+export const SourceNumbers = createContext<ReadonlyMap<string, number>>(new Map());
 
 type Props = { text: string; isGrowing: boolean };
 
@@ -114,14 +117,30 @@ function inline(tokens: Token[] | undefined): ReactNode {
 }
 
 function Link({ link }: { link: Tokens.Link }) {
+  const number = useContext(SourceNumbers).get(link.href);
   const content = inline(link.tokens);
-  return isWebAddress(link.href) ? (
+  if (!isWebAddress(link.href)) return content;
+  return (
     <a href={link.href} target="_blank" rel="noopener">
       {content}
+      {number && <sup aria-hidden="true">{number}</sup>}
     </a>
-  ) : (
-    content
   );
+}
+
+/** The text of tokens without markup. */
+export function plainText(tokens: Token[]): string {
+  return tokens
+    .map((token) => {
+      if (token.type === "list") return (token as Tokens.List).items.map((item) => plainText(item.tokens)).join("\n");
+      if (token.type === "table") {
+        const { header, rows } = token as Tokens.Table;
+        return [header, ...rows].map((row) => row.map((cell) => plainText(cell.tokens)).join(", ")).join("\n");
+      }
+      if ("tokens" in token && token.tokens) return plainText(token.tokens);
+      return "text" in token ? unescaped(token.text) : "";
+    })
+    .join("");
 }
 
 /** Whether a link leads to a page, and not to a script or a file. */

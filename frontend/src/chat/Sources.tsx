@@ -1,0 +1,47 @@
+// The pages that an answer is based on. A source marks the sentences that link to it.
+
+import { type RefObject, useState } from "react";
+import { chat as texts } from "../words/chat.ts";
+import { useWords } from "../words/words.ts";
+import { isWebAddress } from "./Markdown.tsx";
+import type { Source } from "./messages.ts";
+import { markSentences, unmark } from "./sentences.ts";
+
+const FIRST = 5;
+
+type Props = { sources: Source[]; answer: RefObject<HTMLElement | null>; isGrowing: boolean };
+
+export function Sources({ sources, answer, isGrowing }: Props) {
+  const words = useWords(texts);
+  const [isAll, setAll] = useState(false);
+  const shown = isAll ? sources : sources.slice(0, FIRST);
+  if (sources.length === 0) return null;
+  return (
+    <section className="sources" data-reserved={isGrowing || undefined} aria-label={words.sources}>
+      <ol>
+        {shown.map((source) => (
+          <li key={source.sourceId}>
+            {isWebAddress(source.url) && (
+              <a
+                href={source.url}
+                target="_blank"
+                rel="noopener"
+                onMouseEnter={() => markSentences(answer.current, source.url)}
+                onMouseLeave={unmark}
+                onFocus={() => markSentences(answer.current, source.url)}
+                onBlur={unmark}
+              >
+                <span className="site">{new URL(source.url).hostname.replace(/^www\./, "")}</span> {source.title}
+              </a>
+            )}
+          </li>
+        ))}
+      </ol>
+      {sources.length > shown.length && (
+        <button type="button" className="plain" onClick={() => setAll(true)}>
+          {words.allSources(sources.length)}
+        </button>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,43 @@
+// A call of a tool, as one line that opens: what was asked, and what was found.
+
+import { lazy, Suspense, useId, useState } from "react";
+import { app } from "../words/app.ts";
+import { tools } from "../words/chat_tools.ts";
+import { useWords } from "../words/words.ts";
+import { type Call, countOf, useSubject } from "./tools.ts";
+
+const ToolDetails = lazy(() => import("./ToolDetails.tsx"));
+
+export function ToolCall({ call, isGrowing }: { call: Call; isGrowing: boolean }) {
+  const words = useWords(tools);
+  const { loading } = useWords(app);
+  const subject = useSubject()(call);
+  const [isOpen, setOpen] = useState(false);
+  const details = useId();
+  return (
+    <li className="tool">
+      <button
+        type="button"
+        className="plain"
+        aria-expanded={isOpen}
+        aria-controls={details}
+        onClick={() => setOpen(!isOpen)}
+      >
+        {words.lookedUp(subject)} · {found()}
+      </button>
+      <div id={details} hidden={!isOpen}>
+        {isOpen && (
+          <Suspense fallback={<p className="quiet">{loading}</p>}>
+            <ToolDetails call={call} />
+          </Suspense>
+        )}
+      </div>
+    </li>
+  );
+
+  function found(): string {
+    if (call.output === null) return call.isRunning && isGrowing ? words.running : words.failed;
+    const { shown, all } = countOf(call.output);
+    return all > shown ? words.resultsOf(shown, all) : words.results(shown);
+  }
+}
