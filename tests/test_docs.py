@@ -64,25 +64,24 @@ def test_links_inside_the_repository_resolve(page: Path) -> None:
     assert broken == []
 
 
-# Names of AWS, of the AI SDK and of tracing.
+# Names of AWS and of the AI SDK.
 FOREIGN = {
     "AsyncEventsDropped",
     "Errors",
     "InvocationDroppedCount",
-    "baggage",
     "prepareReconnectToStreamRequest",
-    "traceparent",
     "useChat",
 }
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*(?:\(\))?")
 PATH = re.compile(r"(?:\.?[A-Za-z0-9_-]+/)+[A-Za-z0-9_.-]*|[A-Za-z0-9_-]+\.(?:py|md|sql|toml|yml|json|mjs|txt)")
 FOLDERS = (ROOT, ROOT / "functions", ROOT / "functions/chat", ROOT / "frontend/example")
-# Made by commands, and the files that the templates of CONVENTIONS.md would be.
+# Made by commands, a file of an empty Vite project, and the files that the templates of CONVENTIONS.md would be.
 ABSENT = (
     ".build/peers",
     ".local/stack.json",
     "frontend/dist",
     "public/config.json",
+    "src/index.css",
     "sql/schemas/24_bookmarks.sql",
     "functions/chat/tools/list_ridings.py",
 )

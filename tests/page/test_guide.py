@@ -20,7 +20,7 @@ from tests.sql.metering import Db
 
 EXAMPLE = ROOT / "frontend/example/src"
 GUIDE = (ROOT / "docs/frontend.md").read_text(encoding="utf-8")
-SITE = "http://localhost:3000"  # answered by the test: nothing listens there
+SITE = "http://localhost:5173"  # answered by the test: nothing listens there
 COPIED = {"words.ts"}  # the guide does not print it
 
 

@@ -90,7 +90,13 @@ function Message({ message: { role, parts, metadata } }: { message: ChatMessage 
   return (
     <article data-role={role}>
       {parts.map((part, at) => {
-        if (part.type === "text") return <p key={at}>{part.text}</p>;
+        // Markdown, here as plain text.
+        if (part.type === "text")
+          return (
+            <p key={at} style={{ whiteSpace: "pre-wrap" }}>
+              {part.text}
+            </p>
+          );
         if (part.type.startsWith("tool-")) return <small key={at}>{part.type.slice("tool-".length)} </small>;
         return null;
       })}
