@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
-
 from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
@@ -17,14 +15,8 @@ from functions.maintenance.imports.lobbying import LobbyingImport
 IMPORT_S = 20.0  # it takes half a second
 
 
-def import_sample(db_url: str, variables: Mapping[str, str], parliament_url: str) -> None:
-    """Import the sample into a new database. One that has imported data already stays as it is.
-
-    Raises ImportFailed, Unavailable, and TimeoutError after IMPORT_S.
-    """
-    with psycopg.connect(db_url) as database:
-        if database.execute("select from public.import_states where finished_at is not null").fetchone():
-            return
+def import_sample(variables: Mapping[str, str], parliament_url: str) -> None:
+    """Import the sample. Raises ImportFailed, Unavailable, and TimeoutError after IMPORT_S."""
     job = _import(load(SupabaseSettings, variables), parliament_url)
     try:
         asyncio.get_running_loop()

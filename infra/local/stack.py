@@ -163,12 +163,16 @@ class Stack:
         self._write_info()
 
     def _import_sample(self, variables: Mapping[str, str], parliament_url: str) -> None:
+        """Imports the sample of expenses and lobbying into a database that has imported nothing yet."""
+        with psycopg.connect(self.postgres.url()) as database:
+            if database.execute("select from public.import_states where finished_at is not null").fetchone():
+                return  # before the imports below, which take a quarter of a second
         from functions.common.errors import AppError  # only a launcher needs the jobs
         from functions.maintenance.imports.errors import ImportFailed
         from infra.local.imports import import_sample
 
         try:
-            import_sample(self.postgres.url(), variables, parliament_url)
+            import_sample(variables, parliament_url)
         except (AppError, ImportFailed, TimeoutError) as error:
             self.notes.append(f"The sample of expenses and lobbying is missing: {error or 'it took too long.'}")
 
