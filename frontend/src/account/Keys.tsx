@@ -18,14 +18,13 @@ export default function Keys() {
   const words = useWords(texts);
   const { loading } = useWords(app);
   const { api } = useServices();
-  const { usage, refresh } = useAccount();
+  const { usage } = useAccount();
   const stored = useRead(useCallback((signal) => api.call("GET /keys", { signal }), [api]));
   const isAllowed = usage?.byok.allowed;
 
-  async function changed() {
+  function changed() {
     stored.again();
-    await refresh();
-    announceChange("account", { here: false });
+    announceChange("account");
   }
 
   const keyOf = (provider: Provider) => stored.value?.keys.find((key) => key.provider === provider) ?? null;
@@ -45,7 +44,7 @@ export default function Keys() {
         PROVIDERS.map((provider) => {
           const key = keyOf(provider);
           if (!key && !isAllowed) return null;
-          return <ProviderKey key={provider} provider={provider} stored={key} onChanged={() => void changed()} />;
+          return <ProviderKey key={provider} provider={provider} stored={key} onChanged={changed} />;
         })}
     </div>
   );

@@ -67,13 +67,13 @@ export function Overage({ overage }: { overage: OverageSettings }) {
           {isWrong && words.limitWrong}
         </p>
       </form>
+      <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />
       <button type="button" disabled={task.isBusy} onClick={() => void save({ allow_overages: !overage.allowed })}>
         {overage.allowed ? words.overageOff : words.overageOn}
       </button>
       <p role="status">
         {isSaved && (overage.allowed ? words.savedOn(format.money(overage.limit_usd ?? 0)) : words.savedOff)}
       </p>
-      <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />
     </section>
   );
 }

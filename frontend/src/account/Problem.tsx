@@ -1,16 +1,19 @@
 // Why a request failed, and the one way on.
 
 import type { PageError } from "../../lib/index.ts";
+import { fields as texts } from "../words/account_dialogs.ts";
+import { useWords } from "../words/words.ts";
 import { ActionButton } from "./ActionButton.tsx";
 
 type Props = { error: PageError | null; onAgain?: () => void; onDismiss?: () => void };
 
 export function Problem({ error, onAgain, onDismiss }: Props) {
+  const words = useWords(texts);
   if (!error) return null;
-  const fields = error.fields?.map(({ message }) => message).join(" ");
+  const field = error.fields?.[0]?.field;
   return (
     <div className="problem" role="alert">
-      <p>{fields || error.message}</p>
+      <p>{field !== undefined && field in words ? words[field as keyof typeof words] : error.message}</p>
       <ActionButton error={error} onDone={onAgain} onDismiss={onDismiss} />
     </div>
   );

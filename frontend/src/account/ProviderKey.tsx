@@ -1,6 +1,6 @@
 // The key of one provider: its state, and the commands for it.
 
-import { type FormEvent, useState } from "react";
+import { type FormEvent, useRef, useState } from "react";
 import type { KeyInfo } from "../../lib/index.ts";
 import { useFormats } from "../app/format.ts";
 import { useServices } from "../app/services.tsx";
@@ -20,11 +20,18 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
   const [said, setSaid] = useState<"checked" | "deleted" | "stored" | null>(null);
   const task = useTask();
   const name = PROVIDER_NAMES[provider];
+  const section = useRef<HTMLElement>(null);
+  // In this dialog already: another key is entered above.
+  const problem = task.error?.action === "reconnect_key" ? { ...task.error, action: "none" as const } : task.error;
+
+  /** Moves the focus to an element, where the button that had it is gone. */
+  const focus = (selector: string) => setTimeout(() => section.current?.querySelector<HTMLElement>(selector)?.focus());
 
   async function run(done: typeof said, request: () => Promise<unknown>) {
     setSaid(null);
     setDeleting(false);
     if (await task.run(request)) setSaid(done);
+    if (done === "deleted") focus("input");
     onChanged(); // also after a failure: a check that fails changes the state
   }
 
@@ -38,7 +45,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
   }
 
   return (
-    <section aria-label={name}>
+    <section aria-label={name} ref={section}>
       <h3>{name}</h3>
       {stored && (
         <>
@@ -71,12 +78,18 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
                 >
                   {words.confirmDelete}
                 </button>
-                <button type="button" onClick={() => setDeleting(false)}>
+                <button
+                  type="button"
+                  onClick={() => {
+                    setDeleting(false);
+                    focus(".delete");
+                  }}
+                >
                   {words.keep}
                 </button>
               </>
             ) : (
-              <button type="button" disabled={task.isBusy} onClick={() => setDeleting(true)}>
+              <button type="button" className="delete" disabled={task.isBusy} onClick={() => setDeleting(true)}>
                 {words.delete}
                 <span className="hidden"> ({name})</span>
               </button>
@@ -95,7 +108,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
         </button>
       </form>
       <p role="status">{task.isBusy ? words.busy : said && words[said]}</p>
-      <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />
+      <Problem error={problem} onDismiss={task.clear} onAgain={task.clear} />
     </section>
   );
 }

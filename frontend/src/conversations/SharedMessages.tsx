@@ -1,9 +1,13 @@
 // The messages of a shared conversation: texts and sources.
 
 import type { ChatMessage } from "../../lib/index.ts";
+import { languageOf } from "../chat/languageOf.ts";
+import { Markdown } from "../chat/Markdown.tsx";
+import { textOf } from "../chat/messages.ts";
 import { chat } from "../words/chat.ts";
 import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
+import "../chat/chat.css";
 
 export function SharedMessages({ messages }: { messages: ChatMessage[] }) {
   const words = useWords(chat);
@@ -12,12 +16,14 @@ export function SharedMessages({ messages }: { messages: ChatMessage[] }) {
     <ol className="messages">
       {messages.map((message) => {
         const links = message.parts.filter((part) => part.type === "source-url");
+        const text = textOf(message);
+        const isQuestion = message.role === "user";
         return (
-          <li key={message.id} data-role={message.role}>
-            <h2 className="hidden">{message.role === "user" ? words.you : words.answer}</h2>
-            {message.parts.map((part, at) =>
-              part.type === "text" ? <p key={`${message.id}-${at}`}>{part.text}</p> : null,
-            )}
+          <li key={message.id} className={isQuestion ? "question" : "answer"} data-role={message.role}>
+            <h2 className="hidden">{isQuestion ? words.you : words.answer}</h2>
+            <div className="text" lang={languageOf(text)}>
+              {isQuestion ? <p>{text}</p> : <Markdown text={text} isGrowing={false} />}
+            </div>
             {links.length > 0 && (
               <ol aria-label={sources}>
                 {links.map((link) => (

@@ -34,7 +34,7 @@ export const meter = words(
     opens: "Opens your plan and payments",
   },
   {
-    free: (left: number, limit: number) => `${left} question${pl(left)} gratuite${pl(left)} sur ${limit}`,
+    free: (left: number, limit: number) => `Il reste ${left} question${pl(left)} gratuite${pl(left)} sur ${limit}`,
     daily: (left: number, limit: number) => `Il reste ${left} sur ${limit} aujourd’hui`,
     back: (time: string) => `retour dans ${time}`,
     credits: (n: number, shown: string) => `${shown} crédit${pl(n)}`,
@@ -111,13 +111,15 @@ export const notices = words(
     region: "Notices",
     hide: "Hide",
     pastDue: (day: string) => `Your payment of ${day} failed. Pay the open invoice to keep your plan.`,
-    unreadable: "Your plan could not be read.",
+    keyRejected: (name: string, hint: string) =>
+      `${name} no longer accepts your key ${hint}, so your plan pays for your questions.`,
   },
   {
     region: "Avis",
     hide: "Masquer",
     pastDue: (day: string) => `Votre paiement du ${day} a échoué. Payez la facture ouverte pour garder votre forfait.`,
-    unreadable: "Votre forfait n’a pas pu être lu.",
+    keyRejected: (name: string, hint: string) =>
+      `${name} n’accepte plus votre clé ${hint}; votre forfait paie donc vos questions.`,
   },
 );
 

@@ -129,6 +129,20 @@ export const plans = {
   fr: { ...texts.fr, names: names.fr as Record<Tier, string> },
 };
 
+/** What is wrong with a field of a request: the server's texts name the field, not what the page calls it. */
+export const fields = words(
+  {
+    confirm: "This is not the e-mail address of your account.",
+    api_key: "This cannot be a key: it needs at least 16 characters, without spaces.",
+    overage_limit_usd: "The limit must be between $0 and $10,000.",
+  },
+  {
+    confirm: "Ce n’est pas l’adresse courriel de votre compte.",
+    api_key: "Ceci ne peut pas être une clé : il faut au moins 16 caractères, sans espaces.",
+    overage_limit_usd: "La limite doit être entre 0 $ et 10 000 $.",
+  },
+);
+
 export const keys = words(
   {
     intro: "With your own key, your questions are unlimited, and the provider bills them to your account there.",
