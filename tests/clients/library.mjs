@@ -109,7 +109,7 @@ const pages = {
   async failed() {
     const { page, client, sent, seen } = open("failed");
     await page.sendMessage({ text: `Fail in the middle ${page.id} [fault:first-only drop]` });
-    const first = seen();
+    const first = { ...seen(), stored: readError(page.lastMessage.metadata.error, "fr") };
     await page.regenerate();
     return { first, ...seen(), sent: sent(), usage: await client.call("GET /usage") };
   },

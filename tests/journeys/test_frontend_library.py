@@ -104,6 +104,8 @@ def test_a_failure_in_the_middle_has_its_reason(pages: Json) -> None:
     assert problem["message"].endswith(".")
     assert problem["request_id"] == answer["metadata"]["request_id"]
     assert answer["metadata"]["error"] == {name: problem[name] for name in ("code", "reason_code", "action")}
+    assert (first["stored"]["reason_code"], first["stored"]["action"]) == ("provider_error", "wait")
+    assert first["stored"]["message"].startswith("La réponse")
     assert pages["failed"]["status"] == "ready"
     assert "Fail in the middle" in text_of(pages["failed"]["messages"][-1])
     assert pages["failed"]["usage"]["included"]["used"] == 1
