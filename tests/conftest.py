@@ -148,6 +148,7 @@ def once_per_run(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterato
 
 
 TEMPLATE = "migrated"
+ENVIRON = {**ENCRYPTION, "FUNCTION_ORIGINS": "separate"}  # also each function on an origin of its own
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +157,7 @@ def stopped_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     migration."""
     with once_per_run(tmp_path_factory, "stopped-stack") as (folder, is_first):
         if is_first:
-            with running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack:
+            with running(Config(folder, offset=free_offset(), durable=False, environ=ENVIRON)) as stack:
                 create_template(stack)
     return folder
 
@@ -180,7 +181,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     with cluster_folder(tmp_path_factory) as folder:
         if is_copy:
             copy_stack(request.getfixturevalue("stopped_stack"), folder)
-        with running(Config(folder, offset=free_offset(), durable=False, environ=ENCRYPTION)) as stack:
+        with running(Config(folder, offset=free_offset(), durable=False, environ=ENVIRON)) as stack:
             if not is_copy:
                 create_template(stack)
             yield stack

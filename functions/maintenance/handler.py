@@ -28,6 +28,7 @@ class Context:
     progress: ReportLine
     options: Mapping[str, Any]
     deadline: float | None  # the time.monotonic() by which the job must have ended; None: no such time
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ async def _retry_events(context: Context) -> Mapping[str, object]:
     from functions.maintenance.retry_events import retry_events
 
     async with account(context.environment) as stripe:
-        return await retry_events(context.database, stripe, datetime.now(UTC), context.progress)
+        return await retry_events(context.database, stripe, context.now, context.progress)
 
 
 async def _reconcile(context: Context) -> Mapping[str, object]:
@@ -94,14 +95,14 @@ async def _reconcile(context: Context) -> Mapping[str, object]:
 
     fix = bool(context.options.get("fix"))
     async with account(context.environment) as stripe:
-        return await reconcile(context.database, stripe, datetime.now(UTC), context.progress, fix=fix)
+        return await reconcile(context.database, stripe, context.now, context.progress, fix=fix)
 
 
 async def _margin_report(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
     from functions.maintenance.margin_report import margin_report, month_before
 
-    month = context.options.get("month") or month_before(datetime.now(UTC).date())
+    month = context.options.get("month") or month_before(context.now.date())
     async with account(context.environment) as stripe:
         return await margin_report(context.database, stripe, month)
 
@@ -225,9 +226,13 @@ JOBS: Mapping[str, Job] = {
 
 
 async def run_job(
-    name: str, progress: ReportLine, options: Mapping[str, Any], deadline: float | None = None
+    name: str,
+    progress: ReportLine,
+    options: Mapping[str, Any],
+    deadline: float | None = None,
+    now: datetime | None = None,
 ) -> JobResult:
-    """Run a job, until `deadline` of time.monotonic() if it can continue later.
+    """Run a job, until `deadline` of time.monotonic() if it can continue later. `now`: a local stack's moved clock.
 
     Raises KeyError for an unknown name, SettingsError, and what the job raises.
     """
@@ -235,7 +240,8 @@ async def run_job(
     environment = read_environment()
     database = Database(load(SupabaseSettings, environment), Observer("maintenance"), ThreadTransport())
     try:
-        counts = dict(await job.run(Context(database, environment, progress, options, deadline)))
+        context = Context(database, environment, progress, options, deadline, now or datetime.now(UTC))
+        counts = dict(await job.run(context))
     finally:
         await database.close()
     report = counts.pop("report", None)

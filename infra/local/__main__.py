@@ -34,8 +34,8 @@ def run(config: Config) -> None:
     with running(config) as stack:
         for note in stack.notes:
             print(f"note: {note}")
-        for what, where in stack.places():
-            print(f"  {what:<28} {where}")
+        for place in stack.places():
+            print(f"  {place.name:<28} {place.url}")
         print(
             f"ready in {time.monotonic() - started:.1f} s: open {stack.info['functions_url']}; Ctrl-C stops it",
             flush=True,

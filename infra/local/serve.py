@@ -26,14 +26,8 @@ from functions.common.settings import SettingsError
 from functions.common.web import without_trailing_slash
 from infra.local import page
 
-# The module of each deployed function with `create()`, which returns its app.
-FUNCTIONS = (
-    "functions.chat.handler",
-    "functions.keys.handler",
-    "functions.checkout.handler",
-    "functions.account.handler",
-    "functions.webhooks.handler",
-)
+# The deployed functions that serve HTTP. `create()` of the module `handler` returns the app.
+FUNCTIONS = ("chat", "keys", "checkout", "account", "webhooks")
 # As in serverless.yml. Tracing: Sentry's and W3C's headers.
 TRACING = ("sentry-trace", "baggage", "traceparent", "tracestate")
 ALLOWED_HEADERS = ("authorization", "content-type", "accept", "x-client-info", "mcp-protocol-version", *TRACING)
@@ -83,6 +77,11 @@ def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
         return apps[-1]
 
     return choose
+
+
+def always(app: Starlette) -> Callable[[Scope], Starlette | None]:
+    """Chooses the same app for every request."""
+    return lambda _: app
 
 
 def by_port(apps: Mapping[int, Starlette]) -> Callable[[Scope], Starlette | None]:
@@ -151,17 +150,29 @@ def standins() -> None:
 
 
 def functions() -> None:
-    """Serves every deployed function, and the page."""
+    """Serves the page and every deployed function on one origin and, if asked to, also each on one of its own."""
+    from infra.local.developer import Developer, Settings, Watched
+
     gc.disable()  # the imports create lasting objects only; collecting among them takes a fifth of the start
-    apps = [
-        *(importlib.import_module(name).create() for name in FUNCTIONS),
-        page.create_app(json.loads(os.environ["PAGE_CONFIG"])),
-    ]
+    deployed = {name: importlib.import_module(f"functions.{name}.handler").create() for name in FUNCTIONS}
     for name in ON_DEMAND:
         importlib.import_module(name)
     gc.enable()
+    developer = Developer(Settings(**json.loads(os.environ["DEVELOPER"])))
+    panel = developer.create_app()
+    together = [panel, *deployed.values(), page.create_app(json.loads(os.environ["PAGE_CONFIG"]))]
+    apps = [*together]
+    choices = {int(os.environ["FUNCTIONS_PORT"]): by_route(together)}
+    if os.environ.get("SEPARATE_PORTS"):
+        ports: dict[str, int] = json.loads(os.environ["SEPARATE_PORTS"])
+        apart = [panel, page.create_app(json.loads(os.environ["SEPARATE_CONFIG"]))]
+        apps.append(apart[-1])
+        choices |= {
+            ports.pop("page"): by_route(apart),
+            **{port: always(deployed[name]) for name, port in ports.items()},
+        }
     served = CORSMiddleware(
-        Apps(apps, by_route(apps)),
+        Watched(Apps(apps, lambda scope: choices[scope["server"][1]](scope)), developer),
         allow_origins=[origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
         allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
@@ -169,7 +180,7 @@ def functions() -> None:
         expose_headers=["x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"],
         max_age=3600,
     )
-    serve(served, [int(os.environ["FUNCTIONS_PORT"])])
+    serve(served, list(choices))
 
 
 if __name__ == "__main__":

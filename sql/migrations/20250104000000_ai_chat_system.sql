@@ -1055,7 +1055,7 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   -- The grace period of seven days starts here, for every way in which the status changes.
-  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, now()) end;
+  new.past_due_since := case when new.status = 'past_due' then coalesce(new.past_due_since, private.clock()) end;
   if (new.current_period_start is null) <> (new.current_period_end is null)
      or new.current_period_end <= new.current_period_start then
     raise check_violation using message = 'A billing period must end after it starts.';

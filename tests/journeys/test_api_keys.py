@@ -49,10 +49,10 @@ def running_functions(
     keys = {"SUPABASE_ANON_KEY": public, "SUPABASE_SERVICE_ROLE_KEY": secret}
     port = free_port()
     env = {**environment(stack, billing.fake.url), **chat_environment(stack), **keys}
-    process = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FUNCTIONS_PORT": str(port), "PAGE_LINES": ""}
+    process = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FUNCTIONS_PORT": str(port)}
     arguments = [sys.executable, "-m", "infra.local.serve", "functions"]
     with locked(folder) as lock, Processes(folder, lock) as processes:
-        child = processes.start("functions", arguments, env=env | process)
+        child = processes.start("functions", arguments, env={**env, **stack.page_variables(), **process})
         url = f"http://127.0.0.1:{port}"
         child.wait_until(lambda: answers(f"{url}/health"))
         with httpx.Client(base_url=url, timeout=30) as http:

@@ -38,7 +38,7 @@ from tests.local.launcher_kit import (
 )
 
 KEYS = """supabase_url anon_key service_role_key db_url functions_url stripe_url model_url parliament_url
-stripe_webhook_secret stripe_secret_key publishable_key secret_key users"""
+stripe_webhook_secret stripe_secret_key publishable_key secret_key users page_url function_urls"""
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +201,10 @@ def test_either_stripe_variable_replaces_the_stand_in(tmp_path: Path, name: str)
     """The printed address is the configured one, or Stripe's where only the key is set."""
     value, processes = "https://stripe.example", cast("Processes", None)
     where = {"STRIPE_SECRET_KEY": "https://api.stripe.com", "STRIPE_API_BASE": value}[name]
-    theirs = Stack(Config(tmp_path, environ={name: value}), processes).places()
-    assert ("Stripe (yours)", where) in theirs
-    ours = Stack(Config(tmp_path, environ={name: ""}), processes).places()
-    assert ("Stripe, a stand-in", f"http://127.0.0.1:{STRIPE}") in ours
+    theirs = {place.name: place.url for place in Stack(Config(tmp_path, environ={name: value}), processes).places()}
+    assert theirs["Stripe (yours)"] == where
+    ours = {place.name: place.url for place in Stack(Config(tmp_path, environ={name: ""}), processes).places()}
+    assert ours["Stripe, a stand-in"] == f"http://127.0.0.1:{STRIPE}"
 
 
 def test_with_a_real_stripe_seeded_users_have_no_stripe_ids(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -28,15 +31,24 @@ from tests.local.launcher_kit import DEADLINE_S, RUN, TIERS, launched, paying_us
 
 READY = (".venv/.ready", "infra/local/node_modules/.ready", "frontend/dist/index.html")
 MAKE = ("make", "--no-print-directory", *(f"--old-file={file}" for file in READY), "run")
+DAY = 86_400
 CHAINS = 12 if os.environ.get("PROVE") else 1  # of five kills each
 SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else [secrets.randbelow(2**32) for _ in range(CHAINS)]
 
 
+def clocks(info: Mapping[str, Any]) -> tuple[int, int]:
+    """By how many seconds the database's clock and Stripe's are ahead, in whole minutes."""
+    ahead = httpx.get(f"{info['functions_url']}/_stack").json()["clock"]["offset_s"]
+    stripe_ahead = httpx.get(f"{info['stripe_url']}/_clock").json()["now"] - time.time()
+    return round(ahead / 60) * 60, round(stripe_ahead / 60) * 60
+
+
 def test_ctrl_c_stops_everything_and_reset_deletes_the_data(stopped_stack: Path, tmp_path: Path) -> None:
-    """After Ctrl-C no process and no stack.json remain; the next start has the same rows, users and subscriptions."""
+    """After Ctrl-C no process and no stack.json remain; the next start has the same rows, users and subscriptions, and
+    its clocks where they were."""
     folder, offset = copy_stack(stopped_stack, tmp_path / "stack"), free_offset()
     ids = []
-    for expected in ([], [("kept",)]):
+    for expected, days in (([], 0), ([("kept",)], 1)):
         with launched(folder, offset) as running:
             info = running.ready()
             assert len(processes_of(folder)) > 5
@@ -47,6 +59,9 @@ def test_ctrl_c_stops_everything_and_reset_deletes_the_data(stopped_stack: Path,
                     (info["users"]["pro"]["id"],),
                 )
             ids.append([[user["id"] for user in info["users"].values()], paying_users(info)])
+            assert clocks(info) == (days * DAY, days * DAY)
+            move = httpx.post(f"{info['functions_url']}/_stack/clock", json={"days": 1}, timeout=DEADLINE_S)
+            assert move.status_code == 200, move.text
             assert running.end() == 0
             assert running.printed.endswith("\nstopped\n")
         assert not (folder / "stack.json").exists()

@@ -7,7 +7,7 @@ written from their results, otherwise it quotes its question; it always states t
 The last user message may contain directives: `[tool:NAME {"json": "arguments"}]` calls a tool once, `[tool-loop:NAME
 {}]` calls it again after every result, and `[fault:NAME]` makes the reply fail (see FAULTS). Without a directive, a
 postal code, a bill's number or a few words call the tool that `choose_tool` returns. `GET /_requests` returns the
-requests received.
+requests received. `POST /_fault` applies a directive to every request until it is replaced.
 """
 
 from infra.local.model.faults import FAULTS

@@ -1,6 +1,7 @@
 """The script language of faults: `[fault:NAME parameters]` in a question makes its reply fail."""
 
 import re
+from collections.abc import Sequence
 
 from infra.local.model.errors import Refused
 from infra.local.model.prompt import Prompt
@@ -43,10 +44,13 @@ class Faults(dict[str, list[str]]):
     """The faults that apply to one request, with their parameters."""
 
     @classmethod
-    def read(cls, prompt: Prompt, first: bool, provider: str) -> "Faults":
-        """The faults of the question whose conditions hold. Raises ValueError for an unknown name."""
+    def read(cls, prompt: Prompt, first: bool, provider: str, more: Sequence[str] = ()) -> "Faults":
+        """The faults of the question, and of `more` directives, whose conditions hold.
+
+        Raises ValueError for an unknown name.
+        """
         faults = cls()
-        for directive in re.findall(r"\[fault:([^\]]+)\]", prompt.question):
+        for directive in [*re.findall(r"\[fault:([^\]]+)\]", prompt.question), *more]:
             name, *parameters = directive.split()
             applies = True
             conditions = {"first-only": first, "after-tools": bool(prompt.results)}

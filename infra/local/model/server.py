@@ -107,6 +107,19 @@ class Exchange:
         }
 
 
+@dataclass(slots=True)
+class PendingFault:
+    """A directive that applies to every request until it is replaced, as if each question contained it."""
+
+    directive: str | None = None
+    used: int = 0
+
+    def use(self) -> list[str]:
+        """The directive for one more request."""
+        self.used += self.directive is not None
+        return [self.directive] if self.directive else []
+
+
 class ScriptedResponse(Response):
     """Runs the steps of a reply, stops when the client disconnects, and records in the exchange how it ended."""
 
@@ -185,7 +198,8 @@ async def generate(request: Request) -> ScriptedResponse:
     earlier = (past for past in request.app.state.exchanges if past is not exchange and past.path == exchange.path)
     try:
         first = all(past.prompt.question != prompt.question for past in earlier)
-        faults = Faults.read(prompt, first, provider.name)
+        pending: PendingFault = request.app.state.fault
+        faults = Faults.read(prompt, first, provider.name, pending.use())
         message = provider.message(prompt, Reply.compose(prompt, faults))
         faults.refuse(streams, provider.overloaded, prompt.body.get("model", ""))
         steps = script(provider, message, faults, streams, request.app.state.delay)
@@ -214,6 +228,19 @@ async def request_log(request: Request) -> Response:
     return Response(json.dumps([exchange.entry() for exchange in exchanges]), media_type="application/json")
 
 
+async def replace_fault(request: Request) -> Response:
+    """POST {"directive": "slow 0.2" | null} replaces the directive. Returns how many requests used the one before."""
+    try:
+        directive = json.loads(await request.body())["directive"]
+        if directive is not None:
+            Faults.read(Prompt({}, []), True, "", [directive])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return Response(json.dumps({"error": f"This cannot be read: {error}"}), 400, media_type="application/json")
+    before: PendingFault = request.app.state.fault
+    request.app.state.fault = PendingFault(directive)
+    return Response(json.dumps({"used": before.used}), media_type="application/json")
+
+
 def create_app(delay: float = 0.01) -> Starlette:
     """The stand-in, with `delay` seconds before every delta of a stream."""
     routes = [
@@ -223,7 +250,9 @@ def create_app(delay: float = 0.01) -> Starlette:
         Route("/v1/responses", generate, methods=["POST"]),
         Route("/v1/responses/input_tokens", count_tokens, methods=["POST"]),
         Route("/_requests", request_log, methods=["GET", "DELETE"]),
+        Route("/_fault", replace_fault, methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={Refused: refuse})
     app.state.exchanges, app.state.delay = deque(maxlen=MAX_EXCHANGES), delay
+    app.state.fault = PendingFault()
     return app
