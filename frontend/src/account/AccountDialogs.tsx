@@ -1,10 +1,10 @@
 // The dialogs of the account, by the address's hash: #plans (also #plans-packs and #plans-overage), #keys, #data.
 
-import { lazy, Suspense } from "react";
+import { lazy } from "react";
 import { Dialog } from "../app/Dialog.tsx";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { closeDialog, useDialog } from "../app/route.ts";
 import { account } from "../words/account.ts";
-import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { useReturn } from "./stripe.ts";
 
@@ -16,18 +16,17 @@ const Data = lazy(() => import("./Data.tsx"));
 
 export function AccountDialogs() {
   const words = useWords(account);
-  const { loading } = useWords(app);
   const [open, section] = useDialog().split("-");
   const returned = useReturn();
   const name = DIALOGS.find((one) => one === open);
   if (!name) return null;
   return (
     <Dialog key={name} title={words[name]} onClose={closeDialog}>
-      <Suspense fallback={<p className="quiet">{loading}</p>}>
+      <LazyPart>
         {name === "plans" && <Plans section={section} returned={returned} />}
         {name === "keys" && <Keys />}
         {name === "data" && <Data />}
-      </Suspense>
+      </LazyPart>
     </Dialog>
   );
 }

@@ -76,7 +76,7 @@ function Task({ label, run, children }: { label: string; run: () => Promise<unkn
   const task = useTask();
   return (
     <>
-      <button type="button" className="primary" disabled={task.isBusy} onClick={() => void task.run(run)}>
+      <button type="button" className="primary" aria-disabled={task.isBusy} onClick={() => void task.run(run)}>
         {label}
       </button>
       <span role="status">{children}</span>

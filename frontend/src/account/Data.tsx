@@ -62,7 +62,7 @@ function Export() {
     <section>
       <h3>{words.export}</h3>
       <p>{words.exportHelp}</p>
-      <button type="button" disabled={task.isBusy} onClick={() => void task.run(download)}>
+      <button type="button" aria-disabled={task.isBusy} onClick={() => void task.run(download)}>
         {words.download}
       </button>
       <p role="status">{task.isBusy && words.downloading}</p>

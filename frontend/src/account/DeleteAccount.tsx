@@ -57,7 +57,7 @@ export function DeleteAccount({ email }: { email: string }) {
             </label>
           </>
         )}
-        <button type="submit" disabled={task.isBusy}>
+        <button type="submit" aria-disabled={task.isBusy}>
           {words.deleteNow}
         </button>
       </form>

@@ -1,6 +1,6 @@
 // The rating of an answer: up or down, and a comment if the user likes.
 
-import { type FormEvent, useEffect, useId, useState } from "react";
+import { type FormEvent, useEffect, useRef, useState } from "react";
 import type { Feedback as Stored } from "../../lib/index.ts";
 import { useServices } from "../app/services.tsx";
 import { useTask } from "../app/useTask.ts";
@@ -18,7 +18,7 @@ export function Feedback({ messageId }: { messageId: string }) {
   const [isOpen, setOpen] = useState(false);
   const [said, setSaid] = useState<"thanks" | "removed" | null>(null);
   const task = useTask();
-  const form = useId();
+  const buttons = useRef<HTMLDivElement>(null);
 
   useEffect(() => {
     let isLeft = false;
@@ -41,6 +41,7 @@ export function Feedback({ messageId }: { messageId: string }) {
   }
 
   function rate(rating: "up" | "down") {
+    if (task.isBusy) return;
     const isSame = stored.rating === rating;
     setOpen(!isSame);
     void put(isSame ? NONE : { rating, comment: stored.comment });
@@ -49,18 +50,23 @@ export function Feedback({ messageId }: { messageId: string }) {
   async function comment(event: FormEvent<HTMLFormElement>) {
     event.preventDefault();
     const text = String(new FormData(event.currentTarget).get("comment")).trim();
-    if (await put({ ...stored, comment: text || null })) setOpen(false);
+    if (await put({ ...stored, comment: text || null })) close();
+  }
+
+  function close() {
+    buttons.current?.querySelector<HTMLElement>("[aria-pressed=true]")?.focus();
+    setOpen(false);
   }
 
   return (
-    <div className="feedback">
+    <div className="feedback" ref={buttons}>
       {(["up", "down"] as const).map((rating) => (
         <button
           type="button"
           className="plain"
           key={rating}
           aria-pressed={stored.rating === rating}
-          disabled={task.isBusy}
+          aria-disabled={task.isBusy}
           onClick={() => rate(rating)}
         >
           {words[rating]}
@@ -71,15 +77,15 @@ export function Feedback({ messageId }: { messageId: string }) {
       </span>
       {task.error && <span role="alert">{task.error.message}</span>}
       {isOpen && stored.rating && (
-        <form id={form} onSubmit={(event) => void comment(event)}>
+        <form onSubmit={(event) => void comment(event)}>
           <label>
             {words.comment}
             <textarea name="comment" maxLength={2000} rows={2} defaultValue={stored.comment ?? ""} />
           </label>
-          <button type="submit" disabled={task.isBusy}>
+          <button type="submit" aria-disabled={task.isBusy}>
             {words.send}
           </button>
-          <button type="button" className="plain" onClick={() => setOpen(false)}>
+          <button type="button" className="plain" onClick={close}>
             {words.noComment}
           </button>
         </form>

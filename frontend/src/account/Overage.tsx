@@ -26,6 +26,7 @@ export function Overage({ overage }: { overage: OverageSettings }) {
   if (overage.price_usd === null) return null;
 
   async function save(body: OverageRequest) {
+    if (task.isBusy) return;
     setSaved(false);
     const done = await task.run(async () => {
       await api.call("PATCH /overage", { body });
@@ -60,7 +61,7 @@ export function Overage({ overage }: { overage: OverageSettings }) {
             onChange={(event) => setLimit(event.target.value)}
           />
         </label>
-        <button type="submit" disabled={task.isBusy}>
+        <button type="submit" aria-disabled={task.isBusy}>
           {words.saveLimit}
         </button>
         <p id="limit-wrong" role="alert">
@@ -68,7 +69,7 @@ export function Overage({ overage }: { overage: OverageSettings }) {
         </p>
       </form>
       <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />
-      <button type="button" disabled={task.isBusy} onClick={() => void save({ allow_overages: !overage.allowed })}>
+      <button type="button" aria-disabled={task.isBusy} onClick={() => void save({ allow_overages: !overage.allowed })}>
         {overage.allowed ? words.overageOff : words.overageOn}
       </button>
       <p role="status">

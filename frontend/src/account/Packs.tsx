@@ -40,7 +40,7 @@ export function Packs({ packs, credits }: { packs: Pack[]; credits: Credits }) {
             <button
               type="button"
               className="primary"
-              disabled={task.isBusy}
+              aria-disabled={task.isBusy}
               onClick={() => void task.run(() => buy({ pack: pack.id }))}
             >
               {words.buyPack(format.number(pack.credits))}

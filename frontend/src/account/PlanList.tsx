@@ -38,7 +38,7 @@ export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
                   <button
                     type="button"
                     className="primary"
-                    disabled={task.isBusy}
+                    aria-disabled={task.isBusy}
                     onClick={() => void task.run(() => buy({ plan: tier as PlanName }))}
                   >
                     {is_subscribed ? words.change(name) : words.choose(name)}

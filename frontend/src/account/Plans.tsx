@@ -75,7 +75,7 @@ function Current({ name }: { name: string }) {
       {!ends_at && !next_tier && usage.billing.is_subscribed && <p>{words.renews(format.day(usage.period.end))}</p>}
       {is_customer && (
         <>
-          <button type="button" disabled={task.isBusy} onClick={() => void task.run(openPortal)}>
+          <button type="button" aria-disabled={task.isBusy} onClick={() => void task.run(openPortal)}>
             {words.portal}
           </button>
           <p className="quiet">{words.portalHelps}</p>

@@ -28,6 +28,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
   const focus = (selector: string) => setTimeout(() => section.current?.querySelector<HTMLElement>(selector)?.focus());
 
   async function run(done: typeof said, request: () => Promise<unknown>) {
+    if (task.isBusy) return;
     setSaid(null);
     setDeleting(false);
     if (await task.run(request)) setSaid(done);
@@ -39,7 +40,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
     event.preventDefault();
     const form = event.currentTarget;
     const api_key = String(new FormData(form).get("api_key")).trim();
-    if (!api_key) return;
+    if (!api_key || task.isBusy) return;
     form.reset(); // the key is in no state, and no longer in the page
     void run("stored", () => api.call("PUT /keys/{provider}", { path: { provider }, body: { api_key } }));
   }
@@ -57,7 +58,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
           <div className="row">
             <button
               type="button"
-              disabled={task.isBusy}
+              aria-disabled={task.isBusy}
               onClick={() =>
                 void run("checked", () => api.call("POST /keys/{provider}/validate", { path: { provider } }))
               }
@@ -73,7 +74,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
                   className="primary"
                   // biome-ignore lint/a11y/noAutofocus: the button that was pressed is gone
                   autoFocus
-                  disabled={task.isBusy}
+                  aria-disabled={task.isBusy}
                   onClick={() => void run("deleted", () => api.call("DELETE /keys/{provider}", { path: { provider } }))}
                 >
                   {words.confirmDelete}
@@ -89,7 +90,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
                 </button>
               </>
             ) : (
-              <button type="button" className="delete" disabled={task.isBusy} onClick={() => setDeleting(true)}>
+              <button type="button" className="delete" aria-disabled={task.isBusy} onClick={() => setDeleting(true)}>
                 {words.delete}
                 <span className="hidden"> ({name})</span>
               </button>
@@ -102,7 +103,7 @@ export function ProviderKey({ provider, stored, onChanged }: Props) {
           {stored ? words.replace(name) : words.add(name)}
           <input type="password" name="api_key" autoComplete="off" spellCheck={false} required />
         </label>
-        <button type="submit" disabled={task.isBusy}>
+        <button type="submit" aria-disabled={task.isBusy}>
           {words.save}
           <span className="hidden"> ({name})</span>
         </button>

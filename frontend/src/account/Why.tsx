@@ -1,10 +1,10 @@
 // "Why?" on each answer and refusal: what paid, what is left, what it cost.
 
-import { lazy, Suspense, useState } from "react";
+import { lazy, useState } from "react";
 import type { Metadata, PageError } from "../../lib/index.ts";
 import { Dialog } from "../app/Dialog.tsx";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { why as texts } from "../words/account.ts";
-import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 
 const WhyAnswer = lazy(() => import("./WhyAnswer.tsx"));
@@ -14,7 +14,6 @@ type Props = { metadata: Metadata } | { error: PageError };
 
 export function Why(props: Props) {
   const words = useWords(texts);
-  const { loading } = useWords(app);
   const [isOpen, setOpen] = useState(false);
   return (
     <>
@@ -23,9 +22,9 @@ export function Why(props: Props) {
       </button>
       {isOpen && (
         <Dialog title={"error" in props ? words.whyRefused : words.whyAnswer} onClose={() => setOpen(false)}>
-          <Suspense fallback={<p className="quiet">{loading}</p>}>
+          <LazyPart>
             {"error" in props ? <WhyRefusal error={props.error} /> : <WhyAnswer metadata={props.metadata} />}
-          </Suspense>
+          </LazyPart>
         </Dialog>
       )}
     </>

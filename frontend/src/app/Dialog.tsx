@@ -1,6 +1,7 @@
 // A dialog in front of the page. Esc, the close button and the browser's Back close it.
 
 import { type ReactNode, useId, useLayoutEffect, useRef } from "react";
+import { createPortal } from "react-dom";
 import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 
@@ -14,7 +15,8 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
     if (dialog && !dialog.open) dialog.showModal();
     return () => dialog?.close();
   }, []);
-  return (
+  // At the end of the page, so that it looks the same wherever the button is that opens it.
+  return createPortal(
     <dialog
       ref={element}
       aria-labelledby={label}
@@ -30,6 +32,7 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
         </button>
       </header>
       {children}
-    </dialog>
+    </dialog>,
+    document.body,
   );
 }

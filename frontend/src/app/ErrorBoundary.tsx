@@ -1,10 +1,12 @@
-// What is shown if a component throws.
+// What is shown if a component throws: the fallback, or in place of the whole page a sentence.
 
 import { Component, type ReactNode } from "react";
 import { app } from "../words/app.ts";
 import { currentLanguage } from "./language.tsx";
 
-export class ErrorBoundary extends Component<{ children: ReactNode }, { failed: boolean }> {
+type Props = { children: ReactNode; fallback?: ReactNode };
+
+export class ErrorBoundary extends Component<Props, { failed: boolean }> {
   override state = { failed: false };
 
   static getDerivedStateFromError() {
@@ -13,6 +15,7 @@ export class ErrorBoundary extends Component<{ children: ReactNode }, { failed: 
 
   override render() {
     if (!this.state.failed) return this.props.children;
+    if (this.props.fallback) return this.props.fallback;
     const words = app[currentLanguage()];
     return (
       <main className="alone">

@@ -1,7 +1,8 @@
 // One conversation of the list: its link, and what can be done with it.
 
-import { lazy, Suspense, useEffect, useRef, useState } from "react";
+import { lazy, useEffect, useRef, useState } from "react";
 import { Disclosure } from "../app/Disclosure.tsx";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { go } from "../app/route.ts";
 import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
@@ -98,7 +99,7 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
         </button>
       </Disclosure>
       {failure && <p role="alert">{words[failure]}</p>}
-      <Suspense>
+      <LazyPart isQuiet>
         {open === "share" && <ShareDialog chatId={chatId} conversationId={row.id} onClose={() => setOpen(null)} />}
         {open === "delete" && (
           <DeleteDialog
@@ -113,7 +114,7 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
             }}
           />
         )}
-      </Suspense>
+      </LazyPart>
     </li>
   );
 }

@@ -1,6 +1,7 @@
 // The button that opens the dialog to share a conversation.
 
-import { lazy, Suspense, useState } from "react";
+import { lazy, useState } from "react";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
 
@@ -16,9 +17,9 @@ export function Share({ chatId, conversationId }: { chatId: string; conversation
         {words.share}
       </button>
       {isOpen && (
-        <Suspense>
+        <LazyPart isQuiet>
           <ShareDialog chatId={chatId} conversationId={conversationId ?? chatId} onClose={() => setOpen(false)} />
-        </Suspense>
+        </LazyPart>
       )}
     </>
   );

@@ -45,6 +45,7 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
   }, [supabase, conversationId]);
 
   async function share() {
+    if (task.isBusy) return;
     setSaid(null);
     const isNew = !shared;
     const done = await task.run(async () => {
@@ -54,6 +55,7 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
   }
 
   async function unshare() {
+    if (task.isBusy) return;
     setSaid(null);
     const done = await task.run(async () => {
       await api.call("DELETE /chat/{chat_id}/share", { path: { chat_id: chatId } });
@@ -67,7 +69,7 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
       <p>{words.shareHelp}</p>
       {shared === undefined && <p className="quiet">{loading}</p>}
       {shared === null && (
-        <button type="button" className="primary" disabled={task.isBusy} onClick={() => void share()}>
+        <button type="button" className="primary" aria-disabled={task.isBusy} onClick={() => void share()}>
           {words.createLink}
         </button>
       )}
@@ -86,10 +88,10 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
           <p>{words.worksUntil(format.time(shared.expires_at))}</p>
           <p className="quiet">{words.isACopy}</p>
           <div className="row">
-            <button type="button" disabled={task.isBusy} onClick={() => void share()}>
+            <button type="button" aria-disabled={task.isBusy} onClick={() => void share()}>
               {words.renew}
             </button>
-            <button type="button" disabled={task.isBusy} onClick={() => void unshare()}>
+            <button type="button" aria-disabled={task.isBusy} onClick={() => void unshare()}>
               {words.unshare}
             </button>
           </div>

@@ -53,7 +53,6 @@ export const conversations = words(
     unshared: "The link no longer works.",
     shared: "Shared conversation",
     sharedOn: (day: string, until: string) => `A copy shared on ${day}. It can be read until ${until}.`,
-    sources: "Sources",
   },
   {
     create: "Nouvelle conversation",
@@ -107,6 +106,5 @@ export const conversations = words(
     unshared: "Le lien ne fonctionne plus.",
     shared: "Conversation partagée",
     sharedOn: (day: string, until: string) => `Copie partagée le ${day}, lisible jusqu’au ${until}.`,
-    sources: "Sources",
   },
 );
