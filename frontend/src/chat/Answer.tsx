@@ -1,6 +1,6 @@
 // An answer: what was looked up for it, its text, its sources, how it ended, and what can be done with it.
 
-import { lazy, Suspense, useMemo, useRef } from "react";
+import { lazy, type ReactNode, Suspense, useMemo, useRef } from "react";
 import type { ChatMessage, Metadata } from "../../lib/index.ts";
 import { Feedback } from "../account/Feedback.tsx";
 import { Why } from "../account/Why.tsx";
@@ -16,9 +16,9 @@ import { callsOf, isFields } from "./tools.ts";
 
 const Votes = lazy(() => import("./Votes.tsx"));
 
-type Props = { message: ChatMessage; isGrowing: boolean; onRegenerate?: () => void };
+type Props = { message: ChatMessage; isGrowing: boolean; onRegenerate?: () => void; share?: ReactNode };
 
-export function Answer({ message, isGrowing, onRegenerate }: Props) {
+export function Answer({ message, isGrowing, onRegenerate, share }: Props) {
   const words = useWords(texts);
   const element = useRef<HTMLLIElement>(null);
   const text = textOf(message);
@@ -64,6 +64,7 @@ export function Answer({ message, isGrowing, onRegenerate }: Props) {
             </button>
           )}
           {metadata.persisted && <Feedback messageId={message.id} />}
+          {metadata.persisted && share}
           <Why metadata={metadata} />
         </div>
       )}

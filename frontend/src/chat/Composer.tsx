@@ -3,12 +3,16 @@
 import { type FormEvent, type KeyboardEvent, type RefObject, useLayoutEffect } from "react";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
+import { ContextChip } from "./ContextChip.tsx";
+import type { PageContext } from "./context.ts";
 import type { LinkState } from "./useReconnect.ts";
 
 const MOST_BYTES = 16_000; // of a question, on the server
 const NEAR_BYTES = 14_000;
 
 type Props = {
+  context: PageContext;
+  onContext: (context: PageContext) => void;
   field: RefObject<HTMLTextAreaElement | null>;
   draft: string;
   onDraft: (text: string) => void;
@@ -74,6 +78,7 @@ export function Composer(props: Props) {
           </button>
         </p>
       )}
+      <ContextChip context={props.context} onContext={props.onContext} field={field} />
       <div className="row">
         <label>
           <span className="hidden">{words.question}</span>

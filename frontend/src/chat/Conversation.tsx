@@ -1,22 +1,31 @@
 // One conversation: its messages, the composer, and the record of what it is about.
 
-import { useEffect, useRef, useState } from "react";
+import { lazy, Suspense, useEffect, useRef, useState } from "react";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
-import { Announcer } from "./Announcer.tsx";
 import { Composer } from "./Composer.tsx";
-import { MessageList } from "./MessageList.tsx";
+import { GENERAL, type PageContext } from "./context.ts";
 import { textOf } from "./messages.ts";
+import { Suggestions } from "./Suggestions.tsx";
 import { useConversation } from "./useConversation.ts";
 import { usePinnedScroll } from "./usePinnedScroll.ts";
 import "./chat.css";
+
+const loadMessages = () => import("./MessageList.tsx");
+const MessageList = lazy(loadMessages);
+const Record = lazy(() => import("./Record.tsx"));
 
 type Props = { id: string; isNew: boolean; onFirstQuestion: () => void };
 
 export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   const words = useWords(texts);
-  const conversation = useConversation({ id, isNew, context: () => undefined });
-  const { messages, isActive, link, place } = conversation;
+  const [chosen, setChosen] = useState<PageContext | null>(null);
+  const latest = useRef(GENERAL);
+  const conversation = useConversation({ id, isNew, context: () => contextOf(latest.current) });
+  const { messages, isActive, link, place, stored } = conversation;
+  const context =
+    chosen ?? (stored?.context_type ? { type: stored.context_type, id: stored.context_id, name: null } : GENERAL);
+  latest.current = context;
   const [draft, setDraft] = useState("");
   const [editing, setEditing] = useState<string | null>(null);
   const scroll = usePinnedScroll();
@@ -58,22 +67,38 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   const isEmpty = place === "open" && messages.length === 0;
   return (
     <main className="chat">
-      <h1 className="hidden">{conversation.stored?.title ?? words.newConversation}</h1>
+      <h1 className="hidden">{stored?.title ?? words.newConversation}</h1>
       <div className="scroll" ref={scroll.area} onScroll={scroll.onScroll}>
         <div className="column" ref={scroll.content}>
           {place === "loading" && !link.problem && <Skeleton label={words.loading} />}
           {place === "missing" && (
             <p className="quiet">{conversation.keepsHistory === false ? words.keepsNothing : words.missing}</p>
           )}
-          {isEmpty && <p className="intro">{words.intro}</p>}
-          <Announcer message={messages.at(-1)} isGrowing={isActive || link.isCut} />
-          <MessageList conversation={conversation} onEdit={edit} onDismiss={dismiss} />
+          {isEmpty && (
+            <>
+              <p className="intro">{words.intro}</p>
+              <Suggestions context={context} onAsk={submit} />
+            </>
+          )}
+          {!isEmpty && (
+            <Suspense>
+              <MessageList conversation={conversation} onEdit={edit} onDismiss={dismiss} />
+            </Suspense>
+          )}
         </div>
       </div>
+      <Suspense>
+        <Record context={context} messages={messages} />
+      </Suspense>
       <Composer
+        context={context}
+        onContext={setChosen}
         field={field}
         draft={draft}
-        onDraft={setDraft}
+        onDraft={(text) => {
+          setDraft(text);
+          void loadMessages(); // before the answer needs it
+        }}
         isEditing={editing !== null}
         onCancelEdit={() => {
           setEditing(null);
@@ -91,6 +116,11 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
       />
     </main>
   );
+}
+
+/** The context as the server reads it. */
+function contextOf({ type, id, name }: PageContext) {
+  return type === "general" ? undefined : { type, id, data: name === null ? null : { name } };
 }
 
 function Skeleton({ label }: { label: string }) {

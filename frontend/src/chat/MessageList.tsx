@@ -1,23 +1,27 @@
 // The questions and answers, and why the last question has no answer.
 
 import type { ChatMessage } from "../../lib/index.ts";
+import { Share } from "../conversations/Share.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
+import { Announcer } from "./Announcer.tsx";
 import { Answer } from "./Answer.tsx";
 import { languageOf } from "./languageOf.ts";
 import { textOf } from "./messages.ts";
 import { Refusal } from "./Refusal.tsx";
 import { Thinking } from "./Thinking.tsx";
+import "./answer.css";
 import type { ConversationState } from "./useConversation.ts";
 
 type Props = { conversation: ConversationState; onEdit: (messageId: string) => void; onDismiss: () => void };
 
-export function MessageList({ conversation, onEdit, onDismiss }: Props) {
+export default function MessageList({ conversation, onEdit, onDismiss }: Props) {
   const { messages, isActive, link } = conversation;
   const last = messages.at(-1);
   const isThinking = isActive && !(last?.role === "assistant" && textOf(last));
   return (
     <>
+      <Announcer message={last} isGrowing={isActive || link.isCut} />
       <ol className="messages">
         {messages.map((message) =>
           message.role === "user" ? (
@@ -30,6 +34,7 @@ export function MessageList({ conversation, onEdit, onDismiss }: Props) {
             <Answer
               key={message.id}
               message={message}
+              share={message === last && <Share chatId={conversation.id} conversationId={conversation.stored?.id} />}
               isGrowing={message === last && (isActive || link.isCut)}
               onRegenerate={
                 message === last && !link.problem ? () => void conversation.regenerate(message.id) : undefined

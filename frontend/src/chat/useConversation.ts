@@ -21,14 +21,16 @@ type Options = { id: string; isNew: boolean; context: () => ChatRequest["context
 
 export function useConversation({ id, isNew, context }: Options) {
   const { api } = useServices();
-  const { usage } = useAccount();
+  const { usage, error: noUsage } = useAccount();
   const [place, setPlace] = useState<Place>(isNew ? "open" : "loading");
   const [stored, setStored] = useState<Conversation | null>(null);
   const [before, setBefore] = useState<number | null>(null);
   const [isStopping, setStopping] = useState(false);
   const attempt = useRef<Attempt | null>(null);
-  const latest = useRef({ keeps: false, context });
-  latest.current = { keeps: usage?.keeps_history ?? false, context };
+  const latest = useRef({ keeps: false, mayKeep: true, context });
+  const keepsHistory = usage?.keeps_history;
+  latest.current = { keeps: keepsHistory ?? false, mayKeep: keepsHistory ?? true, context };
+  const isPlanKnown = usage !== null || noUsage !== null;
   const isAnnouncing = useRef(false);
 
   const announce = useCallback(
@@ -40,48 +42,59 @@ export function useConversation({ id, isNew, context }: Options) {
     [id],
   );
 
+  const transport = useMemo(
+    () =>
+      chatTransport({
+        client: api,
+        keepsHistory: () => latest.current.keeps,
+        settings: () => ({ context: latest.current.context() }),
+      }),
+    [api],
+  );
   const chat = useMemo(
     () =>
       new Chat<ChatMessage>({
         id,
-        transport: chatTransport({
-          client: api,
-          keepsHistory: () => latest.current.keeps,
-          settings: () => ({ context: latest.current.context() }),
-        }),
+        transport,
         onFinish: ({ isDisconnect }) => {
           if (!isDisconnect) announce(true);
         },
       }),
-    [id, api, announce],
+    [id, transport, announce],
   );
   const { messages, status, error } = useChat({ chat, throttle: RENDER_MS });
   const isActive = status === "submitted" || status === "streaming";
 
   /** Reads what is stored, and follows an answer that is running. */
   const load = useCallback(async () => {
-    const page = await loadHistory(api, id);
+    // Without history there is only a running answer and its question.
+    const { keeps, mayKeep } = latest.current;
+    const running = mayKeep ? null : await transport.reconnectToStream({ chatId: id });
+    await running?.cancel();
+    const page = mayKeep || running ? await loadHistory(api, id) : null;
     if (chat.status === "submitted" || chat.status === "streaming") return;
     if (page === null) {
-      if (latest.current.keeps) chat.messages = [];
+      if (keeps) chat.messages = [];
       setPlace(chat.messages.length ? "open" : "missing");
       return;
     }
-    chat.messages = latest.current.keeps ? page.messages : mergeRunning(chat.messages, page.messages);
+    chat.messages = keeps ? page.messages : mergeRunning(chat.messages, page.messages);
     chat.clearError();
     setStored(page.conversation);
     setBefore(page.before);
     setPlace("open");
     if (page.conversation.is_running) await chat.resumeStream();
-  }, [api, id, chat]);
+  }, [api, id, chat, transport]);
 
   const link = useReconnect({ chat, error, status, load, attempt, keeps: () => latest.current.keeps });
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: once for a conversation; a new one has nothing to read
+  // Leaving it ends only the reading.
+  useEffect(() => () => void chat.stop(), [chat]);
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: once, when the plan is known; a new one has nothing to read
   useEffect(() => {
-    if (!isNew) void load().catch(link.fail);
-    return () => void chat.stop();
-  }, [chat]);
+    if (place === "loading" && isPlanKnown) void load().catch(link.fail);
+  }, [chat, isPlanKnown]);
 
   useEffect(
     () =>
@@ -150,6 +163,7 @@ export function useConversation({ id, isNew, context }: Options) {
   }, [api, id, chat, link]);
 
   return {
+    id,
     messages,
     place: place === "missing" && messages.length ? "open" : place,
     stored,
@@ -158,7 +172,7 @@ export function useConversation({ id, isNew, context }: Options) {
     isActive,
     isStopping,
     link,
-    keepsHistory: usage?.keeps_history,
+    keepsHistory,
     stop,
     ...actions,
   };

@@ -41,7 +41,7 @@ export const chat = words(
   },
   {
     intro:
-      "Posez vos questions sur le Parlement du Canada : députés, projets de loi, votes, débats, dépenses, lobbying.",
+      "Posez vos questions sur le Parlement du Canada : députés, projets de loi, votes, débats, dépenses, lobbying.",
     newConversation: "Nouvelle conversation",
     question: "Votre question",
     placeholder: "Posez une question",
@@ -62,7 +62,7 @@ export const chat = words(
     loading: "Chargement de la conversation …",
     missing: "Il n’y a aucune conversation à cette adresse. Elle a pu être supprimée ou sa durée est écoulée.",
     keepsNothing:
-      "Votre forfait ne conserve aucun historique : après un rechargement, les messages antérieurs ont disparu. " +
+      "Votre forfait ne conserve aucun historique : après un rechargement, les messages antérieurs ont disparu. " +
       "Vous pouvez continuer à poser des questions ici.",
     earlier: "Afficher les messages antérieurs",
     stopped: "Vous avez arrêté cette réponse.",
@@ -74,7 +74,7 @@ export const chat = words(
     refusal: "Sans réponse",
     sendAgain: "Envoyer de nouveau",
     takeBack: "Modifier la question",
-    tooLong: (bytes: number) => `La question est trop longue : retirez environ ${bytes} caractères.`,
+    tooLong: (bytes: number) => `La question est trop longue : retirez environ ${bytes} caractères.`,
     offline: "Vous êtes hors ligne. La réponse reprend à votre retour.",
     reconnecting: "La connexion a été perdue. Reconnexion …",
     resumed: "Reconnecté.",

@@ -19,8 +19,8 @@ export const votes = words(
     nay: (count: number) => `${count} contre`,
     paired: (count: number) => `${count} ${count > 1 ? "pairés" : "pairé"}`,
     did_not_vote: (count: number) => (count > 1 ? `${count} n’ont pas voté` : "1 n’a pas voté"),
-    differed: "Ont voté contre la majorité de leur parti :",
-    member: (name: string, party: string, ballot: string) => `${name} (${party}) : ${ballot}`,
+    differed: "Ont voté contre la majorité de leur parti :",
+    member: (name: string, party: string, ballot: string) => `${name} (${party}) : ${ballot}`,
     more: (count: number) => `et ${count} de plus`,
   },
 );

@@ -31,6 +31,8 @@ def negotiated(request: Request, answer: Json) -> Response:
     format_ = request.query_params.get("format")
     accept = request.headers.get("accept", "application/json")
     headers = {"API-Version": "v1"}
+    if "origin" in request.headers:
+        headers["access-control-allow-origin"] = "*"  # a browser may read the API, but not its errors
     supported = re.search(r"json|\*/\*|text/html|text/\*", format_ or accept)
     if format_ not in (None, "json", "apibrowser") or not supported:
         return PlainTextResponse("This resource is not available in the requested format.", 406)
