@@ -5,15 +5,16 @@ import { AccountDialogs } from "../account/AccountDialogs.tsx";
 import { Notices } from "../account/Notices.tsx";
 import { Conversation } from "../chat/Conversation.tsx";
 import { ConversationList } from "../conversations/ConversationList.tsx";
-import { SharedPage } from "../conversations/SharedPage.tsx";
 import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { AccountProvider } from "./account.tsx";
 import { Header } from "./Header.tsx";
+import { LazyPart } from "./LazyPart.tsx";
 import { go, useRoute } from "./route.ts";
 import { SignIn } from "./SignIn.tsx";
 import { useServices, useSession } from "./services.tsx";
 
+const SharedPage = lazy(() => import("../conversations/SharedPage.tsx"));
 const Developer = lazy(() => import("../developer/Panel.tsx"));
 
 export function App() {
@@ -23,7 +24,9 @@ export function App() {
   return (
     <>
       {route.page === "shared" ? (
-        <SharedPage token={route.token} />
+        <LazyPart isQuiet>
+          <SharedPage token={route.token} />
+        </LazyPart>
       ) : route.page === "unknown" ? (
         <NotFound />
       ) : session === undefined ? null : session === null ? (

@@ -13,7 +13,7 @@ import { useWords } from "../words/words.ts";
 import { SharedMessages } from "./SharedMessages.tsx";
 import "./conversations.css";
 
-export function SharedPage({ token }: { token: string }) {
+export default function SharedPage({ token }: { token: string }) {
   const words = useWords(conversations);
   const { name, loading, home } = useWords(app);
   const format = useFormats();
