@@ -4,6 +4,7 @@ import type { Plan, Usage } from "../../lib/index.ts";
 import { useFormats } from "../app/format.ts";
 import { useTask } from "../app/useTask.ts";
 import { plans as texts } from "../words/account_dialogs.ts";
+import { tiers } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { Problem } from "./Problem.tsx";
 import { type PlanName, useStripe } from "./stripe.ts";
@@ -12,6 +13,7 @@ type Tier = Usage["tier"];
 
 export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
   const words = useWords(texts);
+  const names = useWords(tiers);
   const format = useFormats();
   const { buy } = useStripe();
   const task = useTask();
@@ -24,7 +26,7 @@ export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
       <ul className="cards">
         {plans.map((plan) => {
           const tier = plan.tier as Tier;
-          const name = words.names[tier];
+          const name = names[tier];
           const isCurrent = tier === usage.tier;
           return (
             <li key={tier} data-current={isCurrent || undefined}>

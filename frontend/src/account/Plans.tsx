@@ -6,7 +6,7 @@ import { useFormats } from "../app/format.ts";
 import { useServices } from "../app/services.tsx";
 import { useTask } from "../app/useTask.ts";
 import { plans as texts } from "../words/account_dialogs.ts";
-import { app } from "../words/app.ts";
+import { app, tiers } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { Bills } from "./Bills.tsx";
 import { useMeterText } from "./Meter.tsx";
@@ -22,6 +22,7 @@ type Props = { section: string | undefined; returned: Return };
 
 export default function Plans({ section, returned }: Props) {
   const words = useWords(texts);
+  const names = useWords(tiers);
   const { loading } = useWords(app);
   const { api } = useServices();
   const { usage, error, refresh } = useAccount();
@@ -44,7 +45,7 @@ export default function Plans({ section, returned }: Props) {
       {!isReady && !error && !prices.error && <p className="quiet">{loading}</p>}
       {usage && prices.value && (
         <>
-          <Current name={words.names[usage.tier]} />
+          <Current name={names[usage.tier]} />
           <PlanList plans={prices.value.plans} usage={usage} />
           <Packs packs={prices.value.packs} credits={usage.credits} />
           <Overage overage={usage.overage} />
@@ -58,6 +59,7 @@ export default function Plans({ section, returned }: Props) {
 /** The present plan, its state, and the portal. */
 function Current({ name }: { name: string }) {
   const words = useWords(texts);
+  const names = useWords(tiers);
   const format = useFormats();
   const { usage } = useAccount();
   const { openPortal } = useStripe();
@@ -71,7 +73,7 @@ function Current({ name }: { name: string }) {
       <p>{meter}</p>
       {past_due_since && <p className="near">{words.pastDue(format.day(past_due_since))}</p>}
       {ends_at && <p>{words.endsAt(format.day(ends_at))}</p>}
-      {!ends_at && next_tier && <p>{words.nextTier(words.names[next_tier], format.day(usage.period.end))}</p>}
+      {!ends_at && next_tier && <p>{words.nextTier(names[next_tier], format.day(usage.period.end))}</p>}
       {!ends_at && !next_tier && usage.billing.is_subscribed && <p>{words.renews(format.day(usage.period.end))}</p>}
       {is_customer && (
         <>

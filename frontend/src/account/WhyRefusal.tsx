@@ -3,7 +3,8 @@
 import type { PageError } from "../../lib/index.ts";
 import { useAccount } from "../app/account.tsx";
 import { useFormats } from "../app/format.ts";
-import { plans as planTexts, why as texts } from "../words/account_dialogs.ts";
+import { why as texts } from "../words/account_dialogs.ts";
+import { tiers } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { useMeterText } from "./Meter.tsx";
 import { RequestId } from "./RequestId.tsx";
@@ -11,7 +12,7 @@ import "./dialogs.css";
 
 export default function WhyRefusal({ error }: { error: PageError }) {
   const words = useWords(texts);
-  const { names } = useWords(planTexts);
+  const names = useWords(tiers);
   const format = useFormats();
   const { usage } = useAccount();
   const meter = useMeterText();

@@ -3,7 +3,7 @@
 
 import { isAuthRetryableFetchError } from "@supabase/supabase-js";
 import { type FormEvent, useEffect, useRef, useState } from "react";
-import { signIn as texts } from "../words/app.ts";
+import { signIn as texts, tiers } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { LanguageSwitch } from "./LanguageSwitch.tsx";
 import { currentLanguage } from "./language.tsx";
@@ -14,6 +14,7 @@ type Texts = (typeof texts)["en"];
 
 export function SignIn() {
   const words = useWords(texts);
+  const names: Record<string, string> = useWords(tiers);
   const { config, supabase } = useServices();
   const [isNew, setNew] = useState(false);
   const [email, setEmail] = useState("");
@@ -81,7 +82,7 @@ export function SignIn() {
           <h2>{words.seeded}</h2>
           {users.map((user: SeededUser) => (
             <button type="button" key={user.email} disabled={isBusy} onClick={() => void enter(user, false)}>
-              {user.tier}
+              {names[user.tier] ?? user.tier}
             </button>
           ))}
         </section>

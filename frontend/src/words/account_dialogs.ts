@@ -2,16 +2,10 @@
 
 import { words } from "./words.ts";
 
-const names = {
-  en: { free: "Free", basic: "Basic", pro: "Pro", usage_only: "Pay per question" },
-  fr: { free: "Gratuit", basic: "Base", pro: "Pro", usage_only: "Paiement à la question" },
-};
-type Tier = keyof (typeof names)["en"];
-
 const day = (n: number) => (n === 1 ? "1 day" : `${n} days`);
 const jours = (n: number) => (n < 2 ? `${n} jour` : `${n} jours`);
 
-const texts = words(
+export const plans = words(
   {
     waiting: "Stripe has your order. Waiting for its confirmation …",
     arrived: "Done: your account is up to date.",
@@ -122,12 +116,6 @@ const texts = words(
     invoices: "Les factures elles-mêmes sont chez Stripe : utilisez le bouton plus haut.",
   },
 );
-
-/** With the plans' names: the price list has them in English only. */
-export const plans = {
-  en: { ...texts.en, names: names.en as Record<Tier, string> },
-  fr: { ...texts.fr, names: names.fr as Record<Tier, string> },
-};
 
 /** What is wrong with a field of a request: the server's texts name the field, not what the page calls it. */
 export const fields = words(

@@ -77,3 +77,9 @@ export const signIn = words(
     seeded: "Ceci est une pile locale. Se connecter comme :",
   },
 );
+
+/** The plans' names: the price list has them in English only. */
+export const tiers = words(
+  { free: "Free", basic: "Basic", pro: "Pro", usage_only: "Pay per question" },
+  { free: "Gratuit", basic: "Base", pro: "Pro", usage_only: "Paiement à la question" },
+);
