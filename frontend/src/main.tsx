@@ -1,5 +1,4 @@
-// First: the styles of the folders refine these.
-import "./app/app.css";
+import "./app/style.css";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./app/App.tsx";
