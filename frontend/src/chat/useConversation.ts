@@ -7,9 +7,8 @@ import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, l
 import { useAccount } from "../app/account.tsx";
 import { announceChange, onChange } from "../app/changes.ts";
 import { useServices } from "../app/services.tsx";
-import { type Attempt, mergeRunning, textOf, withoutAnswer } from "./messages.ts";
+import { type Attempt, mergeRunning, withoutAnswer } from "./messages.ts";
 import { useReconnect } from "./useReconnect.ts";
-import { useUnshrunk } from "./useUnshrunk.ts";
 
 /** loading: not known yet; open: shown; missing: the server has nothing at this address. */
 type Place = "loading" | "open" | "missing";
@@ -64,6 +63,7 @@ export function useConversation({ id, isNew, context }: Options) {
     [id, transport, announce],
   );
   const { messages, status, error } = useChat({ chat, throttle: RENDER_MS });
+  const isActive = status === "submitted" || status === "streaming";
 
   /** Reads what is stored, and follows an answer that is running. */
   const load = useCallback(async () => {
@@ -127,13 +127,6 @@ export function useConversation({ id, isNew, context }: Options) {
       regenerate: (messageId: string) => begin(null, () => chat.regenerate({ messageId })),
       /** Sends what failed once more. The server knows the question: it is charged once. */
       again: () => chat.regenerate(),
-      /** Asks a question whose answer was lost as a new one. */
-      askAgain: () => {
-        const question = chat.messages.findLast(({ role }) => role === "user");
-        link.giveUp();
-        chat.messages = withoutAnswer(chat.messages);
-        return question ? begin(textOf(question), () => chat.sendMessage({ text: textOf(question) })) : undefined;
-      },
       /** Removes a refused question. Returns its text. */
       dismiss: () => {
         const { text = null, before = withoutAnswer(chat.messages) } = attempt.current ?? {};
@@ -141,14 +134,14 @@ export function useConversation({ id, isNew, context }: Options) {
         chat.clearError();
         return text;
       },
-      earlier: async () => {
-        const page = before === null ? null : await loadHistory(api, id, before).catch(() => null);
+      earlier: async (position: number) => {
+        const page = await loadHistory(api, id, position);
         if (!page) return;
         chat.messages = [...page.messages, ...chat.messages];
         setBefore(page.before);
       },
     }),
-    [api, id, before, chat, begin, link.giveUp],
+    [api, id, chat, begin],
   );
 
   const stop = useCallback(async () => {
@@ -169,11 +162,9 @@ export function useConversation({ id, isNew, context }: Options) {
     setStopping(false);
   }, [api, id, chat, link]);
 
-  /** An answer is being read, or will be. */
-  const isActive = status === "submitted" || status === "streaming" || link.isCut;
   return {
     id,
-    messages: useUnshrunk(messages, isActive),
+    messages,
     place: place === "missing" && messages.length ? "open" : place,
     stored,
     before,

@@ -8,13 +8,10 @@ export function usePinnedScroll() {
   const area = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const isPinned = useRef(true);
-  const seen = useRef(""); // the sizes after the last change of the layout
 
   const toEnd = useCallback(() => {
     const element = area.current;
-    if (!element) return;
-    seen.current = sizesOf(element);
-    if (isPinned.current) element.scrollTop = element.scrollHeight;
+    if (element && isPinned.current) element.scrollTop = element.scrollHeight;
   }, []);
 
   useLayoutEffect(() => {
@@ -27,10 +24,7 @@ export function usePinnedScroll() {
 
   const onScroll = useCallback(() => {
     const element = area.current;
-    if (!element) return;
-    const isNear = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
-    // If the sizes have just changed, the browser has scrolled, and not the reader.
-    if (isNear || sizesOf(element) === seen.current) isPinned.current = isNear;
+    if (element) isPinned.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
   }, []);
 
   const pin = useCallback(() => {
@@ -40,5 +34,3 @@ export function usePinnedScroll() {
 
   return { area, content, onScroll, pin };
 }
-
-const sizesOf = ({ scrollHeight, clientHeight }: HTMLElement) => `${scrollHeight} ${clientHeight}`;

@@ -1,7 +1,6 @@
 // One conversation of the list: its link, and what can be done with it.
 
 import { lazy, useEffect, useRef, useState } from "react";
-import { flushSync } from "react-dom";
 import { Disclosure } from "../app/Disclosure.tsx";
 import { LazyPart } from "../app/LazyPart.tsx";
 import { go } from "../app/route.ts";
@@ -108,12 +107,9 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
             title={title}
             onClose={() => setOpen(null)}
             onDeleted={() => {
-              // At once: while the dialog is open, nothing behind it takes the focus.
-              flushSync(() => {
-                setOpen(null);
-                onPatch(row.id, null);
-              });
+              setOpen(null);
               if (isCurrent) go("/");
+              onPatch(row.id, null);
               focusFirst();
             }}
           />
@@ -123,7 +119,7 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
   );
 }
 
-/** Where the focus goes when its conversation leaves the list. */
+/** Where the focus goes when its conversation leaves the list, after its dialog is closed. */
 function focusFirst() {
-  document.querySelector<HTMLElement>(".conversations .create")?.focus();
+  setTimeout(() => document.querySelector<HTMLElement>(".conversations .create")?.focus());
 }
