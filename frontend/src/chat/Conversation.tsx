@@ -31,11 +31,20 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   const scroll = usePinnedScroll();
   const field = useRef<HTMLTextAreaElement>(null);
 
+  /** Not where that opens a keyboard on the screen. */
+  const focusField = () => matchMedia("(hover: hover)").matches && field.current?.focus();
+
+  function stop() {
+    focusField();
+    void conversation.stop();
+  }
+
   function submit(text: string) {
     scroll.pin();
     setDraft("");
     setEditing(null);
     onFirstQuestion();
+    focusField();
     void (editing ? conversation.edit(editing, text) : conversation.send(text));
   }
 
@@ -53,15 +62,23 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
     field.current?.focus();
   }
 
+  const keys = useRef<(event: KeyboardEvent) => void>(() => {});
+  keys.current = (event) => {
+    const target = event.target instanceof Element ? event.target : document.body;
+    if (event.defaultPrevented || target.closest("dialog")) return;
+    if (event.key === "Escape" && isActive && target !== field.current) stop();
+    if (event.key !== "/" || target.closest("input, textarea, select")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    field.current?.focus();
+  };
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: once; a new conversation is one to write in
   useEffect(() => {
-    const shortcut = (event: KeyboardEvent) => {
-      const isTyping = event.target instanceof Element && event.target.closest("input, textarea, select, dialog");
-      if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
-      event.preventDefault();
-      field.current?.focus();
-    };
-    addEventListener("keydown", shortcut);
-    return () => removeEventListener("keydown", shortcut);
+    const listener = (event: KeyboardEvent) => keys.current(event);
+    addEventListener("keydown", listener);
+    if (isNew && document.activeElement === document.body && !location.hash) focusField();
+    return () => removeEventListener("keydown", listener);
   }, []);
 
   const isEmpty = place === "open" && messages.length === 0;
@@ -109,9 +126,9 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
           if (last) edit(last.id);
         }}
         onSubmit={submit}
-        isActive={isActive || link.isCut}
+        isActive={isActive}
         isStopping={conversation.isStopping}
-        onStop={() => void conversation.stop()}
+        onStop={stop}
         link={link.state}
       />
     </main>

@@ -16,26 +16,28 @@ import type { ConversationState } from "./useConversation.ts";
 type Props = { conversation: ConversationState; onEdit: (messageId: string) => void; onDismiss: () => void };
 
 export default function MessageList({ conversation, onEdit, onDismiss }: Props) {
+  const words = useWords(texts);
   const { messages, isActive, link } = conversation;
   const last = messages.at(-1);
   const isThinking = isActive && !(last?.role === "assistant" && textOf(last));
   return (
     <>
-      <Announcer message={last} isGrowing={isActive || link.isCut} />
+      <Announcer message={last} isGrowing={isActive} />
+      {conversation.before !== null && (
+        <button type="button" onClick={() => void conversation.earlier()}>
+          {words.earlier}
+        </button>
+      )}
       <ol className="messages">
         {messages.map((message) =>
           message.role === "user" ? (
-            <Question
-              key={message.id}
-              message={message}
-              onEdit={isActive || link.isCut ? undefined : () => onEdit(message.id)}
-            />
+            <Question key={message.id} message={message} onEdit={isActive ? undefined : () => onEdit(message.id)} />
           ) : (
             <Answer
               key={message.id}
               message={message}
               share={message === last && <Share chatId={conversation.id} conversationId={conversation.stored?.id} />}
-              isGrowing={message === last && (isActive || link.isCut)}
+              isGrowing={message === last && isActive}
               onRegenerate={
                 message === last && !link.problem ? () => void conversation.regenerate(message.id) : undefined
               }
@@ -44,6 +46,14 @@ export default function MessageList({ conversation, onEdit, onDismiss }: Props) 
         )}
       </ol>
       {isThinking && <Thinking message={last?.role === "assistant" ? last : null} />}
+      {link.state === "lost" && !isActive && (
+        <p className="ending">
+          {words.lostLine}{" "}
+          <button type="button" onClick={() => void conversation.askAgain()}>
+            {words.askAgain}
+          </button>
+        </p>
+      )}
       {link.problem && (
         <Refusal
           error={link.problem}

@@ -7,8 +7,9 @@ import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, l
 import { useAccount } from "../app/account.tsx";
 import { announceChange, onChange } from "../app/changes.ts";
 import { useServices } from "../app/services.tsx";
-import { type Attempt, mergeRunning, withoutAnswer } from "./messages.ts";
+import { type Attempt, mergeRunning, textOf, withoutAnswer } from "./messages.ts";
 import { useReconnect } from "./useReconnect.ts";
+import { useUnshrunk } from "./useUnshrunk.ts";
 
 /** loading: not known yet; open: shown; missing: the server has nothing at this address. */
 type Place = "loading" | "open" | "missing";
@@ -63,7 +64,6 @@ export function useConversation({ id, isNew, context }: Options) {
     [id, transport, announce],
   );
   const { messages, status, error } = useChat({ chat, throttle: RENDER_MS });
-  const isActive = status === "submitted" || status === "streaming";
 
   /** Reads what is stored, and follows an answer that is running. */
   const load = useCallback(async () => {
@@ -127,6 +127,13 @@ export function useConversation({ id, isNew, context }: Options) {
       regenerate: (messageId: string) => begin(null, () => chat.regenerate({ messageId })),
       /** Sends what failed once more. The server knows the question: it is charged once. */
       again: () => chat.regenerate(),
+      /** Asks a question whose answer was lost as a new one. */
+      askAgain: () => {
+        const question = chat.messages.findLast(({ role }) => role === "user");
+        link.giveUp();
+        chat.messages = withoutAnswer(chat.messages);
+        return question ? begin(textOf(question), () => chat.sendMessage({ text: textOf(question) })) : undefined;
+      },
       /** Removes a refused question. Returns its text. */
       dismiss: () => {
         const { text = null, before = withoutAnswer(chat.messages) } = attempt.current ?? {};
@@ -134,14 +141,14 @@ export function useConversation({ id, isNew, context }: Options) {
         chat.clearError();
         return text;
       },
-      earlier: async (position: number) => {
-        const page = await loadHistory(api, id, position);
+      earlier: async () => {
+        const page = before === null ? null : await loadHistory(api, id, before).catch(() => null);
         if (!page) return;
         chat.messages = [...page.messages, ...chat.messages];
         setBefore(page.before);
       },
     }),
-    [api, id, chat, begin],
+    [api, id, before, chat, begin, link.giveUp],
   );
 
   const stop = useCallback(async () => {
@@ -162,9 +169,11 @@ export function useConversation({ id, isNew, context }: Options) {
     setStopping(false);
   }, [api, id, chat, link]);
 
+  /** An answer is being read, or will be. */
+  const isActive = status === "submitted" || status === "streaming" || link.isCut;
   return {
     id,
-    messages,
+    messages: useUnshrunk(messages, isActive),
     place: place === "missing" && messages.length ? "open" : place,
     stored,
     before,

@@ -8,10 +8,13 @@ export function usePinnedScroll() {
   const area = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const isPinned = useRef(true);
+  const seen = useRef(""); // the sizes after the last change of the layout
 
   const toEnd = useCallback(() => {
     const element = area.current;
-    if (element && isPinned.current) element.scrollTop = element.scrollHeight;
+    if (!element) return;
+    seen.current = sizesOf(element);
+    if (isPinned.current) element.scrollTop = element.scrollHeight;
   }, []);
 
   useLayoutEffect(() => {
@@ -24,7 +27,10 @@ export function usePinnedScroll() {
 
   const onScroll = useCallback(() => {
     const element = area.current;
-    if (element) isPinned.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
+    if (!element) return;
+    const isNear = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
+    // If the sizes have just changed, the browser has scrolled, and not the reader.
+    if (isNear || sizesOf(element) === seen.current) isPinned.current = isNear;
   }, []);
 
   const pin = useCallback(() => {
@@ -34,3 +40,5 @@ export function usePinnedScroll() {
 
   return { area, content, onScroll, pin };
 }
+
+const sizesOf = ({ scrollHeight, clientHeight }: HTMLElement) => `${scrollHeight} ${clientHeight}`;

@@ -36,18 +36,30 @@ export function useReconnect({ chat, error, status, load, attempt, keeps }: Opti
 
   /** Continues the answer; finds one that has ended meanwhile; sends a question that did not arrive. */
   const recover = useCallback(async () => {
-    if (chat.messages.at(-1) === undefined) {
+    const arrived = () => {
+      tries.current = 0;
+      setState("resumed");
+    };
+    if (chat.messages.length === 0) {
       await load();
-      return setFailure(null);
+      setFailure(null);
+      return arrived();
     }
     await chat.resumeStream();
     if (chat.status !== "ready" || isAnswered(chat.messages)) return;
-    if (keeps()) {
-      await load();
-      if (isAnswered(chat.messages)) return;
-    }
+    const shown = chat.messages;
+    if (keeps()) await load();
+    const isStored = chat.messages.some(({ id }) => id === shown.findLast(({ role }) => role === "user")?.id);
+    if (isStored && isAnswered(chat.messages)) return arrived();
+    chat.messages = shown;
     // Only this tab knows that its question is not a new one.
-    if (attempt.current) return chat.regenerate();
+    if (attempt.current) {
+      await chat.regenerate();
+      if (!chat.error || readError(chat.error).code !== "already_answered") return;
+      chat.messages = shown;
+      chat.clearError();
+    }
+    tries.current = 0;
     setState("lost");
   }, [chat, load, attempt, keeps]);
 
@@ -78,19 +90,44 @@ export function useReconnect({ chat, error, status, load, attempt, keeps }: Opti
   }, [status]);
 
   useEffect(() => {
-    if (isCut || state === "ok" || state === "lost") return;
-    if (state !== "resumed" && status === "submitted") return;
-    const timer = setTimeout(() => setState("ok"), state === "resumed" ? RESUMED_MS : 0);
+    if (state !== "resumed") return;
+    const timer = setTimeout(() => setState("ok"), RESUMED_MS);
     return () => clearTimeout(timer);
-  }, [state, status, isCut]);
+  }, [state]);
+
+  useEffect(() => {
+    if (problem === null || isCut) return;
+    tries.current = 0;
+    setState("ok");
+  }, [problem, isCut]);
+
+  // After the network was away, the connection may be dead without an error.
+  useEffect(() => {
+    const back = async () => {
+      if (chat.status !== "submitted" && chat.status !== "streaming")
+        return setState((now) => (now === "offline" ? "ok" : now));
+      tries.current = Math.max(tries.current, 1);
+      setState("reconnecting");
+      await chat.stop();
+      await recover();
+    };
+    const online = () => void back().catch(setFailure);
+    const offline = () => setState("offline");
+    addEventListener("online", online);
+    addEventListener("offline", offline);
+    return () => {
+      removeEventListener("online", online);
+      removeEventListener("offline", offline);
+    };
+  }, [chat, recover]);
 
   /** The user does not want to wait. Returns whether there was something to give up. */
   const giveUp = useCallback(() => {
+    setState("ok");
     if (!isCut) return false;
     tries.current = 0;
     chat.clearError();
     setFailure(null);
-    setState("ok");
     return true;
   }, [chat, isCut]);
 
@@ -98,7 +135,8 @@ export function useReconnect({ chat, error, status, load, attempt, keeps }: Opti
     state,
     /** Why the question was refused, or the answer failed. A connection that is being restored is no problem. */
     problem: isCut ? null : (problem as PageError | null),
-    isCut,
+    /** An answer is expected, though nothing is being read. */
+    isCut: isCut || state === "reconnecting",
     giveUp,
     fail: setFailure,
   };

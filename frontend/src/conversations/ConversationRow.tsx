@@ -1,6 +1,7 @@
 // One conversation of the list: its link, and what can be done with it.
 
 import { lazy, useEffect, useRef, useState } from "react";
+import { flushSync } from "react-dom";
 import { Disclosure } from "../app/Disclosure.tsx";
 import { LazyPart } from "../app/LazyPart.tsx";
 import { go } from "../app/route.ts";
@@ -107,9 +108,12 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
             title={title}
             onClose={() => setOpen(null)}
             onDeleted={() => {
-              setOpen(null);
+              // At once: while the dialog is open, nothing behind it takes the focus.
+              flushSync(() => {
+                setOpen(null);
+                onPatch(row.id, null);
+              });
               if (isCurrent) go("/");
-              onPatch(row.id, null);
               focusFirst();
             }}
           />
@@ -119,7 +123,7 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
   );
 }
 
-/** Where the focus goes when its conversation leaves the list, after its dialog is closed. */
+/** Where the focus goes when its conversation leaves the list. */
 function focusFirst() {
-  setTimeout(() => document.querySelector<HTMLElement>(".conversations .create")?.focus());
+  document.querySelector<HTMLElement>(".conversations .create")?.focus();
 }

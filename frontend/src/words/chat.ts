@@ -34,10 +34,11 @@ export const chat = words(
     sendAgain: "Send again",
     takeBack: "Edit the question",
     tooLong: (bytes: number) => `The question is too long: remove about ${bytes} characters.`,
-    offline: "You are offline. The answer continues when you are back.",
+    offline: "You are offline. The page continues when you are back.",
     reconnecting: "The connection was lost. Reconnecting …",
     resumed: "Reconnected.",
-    lostLine: "The connection was lost, and your plan keeps no answers. Ask again to get the whole answer.",
+    lostLine: "The connection was lost while this answer ended, and your plan keeps no answers.",
+    askAgain: "Ask again",
   },
   {
     intro:
@@ -75,11 +76,11 @@ export const chat = words(
     sendAgain: "Envoyer de nouveau",
     takeBack: "Modifier la question",
     tooLong: (bytes: number) => `La question est trop longue : retirez environ ${bytes} caractères.`,
-    offline: "Vous êtes hors ligne. La réponse reprend à votre retour.",
+    offline: "Vous êtes hors ligne. La page continuera à votre retour.",
     reconnecting: "La connexion a été perdue. Reconnexion …",
     resumed: "Reconnecté.",
     lostLine:
-      "La connexion a été perdue et votre forfait ne conserve aucune réponse. Posez de nouveau la question pour " +
-      "obtenir la réponse entière.",
+      "La connexion a été perdue pendant que cette réponse se terminait, et votre forfait ne conserve aucune réponse.",
+    askAgain: "Poser de nouveau",
   },
 );
