@@ -1,5 +1,5 @@
 # Everything is installed into this checkout: Python packages in .venv, npm packages beside their package.json.
-# README.md describes each target.
+# docs/running.md describes each target.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -176,7 +176,7 @@ def variables() -> set[str]:
     return {name for name in names if not name.startswith("NEXT_PUBLIC_")}
 
 
-@pytest.mark.parametrize("page", ["README.md", "sql/README.md"])
+@pytest.mark.parametrize("page", ["docs/running.md", "sql/README.md"])
 def test_environment_tables_list_every_variable(page: str) -> None:
     cells = [name for row in rows(page, "## Environment") for name in re.findall(r"`([A-Z_]+)`", row[0])]
     assert set(cells) == variables()

@@ -1,7 +1,7 @@
 """Starts and stops the whole local stack: Postgres, PostgREST, the stand-ins, the functions.
 
-A stand-in runs only while its real counterpart is not configured (README, Environment). A lock allows one launcher per
-folder. It lasts until the last process of a killed launcher has ended.
+A stand-in runs only while its real counterpart is not configured (docs/running.md, Environment). A lock allows one
+launcher per folder. It lasts until the last process of a killed launcher has ended.
 """
 
 import fcntl
