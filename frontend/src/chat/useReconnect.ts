@@ -49,8 +49,9 @@ export function useReconnect({ chat, error, status, load, attempt, keeps }: Opti
     if (chat.status !== "ready" || isAnswered(chat.messages)) return;
     const shown = chat.messages;
     if (keeps()) await load();
-    const isStored = chat.messages.some(({ id }) => id === shown.findLast(({ role }) => role === "user")?.id);
-    if (isStored && isAnswered(chat.messages)) return arrived();
+    // The newest answer may be one of before.
+    const isOld = attempt.current !== null && chat.messages.at(-1)?.id === attempt.current.before.at(-1)?.id;
+    if (isAnswered(chat.messages) && !isOld) return arrived();
     chat.messages = shown;
     // Only this tab knows that its question is not a new one.
     if (attempt.current) {
