@@ -37,9 +37,11 @@ export function ContextChip({ context, onContext, field }: Props) {
           </button>
         </span>
       ) : (
-        <button type="button" className="plain" onClick={() => setOpen(true)}>
-          {words.choose}
-        </button>
+        <span className="chip">
+          <button type="button" className="plain" onClick={() => setOpen(true)}>
+            {words.choose}
+          </button>
+        </span>
       )}
       {isOpen && (
         <Suspense>

@@ -6,6 +6,7 @@ import { useWords } from "../words/words.ts";
 import { isWebAddress } from "./Markdown.tsx";
 import type { Source } from "./messages.ts";
 import { markSentences, unmark } from "./sentences.ts";
+import { useSiteName } from "./site.ts";
 
 const FIRST = 5;
 
@@ -13,6 +14,7 @@ type Props = { sources: Source[]; answer: RefObject<HTMLElement | null>; isGrowi
 
 export function Sources({ sources, answer, isGrowing }: Props) {
   const words = useWords(texts);
+  const siteName = useSiteName();
   const [isAll, setAll] = useState(false);
   const shown = isAll ? sources : sources.slice(0, FIRST);
   if (sources.length === 0) return null;
@@ -31,7 +33,7 @@ export function Sources({ sources, answer, isGrowing }: Props) {
                 onFocus={() => markSentences(answer.current, source.url)}
                 onBlur={unmark}
               >
-                <span className="site">{new URL(source.url).hostname.replace(/^www\./, "")}</span> {source.title}
+                <span className="site">{siteName(source.url)}</span> {source.title}
               </a>
             )}
           </li>

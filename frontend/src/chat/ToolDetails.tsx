@@ -5,6 +5,7 @@ import { fields as names, details as texts } from "../words/chat_fields.ts";
 import { categories } from "../words/chat_tools.ts";
 import { useWords } from "../words/words.ts";
 import { isWebAddress } from "./Markdown.tsx";
+import { useSiteName } from "./site.ts";
 import { type Call, type Fields, isFields } from "./tools.ts";
 
 const MOST_COLUMNS = 6;
@@ -152,9 +153,10 @@ function Name({ field }: { field: string }) {
 function Value({ field, value }: { field: string; value: unknown }): ReactNode {
   const words = useWords(texts);
   const kinds = useWords(categories);
+  const siteName = useSiteName();
   if (isEmpty(value)) return null;
   if (typeof value === "boolean") return value ? words.yes : words.no;
-  if (typeof value === "string" && isWebAddress(value)) return <Linked url={value}>{new URL(value).hostname}</Linked>;
+  if (typeof value === "string" && isWebAddress(value)) return <Linked url={value}>{siteName(value)}</Linked>;
   if (field === "category" || field === "largest") return kinds[value as keyof typeof kinds] ?? String(value);
   if (Array.isArray(value)) return value.map((one, at) => <Value key={at} field="" value={one} />);
   if (!isFields(value)) return String(value);

@@ -28,6 +28,7 @@ function Vote({ vote }: { vote: Fields }) {
   const title = words.title(Number(vote.vote), format.day(`${vote.date}T12:00:00`));
   const differed = isFields(vote.differed_from_most_of_party) ? vote.differed_from_most_of_party : {};
   const members = Array.isArray(differed.items) ? differed.items.filter(isFields) : [];
+  const asked = Array.isArray(vote.asked_about) ? vote.asked_about.filter(isFields) : [];
   const rest = Number(differed.left_out ?? 0);
   return (
     <figure className="vote">
@@ -42,11 +43,26 @@ function Vote({ vote }: { vote: Fields }) {
         : {String(vote.result)}, {words.totals(Number(vote.yea), Number(vote.nay))}
         <span className="about">{String(vote.about ?? "")}</span>
       </figcaption>
+      {asked.length > 0 && (
+        <ul>
+          {asked.map((member) => (
+            <li key={String(member.name)}>
+              <strong>
+                {words.member(
+                  String(member.name),
+                  String(member.party ?? member.riding),
+                  String(member.ballot ?? member.reason),
+                )}
+              </strong>
+            </li>
+          ))}
+        </ul>
+      )}
       <ul className="parties">
         {parties.map((party) => (
           <li key={party.party}>
             <span>{party.party}</span>
-            <span className="bar" aria-hidden="true">
+            <span className="split" aria-hidden="true">
               {KINDS.map((kind) =>
                 party[kind] ? (
                   <i key={kind} data-kind={kind} style={{ width: `${(100 * party[kind]) / most}%` }} />
