@@ -105,7 +105,8 @@ class Watch:
     def verify(self) -> None:
         """Fail if anything happened that the test did not expect, or did not happen though it did."""
         assert not self.troubles, "\n".join(self.troubles)
-        assert not [one for one in self.expected if not one.seen]
+        unseen = [one for one in self.expected if not one.seen]
+        assert not unseen, f"expected, but never happened: {unseen}"
 
     def _on_console(self, message: ConsoleMessage) -> None:
         # Chromium also writes a line for every failed request; the request's own event says more.
@@ -121,7 +122,7 @@ class Watch:
             self.troubles.append(f"another site: {request.url}")
 
     def _on_response(self, response: Response) -> None:
-        if response.status >= 400 and not response.url.endswith("/_stack"):  # not served yet
+        if response.status >= 400:
             self._judge(response.request, response.status, str(response.status))
 
     def _on_failure(self, request: Request) -> None:
@@ -147,17 +148,28 @@ def axe_findings(page: Page) -> list[str]:
     return [f"{one['id']}: {[node['html'] for node in one['nodes']]}" for one in violations]
 
 
-def layout_shift(page: Page) -> float:
-    """The sum of all layout shifts since the page was loaded (web.dev/articles/cls), without those after an input."""
-    total: float = page.evaluate(
+def layout_shifts(page: Page) -> list[str]:
+    """What moved by itself in the conversation (web.dev/articles/cls): how much, and which elements."""
+    shifts: list[str] = page.evaluate(
         """() => new Promise(resolve => {
-          const observer = new PerformanceObserver(list => resolve(total(list.getEntries())))
-          const total = shifts => shifts.reduce((sum, one) => sum + (one.hadRecentInput ? 0 : one.value), 0)
+          const shown = ({node, previousRect, currentRect}) =>
+            `${node?.outerHTML?.slice(0, 80) ?? node?.data} ${previousRect.y} -> ${currentRect.y}`
+          const seen = [], texts = document.querySelector("main .scroll")
+          const add = list => {
+            for (const one of list) {
+              const moved = one.hadRecentInput ? [] : one.sources.filter(({node}) => texts.contains(node))
+              if (moved.length) seen.push(`${one.value}: ${moved.map(shown)}`)
+            }
+          }
+          const observer = new PerformanceObserver(list => add(list.getEntries()))
           observer.observe({type: "layout-shift", buffered: true})
-          requestAnimationFrame(() => setTimeout(() => resolve(total(observer.takeRecords()))))
+          requestAnimationFrame(() => setTimeout(() => {
+            add(observer.takeRecords())
+            resolve(seen)
+          }))
         })"""
     )
-    return total
+    return shifts
 
 
 def scrolls_sideways(page: Page) -> bool:

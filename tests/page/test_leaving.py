@@ -57,7 +57,7 @@ def test_export_then_deletion_with_a_fresh_sign_in(
     watch.expect("/logout", 403)  # the session ended with the user
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("deleted")
     axe(page)
     picture(page, "deleted")

@@ -21,6 +21,12 @@ export function withoutAnswer(messages: ChatMessage[]): ChatMessage[] {
   return at < 0 ? messages : messages.slice(0, at);
 }
 
+/** The last question, if the server does not have it: it was refused, or did not arrive. */
+export function unsentQuestion(shown: ChatMessage[], stored: ChatMessage[]): ChatMessage | null {
+  const last = shown.at(-1);
+  return last?.role === "user" && !stored.some(({ id }) => id === last.id) ? last : null;
+}
+
 /** The messages of a plan without history, and the question that runs in another tab. */
 export function mergeRunning(shown: ChatMessage[], running: ChatMessage[]): ChatMessage[] {
   const known = new Set(shown.map(({ id }) => id));

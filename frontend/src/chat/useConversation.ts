@@ -7,7 +7,7 @@ import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, l
 import { useAccount } from "../app/account.tsx";
 import { announceChange, onChange } from "../app/changes.ts";
 import { useServices } from "../app/services.tsx";
-import { type Attempt, mergeRunning, textOf, withoutAnswer } from "./messages.ts";
+import { type Attempt, mergeRunning, textOf, unsentQuestion, withoutAnswer } from "./messages.ts";
 import { useReconnect } from "./useReconnect.ts";
 import { useUnshrunk } from "./useUnshrunk.ts";
 
@@ -78,8 +78,10 @@ export function useConversation({ id, isNew, context }: Options) {
       setPlace(chat.messages.length ? "open" : "missing");
       return;
     }
-    chat.messages = keeps ? page.messages : mergeRunning(chat.messages, page.messages);
-    chat.clearError();
+    const unsent = unsentQuestion(chat.messages, page.messages);
+    if (!keeps) chat.messages = mergeRunning(chat.messages, page.messages);
+    else chat.messages = unsent ? [...page.messages, unsent] : page.messages;
+    if (!unsent) chat.clearError();
     setStored(page.conversation);
     setBefore(page.before);
     setPlace("open");
@@ -154,7 +156,8 @@ export function useConversation({ id, isNew, context }: Options) {
   const stop = useCallback(async () => {
     if (link.giveUp()) return;
     setStopping(true);
-    const isRunning = () => chat.status === "submitted" || chat.status === "streaming";
+    const stopped = attempt.current; // the user may send the next question at once
+    const isRunning = () => attempt.current === stopped && (chat.status === "submitted" || chat.status === "streaming");
     const deadline = Date.now() + STOP_MS;
     try {
       while (isRunning() && Date.now() < deadline) {

@@ -30,7 +30,7 @@ export function useConversationChanges() {
     async (row: Row): Promise<Failure | null> => {
       const { error } = await supabase.rpc("delete_conversation", { p_id: row.id });
       const failure = error && failureOf(error.code);
-      announceChange(chatIdOf(row));
+      announceChange(chatIdOf(row), { here: failure !== null && failure !== "gone" }); // here it leaves the list
       return failure === "gone" ? null : failure;
     },
     [supabase],
