@@ -104,6 +104,7 @@ class Clocks:
         """Moves both clocks by days and runs the jobs. Returns the counts of each job. Raises JobFailed."""
         async with self.moving:
             self.days, self.moved_days = days, 0
+            await asyncio.to_thread(align, self.db_url, self.stand_in)  # Stripe's has a button of its own
             offset = await asyncio.to_thread(database_offset, self.db_url)
             counts: dict[str, Counter[str]] = {}
             for self.moved_days in range(1, days + 1):

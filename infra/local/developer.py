@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import psycopg
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -156,7 +157,7 @@ class Developer:
             raise HTTPException(409, "The clocks are moving already.")
         try:
             jobs = await self.clocks.move(days)
-        except JobFailed as error:
+        except (JobFailed, psycopg.Error, OSError) as error:
             raise HTTPException(500, str(error)) from error
         return JSONResponse({"clock": await self.clocks.show(), "jobs": jobs})
 

@@ -100,7 +100,8 @@ def test_a_failing_job_is_named(database_url: str, stand_in: StandIn, monkeypatc
     for name in ("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     clocks = Clocks(database_url, stand_in)
+    stand_in.control("/_clock", advance=DAY)  # by its own button
     with pytest.raises(JobFailed, match=r"moved 1 of 2 days\. Then release-stale-holds failed: SettingsError: "):
         asyncio.run(clocks.move(2))
-    assert is_in_step(database_url, stand_in, DAY)
+    assert is_in_step(database_url, stand_in, 2 * DAY)
     assert asyncio.run(clocks.show())["moving"] is None
