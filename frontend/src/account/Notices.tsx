@@ -24,7 +24,7 @@ export function Notices() {
   if (!usage && error) all.push({ key: error.code, message: error.message, action: error.action });
   const shown = all.filter(({ key }) => !hidden.includes(key));
   return (
-    <section className="notices" aria-label={words.region} hidden={shown.length === 0}>
+    <section className="notices" aria-label={words.region} aria-live="polite" hidden={shown.length === 0}>
       {shown.map(({ key, isRefusal, ...notice }) => (
         <div className="notice" key={key} data-refusal={isRefusal}>
           <p>{notice.message}</p>

@@ -13,6 +13,7 @@ import { LazyPart } from "./LazyPart.tsx";
 import { go, useRoute } from "./route.ts";
 import { SignIn } from "./SignIn.tsx";
 import { useServices, useSession } from "./services.tsx";
+import { useDrawer } from "./useDrawer.ts";
 
 const SharedPage = lazy(() => import("../conversations/SharedPage.tsx"));
 const Developer = lazy(() => import("../developer/Panel.tsx"));
@@ -50,18 +51,18 @@ function Workspace({ chatId }: { chatId: string | null }) {
   const words = useWords(app);
   // A new conversation keeps its id, and so its component and its stream, when its address becomes /c/<id>.
   const [draft, setDraft] = useState(newDraft);
-  const [drawer, setDrawer] = useState(false);
+  const drawer = useDrawer();
   if (chatId === null && draft.isUsed) setDraft(newDraft());
   const id = chatId ?? draft.id;
   return (
-    <div className="workspace" data-drawer={drawer || undefined}>
+    <div className="workspace" data-drawer={drawer.isOpen ? "open" : "closed"}>
       <a className="skip" href="#question">
         {words.skip}
       </a>
-      <Header onDrawer={() => setDrawer(!drawer)} isDrawerOpen={drawer} />
+      <Header drawer={drawer} />
       <Notices />
-      <nav className="conversations" id="conversations" aria-label={words.conversations}>
-        <ConversationList current={id} onChosen={() => setDrawer(false)} />
+      <nav className="conversations" id="conversations" aria-label={words.conversations} ref={drawer.list}>
+        <ConversationList current={id} onChosen={drawer.close} />
       </nav>
       <Conversation
         key={id}

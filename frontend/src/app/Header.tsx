@@ -6,17 +6,19 @@ import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { LanguageSwitch } from "./LanguageSwitch.tsx";
 import { go } from "./route.ts";
+import type { useDrawer } from "./useDrawer.ts";
 
-export function Header({ onDrawer, isDrawerOpen }: { onDrawer: () => void; isDrawerOpen: boolean }) {
+export function Header({ drawer }: { drawer: ReturnType<typeof useDrawer> }) {
   const words = useWords(app);
   return (
     <header className="top">
       <button
+        ref={drawer.button}
         type="button"
         className="drawer plain"
-        aria-expanded={isDrawerOpen}
+        aria-expanded={drawer.isOpen}
         aria-controls="conversations"
-        onClick={onDrawer}
+        onClick={drawer.toggle}
       >
         {words.conversations}
       </button>

@@ -54,9 +54,11 @@ export function useRows(kind: Kind, search: string, isShown = true) {
     loaded.current = [];
     again();
     const end = onChange(again);
+    addEventListener("online", again);
     return () => {
       latest.current++;
       end();
+      removeEventListener("online", again);
     };
   }, [read, isShown]);
 
