@@ -24,7 +24,7 @@ from typing import Any
 import psycopg
 
 from infra.local import billing, clock
-from infra.local.auth import SigningKey, access_token, api_key, hash_password, jwt_key, load_or_create_key
+from infra.local.auth import SigningKey, access_token, api_key, create_user, jwt_key, load_or_create_key
 from infra.local.postgres import ROOT, Postgres
 from infra.local.processes import Child, Processes, StackError, end_leftovers
 from infra.local.reaper import alive
@@ -325,25 +325,16 @@ class Stack:
             for tier in TIERS:
                 email = f"{tier.replace('_', '-')}@example.test"
                 found = database.execute("select id::text from auth.users where email = %s", (email,)).fetchone()
-                if found is None:
-                    found = database.execute(
-                        "insert into auth.users (instance_id, id, aud, role, email, encrypted_password,"
-                        " raw_app_meta_data, raw_user_meta_data, email_confirmed_at, created_at, updated_at) values"
-                        " (%s, gen_random_uuid(), 'authenticated', 'authenticated', %s, %s,"
-                        """ '{"provider": "email", "providers": ["email"]}', '{}', now(), now(), now())"""
-                        " returning id::text",
-                        ("00000000-0000-0000-0000-000000000000", email, hash_password(PASSWORD)),
-                    ).fetchone()
-                    assert found is not None
-                    if tier != "free":
-                        database.execute(
-                            "update public.user_subscriptions set tier = %s where user_id = %s", (tier, found[0])
-                        )
+                user_id = found[0] if found else create_user(database, email, PASSWORD)
+                if found is None and tier != "free":
+                    database.execute(
+                        "update public.user_subscriptions set tier = %s where user_id = %s", (tier, user_id)
+                    )
                 users[tier] = {
-                    "id": found[0],
+                    "id": user_id,
                     "email": email,
                     "password": PASSWORD,
-                    "access_token": access_token(key, issuer=issuer, user_id=found[0], email=email, seconds=TOKEN_S),
+                    "access_token": access_token(key, issuer=issuer, user_id=user_id, email=email, seconds=TOKEN_S),
                 }
         return users
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from infra.local import stack as launcher
+from infra.local.__main__ import examples
 from infra.local.processes import Processes
 from infra.local.stack import (
     FUNCTIONS,
@@ -60,6 +61,7 @@ def test_start_prints_the_addresses_and_writes_stack_json(live: Launcher) -> Non
     assert all(info[place] in live.printed for place in ("supabase_url", "db_url", "functions_url", "stripe_url"))
     assert all(info[place] in live.printed for place in ("model_url", "parliament_url"))
     assert info["stripe_webhook_secret"] == "whsec_local"
+    assert f"{examples(live.folder, info['functions_url'])}\nready in" in live.printed
     assert f"open {info['functions_url']}; Ctrl-C stops it" in live.printed
     drafts = {path.name for path in live.folder.glob("*.new")}
     assert drafts <= {"stripe.new"}  # written again after every change at Stripe
