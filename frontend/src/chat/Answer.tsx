@@ -63,7 +63,7 @@ export function Answer({ message, isGrowing, onRegenerate, share }: Props) {
               {words.regenerate}
             </button>
           )}
-          {metadata.persisted && <Feedback messageId={message.id} />}
+          {!metadata.error && metadata.outcome !== "lost" && <Feedback messageId={message.id} />}
           {metadata.persisted && share}
           <Why metadata={metadata} />
         </div>
