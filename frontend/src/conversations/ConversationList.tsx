@@ -8,7 +8,7 @@ import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
 import { useGroups } from "./groups.ts";
 import { Rows } from "./Rows.tsx";
-import { type Kind, useRows } from "./rows.ts";
+import { chatIdOf, type Kind, useRows } from "./rows.ts";
 import "./conversations.css";
 
 const SEARCH_MS = 250;
@@ -27,6 +27,7 @@ export function ConversationList({ current, onChosen }: Props) {
   const groups = useGroups(recent.rows);
   const isRead = recent.state === "read" && pinned.state === "read";
   const isEmpty = isRead && recent.rows.length === 0 && pinned.rows.length === 0;
+  const isListed = [...pinned.rows, ...recent.rows].some((row) => chatIdOf(row) === current);
   const keepsNothing = usage?.keeps_history === false;
 
   const list = (kind: Kind, name: string, from: typeof recent, rows = from.rows, isLast = true) => (
@@ -45,7 +46,7 @@ export function ConversationList({ current, onChosen }: Props) {
       >
         {words.create}
       </button>
-      {keepsNothing && <KeepsNothing isEmpty={isEmpty} />}
+      {keepsNothing && <KeepsNothing isEmpty={isEmpty} isListed={isListed} />}
       {!(keepsNothing && isEmpty && !search) && (
         <label className="search">
           <span className="hidden">{words.search}</span>
@@ -89,13 +90,13 @@ export function ConversationList({ current, onChosen }: Props) {
 }
 
 /** In place of a list: the plan keeps nothing. A conversation that is open is only in this page. */
-function KeepsNothing({ isEmpty }: { isEmpty: boolean }) {
+function KeepsNothing({ isEmpty, isListed }: { isEmpty: boolean; isListed: boolean }) {
   const words = useWords(conversations);
   const isOpen = useRoute().page === "conversation";
   return (
     <>
       <p className="quiet">{isEmpty ? words.keepsNothing : words.keptBefore}</p>
-      {isOpen && isEmpty && <p aria-current="page">{words.onlyHere}</p>}
+      {isOpen && !isListed && <p aria-current="page">{words.onlyHere}</p>}
     </>
   );
 }
