@@ -44,7 +44,7 @@ function Vote({ vote }: { vote: Fields }) {
         <span className="about">{String(vote.about ?? "")}</span>
       </figcaption>
       {asked.length > 0 && (
-        <ul>
+        <ul className="members">
           {asked.map((member) => (
             <li key={String(member.name)}>
               <strong>
@@ -80,7 +80,7 @@ function Vote({ vote }: { vote: Fields }) {
       {members.length > 0 && (
         <>
           <p className="differed">{words.differed}</p>
-          <ul>
+          <ul className="members">
             {members.map((member) => (
               <li key={String(member.mp)}>
                 {words.member(String(member.name), String(member.party), String(member.ballot))}

@@ -47,3 +47,9 @@ export function recordOf(message: ChatMessage): Source | null {
   const first = message.parts.find(({ type }) => type !== "step-start");
   return first?.type === "source-url" ? first : null;
 }
+
+// Plans without history: a tab keeps its conversations until it is closed.
+const inThisTab = new Map<string, ChatMessage[]>();
+
+export const keepInTab = (key: string, messages: ChatMessage[]) => inThisTab.set(key, messages);
+export const keptInTab = (key: string) => inThisTab.get(key);

@@ -6,8 +6,16 @@ import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, loadHistory } from "../../lib/index.ts";
 import { useAccount } from "../app/account.tsx";
 import { announceChange, onChange } from "../app/changes.ts";
-import { useServices } from "../app/services.tsx";
-import { type Attempt, mergeRunning, textOf, unsentQuestion, withoutAnswer } from "./messages.ts";
+import { useServices, useSession } from "../app/services.tsx";
+import {
+  type Attempt,
+  keepInTab,
+  keptInTab,
+  mergeRunning,
+  textOf,
+  unsentQuestion,
+  withoutAnswer,
+} from "./messages.ts";
 import { useReconnect } from "./useReconnect.ts";
 import { useUnshrunk } from "./useUnshrunk.ts";
 
@@ -22,6 +30,7 @@ type Options = { id: string; isNew: boolean; context: () => ChatRequest["context
 
 export function useConversation({ id, isNew, context }: Options) {
   const { api } = useServices();
+  const tabKey = `${useSession()?.user.id} ${id}`;
   const { usage, error: noUsage } = useAccount();
   const [place, setPlace] = useState<Place>(isNew ? "open" : "loading");
   const [stored, setStored] = useState<Conversation | null>(null);
@@ -56,12 +65,13 @@ export function useConversation({ id, isNew, context }: Options) {
     () =>
       new Chat<ChatMessage>({
         id,
+        messages: keptInTab(tabKey),
         transport,
         onFinish: ({ isDisconnect }) => {
           if (!isDisconnect) announce(true);
         },
       }),
-    [id, transport, announce],
+    [id, tabKey, transport, announce],
   );
   const { messages, status, error } = useChat({ chat, throttle: RENDER_MS });
 
@@ -91,7 +101,13 @@ export function useConversation({ id, isNew, context }: Options) {
   const link = useReconnect({ chat, error, status, load, attempt, keeps: () => latest.current.keeps });
 
   // Leaving it ends only the reading.
-  useEffect(() => () => void chat.stop(), [chat]);
+  useEffect(
+    () => () => {
+      if (!latest.current.mayKeep) keepInTab(tabKey, chat.messages);
+      void chat.stop();
+    },
+    [chat, tabKey],
+  );
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: once, when the plan is known; a new one has nothing to read
   useEffect(() => {
