@@ -7,15 +7,7 @@ import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, l
 import { useAccount } from "../app/account.tsx";
 import { announceChange, onChange } from "../app/changes.ts";
 import { useServices, useSession } from "../app/services.tsx";
-import {
-  type Attempt,
-  keepInTab,
-  keptInTab,
-  mergeRunning,
-  textOf,
-  unsentQuestion,
-  withoutAnswer,
-} from "./messages.ts";
+import { type Attempt, keepInTab, keptInTab, mergeRunning, textOf, unsentQuestion, withoutAnswer } from "./messages.ts";
 import { useReconnect } from "./useReconnect.ts";
 import { useUnshrunk } from "./useUnshrunk.ts";
 
