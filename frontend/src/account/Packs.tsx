@@ -2,17 +2,13 @@
 
 import type { Credits, Pack } from "../../lib/index.ts";
 import { useFormats } from "../app/format.ts";
-import { useTask } from "../app/useTask.ts";
 import { plans as texts } from "../words/account_dialogs.ts";
 import { useWords } from "../words/words.ts";
-import { Problem } from "./Problem.tsx";
-import { useStripe } from "./stripe.ts";
+import { OrderButton } from "./OrderButton.tsx";
 
 export function Packs({ packs, credits }: { packs: Pack[]; credits: Credits }) {
   const words = useWords(texts);
   const format = useFormats();
-  const { buy } = useStripe();
-  const task = useTask();
   return (
     <section data-section="packs">
       <h3>{words.packs}</h3>
@@ -28,7 +24,6 @@ export function Packs({ packs, credits }: { packs: Pack[]; credits: Credits }) {
           ))}
         </ul>
       )}
-      <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />
       <ul className="cards">
         {packs.map((pack) => (
           <li key={pack.id}>
@@ -37,14 +32,7 @@ export function Packs({ packs, credits }: { packs: Pack[]; credits: Credits }) {
             <p className="quiet">
               {pack.expires_after_days === null ? words.neverExpires : words.expiresAfter(pack.expires_after_days)}
             </p>
-            <button
-              type="button"
-              className="primary"
-              aria-disabled={task.isBusy}
-              onClick={() => void task.run(() => buy({ pack: pack.id }))}
-            >
-              {words.buyPack(format.number(pack.credits))}
-            </button>
+            <OrderButton order={{ pack: pack.id }} label={words.buyPack(format.number(pack.credits))} />
           </li>
         ))}
       </ul>

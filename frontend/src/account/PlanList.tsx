@@ -2,12 +2,11 @@
 
 import type { Plan, Usage } from "../../lib/index.ts";
 import { useFormats } from "../app/format.ts";
-import { useTask } from "../app/useTask.ts";
 import { plans as texts } from "../words/account_dialogs.ts";
 import { tiers } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
-import { Problem } from "./Problem.tsx";
-import { type PlanName, useStripe } from "./stripe.ts";
+import { OrderButton } from "./OrderButton.tsx";
+import type { PlanName } from "./stripe.ts";
 
 type Tier = Usage["tier"];
 
@@ -15,14 +14,11 @@ export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
   const words = useWords(texts);
   const names = useWords(tiers);
   const format = useFormats();
-  const { buy } = useStripe();
-  const task = useTask();
   const { is_subscribed } = usage.billing;
   return (
     <section>
       <h3>{words.onSale}</h3>
       <p className="quiet">{words.inUsDollars}</p>
-      <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />
       <ul className="cards">
         {plans.map((plan) => {
           const tier = plan.tier as Tier;
@@ -37,14 +33,10 @@ export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
                 <p className="quiet">{words.isCurrent}</p>
               ) : (
                 tier !== "free" && (
-                  <button
-                    type="button"
-                    className="primary"
-                    aria-disabled={task.isBusy}
-                    onClick={() => void task.run(() => buy({ plan: tier as PlanName }))}
-                  >
-                    {is_subscribed ? words.change(name) : words.choose(name)}
-                  </button>
+                  <OrderButton
+                    order={{ plan: tier as PlanName }}
+                    label={is_subscribed ? words.change(name) : words.choose(name)}
+                  />
                 )
               )}
             </li>
