@@ -105,11 +105,14 @@ class Processes:
 
     def run(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
         """Runs a process to its end. Raises StackError if it fails."""
-        child = self.start(name, argv, env=env)
+        self.finish(self.start(name, argv, env=env))
+
+    def finish(self, child: Child) -> None:
+        """Waits for the end of a process. Raises StackError if it fails."""
         status = child.process.wait()
         self._unregister(child)
         if status != 0:
-            raise StackError(f"{name} failed: {child.log_tail()}")
+            raise StackError(f"{child.name} failed: {child.log_tail()}")
 
     def stop_one(self, child: Child, stop_signal: signal.Signals = signal.SIGINT) -> None:
         """Signals a process and waits for its end. Kills it after STOP_S seconds."""

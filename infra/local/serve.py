@@ -23,7 +23,6 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.common.settings import SettingsError
-from functions.common.web import without_trailing_slash
 from infra.local import page
 
 # The deployed functions that serve HTTP. `create()` of the module `handler` returns the app.
@@ -66,6 +65,7 @@ class Apps:
 
 def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
     """Chooses the app that has a route for the path, otherwise the last app, which is the page."""
+    from functions.common.web import without_trailing_slash  # imports FastAPI, which the stand-ins do not need
 
     def choose(scope: Scope) -> Starlette | None:
         if page.is_client_route(scope):
@@ -101,6 +101,7 @@ def listener(port: int) -> socket.socket:
 
 def serve(app: ASGIApp, ports: Sequence[int]) -> None:
     """Serves on loopback until interrupted."""
+    gc.enable()
     sockets = [listener(port) for port in ports]
     config = uvicorn.Config(
         app, lifespan="on", access_log=False, log_level="warning", timeout_graceful_shutdown=6, ws="none"
@@ -153,11 +154,9 @@ def functions() -> None:
     """Serves the page and every deployed function on one origin and, if asked to, also each on one of its own."""
     from infra.local.developer import Developer, Settings, Watched
 
-    gc.disable()  # the imports create lasting objects only; collecting among them takes a fifth of the start
     deployed = {name: importlib.import_module(f"functions.{name}.handler").create() for name in FUNCTIONS}
     for name in ON_DEMAND:
         importlib.import_module(name)
-    gc.enable()
     developer = Developer(Settings(**json.loads(os.environ["DEVELOPER"])))
     panel = developer.create_app()
     together = [panel, *deployed.values(), page.create_app(json.loads(os.environ["PAGE_CONFIG"]))]
@@ -184,6 +183,7 @@ def functions() -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # until `serve`: imports create lasting objects only, and looking for garbage takes a tenth of them
     try:
         {"standins": standins, "functions": functions}[sys.argv[1]]()
     except SettingsError as error:

@@ -174,16 +174,18 @@ class Stack:
         servers += self._start_servers(variables)
         for child, probe in servers:
             child.wait_until(lambda probe=probe: answers(probe))  # type: ignore[misc]
-        if url := self._stripe_url:
-            self._seed_stripe(billing.StandIn(url, STRIPE_KEY), variables, users)
+        stand_in = billing.StandIn(self._stripe_url, STRIPE_KEY) if self._stripe_url else None
+        seeding = self._start_seeding(stand_in, variables, users) if stand_in else None
         if (url := self._parliament_url) and not self._supabase_url:
             self._import_sample(variables, url)
+        if stand_in:
+            self._finish_seeding(stand_in, seeding)
         self._write_info()
 
     def _import_sample(self, variables: Mapping[str, str], parliament_url: str) -> None:
         """Imports the sample of expenses and lobbying into a database that has imported nothing yet."""
         with psycopg.connect(self.postgres.url()) as database:
-            if database.execute("select from public.import_states where finished_at is not null").fetchone():
+            if database.execute("select 1 from public.import_states where finished_at is not null").fetchone():
                 return  # before the imports below, which take a quarter of a second
         from functions.common.errors import AppError  # only a launcher needs the jobs
         from functions.maintenance.imports.errors import ImportFailed
@@ -392,20 +394,25 @@ class Stack:
             own["SEPARATE_CONFIG"] = self._page_config(self._separate)
         return [*servers, (self._server("functions", own), f"{config.url(FUNCTIONS)}/health")]
 
-    def _seed_stripe(
+    def _start_seeding(
         self, stand_in: billing.StandIn, variables: Mapping[str, str], users: Mapping[str, Mapping[str, str]]
-    ) -> None:
-        """Creates the catalogue and the seeded users' subscriptions where they are missing, then releases webhooks."""
+    ) -> Child | None:
+        """Starts to create the catalogue and the seeded users' subscriptions. None where they exist."""
         payers = [billing.Payer(tier, user["id"], user["email"]) for tier, user in users.items() if tier != "free"]
-        incomplete = billing.needs_seeding(stand_in, self.postgres.url(), payers)
-        if incomplete:
-            self._processes.run(
-                "billing",
-                [sys.executable, "-m", "infra.local.billing"],
-                env={**self._base(variables), **billing.environment(stand_in, self.postgres.url(), payers)},
-            )
+        if not billing.needs_seeding(stand_in, self.postgres.url(), payers):
+            return None
+        return self._processes.start(
+            "billing",
+            [sys.executable, "-m", "infra.local.billing"],
+            env={**self._base(variables), **billing.environment(stand_in, self.postgres.url(), payers)},
+        )
+
+    def _finish_seeding(self, stand_in: billing.StandIn, seeding: Child | None) -> None:
+        """Releases the webhooks, and waits for those of the seeding."""
+        if seeding:
+            self._processes.finish(seeding)
         stand_in.control("/_webhooks/mode", hold=False)
-        if incomplete:
+        if seeding:
             stand_in.control("/_settle")
         if not self._supabase_url:
             clock.align(self.postgres.url(), stand_in)

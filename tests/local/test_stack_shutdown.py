@@ -58,6 +58,8 @@ def test_ctrl_c_stops_everything_and_reset_deletes_the_data(stopped_stack: Path,
                     "insert into public.conversations (user_id, title, expires_at) values (%s, 'kept', 'infinity')",
                     (info["users"]["pro"]["id"],),
                 )
+            imported = httpx.get(f"{info['parliament_url']}/_requests").json()
+            assert imported == []  # the first start, of the folder that was copied, imported the sample
             ids.append([[user["id"] for user in info["users"].values()], paying_users(info)])
             assert clocks(info) == (days * DAY, days * DAY)
             move = httpx.post(f"{info['functions_url']}/_stack/clock", json={"days": 1}, timeout=DEADLINE_S)
