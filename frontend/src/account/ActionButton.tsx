@@ -111,16 +111,16 @@ function ConfirmEmail() {
   const words = useWords(texts);
   const { supabase } = useServices();
   const email = useSession()?.user.email;
-  const [isSent, setSent] = useState(false);
+  const [outcome, setOutcome] = useState<"mailSent" | "mailLater" | "mailFailed" | null>(null);
   async function resend() {
     if (!email) return;
     const { error } = await supabase.auth.resend({ type: "signup", email });
-    if (error) throw error;
-    setSent(true);
+    setOutcome(!error ? "mailSent" : error.status === 429 ? "mailLater" : "mailFailed");
   }
+  const text = outcome && words[outcome];
   return (
     <Task label={words.confirmEmail} run={resend}>
-      {isSent && email && words.mailSent(email)}
+      {typeof text === "function" ? text(email ?? "") : text}
     </Task>
   );
 }

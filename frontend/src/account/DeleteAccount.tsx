@@ -1,5 +1,6 @@
 // Deletes the account. The server wants the e-mail address, and a sign-in of the last five minutes.
 
+import { isAuthRetryableFetchError } from "@supabase/supabase-js";
 import { type FormEvent, useState } from "react";
 import { closeDialog, go } from "../app/route.ts";
 import { useServices } from "../app/services.tsx";
@@ -14,7 +15,10 @@ export function DeleteAccount({ email }: { email: string }) {
   const { api, supabase } = useServices();
   const [isWrongPassword, setWrongPassword] = useState(false);
   const task = useTask();
-  const asksPassword = task.error?.reason_code === "old_sign_in" || isWrongPassword;
+  const isOld = task.error?.reason_code === "old_sign_in";
+  // Stays, also while the request is repeated.
+  const [asksPassword, setAsksPassword] = useState(false);
+  if (isOld && !asksPassword) setAsksPassword(true);
 
   function submit(event: FormEvent<HTMLFormElement>) {
     event.preventDefault();
@@ -24,6 +28,7 @@ export function DeleteAccount({ email }: { email: string }) {
     void task.run(async () => {
       if (password) {
         const { error } = await supabase.auth.signInWithPassword({ email, password: String(password) });
+        if (isAuthRetryableFetchError(error)) throw new TypeError("network error");
         if (error) {
           setWrongPassword(true);
           return;
@@ -62,7 +67,7 @@ export function DeleteAccount({ email }: { email: string }) {
         </button>
       </form>
       <p role="status">{task.isBusy && words.deleting}</p>
-      {!asksPassword && <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />}
+      {!isOld && <Problem error={task.error} onDismiss={task.clear} onAgain={task.clear} />}
     </section>
   );
 }
