@@ -31,7 +31,7 @@ def chromium_folder(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 @pytest.fixture(scope="module")
 def chromium(chromium_folder: Path | None) -> Iterator[Browser]:
     """A running Chromium. Not for the whole session: while Playwright runs, no test of the process can be async."""
-    with sync_playwright() as playwright, launch(playwright, chromium_folder) as browser:
+    with sync_playwright() as playwright, launch(playwright.chromium, chromium_folder) as browser:
         yield browser
 
 
@@ -56,11 +56,17 @@ def page_of(
     contexts: list[BrowserContext] = []
 
     def open_page(
-        person: Person | None = None, path: str = "/", *, language: str = "en", site: str | None = None, **options: Any
+        person: Person | None = None,
+        path: str = "/",
+        *,
+        language: str = "en",
+        site: str | None = None,
+        browser: Browser = chromium,
+        **options: Any,
     ) -> Page:
         site = site or stack.info["functions_url"]
         storage = storage_of(person, stack.info["supabase_url"], site)
-        context = chromium.new_context(**{**context_options(language, storage, site), **options})
+        context = browser.new_context(**{**context_options(language, storage, site), **options})
         context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         watch.follow(context)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, Request, Response, WebError
+from playwright.sync_api import Browser, BrowserContext, BrowserType, ConsoleMessage, Page, Request, Response, WebError
 
 from infra.local.postgres import ROOT
 from tests.conftest import Person
@@ -32,17 +32,17 @@ def unpack_chromium(folder: Path) -> None:
     (folder / "fonts.conf").write_text(FONTS.format(folder=folder))
 
 
-def launch(playwright: Playwright, folder: Path | None) -> Browser:
+def launch(chromium: BrowserType, folder: Path | None, *arguments: str) -> Browser:
     """Start the Chromium in the folder; without one, that of the variable CHROMIUM."""
     if folder is None:
-        return playwright.chromium.launch(executable_path=os.environ["CHROMIUM"])
+        return chromium.launch(executable_path=os.environ["CHROMIUM"], args=arguments)
     env: dict[str, str | float | bool] = {
         **os.environ,
         "HOME": str(folder),
         "FONTCONFIG_FILE": str(folder / "fonts.conf"),
         "LD_LIBRARY_PATH": str(folder / "al2023/lib"),  # libraries that the machine may lack
     }
-    return playwright.chromium.launch(executable_path=folder / "chromium", env=env)
+    return chromium.launch(executable_path=folder / "chromium", env=env, args=arguments)
 
 
 def session_of(person: Person, supabase_url: str) -> tuple[str, str]:

@@ -25,9 +25,10 @@ Db = psycopg.Connection[dict[str, Any]]
 
 
 def test_a_newcomer_uses_the_free_questions_and_buys_credits(
-    page_of: PageOf, api: Api, watch: Watch, axe: Check, picture: Picture
+    page_of: PageOf, api: Api, stack: Stack, watch: Watch, axe: Check, picture: Picture
 ) -> None:
-    page = page_of()
+    """The page and each function are on origins of their own, as on AWS."""
+    page = page_of(site=stack.info["page_url"])
     axe(page)
     user = sign_up_on(page)
     ask(page, "What is Bill C-5?")
@@ -90,9 +91,9 @@ def test_overage_stops_at_its_limit_until_the_user_raises_it(
 
 
 def test_an_own_key_is_unlimited_until_its_provider_rejects_it(
-    page_of: PageOf, person: NewPerson, watch: Watch, axe: Check, picture: Picture
+    page_of: PageOf, person: NewPerson, stack: Stack, watch: Watch, axe: Check, picture: Picture
 ) -> None:
-    page = page_of(person("basic"), "/#keys")
+    page = page_of(person("basic"), "/#keys", site=stack.info["page_url"])
     page.get_by_label("Your Anthropic key").fill(f"sk-own-{uuid.uuid4()}")
     page.keyboard.press("Enter")
     expect(page.get_by_text("The key is stored.")).to_be_visible()

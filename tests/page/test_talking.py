@@ -63,6 +63,7 @@ def test_a_conversation_is_deleted_while_it_is_answered(
     row = page.get_by_role("navigation", name="Conversations").get_by_role("listitem").filter(has_text="At length")
     row.get_by_role("button", name="Options").click()
     row.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_role("dialog")).to_be_visible()
     axe(page)
     picture(page, "delete-conversation")
     page.get_by_role("button", name="Delete the conversation").click()
