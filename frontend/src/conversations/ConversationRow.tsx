@@ -5,6 +5,7 @@ import { flushSync } from "react-dom";
 import { Disclosure } from "../app/Disclosure.tsx";
 import { LazyPart } from "../app/LazyPart.tsx";
 import { go } from "../app/route.ts";
+import { languageOf } from "../chat/languageOf.ts";
 import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
 import { type Change, type Failure, useConversationChanges } from "./changes.ts";
@@ -72,6 +73,7 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
       <a
         ref={link}
         href={`/c/${encodeURIComponent(chatId)}`}
+        lang={languageOf(row.title ?? "")}
         aria-current={isCurrent ? "page" : undefined}
         onClick={(event) => {
           if (event.metaKey || event.ctrlKey || event.shiftKey) return; // a new tab or window

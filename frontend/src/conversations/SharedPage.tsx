@@ -7,6 +7,7 @@ import { LanguageSwitch } from "../app/LanguageSwitch.tsx";
 import { currentLanguage, useLanguage } from "../app/language.tsx";
 import { go } from "../app/route.ts";
 import { useServices } from "../app/services.tsx";
+import { languageOf } from "../chat/languageOf.ts";
 import { app } from "../words/app.ts";
 import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
@@ -37,6 +38,14 @@ export default function SharedPage({ token }: { token: string }) {
     return () => leaving.abort();
   }, [api, token, language]);
 
+  const title = shared?.title ?? words.shared;
+  useEffect(() => {
+    document.title = `${title} · ${name}`;
+    return () => {
+      document.title = name;
+    };
+  }, [title, name]);
+
   const ask = (
     <a
       className="button primary"
@@ -58,7 +67,7 @@ export default function SharedPage({ token }: { token: string }) {
         </div>
       </header>
       <main className="shared">
-        <h1>{shared?.title ?? words.shared}</h1>
+        <h1 lang={languageOf(shared?.title ?? "")}>{title}</h1>
         {!shared && !error && <p className="quiet">{loading}</p>}
         {error && !shared && (
           <>
