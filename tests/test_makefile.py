@@ -109,6 +109,17 @@ def test_a_read_only_stack_folder_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts in a namespace")
+@pytest.mark.parametrize("size", ["4k", "1m"], ids=["for the first process", "for Postgres"])
+def test_a_full_disk_is_named(tmp_path: Path, size: str) -> None:
+    (tmp_path / "stack").mkdir()
+    mount = f'mount -t tmpfs -o size={size} none "$0" && exec "$@"'
+    command = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(tmp_path / "stack"), *RUN)
+    assert refusal(tmp_path / "stack", str(free_offset()), command=command) == (
+        "The disk of the stack's folder is full: free some space, or set STACK_DIR.\n"
+    )
+
+
 def install(what: str, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Runs one step of the installation."""
     program = [sys.executable, str(ROOT / "infra/install.py"), what, *command]

@@ -7,6 +7,7 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,11 @@ def run(config: Config) -> None:
                 raise Interrupted  # the first Interrupted was lost where Python or psycopg drops exceptions
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a full disk is the cause. A child says so in its log's end, and one that never ran by its kind."""
+    return "No space left on device" in str(error) or type(error) is subprocess.SubprocessError
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     commands = argparse.ArgumentParser(prog="python -m infra.local", description=__doc__)
@@ -98,8 +104,13 @@ def main() -> int:
             print(scripts.run(arguments, config.folder))
     except Interrupted:
         print("\nstopped")
-    except StackError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        if is_full(error):
+            print("The disk of the stack's folder is full: free some space, or set STACK_DIR.", file=sys.stderr)
+        elif isinstance(error, StackError):
+            print(error, file=sys.stderr)
+        else:
+            raise
         return 1
     return 0
 
