@@ -83,7 +83,7 @@ def test_a_shared_conversation_is_read_without_an_account_until_it_ends(
 
     visitor = page_of(path=link, language="fr", viewport={"width": 360, "height": 740})
     expect(visitor.get_by_role("heading", name="What is Bill C-5?")).to_be_visible()
-    expect(visitor.get_by_role("region", name="Sources").get_by_role("link").first).to_be_visible()
+    expect(visitor.get_by_role("list", name="Sources").get_by_role("link").first).to_be_visible()
     expect(visitor.get_by_text("Copie partagée le")).to_be_visible()
     axe(visitor)
     picture(visitor, "shared-360")

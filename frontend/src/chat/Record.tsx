@@ -20,7 +20,7 @@ export default function Record({ context, messages }: { context: PageContext; me
   const content = useId();
   const answer = messages.findLast(({ role, metadata }) => role === "assistant" && metadata);
   const found = messages.map((message) => (message.role === "assistant" ? recordOf(message) : null)).findLast(Boolean);
-  if (!name && facts.length === 0) return null;
+  if (!name && messages.length === 0) return null;
   return (
     <aside className="record" aria-label={words.title} data-open={isOpen || undefined}>
       <button
@@ -44,6 +44,7 @@ export default function Record({ context, messages }: { context: PageContext; me
           </p>
         )}
         {name && !found && answer && <p className="quiet">{words.notFound}</p>}
+        {facts.length === 0 && <p className="quiet">{words.nothing}</p>}
         {facts.length > 0 && (
           <ul>
             {facts.map((fact) => (

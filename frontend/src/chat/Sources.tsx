@@ -19,8 +19,8 @@ export function Sources({ sources, answer, isGrowing }: Props) {
   const shown = isAll ? sources : sources.slice(0, FIRST);
   if (sources.length === 0) return null;
   return (
-    <section className="sources" data-reserved={isGrowing || undefined} aria-label={words.sources}>
-      <ol>
+    <div className="sources" data-reserved={isGrowing || undefined}>
+      <ol aria-label={words.sources}>
         {shown.map((source) => (
           <li key={source.sourceId}>
             {isWebAddress(source.url) && (
@@ -44,6 +44,6 @@ export function Sources({ sources, answer, isGrowing }: Props) {
           {words.allSources(sources.length)}
         </button>
       )}
-    </section>
+    </div>
   );
 }

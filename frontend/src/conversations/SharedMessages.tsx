@@ -8,6 +8,7 @@ import { sourcesOf, textOf } from "../chat/messages.ts";
 import { Sources } from "../chat/Sources.tsx";
 import { chat } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
+import "../chat/answer.css";
 import "../chat/chat.css";
 
 export function SharedMessages({ messages }: { messages: ChatMessage[] }) {

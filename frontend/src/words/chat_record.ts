@@ -4,7 +4,8 @@ export const record = words(
   {
     title: "The record",
     folded: (name: string, facts: number) =>
-      `The record: ${[name, facts && (facts === 1 ? "1 fact" : `${facts} facts`)].filter(Boolean).join(" · ")}`,
+      `The record: ${[name, facts === 0 ? "" : facts === 1 ? "1 fact" : `${facts} facts`].filter(Boolean).join(" · ") || "nothing yet"}`,
+    nothing: "No facts were looked up yet.",
     found: "Found in the public record:",
     notFound: "No record of this page was found. The answer looked it up by itself.",
     bill: (number: string) => `Bill ${number}`,
@@ -15,7 +16,8 @@ export const record = words(
   {
     title: "Le dossier",
     folded: (name: string, facts: number) =>
-      `Le dossier : ${[name, facts && (facts === 1 ? "1 fait" : `${facts} faits`)].filter(Boolean).join(" · ")}`,
+      `Le dossier : ${[name, facts === 0 ? "" : facts === 1 ? "1 fait" : `${facts} faits`].filter(Boolean).join(" · ") || "rien encore"}`,
+    nothing: "Aucun fait n’a encore été consulté.",
     found: "Trouvé dans les registres publics :",
     notFound: "Aucun dossier n’a été trouvé pour cette page. La réponse a fait ses propres recherches.",
     bill: (number: string) => `Projet de loi ${number}`,

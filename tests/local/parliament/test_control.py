@@ -82,6 +82,13 @@ async def test_next_request_is_accepted_right_after_the_answer() -> None:
     assert statuses == [200]
 
 
+async def test_browsers_may_read_the_api_from_any_origin(client: httpx.AsyncClient) -> None:
+    """APIView of openparliament.ca's parliament/core/api.py adds the header to answers, if there is an origin."""
+    assert "access-control-allow-origin" not in (await client.get("/bills/")).headers
+    answer = await client.get("/bills/", headers={"origin": "https://page.test"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
 async def test_request_log_records_every_request(client: httpx.AsyncClient) -> None:
     await client.get("/votes/?bill=/bills/45-1/C-5/", headers={"from": "someone@example.test"})
     await client.get("/postcodes/X9X9X9/")
