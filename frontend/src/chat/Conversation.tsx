@@ -28,7 +28,7 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   latest.current = context;
   const [draft, setDraft] = useState("");
   const [editing, setEditing] = useState<string | null>(null);
-  const scroll = usePinnedScroll();
+  const scroll = usePinnedScroll(messages.length === 0);
   const field = useRef<HTMLTextAreaElement>(null);
 
   /** Not where that opens a keyboard on the screen. */

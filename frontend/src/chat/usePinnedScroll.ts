@@ -4,17 +4,20 @@ import { useCallback, useLayoutEffect, useRef } from "react";
 
 const NEAR_PX = 48;
 
-export function usePinnedScroll() {
+/** `isEmpty`: there is nothing to follow yet, and the page starts at its top. */
+export function usePinnedScroll(isEmpty: boolean) {
   const area = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const isPinned = useRef(true);
+  const hasEnd = useRef(false);
+  hasEnd.current = !isEmpty;
   const seen = useRef(""); // the sizes after the last change of the layout
 
   const toEnd = useCallback(() => {
     const element = area.current;
     if (!element) return;
     seen.current = sizesOf(element);
-    if (isPinned.current) element.scrollTop = element.scrollHeight;
+    if (isPinned.current && hasEnd.current) element.scrollTop = element.scrollHeight;
   }, []);
 
   useLayoutEffect(() => {
