@@ -20,12 +20,20 @@ function subscribe(changed: () => void) {
 
 /** The route of a path. */
 export function routeOf(path: string): Route {
-  const [first, second, ...rest] = path.split("/").filter(Boolean).map(decodeURIComponent);
+  const [first, second, ...rest] = path.split("/").filter(Boolean).map(decoded);
   if (first === undefined) return { page: "home" };
   if (second === undefined || rest.length) return { page: "unknown" };
   if (first === "c") return { page: "conversation", id: second };
   if (first === "shared") return { page: "shared", token: second };
   return { page: "unknown" };
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // a % that encodes nothing
+  }
 }
 
 export function useRoute(): Route {
