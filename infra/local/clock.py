@@ -2,7 +2,8 @@
 
 Both are moved forward together, a day at a time, and the maintenance jobs run after each day, as the schedules would
 run them. The database keeps its offset in its own copy of private.clock(), the stand-in in its state, so both survive a
-restart. Real Auth tokens and webhook signatures keep the real time.
+restart. Everything else keeps the real time: tokens of Auth, signatures of webhooks, timestamps of rows, and the
+functions, whose Retry-After header is too long by the offset. `resets_at` is right.
 """
 
 import asyncio
