@@ -4,6 +4,7 @@ import type { ReactNode } from "react";
 import { fields as names, details as texts } from "../words/chat_fields.ts";
 import { categories } from "../words/chat_tools.ts";
 import { useWords } from "../words/words.ts";
+import { languageOf } from "./languageOf.ts";
 import { isWebAddress } from "./Markdown.tsx";
 import { useSiteName } from "./site.ts";
 import { type Call, type Fields, isFields } from "./tools.ts";
@@ -19,7 +20,7 @@ export default function ToolDetails({ call }: { call: Call }) {
       {hasInput && <Record title={words.asked} fields={call.input} />}
       {call.output && <Output output={call.output} />}
       {/* What comes after the semicolon is advice for the model. */}
-      {call.error && <p>{call.error.split(";")[0]}</p>}
+      {call.error && <p lang={languageOf(call.error)}>{call.error.split(";")[0]}</p>}
     </div>
   );
 }
@@ -58,7 +59,7 @@ function Record({ title, fields }: { title: string; fields: Fields }) {
         <caption>{title}</caption>
         <tbody>
           {Object.entries(fields).map(([field, value]) =>
-            isEmpty(value) ? null : (
+            isEmpty(value) || FOR_THE_MODEL.has(field) ? null : (
               <tr key={field}>
                 <th scope="row">
                   <Name field={field} />
@@ -81,7 +82,10 @@ function List({ title, rows, leftOut }: { title?: ReactNode; rows: unknown[]; le
   const rest = leftOut + rows.length - shown.length;
   const records = shown.filter(isFields);
   const columns = [...new Set(records.flatMap(Object.keys))]
-    .filter((field) => !LINKS.has(field) && records.some((record) => !isEmpty(record[field])))
+    .filter(
+      (field) =>
+        !LINKS.has(field) && !(field === "mp" && records[0]?.name) && records.some((record) => !isEmpty(record[field])),
+    )
     .slice(0, MOST_COLUMNS);
   return (
     <>
@@ -107,9 +111,9 @@ function List({ title, rows, leftOut }: { title?: ReactNode; rows: unknown[]; le
             <tbody>
               {records.map((record, row) => (
                 <tr key={row}>
-                  {columns.map((field, at) => (
+                  {columns.map((field) => (
                     <td key={field}>
-                      <Linked url={at === 0 ? record.url : null}>
+                      <Linked url={field === columns.find((one) => !isEmpty(record[one])) ? record.url : null}>
                         <Value field={field} value={record[field]} />
                       </Linked>
                     </td>
@@ -159,7 +163,7 @@ function Value({ field, value }: { field: string; value: unknown }): ReactNode {
   if (typeof value === "string" && isWebAddress(value)) return <Linked url={value}>{siteName(value)}</Linked>;
   if (field === "category" || field === "largest") return kinds[value as keyof typeof kinds] ?? String(value);
   if (Array.isArray(value)) return value.map((one, at) => <Value key={at} field="" value={one} />);
-  if (!isFields(value)) return String(value);
+  if (!isFields(value)) return <span lang={languageOf(String(value))}>{String(value)}</span>;
   if (Array.isArray(value.items)) return String(value.items.length + Number(value.left_out ?? 0));
   const { url, ...rest } = value;
   const main = rest.name ?? rest.bill ?? rest.title;
@@ -171,5 +175,7 @@ function Value({ field, value }: { field: string; value: unknown }): ReactNode {
   return <Linked url={url}>{text}</Linked>;
 }
 
+// Codes and rules, most of them in one language only.
+const FOR_THE_MODEL = new Set(["as_of", "status_code", "free_vote_rule", "excerpts_in", "offices"]);
 const LINKS = new Set(["url", "legisinfo", "registry", "text_url"]);
 const isEmpty = (value: unknown) => value === null || value === undefined || value === "";
