@@ -38,9 +38,8 @@ export function Clocks({ clock, stripeUrl, onMoved }: Props) {
 
   return (
     <Part title={words.clocks}>
-      <p>
-        {words.now(format.time(clock.now))} {days > 0 && words.ahead(days)}
-      </p>
+      <p>{words.now(format.time(clock.now))}</p>
+      {days > 0 && <p>{words.ahead(days)}</p>}
       <div className="choices">
         <button type="button" disabled={isMoving} onClick={() => void move(1)}>
           {words.day}
