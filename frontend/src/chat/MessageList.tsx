@@ -57,7 +57,7 @@ export default function MessageList({ conversation, onEdit, onDismiss }: Props) 
       {link.problem && (
         <Refusal
           error={link.problem}
-          hasAnswer={last?.role === "assistant"}
+          of={!last ? "conversation" : last.role === "user" ? "question" : "answer"}
           onAgain={() => void conversation.again()}
           onDismiss={onDismiss}
         />

@@ -6,9 +6,15 @@ import { Why } from "../account/Why.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
 
-type Props = { error: PageError; hasAnswer: boolean; onAgain: () => void; onDismiss: () => void };
+type Props = {
+  error: PageError;
+  /** What it is about: the last question, an answer that failed, or reading the conversation. */
+  of: "question" | "answer" | "conversation";
+  onAgain: () => void;
+  onDismiss: () => void;
+};
 
-export function Refusal({ error, hasAnswer, onAgain, onDismiss }: Props) {
+export function Refusal({ error, of, onAgain, onDismiss }: Props) {
   const words = useWords(texts);
   const fields = error.fields?.map(({ message }) => message).join(" ");
   return (
@@ -18,12 +24,12 @@ export function Refusal({ error, hasAnswer, onAgain, onDismiss }: Props) {
         <ActionButton error={error} onDone={onAgain} onDismiss={onDismiss} />
       </div>
       <div className="actions">
-        {!hasAnswer && error.action !== "wait" && error.action !== "none" && (
+        {of !== "answer" && error.action !== "wait" && error.action !== "none" && (
           <button type="button" className="plain" onClick={onAgain}>
-            {words.sendAgain}
+            {of === "question" ? words.sendAgain : words.readAgain}
           </button>
         )}
-        {!hasAnswer && error.action !== "none" && (
+        {of === "question" && error.action !== "none" && (
           <button type="button" className="plain" onClick={onDismiss}>
             {words.takeBack}
           </button>

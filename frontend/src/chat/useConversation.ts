@@ -136,11 +136,15 @@ export function useConversation({ id, isNew, context }: Options) {
       edit: (messageId: string, text: string) => begin(text, () => chat.sendMessage({ text, messageId })),
       regenerate: (messageId: string) => begin(null, () => chat.regenerate({ messageId })),
       /** Sends what failed once more. The server knows the question: it is charged once. */
-      again: () => chat.regenerate(),
+      again: () => {
+        if (chat.messages.length) return chat.regenerate();
+        link.clear();
+        return load().catch(link.fail);
+      },
       /** Asks a question whose answer was lost as a new one. */
       askAgain: () => {
         const question = chat.messages.findLast(({ role }) => role === "user");
-        link.giveUp();
+        link.clear();
         chat.messages = withoutAnswer(chat.messages);
         return question ? begin(textOf(question), () => chat.sendMessage({ text: textOf(question) })) : undefined;
       },
@@ -148,7 +152,7 @@ export function useConversation({ id, isNew, context }: Options) {
       dismiss: () => {
         const { text = null, before = withoutAnswer(chat.messages) } = attempt.current ?? {};
         if (chat.lastMessage?.role === "user") chat.messages = before;
-        chat.clearError();
+        link.clear();
         return text;
       },
       earlier: async () => {
@@ -158,11 +162,11 @@ export function useConversation({ id, isNew, context }: Options) {
         setBefore(page.before);
       },
     }),
-    [api, id, before, chat, begin, link.giveUp],
+    [api, id, before, chat, begin, link.clear, link.fail, load],
   );
 
   const stop = useCallback(async () => {
-    if (link.giveUp()) return;
+    if (link.isCut) return link.clear(); // the user does not want to wait
     setStopping(true);
     const stopped = attempt.current; // the user may send the next question at once
     const isRunning = () => attempt.current === stopped && (chat.status === "submitted" || chat.status === "streaming");

@@ -122,15 +122,12 @@ export function useReconnect({ chat, error, status, load, attempt, keeps }: Opti
     };
   }, [chat, recover]);
 
-  /** The user does not want to wait. Returns whether there was something to give up. */
-  const giveUp = useCallback(() => {
-    setState("ok");
-    if (!isCut) return false;
+  const clear = useCallback(() => {
     tries.current = 0;
     chat.clearError();
     setFailure(null);
-    return true;
-  }, [chat, isCut]);
+    setState("ok");
+  }, [chat]);
 
   return {
     state,
@@ -138,7 +135,7 @@ export function useReconnect({ chat, error, status, load, attempt, keeps }: Opti
     problem: isCut ? null : (problem as PageError | null),
     /** An answer is expected, though nothing is being read. */
     isCut: isCut || state === "reconnecting",
-    giveUp,
+    clear,
     fail: setFailure,
   };
 }
