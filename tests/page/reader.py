@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
@@ -65,7 +66,13 @@ def sign_up_on(page: Page) -> Person:
     page.get_by_label("Password").fill("a long password")
     page.get_by_role("button", name="Create an account").click()
     expect(question_field(page)).to_be_visible()
-    state = page.context.storage_state()
-    stored = {entry["name"]: entry["value"] for origin in state["origins"] for entry in origin["localStorage"]}
-    (session,) = (json.loads(value) for name, value in stored.items() if name.endswith("-auth-token"))
+    session = session_on(page)
     return Person(session["user"]["id"], email, session["access_token"])
+
+
+def session_on(page: Page) -> dict[str, Any]:
+    """supabase-js's session of the person who is signed in."""
+    origins = page.context.storage_state()["origins"]
+    stored = {entry["name"]: entry["value"] for origin in origins for entry in origin["localStorage"]}
+    (session,) = (json.loads(value) for name, value in stored.items() if name.endswith("-auth-token"))
+    return dict(session)
