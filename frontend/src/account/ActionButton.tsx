@@ -21,6 +21,9 @@ type Props = {
   onDismiss?: () => void;
 };
 
+/** Waiting helps, and credits do at once: the sentences of these reasons say so. */
+const CREDITS_HELP: (string | undefined)[] = ["daily_quota_used", "overage_ceiling_reached"];
+
 export function ActionButton({ error, onDone, onDismiss = onDone }: Props) {
   const words = useWords(texts);
   const { supabase } = useServices();
@@ -53,7 +56,16 @@ export function ActionButton({ error, onDone, onDismiss = onDone }: Props) {
     case "contact_support":
       return <ContactSupport requestId={error.request_id} />;
     case "wait":
-      return <Again at={error.resets_at} onAgain={onDone} />;
+      return (
+        <>
+          <Again at={error.resets_at} onAgain={onDone} />
+          {CREDITS_HELP.includes(error.reason_code) && (
+            <button type="button" onClick={() => openDialog("plans-packs")}>
+              {words.buyPack}
+            </button>
+          )}
+        </>
+      );
     default:
       return onDismiss ? (
         <button type="button" className="primary" onClick={onDismiss}>

@@ -11,7 +11,11 @@ import { PROVIDER_NAMES } from "./keys.ts";
 import { alertsOf } from "./meter.ts";
 import { useRejectedKeys } from "./useRejectedKeys.ts";
 
-type Notice = { key: string; message: string; action: PageError["action"]; isRefusal?: boolean };
+type Notice = Pick<PageError, "message" | "action"> & {
+  key: string;
+  isRefusal?: boolean;
+  reason_code?: PageError["reason_code"];
+};
 
 export function Notices() {
   const words = useWords(texts);
@@ -28,9 +32,7 @@ export function Notices() {
       {shown.map(({ key, isRefusal, ...notice }) => (
         <div className="notice" key={key} data-refusal={isRefusal}>
           <p>{notice.message}</p>
-          {notice.action === "wait" && usage ? null : (
-            <ActionButton error={notice} onDone={usage ? undefined : () => void refresh()} />
-          )}
+          <ActionButton error={notice} onDone={usage ? undefined : () => void refresh()} />
           <button type="button" className="plain" onClick={() => setHidden([...hidden, key])}>
             {words.hide}
           </button>
@@ -53,8 +55,15 @@ function noticesOf(usage: Usage, pastDue: (day: string) => string): Notice[] {
     message,
     action: "none",
   }));
-  if (!can_query) list.push({ key: reason_code, message: usage.message, action: usage.action, isRefusal: true });
-  else list.push(...alertsOf(usage).map((alert) => ({ ...alert, key: alert.reason_code })));
+  if (!can_query)
+    list.push({
+      key: reason_code,
+      message: usage.message,
+      action: usage.action,
+      reason_code: reason_code as PageError["reason_code"],
+      isRefusal: true,
+    });
+  else list.push(...alertsOf(usage).map(({ reason_code: key, message, action }) => ({ key, message, action })));
   if (billing.past_due_since && usage.action !== "pay_invoice")
     list.push({ key: "past_due", message: pastDue(billing.past_due_since), action: "pay_invoice" });
   return list;
