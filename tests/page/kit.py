@@ -172,10 +172,21 @@ def layout_shifts(page: Page) -> list[str]:
     return shifts
 
 
-def scrolls_sideways(page: Page) -> bool:
-    """Whether the page is wider than the window."""
-    wider: bool = page.evaluate("document.scrollingElement.scrollWidth > window.innerWidth")
-    return wider
+def beyond_the_edge(page: Page) -> list[str]:
+    """The elements that the window's right edge cuts, without those that scroll within a part of the page."""
+    assert page.viewport_size
+    cut: list[str] = page.evaluate(
+        """width => {
+          const isScroller = element => ["auto", "scroll"].includes(getComputedStyle(element).overflowX)
+            && element.scrollWidth > element.clientWidth && element.getBoundingClientRect().right <= width + 1
+          const scrolls = element => element && (isScroller(element) || scrolls(element.parentElement))
+          return [...document.querySelectorAll("body *")]
+            .filter(one => one.getBoundingClientRect().right > width + 1 && one.checkVisibility() && !scrolls(one))
+            .map(one => one.outerHTML.slice(0, 100))
+        }""",
+        page.viewport_size["width"],
+    )
+    return cut
 
 
 def shown_words(page: Page) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from playwright.sync_api import Page, expect
 
 from tests.conftest import Person
-from tests.page.kit import scrolls_sideways
+from tests.page.kit import beyond_the_edge
 from tests.page.reader import SLOWLY, answer, ask, begun, question_field, ready
 
 PageOf = Callable[..., Page]
@@ -79,23 +79,23 @@ def test_a_screen_reader_hears_an_answer_and_its_language(
 def test_a_phone_scrolls_only_down(page_of: PageOf, person: NewPerson, axe: Check, picture: Picture) -> None:
     page = page_of(person("basic"), viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     picture(page, "empty-360")
-    assert not scrolls_sideways(page)
+    assert not beyond_the_edge(page)
     ask(page, "How did members vote on C-5? " + "[fault:long 400]")
     ready(page)
-    assert not scrolls_sideways(page)
+    assert not beyond_the_edge(page)
     expect(question_field(page)).to_be_in_viewport(ratio=1)
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_in_viewport(ratio=1)
     axe(page)
     picture(page, "answer-360")
     page.get_by_role("button", name="Conversations").click()
     expect(page.get_by_role("button", name="New conversation")).to_be_in_viewport(ratio=1)
-    assert not scrolls_sideways(page)
+    assert not beyond_the_edge(page)
     axe(page)
     picture(page, "drawer-360")
     for dialog in ("plans", "keys", "data"):
         page.goto(f"/#{dialog}")
         expect(page.get_by_role("dialog").get_by_role("heading").nth(1)).to_be_visible()
-        assert not scrolls_sideways(page), dialog
+        assert not beyond_the_edge(page), dialog
         picture(page, f"{dialog}-360")
 
 
