@@ -62,6 +62,7 @@ SLOW_FILES = (
     "tests/package/",
     "tests/journeys/test_resume.py",
     "tests/local/test_stack_shutdown.py",
+    "tests/page/",
     "tests/functions/test_rotate_keys.py",
     "tests/journeys/test_ai_sdk_stopping.py",
     "tests/journeys/test_endings.py",

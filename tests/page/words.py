@@ -25,7 +25,7 @@ FUNCTION_WORDS = words_of(
 
 
 def english_words() -> set[str]:
-    """The words of the English page that the French page does not have, and English function words."""
+    """The words of the English page that the French page does not have, and function words, which it must not have."""
     english, french = set[str](), set[str]()
     for path in sorted((FRONTEND / "src/words").glob("*.ts")):
         for pair in PAIR.finditer(path.read_text()):
@@ -33,4 +33,4 @@ def english_words() -> set[str]:
                 for text in TEXT.findall(block):
                     found |= words_of(VALUE.sub(" ", text))
     assert len(english - french) > 50, "the page's words are written in another form"
-    return (english | FUNCTION_WORDS) - french
+    return english - french | FUNCTION_WORDS
