@@ -84,6 +84,7 @@ clean: ## removes everything installed or built; `make reset` deletes the stack'
 	  { echo "There is no $(PYTHON). Install Python 3.11 or newer, or choose another: make PYTHON=python3.13"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Choose another: make PYTHON=python3.13"; exit 1; }
+	@test -x $(BIN)/pip || echo "making .venv with $(PYTHON)"
 	@test -x $(BIN)/pip || "$(PYTHON)" -m venv --clear .venv >/dev/null 2>&1 || \
 	  { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(INSTALL) "uv" $(BIN)/pip install --progress-bar off --disable-pip-version-check --retries 2 \

@@ -11,6 +11,8 @@ export type TransportOptions = {
   keepsHistory: () => boolean;
   /** What a question is about, and who answers it. */
   settings?: () => Pick<ChatRequest, "context" | "provider" | "model">;
+  /** Where a running answer is followed, if not at the chat function: docs/deploy.md, "An empty answer ends". */
+  resumeUrl?: (chatId: string) => string;
 };
 
 /**
@@ -31,7 +33,7 @@ type Sending = Parameters<DefaultChatTransport<ChatMessage>["sendMessages"]>[0];
 class Transport extends DefaultChatTransport<ChatMessage> {
   #unanswered: Sending | undefined;
 
-  constructor({ client, keepsHistory, settings }: TransportOptions) {
+  constructor({ client, keepsHistory, settings, resumeUrl }: TransportOptions) {
     super({
       api: urlOf(client, "chat", "/chat"),
       headers: () => headersOf(client),
@@ -40,6 +42,7 @@ class Transport extends DefaultChatTransport<ChatMessage> {
         if (!response.ok) throw await responseError(response, client.language());
         return response;
       },
+      prepareReconnectToStreamRequest: resumeUrl && (({ id }) => ({ api: resumeUrl(id) })),
       prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => {
         const sent = keepsHistory() ? messages.slice(-1) : textsOf(messages);
         return {

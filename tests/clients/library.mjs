@@ -160,6 +160,7 @@ const pages = {
       key: await client.call("PUT /keys/{provider}", { path, body: { api_key: `sk-own-${crypto.randomUUID()}` } }),
       invalid: await failure(client.call("PUT /keys/{provider}", { path, body: { api_key: "short" } })),
       missing: await failure(client.call("GET /shared/{token}", { path: { token: "no-such-token" } })),
+      elsewhere: await resumedElsewhere(client),
       page: await client.call("POST /checkout", {
         body: { pack: "pack_100", success_url: `${functions_url}/`, cancel_url: `${functions_url}/` },
       }),
@@ -167,6 +168,14 @@ const pages = {
     };
   },
 };
+
+/** The addresses at which an answer is followed whose page has another one for that, and what came back. */
+async function resumedElsewhere(client) {
+  const resumeUrl = (id) => `${functions_url}/chat/${id}-elsewhere/stream`;
+  const transport = chatTransport({ client, keepsHistory: () => true, resumeUrl });
+  const stream = await transport.reconnectToStream({ chatId: "one" });
+  return { stream, urls: requests.map(({ url }) => url).filter((url) => url.includes("/one")) };
+}
 
 async function failure(call) {
   const error = await call.then(() => undefined, (thrown) => thrown);

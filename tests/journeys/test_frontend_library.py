@@ -138,6 +138,13 @@ def test_a_cut_answer_is_resumed_without_doubling(pages: Json) -> None:
     assert (answer["metadata"]["finish_reason"], page["usage"]["included"]["used"]) == ("stop", 1)
 
 
+def test_an_answer_can_be_followed_at_another_address(pages: Json) -> None:
+    elsewhere = pages["called"]["elsewhere"]
+    (url,) = elsewhere["urls"]
+    assert url.endswith("/chat/one-elsewhere/stream")
+    assert elsewhere["stream"] is None  # 204
+
+
 def test_a_stopped_answer_ends_as_stopped(pages: Json) -> None:
     assert pages["stopped"]["status"] == "ready"
     assert pages["stopped"]["metadata"]["finish_reason"] == "stopped"
