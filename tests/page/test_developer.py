@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from infra.local.stack import Stack
 from tests.conftest import Person
-from tests.page.kit import Watch, scrolls_sideways, shown_words
+from tests.page.kit import Watch, beyond_the_edge, shown_words
 from tests.page.words import english_words, words_of
 
 AxeCheck = Callable[[Page], None]
@@ -125,7 +125,7 @@ def test_the_panel_fits_a_phone_in_both_languages(
     expect(panel.get_by_role("table")).to_be_visible()
     expect(panel.locator("pre")).to_be_visible()
     axe(page)
-    assert not scrolls_sideways(page)
+    assert not beyond_the_edge(page)
     picture(page, f"developer-360-{language}")
     if language == "fr":
         assert not words_of(shown_words(page).replace(user.email, "")) & english_words()
