@@ -33,6 +33,7 @@ create table if not exists public.plans (
       is true),
   paused_at timestamptz,
   paused_providers text[] not null default '{}',
+  overage_repriced_at timestamptz not null default '-infinity',
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -65,6 +66,23 @@ comment on column public.plans.paused_at is
   'Since when an operator has paused the chat. Null: it runs. Here, because admit_query reads this row anyway.';
 comment on column public.plans.paused_providers is
   'The providers that an operator has paused. Their models are left out.';
+comment on column public.plans.overage_repriced_at is
+  'When overage_price_usd last changed. reconcile compares the overage since then with it.';
+
+create or replace function private.note_overage_price() returns trigger
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  new.overage_repriced_at := private.clock();
+  return new;
+end
+$$;
+comment on function private.note_overage_price() is 'Trigger: records when overage_price_usd changes.';
+revoke all on function private.note_overage_price() from public, anon, authenticated, service_role;
+
+create or replace trigger plans_note_overage_price before update on public.plans
+  for each row when (old.overage_price_usd is distinct from new.overage_price_usd)
+  execute function private.note_overage_price();
 
 insert into public.plans (tier, name, price_usd, daily_quota, lifetime_quota, overage_price_usd, overage_limit_usd,
                           allows_credits, allows_byok, history_days, query_cost_limit_usd, failed_cost_limit_usd,

@@ -27,6 +27,7 @@ create table if not exists public.credit_packs (
 );
 create index if not exists credit_packs_to_lapse_idx on public.credit_packs (expires_at)
   where expires_at is not null and lapsed_at is null;
+create index if not exists credit_packs_created_at_idx on public.credit_packs (created_at);
 create index if not exists credit_packs_spending_order_idx
   on public.credit_packs (user_id, expires_at, created_at);
 

@@ -1,5 +1,17 @@
 -- The invariants of metering as one query, which returns violations, and the repair of counters.
 
+create or replace view private.conversation_tokens with (security_invoker = true) as
+select u.conversation_id, sum(u.tokens_total) as tokens
+from public.usage_logs u
+-- track_query_usage names a conversation whose totals it leaves as they are.
+where u.conversation_id is not null and not (u.chat_key is null and u.request_id like 'track:%')
+group by u.conversation_id;
+comment on view private.conversation_tokens is 'The tokens of the stored queries of each conversation.';
+comment on column private.conversation_tokens.conversation_id is 'The conversation.';
+comment on column private.conversation_tokens.tokens is 'Tokens of its queries, those of replaced answers included.';
+revoke all on private.conversation_tokens from public, anon, authenticated, service_role;
+
+
 create or replace function public.reconcile()
 returns table (invariant text, user_id uuid, subject text, expected text, found text)
 -- A million queries take seconds. PostgREST applies this time-out to the call.
@@ -44,6 +56,18 @@ as $$
   where c.credits_used <> coalesce(t.used, 0)
      or c.credits_remaining + c.credits_used + c.credits_revoked + c.credits_expired <> c.credits_purchased
   union all
+  -- The pack of a query is its user's. A row that left its pack also breaks the sum above.
+  select 'I3', u.user_id, u.id::text, 'a pack of the user, if credits pay',
+         concat_ws(' ', u.funding, coalesce(c.id::text, 'without a pack'), 'of ' || c.user_id)
+  from public.usage_logs u left join public.credit_packs c on c.id = u.credit_pack_id
+  where u.is_charged and ((u.funding = 'credit') <> (c.id is not null) or u.user_id <> c.user_id)
+  union all
+  -- Only queries that were admitted after the price last changed: a query in progress keeps the old one.
+  select 'price', u.user_id, u.id::text, coalesce(p.overage_price_usd::text, 'no overage'), u.overage_charge::text
+  from public.usage_logs u join public.plans p on p.tier = u.tier
+  where u.was_overage and u.reversed_at is null and u.overage_charge is distinct from p.overage_price_usd
+    and u.query_timestamp > p.overage_repriced_at + interval '1 day'
+  union all
   select 'I4', s.user_id, 'quota_used of ' || s.quota_date, coalesce(i.used, 0)::text, s.quota_used::text
   from public.user_subscriptions s
   left join included i on i.user_id = s.user_id and not i.is_lifetime and i.day = s.quota_date
@@ -84,6 +108,10 @@ as $$
   select 'I4', c.user_id, 'message_count of ' || c.id, count(m.id)::text, c.message_count::text
   from public.conversations c left join public.messages m on m.conversation_id = c.id
   group by c.id having count(m.id) <> c.message_count
+  union all
+  select 'I4', c.user_id, 'total_tokens of ' || c.id, coalesce(t.tokens, 0)::text, c.total_tokens::text
+  from public.conversations c left join private.conversation_tokens t on t.conversation_id = c.id
+  where c.total_tokens <> coalesce(t.tokens, 0)
   union all
   select 'I5', h.user_id, h.id::text, 'ended by ' || h.expires_at, 'held'
   from public.query_holds h where h.expires_at < private.clock() - interval '1 hour'
@@ -210,13 +238,14 @@ begin
 
   -- Write
   with counted as (
-    select c.id, (select count(*) from public.messages m where m.conversation_id = c.id) as messages
+    select c.id, (select count(*) from public.messages m where m.conversation_id = c.id) as messages,
+           coalesce((select t.tokens from private.conversation_tokens t where t.conversation_id = c.id), 0) as tokens
     from public.conversations c where c.user_id = p_user_id
     order by c.id
     for update
   )
-  update public.conversations c set message_count = n.messages from counted n
-  where c.id = n.id and c.message_count <> n.messages;
+  update public.conversations c set message_count = n.messages, total_tokens = n.tokens from counted n
+  where c.id = n.id and (c.message_count, c.total_tokens) <> (n.messages, n.tokens);
   get diagnostics v_repaired = row_count;
 
   -- A query moves from query_holds to usage_logs in one transaction, so one statement counts it exactly once.
@@ -262,3 +291,128 @@ comment on function public.repair_counters(uuid) is
   'included_until. Returns how many rows changed. Changes no charge, credit or bill.';
 revoke all on function public.repair_counters(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.repair_counters(uuid) to service_role;
+
+
+create or replace function public.reconcile_operators()
+returns table (invariant text, user_id uuid, subject text, expected text, found text)
+language sql stable security definer set search_path = '' set statement_timeout = '30s'
+as $$
+  with latest as (
+    select distinct on (a.subject_user_id, a.kind) a.subject_user_id as user_id, a.kind, a.action, a.after
+    from (
+      select o.subject_user_id, o.created_at, o.id, o.action, o.after,
+             case when o.action = 'limit' then 'limit' else 'block' end as kind
+      from public.operator_actions o
+      where o.subject_user_id is not null and o.action in ('limit', 'block', 'unblock')) a
+    order by a.subject_user_id, a.kind, a.created_at desc, a.id desc
+  )
+  select 'operator', s.user_id, 'block', coalesce(l.action, 'none'), case when s.blocked_at is null then 'not blocked'
+                                                                          else 'blocked since ' || s.blocked_at end
+  from public.user_subscriptions s left join latest l on l.user_id = s.user_id and l.kind = 'block'
+  where (s.blocked_at is not null) <> (l.action is not distinct from 'block')
+  union all
+  -- Not overage_limit, which the user may change.
+  select 'operator', s.user_id, 'limits', coalesce(recorded.limits, 'none'), set_now.limits
+  from public.user_subscriptions s
+  left join latest l on l.user_id = s.user_id and l.kind = 'limit'
+  cross join lateral (select concat_ws(', ', s.daily_quota || ' a day', s.lifetime_quota || ' ever',
+                                       '$' || s.overage_ceiling || ' at most') as limits) set_now
+  cross join lateral (select concat_ws(', ', (l.after ->> 'daily_quota') || ' a day',
+                                       (l.after ->> 'lifetime_quota') || ' ever',
+                                       '$' || (l.after ->> 'overage_ceiling_usd') || ' at most') as limits) recorded
+  where set_now.limits <> recorded.limits
+  union all
+  select 'operator', a.subject_user_id, 'grant ' || a.id, (a.after ->> 'credits') || ' credits',
+         coalesce(c.credits_purchased || ' credits of ' || c.user_id, 'no pack')
+  from public.operator_actions a left join public.credit_packs c on c.id = a.id
+  where a.action = 'grant' and a.subject_user_id is not null
+    and (c.user_id, c.credits_purchased) is distinct from (a.subject_user_id, (a.after ->> 'credits')::integer)
+  union all
+  select 'operator', coalesce(a.subject_user_id, r.user_id), 'credit back ' || coalesce(a.id, r.id),
+         coalesce('reversed: ' || a.subject, 'an action'), coalesce('reversed: ' || r.query_id, 'no reversal')
+  from (select * from public.operator_actions o where o.action = 'credit back' and o.subject_user_id is not null) a
+  full join public.usage_reversals r on r.id = a.id
+  where r.query_id::text is distinct from a.subject
+$$;
+comment on function public.reconcile_operators() is
+  'Differences between what operators changed and operator_actions: blocks, limits, granted packs and credits back, '
+  'each without its record, or recorded and not there. Columns as reconcile.';
+revoke all on function public.reconcile_operators() from public, anon, authenticated, service_role;
+grant execute on function public.reconcile_operators() to service_role;
+
+
+create or replace function public.subscribers(
+  p_after uuid default null, p_limit integer default 1000, p_user_id uuid default null)
+returns table (
+  user_id uuid, stripe_customer_id text, stripe_subscription_id text, tier text, next_tier text, status text,
+  has_price boolean)
+language sql stable security definer set search_path = ''
+as $$
+  select s.user_id, s.stripe_customer_id, s.stripe_subscription_id, s.tier, s.next_tier, s.status, p.price_usd > 0
+  from public.user_subscriptions s join public.plans p on p.tier = s.tier
+  where (p_after is null or s.user_id > p_after) and (p_user_id is null or s.user_id = p_user_id)
+    and (s.stripe_customer_id is not null or s.stripe_subscription_id is not null or p.price_usd > 0)
+  order by s.user_id limit least(p_limit, 1000)
+$$;
+comment on function public.subscribers(uuid, integer, uuid) is
+  'Users with a Stripe customer or a plan that has a price, to compare with Stripe, ordered by id, after p_after, at '
+  'most 1,000. p_user_id: only that user.';
+revoke all on function public.subscribers(uuid, integer, uuid) from public, anon, authenticated, service_role;
+grant execute on function public.subscribers(uuid, integer, uuid) to service_role;
+
+
+create or replace view private.stripe_packs with (security_invoker = true) as
+select
+  c.id, c.created_at, c.user_id, c.stripe_checkout_session_id as session_id, c.stripe_payment_intent_id as payment_id,
+  c.credits_purchased as credits, c.price_paid::numeric as price_paid_usd, c.credits_to_revoke as to_revoke,
+  c.is_frozen,
+  exists (select from public.operator_actions a where a.id = c.id and a.action = 'grant') as is_recorded
+from public.credit_packs c;
+comment on view private.stripe_packs is 'Credit packs with what is compared with their payments at Stripe.';
+comment on column private.stripe_packs.id is 'The pack.';
+comment on column private.stripe_packs.created_at is 'When it was paid.';
+comment on column private.stripe_packs.user_id is 'The owner.';
+comment on column private.stripe_packs.session_id is 'The checkout session. Null: nobody bought it.';
+comment on column private.stripe_packs.payment_id is 'The payment intent.';
+comment on column private.stripe_packs.credits is 'The credits bought.';
+comment on column private.stripe_packs.price_paid_usd is 'The price, US dollars.';
+comment on column private.stripe_packs.to_revoke is 'Credits that refunds and a lost dispute are worth.';
+comment on column private.stripe_packs.is_frozen is 'Whether a dispute is open.';
+comment on column private.stripe_packs.is_recorded is 'Whether an operator granted it, with a record.';
+revoke all on private.stripe_packs from public, anon, authenticated, service_role;
+
+
+create or replace function public.packs_since(
+  p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
+returns table (
+  id uuid, user_id uuid, session_id text, payment_id text, credits integer, price_paid_usd text, to_revoke integer,
+  is_frozen boolean, is_recorded boolean)
+language sql stable security definer set search_path = ''
+as $$
+  select s.id, s.user_id, s.session_id, s.payment_id, s.credits, s.price_paid_usd::text, s.to_revoke, s.is_frozen,
+         s.is_recorded
+  from private.stripe_packs s
+  where s.created_at >= p_since and (p_after is null or s.id > p_after)
+  order by s.id limit least(p_limit, 1000)
+$$;
+comment on function public.packs_since(timestamptz, uuid, integer) is
+  'Credit packs since a time, ordered by id, after p_after, at most 1,000, to compare with Stripe.';
+revoke all on function public.packs_since(timestamptz, uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.packs_since(timestamptz, uuid, integer) to service_role;
+
+
+create or replace function public.sold_packs(p_sessions text[] default '{}', p_payments text[] default '{}')
+returns table (
+  id uuid, user_id uuid, session_id text, payment_id text, credits integer, price_paid_usd text, to_revoke integer,
+  is_frozen boolean, is_recorded boolean)
+language sql stable security definer set search_path = ''
+as $$
+  select s.id, s.user_id, s.session_id, s.payment_id, s.credits, s.price_paid_usd::text, s.to_revoke, s.is_frozen,
+         s.is_recorded
+  from private.stripe_packs s
+  where s.session_id = any (p_sessions[1:1000]) or s.payment_id = any (p_payments[1:1000])
+$$;
+comment on function public.sold_packs(text[], text[]) is
+  'The credit packs of checkout sessions and payment intents, at most 1,000 of each, to compare with Stripe.';
+revoke all on function public.sold_packs(text[], text[]) from public, anon, authenticated, service_role;
+grant execute on function public.sold_packs(text[], text[]) to service_role;

@@ -23,19 +23,6 @@ revoke all on function public.billed_items(timestamptz, uuid, integer) from publ
 grant execute on function public.billed_items(timestamptz, uuid, integer) to service_role;
 
 
-create or replace function public.sold_packs(p_sessions text[])
-returns table (session_id text, user_id uuid, credits integer, price_paid_usd text)
-language sql stable security definer set search_path = ''
-as $$
-  select c.stripe_checkout_session_id, c.user_id, c.credits_purchased, c.price_paid::text
-  from public.credit_packs c where c.stripe_checkout_session_id = any (p_sessions[1:1000])
-$$;
-comment on function public.sold_packs(text[]) is
-  'The credit packs that were granted for checkout sessions, at most 1,000 sessions, to compare with Stripe.';
-revoke all on function public.sold_packs(text[]) from public, anon, authenticated, service_role;
-grant execute on function public.sold_packs(text[]) to service_role;
-
-
 create or replace function public.margin_report(p_month date)
 returns table (
   tier text, provider text, model text, queries bigint, overage_usd text, credits_usd text, cost_usd text,

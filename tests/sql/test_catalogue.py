@@ -49,6 +49,7 @@ private.newest_answer                  stable     invoker  none
 private.newest_matches                 stable     invoker  none
 private.next_credit_pack               stable     invoker  authenticated service_role
 private.next_position                  stable     invoker  none
+private.note_overage_price             volatile   invoker  none
 private.operator_columns               stable     invoker  none
 private.other_followers                stable     invoker  none
 private.own_key_provider               stable     invoker  authenticated service_role
@@ -147,6 +148,7 @@ public.next_stripe_sequence            volatile   definer  service_role
 public.note_action                     volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
+public.packs_since                     stable     definer  service_role
 public.pause_service                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
 public.purge_events                    volatile   definer  service_role
@@ -154,6 +156,7 @@ public.put_api_key                     volatile   definer  service_role
 public.rate_message                    volatile   definer  service_role
 public.recent_lobbying                 stable     definer  service_role
 public.reconcile                       stable     definer  service_role
+public.reconcile_operators             stable     definer  service_role
 public.release_query                   volatile   definer  service_role
 public.release_stale_holds             volatile   definer  service_role
 public.repair_counters                 volatile   definer  service_role
@@ -170,6 +173,7 @@ public.shared_conversation             stable     definer  service_role
 public.sold_packs                      stable     definer  service_role
 public.start_import                    volatile   definer  service_role
 public.stop_query                      volatile   definer  service_role
+public.subscribers                     stable     definer  service_role
 public.support_summary                 stable     definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.unblock_user                    volatile   definer  service_role

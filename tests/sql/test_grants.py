@@ -17,12 +17,18 @@ schema private                 service_role   usage
 schema public                  anon           usage
 schema public                  authenticated  usage
 schema public                  service_role   usage
+private.conversation_tokens    anon           nothing
+private.conversation_tokens    authenticated  nothing
+private.conversation_tokens    service_role   nothing
 private.current_subscriptions  anon           nothing
 private.current_subscriptions  authenticated  select
 private.current_subscriptions  service_role   select
 private.funding_state          anon           nothing
 private.funding_state          authenticated  select
 private.funding_state          service_role   select
+private.stripe_packs           anon           nothing
+private.stripe_packs           authenticated  nothing
+private.stripe_packs           service_role   nothing
 private.stripe_sequence        anon           nothing
 private.stripe_sequence        authenticated  nothing
 private.stripe_sequence        service_role   nothing

@@ -73,6 +73,7 @@ USES = {
     "and (stripe_invoice_item_id is null or stripe_invoice_id is null)",
     "user_subscriptions_downgraded_idx": "select from public.user_subscriptions where downgraded_at is not null",
     "credit_packs_to_lapse_idx": "select from public.credit_packs where expires_at <= now() and lapsed_at is null",
+    "credit_packs_created_at_idx": "select from public.credit_packs where created_at >= now()",
     "overage_invoice_items_created_at_idx": "select from public.overage_invoice_items where created_at >= now()",
     "retained_invoice_items_created_at_idx": "select from public.retained_invoice_items where created_at >= now()",
     "member_expenses_member_key_idx": "select from public.member_expenses where member_key = 'fern quillwater'",

@@ -34,7 +34,7 @@ DAMAGE: list[tuple[str, set[str]]] = [
     ("update public.user_subscriptions set uses_byo_key = true where tier = 'free'", {"I4"}),
     ("update public.usage_logs set used_byo_key = true where tier = 'free'", {"I5"}),
     ("update public.usage_logs set counted_against_quota = false where tier = 'free'", {"I5"}),
-    ("update public.usage_logs set was_overage = true where tier = 'free'", {"I5"}),
+    ("update public.usage_logs set was_overage = true where tier = 'free'", {"I5", "price"}),
     ("update public.usage_logs set tokens_total = tokens_total + 1 where tier = 'free'", {"I5"}),
     ("update public.messages set tokens_total = tokens_total + 1", {"I5"}),
     ("update public.usage_logs set overage_charge = 0.025 where tier = 'free'", {"I5"}),

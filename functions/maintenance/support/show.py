@@ -6,7 +6,8 @@ from typing import Any
 from stripe import StripeClient, StripeError
 
 from functions.common.billing.stripe_client import account
-from functions.maintenance.reconcile import KINDS, ledger_findings
+from functions.maintenance.findings import KINDS
+from functions.maintenance.reconcile import ledger_findings
 from functions.maintenance.support.lines import FUNDING, cents, moment, section, usd
 from functions.maintenance.support.session import Session
 from functions.maintenance.support.why import describe, what_helps

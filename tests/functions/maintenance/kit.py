@@ -13,7 +13,8 @@ from functions.common.leaving.auth_admin import AuthAdmin
 from functions.common.leaving.deletion import DeletionCounts, delete_user
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load
-from functions.maintenance.reconcile import KINDS, reconcile
+from functions.maintenance.findings import KINDS
+from functions.maintenance.reconcile import reconcile
 from infra.local.postgres import ROOT
 from tests.billing_kit import BillingStack, environment, with_stripe_client
 from tests.conftest import Person
