@@ -11,7 +11,7 @@ from typing import TypedDict, cast
 from stripe import Event, InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
-from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, process_event
+from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, give_up, is_missing, process_event
 from functions.common.database import Database
 from functions.common.errors import AppError, PaymentUnavailable
 
@@ -20,7 +20,8 @@ STRIPE_RETRIES_S = 3 * 86400  # how long Stripe repeats a delivery
 
 
 class RetryCounts(TypedDict):
-    """`events` found, `processed` now, `failed` again, `gone`: no longer stored by Stripe."""
+    """`events` found, `processed` now, `failed` again. `gone`: Stripe no longer stores the event, or has no such
+    customer or payment; it is not tried again."""
 
     events: int
     processed: int
@@ -56,7 +57,10 @@ async def _retry_recorded(
         for row in page:
             try:
                 event = await stripe.v1.events.retrieve_async(row["event_id"])
-            except InvalidRequestError:
+            except InvalidRequestError as error:
+                if not is_missing(error):
+                    raise
+                await give_up(database, row["event_id"])
                 counts["gone"] += 1
                 continue
             await _retry(database, stripe, event, counts, progress)
@@ -82,9 +86,9 @@ async def _retry(
 
     counts["events"] += 1
     try:
-        counts["processed"] += await process_event(
-            database, stripe, cast("StripeEvent", event.to_dict()), report_orphan
-        )
+        outcome = await process_event(database, stripe, cast("StripeEvent", event.to_dict()), report_orphan)
+        counts["processed"] += outcome == "processed"
+        counts["gone"] += outcome == "ignored"
     except AppError:
         counts["failed"] += 1  # process_event recorded the failure
 

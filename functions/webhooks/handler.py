@@ -6,7 +6,7 @@ from typing import Literal
 from fastapi import FastAPI, Request, Response
 from typing_extensions import TypedDict
 
-from functions.common.billing.events import HANDLED_EVENTS, process_event
+from functions.common.billing.events import HANDLED_EVENTS, is_ours, process_event
 from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
 from functions.common.errors import InvalidJson, InvalidSignature, PaymentUnavailable, TooLarge, Unavailable
@@ -22,7 +22,8 @@ BODY_LIMIT = 1024 * 1024  # Stripe's events contain whole objects, such as an in
 
 
 class Received(TypedDict):
-    """What was done with an event. Repeated: it was processed before; ignored: its type is not used."""
+    """What was done with an event. Repeated: it was processed before. Ignored: its type is not used, or it is about
+    another account or mode, or about a customer or payment that ours does not have."""
 
     outcome: Literal["processed", "repeated", "ignored"]
 
@@ -48,10 +49,13 @@ class Webhooks:
         """
         event = verified(body, signature, self._secrets, time.time())
         outcome = "ignored"
-        if event["type"] in HANDLED_EVENTS:
-            first = await process_event(self._database, self._stripe, event, self._report_orphan)
-            outcome = "processed" if first else "repeated"
-        if event["type"] == "invoice.finalization_failed":
+        if event["type"] in HANDLED_EVENTS and is_ours(event, live=self._stripe.is_live):
+            outcome = await process_event(self._database, self._stripe, event, self._report_orphan)
+            if outcome == "ignored":
+                self._observer.info("stripe does not have what an event is about", event_id=event["id"])
+        elif event["type"] in HANDLED_EVENTS:
+            self._observer.info("stripe event of another account or mode", event_id=event["id"])
+        if event["type"] == "invoice.finalization_failed" and outcome != "ignored":
             self._observer.count(InvoicesNotFinalized=1)  # a retry does not help: an operator has to act
         self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
         return outcome

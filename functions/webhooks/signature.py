@@ -32,7 +32,10 @@ def verified(body: bytes, header: str | None, secrets: Iterable[str], now: float
         raise InvalidJson from error
     match event:
         case {"id": str(event_id), "type": str(kind), "data": {"object": dict(thing)}}:
-            return StripeEvent(id=event_id, type=kind, data={"object": thing})
+            sent = StripeEvent(id=event_id, type=kind, data={"object": thing}, account=event.get("account"))
+            if "livemode" in event:
+                sent["livemode"] = event["livemode"]
+            return sent
         case {"id": str(event_id), "type": str(kind)} if kind not in HANDLED_EVENTS:
             return StripeEvent(id=event_id, type=kind, data={"object": {}})
         case _:

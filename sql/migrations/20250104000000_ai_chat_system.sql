@@ -5934,19 +5934,21 @@ revoke all on function public.next_stripe_sequence() from public, anon, authenti
 grant execute on function public.next_stripe_sequence() to service_role;
 
 
-create or replace function public.finish_stripe_event(p_event_id text, p_error text default null) returns void
+create or replace function public.finish_stripe_event(
+  p_event_id text, p_error text default null, p_is_final boolean default false)
+returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   update public.stripe_events e set
-    last_error = p_error, processed_at = case when p_error is null then private.clock() end
+    last_error = p_error, processed_at = case when p_error is null or p_is_final then private.clock() end
   where e.event_id = p_event_id and e.processed_at is null;
 end
 $$;
-comment on function public.finish_stripe_event(text, text) is
-  'Records that the effect of an event is committed, or the exception type of the failure.';
-revoke all on function public.finish_stripe_event(text, text) from public, anon, authenticated, service_role;
-grant execute on function public.finish_stripe_event(text, text) to service_role;
+comment on function public.finish_stripe_event(text, text, boolean) is
+  'Records that the effect of an event is committed, or the exception type of the failure. p_is_final: no retry helps.';
+revoke all on function public.finish_stripe_event(text, text, boolean) from public, anon, authenticated, service_role;
+grant execute on function public.finish_stripe_event(text, text, boolean) to service_role;
 
 
 create or replace function public.unfinished_stripe_events(p_after uuid default null, p_limit integer default 100)

@@ -199,6 +199,17 @@ def test_retry_events_processes_failed_and_dropped_events(billing: BillingStack)
     )
 
 
+def test_retry_events_gives_up_what_can_never_work(billing: BillingStack) -> None:
+    for name in ("evt_expired", "evt_of_another_account"):
+        billing.db.execute(
+            "insert into public.stripe_events (created_at, event_id, type, attempts, last_error)"
+            " values (now() - interval '1 day', %s, 'invoice.paid', 1, 'APIError')",
+            (name,),
+        )
+    assert job(billing, "retry-events")["gone"] == 2
+    assert job(billing, "retry-events")["gone"] == 0
+
+
 def test_jobs_run_as_a_command_and_as_a_lambda_event(billing: BillingStack) -> None:
     known = environment(billing.stack, billing.fake.url)
     done = subprocess.run(

@@ -117,7 +117,7 @@ class Works:
         method: Callable[..., Awaitable[Any]] = getattr(self, work)
         return await method(**given)
 
-    async def event(self, event: StripeEvent) -> bool:
+    async def event(self, event: StripeEvent) -> str:
         return await process_event(self._database, self._stripe, event, lambda event_id: None)
 
     async def sweep(self, user_id: str) -> Mapping[str, Any]:

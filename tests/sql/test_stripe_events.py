@@ -103,3 +103,15 @@ def test_unfinished_events_are_returned_in_pages(db: Db) -> None:
     assert unfinished(db, limit=2) == events[:2]
     assert unfinished(db, events[1][0], 2) == events[2:4]
     assert unfinished(db, events[-1][0]) == []
+
+
+def test_a_final_failure_is_not_tried_again(db: Db) -> None:
+    at(db, "2026-03-01T12:00Z")
+    claim_event(db)
+    db.execute("select public.finish_stripe_event('evt_1', 'NotAtStripe', true)")
+    at(db, "2026-03-01T13:00Z")
+    assert unfinished(db) == []
+    assert claim_event(db)["processed"]
+    attempts, error, processed = event_state(db)
+    assert (attempts, error) == (1, "NotAtStripe")
+    assert processed is not None

@@ -7,9 +7,9 @@ decides which reading is newer.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
-from stripe import StripeClient, StripeError
+from stripe import InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
 from functions.common.billing.overage import bill_overage
@@ -34,6 +34,8 @@ PAYMENT_EVENTS = frozenset(
     {
         "charge.refunded",
         "charge.refund.updated",
+        "refund.failed",
+        "refund.updated",
         "charge.dispute.created",
         "charge.dispute.updated",
         "charge.dispute.closed",
@@ -63,11 +65,16 @@ class EventData(TypedDict):
 
 
 class StripeEvent(TypedDict):
-    """The fields of an event that we read. https://docs.stripe.com/api/events/object"""
+    """The fields of an event that we read. https://docs.stripe.com/api/events/object
+
+    `account`: the connected account that it is about. Events of our own account have none.
+    """
 
     id: str
     type: str
     data: EventData
+    livemode: NotRequired[bool]
+    account: NotRequired[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +85,28 @@ class Claim:
     sequence: int
 
 
+class NotAtStripe(Exception):
+    """Stripe has no such customer or payment in this account and mode. No retry can change that."""
+
+
 async def process_event(
     database: Database, stripe: StripeClient, event: StripeEvent, report_orphan: Callable[[str], None]
-) -> bool:
-    """Apply an event within TIMEOUT_S. Returns False if it was processed before.
+) -> Literal["processed", "repeated", "ignored"]:
+    """Apply an event within TIMEOUT_S. Repeated: it was processed before. Ignored: it is about a customer or a payment
+    that our account and mode do not have; it is stored once, as NotAtStripe, and not tried again.
 
     `report_orphan` gets the id of an event that says that somebody paid who is no user: an operator has to refund it.
     A failure is recorded with the event and raised: PaymentUnavailable, Unavailable or an unexpected error.
     """
     claim = await _claim(database, event)
     if claim.processed:
-        return False
+        return "repeated"
     try:
         async with asyncio.timeout(TIMEOUT_S):
             user_id = await _apply(database, stripe, event, claim.sequence)
+    except NotAtStripe:
+        await give_up(database, event["id"])
+        return "ignored"
     except Exception as error:
         failure = {"p_event_id": event["id"], "p_error": type(error).__name__}
         await database.call("finish_stripe_event", failure, parse=results.nothing)
@@ -101,7 +116,23 @@ async def process_event(
     await database.call("finish_stripe_event", {"p_event_id": event["id"]}, parse=results.nothing)
     if user_id is None and event["type"] in SESSION_EVENTS and event["data"]["object"].get("payment_status") == "paid":
         report_orphan(event["id"])
-    return True
+    return "processed"
+
+
+def is_ours(event: StripeEvent, *, live: bool) -> bool:
+    """Whether an event is about our own account, in the mode of our key. A missing mode counts as ours."""
+    return event.get("account") is None and event.get("livemode", live) == live
+
+
+async def give_up(database: Database, event_id: str) -> None:
+    """Record that an event cannot be applied, now or later."""
+    params = {"p_event_id": event_id, "p_error": NotAtStripe.__name__, "p_is_final": True}
+    await database.call("finish_stripe_event", params, parse=results.nothing)
+
+
+def is_missing(error: InvalidRequestError) -> bool:
+    """Whether Stripe has no such object in this account and mode."""
+    return error.code == "resource_missing"
 
 
 async def _claim(database: Database, event: StripeEvent) -> Claim:
@@ -144,9 +175,14 @@ async def _end_subscription(stripe: StripeClient, customer_id: str) -> None:
 async def apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
     """Read a customer and store their user's plan. `sequence` must be drawn before the call.
 
-    Returns the user's id; None where no user has this customer.
+    Returns the user's id; None where no user has this customer. Raises NotAtStripe.
     """
-    customer = await read_customer(stripe, customer_id)
+    try:
+        customer = await read_customer(stripe, customer_id)
+    except InvalidRequestError as error:
+        if not is_missing(error):
+            raise
+        raise NotAtStripe from error
     params = {
         "p_customer_id": customer_id,
         "p_sequence": sequence,
@@ -160,9 +196,14 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
 async def apply_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> str | None:
     """Read a payment and store the pack that it paid for, if any. `sequence` must be drawn before the call.
 
-    Returns the user's id; None where it paid for no pack, or the user was deleted.
+    Returns the user's id; None where it paid for no pack, or the user was deleted. Raises NotAtStripe.
     """
-    found = await read_pack_payment(stripe, payment_id)
+    try:
+        found = await read_pack_payment(stripe, payment_id)
+    except InvalidRequestError as error:
+        if not is_missing(error):
+            raise
+        raise NotAtStripe from error
     if found is None:
         return None
     buyer_id, payment = found

@@ -20,9 +20,10 @@ PLAN_PREFIX = f"{PRODUCT_PREFIX}plan_"
 
 
 class Account(StripeClient):
-    """A client of the account. Share one: it holds the connection pool."""
+    """A client of the account. Share one: it holds the connection pool. `is_live`: whether its key moves real money."""
 
     def __init__(self, settings: StripeSettings) -> None:
+        self.is_live = "_live_" in settings.secret_key.get_secret_value()
         self._http = AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         super().__init__(
             settings.secret_key.get_secret_value(),

@@ -207,7 +207,17 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
         credits=sale.credits,
         paid_at=iso_time(paid.created) if paid else None,
         paid_cents=paid.amount if paid else sale.amount_cents,
-        refunded_cents=paid.amount_refunded if paid else 0,
+        refunded_cents=await _refunded_cents(stripe, paid) if paid else 0,
         is_disputed=any(dispute.status not in CLOSED_DISPUTES for dispute in disputes),
         is_lost=any(dispute.status == "lost" for dispute in disputes),
     )
+
+
+async def _refunded_cents(stripe: StripeClient, charge: Charge) -> int:
+    """What was refunded, without refunds that failed later: the bank returned their money to us.
+    https://docs.stripe.com/refunds#failed-refunds"""
+    if charge.amount_refunded == 0:
+        return 0
+    refunds = await stripe.v1.refunds.list_async({"charge": charge.id, "limit": 100})
+    kept = sum([one.amount async for one in refunds.auto_paging_iter() if one.status not in ("failed", "canceled")])
+    return min(kept, charge.amount_refunded)

@@ -2,7 +2,8 @@
 
 - `/_clock`: `POST {"advance": seconds}` or `{"to": time}` moves the clock;
 - `/_webhooks`, `/_webhooks/mode`, `/_events`, `/_deliver`, `/_drop`, `/_replay_all`, `/_settle`: webhooks;
-- `/_disputes`, `/_customers/{id}/card`, `/_invoices/{id}/finalization`: what at Stripe only a bank or a person can do;
+- `/_disputes`, `/_refunds/{id}/fail`, `/_customers/{id}/card`, `/_invoices/{id}/finalization`: what at Stripe only a
+  bank or a person can do;
 - `/_faults`, `/_requests`: faults of the API, and a log of its requests;
 - `GET` and `DELETE /_state`: all objects.
 
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from infra.local.stripe.api import Api, Fault
 from infra.local.stripe.errors import ApiError, Json
 from infra.local.stripe.payment_methods import set_card
-from infra.local.stripe.payments import DISPUTE_STATUSES, set_dispute
+from infra.local.stripe.payments import DISPUTE_STATUSES, fail_refund, set_dispute
 from infra.local.stripe.state import State, public
 from infra.local.stripe.webhooks import WebhookSender
 
@@ -41,6 +42,7 @@ class Control:
             "/_replay_all": {"POST": self.replay_all},
             "/_settle": {"POST": self.wait_for_webhooks},
             "/_disputes": {"POST": self.set_dispute},
+            "/_refunds/{id}/fail": {"POST": self.fail_refund},
             "/_customers/{id}/card": {"POST": self.set_card},
             "/_invoices/{id}/finalization": {"POST": self.set_finalization},
             "/_faults": {"GET": self.list_faults, "POST": self.add_fault, "DELETE": self.clear_faults},
@@ -127,6 +129,9 @@ class Control:
         if status not in DISPUTE_STATUSES:
             raise ApiError(f"`status` is one of {', '.join(DISPUTE_STATUSES)}.")
         return self.state.render(set_dispute(self.state, charge, status), [])
+
+    async def fail_refund(self, id: str) -> Json:  # noqa: A002 -- named in the path
+        return self.state.render(fail_refund(self.state, id), [])
 
     async def set_card(self, id: str, works: bool | None) -> Json:  # noqa: A002 -- named in the path
         customer = self.state.get("customer", id)

@@ -263,6 +263,21 @@ def create_refund(state: State, params: Json) -> Json:
     return refund
 
 
+def fail_refund(state: State, refund_id: str) -> Json:
+    """The bank refuses a refund days later: the money returns to us, and the charge counts it no longer."""
+    refund = state.get("refund", refund_id)
+    if refund["status"] != "succeeded":
+        raise ApiError(f"The refund {refund_id} has failed already.")
+    previous = {"status": refund["status"]}
+    refund["status"], refund["failure_reason"] = "failed", "lost_or_stolen_card"
+    charge = state.get("charge", refund["charge"])
+    charge["amount_refunded"] -= refund["amount"]
+    charge["refunded"] = False
+    for kind in ("refund.updated", "charge.refund.updated", "refund.failed"):
+        state.emit(kind, refund, previous if kind != "refund.failed" else None)
+    return refund
+
+
 @endpoint("GET", "/v1/refunds/{id}", param_types.RefundRetrieveParams)
 def retrieve_refund(state: State, params: Json, id: str) -> Json:  # noqa: A002
     return state.get("refund", id)

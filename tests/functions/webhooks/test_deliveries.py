@@ -86,6 +86,31 @@ def test_an_event_of_an_unknown_customer_changes_nothing(billing: BillingStack) 
     assert billing.db.execute(checksum).fetchone() == before
 
 
+def test_an_event_of_a_customer_unknown_to_stripe_is_noted_once(billing: BillingStack) -> None:
+    event = billing.make_event("invoice.paid", {"customer": "cus_of_another_mode"})
+    with captured_log("webhooks") as lines:
+        assert [outcome(send(billing, event)) for _ in range(3)] == ["ignored", "repeated", "repeated"]
+        noted = [line for line in lines() if line["message"] == "stripe does not have what an event is about"]
+    assert [line["event_id"] for line in noted] == [event["id"]]
+    row = event_row(billing, event["id"])
+    assert row is not None
+    assert (row["attempts"], row["last_error"]) == (1, "NotAtStripe")
+    assert row["processed_at"] is not None
+
+
+@pytest.mark.parametrize("differs", [{"livemode": True}, {"account": "acct_connected"}])
+def test_an_event_of_another_mode_or_account_is_ignored(
+    billing: BillingStack, victim: Person, differs: dict[str, object]
+) -> None:
+    event = billing.make_event("customer.subscription.deleted", {"customer": billing.customer_id(victim)})
+    clear_requests(billing)
+    assert outcome(send(billing, {**event, **differs})) == "ignored"
+    assert stripe_requests(billing) == []
+    assert event_row(billing, event["id"]) is None
+    with function_with(billing, create, STRIPE_SECRET_KEY="rk_live_other") as http:  # and the other way round
+        assert outcome(send(billing, {**event, "livemode": False}, http)) == "ignored"
+
+
 def test_a_refund_that_is_not_for_a_pack_changes_nothing(billing: BillingStack) -> None:
     user = subscriber(billing)
     before = billing.subscription_row(user)
