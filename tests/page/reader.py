@@ -9,8 +9,10 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.conftest import Person
 
-# An answer that takes about two seconds, so that something can happen in the middle of it.
-SLOWLY = "[fault:slow 0.05] [fault:long 40]"
+# An answer of about a minute, so that something can happen in the middle of it on a busy machine too. Tests stop it.
+SLOWLY = "[fault:slow 0.1] [fault:long 600]"
+# An answer of about two seconds, which ends by itself.
+BRIEFLY = "[fault:slow 0.05] [fault:long 40]"
 
 
 def question_field(page: Page) -> Locator:
@@ -39,6 +41,13 @@ def ready(page: Page) -> None:
     """Wait until the answer has ended, and the next question can be asked."""
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
     expect(answer(page)).not_to_have_attribute("aria-busy", "true")
+
+
+def stop(page: Page) -> None:
+    """Stop the answer with the button, and wait until it has ended."""
+    page.get_by_role("button", name="Stop", exact=True).click()
+    ready(page)
+    expect(answer(page)).to_contain_text("You stopped this answer.")
 
 
 def refusal(page: Page) -> Locator:

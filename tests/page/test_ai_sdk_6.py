@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 from infra.local.stack import Stack
 from tests.conftest import Person
 from tests.page.kit import Watch
-from tests.page.reader import SLOWLY, answer, ask, begun, question_field, ready, refusal
+from tests.page.reader import SLOWLY, answer, ask, begun, question_field, ready, refusal, stop
 from tests.page.sites import VITE, build_with_ai_sdk_6, served_as_by_vite
 
 
@@ -31,8 +31,7 @@ def test_the_page_works_with_the_ai_sdk_6(
         begun(page)
         page.reload()
         begun(page)
-        page.get_by_role("button", name="Stop", exact=True).click()
-        expect(answer(page)).to_contain_text("You stopped this answer.")
+        stop(page)
         question_field(page).press("ArrowUp")
         ask(page, "In short")
         ready(page)

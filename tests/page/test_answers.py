@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from infra.local.stack import Stack
 from tests.conftest import Person
 from tests.page.kit import Watch
-from tests.page.reader import SLOWLY, answer, ask, begun, question_field, ready
+from tests.page.reader import SLOWLY, answer, ask, begun, question_field, ready, stop
 
 PageOf = Callable[..., Page]
 NewPerson = Callable[..., Person]
@@ -85,7 +85,7 @@ def test_an_answer_continues_after_its_connection_is_cut(
         begun(page)
         cut()
         expect(page.get_by_role("status").filter(has_text="Reconnected.")).to_be_visible()
-        ready(page)
+        stop(page)
         assert answer(page).inner_text().count("This is a stand-in answer") == 1
 
 

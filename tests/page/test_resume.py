@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import Person
-from tests.page.reader import SLOWLY, answer, ask, begun, ready
+from tests.page.reader import SLOWLY, answer, ask, begun, stop
 
 PageOf = Callable[..., Page]
 NewPerson = Callable[..., Person]
@@ -20,5 +20,5 @@ def test_a_reload_continues_the_first_answer_of_a_chat(page_of: PageOf, person: 
     page.reload()
     expect(page.get_by_text("At length", exact=False).first).to_be_visible()
     begun(page)
-    ready(page)
+    stop(page)
     assert answer(page).inner_text().count("This is a stand-in answer") == 1

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.api import Api
 from tests.conftest import Person
 from tests.page.kit import Watch, layout_shifts
-from tests.page.reader import SLOWLY, answer, ask, begun, meter, question_field, ready
+from tests.page.reader import BRIEFLY, SLOWLY, answer, ask, begun, meter, question_field, ready, stop
 
 PageOf = Callable[..., Page]
 NewPerson = Callable[..., Person]
@@ -28,9 +28,7 @@ def test_a_stopped_answer_is_kept_and_its_question_edited(
     ask(page, f"At length {SLOWLY}")
     begun(page)
     picture(page, "streaming")
-    page.get_by_role("button", name="Stop", exact=True).click()
-    ready(page)
-    expect(answer(page)).to_contain_text("You stopped this answer.")
+    stop(page)
     expect(answer(page).locator(".text")).to_contain_text("This is")
     expect(meter(page)).to_contain_text("14 of 15 left today")
     axe(page)
@@ -58,7 +56,9 @@ def test_a_conversation_is_deleted_while_it_is_answered(
 ) -> None:
     user = person("pro")
     page = page_of(user)
-    ask(page, f"At length {SLOWLY}")
+    ask(page, "At length")
+    ready(page)
+    ask(page, f"And longer {SLOWLY}")
     begun(page)
     row = page.get_by_role("navigation", name="Conversations").get_by_role("listitem").filter(has_text="At length")
     row.get_by_role("button", name="Options").click()
@@ -86,9 +86,9 @@ def test_a_second_tab_follows_the_first(page_of: PageOf, person: NewPerson) -> N
     expect(answer(other)).to_contain_text("First")
     ask(page, f"Second {SLOWLY}")
     begun(other)
-    ready(page)
-    ready(other)
     expect(answer(other)).to_contain_text("Second")
+    stop(other)
+    ready(page)
     for tab in (page, other):
         assert tab.locator("[data-role]").evaluate_all("all => all.map(one => one.dataset.role)") == [
             *("user", "assistant", "user", "assistant")
@@ -105,11 +105,11 @@ def test_an_answer_continues_when_the_reader_is_online_again(
     ready(page)
     page.context.set_offline(True)
     watch.expect("", None)
-    ask(page, f"Second {SLOWLY}")
+    ask(page, f"Second {BRIEFLY}")
     expect(page.get_by_role("status").filter(has_text="You are offline.")).to_be_visible()
     picture(page, "offline")
     page.context.set_offline(False)
-    begun(page)
+    expect(answer(page)).to_contain_text("Second")
     ready(page)
     assert answer(page).inner_text().count(STAND_IN) == 1
     expect(meter(page)).to_contain_text("38 of 40 left today")

@@ -8,7 +8,8 @@ import type { Source } from "./messages.ts";
 import { markSentences, unmark } from "./sentences.ts";
 import { useSiteName } from "./site.ts";
 
-const FIRST = 5;
+/** How many are shown at first: in a narrow window less, so that the answer stays in view. */
+const first = () => (matchMedia("(width < 37.5rem)").matches ? 2 : 5);
 
 type Props = { sources: Source[]; answer: RefObject<HTMLElement | null>; isGrowing: boolean };
 
@@ -16,7 +17,8 @@ export function Sources({ sources, answer, isGrowing }: Props) {
   const words = useWords(texts);
   const siteName = useSiteName();
   const [isAll, setAll] = useState(false);
-  const shown = isAll ? sources : sources.slice(0, FIRST);
+  const [count] = useState(first);
+  const shown = isAll ? sources : sources.slice(0, count);
   if (sources.length === 0) return null;
   return (
     <div className="sources" data-reserved={isGrowing || undefined}>
