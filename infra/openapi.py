@@ -76,7 +76,7 @@ class Described(NamedTuple):
 def apps() -> dict[str, FastAPI]:
     """The apps by the name of their function."""
     with mock.patch.dict(os.environ, ENVIRONMENT, clear=True):
-        return {name.split(".")[1]: importlib.import_module(name).create() for name in FUNCTIONS}
+        return {name: importlib.import_module(f"functions.{name}.handler").create() for name in FUNCTIONS}
 
 
 def described() -> list[Described]:

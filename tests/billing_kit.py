@@ -116,6 +116,7 @@ class BillingStack:
     def add_overage(self, person: Person, queries: int, at: int, period: int, price: str = "0.025") -> None:
         """Insert settled overage queries: at the time `at`, in the period that started at `period`."""
         self.db.execute(
+            "with added as ("
             "insert into public.usage_logs (id, created_at, user_id, request_id, tier, funding, outcome, query_date,"
             " query_timestamp, period_start, quota_used, quota_limit, overage_used, overage_limit, provider, model,"
             " used_byo_key, is_charged, counted_against_quota, was_overage, overage_charge)"
@@ -123,7 +124,9 @@ class BillingStack:
             " 0, 0, 0, 10, 'anthropic', 'm', false, true, false, true, %(price)s"
             " from public.user_subscriptions"
             " cross join lateral (select gen_random_uuid() as id from generate_series(1, %(queries)s)) q"
-            " where user_id = %(user)s",
+            " where user_id = %(user)s returning overage_charge)"
+            " update public.user_subscriptions set unpaid_overage_usd = unpaid_overage_usd"
+            " + (select sum(overage_charge) from added) where user_id = %(user)s",
             {
                 "at": datetime.fromtimestamp(at, UTC),
                 "period": datetime.fromtimestamp(period, UTC),

@@ -19,7 +19,7 @@ from functions.common.auth import User
 from functions.common.billing.catalog import Product, matches, products
 from functions.common.billing.records import BillingProfile, OverageSettings, PriceList, billing_profile
 from functions.common.billing.stripe_client import Account, plan_key
-from functions.common.billing.stripe_state import live_subscription
+from functions.common.billing.stripe_state import live_subscription, open_invoice_url
 from functions.common.database import Database
 from functions.common.errors import (
     AccountBlocked,
@@ -90,7 +90,8 @@ class Checkout:
     async def subscribe(self, user: User, tier: str, urls: ReturnUrls) -> Page:
         """A page to subscribe to a plan; the portal for a user who has a subscription.
 
-        Raises AccountBlocked, NotFound, PaymentUnavailable, PriceDiffers, CatalogMissing, Unavailable.
+        Raises PaymentRequired while an invoice is open, AccountBlocked, NotFound, PaymentUnavailable, PriceDiffers,
+        CatalogMissing, Unavailable.
         """
         product = _product(await self.plans(), plan_key(tier))
         async with self._stripe() as stripe:
@@ -201,6 +202,9 @@ class Checkout:
             _, live = await live_subscription(stripe, customer_id)
             if live is not None:
                 return await self._portal(stripe, customer_id, urls.cancel)
+            url = await open_invoice_url(stripe, customer_id)
+            if url is not None:
+                raise PaymentRequired("invoice_open", reason="Open invoice", requires_payment=True, url=url)
         if not matches(prices.data[0], order.product):
             raise PriceDiffers
         if same is not None:

@@ -159,6 +159,12 @@ REASONS = (
     ),
 
     Reason(
+        "overage_unpaid", "payment_required", "pay_invoice", paying_helps=True, sql="Overage limit reached",
+        ends="when the invoice is paid, or credits are bought",
+        en="You have not paid for queries beyond your plan. Pay the open invoice to continue.",
+        fr="Vous n’avez pas payé des requêtes hors forfait. Payez la facture ouverte pour continuer.",
+    ),
+    Reason(
         "overage_ceiling_reached", "overage_limit_reached", "wait", sql="Overage limit reached",
         ends="when the limit resets, or credits are bought",
         en="The overage limit that support set for your account is reached. With a credit pack you continue now.",
@@ -258,6 +264,11 @@ REASONS = (
         "email_not_confirmed", "email_not_confirmed", "confirm_email", ends="when the e-mail address is confirmed",
         en="Confirm the e-mail address of your account to use your free queries.",
         fr="Confirmez l’adresse courriel de votre compte pour utiliser vos requêtes gratuites.",
+    ),
+    Reason(
+        "invoice_open", "payment_required", "pay_invoice", paying_helps=True, ends="when the invoice is paid",
+        en="You have an open invoice. Pay it before you choose a plan.",
+        fr="Vous avez une facture ouverte. Payez-la avant de choisir un forfait.",
     ),
     Reason(
         "forbidden", "forbidden", "none", ends="never",

@@ -1,4 +1,4 @@
-"""bill-overages: bills the overage that no event billed.
+"""bill-overages: bills the overage that no event billed. bill-thresholds: invoices what reached a threshold.
 
 If Stripe refuses one user, the user is counted and the others are still billed. A job that was killed continues with
 what is left.
@@ -29,8 +29,11 @@ class BillingCounts(TypedDict):
     failed_ids: list[str]
 
 
-async def bill_overages(database: Database, stripe: StripeClient, progress: Callable[[str], None]) -> BillingCounts:
-    """Bill every user who owes overage.
+async def bill_overages(
+    database: Database, stripe: StripeClient, progress: Callable[[str], None], *, at_threshold: bool = False
+) -> BillingCounts:
+    """Bill the ended periods of every user who owes overage. `at_threshold`: instead, every user who owes as much as
+    the threshold of their plan or their limit allows, at once.
 
     Raises Unavailable where the database, PaymentUnavailable where Stripe is out of reach; what was billed stays so.
     """
@@ -39,12 +42,15 @@ async def bill_overages(database: Database, stripe: StripeClient, progress: Call
     after: str | None = None
     while True:
         params = {"p_after": after, "p_limit": PAGE}
-        page = await database.call("users_to_bill", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("user_id"))
+        function = "users_at_threshold" if at_threshold else "users_to_bill"
+        page = await database.call(function, params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("user_id"))
         if not page:
             break
         for user in page:
             try:
-                billed = await bill_overage(database, stripe, user["user_id"], user["stripe_customer_id"])
+                billed = await bill_overage(
+                    database, stripe, user["user_id"], user["stripe_customer_id"], at_once=at_threshold
+                )
             except APIConnectionError as error:
                 raise PaymentUnavailable from error
             except StripeError:
@@ -54,7 +60,7 @@ async def bill_overages(database: Database, stripe: StripeClient, progress: Call
             invoiced += billed.invoiced
         users += len(page)
         after = page[-1]["user_id"]
-        progress(f"bill-overages: {users:,} users, {placed:,} items put at Stripe, {len(failed):,} failed")
+        progress(f"{function}: {users:,} users, {placed:,} items put at Stripe, {len(failed):,} failed")
     return {
         "users": users,
         "placed": placed,

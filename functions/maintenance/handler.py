@@ -81,6 +81,14 @@ async def _bill_overages(context: Context) -> Mapping[str, object]:
         return await bill_overages(context.database, stripe, context.progress)
 
 
+async def _bill_thresholds(context: Context) -> Mapping[str, object]:
+    from functions.common.billing.stripe_client import account
+    from functions.maintenance.bill_overages import bill_overages
+
+    async with account(context.environment) as stripe:
+        return await bill_overages(context.database, stripe, context.progress, at_threshold=True)
+
+
 async def _retry_events(context: Context) -> Mapping[str, object]:
     from functions.common.billing.stripe_client import account
     from functions.maintenance.retry_events import retry_events
@@ -196,6 +204,7 @@ USER = Option("the user's id, a UUID", _user, required=True)
 JOBS: Mapping[str, Job] = {
     "apply-pending-turns": _batches("apply_pending_turns", "turns"),
     "bill-overages": Job(_bill_overages),
+    "bill-thresholds": Job(_bill_thresholds),
     "check-sources": Job(_check_sources, command_only=True),
     "cleanup-expired-conversations": _batches("cleanup_expired_conversations", "conversations"),
     "delete-user": Job(_delete_user, {"user": USER, "write_off": Option("do not bill the overage that the user owes")}),

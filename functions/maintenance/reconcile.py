@@ -12,7 +12,8 @@ from typing import TypedDict
 from stripe import InvalidRequestError, InvoiceItem, StripeClient
 
 from functions.common import results
-from functions.common.billing.overage import ITEM_ID_KEY, id_of
+from functions.common.billing.overage import id_of
+from functions.common.billing.stripe_client import ITEM_ID_KEY
 from functions.common.database import Database
 from functions.maintenance.compare_packs import compare_packs
 from functions.maintenance.compare_plans import compare_plans

@@ -29,6 +29,7 @@ DAILY_JOBS = (
     "expire-credits",
     "reset-monthly-overages",
     "bill-overages",
+    "bill-thresholds",
     "cleanup-expired-conversations",
 )
 LAST_JOBS = ("retry-events", "purge-events", "reconcile")  # once, after the last day

@@ -433,6 +433,11 @@ values
    'when the limit is raised or resets',
    'Your overage limit for this period is reached. Raise it to continue.',
    'Votre limite de dépassement pour cette période est atteinte. Augmentez-la pour continuer.'),
+  ('overage_unpaid', 'payment_required', 'pay_invoice', true,
+   'Overage limit reached',
+   'when the invoice is paid, or credits are bought',
+   'You have not paid for queries beyond your plan. Pay the open invoice to continue.',
+   'Vous n’avez pas payé des requêtes hors forfait. Payez la facture ouverte pour continuer.'),
   ('overage_ceiling_reached', 'overage_limit_reached', 'wait', false,
    'Overage limit reached',
    'when the limit resets, or credits are bought',
@@ -524,6 +529,11 @@ values
    'when the e-mail address is confirmed',
    'Confirm the e-mail address of your account to use your free queries.',
    'Confirmez l’adresse courriel de votre compte pour utiliser vos requêtes gratuites.'),
+  ('invoice_open', 'payment_required', 'pay_invoice', true,
+   null,
+   'when the invoice is paid',
+   'You have an open invoice. Pay it before you choose a plan.',
+   'Vous avez une facture ouverte. Payez-la avant de choisir un forfait.'),
   ('forbidden', 'forbidden', 'none', false,
    null,
    'never',
@@ -826,6 +836,8 @@ create table if not exists public.plans (
   overage_price_usd public.usd
     constraint plans_overage_price_is_positive check (overage_price_usd > 0),
   overage_limit_usd public.usd,
+  overage_threshold_usd public.usd
+    constraint plans_overage_threshold_is_positive check (overage_threshold_usd > 0),
   allows_credits boolean not null,
   allows_byok boolean not null,
   history_days public.quantity not null,
@@ -858,7 +870,10 @@ comment on column public.plans.daily_quota is 'Included queries per UTC day. Nul
 comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
 comment on column public.plans.overage_price_usd is 'US dollars per query beyond the quota. Null: no overage.';
 comment on column public.plans.overage_limit_usd is
-  'The default overage limit of a period, US dollars. Users may set their own.';
+  'The default overage limit, US dollars: of a period, and of what a user owes over all periods. Users may set their '
+  'own.';
+comment on column public.plans.overage_threshold_usd is
+  'What a user may owe in overage until it is invoiced within the period, US dollars. Null: the overage limit.';
 comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
 comment on column public.plans.allows_byok is 'Whether users may use their own provider key.';
 comment on column public.plans.history_days is
@@ -984,6 +999,8 @@ create table if not exists public.user_subscriptions (
   overage_limit public.usd,
   overage_ceiling public.usd,
   current_overage_amount public.usd not null default 0,
+  unpaid_overage_usd public.usd not null default 0,
+  paid_overage_usd public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
   current_period_end timestamptz,
@@ -1030,11 +1047,17 @@ comment on column public.user_subscriptions.lifetime_quota is
   'A lifetime quota for this user only. Null: the quota of the plan.';
 comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
 comment on column public.user_subscriptions.overage_limit is
-  'The overage limit of a period set by the user, US dollars. Null: the default of the plan.';
+  'The overage limit set by the user, US dollars, of a period and of unpaid_overage_usd. Null: the default of the '
+  'plan.';
 comment on column public.user_subscriptions.overage_ceiling is
-  'The most that overage_limit may be, US dollars. Only operators set it. Null: no ceiling.';
+  'The most that overage_limit may be, US dollars. Only operators set it. Null: twice paid_overage_usd, and at least '
+  'the default of the plan.';
 comment on column public.user_subscriptions.current_overage_amount is
   'Overage in the period that starts at overage_period_start, US dollars, holds included.';
+comment on column public.user_subscriptions.unpaid_overage_usd is
+  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, or on an open invoice.';
+comment on column public.user_subscriptions.paid_overage_usd is
+  'Overage of all periods and subscriptions on paid invoices, US dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
 comment on column public.user_subscriptions.current_period_start is
   'Start of the billing period. Null: calendar months, UTC.';
@@ -1043,7 +1066,8 @@ comment on column public.user_subscriptions.canceled_at is 'When the user cancel
 comment on column public.user_subscriptions.past_due_since is
   'When the payment failed that made the subscription past due.';
 comment on column public.user_subscriptions.open_invoice_url is
-  'Stripe''s page of the open invoice, while the subscription is past due or suspended.';
+  'Stripe''s page of the oldest open invoice for a plan or for overage, also of an ended subscription. Null: none is '
+  'open.';
 comment on column public.user_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is
@@ -1599,12 +1623,16 @@ create table if not exists public.overage_invoice_items (
   stripe_invoice_item_id text
     constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
   stripe_invoice_id text,
+  settled_as text
+    constraint overage_invoice_items_are_settled_as_paid_or_void check (settled_as in ('paid', 'void')),
   constraint overage_invoice_items_negative_ones_give_back check ((queries < 0) = (gives_back_cents is not null))
 );
 create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
 create index if not exists overage_invoice_items_created_at_idx on public.overage_invoice_items (created_at);
 create index if not exists overage_invoice_items_open_idx on public.overage_invoice_items (user_id)
   where stripe_invoice_item_id is null or stripe_invoice_id is null;
+create index if not exists overage_invoice_items_unsettled_idx on public.overage_invoice_items (user_id)
+  where settled_as is null and queries > 0;
 
 comment on table public.overage_invoice_items is
   'Overage that is billed: one row per period and price, to which usage_logs.invoice_item_id refers. Of a charge that '
@@ -1631,6 +1659,8 @@ comment on column public.overage_invoice_items.stripe_invoice_item_id is
   'The Stripe invoice item. Null: not known to exist yet.';
 comment on column public.overage_invoice_items.stripe_invoice_id is
   'The Stripe invoice that has the item. Null: the item waits for one.';
+comment on column public.overage_invoice_items.settled_as is
+  'How the debt ended: its invoice was paid, or voided. Null: the user owes it.';
 
 alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;
@@ -3061,7 +3091,8 @@ select
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
   rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit,
-  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at
+  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at, s.unpaid_overage_usd::numeric as unpaid_overage,
+  s.open_invoice_url
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
          ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
@@ -3141,6 +3172,9 @@ comment on column private.current_subscriptions.overage_used is 'Overage in that
 comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
 comment on column private.current_subscriptions.overage_ceiling is 'The most that own_overage_limit may be.';
 comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
+comment on column private.current_subscriptions.unpaid_overage is
+  'Overage of all periods that is not paid, US dollars, holds included.';
+comment on column private.current_subscriptions.open_invoice_url is 'The page of the oldest open invoice. Null: none.';
 revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
 grant select on private.current_subscriptions to authenticated, service_role;
 
@@ -3153,7 +3187,8 @@ select
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
-  limits.is_serving, limits.can_use_overage, limits.is_billed, limits.resets_daily, s.overage_ceiling, s.blocked_at
+  limits.is_serving, limits.can_use_overage, limits.is_billed, limits.resets_daily, s.overage_ceiling, s.blocked_at,
+  s.unpaid_overage, s.open_invoice_url
 from private.current_subscriptions s
 cross join lateral (
   select
@@ -3210,7 +3245,7 @@ comment on column private.subscription_limits.is_lifetime is 'Whether the quota 
 comment on column private.subscription_limits.quota_limit is 'The quota: included queries per day or in total.';
 comment on column private.subscription_limits.included_used is 'Included queries used, holds included.';
 comment on column private.subscription_limits.overage_limit is
-  'The overage limit of a period, US dollars. Null: the plan has no overage.';
+  'The limit of overage_used and of unpaid_overage, US dollars. Null: the plan has no overage.';
 comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
@@ -3219,6 +3254,8 @@ comment on column private.subscription_limits.resets_daily is
   'Whether the plan or the user has a daily quota that is not zero.';
 comment on column private.subscription_limits.overage_ceiling is 'As in current_subscriptions.';
 comment on column private.subscription_limits.blocked_at is 'As in current_subscriptions.';
+comment on column private.subscription_limits.unpaid_overage is 'As in current_subscriptions.';
+comment on column private.subscription_limits.open_invoice_url is 'As in current_subscriptions.';
 revoke all on private.subscription_limits from public, anon, authenticated, service_role;
 grant select on private.subscription_limits to authenticated, service_role;
 
@@ -3240,14 +3277,16 @@ select
     else 'Daily quota exceeded'
   end as reason,
   case when decision.funding is null then refusal.reason_code in (
-         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed')
+         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed',
+         'overage_unpaid')
        else decision.funding = 'overage' end as requires_payment,
   case
     when decision.funding = 'included' and not s.is_lifetime
       or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
       or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
-      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached') then least(
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached')
+         and s.overage_used + s.overage_price_usd > s.overage_limit then least(
       (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
   end as resets_at,
@@ -3264,14 +3303,15 @@ select
     when decision.funding = 'credit' then 'credits'
     else decision.funding
   end as reason_code,
-  s.blocked_at
+  s.blocked_at, s.unpaid_overage
 from private.subscription_limits s
 cross join lateral (
   select case
       when not s.is_serving then null
       when s.included_used < s.quota_limit then 'included'
       when s.allows_credits and private.next_credit_pack(s.user_id, s.now) is not null then 'credit'
-      when s.can_use_overage and s.overage_used + s.overage_price_usd <= s.overage_limit then 'overage'
+      when s.can_use_overage and greatest(s.overage_used, s.unpaid_overage) + s.overage_price_usd <= s.overage_limit
+        then 'overage'
     end as funding
   offset 0
 ) decision
@@ -3283,6 +3323,8 @@ cross join lateral (
       when not s.is_serving and s.is_billed and s.status <> 'canceled' then 'subscription_unpaid'
       when not s.is_serving then 'subscription_ended'
       when s.is_lifetime then 'free_quota_used'
+      when s.can_use_overage and s.open_invoice_url is not null
+           and s.unpaid_overage + s.overage_price_usd > s.overage_limit then 'overage_unpaid'
       when s.can_use_overage and s.overage_used + s.overage_price_usd > s.overage_ceiling
         then 'overage_ceiling_reached'
       when s.can_use_overage then 'overage_limit_reached'
@@ -3324,7 +3366,8 @@ comment on column private.funding_state.period_start is 'Start of the billing pe
 comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
 comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.funding_state.overage_used is 'Overage in that period, US dollars, holds included.';
-comment on column private.funding_state.overage_limit is 'The overage limit of a period, US dollars. Null: no overage.';
+comment on column private.funding_state.overage_limit is
+  'The limit of overage_used and of unpaid_overage, US dollars. Null: no overage.';
 comment on column private.funding_state.overage_price_usd is 'US dollars per overage query. Null: no overage.';
 comment on column private.funding_state.allows_overage is 'Whether the plan and the user allow overage.';
 comment on column private.funding_state.own_key_pays is 'Whether an own key pays for the next query.';
@@ -3336,6 +3379,8 @@ comment on column private.funding_state.included_until is
   'Until when the daily quota pays first, unless the subscription changes. Null: it does not pay first.';
 comment on column private.funding_state.reason_code is 'The reason as a code of public.reasons.';
 comment on column private.funding_state.blocked_at is 'When an operator blocked the account. Null: never.';
+comment on column private.funding_state.unpaid_overage is
+  'Overage of all periods that is not paid, US dollars, holds included.';
 revoke all on private.funding_state from public, anon, authenticated, service_role;
 grant select on private.funding_state to authenticated, service_role;
 
@@ -3585,7 +3630,7 @@ begin
     is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
     current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
     failed_cost_usd numeric, failed_cost_limit_usd numeric, concurrent_queries integer, running_queries integer,
-    running_hold_id uuid, charged_query_id uuid, blocked_at timestamptz);
+    running_hold_id uuid, charged_query_id uuid, blocked_at timestamptz, unpaid_overage numeric);
 exception when duplicate_object then
   null; -- This file has run before.
 end
@@ -3622,6 +3667,7 @@ comment on column private.admission_state.running_queries is 'Holds of the user 
 comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
 comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
 comment on column private.admission_state.blocked_at is 'As in private.funding_state.';
+comment on column private.admission_state.unpaid_overage is 'As in private.funding_state, before this query.';
 
 
 create or replace function public.admit_query(
@@ -3754,7 +3800,7 @@ begin
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
          and u.is_charged),
-      s.blocked_at
+      s.blocked_at, s.unpaid_overage
     into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
@@ -3914,6 +3960,7 @@ begin
         failed_cost_usd = v_state.failed_cost_usd,
         overage_period_start = v_state.overage_period_start,
         current_overage_amount = v_state.overage_used + v_charge,
+        unpaid_overage_usd = s.unpaid_overage_usd + v_charge,
         -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.
         included_until = case when s.updated_at = v_state.updated_at then v_state.included_until end
       where s.user_id = p_user_id;
@@ -3938,7 +3985,8 @@ begin
       select sum(c.credits_remaining) from public.credit_packs c
       where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v_state.now or c.expires_at is null));
   elsif v_state.funding = 'overage' then
-    v_remaining := floor((v_state.overage_limit - v_state.overage_used - v_charge) / v_state.overage_price_usd);
+    v_remaining := floor((v_state.overage_limit - greatest(v_state.overage_used, v_state.unpaid_overage) - v_charge)
+                         / v_state.overage_price_usd);
     v_resets_at := (private.period_at(v_state.period_start, v_state.current_period_end, v_state.now)).period_end;
   end if;
   if v_conversation_id is not null and v_state.history_days > 0 then
@@ -4064,7 +4112,9 @@ revoke all on function private.add_daily_cost(public.query_holds, numeric)
   from public, anon, authenticated, service_role;
 
 
-create or replace function private.return_funding(p_hold public.query_holds, p_failed_cost_usd numeric) returns void
+create or replace function private.return_funding(
+  p_hold public.query_holds, p_failed_cost_usd numeric, p_is_settled boolean default false)
+returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -4077,6 +4127,7 @@ begin
                then 1 else 0 end,
       current_overage_amount = s.current_overage_amount
         - case when s.overage_period_start = p_hold.period_start then p_hold.overage_charge else 0 end,
+      unpaid_overage_usd = s.unpaid_overage_usd - case when p_is_settled then 0 else p_hold.overage_charge end,
       failed_cost_usd = s.failed_cost_usd + case when s.quota_date = p_hold.query_date then p_failed_cost_usd else 0 end
     from public.plans p
     where s.user_id = p_hold.user_id and p.tier = p_hold.tier;
@@ -4098,10 +4149,11 @@ begin
   end if;
 end
 $$;
-comment on function private.return_funding(public.query_holds, numeric) is
+comment on function private.return_funding(public.query_holds, numeric, boolean) is
   'Returns the funding of a query to the same day, credit pack or overage period. p_failed_cost_usd: what it has cost '
-  'us, if it failed. The caller holds the user lock.';
-revoke all on function private.return_funding(public.query_holds, numeric)
+  'us, if it failed. p_is_settled: its overage was paid or voided, so the user does not owe it. The caller holds the '
+  'user lock.';
+revoke all on function private.return_funding(public.query_holds, numeric, boolean)
   from public, anon, authenticated, service_role;
 
 
@@ -5843,19 +5895,25 @@ revoke all on function public.link_stripe_customer(uuid, text) from public, anon
 grant execute on function public.link_stripe_customer(uuid, text) to service_role;
 
 
-create or replace function private.bounded_overage_limit(p_limit numeric, p_ceiling numeric, p_tier text)
+create or replace function private.bounded_overage_limit(
+  p_limit numeric, p_ceiling numeric, p_paid numeric, p_tier text)
 returns numeric
 language plpgsql stable set search_path = ''
 as $$
+declare
+  -- On a plan without overage: the lowest of the others.
+  v_default constant numeric := (
+    select p.overage_limit_usd from public.plans p where p.overage_limit_usd is not null
+    order by p.tier <> p_tier, p.overage_limit_usd limit 1);
 begin
-  return case when p_ceiling is null then p_limit
-              else least(p_ceiling, coalesce(p_limit, (select p.overage_limit_usd from public.plans p
-                                                       where p.tier = p_tier))) end;
+  return case when p_limit is null and (p_ceiling >= v_default) is not false then null
+              else least(coalesce(p_limit, v_default), coalesce(p_ceiling, greatest(v_default, 2 * p_paid))) end;
 end
 $$;
-comment on function private.bounded_overage_limit(numeric, numeric, text) is
-  'The overage limit to store: p_limit, or that of the plan if it is null, but at most the operators'' ceiling.';
-revoke all on function private.bounded_overage_limit(numeric, numeric, text)
+comment on function private.bounded_overage_limit(numeric, numeric, numeric, text) is
+  'The overage limit to store: p_limit, or that of the plan if it is null, but at most the operators'' ceiling. '
+  'Without a ceiling at most twice what the user has paid in overage, and never below the limit of the plan.';
+revoke all on function private.bounded_overage_limit(numeric, numeric, numeric, text)
   from public, anon, authenticated, service_role;
 
 
@@ -5881,7 +5939,8 @@ begin
     allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
     overage_limit = case when not p_settings ? 'overage_limit_usd' then s.overage_limit
                          else private.bounded_overage_limit(
-                           (p_settings ->> 'overage_limit_usd')::numeric, s.overage_ceiling, s.tier) end
+                           (p_settings ->> 'overage_limit_usd')::numeric, s.overage_ceiling, s.paid_overage_usd,
+                           s.tier) end
   where s.user_id = v_user_id;
 
   -- Return
@@ -5890,8 +5949,9 @@ end
 $$;
 comment on function public.set_overage(jsonb) is
   'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
-  'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling. Returns the overage object of '
-  'usage_summary. BANND: the account is blocked.';
+  'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling; without a ceiling, one above '
+  'twice the overage that the user has paid becomes that, and at least the limit of the plan is allowed. '
+  'Returns the overage object of usage_summary. BANND: the account is blocked.';
 revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_overage(jsonb) to authenticated;
 
@@ -5977,7 +6037,8 @@ grant execute on function public.unfinished_stripe_events(uuid, integer) to serv
 -- result depends only on Stripe's state, never on the earlier content of the row.
 
 create or replace function public.apply_customer(
-  p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb)
+  p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb,
+  p_open_invoice_url text default null)
 returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -6013,7 +6074,7 @@ begin
     current_period_end = (p_subscription ->> 'period_end')::timestamptz,
     canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
-    open_invoice_url = p_subscription ->> 'invoice_url',
+    open_invoice_url = p_open_invoice_url,
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
 
@@ -6021,14 +6082,15 @@ begin
   return v_user_id;
 end
 $$;
-comment on function public.apply_customer(text, bigint, boolean, jsonb) is
+comment on function public.apply_customer(text, bigint, boolean, jsonb, text) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
-  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since, invoice_url}. '
-  'Null: no live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, '
-  'unless canceled. Returns the user. Null: no user has this customer.';
-revoke all on function public.apply_customer(text, bigint, boolean, jsonb)
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: '
+  'no live subscription. p_open_invoice_url: of the oldest invoice of ours that is open. The most expensive '
+  'of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the user. Null: no '
+  'user has this customer.';
+revoke all on function public.apply_customer(text, bigint, boolean, jsonb, text)
   from public, anon, authenticated, service_role;
-grant execute on function public.apply_customer(text, bigint, boolean, jsonb) to service_role;
+grant execute on function public.apply_customer(text, bigint, boolean, jsonb, text) to service_role;
 
 
 create or replace function public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) returns uuid
@@ -6197,6 +6259,89 @@ comment on function public.users_to_bill(uuid, integer) is
   'Users with overage of an ended period that is on no invoice, ordered by id, after p_after, at most 1,000.';
 revoke all on function public.users_to_bill(uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.users_to_bill(uuid, integer) to service_role;
+
+
+create or replace function public.users_at_threshold(p_after uuid default null, p_limit integer default 100)
+returns table (user_id uuid, stripe_customer_id text)
+language sql stable security definer set search_path = ''
+as $$
+  select s.user_id, s.stripe_customer_id
+  from public.user_subscriptions s
+  join public.plans p on p.tier = s.tier
+  where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null and s.unpaid_overage_usd > 0
+    -- The next query would exceed it.
+    and s.unpaid_overage_usd + p.overage_price_usd > least(
+      p.overage_threshold_usd, coalesce(s.overage_limit, p.overage_limit_usd))
+    -- Stripe charges nothing below 50 cents.
+    and 0.5 <= (
+      select sum(u.overage_charge) from public.usage_logs u
+      where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null)
+  order by s.user_id limit least(p_limit, 1000)
+$$;
+comment on function public.users_at_threshold(uuid, integer) is
+  'Users who owe as much overage as the threshold of their plan or their limit allows, and of which some is on no '
+  'invoice, ordered by id, after p_after, at most 1,000.';
+revoke all on function public.users_at_threshold(uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.users_at_threshold(uuid, integer) to service_role;
+
+
+create or replace function public.unsettled_overage(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id, 'stripe_invoice_id', i.stripe_invoice_id)
+      order by i.id), '[]')
+    from public.overage_invoice_items i
+    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and i.stripe_invoice_item_id is not null);
+end
+$$;
+comment on function public.unsettled_overage(uuid) is
+  'The invoice items of a user at Stripe that are neither paid nor voided: {id, stripe_invoice_item_id, '
+  'stripe_invoice_id}.';
+revoke all on function public.unsettled_overage(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.unsettled_overage(uuid) to service_role;
+
+
+create or replace function public.settle_overage(p_user_id uuid, p_items jsonb) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_settled integer;
+begin
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Write
+  -- Paid and void are final at Stripe, so that the order of calls does not matter.
+  with settled as (
+    update public.overage_invoice_items i set settled_as = p_items ->> i.id::text
+    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and p_items ? i.id::text
+    returning i.id, i.settled_as
+  ), amounts as (
+    select count(distinct d.id) as items, coalesce(sum(u.overage_charge), 0) as total,
+           coalesce(sum(u.overage_charge) filter (where d.settled_as = 'paid'), 0) as paid
+    from settled d
+    -- Without what was given back, which is not owed since then.
+    left join public.usage_logs u on u.invoice_item_id = d.id and u.reversed_at is null
+  ), counted as (
+    update public.user_subscriptions s set
+      unpaid_overage_usd = s.unpaid_overage_usd - a.total, paid_overage_usd = s.paid_overage_usd + a.paid
+    from amounts a
+    where s.user_id = p_user_id and a.items > 0
+  )
+  select a.items into v_settled from amounts a;
+
+  -- Return
+  return v_settled;
+end
+$$;
+comment on function public.settle_overage(uuid, jsonb) is
+  'Records that invoice items of a user were paid or voided: {id: paid or void}. Their overage is not owed from then '
+  'on. Returns how many were not settled before.';
+revoke all on function public.settle_overage(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.settle_overage(uuid, jsonb) to service_role;
 
 
 -- ==== sql/schemas/70_jobs.sql
@@ -6475,11 +6620,12 @@ as $$
   -- Every query that has taken funding: charged and not given back, or held.
   taken as (
     select u.user_id, u.funding, u.tier, u.query_date, u.period_start, u.credit_pack_id, u.overage_charge,
-           u.quota_limit, u.overage_limit
-    from public.usage_logs u where u.is_charged and u.reversed_at is null
+           u.quota_limit, u.overage_limit, i.settled_as
+    from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
+    where u.is_charged and u.reversed_at is null
     union all
     select h.user_id, h.funding, h.tier, h.query_date, h.period_start, h.credit_pack_id, h.overage_charge,
-           h.quota_limit, h.overage_limit
+           h.quota_limit, h.overage_limit, null
     from public.query_holds h
   ),
   included as (
@@ -6493,6 +6639,12 @@ as $$
     select t.user_id, t.period_start, sum(t.overage_charge) as used, max(t.overage_limit) as allowed
     from taken t where t.funding = 'overage' group by 1, 2
   ),
+  exposure as (
+    select t.user_id, coalesce(sum(t.overage_charge) filter (where t.settled_as is null), 0) as unpaid,
+           coalesce(sum(t.overage_charge) filter (where t.settled_as = 'paid'), 0) as paid,
+           max(t.overage_limit) filter (where t.settled_as is null) as allowed
+    from taken t where t.funding = 'overage' group by 1
+  ),
   credits as (
     select t.credit_pack_id, count(*) as used from taken t where t.credit_pack_id is not null group by 1
   )
@@ -6502,6 +6654,9 @@ as $$
   union all
   select 'I2', o.user_id, o.period_start::text, '<= ' || o.allowed, o.used::text
   from overage o where o.used > o.allowed
+  union all
+  select 'I2', o.user_id, 'not paid, of all periods', '<= ' || o.allowed, o.unpaid::text
+  from exposure o where o.unpaid > o.allowed
   union all
   select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
          concat_ws(' ', c.credits_used, 'used,', c.credits_remaining, 'left,', c.credits_revoked, 'revoked,',
@@ -6537,6 +6692,12 @@ as $$
   from public.user_subscriptions s
   left join overage o on o.user_id = s.user_id and o.period_start = s.overage_period_start
   where s.current_overage_amount <> coalesce(o.used, 0)
+  union all
+  select 'I4', s.user_id, 'unpaid_overage_usd and paid_overage_usd',
+         concat_ws(' and ', coalesce(o.unpaid, 0), coalesce(o.paid, 0)),
+         concat_ws(' and ', s.unpaid_overage_usd, s.paid_overage_usd)
+  from public.user_subscriptions s left join exposure o on o.user_id = s.user_id
+  where s.unpaid_overage_usd <> coalesce(o.unpaid, 0) or s.paid_overage_usd <> coalesce(o.paid, 0)
   union all
   select 'I4', s.user_id, 'failed_cost_usd of ' || s.quota_date, coalesce(f.cost, 0)::text, s.failed_cost_usd::text
   from public.user_subscriptions s
@@ -6704,10 +6865,11 @@ begin
 
   -- A query moves from query_holds to usage_logs in one transaction, so one statement counts it exactly once.
   with taken as (
-    select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge
-    from public.usage_logs u where u.user_id = p_user_id and u.is_charged and u.reversed_at is null
+    select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge, i.settled_as
+    from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
+    where u.user_id = p_user_id and u.is_charged and u.reversed_at is null
     union all
-    select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge
+    select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge, null
     from public.query_holds h where h.user_id = p_user_id
   ), counted as (
     select
@@ -6716,6 +6878,8 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
+      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as is null), 0) as unpaid,
+      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as = 'paid'), 0) as paid,
       (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
        where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)
         as failed_cost,
@@ -6730,11 +6894,13 @@ begin
   )
   update public.user_subscriptions s set
     quota_used = c.today, lifetime_used = c.ever, failed_cost_usd = c.failed_cost, current_overage_amount = c.overage,
-    uses_byo_key = c.own_key, included_until = case when c.is_included then s.included_until end
+    unpaid_overage_usd = c.unpaid, paid_overage_usd = c.paid, uses_byo_key = c.own_key,
+    included_until = case when c.is_included then s.included_until end
   from counted c
   where s.user_id = p_user_id
-    and (s.failed_cost_usd, s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
-        is distinct from (c.failed_cost, c.today, c.ever, c.overage, c.own_key,
+    and (s.failed_cost_usd, s.quota_used, s.lifetime_used, s.current_overage_amount, s.unpaid_overage_usd,
+         s.paid_overage_usd, s.uses_byo_key, s.included_until)
+        is distinct from (c.failed_cost, c.today, c.ever, c.overage, c.unpaid, c.paid, c.own_key,
                           case when c.is_included then s.included_until end);
   get diagnostics v_rows = row_count;
   return v_repaired + v_rows;
@@ -7337,12 +7503,13 @@ begin
                           else s.lifetime_quota end,
     overage_ceiling = case when p_limits ? 'overage_ceiling_usd' then (p_limits ->> 'overage_ceiling_usd')::numeric
                            else s.overage_ceiling end,
+    -- Not bounded by what the user has paid.
     overage_limit = private.bounded_overage_limit(
       case when p_limits ? 'overage_limit_usd' then (p_limits ->> 'overage_limit_usd')::numeric
            else s.overage_limit end,
       case when p_limits ? 'overage_ceiling_usd' then (p_limits ->> 'overage_ceiling_usd')::numeric
            else s.overage_ceiling end,
-      s.tier)
+      'Infinity', s.tier)
   where s.user_id = p_user_id;
 
   -- Return
@@ -7352,8 +7519,8 @@ end
 $$;
 comment on function public.set_limits(uuid, jsonb, jsonb) is
   'Sets limits of one user: {daily_quota, lifetime_quota, overage_limit_usd, overage_ceiling_usd}. Missing fields stay '
-  'unchanged; null restores what the plan says. The user may change overage_limit_usd again, up to the ceiling. NTFND: '
-  'no such user.';
+  'unchanged; null restores what the plan says. The user may change overage_limit_usd again, up to the ceiling, or '
+  'without one up to twice what they have paid in overage. NTFND: no such user.';
 revoke all on function public.set_limits(uuid, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_limits(uuid, jsonb, jsonb) to service_role;
 
@@ -7419,6 +7586,7 @@ declare
   v_item_id uuid;
   v_cents integer := 0;
   v_is_usable boolean;
+  v_settled_as text;
 begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
@@ -7450,7 +7618,12 @@ begin
   v_hold.period_start := v_query.period_start;
   v_hold.overage_charge := v_query.overage_charge;
   v_hold.credit_pack_id := v_query.credit_pack_id;
-  perform private.return_funding(v_hold, 0);
+  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
+  perform private.return_funding(v_hold, 0, v_settled_as is not null);
+  if v_settled_as = 'paid' then
+    update public.user_subscriptions s set paid_overage_usd = s.paid_overage_usd - v_query.overage_charge
+    where s.user_id = v_query.user_id;
+  end if;
 
   -- Give back what was billed: the difference that the query made to the rounded amount of its item.
   if v_query.invoice_item_id is not null then

@@ -15,6 +15,8 @@ create table if not exists public.plans (
   overage_price_usd public.usd
     constraint plans_overage_price_is_positive check (overage_price_usd > 0),
   overage_limit_usd public.usd,
+  overage_threshold_usd public.usd
+    constraint plans_overage_threshold_is_positive check (overage_threshold_usd > 0),
   allows_credits boolean not null,
   allows_byok boolean not null,
   history_days public.quantity not null,
@@ -47,7 +49,10 @@ comment on column public.plans.daily_quota is 'Included queries per UTC day. Nul
 comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
 comment on column public.plans.overage_price_usd is 'US dollars per query beyond the quota. Null: no overage.';
 comment on column public.plans.overage_limit_usd is
-  'The default overage limit of a period, US dollars. Users may set their own.';
+  'The default overage limit, US dollars: of a period, and of what a user owes over all periods. Users may set their '
+  'own.';
+comment on column public.plans.overage_threshold_usd is
+  'What a user may owe in overage until it is invoiced within the period, US dollars. Null: the overage limit.';
 comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
 comment on column public.plans.allows_byok is 'Whether users may use their own provider key.';
 comment on column public.plans.history_days is

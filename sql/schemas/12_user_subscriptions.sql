@@ -20,6 +20,8 @@ create table if not exists public.user_subscriptions (
   overage_limit public.usd,
   overage_ceiling public.usd,
   current_overage_amount public.usd not null default 0,
+  unpaid_overage_usd public.usd not null default 0,
+  paid_overage_usd public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
   current_period_end timestamptz,
@@ -66,11 +68,17 @@ comment on column public.user_subscriptions.lifetime_quota is
   'A lifetime quota for this user only. Null: the quota of the plan.';
 comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
 comment on column public.user_subscriptions.overage_limit is
-  'The overage limit of a period set by the user, US dollars. Null: the default of the plan.';
+  'The overage limit set by the user, US dollars, of a period and of unpaid_overage_usd. Null: the default of the '
+  'plan.';
 comment on column public.user_subscriptions.overage_ceiling is
-  'The most that overage_limit may be, US dollars. Only operators set it. Null: no ceiling.';
+  'The most that overage_limit may be, US dollars. Only operators set it. Null: twice paid_overage_usd, and at least '
+  'the default of the plan.';
 comment on column public.user_subscriptions.current_overage_amount is
   'Overage in the period that starts at overage_period_start, US dollars, holds included.';
+comment on column public.user_subscriptions.unpaid_overage_usd is
+  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, or on an open invoice.';
+comment on column public.user_subscriptions.paid_overage_usd is
+  'Overage of all periods and subscriptions on paid invoices, US dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
 comment on column public.user_subscriptions.current_period_start is
   'Start of the billing period. Null: calendar months, UTC.';
@@ -79,7 +87,8 @@ comment on column public.user_subscriptions.canceled_at is 'When the user cancel
 comment on column public.user_subscriptions.past_due_since is
   'When the payment failed that made the subscription past due.';
 comment on column public.user_subscriptions.open_invoice_url is
-  'Stripe''s page of the open invoice, while the subscription is past due or suspended.';
+  'Stripe''s page of the oldest open invoice for a plan or for overage, also of an ended subscription. Null: none is '
+  'open.';
 comment on column public.user_subscriptions.quota_date is 'The UTC day that quota_used counts.';
 comment on column public.user_subscriptions.quota_used is 'Included queries admitted on quota_date, holds included.';
 comment on column public.user_subscriptions.lifetime_used is

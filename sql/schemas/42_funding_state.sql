@@ -22,7 +22,8 @@ select
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
   rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit,
-  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at
+  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at, s.unpaid_overage_usd::numeric as unpaid_overage,
+  s.open_invoice_url
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
          ((c.now at time zone 'UTC')::date + 1)::timestamp at time zone 'UTC' as midnight
@@ -102,6 +103,9 @@ comment on column private.current_subscriptions.overage_used is 'Overage in that
 comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
 comment on column private.current_subscriptions.overage_ceiling is 'The most that own_overage_limit may be.';
 comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
+comment on column private.current_subscriptions.unpaid_overage is
+  'Overage of all periods that is not paid, US dollars, holds included.';
+comment on column private.current_subscriptions.open_invoice_url is 'The page of the oldest open invoice. Null: none.';
 revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
 grant select on private.current_subscriptions to authenticated, service_role;
 
@@ -114,7 +118,8 @@ select
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
   limits.is_lifetime, limits.quota_limit, limits.included_used, limits.overage_limit,
-  limits.is_serving, limits.can_use_overage, limits.is_billed, limits.resets_daily, s.overage_ceiling, s.blocked_at
+  limits.is_serving, limits.can_use_overage, limits.is_billed, limits.resets_daily, s.overage_ceiling, s.blocked_at,
+  s.unpaid_overage, s.open_invoice_url
 from private.current_subscriptions s
 cross join lateral (
   select
@@ -171,7 +176,7 @@ comment on column private.subscription_limits.is_lifetime is 'Whether the quota 
 comment on column private.subscription_limits.quota_limit is 'The quota: included queries per day or in total.';
 comment on column private.subscription_limits.included_used is 'Included queries used, holds included.';
 comment on column private.subscription_limits.overage_limit is
-  'The overage limit of a period, US dollars. Null: the plan has no overage.';
+  'The limit of overage_used and of unpaid_overage, US dollars. Null: the plan has no overage.';
 comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
@@ -180,6 +185,8 @@ comment on column private.subscription_limits.resets_daily is
   'Whether the plan or the user has a daily quota that is not zero.';
 comment on column private.subscription_limits.overage_ceiling is 'As in current_subscriptions.';
 comment on column private.subscription_limits.blocked_at is 'As in current_subscriptions.';
+comment on column private.subscription_limits.unpaid_overage is 'As in current_subscriptions.';
+comment on column private.subscription_limits.open_invoice_url is 'As in current_subscriptions.';
 revoke all on private.subscription_limits from public, anon, authenticated, service_role;
 grant select on private.subscription_limits to authenticated, service_role;
 
@@ -201,14 +208,16 @@ select
     else 'Daily quota exceeded'
   end as reason,
   case when decision.funding is null then refusal.reason_code in (
-         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed')
+         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed',
+         'overage_unpaid')
        else decision.funding = 'overage' end as requires_payment,
   case
     when decision.funding = 'included' and not s.is_lifetime
       or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
       or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
-      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached') then least(
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached')
+         and s.overage_used + s.overage_price_usd > s.overage_limit then least(
       (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
   end as resets_at,
@@ -225,14 +234,15 @@ select
     when decision.funding = 'credit' then 'credits'
     else decision.funding
   end as reason_code,
-  s.blocked_at
+  s.blocked_at, s.unpaid_overage
 from private.subscription_limits s
 cross join lateral (
   select case
       when not s.is_serving then null
       when s.included_used < s.quota_limit then 'included'
       when s.allows_credits and private.next_credit_pack(s.user_id, s.now) is not null then 'credit'
-      when s.can_use_overage and s.overage_used + s.overage_price_usd <= s.overage_limit then 'overage'
+      when s.can_use_overage and greatest(s.overage_used, s.unpaid_overage) + s.overage_price_usd <= s.overage_limit
+        then 'overage'
     end as funding
   offset 0
 ) decision
@@ -244,6 +254,8 @@ cross join lateral (
       when not s.is_serving and s.is_billed and s.status <> 'canceled' then 'subscription_unpaid'
       when not s.is_serving then 'subscription_ended'
       when s.is_lifetime then 'free_quota_used'
+      when s.can_use_overage and s.open_invoice_url is not null
+           and s.unpaid_overage + s.overage_price_usd > s.overage_limit then 'overage_unpaid'
       when s.can_use_overage and s.overage_used + s.overage_price_usd > s.overage_ceiling
         then 'overage_ceiling_reached'
       when s.can_use_overage then 'overage_limit_reached'
@@ -285,7 +297,8 @@ comment on column private.funding_state.period_start is 'Start of the billing pe
 comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
 comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.funding_state.overage_used is 'Overage in that period, US dollars, holds included.';
-comment on column private.funding_state.overage_limit is 'The overage limit of a period, US dollars. Null: no overage.';
+comment on column private.funding_state.overage_limit is
+  'The limit of overage_used and of unpaid_overage, US dollars. Null: no overage.';
 comment on column private.funding_state.overage_price_usd is 'US dollars per overage query. Null: no overage.';
 comment on column private.funding_state.allows_overage is 'Whether the plan and the user allow overage.';
 comment on column private.funding_state.own_key_pays is 'Whether an own key pays for the next query.';
@@ -297,6 +310,8 @@ comment on column private.funding_state.included_until is
   'Until when the daily quota pays first, unless the subscription changes. Null: it does not pay first.';
 comment on column private.funding_state.reason_code is 'The reason as a code of public.reasons.';
 comment on column private.funding_state.blocked_at is 'When an operator blocked the account. Null: never.';
+comment on column private.funding_state.unpaid_overage is
+  'Overage of all periods that is not paid, US dollars, holds included.';
 revoke all on private.funding_state from public, anon, authenticated, service_role;
 grant select on private.funding_state to authenticated, service_role;
 

@@ -212,7 +212,7 @@ begin
     is_lapsed boolean, quota_used integer, lifetime_used integer, period_start timestamptz,
     current_period_end timestamptz, overage_price_usd numeric, included_until timestamptz, updated_at timestamptz,
     failed_cost_usd numeric, failed_cost_limit_usd numeric, concurrent_queries integer, running_queries integer,
-    running_hold_id uuid, charged_query_id uuid, blocked_at timestamptz);
+    running_hold_id uuid, charged_query_id uuid, blocked_at timestamptz, unpaid_overage numeric);
 exception when duplicate_object then
   null; -- This file has run before.
 end
@@ -249,6 +249,7 @@ comment on column private.admission_state.running_queries is 'Holds of the user 
 comment on column private.admission_state.running_hold_id is 'The hold of the same request. Null: it does not run.';
 comment on column private.admission_state.charged_query_id is 'The charged query of the same request. Null: none.';
 comment on column private.admission_state.blocked_at is 'As in private.funding_state.';
+comment on column private.admission_state.unpaid_overage is 'As in private.funding_state, before this query.';
 
 
 create or replace function public.admit_query(
@@ -381,7 +382,7 @@ begin
       (select u.id from public.usage_logs u
        where u.user_id = p_user_id and u.request_id = v_request_id and u.chat_key is not distinct from v_chat_key
          and u.is_charged),
-      s.blocked_at
+      s.blocked_at, s.unpaid_overage
     into v_state from private.funding_state s where s.user_id = p_user_id;
     if not found then
       return jsonb_build_object(
@@ -541,6 +542,7 @@ begin
         failed_cost_usd = v_state.failed_cost_usd,
         overage_period_start = v_state.overage_period_start,
         current_overage_amount = v_state.overage_used + v_charge,
+        unpaid_overage_usd = s.unpaid_overage_usd + v_charge,
         -- Not if the plan changed since the state was read: webhooks do not take the user lock for that.
         included_until = case when s.updated_at = v_state.updated_at then v_state.included_until end
       where s.user_id = p_user_id;
@@ -565,7 +567,8 @@ begin
       select sum(c.credits_remaining) from public.credit_packs c
       where c.user_id = p_user_id and not c.is_frozen and (c.expires_at > v_state.now or c.expires_at is null));
   elsif v_state.funding = 'overage' then
-    v_remaining := floor((v_state.overage_limit - v_state.overage_used - v_charge) / v_state.overage_price_usd);
+    v_remaining := floor((v_state.overage_limit - greatest(v_state.overage_used, v_state.unpaid_overage) - v_charge)
+                         / v_state.overage_price_usd);
     v_resets_at := (private.period_at(v_state.period_start, v_state.current_period_end, v_state.now)).period_end;
   end if;
   if v_conversation_id is not null and v_state.history_days > 0 then

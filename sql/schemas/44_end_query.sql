@@ -83,7 +83,9 @@ revoke all on function private.add_daily_cost(public.query_holds, numeric)
   from public, anon, authenticated, service_role;
 
 
-create or replace function private.return_funding(p_hold public.query_holds, p_failed_cost_usd numeric) returns void
+create or replace function private.return_funding(
+  p_hold public.query_holds, p_failed_cost_usd numeric, p_is_settled boolean default false)
+returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -96,6 +98,7 @@ begin
                then 1 else 0 end,
       current_overage_amount = s.current_overage_amount
         - case when s.overage_period_start = p_hold.period_start then p_hold.overage_charge else 0 end,
+      unpaid_overage_usd = s.unpaid_overage_usd - case when p_is_settled then 0 else p_hold.overage_charge end,
       failed_cost_usd = s.failed_cost_usd + case when s.quota_date = p_hold.query_date then p_failed_cost_usd else 0 end
     from public.plans p
     where s.user_id = p_hold.user_id and p.tier = p_hold.tier;
@@ -117,10 +120,11 @@ begin
   end if;
 end
 $$;
-comment on function private.return_funding(public.query_holds, numeric) is
+comment on function private.return_funding(public.query_holds, numeric, boolean) is
   'Returns the funding of a query to the same day, credit pack or overage period. p_failed_cost_usd: what it has cost '
-  'us, if it failed. The caller holds the user lock.';
-revoke all on function private.return_funding(public.query_holds, numeric)
+  'us, if it failed. p_is_settled: its overage was paid or voided, so the user does not owe it. The caller holds the '
+  'user lock.';
+revoke all on function private.return_funding(public.query_holds, numeric, boolean)
   from public, anon, authenticated, service_role;
 
 

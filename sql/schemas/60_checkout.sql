@@ -79,19 +79,25 @@ revoke all on function public.link_stripe_customer(uuid, text) from public, anon
 grant execute on function public.link_stripe_customer(uuid, text) to service_role;
 
 
-create or replace function private.bounded_overage_limit(p_limit numeric, p_ceiling numeric, p_tier text)
+create or replace function private.bounded_overage_limit(
+  p_limit numeric, p_ceiling numeric, p_paid numeric, p_tier text)
 returns numeric
 language plpgsql stable set search_path = ''
 as $$
+declare
+  -- On a plan without overage: the lowest of the others.
+  v_default constant numeric := (
+    select p.overage_limit_usd from public.plans p where p.overage_limit_usd is not null
+    order by p.tier <> p_tier, p.overage_limit_usd limit 1);
 begin
-  return case when p_ceiling is null then p_limit
-              else least(p_ceiling, coalesce(p_limit, (select p.overage_limit_usd from public.plans p
-                                                       where p.tier = p_tier))) end;
+  return case when p_limit is null and (p_ceiling >= v_default) is not false then null
+              else least(coalesce(p_limit, v_default), coalesce(p_ceiling, greatest(v_default, 2 * p_paid))) end;
 end
 $$;
-comment on function private.bounded_overage_limit(numeric, numeric, text) is
-  'The overage limit to store: p_limit, or that of the plan if it is null, but at most the operators'' ceiling.';
-revoke all on function private.bounded_overage_limit(numeric, numeric, text)
+comment on function private.bounded_overage_limit(numeric, numeric, numeric, text) is
+  'The overage limit to store: p_limit, or that of the plan if it is null, but at most the operators'' ceiling. '
+  'Without a ceiling at most twice what the user has paid in overage, and never below the limit of the plan.';
+revoke all on function private.bounded_overage_limit(numeric, numeric, numeric, text)
   from public, anon, authenticated, service_role;
 
 
@@ -117,7 +123,8 @@ begin
     allow_overages = coalesce((p_settings ->> 'allow_overages')::boolean, s.allow_overages),
     overage_limit = case when not p_settings ? 'overage_limit_usd' then s.overage_limit
                          else private.bounded_overage_limit(
-                           (p_settings ->> 'overage_limit_usd')::numeric, s.overage_ceiling, s.tier) end
+                           (p_settings ->> 'overage_limit_usd')::numeric, s.overage_ceiling, s.paid_overage_usd,
+                           s.tier) end
   where s.user_id = v_user_id;
 
   -- Return
@@ -126,7 +133,8 @@ end
 $$;
 comment on function public.set_overage(jsonb) is
   'Sets {allow_overages, overage_limit_usd} of the signed-in user. Missing fields stay unchanged; a limit of null '
-  'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling. Returns the overage object of '
-  'usage_summary. BANND: the account is blocked.';
+  'restores the limit of the plan. A limit above overage_ceiling becomes the ceiling; without a ceiling, one above '
+  'twice the overage that the user has paid becomes that, and at least the limit of the plan is allowed. '
+  'Returns the overage object of usage_summary. BANND: the account is blocked.';
 revoke all on function public.set_overage(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_overage(jsonb) to authenticated;

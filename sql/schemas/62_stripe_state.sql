@@ -6,7 +6,8 @@
 -- result depends only on Stripe's state, never on the earlier content of the row.
 
 create or replace function public.apply_customer(
-  p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb)
+  p_customer_id text, p_sequence bigint, p_is_deleted boolean, p_subscription jsonb,
+  p_open_invoice_url text default null)
 returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -42,7 +43,7 @@ begin
     current_period_end = (p_subscription ->> 'period_end')::timestamptz,
     canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
-    open_invoice_url = p_subscription ->> 'invoice_url',
+    open_invoice_url = p_open_invoice_url,
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
 
@@ -50,14 +51,15 @@ begin
   return v_user_id;
 end
 $$;
-comment on function public.apply_customer(text, bigint, boolean, jsonb) is
+comment on function public.apply_customer(text, bigint, boolean, jsonb, text) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
-  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since, invoice_url}. '
-  'Null: no live subscription. The most expensive of tier and paid_tiers is in force until the period ends, then tier, '
-  'unless canceled. Returns the user. Null: no user has this customer.';
-revoke all on function public.apply_customer(text, bigint, boolean, jsonb)
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: '
+  'no live subscription. p_open_invoice_url: of the oldest invoice of ours that is open. The most expensive '
+  'of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the user. Null: no '
+  'user has this customer.';
+revoke all on function public.apply_customer(text, bigint, boolean, jsonb, text)
   from public, anon, authenticated, service_role;
-grant execute on function public.apply_customer(text, bigint, boolean, jsonb) to service_role;
+grant execute on function public.apply_customer(text, bigint, boolean, jsonb, text) to service_role;
 
 
 create or replace function public.apply_pack(p_user_id uuid, p_sequence bigint, p_payment jsonb) returns uuid

@@ -100,3 +100,86 @@ comment on function public.users_to_bill(uuid, integer) is
   'Users with overage of an ended period that is on no invoice, ordered by id, after p_after, at most 1,000.';
 revoke all on function public.users_to_bill(uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.users_to_bill(uuid, integer) to service_role;
+
+
+create or replace function public.users_at_threshold(p_after uuid default null, p_limit integer default 100)
+returns table (user_id uuid, stripe_customer_id text)
+language sql stable security definer set search_path = ''
+as $$
+  select s.user_id, s.stripe_customer_id
+  from public.user_subscriptions s
+  join public.plans p on p.tier = s.tier
+  where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null and s.unpaid_overage_usd > 0
+    -- The next query would exceed it.
+    and s.unpaid_overage_usd + p.overage_price_usd > least(
+      p.overage_threshold_usd, coalesce(s.overage_limit, p.overage_limit_usd))
+    -- Stripe charges nothing below 50 cents.
+    and 0.5 <= (
+      select sum(u.overage_charge) from public.usage_logs u
+      where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null)
+  order by s.user_id limit least(p_limit, 1000)
+$$;
+comment on function public.users_at_threshold(uuid, integer) is
+  'Users who owe as much overage as the threshold of their plan or their limit allows, and of which some is on no '
+  'invoice, ordered by id, after p_after, at most 1,000.';
+revoke all on function public.users_at_threshold(uuid, integer) from public, anon, authenticated, service_role;
+grant execute on function public.users_at_threshold(uuid, integer) to service_role;
+
+
+create or replace function public.unsettled_overage(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id, 'stripe_invoice_id', i.stripe_invoice_id)
+      order by i.id), '[]')
+    from public.overage_invoice_items i
+    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and i.stripe_invoice_item_id is not null);
+end
+$$;
+comment on function public.unsettled_overage(uuid) is
+  'The invoice items of a user at Stripe that are neither paid nor voided: {id, stripe_invoice_item_id, '
+  'stripe_invoice_id}.';
+revoke all on function public.unsettled_overage(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.unsettled_overage(uuid) to service_role;
+
+
+create or replace function public.settle_overage(p_user_id uuid, p_items jsonb) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_settled integer;
+begin
+  -- Lock
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
+
+  -- Write
+  -- Paid and void are final at Stripe, so that the order of calls does not matter.
+  with settled as (
+    update public.overage_invoice_items i set settled_as = p_items ->> i.id::text
+    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and p_items ? i.id::text
+    returning i.id, i.settled_as
+  ), amounts as (
+    select count(distinct d.id) as items, coalesce(sum(u.overage_charge), 0) as total,
+           coalesce(sum(u.overage_charge) filter (where d.settled_as = 'paid'), 0) as paid
+    from settled d
+    -- Without what was given back, which is not owed since then.
+    left join public.usage_logs u on u.invoice_item_id = d.id and u.reversed_at is null
+  ), counted as (
+    update public.user_subscriptions s set
+      unpaid_overage_usd = s.unpaid_overage_usd - a.total, paid_overage_usd = s.paid_overage_usd + a.paid
+    from amounts a
+    where s.user_id = p_user_id and a.items > 0
+  )
+  select a.items into v_settled from amounts a;
+
+  -- Return
+  return v_settled;
+end
+$$;
+comment on function public.settle_overage(uuid, jsonb) is
+  'Records that invoice items of a user were paid or voided: {id: paid or void}. Their overage is not owed from then '
+  'on. Returns how many were not settled before.';
+revoke all on function public.settle_overage(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.settle_overage(uuid, jsonb) to service_role;

@@ -21,11 +21,12 @@ as $$
   -- Every query that has taken funding: charged and not given back, or held.
   taken as (
     select u.user_id, u.funding, u.tier, u.query_date, u.period_start, u.credit_pack_id, u.overage_charge,
-           u.quota_limit, u.overage_limit
-    from public.usage_logs u where u.is_charged and u.reversed_at is null
+           u.quota_limit, u.overage_limit, i.settled_as
+    from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
+    where u.is_charged and u.reversed_at is null
     union all
     select h.user_id, h.funding, h.tier, h.query_date, h.period_start, h.credit_pack_id, h.overage_charge,
-           h.quota_limit, h.overage_limit
+           h.quota_limit, h.overage_limit, null
     from public.query_holds h
   ),
   included as (
@@ -39,6 +40,12 @@ as $$
     select t.user_id, t.period_start, sum(t.overage_charge) as used, max(t.overage_limit) as allowed
     from taken t where t.funding = 'overage' group by 1, 2
   ),
+  exposure as (
+    select t.user_id, coalesce(sum(t.overage_charge) filter (where t.settled_as is null), 0) as unpaid,
+           coalesce(sum(t.overage_charge) filter (where t.settled_as = 'paid'), 0) as paid,
+           max(t.overage_limit) filter (where t.settled_as is null) as allowed
+    from taken t where t.funding = 'overage' group by 1
+  ),
   credits as (
     select t.credit_pack_id, count(*) as used from taken t where t.credit_pack_id is not null group by 1
   )
@@ -48,6 +55,9 @@ as $$
   union all
   select 'I2', o.user_id, o.period_start::text, '<= ' || o.allowed, o.used::text
   from overage o where o.used > o.allowed
+  union all
+  select 'I2', o.user_id, 'not paid, of all periods', '<= ' || o.allowed, o.unpaid::text
+  from exposure o where o.unpaid > o.allowed
   union all
   select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
          concat_ws(' ', c.credits_used, 'used,', c.credits_remaining, 'left,', c.credits_revoked, 'revoked,',
@@ -83,6 +93,12 @@ as $$
   from public.user_subscriptions s
   left join overage o on o.user_id = s.user_id and o.period_start = s.overage_period_start
   where s.current_overage_amount <> coalesce(o.used, 0)
+  union all
+  select 'I4', s.user_id, 'unpaid_overage_usd and paid_overage_usd',
+         concat_ws(' and ', coalesce(o.unpaid, 0), coalesce(o.paid, 0)),
+         concat_ws(' and ', s.unpaid_overage_usd, s.paid_overage_usd)
+  from public.user_subscriptions s left join exposure o on o.user_id = s.user_id
+  where s.unpaid_overage_usd <> coalesce(o.unpaid, 0) or s.paid_overage_usd <> coalesce(o.paid, 0)
   union all
   select 'I4', s.user_id, 'failed_cost_usd of ' || s.quota_date, coalesce(f.cost, 0)::text, s.failed_cost_usd::text
   from public.user_subscriptions s
@@ -250,10 +266,11 @@ begin
 
   -- A query moves from query_holds to usage_logs in one transaction, so one statement counts it exactly once.
   with taken as (
-    select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge
-    from public.usage_logs u where u.user_id = p_user_id and u.is_charged and u.reversed_at is null
+    select u.funding, u.tier, u.query_date, u.period_start, u.overage_charge, i.settled_as
+    from public.usage_logs u left join public.overage_invoice_items i on i.id = u.invoice_item_id
+    where u.user_id = p_user_id and u.is_charged and u.reversed_at is null
     union all
-    select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge
+    select h.funding, h.tier, h.query_date, h.period_start, h.overage_charge, null
     from public.query_holds h where h.user_id = p_user_id
   ), counted as (
     select
@@ -262,6 +279,8 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
+      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as is null), 0) as unpaid,
+      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as = 'paid'), 0) as paid,
       (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
        where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)
         as failed_cost,
@@ -276,11 +295,13 @@ begin
   )
   update public.user_subscriptions s set
     quota_used = c.today, lifetime_used = c.ever, failed_cost_usd = c.failed_cost, current_overage_amount = c.overage,
-    uses_byo_key = c.own_key, included_until = case when c.is_included then s.included_until end
+    unpaid_overage_usd = c.unpaid, paid_overage_usd = c.paid, uses_byo_key = c.own_key,
+    included_until = case when c.is_included then s.included_until end
   from counted c
   where s.user_id = p_user_id
-    and (s.failed_cost_usd, s.quota_used, s.lifetime_used, s.current_overage_amount, s.uses_byo_key, s.included_until)
-        is distinct from (c.failed_cost, c.today, c.ever, c.overage, c.own_key,
+    and (s.failed_cost_usd, s.quota_used, s.lifetime_used, s.current_overage_amount, s.unpaid_overage_usd,
+         s.paid_overage_usd, s.uses_byo_key, s.included_until)
+        is distinct from (c.failed_cost, c.today, c.ever, c.overage, c.unpaid, c.paid, c.own_key,
                           case when c.is_included then s.included_until end);
   get diagnostics v_rows = row_count;
   return v_repaired + v_rows;

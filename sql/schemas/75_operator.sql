@@ -124,12 +124,13 @@ begin
                           else s.lifetime_quota end,
     overage_ceiling = case when p_limits ? 'overage_ceiling_usd' then (p_limits ->> 'overage_ceiling_usd')::numeric
                            else s.overage_ceiling end,
+    -- Not bounded by what the user has paid.
     overage_limit = private.bounded_overage_limit(
       case when p_limits ? 'overage_limit_usd' then (p_limits ->> 'overage_limit_usd')::numeric
            else s.overage_limit end,
       case when p_limits ? 'overage_ceiling_usd' then (p_limits ->> 'overage_ceiling_usd')::numeric
            else s.overage_ceiling end,
-      s.tier)
+      'Infinity', s.tier)
   where s.user_id = p_user_id;
 
   -- Return
@@ -139,8 +140,8 @@ end
 $$;
 comment on function public.set_limits(uuid, jsonb, jsonb) is
   'Sets limits of one user: {daily_quota, lifetime_quota, overage_limit_usd, overage_ceiling_usd}. Missing fields stay '
-  'unchanged; null restores what the plan says. The user may change overage_limit_usd again, up to the ceiling. NTFND: '
-  'no such user.';
+  'unchanged; null restores what the plan says. The user may change overage_limit_usd again, up to the ceiling, or '
+  'without one up to twice what they have paid in overage. NTFND: no such user.';
 revoke all on function public.set_limits(uuid, jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.set_limits(uuid, jsonb, jsonb) to service_role;
 
@@ -206,6 +207,7 @@ declare
   v_item_id uuid;
   v_cents integer := 0;
   v_is_usable boolean;
+  v_settled_as text;
 begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
@@ -237,7 +239,12 @@ begin
   v_hold.period_start := v_query.period_start;
   v_hold.overage_charge := v_query.overage_charge;
   v_hold.credit_pack_id := v_query.credit_pack_id;
-  perform private.return_funding(v_hold, 0);
+  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
+  perform private.return_funding(v_hold, 0, v_settled_as is not null);
+  if v_settled_as = 'paid' then
+    update public.user_subscriptions s set paid_overage_usd = s.paid_overage_usd - v_query.overage_charge
+    where s.user_id = v_query.user_id;
+  end if;
 
   -- Give back what was billed: the difference that the query made to the rounded amount of its item.
   if v_query.invoice_item_id is not null then

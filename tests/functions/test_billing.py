@@ -133,8 +133,7 @@ def test_bill_overages_bills_overage_that_no_event_billed(
     assert job(billing, "bill-overages")["placed"] == 1
     (item,) = billing.overage_items(user)
     invoice = billing.fake.v1.invoices.retrieve(item["stripe_invoice_id"])
-    assert (invoice.status, invoice.total) == ("draft", 100)
-    assert invoice.auto_advance
+    assert (invoice.status, invoice.total) == ("paid", 100)
 
 
 def test_upgrades_apply_immediately_and_downgrades_at_the_next_period(

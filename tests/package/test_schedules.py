@@ -19,6 +19,7 @@ pytestmark = pytest.mark.timeout(600)
 # When a job runs: its interval, or (hour, minute) of each day, (day, hour, minute) of each month or week.
 SCHEDULE: dict[str, timedelta | tuple[int, int] | tuple[int, int, int] | tuple[str, int, int]] = {
     "release-stale-holds": timedelta(minutes=1),
+    "bill-thresholds": timedelta(minutes=1),
     "apply-pending-turns": timedelta(minutes=5),
     "retry-events": timedelta(minutes=15),
     "bill-overages": timedelta(hours=1),

@@ -8,7 +8,13 @@ from tests.sql.metering import Db, admit, at, settle, value
 
 
 def apply_customer(
-    db: Db, sequence: int, customer: str = "cus_1", *, deleted: bool = False, **subscription: Any
+    db: Db,
+    sequence: int,
+    customer: str = "cus_1",
+    *,
+    deleted: bool = False,
+    url: str | None = None,
+    **subscription: Any,
 ) -> str | None:
     """Calls apply_customer. Without any field of a subscription: no live subscription."""
     defaults = {
@@ -23,7 +29,7 @@ def apply_customer(
     }
     state = json.dumps({**defaults, **subscription}) if subscription else None
     user_id: str | None = value(
-        db, "select public.apply_customer(%s, %s, %s, %s)::text", customer, sequence, deleted, state
+        db, "select public.apply_customer(%s, %s, %s, %s, %s)::text", customer, sequence, deleted, state, url
     )
     return user_id
 
@@ -100,3 +106,13 @@ def violations(db: Db) -> list[tuple[str, str, str]]:
     """The rows of reconcile: invariant, expected value, value found."""
     rows = db.execute("select * from public.reconcile() order by 1, 3").fetchall()
     return [(row["invariant"], row["expected"], row["found"]) for row in rows]
+
+
+def pay_overage(db: Db, user: str, settled_as: str = "paid") -> int:
+    """Bills all overage of a user, and records that everything billed was paid, or voided. Returns how many items."""
+    for item in claim_overage(db, user):
+        value(db, "select public.place_overage(%s, %s, %s)", item["id"], f"ii_{item['id']}", "in_1")
+    unsettled = value(db, "select public.unsettled_overage(%s)", user)
+    statuses = {item["id"]: settled_as for item in unsettled}
+    settled: int = value(db, "select public.settle_overage(%s, %s)", user, json.dumps(statuses))
+    return settled

@@ -122,6 +122,7 @@ class Query:
     expires_at: datetime
     outcome: str | None = None
     billed: bool = False
+    settled_as: str | None = None  # of overage: its invoice was paid or voided
     given_back: bool = False
     cost: Decimal = Decimal(0)
     knew_conversation: bool = False  # it existed at admission
@@ -177,6 +178,7 @@ class User:
     sequence: int = 0
     allow_overages: bool = True
     overage_limit: Decimal = Decimal(10)
+    has_open_invoice: bool = False
     daily_quota: int | None = None  # for this user only
     lifetime_quota: int | None = None
     keys: set[str] = field(default_factory=set)
@@ -238,6 +240,15 @@ class User:
             ),
             Decimal(0),
         )
+
+    def overage_settled_as(self, settled_as: str | None) -> Decimal:
+        """Overage of all periods that is unpaid (None), paid or void, US dollars."""
+        taken = [q for q in self.queries.values() if q.takes_funding and q.funding == "overage"]
+        return PRICE * sum(q.settled_as == settled_as for q in taken)
+
+    def overage_fits(self) -> bool:
+        """Whether the limit allows another query, in the period and of all that is unpaid."""
+        return max(self.overage_used(), self.overage_settled_as(None)) + PRICE <= self.overage_limit
 
     def remaining(self, pack: Pack) -> int:
         """Credits of a pack that can still be spent."""
@@ -303,7 +314,7 @@ class User:
         if self.next_pack(at) is not None:
             return "credit", "Credits available"
         if self.can_use_overage:
-            if self.overage_used() + PRICE <= self.overage_limit:
+            if self.overage_fits():
                 return "overage", "Overage allowed"
             return None, "Overage limit reached"
         return None, "Daily quota exceeded"
@@ -323,7 +334,8 @@ class User:
         if self.tier == "free":
             return "free_quota_used"
         if self.can_use_overage:
-            return "overage_limit_reached"
+            is_unpaid = self.overage_settled_as(None) + PRICE > self.overage_limit
+            return "overage_unpaid" if is_unpaid and self.has_open_invoice else "overage_limit_reached"
         if self.quota == 0 and self.status == "past_due":
             return "payment_failed"
         fits = self.overage_used() + PRICE <= self.overage_limit
@@ -342,7 +354,8 @@ class User:
         times = []
         if self.refusal_code(at) not in PAYABLE:
             times += [midnight] if self.quota > 0 or (DAILY[self.tier] and not self.can_use_overage) else []
-        if self.refusal_code(at) == "overage_limit_reached":
+        is_used = self.overage_used() + PRICE > self.overage_limit
+        if self.refusal_code(at) == "overage_limit_reached" and is_used:
             times += [end]
         return min(times, default=None)
 
@@ -402,10 +415,13 @@ class User:
         if start > self.overage_period and self.overage_used() > 0:
             self.overage_period = start
 
-    def apply_customer(self, at: datetime, sequence: int, subscription: Subscription | None) -> None:
+    def apply_customer(
+        self, at: datetime, sequence: int, subscription: Subscription | None, *, has_open_invoice: bool
+    ) -> None:
         """Applies the state of the customer, unless a newer one was applied."""
         if sequence <= self.sequence:
             return
+        self.has_open_invoice = has_open_invoice
         self.sequence, self.subscribed, self.next_tier = sequence, subscription is not None, None
         if subscription is None:
             self.tier, self.status = self.unsubscribed_tier(at), "active"
@@ -449,6 +465,12 @@ class User:
                 query.billed = True
                 claimed[query.period] = claimed.get(query.period, 0) + 1
         return sorted(claimed.items())
+
+    def settle_overage(self, settled_as: str) -> None:
+        """Records that every billed query was paid, or voided."""
+        for query in self.queries.values():
+            if query.billed and query.settled_as is None:
+                query.settled_as = settled_as
 
     def end(self, query_id: str, outcome: str, cost: Decimal = Decimal(0)) -> str:
         """Ends a query, unless it has ended. Returns its outcome."""

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Connect, new_user
-from tests.sql.billing import apply_pack, run_queries
+from tests.sql.billing import apply_pack, pay_overage, run_queries
 from tests.sql.metering import Db, admit, at, counters, holds, key, ledger, pack, release, settle, value
 
 
@@ -146,6 +146,7 @@ def test_overage_periods_advance_without_stripe_events(db: Db) -> None:
         assert (query["decision"] == "admitted") is (period is not None), moment
         if period:
             settle(db, query["hold_id"])
+            pay_overage(db, user)
             assert ledger(db, user)[-1]["period_start"].date().isoformat() == period
     assert [str(row["overage_charge"]) for row in ledger(db, user)] == ["0.025000"] * 3
 
@@ -431,6 +432,7 @@ def test_every_change_except_counters_clears_the_reused_decision(db: Db) -> None
     assert {row["attname"] for row in listed if not row["clears"]} == {
         *("id", "user_id", "created_at", "updated_at", "downgraded_at", "stripe_sequence"),
         *("quota_date", "quota_used", "lifetime_used", "overage_period_start", "current_overage_amount"),
+        *("unpaid_overage_usd", "paid_overage_usd"),
         *("failed_cost_usd", "included_until", "tool_minute", "tool_calls", "overage_ceiling", "blocked_reason"),
         *("open_invoice_url", "exported_at"),
     }

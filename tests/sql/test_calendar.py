@@ -107,7 +107,7 @@ def test_a_query_over_a_period_end_bills_the_old_period(db: Db, job_runs: bool) 
     # A bill contains only settled queries. A running one is on the next bill.
     assert value(db, "select public.claim_overage(%s, '2027-03-01Z', '{}')", user) == []
     fresh = admit(db, user)
-    assert fresh["remaining"] == 1  # the new period has its own limit
+    assert fresh["remaining"] == 0  # the query of the old period is not paid
     settle(db, hold)
     settle(db, fresh["hold_id"])
     assert str(counters(db, user)["current_overage_amount"]) == "0.025000"

@@ -167,6 +167,7 @@ public.rotate_api_keys                 volatile   definer  service_role
 public.set_limits                      volatile   definer  service_role
 public.set_models                      volatile   definer  service_role
 public.set_overage                     volatile   definer  authenticated
+public.settle_overage                  volatile   definer  service_role
 public.settle_query                    volatile   definer  service_role
 public.share_conversation              volatile   definer  service_role
 public.shared_conversation             stable     definer  service_role
@@ -178,9 +179,11 @@ public.support_summary                 stable     definer  service_role
 public.track_query_usage               volatile   definer  service_role
 public.unblock_user                    volatile   definer  service_role
 public.unfinished_stripe_events        stable     definer  service_role
+public.unsettled_overage               stable     definer  service_role
 public.unshare_conversation            volatile   definer  service_role
 public.update_conversation             volatile   definer  authenticated
 public.usage_summary                   stable     invoker  authenticated
+public.users_at_threshold              stable     definer  service_role
 public.users_to_bill                   stable     definer  service_role
 """
 

@@ -304,7 +304,14 @@ class Histories(RuleBasedStateMachine):
         self.sequence += 1
         return self.sequence
 
-    def apply_customer(self, sequence: int, subscription: model.Subscription | None, *, deleted: bool = False) -> None:
+    def apply_customer(
+        self,
+        sequence: int,
+        subscription: model.Subscription | None,
+        *,
+        deleted: bool = False,
+        url: str | None = None,
+    ) -> None:
         """Applies the state of the customer in the SQL and in the model."""
         state = subscription and {
             "id": f"sub_{self.user_id}",
@@ -318,11 +325,11 @@ class Histories(RuleBasedStateMachine):
         }
         found = value(
             self.db,
-            "select public.apply_customer(%s, %s, %s, %s)::text",
-            *(self.customer, sequence, deleted, json.dumps(state) if state else None),
+            "select public.apply_customer(%s, %s, %s, %s, %s)::text",
+            *(self.customer, sequence, deleted, json.dumps(state) if state else None, url),
         )
         assert found == self.user_id
-        self.model.apply_customer(self.now, sequence, subscription)
+        self.model.apply_customer(self.now, sequence, subscription, has_open_invoice=url is not None)
 
     def apply_pack(self, sequence: int, payment: model.Payment) -> None:
         """Applies the state of a payment in the SQL and in the model."""
@@ -363,9 +370,9 @@ class Histories(RuleBasedStateMachine):
             self.now - failed_ago if status == "past_due" else None,
         )
 
-    @rule(**SUBSCRIPTIONS)
-    def apply_new_customer_state(self, **state: Any) -> None:
-        self.apply_customer(self.next_sequence(), self.subscription(**state))
+    @rule(url=st.sampled_from([None, None, "https://invoice.example"]), **SUBSCRIPTIONS)
+    def apply_new_customer_state(self, url: str | None, **state: Any) -> None:
+        self.apply_customer(self.next_sequence(), self.subscription(**state), url=url)
 
     @rule(behind=st.integers(0, 3), **SUBSCRIPTIONS)
     def apply_old_customer_state(self, behind: int, **state: Any) -> None:
@@ -422,6 +429,19 @@ class Histories(RuleBasedStateMachine):
         returned = [(datetime.fromisoformat(item["period_start"]), item["queries"]) for item in items]
         assert sorted(returned) == sorted(self.open_items)
 
+    @rule(settled_as=st.sampled_from(["paid", "paid", "void"]))
+    def settle_overage(self, settled_as: str) -> None:
+        """Everything that was billed is paid, or voided."""
+        for item in value(self.db, "select public.claim_overage(%s, '-infinity', '{}')", self.user_id):
+            invoice_item = item["stripe_invoice_item_id"] or f"ii_{item['id']}"
+            self.db.execute("select public.place_overage(%s, %s, %s)", (item["id"], invoice_item, "in_1"))
+        items = value(self.db, "select public.unsettled_overage(%s)", self.user_id)
+        statuses = json.dumps({item["id"]: settled_as for item in items})
+        for settled in (len(items), 0):
+            assert value(self.db, "select public.settle_overage(%s, %s)", self.user_id, statuses) == settled
+        self.model.settle_overage(settled_as)
+        self.open_items = []
+
     # Settings
 
     @rule(budgets=st.sampled_from([(None, None), (None, None), (0, None), (None, 0), (1000, 0)]))
@@ -473,6 +493,8 @@ class Histories(RuleBasedStateMachine):
         assert state is not None
         assert (state["quota_used"], state["lifetime_used"]) == (user.quota_used(), user.lifetime_used())
         assert state["overage_used"] == user.overage_used()
+        assert state["unpaid_overage"] == user.overage_settled_as(None) <= 10
+        assert row["paid_overage_usd"] == user.overage_settled_as("paid")
         assert state["failed_cost_usd"] == user.failed_cost()
         assert (state["requires_payment"], state["resets_at"]) == (requires_payment, user.resets_at(self.now))
         if user.decide(self.now, own_key=False)[0] is None:

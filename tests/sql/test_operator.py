@@ -178,7 +178,9 @@ def test_a_user_cannot_pass_the_ceiling_of_overage(db: Db, connect: Connect) -> 
         summary = value(me, "select public.set_overage(%s)", f'{{"overage_limit_usd": {wanted}}}')
         assert float(summary["limit_usd"]) == limit
     value(db, "select public.set_limits(%s, %s, %s)", user, '{"overage_ceiling_usd": null}', action())
-    assert float(value(me, "select public.set_overage(%s)", '{"overage_limit_usd": 100}')["limit_usd"]) == 100
+    assert float(value(me, "select public.set_overage(%s)", '{"overage_limit_usd": 100}')["limit_usd"]) == 10
+    value(db, "select public.set_limits(%s, %s, %s)", user, '{"overage_limit_usd": 100}', action())
+    assert counters(db, user)["overage_limit"] == 100
 
 
 def test_granted_credits_are_a_pack_without_a_payment(db: Db) -> None:

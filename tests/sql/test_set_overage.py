@@ -54,7 +54,7 @@ def test_a_changed_setting_applies_to_the_next_query(db: Db, connect: Connect) -
 def test_a_limit_is_from_zero_to_ten_thousand_dollars(
     db: Db, connect: Connect, limit: str, is_accepted: bool, quoted: bool
 ) -> None:
-    user = new_user(db, "basic", overage_limit=3)
+    user = new_user(db, "basic", overage_limit=3, overage_ceiling=10000)
     settings = json.dumps({"overage_limit_usd": limit if quoted else float(limit)})
     call = (connect("authenticated", user), "select public.set_overage(%s)", settings)
     if is_accepted:

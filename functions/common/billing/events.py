@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from stripe import InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
-from functions.common.billing.overage import bill_overage
+from functions.common.billing.overage import bill_overage, settle_overage
 from functions.common.billing.stripe_state import live_subscription, read_customer, read_pack_payment
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
@@ -25,8 +25,11 @@ CUSTOMER_EVENTS: Mapping[str, str] = {
     "customer.subscription.paused": "customer",
     "customer.subscription.resumed": "customer",
     "invoice.created": "customer",
+    "invoice.finalized": "customer",
+    "invoice.marked_uncollectible": "customer",
     "invoice.paid": "customer",
     "invoice.payment_failed": "customer",
+    "invoice.voided": "customer",
     "invoice.finalization_failed": "customer",
     "customer.deleted": "id",
 }
@@ -157,8 +160,10 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
         user_id = await apply_customer(database, stripe, customer_id, sequence)
         if user_id is None:
             await _end_subscription(stripe, customer_id)
-        elif kind in OVERAGE_EVENTS:
-            await bill_overage(database, stripe, user_id, customer_id)
+        else:
+            await settle_overage(database, stripe, user_id)
+            if kind in OVERAGE_EVENTS:
+                await bill_overage(database, stripe, user_id, customer_id)
         return user_id
     if payment_id is not None:
         return await apply_payment(database, stripe, payment_id, sequence)
@@ -188,6 +193,7 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
         "p_sequence": sequence,
         "p_is_deleted": customer.is_deleted,
         "p_subscription": asdict(customer.subscription) if customer.subscription is not None else None,
+        "p_open_invoice_url": customer.open_invoice_url,
     }
     user_id: str | None = await database.call("apply_customer", params, parse=results.text)
     return user_id

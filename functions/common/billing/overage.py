@@ -8,14 +8,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from stripe import InvalidRequestError, InvoiceItem, StripeClient, Subscription
+from stripe import CardError, InvalidRequestError, Invoice, InvoiceItem, StripeClient, Subscription
 
 from functions.common import results
+from functions.common.billing.stripe_client import ITEM_ID_KEY
 from functions.common.billing.stripe_state import iso_time, live_subscription, period_of
 from functions.common.database import Database
 from functions.common.money import dumps
@@ -23,8 +25,6 @@ from functions.common.money import dumps
 if TYPE_CHECKING:
     from stripe.params import InvoiceCreateParams, InvoiceItemCreateParams
 
-# The metadata key that holds our id of an invoice item at Stripe.
-ITEM_ID_KEY = "overage_invoice_item"
 CLOCK_SKEW_S = 3600  # between our clock and the clock of Stripe
 
 
@@ -56,26 +56,30 @@ class BillingResult:
     invoiced: int = 0
 
 
-async def bill_overage(database: Database, stripe: StripeClient, user_id: str, customer_id: str) -> BillingResult:
+async def bill_overage(
+    database: Database, stripe: StripeClient, user_id: str, customer_id: str, *, at_once: bool = False
+) -> BillingResult:
     """Bill the overage of a user's ended periods: on the draft of their renewal, otherwise on their next invoice, and
-    without a subscription on an invoice of its own.
+    without a subscription on an invoice of its own. `at_once`: all overage until now, on an invoice of its own.
 
     Safe to repeat: another run continues where this one ended. Raises StripeError, Unavailable.
     """
     customer, live = await live_subscription(stripe, customer_id)
     if getattr(customer, "deleted", False):
         return BillingResult()
-    draft = await _renewal_draft(stripe, live) if live else None
+    has_own_invoice = live is None or at_once
+    draft = await _renewal_draft(stripe, live) if live and not at_once else None
     # The target is never a subscription: it may end while the item waits, and no later invoice would take the item.
-    items = await _claim(database, user_id, iso_time(period_of(live)[0]) if live else "infinity", draft)
+    until = iso_time(period_of(live)[0]) if live and not at_once else "infinity"
+    items = await _claim(database, user_id, until, draft)
     to_place = [item.stripe_invoice_item_id is None for item in items]
     placed = [
         await _place(database, stripe, customer_id, item) if is_new else item
         for item, is_new in zip(items, to_place, strict=True)
     ]
     waiting = await _without_invoice(database, stripe, placed)
-    if waiting and live is None:
-        await _create_final_invoice(stripe, customer_id, waiting[0].id)
+    if waiting and has_own_invoice:
+        await _charge(stripe, await _create_invoice(stripe, customer_id, live, waiting[0].id))
         waiting = await _without_invoice(database, stripe, waiting)
     return BillingResult(sum(to_place), len(items) - len(waiting))
 
@@ -176,11 +180,16 @@ async def _store(database: Database, item: OverageItem) -> None:
     await database.call("place_overage", params, parse=results.nothing)
 
 
-async def _create_final_invoice(stripe: StripeClient, customer_id: str, first_item_id: str) -> None:
-    """Create an invoice of all waiting items. Stripe finalizes and collects it automatically."""
-    ended = await stripe.v1.subscriptions.list_async({"customer": customer_id, "status": "ended", "limit": 1})
+async def _create_invoice(
+    stripe: StripeClient, customer_id: str, live: Subscription | None, first_item_id: str
+) -> Invoice:
+    """Create an invoice of all waiting items. If nothing else does it, Stripe finalizes and collects it in an hour."""
+    subscription = live
+    if subscription is None:
+        ended = await stripe.v1.subscriptions.list_async({"customer": customer_id, "status": "ended", "limit": 1})
+        subscription = ended.data[0] if ended.data else None
     # A card from Checkout belongs to the subscription, not to the customer.
-    card = id_of(ended.data[0].default_payment_method) if ended.data else None
+    card = id_of(subscription.default_payment_method) if subscription else None
     params: InvoiceCreateParams = {
         "customer": customer_id,
         "currency": "usd",
@@ -189,16 +198,50 @@ async def _create_final_invoice(stripe: StripeClient, customer_id: str, first_it
         "pending_invoice_items_behavior": "include",
         "metadata": {ITEM_ID_KEY: first_item_id},
     }
-    if ended.data and ended.data[0].automatic_tax.enabled:
+    if subscription and subscription.automatic_tax.enabled:
         params["automatic_tax"] = {"enabled": True}
     key = f"overage-invoice:{first_item_id}"
     if card is not None:
         try:
-            await stripe.v1.invoices.create_async({**params, "default_payment_method": card}, {"idempotency_key": key})
-            return
+            return await stripe.v1.invoices.create_async(
+                {**params, "default_payment_method": card}, {"idempotency_key": key}
+            )
         except InvalidRequestError:
             key += ":without-card"  # the card was removed
-    await stripe.v1.invoices.create_async(params, {"idempotency_key": key})
+    return await stripe.v1.invoices.create_async(params, {"idempotency_key": key})
+
+
+async def _charge(stripe: StripeClient, invoice: Invoice) -> None:
+    """Finalize the invoice and collect it now. Where that fails, it stays open, and Stripe tries again."""
+    assert invoice.id is not None
+    with suppress(InvalidRequestError):  # finalized or paid before, or there is no card
+        finalized = await stripe.v1.invoices.finalize_invoice_async(invoice.id)
+        if finalized.status == "open":
+            with suppress(CardError):
+                await stripe.v1.invoices.pay_async(invoice.id)
+
+
+async def settle_overage(database: Database, stripe: StripeClient, user_id: str) -> None:
+    """Record which of a user's billed overage was paid or voided. Raises StripeError, Unavailable."""
+    rows = await database.call("unsettled_overage", {"p_user_id": user_id}, parse=results.records("id"))
+    statuses: dict[str, str | None] = {}
+    settled = {}
+    for row in rows:
+        invoice_id = row["stripe_invoice_id"]
+        try:
+            if invoice_id is None:
+                placed = await stripe.v1.invoice_items.retrieve_async(row["stripe_invoice_item_id"])
+                invoice_id = id_of(placed.invoice)
+            if invoice_id is not None and invoice_id not in statuses:
+                statuses[invoice_id] = (await stripe.v1.invoices.retrieve_async(invoice_id)).status
+        except InvalidRequestError as error:
+            if error.code != "resource_missing":
+                raise
+            continue  # it was deleted together with its customer, and stays owed
+        if statuses.get(invoice_id) in ("paid", "void"):
+            settled[row["id"]] = statuses[invoice_id]
+    if settled:
+        await database.call("settle_overage", {"p_user_id": user_id, "p_items": settled}, parse=results.number)
 
 
 def describe(item: OverageItem) -> str:

@@ -17,6 +17,8 @@ RETRIES = 2
 
 PRODUCT_PREFIX = "canadagpt_"
 PLAN_PREFIX = f"{PRODUCT_PREFIX}plan_"
+# The metadata key of an invoice item, and of an invoice for overage alone: the id of our item.
+ITEM_ID_KEY = "overage_invoice_item"
 
 
 class Account(StripeClient):

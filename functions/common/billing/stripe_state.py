@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stripe import Charge, Customer, Invoice, InvoiceLineItem, StripeClient, Subscription
 from stripe.checkout import Session
 
-from functions.common.billing.stripe_client import tier_of
+from functions.common.billing.stripe_client import ITEM_ID_KEY, tier_of
 
 if TYPE_CHECKING:
     from stripe.params import InvoiceListParams
@@ -30,10 +30,7 @@ INVOICE_DELAY_S = 86400
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionState:
-    """A live subscription, as the SQL function apply_customer reads it. Times are ISO 8601.
-
-    `invoice_url` is the page of the open invoice, where a payment failed.
-    """
+    """A live subscription, as the SQL function apply_customer reads it. Times are ISO 8601."""
 
     id: str
     tier: str
@@ -43,15 +40,18 @@ class SubscriptionState:
     period_end: str
     canceled_at: str | None
     past_due_since: str | None
-    invoice_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class CustomerState:
-    """A customer at Stripe; `subscription` is None without a live subscription to one of our plans."""
+    """A customer at Stripe; `subscription` is None without a live subscription to one of our plans.
+
+    `open_invoice_url` is the page of the oldest invoice that they have to pay us, None where none is open.
+    """
 
     is_deleted: bool
     subscription: SubscriptionState | None
+    open_invoice_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,10 @@ async def live_subscription(stripe: StripeClient, customer_id: str) -> tuple[Cus
 async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState:
     """What a customer has subscribed to and paid for. Raises StripeError."""
     customer, live = await live_subscription(stripe, customer_id)
+    open_url = await open_invoice_url(stripe, customer_id)
     is_deleted = bool(getattr(customer, "deleted", False))
     if live is None:
-        return CustomerState(is_deleted, None)
+        return CustomerState(is_deleted, None, open_url)
     tier = _tier(live)
     assert tier is not None
     start, end = period_of(live)
@@ -130,9 +131,8 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         period_end=iso_time(end),
         canceled_at=iso_time(live.canceled_at) if live.canceled_at else None,
         past_due_since=_past_due_since(live) if status == "past_due" else None,
-        invoice_url=_open_invoice_url(live) if status in ("past_due", "suspended") else None,
     )
-    return CustomerState(is_deleted, subscription)
+    return CustomerState(is_deleted, subscription, open_url)
 
 
 async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int, end: int) -> list[str]:
@@ -163,10 +163,26 @@ def _past_due_since(subscription: Subscription) -> str:
     return iso_time(invoice.status_transitions.finalized_at or invoice.created)
 
 
-def _open_invoice_url(subscription: Subscription) -> str | None:
-    """Stripe's page where the latest invoice can be paid; None where it is not open."""
-    invoice = subscription.latest_invoice
-    return invoice.hosted_invoice_url if isinstance(invoice, Invoice) and invoice.status == "open" else None
+async def open_invoice_url(stripe: StripeClient, customer_id: str) -> str | None:
+    """Stripe's page of the oldest open invoice for a plan or for overage; None where none is open.
+
+    Without first invoices: a subscription that was never paid for has never started.
+    """
+    listed = await stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 100})
+    found = [
+        invoice
+        async for invoice in listed.auto_paging_iter()
+        if invoice.billing_reason != "subscription_create" and _is_ours(invoice)
+    ]
+    return min(found, key=lambda one: one.created).hosted_invoice_url if found else None
+
+
+def _is_ours(invoice: Invoice) -> bool:
+    marked = [invoice.metadata, *(line.metadata for line in invoice.lines.data)]
+    return any(one is not None and ITEM_ID_KEY in one.to_dict() for one in marked) or any(
+        line.pricing and line.pricing.price_details and tier_of(line.pricing.price_details.product)
+        for line in invoice.lines.data
+    )
 
 
 def pack_sale(session: Session) -> PackSale | None:

@@ -72,7 +72,7 @@ def test_the_portal_needs_a_return_url(billing: BillingStack, buyer: Person) -> 
 def test_overage_settings_change_only_the_given_fields(
     billing: BillingStack, api: Api, body: str, allowed: bool, limit: str
 ) -> None:
-    user, other = billing.new_user("basic", overage_limit="7.5"), billing.new_user("basic", overage_limit="7.5")
+    user, other = (billing.new_user("basic", overage_limit="7.5", overage_ceiling="10000") for _ in range(2))
     response = set_overage(billing, user, body)
     assert response.status_code == 200
     overage = json.loads(response.text, parse_float=Decimal)

@@ -205,7 +205,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         {"I4"}),
     "an invoice item without ledger rows": (
         sql("update public.usage_logs set invoice_item_id = null where user_id = %s", "billed"),
-        {"I7", "overdue"}),
+        {"I4", "I7", "overdue"}),
     "an invoice item without its row": (second_item(lambda books: str(uuid.uuid4())), {"item unknown"}),
     "two invoice items for one row": (second_item(item_of), {"item doubled"}),
 }  # fmt: skip

@@ -1,0 +1,167 @@
+"""A dishonest payer: cards that Checkout accepts and that pay nothing. What such a user can owe is bounded."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.billing_kit import DAY, STRIPE_HEADERS, BillingStack, stripe_get, stripe_post
+from tests.conftest import Person
+from tests.functions.checkout.kit import click, set_overage
+from tests.functions.test_billing import job
+from tests.functions.webhooks.kit import newest, price_id
+from tests.sql.metering import admit, at, settle, value
+
+LIMIT = Decimal(10)
+
+
+@pytest.fixture(autouse=True)
+def real_clock(billing: BillingStack) -> Iterator[None]:
+    """The clock of the database is set in each test, and no subscription outlives it."""
+    yield
+    at(billing.db, "")
+    billing.cancel_subscriptions()
+
+
+def break_cards(billing: BillingStack, user: Person, *, works: bool = False) -> None:
+    """Let every card of the user fail, or work again."""
+    billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=works)
+
+
+def ask_until_refused(billing: BillingStack, user: Person) -> dict[str, Any]:
+    """Ask at the time of Stripe's clock. Returns the refusal."""
+    at(billing.db, datetime.fromtimestamp(billing.fake.now, UTC).isoformat())
+    for _ in range(500):
+        asked = admit(billing.db, user.id)
+        if asked["decision"] != "admitted":
+            return asked
+        settle(billing.db, asked["hold_id"])
+    raise AssertionError("500 queries, and no limit")
+
+
+def owed(billing: BillingStack, user: Person) -> Decimal:
+    """All overage of the user in the ledger, billed or not."""
+    total: Decimal = value(
+        billing.db, "select coalesce(sum(overage_charge), 0) from public.usage_logs where user_id = %s", user.id
+    )
+    return total
+
+
+def subscribe(billing: BillingStack, user: Person, plan: str = "usage_only") -> None:
+    """Subscribe with a card that passes the check of $0, on a page that was opened before, and break the card."""
+    stripe_post(
+        billing,
+        "subscriptions",
+        customer=billing.customer_id(user),
+        **{"items[0][price]": price_id(billing, f"plan_{plan}")},
+    )
+    break_cards(billing, user)
+    assert set(billing.deliver()) == {200}
+
+
+def cancel(billing: BillingStack, user: Person) -> None:
+    """Cancel the subscription now. All events are delivered."""
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    billing.fake.http.delete(f"/v1/subscriptions/{subscription}", headers=STRIPE_HEADERS).raise_for_status()
+    assert set(billing.deliver()) == {200}
+
+
+def open_invoice(billing: BillingStack, user: Person) -> dict[str, Any]:
+    """The one open invoice of the user."""
+    (found,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    invoice: dict[str, Any] = found
+    return invoice
+
+
+def findings(billing: BillingStack, user: Person) -> list[dict[str, Any]]:
+    """What reconcile finds about the user."""
+    return billing.db.execute("select * from public.reconcile() where user_id = %s", (user.id,)).fetchall()
+
+
+def test_subscribing_again_opens_no_new_credit(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    for time in range(3):
+        assert set_overage(billing, user, '{"overage_limit_usd": 10000}').json()["limit_usd"] == 10
+        refusal = ask_until_refused(billing, user)
+        assert owed(billing, user) == LIMIT
+        if time:
+            assert (refusal["reason_code"], refusal["requires_payment"]) == ("overage_unpaid", True)
+            assert refusal["url"] == open_invoice(billing, user)["hosted_invoice_url"]
+        cancel(billing, user)
+        assert open_invoice(billing, user)["amount_due"] == 1000
+        refused = click(billing, user, plan="usage_only")
+        error = refused.json()["error"]
+        assert (refused.status_code, error["reason_code"], error["action"]) == (402, "invoice_open", "pay_invoice")
+        assert error["url"] == open_invoice(billing, user)["hosted_invoice_url"]
+        billing.fake.advance(DAY)
+        subscribe(billing, user)
+    assert ask_until_refused(billing, user)["reason_code"] == "overage_unpaid"
+    assert owed(billing, user) == LIMIT
+    assert findings(billing, user) == []
+
+
+def test_overage_at_the_limit_is_invoiced_and_paying_frees_it(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    assert ask_until_refused(billing, user)["reason_code"] == "overage_limit_reached"
+    for _ in range(2):
+        job(billing, "bill-thresholds")
+        billing.deliver()
+    invoice = open_invoice(billing, user)
+    assert invoice["amount_due"] == 1000
+    refusal = ask_until_refused(billing, user)
+    assert (refusal["reason_code"], refusal["url"]) == ("overage_unpaid", invoice["hosted_invoice_url"])
+
+    billing.fake.http.post(invoice["hosted_invoice_url"], data={"way": "good_card"})
+    paid = newest(billing, "invoice.paid")
+    assert billing.deliver(paid, paid) == [200, 200]
+    row = billing.subscription_row(user)
+    assert (row["unpaid_overage_usd"], row["paid_overage_usd"], row["open_invoice_url"]) == (0, LIMIT, None)
+    # The limit of the period is reached as well. A user may owe twice what they have paid.
+    assert ask_until_refused(billing, user)["reason_code"] == "overage_limit_reached"
+    assert set_overage(billing, user, '{"overage_limit_usd": 10000}').json()["limit_usd"] == 20
+    ask_until_refused(billing, user)
+    assert owed(billing, user) == 2 * LIMIT
+    assert findings(billing, user) == []
+
+
+def test_a_voided_invoice_is_neither_owed_nor_paid(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    billing.db.execute("update public.user_subscriptions set overage_limit = 0.5 where user_id = %s", (user.id,))
+    ask_until_refused(billing, user)
+    job(billing, "bill-thresholds")
+    billing.deliver()
+    stripe_post(billing, f"invoices/{open_invoice(billing, user)['id']}/void")
+    assert set(billing.deliver()) == {200}
+    row = billing.subscription_row(user)
+    assert (row["unpaid_overage_usd"], row["paid_overage_usd"], row["open_invoice_url"]) == (0, 0, None)
+    assert findings(billing, user) == []
+
+
+def test_an_unpaid_renewal_bounds_the_next_period(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    ask_until_refused(billing, user)
+    billing.advance_and_deliver(32 * DAY)
+    assert ask_until_refused(billing, user)["reason_code"] == "payment_failed"
+    cancel(billing, user)
+    subscribe(billing, user)
+    refusal = ask_until_refused(billing, user)
+    assert (refusal["reason_code"], refusal["url"]) == (
+        "overage_unpaid",
+        open_invoice(billing, user)["hosted_invoice_url"],
+    )
+    assert owed(billing, user) == LIMIT
+    assert findings(billing, user) == []
