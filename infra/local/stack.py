@@ -237,9 +237,9 @@ class Stack:
         if url := self._stripe_url:
             secret = environ.get("STRIPE_WEBHOOK_SECRET") or WEBHOOK_SECRET
             variables |= {"STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_WEBHOOK_SECRET": secret}
-        if not self._configured("ALLOWED_ORIGINS"):
-            others = [f"http://{host}:3000" for host in LOOPBACK]  # a frontend of one's own
-            variables["ALLOWED_ORIGINS"] = ",".join([*self._page_origins(), *others])
+        others = [f"http://{host}:3000" for host in LOOPBACK]  # a frontend of one's own
+        configured = environ.get("ALLOWED_ORIGINS", "").split(",")  # beside them: the page itself must go on working
+        variables["ALLOWED_ORIGINS"] = ",".join([*self._page_origins(), *others, *filter(None, configured)])
         return variables
 
     def _describe(

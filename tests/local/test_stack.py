@@ -182,6 +182,8 @@ def test_configured_services_replace_the_stand_ins(live: Launcher, tmp_path: Pat
         assert "serve functions" in commands
         assert not re.search("postgres|postgrest|serve standins", commands)
         their_environ = functions_environment(running.folder) if sys.platform == "linux" else environ
+        origins = their_environ.pop("ALLOWED_ORIGINS").split(",")  # the page's own stay beside the configured one
+        assert {environ.pop("ALLOWED_ORIGINS"), info["page_url"]} <= set(origins)
         assert environ.items() <= their_environ.items()
         answer = httpx.post(
             f"{info['functions_url']}/chat",

@@ -38,7 +38,7 @@ export const chat = words(
     sendAgain: "Send again",
     readAgain: "Try again",
     takeBack: "Edit the question",
-    tooLong: (bytes: number) => `The question is too long: remove about ${bytes} characters.`,
+    tooLong: (bytes: number) => `The question is too long: remove about ${bytes.toLocaleString("en-CA")} characters.`,
     offline: "You are offline. The page continues when you are back.",
     reconnecting: "The connection was lost. Reconnecting …",
     resumed: "Reconnected.",
@@ -85,7 +85,8 @@ export const chat = words(
     sendAgain: "Envoyer de nouveau",
     readAgain: "Réessayer",
     takeBack: "Modifier la question",
-    tooLong: (bytes: number) => `La question est trop longue : retirez environ ${bytes} caractères.`,
+    tooLong: (bytes: number) =>
+      `La question est trop longue : retirez environ ${bytes.toLocaleString("fr-CA")} caractères.`,
     offline: "Vous êtes hors ligne. La page continuera à votre retour.",
     reconnecting: "La connexion a été perdue. Reconnexion …",
     resumed: "Reconnecté.",
