@@ -293,7 +293,7 @@ export type PriceList = {
   packs: Pack[];
 };
 
-/** What was done with an event. Repeated: it was processed before; ignored: its type is not used. */
+/** What was done with an event. Repeated: it was processed before. Ignored: its type is not used, or it is about */
 export type Received = {
   outcome: "processed" | "repeated" | "ignored";
 };

@@ -129,20 +129,20 @@ class Work:
 
 
 WORKS = {
-    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 10),
-    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 20, (102,)),
+    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 14),
+    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 24, (102,)),
     "renewed and owing for two periods": Work(
-        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 24, (7, 12)
+        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 28, (7, 12)
     ),
-    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 26, (102,)),
+    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 34, (102,)),
     "ended without a card": Work(
         (buy(plan="basic"), owe_overage(41), each(remove_card), each(cancel)),
         "customer.subscription.deleted",
-        26,
+        34,
         (102,),
     ),
     "bought a pack": Work((buy(pack="pack_100"),), "checkout.session.completed", 12),
-    "got a refund": Work((buy(pack="pack_100"), deliver_all, each(refund)), "charge.refunded", 12),
+    "got a refund": Work((buy(pack="pack_100"), deliver_all, each(refund)), "charge.refunded", 14),
     "missed the draft": Work(
         (buy(plan="basic"), renew, deliver_all, each(finalize_draft), owe_overage(41, 10)), "sweep", 16, (102,)
     ),
@@ -153,13 +153,13 @@ WORKS = {
         (102,),
         meanwhile=(each(cancel),),
     ),
-    "missed the end": Work((buy(plan="basic"), each(cancel), deliver_all, owe_overage(41)), "sweep", 22, (102,)),
-    "clicks on a plan": Work((), "subscribe", 22, given={"tier": "basic"}),
+    "missed the end": Work((buy(plan="basic"), each(cancel), deliver_all, owe_overage(41)), "sweep", 26, (102,)),
+    "clicks on a plan": Work((), "subscribe", 24, given={"tier": "basic"}),
     "clicks on a pack": Work((), "buy", 18, given={"pack_id": "pack_100"}),
     "clicks on another plan": Work(
         (each(lambda billing, person: billing.checkout_page(person, plan="basic")),),
         "subscribe",
-        18,
+        20,
         given={"tier": "pro"},
     ),
 }
