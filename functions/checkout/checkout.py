@@ -16,7 +16,7 @@ from stripe.checkout import Session
 from functions.checkout.settings import CheckoutSettings
 from functions.common import results
 from functions.common.auth import User
-from functions.common.billing.catalog import Product, matches, products
+from functions.common.billing.catalog import Product, matches, portal_configuration, products
 from functions.common.billing.records import BillingProfile, OverageSettings, PriceList, billing_profile
 from functions.common.billing.stripe_client import Account, plan_key
 from functions.common.billing.stripe_state import live_subscription, open_invoice_url
@@ -151,7 +151,7 @@ class Checkout:
             async with asyncio.timeout(TIMEOUT_S):
                 yield self._client
         except CatalogMissing as error:
-            self._observer.failure("stripe has no such price", error)
+            self._observer.failure("stripe has no such price or portal: run publish-catalog", error)
             raise
         except PriceDiffers as error:
             self._observer.failure("stripe has another price: run publish-catalog", error)
@@ -240,8 +240,11 @@ class Checkout:
         return {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
 
     async def _portal(self, stripe: StripeClient, customer_id: str, return_url: str) -> Page:
+        configuration = await portal_configuration(stripe)
+        if configuration is None:
+            raise CatalogMissing("Stripe has no portal configuration of ours.")
         session = await stripe.v1.billing_portal.sessions.create_async(
-            {"customer": customer_id, "return_url": return_url}
+            {"customer": customer_id, "return_url": return_url, "configuration": configuration.id}
         )
         return Page(session.url, session.id)
 

@@ -27,6 +27,7 @@ KINDS = {
     "pack refund": "a refund or dispute that the pack does not show: resend its event from Stripe",
     "plan differs": "a plan that differs from Stripe: run retry-events, or resend a subscription event from Stripe",
     "plan unknown": "a live subscription of a customer without a user: cancel it at Stripe, and refund it",
+    "catalogue": "prices or settings at Stripe that differ from ours: run publish-catalog",
     "customer differs": "a Stripe customer of another user: compare the metadata user_id with stripe_customer_id",
 }
 

@@ -120,9 +120,8 @@ async def _publish_catalog(context: Context) -> Mapping[str, object]:
     from functions.maintenance.publish_catalog import publish_catalog
 
     async with account(context.environment) as stripe:
-        return await publish_catalog(
-            stripe, await context.database.call("list_plans", parse=results.record("plans", "packs"))
-        )
+        prices = await context.database.call("list_plans", parse=results.record("plans", "packs"))
+        return await publish_catalog(stripe, prices, check=bool(context.options.get("check")))
 
 
 async def _export_user(context: Context) -> Mapping[str, object]:
@@ -224,7 +223,9 @@ JOBS: Mapping[str, Job] = {
         },
     ),
     "margin-report": Job(_margin_report, {"month": Option("YYYY-MM; default: the previous month", _month)}),
-    "publish-catalog": Job(_publish_catalog, command_only=True),
+    "publish-catalog": Job(
+        _publish_catalog, {"check": Option("only compare, and fail if something differs")}, command_only=True
+    ),
     "purge-events": _batches("purge_events", "events"),
     "reconcile": Job(_reconcile, {"fix": Option("set counters to the ledger's values")}),
     "release-stale-holds": _batches("release_stale_holds", "holds"),

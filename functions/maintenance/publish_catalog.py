@@ -1,4 +1,5 @@
-"""publish-catalog: creates and updates the products and prices at Stripe from the tables plans and packs.
+"""publish-catalog: creates and updates the products and prices at Stripe from the tables plans and packs, then the
+portal configuration and the webhook endpoint's events.
 
 Run it once for each Stripe account, and again after a plan or a pack changed. A second run changes nothing. The amount
 of a Stripe price cannot change: a new price takes over the lookup key, and present subscribers keep the old one.
@@ -12,59 +13,87 @@ from stripe.params import PriceCreateParams
 
 from functions.common.billing.catalog import CURRENCY, Product, matches, products
 from functions.common.billing.records import PriceList
+from functions.maintenance.stripe_settings import publish_endpoint, publish_portal
 
 
 class PublishResult(TypedDict):
-    """`products`: plans and packs with a price; `changed`: those that differed; `report`: a line for each."""
+    """`products`: plans and packs with a price; `changed`: those and the settings that differed; `differences`: the
+    same, if they were only checked; `report`: a line for each product and setting."""
 
     products: int
     changed: int
+    differences: int
     report: list[str]
 
 
-async def publish_catalog(stripe: StripeClient, prices: PriceList) -> PublishResult:
-    """Create or update every product and price. After a failure, run it again. Raises Internal, StripeError."""
-    results = [(product, await _publish(stripe, product)) for product in products(prices)]
+async def publish_catalog(stripe: StripeClient, prices: PriceList, *, check: bool = False) -> PublishResult:
+    """Create or update every product and price, the portal configuration and the webhook endpoint's events; with
+    `check`, only compare. After a failure, run it again. Raises Internal, StripeError."""
+    lines, differing, plan_prices = [], 0, {}
+    wanted = products(prices)
+    for product in wanted:
+        changes, price_id = await _publish(stripe, product, check=check)
+        differing += bool(changes)
+        lines.append(_line(product, changes))
+        if product.monthly and price_id is not None:
+            plan_prices[product.id] = price_id
+    for name, changes in (
+        ("portal", await publish_portal(stripe, plan_prices, check=check)),
+        ("webhooks", await publish_endpoint(stripe, check=check)),
+    ):
+        differing += bool(changes)
+        lines.append(f"{name:<33} {', '.join(changes) or 'unchanged'}")
     return {
-        "products": len(results),
-        "changed": sum(bool(changes) for _, changes in results),
-        "report": [_line(product, changes) for product, changes in results],
+        "products": len(wanted),
+        "changed": 0 if check else differing,
+        "differences": differing if check else 0,
+        "report": lines,
     }
 
 
-async def _publish(stripe: StripeClient, product: Product) -> list[str]:
-    """Create or update a product and its price. Returns what changed."""
+async def _publish(stripe: StripeClient, product: Product, *, check: bool) -> tuple[list[str], str | None]:
+    """Create or update a product and its price. Returns what differed, and the id of the price."""
     changes = []
     try:
         found = await stripe.v1.products.retrieve_async(product.id)
         if found.name != product.name or not found.active:
-            await stripe.v1.products.update_async(product.id, {"name": product.name, "active": True})
+            if not check:
+                await stripe.v1.products.update_async(product.id, {"name": product.name, "active": True})
             changes.append("product updated")
     except InvalidRequestError as error:
         if error.code != "resource_missing":
             raise
+        if check:
+            return ["product created"], None
         await stripe.v1.products.create_async({"id": product.id, "name": product.name})
         changes.append("product created")
     listed = await stripe.v1.prices.list_async({"product": product.id, "active": True, "limit": 100})
     current = next((price for price in listed.data if matches(price, product)), None)
+    if current is None and check:
+        return [*changes, "price created"], None
     if current is None:
-        params: PriceCreateParams = {
-            "product": product.id,
-            "currency": CURRENCY,
-            "unit_amount": product.cents,
-            "lookup_key": product.lookup_key,
-            "transfer_lookup_key": True,
-            "tax_behavior": "exclusive",
-        }
-        if product.monthly:
-            params["recurring"] = {"interval": "month"}
-        current = await stripe.v1.prices.create_async(params)
+        current = await stripe.v1.prices.create_async(_price_params(product))
         changes.append(f"price {current.id} created")
     for price in listed.data:
         if price.id != current.id:
-            await stripe.v1.prices.update_async(price.id, {"active": False})
+            if not check:
+                await stripe.v1.prices.update_async(price.id, {"active": False})
             changes.append(f"price {price.id} retired")
-    return changes
+    return changes, current.id
+
+
+def _price_params(product: Product) -> PriceCreateParams:
+    params: PriceCreateParams = {
+        "product": product.id,
+        "currency": CURRENCY,
+        "unit_amount": product.cents,
+        "lookup_key": product.lookup_key,
+        "transfer_lookup_key": True,
+        "tax_behavior": "exclusive",
+    }
+    if product.monthly:
+        params["recurring"] = {"interval": "month"}
+    return params
 
 
 def _line(product: Product, changes: list[str]) -> str:

@@ -13,11 +13,13 @@ from stripe import InvalidRequestError, InvoiceItem, StripeClient
 
 from functions.common import results
 from functions.common.billing.overage import id_of
+from functions.common.billing.records import PriceList
 from functions.common.billing.stripe_client import ITEM_ID_KEY
 from functions.common.database import Database
 from functions.maintenance.compare_packs import compare_packs
 from functions.maintenance.compare_plans import compare_plans
 from functions.maintenance.findings import Finding, report
+from functions.maintenance.publish_catalog import publish_catalog
 
 # Two of the longest months. Older rows were compared when they were new.
 WINDOW = timedelta(days=62)
@@ -77,7 +79,8 @@ async def reconcile(
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
     plans, compared_plans = await compare_plans(database, stripe, since)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")
-    findings = [*ours, *items, *packs, *plans]
+    prices = await database.call("list_plans", parse=results.record("plans", "packs"))
+    findings = [*ours, *items, *packs, *plans, *await _catalogue_findings(stripe, prices)]
     return {
         "differences": len(findings),
         "repaired": repaired,
@@ -91,6 +94,15 @@ async def reconcile(
             f"compared with Stripe: {compared_items:,} items, {compared_packs:,} packs, {compared_plans:,} plans",
         ],
     }
+
+
+async def _catalogue_findings(stripe: StripeClient, prices: PriceList) -> list[Finding]:
+    checked = await publish_catalog(stripe, prices, check=True)
+    return [
+        Finding("catalogue", None, line.split()[0], "unchanged", " ".join(line.split()[1:]))
+        for line in checked["report"]
+        if not line.endswith(" unchanged")
+    ]
 
 
 async def ledger_findings(database: Database) -> list[Finding]:

@@ -59,8 +59,11 @@ class StandIn:
 
 def needs_seeding(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> bool:
     """Whether the catalogue or a subscription is missing. Without payers the database is not queried."""
-    prices = stand_in.get("/v1/prices?limit=1")
-    return not prices or not prices["data"] or bool(_unsubscribed(stand_in, database_url, payers))
+    for path in ("/v1/prices?limit=1", "/v1/billing_portal/configurations?limit=1"):
+        found = stand_in.get(path)
+        if not found or not found["data"]:
+            return True
+    return bool(_unsubscribed(stand_in, database_url, payers))
 
 
 def _unsubscribed(stand_in: StandIn, database_url: str, payers: Sequence[Payer]) -> list[Payer]:

@@ -1,15 +1,18 @@
-"""The plans and packs of the tables as products and prices at Stripe."""
+"""The plans and packs of the tables as products and prices at Stripe, and the portal that switches between them."""
 
 from dataclasses import dataclass
 from decimal import Decimal
 
-from stripe import Price
+from stripe import Price, StripeClient
+from stripe.billing_portal import Configuration
 
 from functions.common.billing.records import Pack, Plan, PriceList
 from functions.common.billing.stripe_client import PLAN_PREFIX, PRODUCT_PREFIX, plan_key
 from functions.common.errors import Internal
 
 CURRENCY = "usd"
+# The metadata of our portal configuration. An account may have others.
+PORTAL_KEY = "canadagpt_portal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +61,14 @@ def matches(price: Price, product: Product) -> bool:
         and price.currency == CURRENCY
         and interval == (("month", 1) if product.monthly else None)
     )
+
+
+async def portal_configuration(stripe: StripeClient) -> Configuration | None:
+    """Our active portal configuration, which publish-catalog creates. Raises StripeError."""
+    listed = await stripe.v1.billing_portal.configurations.list_async(
+        {"active": True, "limit": 100, "expand": ["data.features.subscription_update.products"]}
+    )
+    async for one in listed.auto_paging_iter():
+        if one.metadata is not None and PORTAL_KEY in one.metadata.to_dict():
+            return one
+    return None

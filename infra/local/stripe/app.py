@@ -23,6 +23,7 @@ from infra.local.stripe import (
     portal,
     subscription_items,
     subscriptions,
+    webhooks,
 )
 from infra.local.stripe.api import Api
 from infra.local.stripe.clock import Clock
@@ -44,6 +45,7 @@ ENDPOINT_MODULES = (
     portal,
     subscription_items,
     subscriptions,
+    webhooks,
 )
 """Importing them registered their endpoints."""
 TICK = 0.5  # seconds between two checks for due actions
@@ -55,17 +57,18 @@ def create_app(settings: Settings | None = None) -> Starlette:
     settings = settings or Settings()
     settings = replace(settings, seed=settings.seed or secrets.token_hex(3))
     state = State(settings, Clock(settings.start))
-    webhooks, api = WebhookSender(state), Api(state)
-    state.on_event, state.resend = webhooks.on_event, webhooks.queue
+    sender, api = WebhookSender(state), Api(state)
+    state.on_event, state.resend = sender.on_event, sender.queue
     path = Path(settings.state_path) if settings.state_path else None
     if path and path.exists():
         _restore(state, api, json.loads(path.read_text()))
+        sender.set_endpoint(settings.webhook_url, sender.types)  # the functions may have moved
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         for event in [event for event in state.objects_of("event") if event["_delivery"]["state"] == "waiting"]:
-            webhooks.queue(event)
-        tasks = [asyncio.create_task(webhooks.run()), asyncio.create_task(_tick(state, webhooks, api, path))]
+            sender.queue(event)
+        tasks = [asyncio.create_task(sender.run()), asyncio.create_task(_tick(state, sender, api, path))]
         try:
             yield
         finally:
@@ -77,18 +80,18 @@ def create_app(settings: Settings | None = None) -> Starlette:
             if path:
                 _save(state, api, path)
 
-    routes = [*api.routes(), *Control(state, api, webhooks).routes(), *Pages(state, webhooks).routes()]
+    routes = [*api.routes(), *Control(state, api, sender).routes(), *Pages(state, sender).routes()]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-async def _tick(state: State, webhooks: WebhookSender, api: Api, path: Path | None) -> None:
+async def _tick(state: State, sender: WebhookSender, api: Api, path: Path | None) -> None:
     """Run due actions of a running clock, and store the state after changes."""
     stored = state.changes
     while True:
         await asyncio.sleep(TICK)
         clock = state.clock
         if not clock.frozen and clock.agenda and clock.agenda[0][0] <= clock.now:
-            await clock.advance(clock.now, state.run_action, webhooks.wait_until_idle)
+            await clock.advance(clock.now, state.run_action, sender.wait_until_idle)
         if path and stored != state.changes:
             stored = state.changes
             _save(state, api, path)

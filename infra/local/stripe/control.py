@@ -86,7 +86,7 @@ class Control:
 
     async def set_webhooks(self, url: str, secret: str = "", types: list[str] | None = None) -> Json:
         """An empty `secret` keeps the present one. Every one of several comma-separated secrets signs."""
-        self.webhooks.url, self.webhooks.types = url, types or ["*"]
+        self.webhooks.set_endpoint(url, types or ["*"])
         self.webhooks.secret = secret or self.webhooks.secret
         return await self.show_webhooks()
 
@@ -176,9 +176,10 @@ class Control:
         """Return to the start. The counters of ids go on, so that no id is ever used twice."""
         webhooks, settings = self.webhooks, self.state.settings
         webhooks.waiting.clear()
-        webhooks.url, webhooks.secret, webhooks.types = settings.webhook_url, settings.webhook_secret, ["*"]
+        webhooks.secret = settings.webhook_secret
         webhooks.hold = webhooks.drop = False
         self.state.objects.clear()
+        webhooks.set_endpoint(settings.webhook_url, ["*"])
         self.state.clock.reset(settings.start)
         self.api.saved_answers.clear()
         self.api.faults.clear()

@@ -177,6 +177,8 @@ def renew(state: State, subscription_id: str) -> None:
     if subscription["cancel_at"] is not None and subscription["cancel_at"] <= state.now:
         end_at_period_end(state, subscription)
         return
+    if "_next_price" in subscription:  # the portal scheduled it; Stripe has a subscription schedule for it
+        items_of(subscription)[0]["price"] = state.objects[subscription.pop("_next_price")]
     interval, count = billing_interval(items_of(subscription)[0]["price"])
     with state.updating(subscription, "customer.subscription.updated"):
         next_end = next_period_end(subscription["billing_cycle_anchor"], interval, count, end)

@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Sequence
 
 import aiohttp
+from stripe import params as param_types
 
 from infra.local.stripe.clock import HOUR
+from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import Json
-from infra.local.stripe.state import State, public, scheduled_action
+from infra.local.stripe.state import API_VERSION, State, public, scheduled_action
 
+ENDPOINT = "we_standin"
 BACKOFF = (60, 5 * 60, 30 * 60, 2 * HOUR, 5 * HOUR, 10 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR)
 ANSWER_WITHIN = 30  # seconds
 
@@ -35,8 +38,8 @@ class WebhookSender:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self.url, self.secret = state.settings.webhook_url, state.settings.webhook_secret
-        self.types: list[str] = ["*"]
+        self.secret = state.settings.webhook_secret
+        self.set_endpoint(state.settings.webhook_url, ["*"])
         self.hold, self.drop = state.settings.hold, False
         self.waiting: deque[str] = deque()
         self._wake = asyncio.Event()
@@ -44,9 +47,38 @@ class WebhookSender:
         self._idle.set()
         self._http: aiohttp.ClientSession | None = None
 
+    @property
+    def url(self) -> str:
+        return str(self._state.objects.get(ENDPOINT, {}).get("url", ""))
+
+    @property
+    def types(self) -> list[str]:
+        return list(self._state.objects.get(ENDPOINT, {}).get("enabled_events", ["*"]))
+
+    def set_endpoint(self, url: str, types: list[str]) -> None:
+        """Make this the endpoint of the account. An empty `url` removes it."""
+        self._state.objects.pop(ENDPOINT, None)
+        if url:
+            self._state.add(
+                {
+                    "id": ENDPOINT,
+                    "object": "webhook_endpoint",
+                    "api_version": API_VERSION,
+                    "application": None,
+                    "created": self._state.now,
+                    "description": None,
+                    "enabled_events": types,
+                    "livemode": False,
+                    "metadata": {},
+                    "status": "enabled",
+                    "url": url,
+                }
+            )
+
     def on_event(self, event: Json) -> None:
         """Queue, hold or drop a new event."""
-        if not self.url or not ({"*", event["type"]} & {*self.types}):
+        is_disabled = self._state.objects.get(ENDPOINT, {}).get("status") == "disabled"
+        if not self.url or is_disabled or not ({"*", event["type"]} & {*self.types}):
             if event["type"] == "invoice.created":
                 self._acknowledge(event)
             return
@@ -138,6 +170,27 @@ class WebhookSender:
         invoice = self._state.objects.get(event["data"]["object"]["id"], {})
         if event["type"] == "invoice.created" and not invoice.get("webhooks_delivered_at"):
             invoice["webhooks_delivered_at"] = self._state.now
+
+
+@endpoint("GET", "/v1/webhook_endpoints", param_types.WebhookEndpointListParams, LIST_PARAMS.removesuffix(" created"))
+def list_endpoints(state: State, params: Json) -> Json:
+    return state.list_page(list(state.objects_of("webhook_endpoint")), params, "/v1/webhook_endpoints")
+
+
+@endpoint(
+    "POST",
+    "/v1/webhook_endpoints/{id}",
+    param_types.WebhookEndpointUpdateParams,
+    "description disabled enabled_events metadata url",
+)
+def update_endpoint(state: State, params: Json, id: str) -> Json:  # noqa: A002 -- named in the path
+    found = state.get("webhook_endpoint", id)
+    if "disabled" in params:
+        found["status"] = "disabled" if params["disabled"] else "enabled"
+    for name in {"description", "enabled_events", "url"} & params.keys():
+        found[name] = params[name]
+    found["metadata"] = state.merge_metadata(found["metadata"], params.get("metadata", {}))
+    return found
 
 
 @scheduled_action("redeliver")

@@ -12,6 +12,7 @@ from tests.api import Api, question
 from tests.billing_kit import (
     SITE,
     BillingStack,
+    stripe_get,
 )
 from tests.conftest import Person
 from tests.functions.checkout.kit import (
@@ -45,6 +46,14 @@ def test_the_portal_shows_only_the_users_own_subscription(
         "CanadaGPT"
         not in billing.fake.http.get(billing.call_checkout(other, "/portal", return_url=SITE).json()["url"]).text
     )
+
+
+def test_the_portal_has_the_published_configuration(billing: BillingStack, subscriber: Callable[[], Person]) -> None:
+    url = billing.call_checkout(subscriber(), "/portal", return_url=SITE).json()["url"]
+    (configuration,) = stripe_get(billing, "billing_portal/configurations")["data"]
+    sessions = billing.fake.http.get("/_state").json()["billing_portal.session"]
+    used = {session["id"]: session["configuration"] for session in sessions}
+    assert used[url.rsplit("/", 1)[1]] == configuration["id"]
 
 
 def test_the_portal_needs_a_return_url(billing: BillingStack, buyer: Person) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from stripe import StripeError
 
+from functions.common.billing.events import HANDLED_EVENTS
 from functions.common.billing.stripe_client import Account
 from functions.common.errors import Internal
 from functions.maintenance.publish_catalog import publish_catalog
@@ -84,8 +85,9 @@ def writes(billing: BillingStack) -> list[str]:
 
 def test_the_first_run_creates_all_products_and_prices(billing: BillingStack, plans: Json) -> None:
     lines = run(billing, plans)
-    assert list(lines) == ["plan_usage_only", "plan_basic", "plan_pro", "pack_100", "pack_500"]
-    assert all("product created, price price_" in line for line in lines.values())
+    assert list(lines) == ["plan_usage_only", "plan_basic", "plan_pro", "pack_100", "pack_500", "portal", "webhooks"]
+    assert all("product created, price price_" in lines[key] for key in (*PLANS, *PACKS))
+    assert lines["portal"].endswith(" created")
     assert "$9.99 a month" in lines["plan_basic"]
     assert "$2.25 " in lines["pack_100"]
     products = {one["id"]: one["name"] for one in stripe_get(billing, "products", active="true", limit=100)["data"]}
@@ -113,7 +115,7 @@ def test_a_second_run_changes_nothing(billing: BillingStack, plans: Json) -> Non
     billing.fake.http.delete("/_requests")
     lines = run(billing, plans)
     assert all(line.endswith("unchanged") for line in lines.values())
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert writes(billing) == []
     assert billing.fake.http.get("/_state").json() == before
 
@@ -135,7 +137,8 @@ def test_a_changed_price_applies_to_new_buyers_only(billing: BillingStack, plans
     retired = stripe_get(billing, f"prices/{old['id']}")
     assert (retired["active"], retired["lookup_key"], retired["unit_amount"]) == (False, None, 999)
     assert f"price {new['id']} created, price {old['id']} retired" in lines["plan_basic"]
-    assert all(line.endswith("unchanged") for key, line in lines.items() if key != "plan_basic")
+    assert lines["portal"].endswith(" subscription_update.products")
+    assert all(line.endswith("unchanged") for key, line in lines.items() if key not in ("plan_basic", "portal"))
 
     billing.advance_and_deliver(31 * DAY + 2 * HOUR)
     (subscription,) = stripe_get(billing, "subscriptions", customer=billing.customer_id(user))["data"]
@@ -255,6 +258,67 @@ def test_the_next_run_completes_an_interrupted_run(
     assert writes(billing) == []
 
 
+# The settings -----------------------------------------------------------------------------------------------------
+
+
+def portal_settings(billing: BillingStack) -> Json:
+    """The features of the only portal configuration."""
+    (found,) = stripe_get(billing, "billing_portal/configurations", active="true")["data"]
+    features: Json = found["features"]
+    return features
+
+
+def test_the_portal_switches_only_between_our_plans(billing: BillingStack, plans: Json) -> None:
+    stripe_post(billing, "billing_portal/configurations", **{"features[invoice_history][enabled]": "true"})
+    other = stripe_get(billing, "billing_portal/configurations")["data"][0]["id"]
+    run(billing, plans)
+    stripe_post(billing, f"billing_portal/configurations/{other}", active="false")
+    features, prices = portal_settings(billing), on_sale(billing)
+    assert {one["product"]: one["prices"] for one in features["subscription_update"]["products"]} == {
+        prices[key]["product"]: [prices[key]["id"]] for key in PLANS
+    }
+    assert features["subscription_update"]["proration_behavior"] == "always_invoice"
+    assert features["subscription_update"]["schedule_at_period_end"]["conditions"] == [
+        {"type": "decreasing_item_amount"}
+    ]
+    assert features["subscription_cancel"]["mode"] == "at_period_end"
+    assert features["payment_method_update"]["enabled"]
+
+
+def test_changed_settings_are_checked_and_corrected(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    configuration = stripe_get(billing, "billing_portal/configurations")["data"][0]["id"]
+    (endpoint,) = stripe_get(billing, "webhook_endpoints")["data"]
+    before = portal_settings(billing)
+    changes = {"features[subscription_cancel][mode]": "immediately", "features[subscription_cancel][enabled]": "true"}
+    stripe_post(billing, f"billing_portal/configurations/{configuration}", **changes)
+    params = {"enabled_events[0]": "invoice.paid", "enabled_events[1]": "payout.paid", "disabled": "true"}
+    stripe_post(billing, f"webhook_endpoints/{endpoint['id']}", **params)
+    billing.fake.http.delete("/_requests")
+
+    checked = command(billing, "publish-catalog", "--check")
+    assert (checked.returncode, writes(billing)) == (1, [])
+    assert json.loads(checked.stdout.splitlines()[-1]) == {"products": 5, "changed": 0, "differences": 2}
+    assert "subscription_cancel.mode" in checked.stdout
+    assert "refund.failed" in checked.stdout
+
+    run(billing, plans)
+    assert portal_settings(billing) == before
+    (endpoint,) = stripe_get(billing, "webhook_endpoints")["data"]
+    assert endpoint["status"] == "enabled"
+    assert set(endpoint["enabled_events"]) == {*HANDLED_EVENTS, "payout.paid"}
+    assert command(billing, "publish-catalog", "--check").returncode == 0
+
+
+def test_check_names_what_is_missing_and_writes_nothing(billing: BillingStack) -> None:
+    billing.fake.control("/_webhooks", url="")
+    checked = command(billing, "publish-catalog", "--check")
+    assert (checked.returncode, writes(billing)) == (1, [])
+    assert json.loads(checked.stdout.splitlines()[-1])["differences"] == 7
+    assert "none at /webhooks/stripe" in checked.stdout
+    billing.fake.control("/_webhooks", url=f"{billing.webhooks_url}/webhooks/stripe", secret=SECRET)
+
+
 # The command ------------------------------------------------------------------------------------------------------
 
 
@@ -264,8 +328,9 @@ def test_the_command_prints_a_line_for_each_product(billing: BillingStack) -> No
     assert done.stderr.startswith("publish-catalog: done in ")
     prices = on_sale(billing)
     *lines, counts = done.stdout.splitlines()
-    assert json.loads(counts) == {"products": 5, "changed": 5}
-    assert lines == [
+    assert json.loads(counts) == {"products": 5, "changed": 6, "differences": 0}
+    assert [line.split() for line in lines[5:]] == [["portal", "created"], ["webhooks", "unchanged"]]
+    assert lines[:5] == [
         f"{key:<16} {amount:<16} product created, price {prices[key]['id']} created"
         for key, amount in {
             "plan_usage_only": "$0.00 a month",

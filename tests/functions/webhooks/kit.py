@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.billing_kit import DAY, SITE, BillingStack, dropped_events, stripe_get
+from tests.billing_kit import DAY, SITE, BillingStack, dropped_events, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.local.stripe.kit import SECRET
 
@@ -143,3 +143,10 @@ def credits_of(billing: BillingStack, person: Person) -> list[tuple[int, int, in
     """The user's packs: remaining, used, revoked, frozen."""
     names = ("credits_remaining", "credits_used", "credits_revoked", "is_frozen")
     return [tuple(pack[name] for name in names) for pack in billing.packs(person)]  # type: ignore[misc]
+
+
+def change_at_once(billing: BillingStack, person: Person, plan: str) -> None:
+    """Change the plan as support staff do, with prorations on the next invoice."""
+    subscription = stripe_get(billing, "subscriptions", customer=billing.customer_id(person))["data"][0]
+    params = {"items[0][id]": subscription["items"]["data"][0]["id"], "items[0][price]": price_id(billing, plan)}
+    stripe_post(billing, f"subscriptions/{subscription['id']}", **params)

@@ -14,6 +14,7 @@ from tests.conftest import Person
 from tests.functions.webhooks.kit import (
     MONTH,
     as_time,
+    change_at_once,
     credits_of,
     event_row,
     newest,
@@ -54,12 +55,12 @@ def test_the_free_of_charge_plan_is_bought_like_any_other(billing: BillingStack)
     assert plan_of(billing, user) == ("basic", None, "active")
 
 
-def test_unpaid_upgrades_and_downgrades_in_the_portal_apply_immediately(billing: BillingStack) -> None:
+def test_unpaid_upgrades_and_downgrades_apply_immediately(billing: BillingStack) -> None:
     user = subscriber(billing)
-    press_portal_button(billing, user, "plan", price=price_id(billing, "plan_pro"))
+    change_at_once(billing, user, "plan_pro")
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("pro", None, "active")
-    press_portal_button(billing, user, "plan", price=price_id(billing, "plan_basic"))
+    change_at_once(billing, user, "plan_basic")
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("basic", None, "active")
 
@@ -73,7 +74,7 @@ def test_a_paid_tier_stays_until_the_period_ends(billing: BillingStack) -> None:
     stripe_post(billing, f"subscriptions/{subscription}", **more, **{"items[0][price]": price_id(billing, "plan_pro")})
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("pro", None, "active")
-    press_portal_button(billing, user, "plan", price=price_id(billing, "plan_basic"))
+    change_at_once(billing, user, "plan_basic")
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("pro", "basic", "active")
     billing.advance_and_deliver(MONTH)
@@ -84,13 +85,27 @@ def test_a_paid_tier_stays_until_the_period_ends(billing: BillingStack) -> None:
 def test_a_downgrade_applies_at_the_end_of_the_period(billing: BillingStack) -> None:
     user = subscriber(billing, "pro")
     end = billing.subscription_row(user)["current_period_end"]
-    press_portal_button(billing, user, "plan", price=price_id(billing, "plan_basic"))
+    change_at_once(billing, user, "plan_basic")
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("pro", "basic", "active")
     assert billing.subscription_row(user)["current_period_end"] == end
     billing.advance_and_deliver(MONTH)
     assert plan_of(billing, user) == ("basic", None, "active")
     assert billing.subscription_row(user)["current_period_start"] == end
+
+
+def test_the_portal_invoices_upgrades_and_delays_downgrades(billing: BillingStack) -> None:
+    user = subscriber(billing)
+    press_portal_button(billing, user, "plan", price=price_id(billing, "plan_pro"))
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    invoices = stripe_get(billing, "invoices", customer=billing.customer_id(user))["data"]
+    assert [one["total"] for one in invoices] == [2000, 999]
+    press_portal_button(billing, user, "plan", price=price_id(billing, "plan_basic"))
+    billing.deliver()
+    assert plan_of(billing, user) == ("pro", None, "active")
+    billing.advance_and_deliver(MONTH)
+    assert plan_of(billing, user) == ("basic", None, "active")
 
 
 def test_a_portal_cancellation_can_be_withdrawn_before_the_period_ends(billing: BillingStack) -> None:

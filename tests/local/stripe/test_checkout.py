@@ -229,6 +229,51 @@ def test_portal_changes_plan_and_card(fake: Fake) -> None:
     assert fake.http.get("/p/session/bps_0").status_code == 404
 
 
+def test_portal_obeys_its_configuration(fake: Fake) -> None:
+    customer, basic, pro, other = fake.customer(), fake.price(999), fake.price(2999, name="Pro"), fake.price(500)
+    products = [{"product": str(price.product), "prices": [price.id]} for price in (basic, pro)]
+    with pytest.raises(stripe.InvalidRequestError, match="is not of the product"):
+        fake.v1.billing_portal.configurations.create(
+            {"features": {"subscription_update": {"enabled": True, "default_allowed_updates": ["price"],
+                                                  "products": [{**products[0], "prices": [pro.id]}]}}}
+        )  # fmt: skip
+    made = fake.v1.billing_portal.configurations.create({
+        "features": {
+            "payment_method_update": {"enabled": True},
+            "subscription_update": {
+                "enabled": True, "default_allowed_updates": ["price"], "products": products,
+                "proration_behavior": "always_invoice",
+                "schedule_at_period_end": {"conditions": [{"type": "decreasing_item_amount"}]},
+            },
+        },
+        "metadata": {"name": "ours"},
+    })  # fmt: skip
+    subscription = fake.subscribe(customer.id, basic.id)
+    session = fake.v1.billing_portal.sessions.create({"customer": customer.id, "configuration": made.id})
+
+    def price_after(action: str, price: str = "") -> str:
+        fake.http.post(session.url, data={"action": f"{action}:{subscription.id}", "price": price})
+        return fake.subscription(subscription.id)["items"].data[0].price.id
+
+    assert price_after("plan", other.id) == basic.id
+    price_after("cancel")
+    assert fake.subscription(subscription.id).cancel_at is None
+    assert price_after("plan", pro.id) == pro.id
+    assert [invoice.total for invoice in fake.invoices()] == [2000, 999]
+    assert price_after("plan", basic.id) == pro.id
+    fake.advance(MONTH)
+    assert fake.subscription(subscription.id)["items"].data[0].price.id == basic.id
+    changed = fake.v1.billing_portal.configurations.update(
+        made.id, {"active": False, "features": {"subscription_cancel": {"enabled": True}}}
+    )
+    assert changed.features.subscription_cancel.enabled
+    assert changed.features.subscription_update == made.features.subscription_update
+    assert fake.v1.billing_portal.configurations.retrieve(made.id).active is False
+    assert [one.id for one in fake.v1.billing_portal.configurations.list({"active": False}).data] == [made.id]
+    with pytest.raises(stripe.InvalidRequestError, match="not active"):
+        fake.v1.billing_portal.sessions.create({"customer": customer.id, "configuration": made.id})
+
+
 def test_portal_refuses_subscriptions_of_other_customers(fake: Fake) -> None:
     price = fake.price(999)
     other = fake.subscribe(fake.customer().id, price.id)

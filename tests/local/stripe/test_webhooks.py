@@ -403,3 +403,17 @@ def test_reset_clears_everything(fake: Fake) -> None:
     assert fake.v1.customers.list().data == []
     assert fake.http.get("/_events").json() == []
     assert fake.http.get("/_webhooks").json() == {"url": "", "types": ["*"], "hold": False, "drop": False}
+
+
+def test_the_endpoint_receives_the_events_that_it_enables(fake: Fake) -> None:
+    (endpoint,) = fake.v1.webhook_endpoints.list().data
+    assert (endpoint.enabled_events, endpoint.status) == (["*"], "enabled")
+    fake.v1.webhook_endpoints.update(endpoint.id, {"enabled_events": ["customer.deleted"]})
+    customer = fake.customer()
+    fake.v1.customers.delete(customer.id)
+    fake.control("/_settle")
+    assert fake.receiver.types == ["customer.deleted"]
+    fake.v1.webhook_endpoints.update(endpoint.id, {"disabled": True})
+    fake.v1.customers.delete(fake.customer().id)
+    fake.control("/_settle")
+    assert len(fake.receiver.types) == 1

@@ -1,0 +1,108 @@
+"""publish-catalog, settings: the portal configuration and the webhook endpoint at Stripe.
+
+The API cannot set how failed payments are retried, when invoices are finalized, or Stripe's e-mails: docs/billing.md
+has them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from stripe import StripeClient, WebhookEndpoint
+
+from functions.common.billing.catalog import PORTAL_KEY, portal_configuration
+from functions.common.billing.events import HANDLED_EVENTS
+
+if TYPE_CHECKING:
+    from stripe.params import WebhookEndpointUpdateParams
+    from stripe.params.billing_portal import ConfigurationCreateParamsFeatures
+
+ENDPOINT_PATH = "/webhooks/stripe"
+
+
+def portal_features(plan_prices: Mapping[str, str]) -> dict[str, Any]:
+    """What the portal allows. `plan_prices`: the price of each plan by its product.
+
+    An upgrade is invoiced at once, a downgrade and a cancellation wait for the end of the period.
+    """
+    return {
+        "customer_update": {"enabled": True, "allowed_updates": ["address", "email", "name", "tax_id"]},
+        "invoice_history": {"enabled": True},
+        "payment_method_update": {"enabled": True},
+        "subscription_cancel": {"enabled": True, "mode": "at_period_end", "proration_behavior": "none"},
+        "subscription_update": {
+            "enabled": True,
+            "default_allowed_updates": ["price"],
+            "products": [{"product": product, "prices": [price]} for product, price in sorted(plan_prices.items())],
+            "proration_behavior": "always_invoice",
+            "schedule_at_period_end": {"conditions": [{"type": "decreasing_item_amount"}]},
+        },
+    }
+
+
+async def publish_portal(stripe: StripeClient, plan_prices: Mapping[str, str], *, check: bool) -> list[str]:
+    """Create or update the portal configuration; with `check`, only compare. Returns what differs. Raises StripeError.
+
+    A plan without a price has been reported before, and is left out.
+    """
+    features = portal_features(plan_prices)
+    found = await portal_configuration(stripe)
+    if found is None:
+        if not check:
+            await stripe.v1.billing_portal.configurations.create_async(
+                {
+                    "features": cast("ConfigurationCreateParamsFeatures", features),
+                    "metadata": {PORTAL_KEY: "true"},
+                    "name": "CanadaGPT",
+                }
+            )
+        return ["missing" if check else "created"]
+    differing = sorted(_differences(features, found.features.to_dict()))
+    if differing and not check:
+        # Create and update have equal types under different names.
+        await stripe.v1.billing_portal.configurations.update_async(found.id, {"features": cast("Any", features)})
+    return differing
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> Iterable[str]:
+    """The paths of the wanted values that Stripe does not have. Values that we do not set are not compared."""
+    for name, value in wanted.items():
+        here = found.get(name)
+        if isinstance(value, dict):
+            yield from _differences(value, here or {}, f"{path}{name}.")
+        elif name == "products":
+            pairs = {(one["product"], *sorted(one["prices"])) for one in here or []}
+            if pairs != {(one["product"], *one["prices"]) for one in value}:
+                yield path + name
+        elif isinstance(value, list) and not isinstance(value[0], dict):
+            if sorted(here or []) != sorted(value):
+                yield path + name
+        elif here != value:
+            yield path + name
+
+
+async def publish_endpoint(stripe: StripeClient, *, check: bool) -> list[str]:
+    """Make our webhook endpoint receive every event that we handle; with `check`, only compare. Returns what differs.
+
+    It is not created here, because only its creation shows its signing secret. Raises StripeError.
+    """
+    listed = await stripe.v1.webhook_endpoints.list_async({"limit": 100})
+    ours = [one async for one in listed.auto_paging_iter() if one.url.rstrip("/").endswith(ENDPOINT_PATH)]
+    if not ours:
+        return [f"none at {ENDPOINT_PATH}: create it in the dashboard"]
+    return [line for endpoint in ours for line in await _publish_endpoint(stripe, endpoint, check=check)]
+
+
+async def _publish_endpoint(stripe: StripeClient, endpoint: WebhookEndpoint, *, check: bool) -> list[str]:
+    changes: WebhookEndpointUpdateParams = {}
+    differing = []
+    missing = sorted(HANDLED_EVENTS - set(endpoint.enabled_events)) if "*" not in endpoint.enabled_events else []
+    if missing:
+        # Literal types of the SDK: the names are checked by Stripe.
+        changes["enabled_events"] = cast("Any", sorted({*endpoint.enabled_events, *HANDLED_EVENTS}))
+        differing.append(f"without {', '.join(missing)}")
+    if endpoint.status != "enabled":
+        changes["disabled"] = False
+        differing.append(endpoint.status)
+    if changes and not check:
+        await stripe.v1.webhook_endpoints.update_async(endpoint.id, changes)
+    return differing
