@@ -130,8 +130,8 @@ class Control:
             raise ApiError(f"`status` is one of {', '.join(DISPUTE_STATUSES)}.")
         return self.state.render(set_dispute(self.state, charge, status), [])
 
-    async def fail_refund(self, id: str) -> Json:  # noqa: A002 -- named in the path
-        return self.state.render(fail_refund(self.state, id), [])
+    async def fail_refund(self, id: str, is_counted: bool = False) -> Json:  # noqa: A002 -- named in the path
+        return self.state.render(fail_refund(self.state, id, is_counted), [])
 
     async def set_card(self, id: str, works: bool | None) -> Json:  # noqa: A002 -- named in the path
         customer = self.state.get("customer", id)

@@ -263,16 +263,17 @@ def create_refund(state: State, params: Json) -> Json:
     return refund
 
 
-def fail_refund(state: State, refund_id: str) -> Json:
-    """The bank refuses a refund days later: the money returns to us, and the charge counts it no longer."""
+def fail_refund(state: State, refund_id: str, is_counted: bool) -> Json:
+    """The bank refuses a refund days later: the money returns to us. `is_counted`: the charge still counts it, which
+    Stripe's documentation leaves open."""
     refund = state.get("refund", refund_id)
     if refund["status"] != "succeeded":
         raise ApiError(f"The refund {refund_id} has failed already.")
     previous = {"status": refund["status"]}
     refund["status"], refund["failure_reason"] = "failed", "lost_or_stolen_card"
-    charge = state.get("charge", refund["charge"])
-    charge["amount_refunded"] -= refund["amount"]
-    charge["refunded"] = False
+    if not is_counted:
+        charge = state.get("charge", refund["charge"])
+        charge |= {"amount_refunded": charge["amount_refunded"] - refund["amount"], "refunded": False}
     for kind in ("refund.updated", "charge.refund.updated", "refund.failed"):
         state.emit(kind, refund, previous if kind != "refund.failed" else None)
     return refund

@@ -107,14 +107,15 @@ def test_a_refund_leaves_used_credits(billing: BillingStack, api: Api) -> None:
     assert plan_of(billing, user) == ("free", None, "active")
 
 
-def test_a_refund_that_fails_later_returns_the_credits(billing: BillingStack) -> None:
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_a_refund_that_fails_later_returns_the_credits(billing: BillingStack, is_counted: bool) -> None:
     user = pack_owner(billing)
     intent = last_payment(billing, user)
     kept = stripe_post(billing, "refunds", payment_intent=intent, amount="25")
     refund = stripe_post(billing, "refunds", payment_intent=intent)
     assert set(billing.deliver()) == {200}
     assert (credits_of(billing, user), plan_of(billing, user)[0]) == ([(0, 0, 100, False)], "free")
-    billing.fake.control(f"/_refunds/{refund['id']}/fail")
+    billing.fake.control(f"/_refunds/{refund['id']}/fail", is_counted=is_counted)
     failed = newest(billing, "refund.failed")
     assert billing.deliver(failed) == [200]
     assert (credits_of(billing, user), plan_of(billing, user)[0]) == ([(89, 0, 11, False)], "usage_only")
