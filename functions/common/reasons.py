@@ -167,9 +167,9 @@ REASONS = (
     Reason(
         "overage_ceiling_reached", "overage_limit_reached", "wait", sql="Overage limit reached",
         ends="when the limit resets, or credits are bought",
-        en="The overage limit that support set for your account is reached. With a credit pack you continue now.",
-        fr="La limite de dépassement fixée par le soutien pour votre compte est atteinte. Un bloc de crédits permet de "
-           "continuer maintenant.",
+        en="The highest overage limit that your account may have is reached. With a credit pack you continue now.",
+        fr="La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet "
+           "de continuer maintenant.",
     ),
 
     # Limits besides the funding

@@ -441,9 +441,9 @@ values
   ('overage_ceiling_reached', 'overage_limit_reached', 'wait', false,
    'Overage limit reached',
    'when the limit resets, or credits are bought',
-   'The overage limit that support set for your account is reached. With a credit pack you continue now.',
-   'La limite de dépassement fixée par le soutien pour votre compte est atteinte. Un bloc de crédits permet '
-   'de continuer maintenant.'),
+   'The highest overage limit that your account may have is reached. With a credit pack you continue now.',
+   'La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet'
+   ' de continuer maintenant.'),
   ('too_many_queries', 'too_many_requests', 'wait', false,
    'Too many queries at once',
    'when one of the running answers ends',
@@ -856,7 +856,7 @@ create table if not exists public.plans (
       is true),
   paused_at timestamptz,
   paused_providers text[] not null default '{}',
-  overage_repriced_at timestamptz not null default '-infinity',
+  overage_repriced_at timestamptz,
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -893,7 +893,7 @@ comment on column public.plans.paused_at is
 comment on column public.plans.paused_providers is
   'The providers that an operator has paused. Their models are left out.';
 comment on column public.plans.overage_repriced_at is
-  'When overage_price_usd last changed. reconcile compares the overage since then with it.';
+  'When overage_price_usd last changed. reconcile compares the overage since then with it. Null: never.';
 
 create or replace function private.note_overage_price() returns trigger
 language plpgsql volatile set search_path = ''
@@ -3091,7 +3091,8 @@ select
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
   rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit,
-  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at, s.unpaid_overage_usd::numeric as unpaid_overage,
+  coalesce(s.overage_ceiling, greatest(p.overage_limit_usd, 2 * s.paid_overage_usd))::numeric as overage_ceiling,
+  s.blocked_at, s.unpaid_overage_usd::numeric as unpaid_overage,
   s.open_invoice_url
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
@@ -3170,7 +3171,8 @@ comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetim
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
 comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
-comment on column private.current_subscriptions.overage_ceiling is 'The most that own_overage_limit may be.';
+comment on column private.current_subscriptions.overage_ceiling is
+  'The most that the user may set as the overage limit, US dollars (bounded_overage_limit).';
 comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
 comment on column private.current_subscriptions.unpaid_overage is
   'Overage of all periods that is not paid, US dollars, holds included.';
@@ -6675,7 +6677,7 @@ as $$
   select 'price', u.user_id, u.id::text, coalesce(p.overage_price_usd::text, 'no overage'), u.overage_charge::text
   from public.usage_logs u join public.plans p on p.tier = u.tier
   where u.was_overage and u.reversed_at is null and u.overage_charge is distinct from p.overage_price_usd
-    and u.query_timestamp > p.overage_repriced_at + interval '1 day'
+    and (p.overage_repriced_at is null or u.query_timestamp > p.overage_repriced_at + interval '1 day')
   union all
   select 'I4', s.user_id, 'quota_used of ' || s.quota_date, coalesce(i.used, 0)::text, s.quota_used::text
   from public.user_subscriptions s

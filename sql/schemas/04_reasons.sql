@@ -125,9 +125,9 @@ values
   ('overage_ceiling_reached', 'overage_limit_reached', 'wait', false,
    'Overage limit reached',
    'when the limit resets, or credits are bought',
-   'The overage limit that support set for your account is reached. With a credit pack you continue now.',
-   'La limite de dépassement fixée par le soutien pour votre compte est atteinte. Un bloc de crédits permet '
-   'de continuer maintenant.'),
+   'The highest overage limit that your account may have is reached. With a credit pack you continue now.',
+   'La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet'
+   ' de continuer maintenant.'),
   ('too_many_queries', 'too_many_requests', 'wait', false,
    'Too many queries at once',
    'when one of the running answers ends',

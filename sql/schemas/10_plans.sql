@@ -35,7 +35,7 @@ create table if not exists public.plans (
       is true),
   paused_at timestamptz,
   paused_providers text[] not null default '{}',
-  overage_repriced_at timestamptz not null default '-infinity',
+  overage_repriced_at timestamptz,
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
@@ -72,7 +72,7 @@ comment on column public.plans.paused_at is
 comment on column public.plans.paused_providers is
   'The providers that an operator has paused. Their models are left out.';
 comment on column public.plans.overage_repriced_at is
-  'When overage_price_usd last changed. reconcile compares the overage since then with it.';
+  'When overage_price_usd last changed. reconcile compares the overage since then with it. Null: never.';
 
 create or replace function private.note_overage_price() returns trigger
 language plpgsql volatile set search_path = ''

@@ -22,7 +22,8 @@ select
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
   s.daily_quota as own_daily_quota, s.lifetime_quota as own_lifetime_quota,
   rolled.overage_period_start, rolled.overage_used, s.overage_limit::numeric as own_overage_limit,
-  s.overage_ceiling::numeric as overage_ceiling, s.blocked_at, s.unpaid_overage_usd::numeric as unpaid_overage,
+  coalesce(s.overage_ceiling, greatest(p.overage_limit_usd, 2 * s.paid_overage_usd))::numeric as overage_ceiling,
+  s.blocked_at, s.unpaid_overage_usd::numeric as unpaid_overage,
   s.open_invoice_url
 from (
   select c.now, (c.now at time zone 'UTC')::date as today,
@@ -101,7 +102,8 @@ comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetim
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
 comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
 comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
-comment on column private.current_subscriptions.overage_ceiling is 'The most that own_overage_limit may be.';
+comment on column private.current_subscriptions.overage_ceiling is
+  'The most that the user may set as the overage limit, US dollars (bounded_overage_limit).';
 comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
 comment on column private.current_subscriptions.unpaid_overage is
   'Overage of all periods that is not paid, US dollars, holds included.';

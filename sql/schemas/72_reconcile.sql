@@ -76,7 +76,7 @@ as $$
   select 'price', u.user_id, u.id::text, coalesce(p.overage_price_usd::text, 'no overage'), u.overage_charge::text
   from public.usage_logs u join public.plans p on p.tier = u.tier
   where u.was_overage and u.reversed_at is null and u.overage_charge is distinct from p.overage_price_usd
-    and u.query_timestamp > p.overage_repriced_at + interval '1 day'
+    and (p.overage_repriced_at is null or u.query_timestamp > p.overage_repriced_at + interval '1 day')
   union all
   select 'I4', s.user_id, 'quota_used of ' || s.quota_date, coalesce(i.used, 0)::text, s.quota_used::text
   from public.user_subscriptions s

@@ -110,7 +110,7 @@ def test_overage_at_the_limit_is_invoiced_and_paying_frees_it(billing: BillingSt
     billing.buy(user, plan="usage_only")
     assert set(billing.deliver()) == {200}
     break_cards(billing, user)
-    assert ask_until_refused(billing, user)["reason_code"] == "overage_limit_reached"
+    assert ask_until_refused(billing, user)["reason_code"] == "overage_ceiling_reached"
     for _ in range(2):
         job(billing, "bill-thresholds")
         billing.deliver()
