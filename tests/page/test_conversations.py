@@ -88,7 +88,13 @@ def test_a_shared_conversation_is_read_without_an_account_until_it_ends(
     axe(visitor)
     picture(visitor, "shared-360")
 
+    page.route("**/share", lambda route: route.abort())
+    watch.expect("/share", None)
     page.get_by_role("button", name="Stop sharing").click()
+    again = page.get_by_role("dialog").get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    page.unroute("**/share")
+    again.click()
     expect(page.get_by_text("The link no longer works.")).to_be_visible()
     watch.expect(f"/shared/{link.rsplit('/')[-1]}", 404)
     visitor.reload()

@@ -1,6 +1,6 @@
 // Shares a copy of a conversation: the link, until when it works, and how to end it.
 
-import { useEffect, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { Problem } from "../account/Problem.tsx";
 import { Copy } from "../app/Copy.tsx";
 import { Dialog } from "../app/Dialog.tsx";
@@ -27,6 +27,8 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
   const [shared, setShared] = useState<Shared | null | undefined>(undefined);
   const [said, setSaid] = useState<"renewed" | "unshared" | null>(null);
   const task = useTask();
+  /** What "Try again" repeats. */
+  const again = useRef(share);
 
   useEffect(() => {
     let isLeft = false;
@@ -46,6 +48,7 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
 
   async function share() {
     if (task.isBusy) return;
+    again.current = share;
     setSaid(null);
     const isNew = !shared;
     const done = await task.run(async () => {
@@ -56,6 +59,7 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
 
   async function unshare() {
     if (task.isBusy) return;
+    again.current = unshare;
     setSaid(null);
     const done = await task.run(async () => {
       await api.call("DELETE /chat/{chat_id}/share", { path: { chat_id: chatId } });
@@ -98,7 +102,7 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
         </>
       )}
       <p role="status">{said && words[said]}</p>
-      <Problem error={task.error} onDismiss={task.clear} onAgain={() => void share()} />
+      <Problem error={task.error} onDismiss={task.clear} onAgain={() => void again.current()} />
     </Dialog>
   );
 }
