@@ -22,6 +22,7 @@ export function Overage({ overage }: { overage: OverageSettings }) {
   const [limit, setLimit] = useState(() => String(overage.limit_usd ?? ""));
   const [isWrong, setWrong] = useState(false);
   const [isSaved, setSaved] = useState(false);
+  const [isLowered, setLowered] = useState(false);
   const task = useTask();
   if (overage.price_usd === null) return null;
 
@@ -29,7 +30,9 @@ export function Overage({ overage }: { overage: OverageSettings }) {
     if (task.isBusy) return;
     setSaved(false);
     const done = await task.run(async () => {
-      await api.call("PATCH /overage", { body });
+      const { limit_usd } = await api.call("PATCH /overage", { body });
+      setLowered(limit_usd !== null && limit_usd < (body.overage_limit_usd ?? 0));
+      setLimit(String(limit_usd ?? ""));
       await refresh();
       announceChange("account", { here: false });
     });
@@ -73,6 +76,7 @@ export function Overage({ overage }: { overage: OverageSettings }) {
         {overage.allowed ? words.overageOff : words.overageOn}
       </button>
       <p role="status">
+        {isSaved && isLowered && `${words.lowered} `}
         {isSaved && (overage.allowed ? words.savedOn(format.money(overage.limit_usd ?? 0)) : words.savedOff)}
       </p>
     </section>

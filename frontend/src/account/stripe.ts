@@ -48,10 +48,12 @@ const POLLS_AFTER_PORTAL = 5;
 /** `waiting`: Stripe has the payment, and its event has not arrived. `late`: it has not arrived in half a minute. */
 export type Return = "waiting" | "arrived" | "late" | null;
 
+const BOUGHT = /^(basic|pro|usage_only|portal|credits-\d+)$/;
+
 /** After the return from Stripe: reads the account until what was bought has arrived. */
 export function useReturn(): Return {
   const { refresh } = useAccount();
-  const [paid] = useState(() => new URLSearchParams(location.search).get("paid"));
+  const [paid] = useState(() => BOUGHT.exec(new URLSearchParams(location.search).get("paid") ?? "")?.[0] ?? null);
   const [state, setState] = useState<Return>(paid === null || paid === "portal" ? null : "waiting");
 
   useEffect(() => {

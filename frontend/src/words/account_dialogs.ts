@@ -49,6 +49,7 @@ export const plans = words(
     overageOff: "Turn off paying per question",
     savedOn: (limit: string) => `Saved: paying per question is on, up to ${limit} a month.`,
     savedOff: "Saved: paying per question is off.",
+    lowered: "A higher limit is possible once you have paid for more questions.",
     limit: "Limit a month, in US dollars",
     saveLimit: "Save the limit",
     limitWrong: "Enter an amount such as 10 or 12.50.",
@@ -104,6 +105,7 @@ export const plans = words(
     overageOff: "Désactiver le paiement à la question",
     savedOn: (limit: string) => `Enregistré : le paiement à la question est activé, jusqu’à ${limit} par mois.`,
     savedOff: "Enregistré : le paiement à la question est désactivé.",
+    lowered: "Une limite plus élevée sera possible quand vous aurez payé davantage de questions.",
     limit: "Limite par mois, en dollars américains",
     saveLimit: "Enregistrer la limite",
     limitWrong: "Entrez un montant comme 10 ou 12,50.",
@@ -276,9 +278,9 @@ export const why = words(
       n < 2 ? `Il restait ${shown} question de ce genre.` : `Il restait ${shown} questions de ce genre.`,
     resets: (when: string) => `Elles sont renouvelées le ${when}.`,
     now: (text: string) => `Maintenant : ${text}.`,
-    model: (model: string, provider: string) => `Le modèle ${model} de ${provider} a répondu.`,
+    model: (model: string, provider: string) => `Le modèle ${model} (${provider}) a répondu.`,
     costToYou: (amount: string, provider: string) =>
-      `Selon la liste de prix de ${provider}, elle a coûté ${amount} à votre compte.`,
+      `Selon la liste de prix (${provider}), elle a coûté ${amount} à votre compte.`,
     costToUs: (amount: string, provider: string) => `${provider} nous l’a facturée ${amount}.`,
     tokens: (read: string, written: string, cached: string) =>
       `Il a lu ${read} jetons, dont ${cached} de sa mémoire cache, et en a écrit ${written}.`,
