@@ -99,3 +99,4 @@ SHUTDOWN_S = 5.0
 # The title of a conversation: its question, with the answer added where the question has fewer words.
 TITLE_CHARACTERS = 80
 TITLE_WORDS = 3
+TITLE_SOURCE_CHARACTERS = 1000  # of the answer; links are long, and their addresses are left out

@@ -13,6 +13,8 @@ from functions.common.ids import ID_CHARACTERS
 from functions.common.validation import problem
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+MARKDOWN_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)")
+MARKDOWN_MARKS = re.compile(r"[*`#>]+")
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_CHARACTERS)]
 ContextType = Literal["general", "mp", "bill", "dashboard", "lobbying", "spending"]
 
@@ -134,7 +136,8 @@ class ChatRequest(BaseModel):
         """The title of a new conversation: the start of the question, or of question and answer if it is very short."""
         line = re.sub(r"\s+", " ", self.question.text).strip()
         if len(line.split()) < limits.TITLE_WORDS:
-            line = re.sub(r"\s+", " ", f"{line} – {answer}").strip(" –")
+            text = MARKDOWN_LINK.sub(r"\1", answer[: limits.TITLE_SOURCE_CHARACTERS])
+            line = re.sub(r"\s+", " ", f"{line} – {MARKDOWN_MARKS.sub('', text)}").strip(" –")
         if len(line) <= limits.TITLE_CHARACTERS:
             return line
         return line[: limits.TITLE_CHARACTERS].rsplit(" ", 1)[0] + "…"

@@ -10,6 +10,7 @@ import httpx
 import psycopg
 import pytest
 
+from functions.chat.request import ChatRequest
 from infra.local.stack import Stack
 from tests.api import Api, StateOf, UserState, question
 from tests.chat_kit import chat_environment
@@ -48,6 +49,12 @@ def test_json_mode_returns_the_same_turn_as_the_stream(api: Api, person: NewPers
     assert streamed.headers["x-request-id"] == streamed.metadata["request_id"]
     assert streamed.headers["x-vercel-ai-ui-message-stream"] == "v1"
     assert streamed.done
+
+
+def test_a_title_has_no_markdown() -> None:
+    asked = ChatRequest.model_validate(question("Bill C-5?"))
+    answer = "[Bill C-5](http://example.test/bills/45-1/C-5/), the *Small Ferries Act*:\n## Second reading"
+    assert asked.title(answer) == "Bill C-5? – Bill C-5, the Small Ferries Act: Second reading"
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
