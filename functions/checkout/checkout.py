@@ -19,7 +19,7 @@ from functions.common.auth import User
 from functions.common.billing.catalog import Product, matches, portal_configuration, products
 from functions.common.billing.records import BillingProfile, OverageSettings, PriceList, billing_profile
 from functions.common.billing.stripe_client import Account, plan_key
-from functions.common.billing.stripe_state import live_subscription, open_invoice_url
+from functions.common.billing.stripe_state import live_subscription, open_invoices
 from functions.common.database import Database
 from functions.common.errors import (
     AccountBlocked,
@@ -202,8 +202,9 @@ class Checkout:
             _, live = await live_subscription(stripe, customer_id)
             if live is not None:
                 return await self._portal(stripe, customer_id, urls.cancel)
-            url = await open_invoice_url(stripe, customer_id)
-            if url is not None:
+            unpaid = await open_invoices(stripe, customer_id, None)
+            if unpaid:
+                url = unpaid[0].hosted_invoice_url
                 raise PaymentRequired("invoice_open", reason="Open invoice", requires_payment=True, url=url)
         if not matches(prices.data[0], order.product):
             raise PriceDiffers

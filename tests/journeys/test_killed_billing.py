@@ -129,10 +129,10 @@ class Work:
 
 
 WORKS = {
-    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 14),
-    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 24, (102,)),
+    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 16),
+    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 26, (102,)),
     "renewed and owing for two periods": Work(
-        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 28, (7, 12)
+        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 30, (7, 12)
     ),
     "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 34, (102,)),
     "ended without a card": Work(

@@ -6,6 +6,7 @@ decides which reading is newer.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -13,7 +14,12 @@ from stripe import InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
 from functions.common.billing.overage import bill_overage, settle_overage
-from functions.common.billing.stripe_state import live_subscription, read_customer, read_pack_payment
+from functions.common.billing.stripe_state import (
+    live_subscription,
+    lost_plan,
+    read_customer,
+    read_pack_payment,
+)
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 
@@ -165,9 +171,23 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
             if kind in OVERAGE_EVENTS:
                 await bill_overage(database, stripe, user_id, customer_id)
         return user_id
-    if payment_id is not None:
-        return await apply_payment(database, stripe, payment_id, sequence)
-    return None
+    if payment_id is None:
+        return None
+    user_id = await apply_payment(database, stripe, payment_id, sequence)
+    if user_id is None and kind in PAYMENT_EVENTS:
+        return await _apply_plan_payment(database, stripe, payment_id, sequence)
+    return user_id
+
+
+async def _apply_plan_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> str | None:
+    """Refunds and disputes of what paid no pack. A lost dispute of a plan ends its subscription."""
+    customer_id, subscription_id = await lost_plan(stripe, payment_id)
+    if customer_id is None:
+        return None
+    if subscription_id is not None:
+        with suppress(InvalidRequestError):  # it has ended
+            await stripe.v1.subscriptions.cancel_async(subscription_id, {"invoice_now": False, "prorate": False})
+    return await apply_customer(database, stripe, customer_id, sequence)
 
 
 async def _end_subscription(stripe: StripeClient, customer_id: str) -> None:

@@ -1,11 +1,12 @@
 """Reads Stripe's current state. The result depends neither on the event that led here nor on our own rows."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from stripe import Charge, Customer, Invoice, InvoiceLineItem, StripeClient, Subscription
+from stripe import Charge, Customer, Invoice, InvoiceLineItem, StripeClient, Subscription, SubscriptionItem
 from stripe.checkout import Session
 
 from functions.common.billing.stripe_client import ITEM_ID_KEY, tier_of
@@ -26,6 +27,9 @@ RANKS = {"active": 3, "trialing": 3, "past_due": 2, "unpaid": 1, "paused": 1}
 CLOSED_DISPUTES = ("won", "lost", "warning_closed", "prevented")
 # An invoice may be created shortly before the period that it bills.
 INVOICE_DELAY_S = 86400
+LONGEST_PERIOD_S = 31 * 86400
+# Where nothing was paid: it includes no queries, and a past due subscription has no overage.
+UNPAID_TIER = "usage_only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +89,16 @@ def iso_time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
+def _plan_item(subscription: Subscription) -> SubscriptionItem | None:
+    """The item of one of our plans. It may stand beside items of other products, with periods of their own."""
+    return next((item for item in subscription["items"].data if tier_of(item.price.product)), None)
+
+
 def period_of(subscription: Subscription) -> tuple[int, int]:
-    """Start and end of the current period, in seconds since 1970. Stripe stores them on the items."""
-    item = subscription["items"].data[0]
+    """Start and end of the current period of the plan, in seconds since 1970. Stripe stores them on the items."""
+    item = _plan_item(subscription)
+    assert item is not None
     return item.current_period_start, item.current_period_end
-
-
-def _tier(subscription: Subscription) -> str | None:
-    return next((tier for item in subscription["items"].data if (tier := tier_of(item.price.product))), None)
 
 
 async def live_subscription(stripe: StripeClient, customer_id: str) -> tuple[Customer, Subscription | None]:
@@ -101,22 +107,39 @@ async def live_subscription(stripe: StripeClient, customer_id: str) -> tuple[Cus
         customer_id, {"expand": ["subscriptions", "subscriptions.data.latest_invoice"]}
     )
     found = [] if getattr(customer, "deleted", False) or customer.subscriptions is None else customer.subscriptions.data
-    live = [one for one in found if one.status in STATUSES and _tier(one)]
+    live = [one for one in found if one.status in STATUSES and _plan_item(one)]
     return customer, max(live, key=lambda one: (RANKS[one.status], one.created, one.id), default=None)
 
 
 async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState:
     """What a customer has subscribed to and paid for. Raises StripeError."""
     customer, live = await live_subscription(stripe, customer_id)
-    open_url = await open_invoice_url(stripe, customer_id)
+    unpaid = await open_invoices(stripe, customer_id, live.id if live else None)
+    open_url = unpaid[0].hosted_invoice_url if unpaid else None
     is_deleted = bool(getattr(customer, "deleted", False))
     if live is None:
         return CustomerState(is_deleted, None, open_url)
-    tier = _tier(live)
+    item = _plan_item(live)
+    assert item is not None
+    tier = tier_of(item.price.product)
     assert tier is not None
     start, end = period_of(live)
-    paid_tiers = await _paid_tiers(stripe, live.id, start, end)
+    lines = await _paid_lines(stripe, customer_id, live.id, start)
+    paid_tiers = _paid_tiers(lines, end)
     status = STATUSES[live.status]
+    past_due_since = _past_due_since(live, unpaid, start) if status == "past_due" else None
+    if live.pause_collection is not None and status == "active" and tier not in paid_tiers:
+        # Stripe keeps it active, and collects nothing.
+        status, past_due_since = "past_due", start
+    if status == "past_due" and tier not in paid_tiers:
+        # The period is not paid. The grace period is for the plan before it, not for a dearer one.
+        paid_before = _paid_tiers(lines, start)
+        unpaid_cents = Decimal(item.price.unit_amount or 0)
+        was_paid = any(line.unit_cents >= unpaid_cents for line in lines if line.tier in paid_before)
+        if not paid_tiers and not was_paid:
+            paid_tiers = paid_before
+        if paid_tiers or not was_paid:
+            tier = paid_tiers[0] if paid_tiers else UNPAID_TIER
     # The portal sets cancel_at, the API either field. A cancellation after this period does not count yet.
     ends_at = live.cancel_at if live.cancel_at is not None else end if live.cancel_at_period_end else None
     if ends_at is not None and ends_at <= end:
@@ -130,51 +153,116 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         period_start=iso_time(start),
         period_end=iso_time(end),
         canceled_at=iso_time(live.canceled_at) if live.canceled_at else None,
-        past_due_since=_past_due_since(live) if status == "past_due" else None,
+        past_due_since=iso_time(past_due_since) if past_due_since is not None else None,
     )
     return CustomerState(is_deleted, subscription, open_url)
 
 
-async def _paid_tiers(stripe: StripeClient, subscription_id: str, start: int, end: int) -> list[str]:
-    """The tiers paid until the end of the period: after a downgrade the user keeps the higher one until then."""
-    paid = plan_lines(stripe, {"subscription": subscription_id, "created": {"gte": start - INVOICE_DELAY_S}})
-    return sorted({tier async for tier, line in paid if line.amount > 0 and line.period.end >= end})
+async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: str, start: int) -> list["PaidLine"]:
+    """What was paid for plans of a subscription in this period and the one before it, credits included."""
+    since = start - LONGEST_PERIOD_S - INVOICE_DELAY_S
+    charges = await stripe.v1.charges.list_async({"customer": customer_id, "created": {"gte": since}, "limit": 100})
+    refunded = {charge.payment_intent async for charge in charges.auto_paging_iter() if charge.refunded}
+    invoices = await stripe.v1.invoices.list_async(
+        {
+            "subscription": subscription_id,
+            "status": "paid",
+            "created": {"gte": since},
+            "limit": 100,
+            "expand": ["data.payments"],
+        }
+    )
+    found = []
+    async for invoice in invoices.auto_paging_iter():
+        payments = invoice.payments.data if invoice.payments else []
+        if any(one.payment.payment_intent in refunded for one in payments):
+            continue
+        found += [PaidLine.of(tier, line) async for tier, line in _plan_lines_of(stripe, invoice)]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PaidLine:
+    """A line of a paid invoice for a plan; a credit has negative `cents`. Times are seconds since 1970."""
+
+    tier: str
+    cents: int
+    unit_cents: Decimal
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, tier: str, line: InvoiceLineItem) -> "PaidLine":
+        """From Stripe's line."""
+        unit = line.pricing.unit_amount_decimal if line.pricing else None
+        return cls(tier, line.amount, Decimal(unit or 0), line.period.start, line.period.end)
+
+    def cents_after(self, time: int) -> Decimal:
+        """The part of the amount that is for the time after `time`."""
+        return Decimal(self.cents) * (self.end - max(time, self.start)) / max(1, self.end - self.start)
+
+
+def _paid_tiers(lines: Sequence[PaidLine], until: int) -> list[str]:
+    """The tiers paid until that time at least: after a downgrade without a credit the user keeps the higher one.
+
+    A credit gives back what is left of a period. Of its tier nothing is left then, but for rounding: a cent per line.
+    """
+    paid = []
+    for tier in sorted({line.tier for line in lines}):
+        own = [line for line in lines if line.tier == tier and line.end >= until]
+        changed_at = max((line.start for line in own), default=0)
+        is_free = all(line.unit_cents == 0 for line in own)
+        if own and (is_free or sum(line.cents_after(changed_at) for line in own) > len(own)):
+            paid.append(tier)
+    return paid
 
 
 async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> AsyncIterator[tuple[str, InvoiceLineItem]]:
     """The lines of paid invoices that bill one of our plans, each with the plan's tier."""
     invoices = await stripe.v1.invoices.list_async({**which, "status": "paid", "limit": 100})
     async for invoice in invoices.auto_paging_iter():
-        lines = invoice.lines
-        if lines.has_more:
-            assert invoice.id is not None
-            lines = await stripe.v1.invoices.line_items.list_async(invoice.id, {"limit": 100})
-        async for line in lines.auto_paging_iter():
-            details = line.pricing and line.pricing.price_details
-            tier = tier_of(details.product) if details else None
-            if tier:
-                yield tier, line
+        async for tier, line in _plan_lines_of(stripe, invoice):
+            yield tier, line
 
 
-def _past_due_since(subscription: Subscription) -> str:
-    """When the unpaid invoice became due."""
-    invoice = subscription.latest_invoice
-    assert isinstance(invoice, Invoice)
-    return iso_time(invoice.status_transitions.finalized_at or invoice.created)
+async def _plan_lines_of(stripe: StripeClient, invoice: Invoice) -> AsyncIterator[tuple[str, InvoiceLineItem]]:
+    lines = invoice.lines
+    if lines.has_more:
+        assert invoice.id is not None
+        lines = await stripe.v1.invoices.line_items.list_async(invoice.id, {"limit": 100})
+    async for line in lines.auto_paging_iter():
+        details = line.pricing and line.pricing.price_details
+        tier = tier_of(details.product) if details else None
+        if tier:
+            yield tier, line
 
 
-async def open_invoice_url(stripe: StripeClient, customer_id: str) -> str | None:
-    """Stripe's page of the oldest open invoice for a plan or for overage; None where none is open.
+def _past_due_since(subscription: Subscription, unpaid: Sequence[Invoice], start: int) -> int:
+    """When the oldest unpaid invoice of the subscription became due; without one, the start of the period."""
+    own = [one for one in unpaid if _subscription_of(one) == subscription.id]
+    if not own and isinstance(subscription.latest_invoice, Invoice):
+        own = [subscription.latest_invoice]
+    return min((one.status_transitions.finalized_at or one.created for one in own), default=start)
 
-    Without first invoices: a subscription that was never paid for has never started.
+
+def _subscription_of(invoice: Invoice) -> str | None:
+    details = invoice.parent.subscription_details if invoice.parent else None
+    return str(details.subscription) if details else None
+
+
+async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | None) -> list[Invoice]:
+    """The open invoices for a plan or for overage, oldest first.
+
+    Without first invoices of other subscriptions than the live one: what was never paid for has never started.
     """
     listed = await stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 100})
     found = [
         invoice
         async for invoice in listed.auto_paging_iter()
-        if invoice.billing_reason != "subscription_create" and _is_ours(invoice)
+        if (invoice.billing_reason != "subscription_create" or _subscription_of(invoice) == live_id)
+        and _is_ours(invoice)
     ]
-    return min(found, key=lambda one: one.created).hosted_invoice_url if found else None
+    return sorted(found, key=lambda one: one.created)
 
 
 def _is_ours(invoice: Invoice) -> bool:
@@ -200,6 +288,23 @@ def pack_sale(session: Session) -> PackSale | None:
         amount_cents=session.amount_total or 0,
         is_paid=session.payment_status == "paid",
     )
+
+
+async def lost_plan(stripe: StripeClient, payment_intent_id: str) -> tuple[str | None, str | None]:
+    """The customer of a payment, and the subscription whose plan it paid if a dispute of it was lost."""
+    intent = await stripe.v1.payment_intents.retrieve_async(payment_intent_id)
+    customer_id = str(intent.customer) if intent.customer else None
+    disputes = (await stripe.v1.disputes.list_async({"payment_intent": payment_intent_id, "limit": 100})).data
+    if customer_id is None or not any(dispute.status == "lost" for dispute in disputes):
+        return customer_id, None
+    payments = await stripe.v1.invoice_payments.list_async(
+        {"payment": {"type": "payment_intent", "payment_intent": payment_intent_id}, "limit": 1}
+    )
+    for payment in payments.data:
+        invoice = await stripe.v1.invoices.retrieve_async(str(payment.invoice))
+        if _is_ours(invoice):
+            return customer_id, _subscription_of(invoice)
+    return customer_id, None
 
 
 async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tuple[str, PackPayment] | None:

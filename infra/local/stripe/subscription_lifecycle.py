@@ -187,7 +187,13 @@ def renew(state: State, subscription_id: str) -> None:
         lines = [make_period_line(state, subscription, item) for item in items_of(subscription)]
         items = pending_items(state, subscription["customer"], subscription["currency"], subscription_id)
         make_subscription_invoice(
-            state, subscription, "subscription_cycle", lines, items, (start, end), auto_advance=True
+            state,
+            subscription,
+            "subscription_cycle",
+            lines,
+            items,
+            (start, end),
+            auto_advance=subscription["pause_collection"] is None,
         )
     state.clock.schedule(next_end, "renew", subscription_id)
 

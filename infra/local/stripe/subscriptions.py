@@ -69,7 +69,7 @@ def retrieve_subscription(state: State, params: Json, id: str) -> Json:  # noqa:
     "/v1/subscriptions/{id}",
     param_types.SubscriptionUpdateParams,
     f"{WRITE_PARAMS} items.id items.deleted billing_cycle_anchor cancellation_details cancellation_details.comment "
-    "cancellation_details.feedback",
+    "cancellation_details.feedback pause_collection pause_collection.behavior",
 )
 def update_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A002
     subscription = state.get("subscription", id)
@@ -87,9 +87,20 @@ def update_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A
             subscription["default_payment_method"] = own_card
         if "description" in params:
             subscription["description"] = params["description"] or None
+        if "pause_collection" in params:
+            subscription["pause_collection"] = _pause(params["pause_collection"])
         schedule_end(state, subscription, params)
         subscription["cancellation_details"] |= params.get("cancellation_details", {})
     return subscription
+
+
+def _pause(given: Json | str) -> Json | None:
+    """An empty string ends the pause. The invoices of a paused subscription stay drafts."""
+    if not given:
+        return None
+    if not isinstance(given, dict) or given.get("behavior") != "keep_as_draft":
+        raise unsupported("pauses other than keep_as_draft", "pause_collection[behavior]")
+    return {"behavior": "keep_as_draft", "resumes_at": None}
 
 
 @endpoint(

@@ -27,16 +27,14 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
         return {**plan, "customer": plan["customer"] or None}
     start, end = view.period
     tier_bought = TIERS[view.product]
-    paid = [
-        TIERS[line["pricing"]["price_details"]["product"]]
-        for invoice in view.plan_invoices("paid")
-        for line in invoice["lines"]["data"]
-        if invoice["parent"]["subscription_details"]["subscription"] == live["id"]
-        and line["pricing"]["price_details"]["product"] in TIERS
-        and line["amount"] > 0
-        and line["period"]["start"] >= start
-    ]
+    paid = paid_tiers(view, end)
     tier = max([tier_bought, *paid], key=RANKS.index)
+    if live["status"] == "past_due" and tier_bought not in paid:
+        before = paid_tiers(view, start)
+        was_paid = any(RANKS.index(one) >= RANKS.index(tier_bought) for one in before)
+        if paid or not was_paid:
+            tier = max([*(paid or before), "usage_only"], key=RANKS.index)
+            tier_bought = tier
     plan |= {"tier": tier, "next_tier": tier_bought if tier_bought != tier else None, "subscription": live["id"]}
     if live["cancel_at"] and live["cancel_at"] <= end:
         end, plan["status"] = live["cancel_at"], "canceled"
@@ -48,6 +46,23 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
         plan["next_tier"] = None
     plan |= {"current_period_start": as_time(start), "current_period_end": as_time(end)}
     return {**plan, "canceled_at": as_time(live["canceled_at"])}
+
+
+def paid_tiers(view: StripeView, until: int) -> list[str]:
+    """The tiers that the live subscription has paid until that time: each credit takes one payment back."""
+    assert view.live
+    counts = dict.fromkeys(RANKS, 0)
+    for invoice in view.plan_invoices("paid"):
+        is_own = invoice["parent"]["subscription_details"]["subscription"] == view.live["id"]
+        if not is_own or invoice["id"] in view.refunded_invoices:
+            continue
+        for line in invoice["lines"]["data"]:
+            pricing = line["pricing"]
+            if pricing["price_details"]["product"] in TIERS and line["period"]["end"] >= until:
+                is_free = Decimal(pricing["unit_amount_decimal"]) == 0
+                sign = 1 if is_free or line["amount"] > 0 else -1 if line["amount"] < 0 else 0
+                counts[TIERS[pricing["price_details"]["product"]]] += sign
+    return [tier for tier, count in counts.items() if count > 0]
 
 
 def has_credits_left(pack: Json) -> bool:

@@ -80,6 +80,18 @@ class StripeView:
         found = self.support.http.get("/v1/charges", params=params).raise_for_status().json()["data"]
         return {one["payment_intent"]: one for one in found[::-1] if one["paid"]}
 
+    @cached_property
+    def refunded_invoices(self) -> set[str]:
+        """The invoices whose payments were refunded in full."""
+        return {
+            one["invoice"]
+            for payment, charge in self.charges.items()
+            if charge["refunded"]
+            for one in self.support.all(
+                "invoice_payments", **{"payment[type]": "payment_intent", "payment[payment_intent]": payment}
+            )
+        }
+
     def disputes(self, payment: str) -> list[Json]:
         return self.support.all("disputes", payment_intent=payment)
 

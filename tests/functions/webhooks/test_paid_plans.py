@@ -1,0 +1,129 @@
+"""A plan gives what has been paid for it."""
+
+import pytest
+
+from tests.billing_kit import DAY, HOUR, BillingStack, stripe_get, stripe_post
+from tests.conftest import Person
+from tests.functions.webhooks.kit import MONTH, as_time, newest, plan_of, price_id, subscriber
+
+pytestmark = pytest.mark.usefixtures("clean_up")
+
+
+def change_plan(billing: BillingStack, user: Person, plan: str, **more: str) -> None:
+    """Change the plan as Stripe's API and support do: at once, invoiced with prorations. All events are delivered."""
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    (item,) = stripe_get(billing, f"subscriptions/{subscription}")["items"]["data"]
+    price = {"items[0][id]": item["id"], "items[0][price]": price_id(billing, f"plan_{plan}")}
+    stripe_post(billing, f"subscriptions/{subscription}", **{"proration_behavior": "always_invoice", **price, **more})
+    assert set(billing.deliver()) == {200}
+
+
+def break_cards(billing: BillingStack, user: Person) -> None:
+    """Let every payment of the user fail."""
+    billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=False)
+
+
+def plan_payment(billing: BillingStack, user: Person) -> str:
+    """The payment of the user's first invoice."""
+    charges = stripe_get(billing, "charges", customer=billing.customer_id(user))["data"]
+    return str(charges[-1]["payment_intent"])
+
+
+@pytest.mark.parametrize(("plan", "left"), [("basic", "basic"), ("usage_only", "usage_only")])
+def test_an_upgrade_that_is_never_paid_gives_nothing(billing: BillingStack, plan: str, left: str) -> None:
+    user = subscriber(billing, plan)
+    billing.fake.advance(DAY)
+    break_cards(billing, user)
+    change_plan(billing, user, "pro")
+    assert plan_of(billing, user) == (left, None, "past_due")
+    url = billing.subscription_row(user)["open_invoice_url"]
+    billing.fake.http.post(url, data={"way": "good_card"})
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_an_unpaid_renewal_keeps_the_plan_for_its_grace(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    assert plan_of(billing, user) == ("pro", None, "past_due")
+
+
+def test_past_due_counts_from_the_oldest_unpaid_invoice(billing: BillingStack) -> None:
+    user = subscriber(billing, "basic")
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    first = billing.subscription_row(user)
+    billing.fake.advance(2 * DAY)
+    change_plan(billing, user, "pro")
+    second = billing.subscription_row(user)
+    assert len(stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]) == 2
+    assert second["past_due_since"] == first["past_due_since"]
+    assert second["open_invoice_url"] == first["open_invoice_url"]
+
+
+def test_an_immediate_downgrade_with_credit_ends_the_dear_plan(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    billing.fake.advance(10 * DAY)
+    change_plan(billing, user, "basic")
+    assert plan_of(billing, user) == ("basic", None, "active")
+    billing.fake.advance(DAY)
+    change_plan(billing, user, "pro")
+    change_plan(billing, user, "basic", proration_behavior="none")
+    assert plan_of(billing, user) == ("pro", "basic", "active")
+
+
+def test_a_refunded_plan_is_not_paid(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    change_plan(billing, user, "basic", proration_behavior="none")
+    assert plan_of(billing, user) == ("pro", "basic", "active")
+    stripe_post(billing, "refunds", payment_intent=plan_payment(billing, user))
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("basic", None, "active")
+
+
+def test_a_lost_dispute_of_a_plan_ends_it(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    payment = plan_payment(billing, user)
+    billing.fake.control("/_disputes", charge=payment, status="needs_response")
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    billing.fake.control("/_disputes", charge=payment, status="lost")
+    closed = newest(billing, "charge.dispute.closed")
+    assert set(billing.deliver(closed, closed)) == {200}
+    assert plan_of(billing, user) == ("free", None, "active")
+    assert set(billing.deliver()) <= {200}
+    assert stripe_get(billing, "subscriptions", customer=billing.customer_id(user))["data"] == []
+
+
+def test_a_paused_collection_serves_no_longer_than_its_grace(billing: BillingStack) -> None:
+    user = subscriber(billing, "basic")
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    stripe_post(billing, f"subscriptions/{subscription}", **{"pause_collection[behavior]": "keep_as_draft"})
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("basic", None, "active")
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    row = billing.subscription_row(user)
+    assert plan_of(billing, user) == ("basic", None, "past_due")
+    assert row["past_due_since"] == row["current_period_start"]
+
+
+def test_the_plan_is_found_behind_another_product(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, pack="pack_100")
+    assert set(billing.deliver()) == {200}
+    customer = billing.customer_id(user)
+    product = stripe_post(billing, "products", name="Newsletter")["id"]
+    price = stripe_post(
+        billing, "prices", product=product, currency="usd", unit_amount=500, **{"recurring[interval]": "month"}
+    )["id"]
+    billing.fake.control(f"/_customers/{customer}/card", works=True)
+    plan = price_id(billing, "plan_pro")
+    made = stripe_post(
+        billing, "subscriptions", customer=customer, **{"items[0][price]": price, "items[1][price]": plan}
+    )
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    assert billing.subscription_row(user)["current_period_end"] == as_time(
+        made["items"]["data"][1]["current_period_end"]
+    )
