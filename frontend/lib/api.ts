@@ -1,5 +1,14 @@
 // A client of the HTTP API, typed by the routes of openapi.d.ts.
-import { ApiError, type Language, readError, responseError } from "./errors.ts";
+import {
+  ApiError,
+  failure,
+  isRecord,
+  type Language,
+  languageOf,
+  parsed,
+  responseError,
+  strangeResponse,
+} from "./errors.ts";
 import type { Routes } from "./openapi.d.ts";
 
 /** The addresses of the functions. On AWS each has its own; `make run` serves all of them on one. */
@@ -25,23 +34,29 @@ export type Client = Connection & {
 
 type AnyInput = { path?: object; query?: object; body?: object; signal?: AbortSignal };
 
-export function createClient(connection: Connection): Client {
+export function createClient(options: Connection): Client {
+  const connection = { ...options, language: () => languageOf(options.language()) };
   async function call<R extends Route>(route: R, ...input: Input<R>): Promise<Routes[R]["response"]> {
     const { path = {}, query = {}, body, signal }: AnyInput = input[0] ?? {};
-    const [method, template] = route.split(" ") as [string, string];
-    let url = urlOf(connection, SERVED_BY[route], template);
-    for (const [name, value] of Object.entries(path)) url = url.replace(`{${name}}`, encodeURIComponent(value));
-    const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value != null));
-    if (search.size) url += `?${search}`;
-    const headers: Record<string, string> = { ...(await headersOf(connection)), accept: "application/json" };
-    if (body) headers["content-type"] = "application/json";
+    const language = connection.language();
+    let status = 0;
     try {
+      const [method, template] = route.split(" ") as [string, string];
+      let url = urlOf(connection, SERVED_BY[route], template);
+      for (const [name, value] of Object.entries(path)) url = url.replace(`{${name}}`, encodeURIComponent(value));
+      const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value != null));
+      if (search.size) url += `?${search}`;
+      const headers: Record<string, string> = { ...(await headersOf(connection)), accept: "application/json" };
+      if (body) headers["content-type"] = "application/json";
       const response = await fetch(url, { method, headers, body: body && JSON.stringify(body), signal });
-      if (!response.ok) throw await responseError(response, connection.language());
-      return await response.json();
+      status = response.status;
+      if (!response.ok) throw await responseError(response, language);
+      const read = parsed(await response.text());
+      if (!isRecord(read)) throw strangeResponse(response, language);
+      return read as Routes[R]["response"];
     } catch (error) {
       if (error instanceof ApiError) throw error;
-      throw new ApiError(readError(error, connection.language()), 0);
+      throw new ApiError(failure(error, language, signal), status);
     }
   }
   return { ...connection, call };
@@ -52,9 +67,11 @@ export function urlOf({ functions }: Connection, name: keyof FunctionUrls, path:
   return functions[name].replace(/\/$/, "") + path;
 }
 
-/** The headers of every request. CORS allows them. */
+/** The headers of every request. CORS allows them. Throws ApiError if there is an error instead of a token. */
 export async function headersOf({ token, language }: Connection): Promise<Record<string, string>> {
-  const bearer = await token();
+  const bearer = await (async () => token())().catch((error: unknown) => {
+    throw new ApiError(failure(error, language()), 0);
+  });
   const headers = { "accept-language": language() };
   return bearer === null ? headers : { ...headers, authorization: `Bearer ${bearer}` };
 }

@@ -11,7 +11,7 @@ export type PageError = Omit<ErrorDetails, "code" | "reason_code" | "request_id"
   request_id: string | null;
 };
 
-/** A response that is an error. `status` is 0 where there was no response. */
+/** A failed request. `status` is 0 where there was no response. */
 export class ApiError extends Error {
   readonly problem: PageError;
   readonly status: number;
@@ -30,52 +30,120 @@ export class ApiError extends Error {
  */
 export function readError(error: unknown, language: Language = "en"): PageError {
   if (error instanceof ApiError) return error.problem;
-  if (!(error instanceof Error)) return fromBody(error, language);
-  if (error.name === "AbortError") return local("aborted", language);
-  if (error.name === "TimeoutError" || (error instanceof TypeError && NETWORK.test(error.message)))
-    return local("offline", language);
+  if (!isThrown(error)) return fromBody(error, language);
   // The AI SDK's own transport: version 7 has the status and the body beside the message.
-  const { statusCode, responseBody } = error as { statusCode?: number; responseBody?: string };
-  return fromBody(responseBody ?? error.message, language, statusCode);
+  const { statusCode, responseBody } = error as { statusCode?: number; responseBody?: unknown };
+  if (statusCode !== undefined) return fromBody(responseBody, language, statusCode);
+  // useChat makes a plain Error of a body, and of the sentence of an `error` part. Other messages are for developers.
+  if (error.name !== "Error" || NETWORK.test(error.message)) return failure(error, language);
+  const problem = fromBody(error.message, language);
+  return SENTENCE.test(error.message) && error.message !== EMPTY ? { ...problem, message: error.message } : problem;
+}
+
+/** A failure without a response of ours: its message is for developers. `signal`: what may have ended the request. */
+export function failure(error: unknown, language: Language, signal?: AbortSignal | null): PageError {
+  const { name, message } = isThrown(error) ? error : { name: "", message: "" };
+  if (name === "TimeoutError") return local("offline", language);
+  if (name === "AbortError" || signal?.aborted) return local("aborted", language);
+  return local(name === "NetworkError" || NETWORK.test(message) ? "offline" : "internal", language);
 }
 
 /** The error of a response. Reads its body. */
 export async function responseError(response: Response, language: Language): Promise<ApiError> {
   const problem = fromBody(await response.text().catch(() => ""), language, response.status);
   const seconds = Number(response.headers.get("retry-after") ?? "");
-  if (problem.action === "wait" && seconds > 0)
+  if (problem.action === "wait" && seconds > 0 && seconds < A_YEAR)
     problem.resets_at ??= new Date(Date.now() + seconds * 1000).toISOString();
   problem.request_id ??= response.headers.get("x-request-id");
   return new ApiError(problem, response.status);
 }
 
-// Fetch's failures: Chromium and Node ("fetch"), Firefox ("NetworkError"), Safari ("Load failed"), a cut response.
-const NETWORK = /fetch|network|load failed|terminated/i;
+/** The error of a response that has the status of a success, but not our body: a proxy's page, or nothing. */
+export function strangeResponse({ status }: Response, language: Language): ApiError {
+  return new ApiError(local("unavailable", language), status);
+}
+
+/** The language of a tag such as fr-CA. */
+export function languageOf(tag: unknown): Language {
+  return /^fr\b/i.test(String(tag)) ? "fr" : "en";
+}
+
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
+
+/** The value of a JSON text; undefined if it is none. */
+export function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+const A_YEAR = 366 * 86_400;
+const SENTENCE = /^[^<>{}]+[.!?]$/;
+const EMPTY = "The response body is empty."; // of the AI SDK 6
+
+// How the messages of failed requests start: Chromium and Node, Firefox, Safari, and answers that were cut.
+const NETWORK =
+  /^(failed to fetch|fetch failed|network ?error|load failed|the (network|internet) connection|could not connect|error in (input|body) stream|terminated)/i;
+
+function isThrown(error: unknown): error is Error {
+  return error instanceof Error || (isRecord(error) && error instanceof DOMException);
+}
 
 function fromBody(body: unknown, language: Language, status?: number): PageError {
   const read = typeof body === "string" ? parsed(body) : body;
   const details = isRecord(read) && isRecord(read.error) ? read.error : read;
-  const usual = local(codeOf(status), language);
-  if (isRecord(details) && typeof details.code === "string")
-    return { ...usual, message: SENTENCES.answer_failed[language], ...(details as Partial<PageError>) };
-  if (isRecord(details) && typeof details.message === "string" && read !== details)
-    return { ...usual, message: details.message };
-  // The sentence of an `error` part: the AI SDK makes an Error of it that has nothing else.
-  if (status === undefined && typeof read === "string" && read && !read.includes("<")) usual.message = read;
-  return usual;
+  const isOurs = isRecord(details) && isText(details.code) && isText(details.reason_code);
+  return isOurs ? described(details, language) : local(codeOf(status), language);
 }
 
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text.trim();
-  }
+/** An error of ours. A field that is unknown, or that has a value of another kind, is ignored. */
+function described(details: Record<string, unknown>, language: Language): PageError {
+  const isLocal = Object.hasOwn(SENTENCES, String(details.code));
+  const usual = local(isLocal ? (details.code as LocalCode) : "internal", language);
+  if (!isLocal) usual.action = "none";
+  if (details.message === undefined) usual.message = SENTENCES.answer_failed[languageOf(language)];
+  const valid = Object.entries(FIELDS).filter(([name, isValid]) => isValid(details[name]));
+  return { ...usual, ...Object.fromEntries(valid.map(([name]) => [name, details[name]])) };
 }
 
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null;
-}
+const isText = (value: unknown) => typeof value === "string" && value !== "";
+
+// All of them: a field or an action that is missing here is a type error.
+const FIELDS: { [Field in keyof PageError]-?: (value: unknown) => boolean } = {
+  code: isText,
+  message: isText,
+  reason_code: isText,
+  action: (value) => isText(value) && Object.hasOwn(KNOWN_ACTIONS, String(value)),
+  request_id: isText,
+  reason: isText,
+  requires_payment: (value) => typeof value === "boolean",
+  resets_at: (value) => isText(value) && !Number.isNaN(Date.parse(String(value))),
+  url: isText,
+  provider: isText,
+  model: isText,
+  models: isText,
+  limit_kib: (value) => typeof value === "number",
+  fields: (value) =>
+    Array.isArray(value) && value.every((one) => isRecord(one) && isText(one.field) && isText(one.message)),
+};
+
+const KNOWN_ACTIONS: Record<Action, true> = {
+  upgrade: true,
+  buy_pack: true,
+  update_card: true,
+  pay_invoice: true,
+  enable_overage: true,
+  raise_limit: true,
+  confirm_email: true,
+  reconnect_key: true,
+  wait: true,
+  contact_support: true,
+  none: true,
+};
 
 /** The code of a response that is not ours: a gateway's page, or no body. */
 function codeOf(status?: number): LocalCode {
@@ -96,7 +164,8 @@ type LocalCode =
 
 function local(code: LocalCode, language: Language): PageError {
   const reason_code = code === "too_many_requests" ? "too_many_queries" : code;
-  return { code, message: SENTENCES[code][language], reason_code, action: ACTIONS[code] ?? "wait", request_id: null };
+  const message = SENTENCES[code][languageOf(language)];
+  return { code, message, reason_code, action: ACTIONS[code] ?? "wait", request_id: null };
 }
 
 const ACTIONS: Partial<Record<LocalCode, Action>> = {

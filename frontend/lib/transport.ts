@@ -1,8 +1,8 @@
 // How useChat sends questions and follows answers.
-import { DefaultChatTransport, type UIMessageChunk } from "ai";
+import { DefaultChatTransport, parseJsonEventStream, type UIMessageChunk, uiMessageChunkSchema } from "ai";
 import { type Client, headersOf, urlOf } from "./api.ts";
-import { readError, responseError } from "./errors.ts";
-import type { ChatMessage } from "./messages.ts";
+import { isRecord, languageOf, readError, responseError, strangeResponse } from "./errors.ts";
+import { type ChatMessage, isMessage } from "./messages.ts";
 import type { ChatRequest, Metadata } from "./openapi.d.ts";
 
 export type TransportOptions = {
@@ -40,13 +40,24 @@ class Transport extends DefaultChatTransport<ChatMessage> {
       fetch: async (url, init) => {
         const response = await fetch(url, init);
         if (!response.ok) throw await responseError(response, client.language());
+        // Nothing to resume is 204. A question always has an answer.
+        if (init?.method === "POST" && !response.body) throw strangeResponse(response, client.language());
         return response;
       },
       prepareReconnectToStreamRequest: resumeUrl && (({ id }) => ({ api: resumeUrl(id) })),
       prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => {
-        const sent = keepsHistory() ? messages.slice(-1) : textsOf(messages);
+        const valid = messages.filter(isMessage);
+        const sent = keepsHistory() ? valid.slice(-1) : textsOf(valid);
         return {
-          body: { language: client.language(), ...settings?.(), ...body, id, trigger, messageId, messages: sent },
+          body: {
+            language: languageOf(client.language()),
+            ...settings?.(),
+            ...body,
+            id,
+            trigger,
+            messageId,
+            messages: sent,
+          },
         };
       },
     });
@@ -73,8 +84,23 @@ class Transport extends DefaultChatTransport<ChatMessage> {
     const answered = () => {
       this.#unanswered = undefined;
     };
-    return super.processResponseStream(body).pipeThrough(new TransformStream(new Ending(answered)));
+    return parseJsonEventStream({ stream: body, schema: uiMessageChunkSchema })
+      .pipeThrough(new TransformStream({ transform: passKnown }))
+      .pipeThrough(new TransformStream(new Ending(answered)));
   }
+}
+
+// What an answer cannot lose: a damaged one ends it.
+const NEEDED = ["start", "text-start", "text-delta", "text-end", "error", "abort", "finish"];
+
+type Parsed =
+  ReturnType<typeof parseJsonEventStream<UIMessageChunk>> extends ReadableStream<infer Result> ? Result : never;
+
+/** Passes the parts that the installed AI SDK knows. A newer backend may send others, at which it would stop. */
+function passKnown(part: Parsed, controller: TransformStreamDefaultController<UIMessageChunk>) {
+  if (part.success) return controller.enqueue(part.value);
+  const type = isRecord(part.rawValue) ? part.rawValue.type : undefined;
+  if (typeof type !== "string" || NEEDED.includes(type)) throw part.error;
 }
 
 /** Whether `next` asks what `before` asked, and `before` was not ended by the user. */
@@ -139,7 +165,8 @@ class Ending implements Transformer<UIMessageChunk, UIMessageChunk> {
   // The AI SDK reads nothing after an `error`, which has only a sentence. The metadata comes first, and the error is
   // written as the body of a response is.
   #fail(controller: TransformStreamDefaultController<UIMessageChunk>, metadata?: Metadata) {
-    const error = { ...metadata?.error, message: this.#failure, request_id: metadata?.request_id };
+    const usual = { code: "internal", reason_code: "answer_failed" };
+    const error = { ...usual, ...metadata?.error, message: this.#failure, request_id: metadata?.request_id };
     if (metadata) controller.enqueue({ type: "message-metadata", messageMetadata: metadata });
     controller.enqueue({ type: "error", errorText: JSON.stringify({ error }) });
     this.#failure = undefined;

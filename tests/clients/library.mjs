@@ -4,7 +4,15 @@ import { AbstractChat, DefaultChatTransport } from "ai";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { text } from "node:stream/consumers";
-import { ApiError, chatTransport, createClient, loadHistory, readError, stopAnswer } from "../../frontend/lib/index.ts";
+import {
+  ApiError,
+  chatTransport,
+  createClient,
+  loadHistory,
+  readError,
+  stopAnswer,
+  toUIMessages,
+} from "../../frontend/lib/index.ts";
 import { State } from "./state.mjs";
 
 const { functions_url, tokens } = JSON.parse(await text(process.stdin));
@@ -18,14 +26,28 @@ globalThis.fetch = (url, init) => {
 };
 
 // What is between a page and the functions: /html/…, /empty/… and /limited/… answer themselves, /ends/… ends an answer
-// early, /cut/… cuts the connection of the first answer.
+// early, /newer/… has parts that no AI SDK knows, /cut/… cuts the connection of the first answer. The places of STRANGE
+// answer with the status and the body there.
 const EVENT = 'data: {"type":"start","messageId":"m"}\n\n';
+const NEWER = ["later", "text-start", "text-delta", "later-too", "text-end", "finish"].map(
+  (type) => `data: ${JSON.stringify({ type, ...(type.startsWith("text") && { id: "t" }), ...(type === "text-delta" && { delta: "Hi" }) })}\n\n`,
+);
+const STRANGE = {
+  nothing: [204],
+  blank: [200, ""],
+  page: [200, "<html>Sign in to the network</html>"],
+  none: [200, "null"],
+  object: [200, "{}"],
+  messages: [200, '{"conversation": {}, "messages": [null, {"id": "a", "role": "user", "parts": null}]}'],
+};
 const uncut = new Set();
 const gateway = createServer(async (request, response) => {
   const [, place, path] = /^\/(\w+)(.*)/.exec(request.url);
   if (place === "html") return response.writeHead(502).end("<html><body>Bad Gateway</body></html>");
   if (place === "empty") return response.writeHead(500).end();
   if (place === "limited") return response.writeHead(429, { "retry-after": "30" }).end();
+  if (place in STRANGE) return response.writeHead(STRANGE[place][0]).end(STRANGE[place][1]);
+  if (place === "newer") return response.writeHead(200).end([EVENT, ...NEWER].join(""));
   if (place === "ends") return response.writeHead(200, { "content-type": "text/event-stream" }).end(EVENT);
   const { authorization } = request.headers;
   const body = request.method === "POST" ? await text(request) : undefined;
@@ -146,9 +168,56 @@ const pages = {
     const { page, client, seen } = open("broken", { url: "http://127.0.0.1:9", language: "fr" });
     await page.sendMessage({ text: "Hello?" });
     found.offline = { ...seen(), called: await failure(client.call("GET /usage")) };
-    const aborted = open("broken").client.call("GET /usage", { signal: AbortSignal.abort() });
-    found.aborted = { called: await failure(aborted) };
+    const abort = (reason) => open("broken").client.call("GET /usage", { signal: AbortSignal.abort(reason) });
+    found.aborted = { called: await failure(abort()) };
+    found.left = { called: await failure(abort("left the page")) };
     return found;
+  },
+  async strange() {
+    const called = {};
+    for (const place of Object.keys(STRANGE)) {
+      const { client } = open("nobody", { url: at(place), language: "fr-CA" });
+      called[place] = await loadHistory(client, "strange").catch((error) => failure(Promise.reject(error)));
+    }
+    const { page, seen } = open("nobody", { url: at("nothing") });
+    await page.sendMessage({ text: "Hello?" });
+    const newer = open("nobody", { url: at("newer") });
+    await newer.page.sendMessage({ text: "Hello?" });
+    return { called, unanswered: seen(), newer: newer.seen() };
+  },
+  async thrown() {
+    const own = { code: "internal", reason_code: "internal" };
+    const errors = {
+      bug: new TypeError("Cannot read properties of undefined (reading 'network')"),
+      range: new RangeError("Invalid time value"),
+      sdk: Object.assign(new Error("Type validation failed: Value: {}."), { name: "AI_TypeValidationError" }),
+      json: new Error('{"error": {"message": "raw"}}'),
+      stack: new Error("x is not a function"),
+      text: "raw",
+      nothing: undefined,
+      fetch: new TypeError("Failed to fetch"),
+      cut: new DOMException("The network failed", "NetworkError"),
+      part: new Error("Cette réponse a été refusée."),
+      untyped: { ...own, message: null, action: null, url: 5, fields: [null], resets_at: "soon", more: 1 },
+      newer: { code: "later", reason_code: "later_too", message: "Later.", action: "fly" },
+    };
+    const read = (error) => readError(error, "fr-CA");
+    const lost = Object.assign(new Error("Failed to fetch"), { name: "AuthRetryableFetchError" });
+    const functions = { chat: "", keys: "", checkout: "", account: at("none") };
+    const language = () => "fr";
+    const noToken = (token) => failure(createClient({ functions, language, token }).call("GET /usage"));
+    const client = open("nobody").client;
+    const transport = chatTransport({ client, keepsHistory: () => false });
+    const messages = [null, { id: "a", role: "user", parts: null }, { id: "b", role: "user", parts: [null] }];
+    return {
+      read: Object.fromEntries(Object.entries(errors).map(([name, error]) => [name, read(error)])),
+      offline: await noToken(() => Promise.reject(lost)),
+      noToken: await noToken(() => {
+        throw new Error("This message is not for users.");
+      }),
+      invalid: await failure(transport.sendMessages({ chatId: "x", messages, trigger: "submit-message" })),
+      messages: [null, undefined, {}, { messages: null }].map(toUIMessages),
+    };
   },
   async called() {
     const { client } = open("called");

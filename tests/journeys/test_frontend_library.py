@@ -166,11 +166,50 @@ def test_responses_that_are_not_ours_are_readable_errors(pages: Json) -> None:
         assert message.endswith(".")
         assert "<" not in message
     assert broken["offline"]["called"]["message"].startswith("La connexion")
-    assert broken["aborted"]["called"]["code"] == "aborted"
+    assert {broken[place]["called"]["code"] for place in ("aborted", "left")} == {"aborted"}
     limited = broken["limited"]["problem"]
     assert limited["action"] == "wait"
     wait = datetime.fromisoformat(limited["resets_at"]) - datetime.now(UTC)
     assert timedelta(0) < wait <= timedelta(seconds=30)
+
+
+def test_a_success_with_another_body_is_an_error(pages: Json) -> None:
+    called = pages["strange"]["called"]
+    for place, status in {"nothing": 204, "blank": 200, "page": 200, "none": 200}.items():
+        assert called[place]["isApiError"], place
+        assert (called[place]["status"], called[place]["code"]) == (status, "unavailable")
+        assert called[place]["message"].startswith("Le service")
+    assert called["object"] is None
+    assert called["messages"] == {"conversation": {}, "messages": [], "before": None}
+    assert pages["strange"]["unanswered"]["problem"]["code"] == "unavailable"
+
+
+def test_parts_of_a_newer_backend_are_dropped(pages: Json) -> None:
+    newer = pages["strange"]["newer"]
+    assert newer["status"] == "ready"
+    assert text_of(newer["messages"][-1]) == "Hi"
+
+
+def test_only_sentences_for_users_are_shown(pages: Json) -> None:
+    thrown = pages["thrown"]
+    read = thrown["read"]
+    for name in ("bug", "range", "sdk", "json", "stack", "text", "nothing"):
+        assert (read[name]["code"], read[name]["message"][:9]) == ("internal", "Une erreu"), name
+    for problem in (read["fetch"], read["cut"], thrown["offline"]):
+        assert (problem["code"], problem["message"][:12]) == ("offline", "La connexion")
+    assert read["part"]["message"] == "Cette réponse a été refusée."
+    assert (thrown["noToken"]["isApiError"], thrown["noToken"]["message"][:9]) == (True, "Une erreu")
+
+
+def test_fields_of_an_error_are_checked(pages: Json) -> None:
+    untyped, newer = pages["thrown"]["read"]["untyped"], pages["thrown"]["read"]["newer"]
+    assert untyped == pages["thrown"]["read"]["stack"]
+    assert (newer["code"], newer["message"], newer["action"]) == ("later", "Later.", "none")
+
+
+def test_messages_that_are_none_are_left_out(pages: Json) -> None:
+    assert pages["thrown"]["messages"] == [[], [], [], []]
+    assert pages["thrown"]["invalid"]["isApiError"]
 
 
 def test_routes_are_called_by_their_names(pages: Json) -> None:
