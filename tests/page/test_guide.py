@@ -139,6 +139,35 @@ def test_a_refused_user_pays_and_continues(
     expect(answers).to_contain_text("Stopped.")
 
 
+def test_the_next_user_of_the_page_has_a_conversation_of_their_own(
+    example: Callable[..., Page], sign_up: Callable[[str], Person], watch: Watch
+) -> None:
+    page = example("en", sdk="7")
+    asked: list[str] = []
+    for tier in ("pro", "basic"):
+        sign_in(page, sign_up(tier), "E-mail", "Password", "Sign in")
+        ask(page, "Is it mine?")
+        expect(page.locator("article[data-role=assistant]")).to_contain_text("stand-in")
+        asked.append(page.url)
+        if tier == "pro":
+            watch.expect("/keys/anthropic", 422)
+            page.locator("input[name=key]").fill("sk-ant-wrong")
+            page.get_by_role("button", name="Check and save").click()
+            expect(page.get_by_role("alert").filter(has_text="api_key:")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("E-mail")).to_be_visible()
+    assert asked[0] != asked[1]
+
+    # A bookmark of somebody else's conversation.
+    watch.expect("/messages", 404)
+    page.goto(asked[0])
+    sign_in(page, sign_up("pro"), "E-mail", "Password", "Sign in")
+    watch.expect("/chat", 404)
+    ask(page, "And this one?")
+    card = page.get_by_role("alert").filter(has_text="There is no such conversation.")
+    expect(card.get_by_role("link", name="New conversation")).to_have_attribute("href", "?")
+
+
 def test_a_failed_answer_is_asked_again_with_an_own_key_in_french(
     example: Callable[..., Page], sign_up: Callable[[str], Person], watch: Watch
 ) -> None:
@@ -152,5 +181,7 @@ def test_a_failed_answer_is_asked_again_with_an_own_key_in_french(
     page.get_by_role("button", name="Réessayer").click()
     expect(page.get_by_role("alert").filter(has_text="facturé")).to_have_count(0)
     expect(page.locator("article[data-role=assistant]")).to_contain_text("Une fois")
+    expect(page.locator("#plans")).to_contain_text("Gratuit")
+    expect(page.locator("#plans")).to_contain_text("100 crédits")
     page.get_by_role("button", name="English").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()

@@ -30,7 +30,7 @@ export function Chat({ id, isNew, context, showError }: Props) {
   const { messages, setMessages, sendMessage, regenerate, resumeStream, status, error } = useChat<ChatMessage>({
     id,
     transport,
-    onFinish: refreshUsage,
+    onFinish: () => void refreshUsage().catch(console.error),
   });
   const about = { body: { context } };
   const isAnswering = status === "submitted" || status === "streaming";
@@ -73,7 +73,7 @@ export function Chat({ id, isNew, context, showError }: Props) {
         </label>
         {isAnswering ? (
           // useChat's own `stop` only disconnects: the answer would continue, and be charged.
-          <button type="button" onClick={() => void stopAnswer(api, id)}>
+          <button type="button" onClick={() => void stopAnswer(api, id).catch(console.error)}>
             {words.stop}
           </button>
         ) : (

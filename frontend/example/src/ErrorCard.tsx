@@ -4,7 +4,7 @@ import { openPortal } from "./checkout.ts";
 import { type PageError, readError } from "./lib/index.ts";
 import { api, supabase } from "./services.ts";
 import { currentUsage, refreshUsage } from "./usage.ts";
-import { language, time, words } from "./words.ts";
+import { language, sentence, time, words } from "./words.ts";
 
 type Props = { error: PageError; retry: () => void };
 
@@ -18,7 +18,7 @@ export function ErrorCard({ error, retry }: Props) {
         try {
           await act();
         } catch (failure) {
-          setNote(readError(failure, language).message);
+          setNote(sentence(readError(failure, language)));
         }
       }}
     >
@@ -61,13 +61,14 @@ export function ErrorCard({ error, retry }: Props) {
       case "contact_support":
         return <a href={`mailto:support@example.com?subject=${error.request_id}`}>{words.support}</a>;
       case "none":
+        if (error.code === "not_found") return <a href="?">{words.newChat}</a>;
         return error.code === "unauthenticated" && button(words.signOut, () => supabase.auth.signOut());
     }
   }
 
   return (
     <div role="alert">
-      <p>{error.message}</p>
+      <p>{sentence(error)}</p>
       {error.resets_at && (
         <p>
           {words.until} {time(error.resets_at)}

@@ -6,24 +6,26 @@ export function Meter() {
   const usage = useUsage();
   if (!usage) return null;
   const { included, credits, overage, alerts } = usage;
+
+  function amount() {
+    switch (usage?.reason_code) {
+      case "own_key":
+        return null;
+      case "credits":
+        return `${credits.remaining} ${words.credits}`;
+      case "overage":
+        return `${money.format(overage.used_usd)} ${words.thisMonth} ${money.format(overage.limit_usd ?? 0)}`;
+      default:
+        return `${included.remaining} ${words.left} ${included.limit}`;
+    }
+  }
+
+  const left = amount();
+  const isUsedUp = included.limit > 0 && included.remaining === 0; // a plan that includes nothing has no next day
   return (
     <p>
-      {usage.reason_code === "credits" ? (
-        <strong>
-          {credits.remaining} {words.credits}
-        </strong>
-      ) : usage.reason_code === "overage" ? (
-        <strong>
-          {money.format(overage.used_usd)} {words.thisMonth} {money.format(overage.limit_usd ?? 0)}
-        </strong>
-      ) : (
-        usage.reason_code !== "own_key" && (
-          <strong>
-            {included.remaining} {words.left} {included.limit}
-          </strong>
-        )
-      )}{" "}
-      {alerts[0]?.message ?? usage.message} {included.remaining === 0 && included.resets_at && time(included.resets_at)}
+      {left && <strong>{left}.</strong>} {alerts[0]?.message ?? usage.message}{" "}
+      {isUsedUp && included.resets_at && `${words.until} ${time(included.resets_at)}`}
     </p>
   );
 }

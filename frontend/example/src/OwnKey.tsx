@@ -3,7 +3,7 @@ import { type FormEvent, useEffect, useState } from "react";
 import { type KeyInfo, readError } from "./lib/index.ts";
 import { api } from "./services.ts";
 import { refreshUsage, useUsage } from "./usage.ts";
-import { language, words } from "./words.ts";
+import { language, sentence, words } from "./words.ts";
 
 const PROVIDERS = ["anthropic", "openai"] as const;
 
@@ -20,7 +20,7 @@ export function OwnKey() {
       setKeys((await api.call("GET /keys")).keys);
       await refreshUsage();
     } catch (failure) {
-      setMessage(readError(failure, language).message);
+      setMessage(sentence(readError(failure, language)));
     }
   }
 

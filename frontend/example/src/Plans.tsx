@@ -4,7 +4,7 @@ import { buy, openPortal } from "./checkout.ts";
 import { type PageError, type PriceList, readError } from "./lib/index.ts";
 import { api } from "./services.ts";
 import { useUsage } from "./usage.ts";
-import { language, money, words } from "./words.ts";
+import { language, money, planName, sentence, words } from "./words.ts";
 
 export function Plans() {
   const usage = useUsage();
@@ -20,21 +20,21 @@ export function Plans() {
   return (
     <section id="plans">
       <h2>{words.plans}</h2>
-      {prices?.plans.map(({ tier, name, price_usd }) => (
-        <p key={tier}>
-          {name}: {money.format(price_usd)}{" "}
-          {tier !== "free" && tier !== usage?.tier && (
-            <button type="button" onClick={() => pay(buy({ plan: tier as "basic" | "pro" | "usage_only" }))}>
-              {words.choose} {name}
+      {prices?.plans.map((plan) => (
+        <p key={plan.tier}>
+          {planName(plan)}: {money.format(plan.price_usd)}{" "}
+          {plan.tier !== "free" && plan.tier !== usage?.tier && (
+            <button type="button" onClick={() => pay(buy({ plan: plan.tier as "basic" | "pro" | "usage_only" }))}>
+              {words.choose} {planName(plan)}
             </button>
           )}
         </p>
       ))}
-      {prices?.packs.map(({ id, name, price_usd }) => (
+      {prices?.packs.map(({ id, credits, price_usd }) => (
         <p key={id}>
-          {name}: {money.format(price_usd)}{" "}
+          {credits} {words.credits}: {money.format(price_usd)}{" "}
           <button type="button" onClick={() => pay(buy({ pack: id }))}>
-            {words.choose} {name}
+            {words.choose} {credits} {words.credits}
           </button>
         </p>
       ))}
@@ -43,7 +43,7 @@ export function Plans() {
           {words.portal}
         </button>
       )}
-      {error && <p role="alert">{error.message}</p>}
+      {error && <p role="alert">{sentence(error)}</p>}
     </section>
   );
 }

@@ -1,7 +1,7 @@
 // src/SignIn.tsx
 import { type FormEvent, useState } from "react";
 import { supabase } from "./services.ts";
-import { words } from "./words.ts";
+import { refusal, words } from "./words.ts";
 
 export function SignIn() {
   const [message, setMessage] = useState("");
@@ -12,7 +12,7 @@ export function SignIn() {
     const user = { email: String(form.get("email")), password: String(form.get("password")) };
     const isNew = form.get("intent") === "sign-up";
     const { data, error } = isNew ? await supabase.auth.signUp(user) : await supabase.auth.signInWithPassword(user);
-    if (error) setMessage(words.notSignedIn);
+    if (error) setMessage(refusal(error.code));
     else if (!data.session) setMessage(words.checkMail);
   }
 

@@ -19,7 +19,11 @@ export const api = createClient({
 export function useSession() {
   const [session, setSession] = useState<Session | null>();
   useEffect(() => {
-    const { data } = supabase.auth.onAuthStateChange((_, next) => setSession(next));
+    const { data } = supabase.auth.onAuthStateChange((event, next) => {
+      // A fresh page: nothing of this user is left for the next one, not even the conversation in the address.
+      if (event === "SIGNED_OUT") location.assign("/");
+      else setSession(next);
+    });
     return () => data.subscription.unsubscribe();
   }, []);
   return session;

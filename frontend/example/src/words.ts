@@ -1,8 +1,7 @@
-// src/words.ts: the page's own words. Everything else comes from the backend in the same language.
-import type { Language } from "./lib/index.ts";
+// src/words.ts: the page's own words. Sentences about errors and usage come from the backend in the same language.
+import { languageOf, type PageError, type Plan } from "./lib/index.ts";
 
-const saved = localStorage.getItem("language") ?? navigator.language;
-export const language: Language = saved.startsWith("fr") ? "fr" : "en";
+export const language = languageOf(localStorage.getItem("language") ?? navigator.language);
 document.documentElement.lang = language;
 
 export function switchLanguage() {
@@ -18,6 +17,12 @@ const en = {
   signUp: "Create an account",
   signOut: "Sign out",
   notSignedIn: "That did not work. Check the address and the password.",
+  refusals: {
+    weak_password: "This password is too short or too simple.",
+    user_already_exists: "There is an account with this address. Sign in instead.",
+    email_not_confirmed: "Confirm the address first: open the link in the e-mail that we sent you.",
+    over_request_rate_limit: "There were too many attempts. Wait a few minutes.",
+  },
   checkMail: "Open the link in the e-mail that we sent you.",
   newChat: "New conversation",
   untitled: "Untitled",
@@ -32,6 +37,7 @@ const en = {
     stopped: "Stopped.",
   },
   plans: "Plans and credits",
+  tiers: { free: "Free", basic: "Basic", pro: "Pro", usage_only: "Pay as you go" },
   seePlans: "See the plans",
   choose: "Choose",
   portal: "Open billing",
@@ -58,6 +64,12 @@ const fr: typeof en = {
   signUp: "Créer un compte",
   signOut: "Se déconnecter",
   notSignedIn: "Cela n’a pas fonctionné. Vérifiez l’adresse et le mot de passe.",
+  refusals: {
+    weak_password: "Ce mot de passe est trop court ou trop simple.",
+    user_already_exists: "Un compte existe avec cette adresse. Connectez-vous plutôt.",
+    email_not_confirmed: "Confirmez d’abord l’adresse : ouvrez le lien du courriel que nous vous avons envoyé.",
+    over_request_rate_limit: "Il y a eu trop d’essais. Attendez quelques minutes.",
+  },
   checkMail: "Ouvrez le lien du courriel que nous vous avons envoyé.",
   newChat: "Nouvelle conversation",
   untitled: "Sans titre",
@@ -72,6 +84,7 @@ const fr: typeof en = {
     stopped: "Arrêtée.",
   },
   plans: "Forfaits et crédits",
+  tiers: { free: "Gratuit", basic: "Base", pro: "Pro", usage_only: "Paiement à l’usage" },
   seePlans: "Voir les forfaits",
   choose: "Choisir",
   portal: "Ouvrir la facturation",
@@ -91,6 +104,20 @@ const fr: typeof en = {
 };
 
 export const words = language === "fr" ? fr : en;
+
+/** The name of a plan. GET /plans has it in English only. */
+export const planName = ({ tier, name }: Plan) => wordOf(words.tiers, tier) ?? name;
+
+/** Why a sign-in was refused, by Supabase's error code. */
+export const refusal = (code: string | undefined) => wordOf(words.refusals, code) ?? words.notSignedIn;
+
+/** The sentence of an error, and what is wrong with which field. */
+export const sentence = ({ message, fields = [] }: PageError) =>
+  [message, ...fields.map(({ field, message }) => `${field}: ${message}`)].join(" ");
+
+function wordOf(some: Record<string, string>, key: string | undefined): string | undefined {
+  return key === undefined ? undefined : some[key];
+}
 
 export const money = new Intl.NumberFormat(`${language}-CA`, { style: "currency", currency: "USD" });
 
