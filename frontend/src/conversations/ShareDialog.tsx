@@ -1,6 +1,6 @@
 // Shares a copy of a conversation: the link, until when it works, and how to end it.
 
-import { useEffect, useRef, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 import { Problem } from "../account/Problem.tsx";
 import { Copy } from "../app/Copy.tsx";
 import { Dialog } from "../app/Dialog.tsx";
@@ -25,26 +25,24 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
   const { api, supabase } = useServices();
   /** Undefined: not known yet. Null: not shared. */
   const [shared, setShared] = useState<Shared | null | undefined>(undefined);
+  const [isUnreadable, setUnreadable] = useState(false);
   const [said, setSaid] = useState<"renewed" | "unshared" | null>(null);
   const task = useTask();
   /** What "Try again" repeats. */
   const again = useRef(share);
 
-  useEffect(() => {
-    let isLeft = false;
-    const read = async () => {
-      const { data } = await supabase
-        .from("shared_conversations")
-        .select("token,expires_at")
-        .eq("conversation_id", conversationId)
-        .maybeSingle<Shared>();
-      if (!isLeft) setShared(data && Date.parse(data.expires_at) > now() ? data : null);
-    };
-    void read();
-    return () => {
-      isLeft = true;
-    };
+  const read = useCallback(async () => {
+    setUnreadable(false);
+    const { data, error } = await supabase
+      .from("shared_conversations")
+      .select("token,expires_at")
+      .eq("conversation_id", conversationId)
+      .maybeSingle<Shared>();
+    if (error) setUnreadable(true);
+    else setShared(data && Date.parse(data.expires_at) > now() ? data : null);
   }, [supabase, conversationId]);
+
+  useEffect(() => void read(), [read]);
 
   async function share() {
     if (task.isBusy) return;
@@ -71,7 +69,15 @@ export default function ShareDialog({ chatId, conversationId, onClose }: Props) 
   return (
     <Dialog title={words.shareTitle} onClose={onClose}>
       <p>{words.shareHelp}</p>
-      {shared === undefined && <p className="quiet">{loading}</p>}
+      {shared === undefined && !isUnreadable && <p className="quiet">{loading}</p>}
+      {isUnreadable && (
+        <div className="problem" role="alert">
+          <p>{words.shareUnreadable}</p>
+          <button type="button" onClick={() => void read()}>
+            {words.again}
+          </button>
+        </div>
+      )}
       {shared === null && (
         <button type="button" className="primary" aria-disabled={task.isBusy} onClick={() => void share()}>
           {words.createLink}
