@@ -291,7 +291,7 @@ class Person:
         return {"authorization": f"Bearer {self.token}"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def person(stack: Stack) -> Callable[..., Person]:
     """Makes a user of the running stack: `person("basic", allow_overages=False)`."""
 

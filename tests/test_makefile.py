@@ -67,12 +67,12 @@ def fake_python(folder: Path, body: str) -> str:
 
 
 def make_refusal(command: Sequence[str], checkout: Path) -> str:
-    """The first line of a failing make, which has no other line than make's own."""
+    """The first line of a failing make after its steps, which has no other line than make's own."""
     done = subprocess.run(
         command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     assert done.returncode == 2, done.stdout
-    first, *others = done.stdout.splitlines()
+    first, *others = [line for line in done.stdout.splitlines() if not line.startswith("making ")]
     assert all(line.startswith("make: ") for line in others), done.stdout
     return first
 
