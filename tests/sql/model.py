@@ -16,7 +16,10 @@ PRICE = Decimal("0.025")
 DAILY = {"basic": 15, "pro": 40, "usage_only": 0}
 LIFETIME = 10
 # The reasons for which only a payment helps.
-PAYABLE = ("subscription_unpaid", "subscription_ended", "free_quota_used", "credits_used", "payment_failed")
+PAYABLE = (
+    *("subscription_unpaid", "subscription_ended", "free_quota_used", "credits_used", "payment_failed"),
+    "overage_unpaid",
+)
 CHEAPEST_FIRST = ("usage_only", "basic", "pro")
 GRACE = timedelta(days=7)
 CONCURRENT = {"free": 1, "basic": 3, "pro": 3, "usage_only": 3}
