@@ -97,6 +97,30 @@ def test_a_second_tab_follows_the_first(page_of: PageOf, person: NewPerson) -> N
     expect(meter(other)).to_have_text(meter(page).inner_text())
 
 
+def test_a_conversation_deleted_in_another_tab_ends_its_answer(
+    page_of: PageOf, person: NewPerson, watch: Watch, stack_db: Db
+) -> None:
+    user = person("pro")
+    page = page_of(user)
+    ask(page, "At length")
+    ready(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(answer(other)).to_contain_text("At length")
+    watch.expect("/messages", 404)
+    ask(page, f"And longer {SLOWLY}")
+    begun(other)
+    row = other.get_by_role("navigation", name="Conversations").get_by_role("listitem").filter(has_text="At length")
+    row.get_by_role("button", name="Options").click()
+    row.get_by_role("button", name="Delete", exact=True).click()
+    other.get_by_role("button", name="Delete the conversation").click()
+    other.wait_for_url(re.compile(r"/$"))
+    expect(page.get_by_text("There is no conversation at this address.")).to_be_visible()
+    expect(page.locator("[data-role]")).to_have_count(0)
+    rows = stack_db.execute("select from public.conversations where user_id = %s", (user.id,)).fetchall()
+    assert rows == []
+
+
 def test_an_answer_continues_when_the_reader_is_online_again(
     page_of: PageOf, person: NewPerson, watch: Watch, picture: Picture
 ) -> None:

@@ -15,15 +15,19 @@ export class ErrorBoundary extends Component<Props, { failed: boolean }> {
 
   override render() {
     if (!this.state.failed) return this.props.children;
-    if (this.props.fallback) return this.props.fallback;
-    const words = app[currentLanguage()];
-    return (
-      <main className="alone">
-        <p>{words.broken}</p>
-        <button type="button" className="primary" onClick={() => location.reload()}>
-          {words.reload}
-        </button>
-      </main>
-    );
+    return this.props.fallback ?? <Broken />;
   }
+}
+
+/** In place of the whole page. */
+export function Broken() {
+  const words = app[currentLanguage()];
+  return (
+    <main className="alone">
+      <p>{words.broken}</p>
+      <button type="button" className="primary" onClick={() => location.reload()}>
+        {words.reload}
+      </button>
+    </main>
+  );
 }

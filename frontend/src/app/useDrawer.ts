@@ -36,7 +36,9 @@ export function useDrawer() {
       setChosen({ isWide: false, isOpen: false });
     };
     const onEscape = (event: KeyboardEvent) => {
-      if (event.key === "Escape" && list.current?.contains(event.target as Node)) close();
+      const target = event.target as Node;
+      const isHere = list.current?.contains(target) || button.current?.contains(target);
+      if (event.key === "Escape" && isHere) close();
     };
     document.addEventListener("pointerdown", elsewhere);
     document.addEventListener("keydown", onEscape);

@@ -34,6 +34,7 @@ export function useConversation({ id, isNew, context }: Options) {
   latest.current = { keeps: keepsHistory ?? false, mayKeep: keepsHistory ?? true, context };
   const isPlanKnown = usage !== null || noUsage !== null;
   const isAnnouncing = useRef(false);
+  const isOutdated = useRef(false);
 
   const announce = useCallback(
     (here: boolean) => {
@@ -74,7 +75,10 @@ export function useConversation({ id, isNew, context }: Options) {
     const running = mayKeep ? null : await transport.reconnectToStream({ chatId: id });
     await running?.cancel();
     const page = mayKeep || running ? await loadHistory(api, id) : null;
-    if (chat.status === "submitted" || chat.status === "streaming") return;
+    if (chat.status === "submitted" || chat.status === "streaming") {
+      isOutdated.current = true;
+      return;
+    }
     if (page === null) {
       if (keeps) chat.messages = [];
       setPlace(chat.messages.length ? "open" : "missing");
@@ -113,6 +117,13 @@ export function useConversation({ id, isNew, context }: Options) {
       }),
     [id, load],
   );
+
+  // A change that came during an answer, such as the deletion by another tab, is read after it.
+  useEffect(() => {
+    if (status !== "ready" || !isOutdated.current) return;
+    isOutdated.current = false;
+    void load().catch(() => {});
+  }, [status, load]);
 
   // Other tabs follow the answer from its first word on.
   useEffect(() => {

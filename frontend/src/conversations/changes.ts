@@ -10,7 +10,7 @@ export type Change = { title?: string; is_pinned?: boolean; is_archived?: boolea
 
 /** Both resolve to null, or to why it failed. */
 export function useConversationChanges() {
-  const { supabase } = useServices();
+  const { api, supabase } = useServices();
 
   const update = useCallback(
     async (row: Row, change: Change): Promise<Failure | null> => {
@@ -30,10 +30,13 @@ export function useConversationChanges() {
     async (row: Row): Promise<Failure | null> => {
       const { error } = await supabase.rpc("delete_conversation", { p_id: row.id });
       const failure = error && failureOf(error.code);
+      // Ends an answer that is running, in every tab. Where this fails, the answer ends by itself and is not stored.
+      const path = { chat_id: chatIdOf(row) };
+      if (!error) await api.call("POST /chat/{chat_id}/stop", { path }).catch(() => {});
       announceChange(chatIdOf(row), { here: failure !== null && failure !== "gone" }); // here it leaves the list
       return failure === "gone" ? null : failure;
     },
-    [supabase],
+    [api, supabase],
   );
 
   return { update, remove };
