@@ -5,16 +5,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
 from infra.local.__main__ import examples
+from infra.local.auth import create_user
 from infra.local.stack import Stack
 from tests.api import StateOf
 from tests.conftest import Person
 from tests.local.launcher_kit import ROOT
+
+
+@pytest.fixture(autouse=True)
+def seeded_users(stack: Stack, stack_db: "psycopg.Connection[dict[str, Any]]") -> None:
+    """The seeded users exist. Tests that ran before on this stack may have deleted some."""
+    for tier, user in stack.info["users"].items():
+        if stack_db.execute("select from auth.users where email = %s", (user["email"],)).fetchone() is None:
+            with psycopg.connect(stack.info["db_url"]) as database:
+                user_id = create_user(database, user["email"], user["password"])
+                database.execute("update public.user_subscriptions set tier = %s where user_id = %s", (tier, user_id))
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
