@@ -28,7 +28,7 @@ from functions.common.billing.stripe_client import Account
 from functions.common.settings import StripeSettings, load
 from functions.maintenance.publish_catalog import publish_catalog
 from functions.webhooks.handler import create as create_webhooks
-from infra.local.auth import access_token, load_or_create_key
+from infra.local.auth import access_token, create_user, load_or_create_key
 from infra.local.stack import Stack
 from infra.local.stripe import Settings
 from infra.local.stripe import create_app as create_stripe
@@ -319,6 +319,14 @@ def billing(stack: Stack) -> Iterator[BillingStack]:
 
 
 @pytest.fixture(scope="module")
-def empty_billing(billing: BillingStack) -> None:
-    """No user in the database and no object at the stand-in, for tests that count or compare everything."""
+def empty_billing(billing: BillingStack) -> Iterator[None]:
+    """No user in the database and no object at the stand-in, for tests that count or compare everything.
+
+    Afterwards the stack's seeded users exist again, for other tests of the process.
+    """
     billing.empty()
+    yield
+    with psycopg.connect(billing.stack.postgres.url()) as database:
+        for tier, user in billing.stack.info["users"].items():
+            create_user(database, user["email"], user["password"], user["id"])
+            database.execute("update public.user_subscriptions set tier = %s where user_id = %s", (tier, user["id"]))

@@ -222,7 +222,7 @@ _names = (f"test_{number}" for number in itertools.count(1))
 
 @pytest.fixture
 def database_url(stack: Stack) -> Iterator[str]:
-    """A migrated database that nobody else uses, as `postgres`."""
+    """A migrated database of its own, as `postgres`."""
     name = next(_names)
     with stack.postgres.clone(lasting_connection(stack, "supabase_admin"), TEMPLATE, name) as url:
         yield url

@@ -16,7 +16,7 @@ export type FunctionUrls = { chat: string; keys: string; checkout: string; accou
 
 export type Connection = {
   functions: FunctionUrls;
-  /** Supabase's access token of the user. Null: nobody is signed in. */
+  /** Supabase's access token of the user. Null: without a user. */
   token: () => Promise<string | null>;
   /** The language of answers and of error messages. */
   language: () => Language;

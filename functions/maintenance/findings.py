@@ -23,7 +23,7 @@ KINDS = {
     "item unknown": "an invoice item of ours without a row: was the database restored from a backup?",
     "pack missing": "a pack that was paid and not granted: run retry-events, or resend its event from Stripe",
     "pack differs": "a pack that differs from what was paid: compare both",
-    "pack unpaid": "a pack that nobody paid for and no operator granted: find out who added it, then expire it",
+    "pack unpaid": "a pack without a payment and without an operator's grant: find out who added it, then expire it",
     "pack refund": "a refund or dispute that the pack does not show: resend its event from Stripe",
     "plan differs": "a plan that differs from Stripe: run retry-events, or resend a subscription event from Stripe",
     "plan unknown": "a live subscription of a customer without a user: cancel it at Stripe, and refund it",

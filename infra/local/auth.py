@@ -177,16 +177,18 @@ def hash_password(password: str) -> str:
     return f"scrypt${salt.hex()}${_scrypt(password, salt)}"
 
 
-def create_user(database: "psycopg.Connection[tuple[Any, ...]]", email: str, password: str) -> str:
-    """Inserts a user with a confirmed address, as sign-up would. Returns the id."""
-    (user_id,) = database.execute(
+def create_user(
+    database: "psycopg.Connection[tuple[Any, ...]]", email: str, password: str, user_id: str | None = None
+) -> str:
+    """Inserts a user with a confirmed address, as sign-up would. Returns the id, which is new if none is given."""
+    (created,) = database.execute(
         "insert into auth.users (instance_id, id, aud, role, email, encrypted_password, raw_app_meta_data,"
         " raw_user_meta_data, email_confirmed_at, created_at, updated_at) values"
-        " (%s, gen_random_uuid(), 'authenticated', 'authenticated', %s, %s,"
+        " (%s, %s, 'authenticated', 'authenticated', %s, %s,"
         """ '{"provider": "email", "providers": ["email"]}', '{}', now(), now(), now()) returning id::text""",
-        ("00000000-0000-0000-0000-000000000000", email, hash_password(password)),
+        ("00000000-0000-0000-0000-000000000000", user_id or uuid.uuid4(), email, hash_password(password)),
     ).fetchall()[0]
-    return str(user_id)
+    return str(created)
 
 
 def password_matches(password: str, encrypted: str | None) -> bool:

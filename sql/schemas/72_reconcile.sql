@@ -393,7 +393,7 @@ comment on view private.stripe_packs is 'Credit packs with what is compared with
 comment on column private.stripe_packs.id is 'The pack.';
 comment on column private.stripe_packs.created_at is 'When it was paid.';
 comment on column private.stripe_packs.user_id is 'The owner.';
-comment on column private.stripe_packs.session_id is 'The checkout session. Null: nobody bought it.';
+comment on column private.stripe_packs.session_id is 'The checkout session. Null: the pack was not bought.';
 comment on column private.stripe_packs.payment_id is 'The payment intent.';
 comment on column private.stripe_packs.credits is 'The credits bought.';
 comment on column private.stripe_packs.price_paid_usd is 'The price, US dollars.';

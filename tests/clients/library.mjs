@@ -176,12 +176,12 @@ const pages = {
   async strange() {
     const called = {};
     for (const place of Object.keys(STRANGE)) {
-      const { client } = open("nobody", { url: at(place), language: "fr-CA" });
+      const { client } = open("anonymous", { url: at(place), language: "fr-CA" });
       called[place] = await loadHistory(client, "strange").catch((error) => failure(Promise.reject(error)));
     }
-    const { page, seen } = open("nobody", { url: at("nothing") });
+    const { page, seen } = open("anonymous", { url: at("nothing") });
     await page.sendMessage({ text: "Hello?" });
-    const newer = open("nobody", { url: at("newer") });
+    const newer = open("anonymous", { url: at("newer") });
     await newer.page.sendMessage({ text: "Hello?" });
     return { called, unanswered: seen(), newer: newer.seen() };
   },
@@ -206,7 +206,7 @@ const pages = {
     const functions = { chat: "", keys: "", checkout: "", account: at("none") };
     const language = () => "fr";
     const noToken = (token) => failure(createClient({ functions, language, token }).call("GET /usage"));
-    const client = open("nobody").client;
+    const client = open("anonymous").client;
     const transport = chatTransport({ client, keepsHistory: () => false });
     const messages = [null, { id: "a", role: "user", parts: null }, { id: "b", role: "user", parts: [null] }];
     return {
@@ -221,7 +221,7 @@ const pages = {
   },
   async called() {
     const { client } = open("called");
-    const anonymous = open("nobody", { language: "fr" }).client;
+    const anonymous = open("anonymous", { language: "fr" }).client;
     const path = { provider: "openai" };
     return {
       plans: (await anonymous.call("GET /plans")).plans.map(({ tier }) => tier),

@@ -12,7 +12,7 @@ from infra.local.stack import Stack
 from tests.api import Api, question
 from tests.conftest import Person
 
-TOKEN_OF_A_SHARE = "a-share-that-nobody-has"
+TOKEN_OF_A_SHARE = "a-token-of-no-share"
 
 
 @pytest.fixture

@@ -5,28 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
 from infra.local.__main__ import examples
-from infra.local.auth import create_user
 from infra.local.stack import Stack
 from tests.api import StateOf
 from tests.conftest import Person
 from tests.local.launcher_kit import ROOT
-
-
-@pytest.fixture(autouse=True)
-def seeded_users(stack: Stack, stack_db: "psycopg.Connection[dict[str, Any]]") -> None:
-    """The seeded users exist. Tests that ran before on this stack may have deleted some."""
-    for tier, user in stack.info["users"].items():
-        if stack_db.execute("select from auth.users where email = %s", (user["email"],)).fetchone() is None:
-            with psycopg.connect(stack.info["db_url"]) as database:
-                user_id = create_user(database, user["email"], user["password"])
-                database.execute("update public.user_subscriptions set tier = %s where user_id = %s", (tier, user_id))
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -78,9 +66,9 @@ def test_seed_creates_users_with_everything(
 
 
 def test_token_of_an_unknown_address_is_refused(stack: Stack) -> None:
-    printed = run(stack.config.folder, "token", "--email", "nobody@example.test")
+    printed = run(stack.config.folder, "token", "--email", "unknown@example.test")
     assert (printed.returncode, printed.stdout) == (1, "")
-    assert printed.stderr == "There is no user with the address nobody@example.test.\n"
+    assert printed.stderr == "There is no user with the address unknown@example.test.\n"
 
 
 def test_seed_reports_a_refused_query(stack: Stack) -> None:

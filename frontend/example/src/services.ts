@@ -15,7 +15,7 @@ export const api = createClient({
   language: () => language,
 });
 
-/** The session: undefined until it is known, null while nobody is signed in. */
+/** The session: undefined until it is known, null without a user. */
 export function useSession() {
   const [session, setSession] = useState<Session | null>();
   useEffect(() => {

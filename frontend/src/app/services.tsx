@@ -10,7 +10,7 @@ export type Services = {
   config: Config;
   supabase: SupabaseClient;
   api: Client;
-  /** A valid access token; null while nobody is signed in. supabase-js renews it. */
+  /** A valid access token; null without a user. supabase-js renews it. */
   token: () => Promise<string | null>;
 };
 
@@ -44,5 +44,5 @@ export function useServices(): Services {
   return services;
 }
 
-/** The session: undefined until it is known, null while nobody is signed in. */
+/** The session: undefined until it is known, null without a user. */
 export const useSession = () => useContext(SessionContext);

@@ -136,7 +136,7 @@ export const fields = words(
 export const keys = words(
   {
     intro: "With your own key, your questions are unlimited, and the provider bills them to your account there.",
-    safety: "Keys are stored encrypted. Nobody can read them here again; only the last four characters are shown.",
+    safety: "Keys are stored encrypted. They cannot be read here again; only the last four characters are shown.",
     notInPlan: "Your plan does not include own keys.",
     key: (hint: string) => `Key ${hint}`,
     valid: "accepted by the provider",

@@ -62,9 +62,3 @@ export const developer = words(
     unreachable: "La pile ne répond pas.",
   },
 );
-
-/** The names of the tiers of the seeded users. */
-export const tiers = words(
-  { free: "Free", basic: "Basic", pro: "Pro", usage_only: "Pay per question" },
-  { free: "Gratuit", basic: "Base", pro: "Pro", usage_only: "Paiement à la question" },
-);
