@@ -13,7 +13,7 @@ from pathlib import Path
 # The lines of pip and uv that name a download with its size, and the last line of npm.
 DOWNLOAD = re.compile(r"\s*Downloading (?:\S*/)?(\S+?)(?:-[^-\s]+-\S+\.whl)? \(([\d.]+) ?([kKMG])i?B\)")
 ADDED = re.compile(r"added (\d+ packages in \S+)")
-# What package managers print where a step cannot be repeated with success before somebody has done something.
+# What package managers print where the user has to act before the step can succeed.
 CAUSES = (
     ("no space left|ENOSPC", "the disk is full. Free some space, then"),
     ("permission denied|read-only|EACCES|EROFS", "the folder is read-only. Change that, then"),

@@ -158,7 +158,7 @@ def test_the_next_user_of_the_page_has_a_conversation_of_their_own(
         expect(page.get_by_label("E-mail")).to_be_visible()
     assert asked[0] != asked[1]
 
-    # A bookmark of somebody else's conversation.
+    # A bookmark of another user's conversation.
     watch.expect("/messages", 404)
     page.goto(asked[0])
     sign_in(page, sign_up("pro"), "E-mail", "Password", "Sign in")

@@ -48,6 +48,7 @@ def test_a_newcomer_uses_the_free_questions_and_buys_credits(
     picture(page, "refusal")
     refusal(page).get_by_role("button", name="See the plans").click()
     page.get_by_role("button", name="Buy 100 credits").click()
+    expect(page.get_by_role("button", name="Pay with a good card")).to_be_visible()
     axe(page)
     page.get_by_role("button", name="Pay with a good card").click()
     expect(page.get_by_role("status").filter(has_text="Done: your account is up to date.")).to_be_visible()

@@ -1,4 +1,4 @@
-// The language of a text, for screen readers and hyphenation. Undefined if it cannot be told.
+// The language of a text, for screen readers and hyphenation. Undefined if it is not certain.
 
 const WORDS = {
   en: /\b(?:the|of|and|to|is|was|in|on|for|that|what|who|how|did|about|not|with|by)\b/gi,

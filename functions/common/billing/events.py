@@ -104,7 +104,7 @@ async def process_event(
     """Apply an event within TIMEOUT_S. Repeated: it was processed before. Ignored: it is about a customer or a payment
     that our account and mode do not have; it is stored once, as NotAtStripe, and not tried again.
 
-    `report_orphan` gets the id of an event that says that somebody paid who is no user: an operator has to refund it.
+    `report_orphan` gets the id of an event of a payment without a user: an operator has to refund it.
     A failure is recorded with the event and raised: PaymentUnavailable, Unavailable or an unexpected error.
     """
     claim = await _claim(database, event)

@@ -1,4 +1,4 @@
-"""reconcile: each difference, planted on clean books one at a time, is found, and nothing else is."""
+"""reconcile: each difference, planted on clean books one at a time, is found, without other findings."""
 
 import json
 import uuid
