@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.billing_kit import DAY, BillingStack
-from tests.functions.billing_histories.expected import TIERS, expected_packs
+from tests.billing_kit import DAY, SITE, BillingStack
+from tests.functions.billing_histories.expected import TIERS, expected_packs, past_due_since
 from tests.functions.billing_histories.history import History
 from tests.functions.billing_histories.stripe_view import JsonClient, StripeView, Twin
 from tests.sql.metering import USAGE
 
 Json = dict[str, Any]
+GRACE_S = 7 * DAY
 
 
 class Actions:
@@ -22,9 +23,21 @@ class Actions:
     prices: dict[str, str]
 
     def _subscribe(self, history: History, view: StripeView, plan: str, way: str) -> Callable[[], None] | None:
-        return None if view.live else lambda: self.buy_at_checkout(view.twin, way, plan=plan)
+        return None if view.live else lambda: self.subscribe(view.twin, way, plan)
+
+    def subscribe(self, twin: Twin, way: str, plan: str) -> None:
+        """Buy a plan at checkout. An open invoice is paid first, on the page that the refusal names."""
+        urls = {"success_url": f"{SITE}/done", "cancel_url": f"{SITE}/left"}
+        while (answer := self.billing.call_checkout(twin.person, "/checkout", plan=plan, **urls)).status_code == 402:
+            error = answer.json()["error"]
+            assert (error["reason_code"], error["action"]) == ("invoice_open", "pay_invoice")
+            self.support.http.post(error["url"], data={"way": "good_card"}).raise_for_status()
+        self.buy_at_checkout(twin, way, plan=plan)
 
     def _buy(self, history: History, view: StripeView, pack: str, way: str) -> Callable[[], None] | None:
+        is_past_due = view.live is not None and view.live["status"] == "past_due"
+        if is_past_due and past_due_since(view) + GRACE_S <= self.now:
+            return None  # the plan would not let the credits be used
         return lambda: self.buy_at_checkout(view.twin, way, pack=pack)
 
     def buy_at_checkout(self, twin: Twin, way: str, **what: str) -> None:

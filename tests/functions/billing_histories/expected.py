@@ -39,13 +39,23 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
     if live["cancel_at"] and live["cancel_at"] <= end:
         end, plan["status"] = live["cancel_at"], "canceled"
     if live["status"] == "past_due":
-        latest = next(one for one in view.invoices if one["id"] == live["latest_invoice"])
-        since = latest["status_transitions"]["finalized_at"] or latest["created"]
-        plan |= {"status": "past_due", "past_due_since": as_time(since)}
+        plan |= {"status": "past_due", "past_due_since": as_time(past_due_since(view))}
     if plan["status"] == "canceled":
         plan["next_tier"] = None
     plan |= {"current_period_start": as_time(start), "current_period_end": as_time(end)}
     return {**plan, "canceled_at": as_time(live["canceled_at"])}
+
+
+def past_due_since(view: StripeView) -> int:
+    """When the oldest unpaid invoice of the live subscription was due."""
+    assert view.live
+    latest = next(one for one in view.invoices if one["id"] == view.live["latest_invoice"])
+    unpaid = [
+        one
+        for one in view.plan_invoices("open")
+        if one["parent"]["subscription_details"]["subscription"] == view.live["id"]
+    ]
+    return min(one["status_transitions"]["finalized_at"] or one["created"] for one in unpaid or [latest])
 
 
 def paid_tiers(view: StripeView, until: int) -> list[str]:
