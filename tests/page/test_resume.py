@@ -21,4 +21,4 @@ def test_a_reload_continues_the_first_answer_of_a_chat(page_of: PageOf, person: 
     expect(page.get_by_text("At length", exact=False).first).to_be_visible()
     begun(page)
     stop(page)
-    assert answer(page).inner_text().count("This is a stand-in answer") == 1
+    assert answer(page).inner_text().count("This is") == 1
