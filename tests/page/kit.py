@@ -89,6 +89,7 @@ class Watch:
 
     troubles: list[str] = field(default_factory=list)
     expected: list[Expected] = field(default_factory=list)
+    console: list[str] = field(default_factory=lambda: ["Failed to load resource"])  # in lines that are no trouble
 
     def expect(self, path: str, status: int | None) -> None:
         """Failures of requests whose path ends so are part of the test. It fails if there is none."""
@@ -110,7 +111,7 @@ class Watch:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         # Chromium also writes a line for every failed request; the request's own event says more.
-        if message.type in ("error", "assert") and not message.text.startswith("Failed to load resource"):
+        if message.type in ("error", "assert") and not any(text in message.text for text in self.console):
             self.troubles.append(f"console: {message.text} ({message.location})")
 
     def _on_exception(self, error: WebError) -> None:

@@ -67,20 +67,23 @@ export function ActionButton({ error, onDone, onDismiss = onDone }: Props) {
         </>
       );
     default:
-      return onDismiss ? (
-        <button type="button" className="primary" onClick={onDismiss}>
-          {words.dismiss}
-        </button>
-      ) : null;
+      // The page asks for no model, so the server takes the default one.
+      if (error.code === "model_not_available" && onDone)
+        return <Primary label={words.defaultModel} onClick={onDone} />;
+      return onDismiss ? <Primary label={words.dismiss} onClick={onDismiss} /> : null;
   }
 }
 
-function Opener({ dialog, label }: { dialog: string; label: string }) {
+function Primary({ label, onClick }: { label: string; onClick: () => void }) {
   return (
-    <button type="button" className="primary" onClick={() => openDialog(dialog)}>
+    <button type="button" className="primary" onClick={onClick}>
       {label}
     </button>
   );
+}
+
+function Opener({ dialog, label }: { dialog: string; label: string }) {
+  return <Primary label={label} onClick={() => openDialog(dialog)} />;
 }
 
 /** A button that makes a request. Below it: why that failed. */

@@ -12,7 +12,7 @@ import { Problem } from "./Problem.tsx";
 
 export function DeleteAccount({ email }: { email: string }) {
   const words = useWords(texts);
-  const { api, supabase } = useServices();
+  const { api, supabase, forgetUser } = useServices();
   const [isWrongPassword, setWrongPassword] = useState(false);
   const task = useTask();
   const isOld = task.error?.reason_code === "old_sign_in";
@@ -39,7 +39,7 @@ export function DeleteAccount({ email }: { email: string }) {
       rememberDeletion();
       closeDialog();
       go("/", { replace: true });
-      await supabase.auth.signOut({ scope: "local" });
+      await forgetUser();
     });
   }
 

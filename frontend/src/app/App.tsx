@@ -1,6 +1,6 @@
 // The page: sign-in, or the three columns with the header above and the dialogs in front.
 
-import { lazy, Suspense, useState } from "react";
+import { lazy, useState } from "react";
 import { AccountDialogs } from "../account/AccountDialogs.tsx";
 import { Notices } from "../account/Notices.tsx";
 import { Conversation } from "../chat/Conversation.tsx";
@@ -38,9 +38,9 @@ export function App() {
         </AccountProvider>
       )}
       {config.stack && (
-        <Suspense>
+        <LazyPart isQuiet>
           <Developer />
-        </Suspense>
+        </LazyPart>
       )}
     </>
   );

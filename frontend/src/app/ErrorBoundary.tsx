@@ -25,9 +25,15 @@ export function Broken() {
   return (
     <main className="alone">
       <p>{words.broken}</p>
-      <button type="button" className="primary" onClick={() => location.reload()}>
-        {words.reload}
-      </button>
+      <Reload />
     </main>
+  );
+}
+
+export function Reload() {
+  return (
+    <button type="button" className="primary" onClick={() => location.reload()}>
+      {app[currentLanguage()].reload}
+    </button>
   );
 }

@@ -3,13 +3,19 @@
 import { type ReactNode, Suspense } from "react";
 import { app } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
-import { ErrorBoundary } from "./ErrorBoundary.tsx";
+import { ErrorBoundary, Reload } from "./ErrorBoundary.tsx";
 
 /** `isQuiet`: shows nothing while it is loaded, because it appears elsewhere. */
 export function LazyPart({ children, isQuiet }: { children: ReactNode; isQuiet?: boolean }) {
   const words = useWords(app);
+  const missing = (
+    <div role="alert">
+      <p>{words.partMissing}</p>
+      <Reload />
+    </div>
+  );
   return (
-    <ErrorBoundary fallback={<p role="alert">{words.partMissing}</p>}>
+    <ErrorBoundary fallback={missing}>
       <Suspense fallback={isQuiet ? null : <p className="quiet">{words.loading}</p>}>{children}</Suspense>
     </ErrorBoundary>
   );

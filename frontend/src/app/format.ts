@@ -5,6 +5,8 @@ import { useLanguage } from "./language.tsx";
 
 const LOCALES: Record<Language, string> = { en: "en-CA", fr: "fr-CA" };
 
+const ISO_DATE = /\b\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b/g;
+
 function formats(language: Language) {
   const locale = LOCALES[language];
   const dollars = new Intl.NumberFormat(locale, {
@@ -22,6 +24,8 @@ function formats(language: Language) {
     money: (usd: number) => dollars.format(usd),
     number: (value: number) => numbers.format(value),
     day: (iso: string) => days.format(new Date(iso)),
+    /** A text with its ISO dates as days: "Debates, 2026-05-26". */
+    inText: (text: string) => text.replace(ISO_DATE, (iso) => days.format(new Date(`${iso}T12:00:00`))),
     time: (iso: string) => times.format(new Date(iso)),
     month: (iso: string) => months.format(new Date(iso)),
     list: (names: string[]) => new Intl.ListFormat(locale).format(names),

@@ -12,14 +12,21 @@ export type Services = {
   api: Client;
   /** A valid access token; null without a user. supabase-js renews it. */
   token: () => Promise<string | null>;
+  /** Signs out where the user is deleted. supabase-js would send a request that the deleted session cannot make. */
+  forgetUser: () => Promise<void>;
 };
 
 /** Creates the clients. */
 export function createServices(config: Config): Services {
-  const supabase = createSupabase(config.supabase_url, config.publishable_key);
+  const storageKey = `sb-${new URL(config.supabase_url).hostname.split(".")[0]}-auth-token`; // as supabase-js names it
+  const supabase = createSupabase(config.supabase_url, config.publishable_key, { auth: { storageKey } });
   const token = async () => (await supabase.auth.getSession()).data.session?.access_token ?? null;
   const api = createClient({ functions: config.functions, token, language: currentLanguage });
-  return { config, supabase, api, token };
+  const forgetUser = async () => {
+    localStorage.removeItem(storageKey);
+    await supabase.auth.signOut({ scope: "local" }); // without a session it sends nothing, and informs every tab
+  };
+  return { config, supabase, api, token, forgetUser };
 }
 
 const Context = createContext<Services | null>(null);

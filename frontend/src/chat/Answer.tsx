@@ -1,10 +1,11 @@
 // An answer: what was looked up for it, its text, its sources, how it ended, and what can be done with it.
 
-import { lazy, type ReactNode, Suspense, useMemo, useRef } from "react";
+import { lazy, type ReactNode, useMemo, useRef } from "react";
 import type { ChatMessage, Metadata } from "../../lib/index.ts";
 import { Feedback } from "../account/Feedback.tsx";
 import { Why } from "../account/Why.tsx";
 import { Copy } from "../app/Copy.tsx";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
 import { languageOf } from "./languageOf.ts";
@@ -16,9 +17,16 @@ import { callsOf, isFields } from "./tools.ts";
 
 const Votes = lazy(() => import("./Votes.tsx"));
 
-type Props = { message: ChatMessage; isGrowing: boolean; onRegenerate?: () => void; share?: ReactNode };
+type Props = {
+  message: ChatMessage;
+  isGrowing: boolean;
+  /** A card below says why it failed, and that nothing was charged. */
+  isExplained: boolean;
+  onRegenerate?: () => void;
+  share?: ReactNode;
+};
 
-export function Answer({ message, isGrowing, onRegenerate, share }: Props) {
+export function Answer({ message, isGrowing, isExplained, onRegenerate, share }: Props) {
   const words = useWords(texts);
   const element = useRef<HTMLLIElement>(null);
   const text = textOf(message);
@@ -39,9 +47,9 @@ export function Answer({ message, isGrowing, onRegenerate, share }: Props) {
         </ul>
       )}
       {hasVotes && (
-        <Suspense>
+        <LazyPart isQuiet>
           <Votes calls={calls} />
-        </Suspense>
+        </LazyPart>
       )}
       <div className="text" lang={languageOf(text)}>
         <SourceNumbers value={numbers}>
@@ -50,7 +58,7 @@ export function Answer({ message, isGrowing, onRegenerate, share }: Props) {
           )}
         </SourceNumbers>
       </div>
-      {!isGrowing && <Ending metadata={metadata} />}
+      {!isGrowing && <Ending metadata={metadata} isExplained={isExplained} />}
       <Sources sources={sources} answer={element} isGrowing={isGrowing} />
       {!isGrowing && metadata && (
         <div className="actions">
@@ -73,14 +81,14 @@ export function Answer({ message, isGrowing, onRegenerate, share }: Props) {
 }
 
 /** How the answer ended, if it is not complete. */
-function Ending({ metadata }: { metadata: Metadata | undefined }) {
+function Ending({ metadata, isExplained }: { metadata: Metadata | undefined; isExplained: boolean }) {
   const words = useWords(texts);
   if (!metadata) return null;
   const reason = metadata.error ? "failed" : (metadata.outcome ?? metadata.finish_reason ?? "stop");
   const ending = ENDINGS[reason];
   return ending ? (
     <p className="ending" data-ending={ending}>
-      {words[ending]}
+      {words[ending]} {ending === "failed" && !isExplained && words.notCharged}
     </p>
   ) : null;
 }

@@ -1,6 +1,7 @@
 // What the question is about, as a chip that can be removed, and the button that chooses it.
 
-import { lazy, type RefObject, Suspense, useState } from "react";
+import { lazy, type RefObject, useState } from "react";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { context as texts } from "../words/chat_context.ts";
 import { useWords } from "../words/words.ts";
 import { GENERAL, type PageContext, useContextName } from "./context.ts";
@@ -44,7 +45,7 @@ export function ContextChip({ context, onContext, field }: Props) {
         </span>
       )}
       {isOpen && (
-        <Suspense>
+        <LazyPart isQuiet>
           <ContextPicker
             initial={context}
             onClose={() => setOpen(false)}
@@ -54,7 +55,7 @@ export function ContextChip({ context, onContext, field }: Props) {
               requestAnimationFrame(() => field.current?.focus());
             }}
           />
-        </Suspense>
+        </LazyPart>
       )}
     </div>
   );

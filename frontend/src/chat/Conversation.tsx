@@ -1,6 +1,7 @@
 // One conversation: its messages, the composer, and the record of what it is about.
 
-import { lazy, Suspense, useEffect, useRef, useState } from "react";
+import { lazy, useEffect, useRef, useState } from "react";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
 import { Composer } from "./Composer.tsx";
@@ -98,15 +99,15 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
             </>
           )}
           {!isEmpty && (
-            <Suspense>
+            <LazyPart isQuiet>
               <MessageList conversation={conversation} onEdit={edit} onDismiss={dismiss} />
-            </Suspense>
+            </LazyPart>
           )}
         </div>
       </div>
-      <Suspense>
+      <LazyPart isQuiet>
         <Record context={context} messages={messages} />
-      </Suspense>
+      </LazyPart>
       <Composer
         context={context}
         onContext={setChosen}
@@ -114,7 +115,7 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
         draft={draft}
         onDraft={(text) => {
           setDraft(text);
-          void loadMessages(); // before the answer needs it
+          loadMessages().catch(() => {}); // before the answer needs it, which says what fails
         }}
         isEditing={editing !== null}
         onCancelEdit={() => {

@@ -38,6 +38,7 @@ export default function MessageList({ conversation, onEdit, onDismiss }: Props) 
               message={message}
               share={message === last && <Share chatId={conversation.id} conversationId={conversation.stored?.id} />}
               isGrowing={message === last && isActive}
+              isExplained={message === last && link.problem !== null}
               onRegenerate={
                 message === last && !link.problem ? () => void conversation.regenerate(message.id) : undefined
               }

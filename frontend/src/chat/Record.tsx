@@ -15,6 +15,7 @@ import "./record.css";
 export default function Record({ context, messages }: { context: PageContext; messages: ChatMessage[] }) {
   const words = useWords(texts);
   const name = useContextName()(context);
+  const format = useFormats();
   const facts = factsOf(messages);
   const [isOpen, setOpen] = useState(false);
   const content = useId();
@@ -39,7 +40,7 @@ export default function Record({ context, messages }: { context: PageContext; me
           <p>
             {words.found}{" "}
             <a href={found.url} target="_blank" rel="noopener">
-              {found.title}
+              {found.title && format.inText(found.title)}
             </a>
           </p>
         )}

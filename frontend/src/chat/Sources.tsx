@@ -1,6 +1,7 @@
 // The pages that an answer is based on. A source marks the sentences that link to it.
 
 import { type RefObject, useState } from "react";
+import { useFormats } from "../app/format.ts";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
 import { isWebAddress } from "./Markdown.tsx";
@@ -16,6 +17,7 @@ type Props = { sources: Source[]; answer: RefObject<HTMLElement | null>; isGrowi
 export function Sources({ sources, answer, isGrowing }: Props) {
   const words = useWords(texts);
   const siteName = useSiteName();
+  const format = useFormats();
   const [isAll, setAll] = useState(false);
   const [count] = useState(first);
   const shown = isAll ? sources : sources.slice(0, count);
@@ -35,7 +37,7 @@ export function Sources({ sources, answer, isGrowing }: Props) {
                 onFocus={() => markSentences(answer.current, source.url)}
                 onBlur={unmark}
               >
-                <span className="site">{siteName(source.url)}</span> {source.title}
+                <span className="site">{siteName(source.url)}</span> {source.title && format.inText(source.title)}
               </a>
             )}
           </li>

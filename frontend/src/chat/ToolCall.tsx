@@ -1,7 +1,7 @@
 // A call of a tool, as one line that opens: what was asked, and what was found.
 
-import { lazy, Suspense, useId, useState } from "react";
-import { app } from "../words/app.ts";
+import { lazy, useId, useState } from "react";
+import { LazyPart } from "../app/LazyPart.tsx";
 import { tools } from "../words/chat_tools.ts";
 import { useWords } from "../words/words.ts";
 import { type Call, countOf, useSubject } from "./tools.ts";
@@ -10,7 +10,6 @@ const ToolDetails = lazy(() => import("./ToolDetails.tsx"));
 
 export function ToolCall({ call, isGrowing }: { call: Call; isGrowing: boolean }) {
   const words = useWords(tools);
-  const { loading } = useWords(app);
   const subject = useSubject()(call);
   const [isOpen, setOpen] = useState(false);
   const details = useId();
@@ -27,9 +26,9 @@ export function ToolCall({ call, isGrowing }: { call: Call; isGrowing: boolean }
       </button>
       <div id={details} hidden={!isOpen}>
         {isOpen && (
-          <Suspense fallback={<p className="quiet">{loading}</p>}>
+          <LazyPart>
             <ToolDetails call={call} />
-          </Suspense>
+          </LazyPart>
         )}
       </div>
     </li>
