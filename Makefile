@@ -37,8 +37,9 @@ check: .venv/.ready frontend/node_modules/.ready
 	@mypy
 	@lint-imports --no-logo
 	@squawk sql/migrations/*.sql sql/schemas/*.sql
+	@zizmor --quiet --offline --persona=auditor .github
 	@cd frontend && npx --no-install tsc -p . && npx --no-install biome ci --colors=off .
-	@echo "checked: format, lint, types, import contracts, SQL, frontend"
+	@echo "checked: format, lint, types, import contracts, SQL, workflows, frontend"
 
 bench: $(LOCAL)
 	@python -m bench $(ONLY)

@@ -1,0 +1,31 @@
+"""The workflows of .github: `make check` lints them with zizmor."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_every_action_is_pinned_to_a_commit(path: Path) -> None:
+    used = re.findall(r"uses: (.+)", path.read_text())
+    assert used
+    assert not [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action)]
+
+
+def test_ci_runs_the_targets_of_the_local_ci() -> None:
+    (matrix,) = re.findall(r"target: \[(.+)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert f"for target in {matrix.replace(',', '')}; do" in (ROOT / ".ci/run").read_text()
+    assert set(matrix.split(", ")) <= set(TARGET.findall((ROOT / "Makefile").read_text()))
+
+
+def test_dependabot_knows_every_lock_file_of_npm() -> None:
+    text = (ROOT / ".github/dependabot.yml").read_text()
+    (listed,) = re.findall(r"directories: \[(.+)\]", text)
+    folders = {path.parent for path in ROOT.glob("*/package-lock.json")}
+    folders |= {path.parent for path in ROOT.glob("*/*/package-lock.json")}
+    assert set(listed.split(", ")) == {f"/{folder.relative_to(ROOT)}" for folder in folders}
