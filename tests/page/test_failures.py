@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import Person
 from tests.page.kit import Watch
-from tests.page.reader import answer, ask, refusal
+from tests.page.reader import answer, ask, question_field, ready, refusal
 
 PageOf = Callable[..., Page]
 NewPerson = Callable[..., Person]
@@ -46,6 +46,29 @@ def test_a_page_without_its_code_can_be_reloaded(page_of: PageOf, watch: Watch, 
     page.unroute("**/assets/*.js")
     page.get_by_role("link", name="Reload").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_first_question_without_an_answer_is_back_after_a_reload(
+    page_of: PageOf, person: NewPerson, watch: Watch, axe: Check, picture: Picture
+) -> None:
+    page = page_of(person("basic"))
+    text = "What is a writ? [fault:first-only drop]"
+    ask(page, text)
+    expect(refusal(page)).to_be_visible()
+    watch.expect("/messages", 404)
+    page.reload()
+    note = page.get_by_role("status").filter(has_text="Your last question has no answer here.")
+    expect(note).to_be_visible()
+    expect(question_field(page)).to_have_value(text)
+    expect(page.get_by_text("There is no conversation at this address.")).to_have_count(0)
+    axe(page)
+    picture(page, "unanswered")
+    question_field(page).press("Enter")
+    ready(page)
+    expect(note).to_have_count(0)
+    page.reload()
+    expect(answer(page)).to_contain_text("writ")
+    expect(question_field(page)).to_have_value("")
 
 
 def test_a_failed_answer_says_once_that_it_is_not_charged(

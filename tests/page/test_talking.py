@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from playwright.sync_api import Page, expect
 
-from tests.api import Api
+from tests.api import Api, question
 from tests.conftest import Person
 from tests.page.kit import Watch, layout_shifts
 from tests.page.reader import BRIEFLY, SLOWLY, answer, ask, begun, meter, question_field, ready, stop
@@ -27,10 +27,14 @@ def test_a_stopped_answer_is_kept_and_its_question_edited(
     page = page_of(user)
     ask(page, f"At length {SLOWLY}")
     begun(page)
+    listed = page.get_by_role("navigation", name="Conversations").get_by_role("listitem")
+    expect(listed).to_have_text(re.compile("At length"))
+    expect(listed.get_by_role("button")).to_have_count(0)  # nothing is stored that could be renamed
     picture(page, "streaming")
     stop(page)
     expect(answer(page).locator(".text")).to_contain_text("This is")
     expect(meter(page)).to_contain_text("14 of 15 left today")
+    expect(listed.get_by_role("button", name="Options: At length")).to_be_visible()
     axe(page)
     picture(page, "stopped")
 
@@ -95,6 +99,20 @@ def test_a_second_tab_follows_the_first(page_of: PageOf, person: NewPerson) -> N
         ]
     assert answer(other).inner_text() == answer(page).inner_text()
     expect(meter(other)).to_have_text(meter(page).inner_text())
+
+
+def test_an_answer_ended_by_a_newer_question_says_so(page_of: PageOf, person: NewPerson, api: Api) -> None:
+    user = person("pro")
+    page = page_of(user)
+    ask(page, f"At length {SLOWLY}")
+    begun(page)
+    chat_id = page.url.rsplit("/", 1)[1]
+    assert api.chat(user, question("In short", chat_id=chat_id)).status_code == 200
+    ready(page)
+    expect(answer(page)).to_contain_text("This answer was stopped before its end.")
+    page.evaluate("id => new BroadcastChannel('changes').postMessage(id)", chat_id)
+    expect(answer(page)).to_contain_text("In short")
+    expect(page.locator("[data-role=assistant]").first).to_contain_text("A newer question ended this answer.")
 
 
 def test_a_conversation_deleted_in_another_tab_ends_its_answer(

@@ -52,7 +52,7 @@ function Workspace({ chatId }: { chatId: string | null }) {
   // A new conversation keeps its id, and so its component and its stream, when its address becomes /c/<id>.
   const [draft, setDraft] = useState(newDraft);
   const drawer = useDrawer();
-  if (chatId === null && draft.isUsed) setDraft(newDraft());
+  if (chatId === null && draft.asked !== null) setDraft(newDraft());
   const id = chatId ?? draft.id;
   return (
     <div className="workspace" data-drawer={drawer.isOpen ? "open" : "closed"}>
@@ -62,15 +62,15 @@ function Workspace({ chatId }: { chatId: string | null }) {
       <Header drawer={drawer} />
       <Notices />
       <nav className="conversations" id="conversations" aria-label={words.conversations} ref={drawer.list}>
-        <ConversationList current={id} onChosen={drawer.close} />
+        <ConversationList current={id} asked={id === draft.id ? draft.asked : null} onChosen={drawer.close} />
       </nav>
       <Conversation
         key={id}
         id={id}
-        isNew={id === draft.id}
-        onFirstQuestion={() => {
+        isNew={id === draft.id && draft.asked === null}
+        onFirstQuestion={(asked) => {
           if (chatId === null) go(`/c/${id}`);
-          setDraft((now) => (now.id === id ? { ...now, isUsed: true } : now));
+          setDraft((now) => (now.id === id && now.asked === null ? { ...now, asked } : now));
         }}
       />
       <AccountDialogs />
@@ -78,7 +78,8 @@ function Workspace({ chatId }: { chatId: string | null }) {
   );
 }
 
-const newDraft = () => ({ id: crypto.randomUUID() as string, isUsed: false });
+/** `asked`: its first question. */
+const newDraft = () => ({ id: crypto.randomUUID() as string, asked: null as string | null });
 
 function NotFound() {
   const words = useWords(app);

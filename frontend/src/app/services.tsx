@@ -3,6 +3,7 @@
 import { createClient as createSupabase, type Session, type SupabaseClient } from "@supabase/supabase-js";
 import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
 import { type Client, createClient } from "../../lib/index.ts";
+import { forgetQuestions } from "../chat/unanswered.ts";
 import type { Config } from "./config.ts";
 import { currentLanguage } from "./language.tsx";
 
@@ -35,7 +36,10 @@ const SessionContext = createContext<Session | null | undefined>(undefined);
 export function ServicesProvider({ services, children }: { services: Services; children: ReactNode }) {
   const [session, setSession] = useState<Session | null | undefined>(undefined);
   useEffect(() => {
-    const { data } = services.supabase.auth.onAuthStateChange((_, next) => setSession(next));
+    const { data } = services.supabase.auth.onAuthStateChange((event, next) => {
+      if (event === "SIGNED_OUT") forgetQuestions();
+      setSession(next);
+    });
     return () => data.subscription.unsubscribe();
   }, [services]);
   return (

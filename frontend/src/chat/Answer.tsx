@@ -14,19 +14,23 @@ import { sourcesOf, textOf } from "./messages.ts";
 import { Sources } from "./Sources.tsx";
 import { ToolCall } from "./ToolCall.tsx";
 import { callsOf, isFields } from "./tools.ts";
+import type { Stopped } from "./useConversation.ts";
 
 const Votes = lazy(() => import("./Votes.tsx"));
 
 type Props = {
   message: ChatMessage;
   isGrowing: boolean;
+  /** How it was stopped; null: not known. */
+  stopped: Stopped | null;
+  isLast: boolean;
   /** A card below says why it failed, and that nothing was charged. */
   isExplained: boolean;
   onRegenerate?: () => void;
   share?: ReactNode;
 };
 
-export function Answer({ message, isGrowing, isExplained, onRegenerate, share }: Props) {
+export function Answer({ message, isGrowing, stopped, isLast, isExplained, onRegenerate, share }: Props) {
   const words = useWords(texts);
   const element = useRef<HTMLLIElement>(null);
   const text = textOf(message);
@@ -58,7 +62,7 @@ export function Answer({ message, isGrowing, isExplained, onRegenerate, share }:
           )}
         </SourceNumbers>
       </div>
-      {!isGrowing && <Ending metadata={metadata} isExplained={isExplained} />}
+      {!isGrowing && <Ending metadata={metadata} {...{ stopped, isLast, isExplained }} />}
       <Sources sources={sources} answer={element} isGrowing={isGrowing} />
       {!isGrowing && metadata && (
         <div className="actions">
@@ -81,11 +85,16 @@ export function Answer({ message, isGrowing, isExplained, onRegenerate, share }:
 }
 
 /** How the answer ended, if it is not complete. */
-function Ending({ metadata, isExplained }: { metadata: Metadata | undefined; isExplained: boolean }) {
+type EndingProps = Pick<Props, "stopped" | "isLast" | "isExplained"> & { metadata: Metadata | undefined };
+
+function Ending({ metadata, stopped, isLast, isExplained }: EndingProps) {
   const words = useWords(texts);
   if (!metadata) return null;
   const reason = metadata.error ? "failed" : (metadata.outcome ?? metadata.finish_reason ?? "stop");
-  const ending = ENDINGS[reason];
+  const known = ENDINGS[reason];
+  // A newer question is shown once this tab has read it.
+  const isUnclear = stopped === null || (stopped === "replaced" && isLast);
+  const ending = known === "stopped" ? (isUnclear ? "ended" : stopped) : known;
   return ending ? (
     <p className="ending" data-ending={ending}>
       {words[ending]} {ending === "failed" && !isExplained && words.notCharged}

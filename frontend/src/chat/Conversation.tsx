@@ -16,14 +16,14 @@ const loadMessages = () => import("./MessageList.tsx");
 const MessageList = lazy(loadMessages);
 const Record = lazy(() => import("./Record.tsx"));
 
-type Props = { id: string; isNew: boolean; onFirstQuestion: () => void };
+type Props = { id: string; isNew: boolean; onFirstQuestion: (text: string) => void };
 
 export function Conversation({ id, isNew, onFirstQuestion }: Props) {
   const words = useWords(texts);
   const [chosen, setChosen] = useState<PageContext | null>(null);
   const latest = useRef(GENERAL);
-  const conversation = useConversation({ id, isNew, context: () => contextOf(latest.current) });
-  const { messages, isActive, link, place, stored } = conversation;
+  const conversation = useConversation({ id, isNew, context: () => latest.current });
+  const { messages, isActive, link, place, stored, unanswered } = conversation;
   const context =
     chosen ?? (stored?.context_type ? { type: stored.context_type, id: stored.context_id, name: null } : GENERAL);
   latest.current = context;
@@ -44,7 +44,7 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
     scroll.pin();
     setDraft("");
     setEditing(null);
-    onFirstQuestion();
+    onFirstQuestion(text);
     focusField();
     void (editing ? conversation.edit(editing, text) : conversation.send(text));
   }
@@ -62,6 +62,12 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
     if (text && !draft) setDraft(text);
     field.current?.focus();
   }
+
+  useEffect(() => {
+    if (!unanswered) return;
+    setDraft((draft) => draft || unanswered.text);
+    setChosen(unanswered.context);
+  }, [unanswered]);
 
   const keys = useRef<(event: KeyboardEvent) => void>(() => {});
   keys.current = (event) => {
@@ -89,7 +95,7 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
       <div className="scroll" ref={scroll.area} onScroll={scroll.onScroll}>
         <div className="column" ref={scroll.content}>
           {place === "loading" && !link.problem && <Skeleton label={words.loading} />}
-          {place === "missing" && (
+          {place === "missing" && !unanswered && (
             <p className="quiet">{conversation.keepsHistory === false ? words.keepsNothing : words.missing}</p>
           )}
           {isEmpty && (
@@ -103,6 +109,11 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
               <MessageList conversation={conversation} onEdit={edit} onDismiss={dismiss} />
             </LazyPart>
           )}
+          {unanswered && (
+            <p className="quiet" role="status">
+              {words.unanswered}
+            </p>
+          )}
         </div>
       </div>
       <LazyPart isQuiet>
@@ -115,6 +126,7 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
         draft={draft}
         onDraft={(text) => {
           setDraft(text);
+          if (text === "") conversation.forgetUnanswered();
           loadMessages().catch(() => {}); // before the answer needs it, which says what fails
         }}
         isEditing={editing !== null}
@@ -134,11 +146,6 @@ export function Conversation({ id, isNew, onFirstQuestion }: Props) {
       />
     </main>
   );
-}
-
-/** The context as the server reads it. */
-function contextOf({ type, id, name }: PageContext) {
-  return type === "general" ? undefined : { type, id, data: name === null ? null : { name } };
 }
 
 function Skeleton({ label }: { label: string }) {

@@ -38,6 +38,8 @@ export default function MessageList({ conversation, onEdit, onDismiss }: Props) 
               message={message}
               share={message === last && <Share chatId={conversation.id} conversationId={conversation.stored?.id} />}
               isGrowing={message === last && isActive}
+              stopped={conversation.stops.get(message.id) ?? (message === last ? "stopped" : null)}
+              isLast={message === last}
               isExplained={message === last && link.problem !== null}
               onRegenerate={
                 message === last && !link.problem ? () => void conversation.regenerate(message.id) : undefined

@@ -7,18 +7,36 @@ import { type ChatMessage, type ChatRequest, type Conversation, chatTransport, l
 import { useAccount } from "../app/account.tsx";
 import { announceChange, onChange } from "../app/changes.ts";
 import { useServices, useSession } from "../app/services.tsx";
-import { type Attempt, keepInTab, keptInTab, mergeRunning, textOf, unsentQuestion, withoutAnswer } from "./messages.ts";
+import type { PageContext } from "./context.ts";
+import {
+  type Attempt,
+  isAnswered,
+  keepInTab,
+  keptInTab,
+  lastQuestion,
+  mergeRunning,
+  textOf,
+  unsentQuestion,
+  withoutAnswer,
+} from "./messages.ts";
+import { forgetQuestion, keepQuestion, keptQuestion, type Question } from "./unanswered.ts";
 import { useReconnect } from "./useReconnect.ts";
 import { useUnshrunk } from "./useUnshrunk.ts";
 
 /** loading: not known yet; open: shown; missing: the server has nothing at this address. */
 type Place = "loading" | "open" | "missing";
 
+/** How an answer that this tab followed was stopped: by the user, or by the server for a newer question. */
+export type Stopped = "stopped" | "replaced";
+
 const RENDER_MS = 50; // between two renderings of a growing answer
 const STOP_MS = 4_000; // the server ends an answer within three seconds
 const STOP_AGAIN_MS = 400;
 
-type Options = { id: string; isNew: boolean; context: () => ChatRequest["context"] };
+type Options = { id: string; isNew: boolean; context: () => PageContext };
+
+/** The change that a tab announces when its user stops an answer. */
+const stopOf = (id: string) => `stop ${id}`;
 
 export function useConversation({ id, isNew, context }: Options) {
   const { api } = useServices();
@@ -28,6 +46,10 @@ export function useConversation({ id, isNew, context }: Options) {
   const [stored, setStored] = useState<Conversation | null>(null);
   const [before, setBefore] = useState<number | null>(null);
   const [isStopping, setStopping] = useState(false);
+  const [unanswered, setUnanswered] = useState<Question | null>(null);
+  const isRestored = useRef(isNew);
+  const [stops, setStops] = useState<ReadonlyMap<string, Stopped>>(new Map());
+  const isUserStop = useRef(false); // of the running answer, in any tab
   const attempt = useRef<Attempt | null>(null);
   const latest = useRef({ keeps: false, mayKeep: true, context });
   const keepsHistory = usage?.keeps_history;
@@ -50,7 +72,7 @@ export function useConversation({ id, isNew, context }: Options) {
       chatTransport({
         client: api,
         keepsHistory: () => latest.current.keeps,
-        settings: () => ({ context: latest.current.context() }),
+        settings: () => ({ context: contextOf(latest.current.context()) }),
       }),
     [api],
   );
@@ -60,13 +82,29 @@ export function useConversation({ id, isNew, context }: Options) {
         id,
         messages: keptInTab(tabKey),
         transport,
-        onFinish: ({ isDisconnect }) => {
+        onFinish: ({ isDisconnect, isError, message: { id: answerId, metadata } }) => {
           if (!isDisconnect) announce(true);
+          if (metadata && !isError && !isDisconnect && metadata.outcome !== "lost") forgetQuestion(tabKey);
+          if (metadata?.finish_reason === "stopped") {
+            const stopped = isUserStop.current ? "stopped" : "replaced";
+            setStops((before) => new Map(before).set(answerId, stopped));
+          }
+          isUserStop.current = false;
         },
       }),
     [id, tabKey, transport, announce],
   );
   const { messages, status, error } = useChat({ chat, throttle: RENDER_MS });
+
+  /** Once: the question that got no answer before this page was loaded. */
+  const restore = useCallback(() => {
+    const kept = isRestored.current ? null : keptQuestion(tabKey);
+    isRestored.current = true;
+    if (kept === null) return;
+    const question = lastQuestion(chat.messages);
+    if (!question || textOf(question) !== kept.text) setUnanswered(kept);
+    else if (isAnswered(chat.messages)) forgetQuestion(tabKey);
+  }, [chat, tabKey]);
 
   /** Reads what is stored, and follows an answer that is running. */
   const load = useCallback(async () => {
@@ -82,6 +120,7 @@ export function useConversation({ id, isNew, context }: Options) {
     if (page === null) {
       if (keeps) chat.messages = [];
       setPlace(chat.messages.length ? "open" : "missing");
+      restore();
       return;
     }
     const unsent = unsentQuestion(chat.messages, page.messages);
@@ -91,8 +130,9 @@ export function useConversation({ id, isNew, context }: Options) {
     setStored(page.conversation);
     setBefore(page.before);
     setPlace("open");
+    restore();
     if (page.conversation.is_running) await chat.resumeStream();
-  }, [api, id, chat, transport]);
+  }, [api, id, chat, transport, restore]);
 
   const link = useReconnect({ chat, error, status, load, attempt, keeps: () => latest.current.keeps });
 
@@ -114,6 +154,7 @@ export function useConversation({ id, isNew, context }: Options) {
     () =>
       onChange((what) => {
         if (what === id && !isAnnouncing.current) void load().catch(() => {});
+        if (what === stopOf(id)) isUserStop.current = true;
       }),
     [id, load],
   );
@@ -136,9 +177,12 @@ export function useConversation({ id, isNew, context }: Options) {
       const refused = attempt.current;
       if (chat.error && refused && chat.lastMessage?.role === "user") chat.messages = refused.before;
       attempt.current = { text, before: chat.messages };
+      isUserStop.current = false;
+      setUnanswered(null);
+      if (text !== null) keepQuestion(tabKey, { text, context: latest.current.context() });
       await act();
     },
-    [chat],
+    [chat, tabKey],
   );
 
   const actions = useMemo(
@@ -179,6 +223,8 @@ export function useConversation({ id, isNew, context }: Options) {
   const stop = useCallback(async () => {
     if (link.isCut) return link.clear(); // the user does not want to wait
     setStopping(true);
+    isUserStop.current = true;
+    announceChange(stopOf(id), { here: false });
     const stopped = attempt.current; // the user may send the next question at once
     const isRunning = () => attempt.current === stopped && (chat.status === "submitted" || chat.status === "streaming");
     const deadline = Date.now() + STOP_MS;
@@ -203,6 +249,10 @@ export function useConversation({ id, isNew, context }: Options) {
     place: place === "missing" && messages.length ? "open" : place,
     stored,
     before,
+    stops,
+    unanswered,
+    /** The user removed the question that got no answer. */
+    forgetUnanswered: () => forgetQuestion(tabKey),
     status,
     isActive,
     isStopping,
@@ -211,6 +261,11 @@ export function useConversation({ id, isNew, context }: Options) {
     stop,
     ...actions,
   };
+}
+
+/** The context as the server reads it. */
+function contextOf({ type, id, name }: PageContext): ChatRequest["context"] {
+  return type === "general" ? undefined : { type, id, data: name === null ? null : { name } };
 }
 
 export type ConversationState = ReturnType<typeof useConversation>;

@@ -8,14 +8,15 @@ import { conversations } from "../words/conversations.ts";
 import { useWords } from "../words/words.ts";
 import { useGroups } from "./groups.ts";
 import { Rows } from "./Rows.tsx";
-import { chatIdOf, type Kind, useRows } from "./rows.ts";
+import { beingAsked, chatIdOf, type Kind, useRows } from "./rows.ts";
 import "./conversations.css";
 
 const SEARCH_MS = 250;
 
-type Props = { current: string; onChosen: () => void };
+/** `asked`: the first question of the current conversation, which is stored with its answer. */
+type Props = { current: string; asked: string | null; onChosen: () => void };
 
-export function ConversationList({ current, onChosen }: Props) {
+export function ConversationList({ current, asked, onChosen }: Props) {
   const words = useWords(conversations);
   const { usage } = useAccount();
   const [text, setText] = useState("");
@@ -24,11 +25,14 @@ export function ConversationList({ current, onChosen }: Props) {
   const pinned = useRows("pinned", search);
   const recent = useRows("recent", search);
   const archived = useRows("archived", search, hasArchive);
-  const groups = useGroups(recent.rows);
   const isRead = recent.state === "read" && pinned.state === "read";
   const isEmpty = isRead && recent.rows.length === 0 && pinned.rows.length === 0;
   const isListed = [...pinned.rows, ...recent.rows].some((row) => chatIdOf(row) === current);
   const keepsNothing = usage?.keeps_history === false;
+  const [wasListed, setWasListed] = useState<string | null>(null); // then it may be archived
+  if (isListed && wasListed !== current) setWasListed(current);
+  const isBeingAsked = asked !== null && wasListed !== current && isRead && !isListed && !keepsNothing && !search;
+  const groups = useGroups(isBeingAsked ? [beingAsked(current, asked), ...recent.rows] : recent.rows);
 
   const list = (kind: Kind, name: string, from: typeof recent, rows = from.rows, isLast = true) => (
     <Rows key={name} kind={kind} name={name} list={{ ...from, rows }} isLast={isLast} {...{ current, onChosen }} />
@@ -60,7 +64,7 @@ export function ConversationList({ current, onChosen }: Props) {
       )}
       <p role="status" className="quiet">
         {isEmpty && search && words.nothingFound}
-        {isEmpty && !search && !keepsNothing && words.empty}
+        {isEmpty && !search && !keepsNothing && !isBeingAsked && words.empty}
       </p>
       {recent.state === "failed" && (
         <div role="alert">

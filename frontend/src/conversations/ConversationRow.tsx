@@ -84,23 +84,25 @@ export function ConversationRow({ row, current, onChosen, onPatch }: Props) {
       >
         {title}
       </a>
-      <Disclosure label={words.options} name={words.optionsOf(title)}>
-        <button type="button" className="plain" onClick={() => setOpen("rename")}>
-          {words.rename}
-        </button>
-        <button type="button" className="plain" onClick={() => void change({ is_pinned: !row.is_pinned })}>
-          {row.is_pinned ? words.unpin : words.pin}
-        </button>
-        <button type="button" className="plain" onClick={() => void change({ is_archived: !row.is_archived })}>
-          {row.is_archived ? words.unarchive : words.archive}
-        </button>
-        <button type="button" className="plain" onClick={() => setOpen("share")}>
-          {words.share}
-        </button>
-        <button type="button" className="plain" onClick={() => setOpen("delete")}>
-          {words.delete}
-        </button>
-      </Disclosure>
+      {!row.isBeingAsked && (
+        <Disclosure label={words.options} name={words.optionsOf(title)}>
+          <button type="button" className="plain" onClick={() => setOpen("rename")}>
+            {words.rename}
+          </button>
+          <button type="button" className="plain" onClick={() => void change({ is_pinned: !row.is_pinned })}>
+            {row.is_pinned ? words.unpin : words.pin}
+          </button>
+          <button type="button" className="plain" onClick={() => void change({ is_archived: !row.is_archived })}>
+            {row.is_archived ? words.unarchive : words.archive}
+          </button>
+          <button type="button" className="plain" onClick={() => setOpen("share")}>
+            {words.share}
+          </button>
+          <button type="button" className="plain" onClick={() => setOpen("delete")}>
+            {words.delete}
+          </button>
+        </Disclosure>
+      )}
       {failure && <p role="alert">{words[failure]}</p>}
       <LazyPart isQuiet>
         {open === "share" && <ShareDialog chatId={chatId} conversationId={row.id} onClose={() => setOpen(null)} />}

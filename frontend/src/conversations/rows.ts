@@ -3,6 +3,7 @@
 import type { SupabaseClient } from "@supabase/supabase-js";
 import { useCallback, useEffect, useRef, useState } from "react";
 import { onChange } from "../app/changes.ts";
+import { now } from "../app/now.ts";
 import { useServices } from "../app/services.tsx";
 
 const PAGE = 30;
@@ -16,8 +17,23 @@ export type Row = {
   is_pinned: boolean;
   is_archived: boolean;
   last_message_at: string;
+  /** Nothing of it is stored yet. */
+  isBeingAsked?: true;
 };
 export type Kind = "pinned" | "recent" | "archived";
+
+const TITLE = 80; // characters
+
+/** The row of a conversation until its first answer is stored. */
+export const beingAsked = (id: string, question: string): Row => ({
+  id,
+  external_id: null,
+  title: question.slice(0, TITLE),
+  is_pinned: false,
+  is_archived: false,
+  last_message_at: new Date(now()).toISOString(),
+  isBeingAsked: true,
+});
 
 /** The id by which the chat knows the conversation. */
 export const chatIdOf = (row: Row) => row.external_id ?? row.id;
