@@ -3,7 +3,8 @@
 GET /_stack             what runs where, the seeded users, the faults, the clocks
 POST /_stack/token      {"tier"}: an access token of a seeded user
 GET /_stack/requests    the last requests of the functions: no bodies, no headers, no tokens
-POST /_stack/fault      {"directive": "slow 0.2" | null}: how the model stand-in fails the next answer
+POST /_stack/fault      {"directive": "slow 0.2" | null, "user_id"?}: how the model stand-in fails the next answer, of
+                        this user only where one is named. GET /_stack?user_id=… shows it
 POST /_stack/clock      {"days"}: moves the clocks and runs the jobs that are due
 
 Any site that a browser shows could send requests to loopback. A request is refused if it names another host, or comes
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import jwt
 import psycopg
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -83,7 +85,7 @@ class Developer:
 
     settings: Settings
     requests: deque[Entry] = field(default_factory=lambda: deque(maxlen=LOGGED_REQUESTS))
-    fault: str | None = None  # of the next answer
+    faults: dict[str | None, str] = field(default_factory=dict)  # of a user's next answer; None: whoever asks next
     clocks: Clocks | None = None
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ class Developer:
                 "places": settings.places,
                 "users": users,
                 "faults": [dict(zip(names, fault, strict=True)) for fault in FAULTS] if settings.model_url else [],
-                "fault": self.fault,
+                "fault": self.faults.get(request.query_params.get("user_id")),
                 "clock": await self.clocks.show() if self.clocks else None,
                 "stripe_url": settings.stripe_url,
             }
@@ -139,12 +141,17 @@ class Developer:
         return JSONResponse([asdict(entry) for entry in self.requests])
 
     async def set_fault(self, request: Request) -> Response:
-        directive = (await _fields(request)).get("directive")
+        fields = await _fields(request)
+        directive, user_id = fields.get("directive"), fields.get("user_id")
+        if user_id is not None and not isinstance(user_id, str):
+            raise HTTPException(422, "`user_id` is a text.")
         if directive is not None and directive not in [known for _, known, *_ in FAULTS]:
             raise HTTPException(422, f"A directive is null or one of: {', '.join(known for _, known, *_ in FAULTS)}.")
         if self.settings.model_url is None:
             raise HTTPException(409, "The model stand-in does not run: real providers are configured.")
-        self.fault = directive
+        self.faults.pop(user_id, None)
+        if directive is not None:
+            self.faults[user_id] = directive
         return JSONResponse({"fault": directive})
 
     async def move_clock(self, request: Request) -> Response:
@@ -182,19 +189,20 @@ class Watched:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        fault = self.developer.fault
-        if fault is None or scope["method"] != "POST" or scope["path"] != "/chat":
+        faults, user_id = self.developer.faults, _user_of(scope)
+        asker = user_id if user_id in faults else None
+        if asker not in faults or scope["method"] != "POST" or scope["path"] != "/chat":
             await self._log(scope, receive, send)
             return
-        self.developer.fault = None
+        fault = faults.pop(asker)
         await self.developer.arm(fault)
         is_armed = True
 
         async def disarm() -> None:
             nonlocal is_armed
             is_armed = False
-            if not await self.developer.arm(None) and self.developer.fault is None:
-                self.developer.fault = fault  # the chat refused the question before it asked a model
+            if not await self.developer.arm(None):
+                faults.setdefault(asker, fault)  # the chat refused the question before it asked a model
 
         async def send_disarmed(message: Message) -> None:
             is_last = message["type"] == "http.response.body" and not message.get("more_body")
@@ -259,6 +267,16 @@ async def _fields(request: Request) -> Mapping[str, Any]:
     if not isinstance(fields, dict):
         raise HTTPException(400, "A JSON object is needed.")
     return fields
+
+
+def _user_of(scope: Scope) -> str | None:
+    """The user of the access token, which is not verified here."""
+    token = Request(scope).headers.get("authorization", "").removeprefix("Bearer ")
+    try:
+        subject: str | None = jwt.decode(token, options={"verify_signature": False}).get("sub")
+    except jwt.InvalidTokenError:
+        return None
+    return subject
 
 
 def _header(message: Message, name: bytes) -> str:

@@ -71,6 +71,15 @@ def test_a_fault_applies_to_the_next_answer_only(panel: httpx.Client, api: Api, 
     assert api.chat(user, question("How did members vote on C-5?")).status_code == 200
 
 
+def test_a_fault_of_a_user_spares_the_others(panel: httpx.Client, api: Api, person: Callable[..., Person]) -> None:
+    user, other = person("pro"), person("pro")
+    panel.post("/_stack/fault", json={"directive": "overloaded", "user_id": user.id}).raise_for_status()
+    assert panel.get("/_stack").json()["fault"] is None
+    assert api.chat(other, question("What is a writ?")).status_code == 200
+    assert panel.get("/_stack", params={"user_id": user.id}).json()["fault"] == "overloaded"
+    assert api.chat(user, question("What is a writ?")).status_code == 503
+
+
 def test_a_fault_applies_to_every_step_of_an_answer(
     panel: httpx.Client, api: Api, person: Callable[..., Person]
 ) -> None:
@@ -78,6 +87,7 @@ def test_a_fault_applies_to_every_step_of_an_answer(
     cut = api.chat(person("pro"), question("What is bill C-5?")).json()
     assert cut["metadata"]["finish_reason"] == "length"
     assert panel.post("/_stack/fault", json={"directive": "no-such-fault"}).status_code == 422
+    assert panel.post("/_stack/fault", json={"directive": "drop", "user_id": 1}).status_code == 422
     assert panel.post("/_stack/fault", content=b"[]").status_code == 400
 
 

@@ -69,6 +69,10 @@ def test_markup_in_an_answer_runs_nothing_and_loads_nothing(page_of: PageOf, per
     assert links.evaluate_all("all => all.map(one => [one.href, one.target, one.rel])") == [
         ["http://b.test/", "_blank", "noopener"]
     ]
+    ask(page, 'When does it meet? [tool:get_committee {"slug": "wharves"}]')
+    ready(page)
+    meeting = answer(page).get_by_role("list", name="Sources").get_by_role("link", name="meeting").first
+    expect(meeting).to_have_text(re.compile(r"meeting \d+, \w+ \d+, \d{4}$"))
 
 
 def test_an_answer_continues_after_its_connection_is_cut(

@@ -102,7 +102,7 @@ def test_a_shared_conversation_is_read_without_an_account_until_it_ends(
 
 
 def test_an_answer_is_rated_and_says_what_paid_for_it(
-    page_of: PageOf, person: NewPerson, api: Api, stack_db: Db, axe: Check
+    page_of: PageOf, person: NewPerson, api: Api, stack_db: Db, axe: Check, picture: Picture
 ) -> None:
     user = person("basic")
     chat = str(uuid.uuid4())
@@ -110,6 +110,12 @@ def test_an_answer_is_rated_and_says_what_paid_for_it(
     page = page_of(user, f"/c/{chat}")
     page.get_by_role("button", name="Not helpful").click()
     page.get_by_label("What was good or wrong?").fill("Too short")
+    left = [
+        one.evaluate("one => one.getBoundingClientRect().left")
+        for one in (page.get_by_label("What was good or wrong?"), page.get_by_role("main").locator(".text").first)
+    ]
+    assert left[0] == left[1]
+    picture(page, "feedback")
     page.get_by_role("button", name="Send the comment").click()
     expect(page.get_by_role("button", name="Not helpful")).to_be_focused()
     page.reload()

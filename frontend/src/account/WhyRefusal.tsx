@@ -8,6 +8,7 @@ import { tiers } from "../words/app.ts";
 import { useWords } from "../words/words.ts";
 import { useMeterText } from "./Meter.tsx";
 import { RequestId } from "./RequestId.tsx";
+import { Sentence } from "./Sentence.tsx";
 import "./dialogs.css";
 
 export default function WhyRefusal({ error }: { error: PageError }) {
@@ -19,7 +20,9 @@ export default function WhyRefusal({ error }: { error: PageError }) {
   const overage = usage?.overage;
   return (
     <div className="sheet">
-      <p>{error.message}</p>
+      <p>
+        <Sentence error={error} />
+      </p>
       <p>{words.notCharged}</p>
       {error.resets_at && <p>{words.ends(format.time(error.resets_at))}</p>}
       {usage && (

@@ -2,6 +2,7 @@
 
 import type { PageError } from "../../lib/index.ts";
 import { ActionButton } from "../account/ActionButton.tsx";
+import { Sentence } from "../account/Sentence.tsx";
 import { Why } from "../account/Why.tsx";
 import { chat as texts } from "../words/chat.ts";
 import { useWords } from "../words/words.ts";
@@ -20,7 +21,7 @@ export function Refusal({ error, of, onAgain, onDismiss }: Props) {
   return (
     <section className="refusal" aria-label={words.refusal}>
       <div role="alert">
-        <p>{fields || error.message}</p>
+        <p>{fields || <Sentence error={error} />}</p>
         <ActionButton error={error} onDone={onAgain} onDismiss={onDismiss} />
       </div>
       <div className="actions">

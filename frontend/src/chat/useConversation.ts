@@ -107,32 +107,38 @@ export function useConversation({ id, isNew, context }: Options) {
   }, [chat, tabKey]);
 
   /** Reads what is stored, and follows an answer that is running. */
-  const load = useCallback(async () => {
-    // Without history there is only a running answer and its question.
-    const { keeps, mayKeep } = latest.current;
-    const running = mayKeep ? null : await transport.reconnectToStream({ chatId: id });
-    await running?.cancel();
-    const page = mayKeep || running ? await loadHistory(api, id) : null;
-    if (chat.status === "submitted" || chat.status === "streaming") {
-      isOutdated.current = true;
-      return;
-    }
-    if (page === null) {
-      if (keeps) chat.messages = [];
-      setPlace(chat.messages.length ? "open" : "missing");
+  const load = useCallback(
+    async (mayRepeat = true): Promise<void> => {
+      // Without history there is only a running answer and its question.
+      const { keeps, mayKeep } = latest.current;
+      const running = mayKeep ? null : await transport.reconnectToStream({ chatId: id });
+      await running?.cancel();
+      const page = mayKeep || running ? await loadHistory(api, id) : null;
+      if (chat.status === "submitted" || chat.status === "streaming") {
+        isOutdated.current = true;
+        return;
+      }
+      if (page === null) {
+        if (keeps) chat.messages = [];
+        setPlace(chat.messages.length ? "open" : "missing");
+        restore();
+        return;
+      }
+      const unsent = unsentQuestion(chat.messages, page.messages);
+      if (!keeps) chat.messages = mergeRunning(chat.messages, page.messages);
+      else chat.messages = unsent ? [...page.messages, unsent] : page.messages;
+      if (!unsent) chat.clearError();
+      setStored(page.conversation);
+      setBefore(page.before);
+      setPlace("open");
       restore();
-      return;
-    }
-    const unsent = unsentQuestion(chat.messages, page.messages);
-    if (!keeps) chat.messages = mergeRunning(chat.messages, page.messages);
-    else chat.messages = unsent ? [...page.messages, unsent] : page.messages;
-    if (!unsent) chat.clearError();
-    setStored(page.conversation);
-    setBefore(page.before);
-    setPlace("open");
-    restore();
-    if (page.conversation.is_running) await chat.resumeStream();
-  }, [api, id, chat, transport, restore]);
+      if (!page.conversation.is_running) return;
+      await chat.resumeStream();
+      // Nothing was followed: the answer ended meanwhile, and is stored.
+      if (keeps && mayRepeat && chat.status === "ready" && !isAnswered(chat.messages)) await load(false);
+    },
+    [api, id, chat, transport, restore],
+  );
 
   const link = useReconnect({ chat, error, status, load, attempt, keeps: () => latest.current.keeps });
 

@@ -16,7 +16,8 @@ import "./developer.css";
 export default function Panel() {
   const words = useWords(developer);
   const [isOpen, setOpen] = useState(false);
-  const { stack, requests, isLost, read } = useStack(isOpen);
+  const userId = useSession()?.user.id;
+  const { stack, requests, isLost, read } = useStack(isOpen, userId);
   const tab = useRef<HTMLButtonElement>(null);
   const body = useId();
   return (
@@ -46,7 +47,7 @@ export default function Panel() {
         {isOpen && stack && (
           <>
             <Users users={stack.users} />
-            {stack.faults.length > 0 && <Faults stack={stack} onChanged={read} />}
+            {stack.faults.length > 0 && <Faults stack={stack} userId={userId} onChanged={read} />}
             {stack.clock && <Clocks clock={stack.clock} stripeUrl={stack.stripe_url} onMoved={read} />}
             <Requests requests={requests} />
             <Services places={stack.places} />
@@ -98,7 +99,9 @@ function Users({ users }: { users: SeededUser[] }) {
   );
 }
 
-function Faults({ stack, onChanged }: { stack: Stack; onChanged: () => Promise<unknown> }) {
+type FaultsProps = { stack: Stack; userId: string | undefined; onChanged: () => Promise<unknown> };
+
+function Faults({ stack, userId, onChanged }: FaultsProps) {
   const words = useWords(developer);
   const { language } = useLanguage();
   return (
@@ -107,7 +110,7 @@ function Faults({ stack, onChanged }: { stack: Stack; onChanged: () => Promise<u
         {words.faultOf}
         <select
           value={stack.fault ?? ""}
-          onChange={(event) => void setFault(event.target.value || null).then(onChanged, onChanged)}
+          onChange={(event) => void setFault(event.target.value || null, userId).then(onChanged, onChanged)}
         >
           <option value="">{words.noFault}</option>
           {stack.faults.map((fault) => (

@@ -15,7 +15,7 @@ export type Stack = {
   places: { name: string; fr: string; url: string }[];
   users: SeededUser[];
   faults: { name: string; directive: string; en: string; fr: string }[];
-  /** The directive of the next answer. */
+  /** The directive of this user's next answer. */
   fault: string | null;
   /** Null: the database or Stripe is a real one. */
   clock: Clock | null;
@@ -43,7 +43,7 @@ async function call<T>(path: string, body?: object): Promise<T> {
   return answer;
 }
 
-export const setFault = (directive: string | null) => call("/fault", { directive });
+export const setFault = (directive: string | null, user_id?: string) => call("/fault", { directive, user_id });
 export const tokenOf = async (tier: string) => (await call<{ access_token: string }>("/token", { tier })).access_token;
 
 /** Moves the clocks, and the page's with them. Resolves to what the jobs did. Rejects with a sentence in English. */
@@ -55,7 +55,7 @@ export async function moveClock(days: number): Promise<Jobs> {
 }
 
 /** The stack and its last requests. `stack` null: not read yet; `isLost`: it did not answer the last time. */
-export function useStack(isOpen: boolean) {
+export function useStack(isOpen: boolean, userId: string | undefined) {
   const [stack, setStack] = useState<Stack | null>(null);
   const [requests, setRequests] = useState<LoggedRequest[]>([]);
   const [isLost, setLost] = useState(false);
@@ -63,7 +63,7 @@ export function useStack(isOpen: boolean) {
   const read = useCallback(async () => {
     try {
       const [about, log] = await Promise.all([
-        call<Stack>(""),
+        call<Stack>(userId ? `?user_id=${userId}` : ""),
         isOpen ? call<LoggedRequest[]>("/requests") : Promise.resolve([]),
       ]);
       setStack(about);
@@ -74,7 +74,7 @@ export function useStack(isOpen: boolean) {
       setLost(true);
       return null;
     }
-  }, [isOpen]);
+  }, [isOpen, userId]);
 
   // Once, and after a move in another tab: this page's clock is the stack's.
   useEffect(() => {
