@@ -72,3 +72,9 @@ def findings(billing: BillingStack, user: Person, subjects: Collection[str] = ()
     result = run(billing, reconcile, today(billing), no_progress, **options)
     assert result["by_kind"].keys() <= KINDS.keys()
     return {one["kind"] for one in result["findings"] if one["user_id"] == user.id or one["subject"] in subjects}
+
+
+def findings_of_each(billing: BillingStack, users: Collection[Person]) -> list[set[str]]:
+    """The kinds of findings of one reconcile about each of the users."""
+    found = run(billing, reconcile, today(billing), no_progress)["findings"]
+    return [{one["kind"] for one in found if one["user_id"] == user.id} for user in users]
