@@ -24,16 +24,18 @@ async def ask_claude(
     events = [] if events is None else events
     messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
     stream = await client.messages.create(model=CLAUDE, max_tokens=5_000, messages=messages, stream=True, **more)
-    async for event in stream:
-        events.append(event)
+    async with stream:  # one that fails is else closed when it is collected, during another test
+        async for event in stream:
+            events.append(event)
     return events
 
 
 async def ask_gpt(client: openai.AsyncOpenAI, content: Any, events: list[Any] | None = None, **more: Any) -> list[Any]:
     events = [] if events is None else events
     stream = await client.responses.create(model=GPT, input=content, stream=True, **more)
-    async for event in stream:
-        events.append(event)
+    async with stream:
+        async for event in stream:
+            events.append(event)
     return events
 
 
