@@ -45,7 +45,7 @@ def test_a_page_without_its_code_can_be_reloaded(page_of: PageOf, watch: Watch, 
     picture(page, "unloaded")
     page.unroute("**/assets/*.js")
     page.get_by_role("link", name="Reload").click()
-    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
 
 
 def test_a_first_question_without_an_answer_is_back_after_a_reload(
