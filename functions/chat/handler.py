@@ -162,8 +162,6 @@ def create() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Collect less often: many streams create many objects, but few objects form long-lived reference cycles.
-        gc.set_threshold(10_000, 20, 50)
         gc.freeze()  # What exists now is never freed: a full collection of it would take 100 ms.
         # The first step needs the price list. It is loaded while the first request is admitted.
         asyncio.get_running_loop().run_in_executor(None, prices.load)

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from stripe import Price, StripeClient
-from stripe.billing_portal import Configuration
+from stripe import StripeClient
 
 from functions.common.billing.records import Pack, Plan, PriceList
 from functions.common.billing.stripe_client import PLAN_PREFIX, PRODUCT_PREFIX, plan_key
 from functions.common.errors import Internal
+
+if TYPE_CHECKING:  # as in stripe_state.py
+    from stripe import Price
+    from stripe.billing_portal import Configuration
 
 CURRENCY = "usd"
 # The metadata of our portal configuration. An account may have others.
@@ -51,7 +55,7 @@ def _cents(priced: Plan | Pack) -> int:
     return int(cents)
 
 
-def matches(price: Price, product: Product) -> bool:
+def matches(price: "Price", product: Product) -> bool:
     """Whether a price at Stripe is the product's: what the table says is what Stripe charges."""
     recurring = price.recurring
     interval = (recurring.interval, recurring.interval_count) if recurring else None
@@ -63,7 +67,7 @@ def matches(price: Price, product: Product) -> bool:
     )
 
 
-async def portal_configuration(stripe: StripeClient) -> Configuration | None:
+async def portal_configuration(stripe: StripeClient) -> "Configuration | None":
     """Our active portal configuration, which publish-catalog creates. Raises StripeError."""
     listed = await stripe.v1.billing_portal.configurations.list_async(
         {"active": True, "limit": 100, "expand": ["data.features.subscription_update.products"]}

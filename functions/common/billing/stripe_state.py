@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from stripe import Charge, Customer, Invoice, InvoiceLineItem, StripeClient, Subscription, SubscriptionItem
-from stripe.checkout import Session
+from stripe import StripeClient
 
 from functions.common.billing.stripe_client import ITEM_ID_KEY, tier_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each class has hundreds of types, and the client imports those of its answers at run time
+    from stripe import Charge, Customer, Invoice, InvoiceLineItem, Subscription, SubscriptionItem
+    from stripe.checkout import Session
     from stripe.params import InvoiceListParams
 
 # Our status for each status of a live subscription. Others are not live: incomplete (never paid) and the ended ones.
@@ -89,19 +90,19 @@ def iso_time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _plan_item(subscription: Subscription) -> SubscriptionItem | None:
+def _plan_item(subscription: "Subscription") -> "SubscriptionItem | None":
     """The item of one of our plans. It may stand beside items of other products, with periods of their own."""
     return next((item for item in subscription["items"].data if tier_of(item.price.product)), None)
 
 
-def period_of(subscription: Subscription) -> tuple[int, int]:
+def period_of(subscription: "Subscription") -> tuple[int, int]:
     """Start and end of the current period of the plan, in seconds since 1970. Stripe stores them on the items."""
     item = _plan_item(subscription)
     assert item is not None
     return item.current_period_start, item.current_period_end
 
 
-async def live_subscription(stripe: StripeClient, customer_id: str) -> tuple[Customer, Subscription | None]:
+async def live_subscription(stripe: StripeClient, customer_id: str) -> "tuple[Customer, Subscription | None]":
     """The customer, and their best live subscription to one of our plans."""
     customer = await stripe.v1.customers.retrieve_async(
         customer_id, {"expand": ["subscriptions", "subscriptions.data.latest_invoice"]}
@@ -192,7 +193,7 @@ class PaidLine:
     end: int
 
     @classmethod
-    def of(cls, tier: str, line: InvoiceLineItem) -> "PaidLine":
+    def of(cls, tier: str, line: "InvoiceLineItem") -> "PaidLine":
         """From Stripe's line."""
         unit = line.pricing.unit_amount_decimal if line.pricing else None
         return cls(tier, line.amount, Decimal(unit or 0), line.period.start, line.period.end)
@@ -217,7 +218,7 @@ def _paid_tiers(lines: Sequence[PaidLine], until: int) -> list[str]:
     return paid
 
 
-async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> AsyncIterator[tuple[str, InvoiceLineItem]]:
+async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> "AsyncIterator[tuple[str, InvoiceLineItem]]":
     """The lines of paid invoices that bill one of our plans, each with the plan's tier."""
     invoices = await stripe.v1.invoices.list_async({**which, "status": "paid", "limit": 100})
     async for invoice in invoices.auto_paging_iter():
@@ -225,7 +226,7 @@ async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> AsyncI
             yield tier, line
 
 
-async def _plan_lines_of(stripe: StripeClient, invoice: Invoice) -> AsyncIterator[tuple[str, InvoiceLineItem]]:
+async def _plan_lines_of(stripe: StripeClient, invoice: "Invoice") -> "AsyncIterator[tuple[str, InvoiceLineItem]]":
     lines = invoice.lines
     if lines.has_more:
         assert invoice.id is not None
@@ -237,20 +238,20 @@ async def _plan_lines_of(stripe: StripeClient, invoice: Invoice) -> AsyncIterato
             yield tier, line
 
 
-def _past_due_since(subscription: Subscription, unpaid: Sequence[Invoice], start: int) -> int:
+def _past_due_since(subscription: "Subscription", unpaid: "Sequence[Invoice]", start: int) -> int:
     """When the oldest unpaid invoice of the subscription became due; without one, the start of the period."""
     own = [one for one in unpaid if _subscription_of(one) == subscription.id]
-    if not own and isinstance(subscription.latest_invoice, Invoice):
+    if not own and subscription.latest_invoice and not isinstance(subscription.latest_invoice, str):
         own = [subscription.latest_invoice]
     return min((one.status_transitions.finalized_at or one.created for one in own), default=start)
 
 
-def _subscription_of(invoice: Invoice) -> str | None:
+def _subscription_of(invoice: "Invoice") -> str | None:
     details = invoice.parent.subscription_details if invoice.parent else None
     return str(details.subscription) if details else None
 
 
-async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | None) -> list[Invoice]:
+async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | None) -> "list[Invoice]":
     """The open invoices for a plan or for overage, oldest first.
 
     Without first invoices of other subscriptions than the live one: what was never paid for has never started.
@@ -265,7 +266,7 @@ async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | N
     return sorted(found, key=lambda one: one.created)
 
 
-def _is_ours(invoice: Invoice) -> bool:
+def _is_ours(invoice: "Invoice") -> bool:
     marked = [invoice.metadata, *(line.metadata for line in invoice.lines.data)]
     return any(one is not None and ITEM_ID_KEY in one.to_dict() for one in marked) or any(
         line.pricing and line.pricing.price_details and tier_of(line.pricing.price_details.product)
@@ -273,7 +274,7 @@ def _is_ours(invoice: Invoice) -> bool:
     )
 
 
-def pack_sale(session: Session) -> PackSale | None:
+def pack_sale(session: "Session") -> PackSale | None:
     """What a checkout session sold; None for a session that did not sell one of our packs.
 
     Checkout writes the metadata (functions/checkout); the pack in our table may have changed since the sale.
@@ -319,7 +320,7 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
         return None
     intent = await stripe.v1.payment_intents.retrieve_async(payment_intent_id, {"expand": ["latest_charge"]})
     disputes = (await stripe.v1.disputes.list_async({"payment_intent": payment_intent_id, "limit": 100})).data
-    charge = intent.latest_charge if isinstance(intent.latest_charge, Charge) else None
+    charge = None if isinstance(intent.latest_charge, str) else intent.latest_charge
     paid = charge if charge is not None and charge.paid and sale.is_paid else None
     return sale.user_id, PackPayment(
         session_id=session.id,
@@ -334,7 +335,7 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
     )
 
 
-async def _refunded_cents(stripe: StripeClient, charge: Charge) -> int:
+async def _refunded_cents(stripe: StripeClient, charge: "Charge") -> int:
     """What was refunded, without refunds that failed later: the bank returned their money to us.
     https://docs.stripe.com/refunds#failed-refunds"""
     if charge.amount_refunded == 0:
