@@ -163,7 +163,11 @@ async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: s
     """What was paid for plans of a subscription in this period and the one before it, credits included."""
     since = start - LONGEST_PERIOD_S - INVOICE_DELAY_S
     charges = await stripe.v1.charges.list_async({"customer": customer_id, "created": {"gte": since}, "limit": 100})
-    refunded = {charge.payment_intent async for charge in charges.auto_paging_iter() if charge.refunded}
+    refunded = {
+        charge.payment_intent
+        async for charge in charges.auto_paging_iter()
+        if charge.refunded and await _refunded_cents(stripe, charge) == charge.amount
+    }
     invoices = await stripe.v1.invoices.list_async(
         {
             "subscription": subscription_id,

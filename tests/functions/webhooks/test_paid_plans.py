@@ -73,13 +73,17 @@ def test_an_immediate_downgrade_with_credit_ends_the_dear_plan(billing: BillingS
     assert plan_of(billing, user) == ("pro", "basic", "active")
 
 
-def test_a_refunded_plan_is_not_paid(billing: BillingStack) -> None:
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_a_refunded_plan_is_not_paid_until_the_refund_fails(billing: BillingStack, is_counted: bool) -> None:
     user = subscriber(billing, "pro")
     change_plan(billing, user, "basic", proration_behavior="none")
     assert plan_of(billing, user) == ("pro", "basic", "active")
-    stripe_post(billing, "refunds", payment_intent=plan_payment(billing, user))
+    refund = stripe_post(billing, "refunds", payment_intent=plan_payment(billing, user))
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("basic", None, "active")
+    billing.fake.control(f"/_refunds/{refund['id']}/fail", is_counted=is_counted)
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", "basic", "active")
 
 
 def test_a_lost_dispute_of_a_plan_ends_it(billing: BillingStack) -> None:
