@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -89,7 +90,8 @@ class Api:
         if key:
             headers["idempotency-key"] = key
         entry |= {"status": status, "request_id": info.id}
-        return Response(json.dumps(body, indent=2), status, headers, "application/json")
+        # json.dumps with an indent is ten times slower.
+        return Response(orjson.dumps(body, option=orjson.OPT_INDENT_2), status, headers, "application/json")
 
     def _authenticate(self, request: Request) -> None:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")

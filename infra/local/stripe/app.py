@@ -113,7 +113,8 @@ def _save(state: State, api: Api, path: Path) -> None:
 def _restore(state: State, api: Api, content: dict[str, Any]) -> None:
     state.settings = replace(state.settings, seed=content["seed"])
     state.ids.update(content["ids"])
-    state.objects.update({obj["id"]: obj for obj in content["objects"]})
+    for obj in content["objects"]:
+        state.add(obj)
     # Items and subscriptions refer to other objects: the copies in the file become the same object again.
     for item in state.objects_of("subscription_item"):
         item["price"] = state.objects[item["price"]["id"]]

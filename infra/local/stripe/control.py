@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -188,4 +189,5 @@ class Control:
 
 
 def _json(body: Any, status: int = 200) -> Response:
-    return Response(json.dumps(body, indent=2, default=str), status, media_type="application/json")
+    text = orjson.dumps(body, default=str, option=orjson.OPT_INDENT_2)
+    return Response(text, status, media_type="application/json")

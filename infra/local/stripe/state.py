@@ -43,6 +43,26 @@ class RequestInfo:
     idempotency_key: str | None = None
 
 
+class Objects(dict[str, Json]):
+    """Every object by its id, oldest first, and the same for each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_kind: dict[str, dict[str, Json]] = {}
+
+    def __setitem__(self, object_id: str, obj: Json) -> None:
+        super().__setitem__(object_id, obj)
+        self.by_kind.setdefault(obj["object"], {})[object_id] = obj
+
+    def __delitem__(self, object_id: str) -> None:
+        del self.by_kind[self[object_id]["object"]][object_id]
+        super().__delitem__(object_id)
+
+    def clear(self) -> None:
+        super().clear()
+        self.by_kind.clear()
+
+
 Action = Callable[["State", str], None]
 ACTIONS: dict[str, Action] = {}
 """Actions that the clock can run, by name."""
@@ -99,7 +119,7 @@ class State:
 
     settings: Settings
     clock: Clock
-    objects: dict[str, Json] = field(default_factory=dict)
+    objects: Objects = field(default_factory=Objects)
     request: RequestInfo = field(default_factory=RequestInfo)
     on_event: Callable[[Json], None] = lambda event: None
     """Called with every new event."""
@@ -123,7 +143,7 @@ class State:
 
     def objects_of(self, kind: str) -> Iterator[Json]:
         """The objects of a kind, oldest first, without deleted ones."""
-        return (obj for obj in self.objects.values() if obj["object"] == kind and "_deleted" not in obj)
+        return (obj for obj in self.objects.by_kind.get(kind, {}).values() if "_deleted" not in obj)
 
     def get(self, kind: str, object_id: str | None, param: str = "id") -> Json:
         """The object. Raises ApiError, 404, if it does not exist or was deleted."""

@@ -8,12 +8,12 @@ or together. Signatures carry the real time, because a receiver checks it agains
 import asyncio
 import hashlib
 import hmac
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
 
 import aiohttp
+import orjson
 from stripe import params as param_types
 
 from infra.local.stripe.clock import HOUR
@@ -57,7 +57,8 @@ class WebhookSender:
 
     def set_endpoint(self, url: str, types: list[str]) -> None:
         """Make this the endpoint of the account. An empty `url` removes it."""
-        self._state.objects.pop(ENDPOINT, None)
+        if ENDPOINT in self._state.objects:
+            del self._state.objects[ENDPOINT]
         if url:
             self._state.add(
                 {
@@ -133,7 +134,7 @@ class WebhookSender:
         return [await self.post(event) for event in events]
 
     async def post(self, event: Json) -> int:
-        payload = json.dumps(public(event), indent=2)
+        payload = orjson.dumps(public(event), option=orjson.OPT_INDENT_2).decode()
         headers = {
             "content-type": "application/json; charset=utf-8",
             "stripe-signature": sign(payload, self.secret, int(time.time())),
