@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
+import pytest
+
 from tests.billing_kit import DAY, SITE, BillingStack
 from tests.functions.billing_histories.expected import TIERS, expected_packs, past_due_since
 from tests.functions.billing_histories.history import History
 from tests.functions.billing_histories.stripe_view import JsonClient, StripeView, Twin
-from tests.sql.metering import USAGE
+from tests.sql.metering import USAGE, action, admit, value
 
 Json = dict[str, Any]
 GRACE_S = 7 * DAY
@@ -28,6 +31,9 @@ class Actions:
     def subscribe(self, twin: Twin, way: str, plan: str) -> None:
         """Buy a plan at checkout. An open invoice is paid first, on the page that the refusal names."""
         urls = {"success_url": f"{SITE}/done", "cancel_url": f"{SITE}/left"}
+        if twin.is_blocked:
+            self.expect_block(twin, plan=plan, **urls)
+            return
         while (answer := self.billing.call_checkout(twin.person, "/checkout", plan=plan, **urls)).status_code == 402:
             error = answer.json()["error"]
             assert (error["reason_code"], error["action"]) == ("invoice_open", "pay_invoice")
@@ -42,11 +48,19 @@ class Actions:
 
     def buy_at_checkout(self, twin: Twin, way: str, **what: str) -> None:
         """Open a checkout page and pay on it."""
+        if twin.is_blocked:
+            self.expect_block(twin, success_url=f"{SITE}/done", cancel_url=f"{SITE}/left", **what)
+            return
         url = self.billing.checkout_page(twin.person, **what)
         twin.customer = self.billing.customer_id(twin.person)
         self.owners[url.rpartition("/")[2]] = self.owners[twin.person.id]
         answer = self.support.http.post(url, data={"way": way})
         assert answer.status_code == (402 if way == "bad_card" else 303), answer.text
+
+    def expect_block(self, twin: Twin, **what: str) -> None:
+        """Checkout refuses blocked users."""
+        answer = self.billing.call_checkout(twin.person, "/checkout", **what)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "account_blocked"), answer.text
 
     def _change(self, history: History, view: StripeView, to: str, where: str) -> Callable[[], None] | None:
         if not view.live or TIERS[view.product] == to:
@@ -115,8 +129,7 @@ class Actions:
         return lambda: self.support.http.post(f"/i/{owed[-1]['id']}", data={"way": way}).raise_for_status()
 
     def _refund(self, history: History, view: StripeView, which: int, share: float) -> Callable[[], object] | None:
-        payments = [one["payment_intent"] for one in view.sales]
-        return self.refund_payment(view, payments, which, share)
+        return self.refund_payment(view, view.pack_payments(), which, share)
 
     def _refund_plan(self, history: History, view: StripeView, share: float) -> Callable[[], object] | None:
         return self.refund_payment(view, view.plan_payments(), -1, share)
@@ -130,18 +143,53 @@ class Actions:
         amount = max(1, int(view.charges[payment]["amount"] * share))
         return lambda: self.support.post("refunds", payment_intent=payment, amount=amount)
 
-    def _dispute(self, history: History, view: StripeView, which: int, status: str) -> Callable[[], object] | None:
-        payments = [one["payment_intent"] for one in view.sales]
-        return self.set_dispute(payments, which, status)
+    def _fail_refund(self, history: History, view: StripeView, is_counted: bool) -> Callable[[], object] | None:
+        return self.fail_newest_refund(view, view.pack_payments(), is_counted)
 
-    def _dispute_plan(self, history: History, view: StripeView) -> Callable[[], object] | None:
-        return self.set_dispute(view.plan_payments(), -1, "needs_response")
+    def _fail_plan_refund(self, history: History, view: StripeView, is_counted: bool) -> Callable[[], object] | None:
+        return self.fail_newest_refund(view, view.plan_payments(), is_counted)
+
+    def fail_newest_refund(
+        self, view: StripeView, payments: list[str], is_counted: bool
+    ) -> Callable[[], object] | None:
+        """The bank returns the money of a refund. `is_counted`: the charge counts the refund all the same."""
+        made = [one for payment in payments for one in view.refunds[payment] if one["status"] == "succeeded"]
+        if not made:
+            return None
+        return lambda: self.billing.fake.control(f"/_refunds/{made[-1]['id']}/fail", is_counted=is_counted)
+
+    def _dispute(self, history: History, view: StripeView, which: int, status: str) -> Callable[[], object] | None:
+        return self.set_dispute(view.pack_payments(), which, status)
+
+    def _dispute_plan(self, history: History, view: StripeView, status: str) -> Callable[[], object] | None:
+        """Dispute the newest payment, or go on with the dispute that is open."""
+        payments = view.plan_payments()
+        disputed = [name for name in payments if view.charges[name]["disputed"]]
+        return self.set_dispute(disputed or payments, -1, status)
 
     def set_dispute(self, payments: list[str], which: int, status: str) -> Callable[[], object] | None:
         if not payments:
             return None
         payment = payments[which if which < len(payments) else -1]
         return lambda: self.support.http.post("/_disputes", json={"charge": payment, "status": status})
+
+    def _block(self, history: History, view: StripeView) -> Callable[[], object] | None:
+        return self.change_block(history, view, is_blocked=True)
+
+    def _unblock(self, history: History, view: StripeView) -> Callable[[], object] | None:
+        return self.change_block(history, view, is_blocked=False)
+
+    def change_block(self, history: History, view: StripeView, *, is_blocked: bool) -> Callable[[], object] | None:
+        """What an operator does. Only that ends a block, whatever Stripe's events say."""
+        if view.twin.is_blocked == is_blocked:
+            return None
+
+        def perform() -> None:
+            function = "block_user" if is_blocked else "unblock_user"
+            value(self.billing.db, f"select public.{function}(%s, %s)", view.twin.person.id, action("Of the history"))
+            view.twin.is_blocked = is_blocked
+
+        return perform
 
     def _block_finalization(self, history: History, view: StripeView) -> Callable[[], object] | None:
         """Finalization of the renewal's draft fails until it is unblocked."""
@@ -178,6 +226,10 @@ class Actions:
         waiting = history.waiting()
         if view.twin is history.twins[1] and waiting:
             self.record(history, waiting, self.post(*(event.id for event in waiting)), "before credits are used")
+        if view.twin.is_blocked:
+            with pytest.raises(psycopg.Error, match="blocked"):
+                admit(self.billing.db, view.twin.person.id)
+            return
         packs = expected_packs(view, self.used(view.twin))
         left = sum(pack["remaining"] for pack in packs if not pack["frozen"])
         admitted = self.billing.db.execute(

@@ -199,6 +199,10 @@ class Batch(Actions):
         if immediately:
             self.record(history, [event], self.post(event.id), "immediately")
             return
+        if event.type == "charge.dispute.closed" and given["data"]["object"]["status"] == "lost":
+            # It ends a subscription that it paid for.
+            self.record(history, [event], self.post(event.id), "immediately")
+            return
         if self.deliver_in_order or (history.bills_immediately and event.type in OVERAGE_EVENTS):
             self.deliver(history, event)
             return
@@ -396,7 +400,7 @@ class Batch(Actions):
         view = StripeView(self.support, history.twins[1])
         packs = self.pack_rows(view.twin)
         for event in fresh:
-            if event.type in CUSTOMER_EVENTS:
+            if event.type in CUSTOMER_EVENTS or event.payment not in (None, *view.pack_payments()):
                 row = self.plan_row(view.twin)
                 row.pop("allow_overages")
                 expected = expected_plan(view, has_packs=any(map(has_credits_left, packs)))
@@ -419,6 +423,7 @@ class Batch(Actions):
             "tier next_tier status current_period_start current_period_end canceled_at past_due_since allow_overages"
         )
         plan = {name: row[name] for name in names.split()}
+        plan["is_blocked"] = row["blocked_at"] is not None
         return {**plan, "customer": row["stripe_customer_id"], "subscription": row["stripe_subscription_id"]}
 
     def pack_rows(self, twin: Twin) -> list[Json]:

@@ -23,6 +23,7 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
     plan: Json = dict.fromkeys(("next_tier", "current_period_start", "current_period_end", "canceled_at"))
     plan |= {"tier": "usage_only" if has_packs else "free", "status": "active", "past_due_since": None}
     plan |= {"customer": view.twin.customer if not view.twin.is_deleted else None, "subscription": None}
+    plan |= {"is_blocked": view.twin.is_blocked}
     if live is None:
         return {**plan, "customer": plan["customer"] or None}
     start, end = view.period
@@ -86,9 +87,10 @@ def expected_packs(view: StripeView, used: dict[str, int]) -> list[Json]:
     packs = []
     for sale in view.sales:
         charge = view.charges[sale["payment_intent"]]
+        refunded = view.refunded_cents(sale["payment_intent"])
         disputes = [one["status"] for one in view.disputes(sale["payment_intent"])]
         bought = int(sale["metadata"]["credits"])
-        due = bought if "lost" in disputes else bought * charge["amount_refunded"] // charge["amount"]
+        due = bought if "lost" in disputes else bought * refunded // charge["amount"]
         spent = used.get(sale["id"], 0)
         packs.append(
             {

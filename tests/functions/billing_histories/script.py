@@ -20,6 +20,9 @@ STARTS = [
     datetime(2026, 5, 12, 8, 30, tzinfo=UTC),
 ]
 
+DISPUTE_STARTS = ["needs_response", "warning_needs_response"]
+DISPUTE_ENDS = ["under_review", "won", "lost", "warning_closed"]
+
 
 @dataclass(frozen=True, slots=True)
 class Action:
@@ -35,11 +38,21 @@ class Action:
 
 
 NEEDS_EQUAL_PAYMENTS = frozenset(
-    {"subscribe", "card", "pay", "cancel_now", "invoiced_change", "refund_plan", "dispute_plan", "block_finalization"}
+    {
+        "subscribe",
+        "card",
+        "pay",
+        "cancel_now",
+        "invoiced_change",
+        "refund_plan",
+        "fail_plan_refund",
+        "dispute_plan",
+        "block_finalization",
+    }
 )
 # Actions on a payment for a plan. On usage_only the only payment of a month may be for overage, which moves to the next
 # month if the draft's event was lost. The action is then skipped for both twins.
-PLAN_PAYMENT_ACTIONS = frozenset({"refund_plan", "dispute_plan"})
+PLAN_PAYMENT_ACTIONS = frozenset({"refund_plan", "fail_plan_refund", "dispute_plan"})
 
 
 def write_script(rng: random.Random) -> tuple[list[Action], bool]:
@@ -49,6 +62,7 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
     actions: list[Action] = []
     cards_work = rng.random() < 0.5
     plan, is_cancelled, card_fails, packs, disputed = "", False, False, 0, False
+    is_blocked, is_plan_disputed, refunds, plan_refunds = False, False, 0, 0
 
     def gap() -> tuple[int, bool]:
         ends = 0.6 if actions and actions[-1].what == "overage" else 0.25
@@ -63,14 +77,15 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
         actions.append(Action(*(at or gap()), what, how))
 
     for _ in range(rng.randint(4, 9)):
-        weights = {"allow": 1, "buy": 2}
+        weights = {"allow": 1, "buy": 2, "unblock" if is_blocked else "block": 5 if is_blocked else 1}
+        weights |= {"fail_refund": 4 * refunds, "fail_plan_refund": 4 * plan_refunds}
         if not plan:
             weights |= {"subscribe": 12}
         else:
             weights |= {"change": 4, "invoiced_change": 2, "overage": 9, "cancel": 3, "cancel_now": 2, "wait": 2}
             weights |= {
-                "refund_plan": 1,
-                "dispute_plan": 1,
+                "refund_plan": 2,
+                "dispute_plan": 6 if is_plan_disputed else 1,
                 "block_finalization": 1,
                 "resume": 6 if is_cancelled else 0,
             }
@@ -115,15 +130,27 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 add("unblock_finalization", (rng.randint(2, 5) * HOUR, False))
             case "refund":
                 add(what, which=rng.randrange(packs), share=rng.choice([0.01, 0.33, 0.5, 1, 1]))
+                refunds += 1
             case "dispute":
-                opened = ["needs_response", "warning_needs_response"]
-                closed = ["under_review", "won", "lost", "warning_closed"]
-                add(what, which=rng.randrange(packs), status=rng.choice(closed if disputed else opened))
+                add(what, which=rng.randrange(packs), status=rng.choice(DISPUTE_ENDS if disputed else DISPUTE_STARTS))
                 disputed = not disputed
+            case "dispute_plan":
+                status = rng.choice(DISPUTE_ENDS if is_plan_disputed else DISPUTE_STARTS)
+                add(what, status=status)
+                is_plan_disputed = not is_plan_disputed
+                plan = "" if status == "lost" else plan
             case "spend":
                 add(what, credits=rng.choice([1, 5, 90, 500]))
             case "refund_plan":
                 add(what, share=rng.choice([0.2, 1]))
+                plan_refunds += 1
+            case "fail_refund" | "fail_plan_refund":
+                add(what, is_counted=rng.random() < 0.5)
+                refunds -= what == "fail_refund"
+                plan_refunds -= what == "fail_plan_refund"
+            case "block" | "unblock":
+                add(what)
+                is_blocked = what == "block"
             case "allow":
                 add(what, allow_overages=rng.random() < 0.5)
             case _:

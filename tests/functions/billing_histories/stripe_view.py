@@ -40,6 +40,7 @@ class Twin:
     person: Person
     customer: str = ""
     is_deleted: bool = False
+    is_blocked: bool = False
 
 
 class StripeView:
@@ -58,7 +59,8 @@ class StripeView:
 
     @cached_property
     def invoices(self) -> list[Json]:
-        return self._all("invoices")
+        """With their payments."""
+        return self._all("invoices", **{"expand[]": "data.payments"})
 
     @cached_property
     def items(self) -> list[Json]:
@@ -77,20 +79,30 @@ class StripeView:
     def charges(self) -> dict[str, Json]:
         """Charges that succeeded, by their payment intents."""
         params = {"customer": self.twin.customer, "limit": 100}
+        if not self.twin.customer:
+            return {}
         found = self.support.http.get("/v1/charges", params=params).raise_for_status().json()["data"]
         return {one["payment_intent"]: one for one in found[::-1] if one["paid"]}
 
     @cached_property
+    def refunds(self) -> dict[str, list[Json]]:
+        """The refunds of each payment intent, oldest first."""
+        return {name: self.support.all("refunds", payment_intent=name) for name in self.charges}
+
+    def refunded_cents(self, payment: str) -> int:
+        """What the payer has back: without refunds that the bank returned to us."""
+        return sum(one["amount"] for one in self.refunds[payment] if one["status"] == "succeeded")
+
+    @cached_property
     def refunded_invoices(self) -> set[str]:
         """The invoices whose payments were refunded in full."""
-        return {
-            one["invoice"]
-            for payment, charge in self.charges.items()
-            if charge["refunded"]
-            for one in self.support.all(
-                "invoice_payments", **{"payment[type]": "payment_intent", "payment[payment_intent]": payment}
-            )
-        }
+        refunded = {name for name, charge in self.charges.items() if self.refunded_cents(name) == charge["amount"]}
+        return {one["id"] for one in self.invoices if refunded & {*self.payments_of(one)}}
+
+    @staticmethod
+    def payments_of(invoice: Json) -> list[str]:
+        """The payment intents of an invoice."""
+        return [one["payment"]["payment_intent"] for one in invoice["payments"]["data"]]
 
     def disputes(self, payment: str) -> list[Json]:
         return self.support.all("disputes", payment_intent=payment)
@@ -112,9 +124,13 @@ class StripeView:
         item = self.live["items"]["data"][0]
         return item["current_period_start"], item["current_period_end"]
 
+    def pack_payments(self) -> list[str]:
+        """The payment intents of packs, oldest first."""
+        return [one["payment_intent"] for one in self.sales]
+
     def plan_payments(self) -> list[str]:
         """The payment intents of plan invoices, oldest first."""
-        packs = {one["payment_intent"] for one in self.sales}
+        packs = self.pack_payments()
         return [name for name in self.charges if name not in packs]
 
     def plan_invoices(self, *statuses: str) -> list[Json]:
