@@ -200,12 +200,12 @@ class Checkout:
         same = await _same_page(stripe, listed.data, order, purpose)
         if order.is_subscription:
             _, live = await live_subscription(stripe, customer_id)
-            if live is not None:
-                return await self._portal(stripe, customer_id, urls.cancel)
-            unpaid = await open_invoices(stripe, customer_id, None)
+            unpaid = await open_invoices(stripe, customer_id, live.id if live else None)
             if unpaid:
                 url = unpaid[0].hosted_invoice_url
                 raise PaymentRequired("invoice_open", reason="Open invoice", requires_payment=True, url=url)
+            if live is not None:
+                return await self._portal(stripe, customer_id, urls.cancel)
         if not matches(prices.data[0], order.product):
             raise PriceDiffers
         if same is not None:

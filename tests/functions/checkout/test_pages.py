@@ -295,7 +295,23 @@ def canceled(billing: BillingStack, user: Person) -> None:
     assert (billing.subscription_row(user)["status"], billing.subscription_row(user)["tier"]) == ("canceled", "basic")
 
 
-@pytest.mark.parametrize("then", [None, past_due, canceled], ids=["active", "past due", "canceled, still running"])
+def test_a_subscriber_with_an_open_invoice_is_sent_to_it(
+    billing: BillingStack, subscriber: Callable[[], Person]
+) -> None:
+    user = subscriber()
+    past_due(billing, user)
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    for plan in ("basic", "pro", "usage_only"):
+        refused = click(billing, user, plan=plan)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["reason_code"], error["action"]) == (402, "invoice_open", "pay_invoice")
+        assert error["url"] == invoice["hosted_invoice_url"]
+    assert pages(billing, user) == []
+    billing.fake.http.post(invoice["hosted_invoice_url"], data={"way": "good_card"})
+    assert page_of(click(billing, user, plan="pro"))["session_id"].startswith("bps_")
+
+
+@pytest.mark.parametrize("then", [None, canceled], ids=["active", "canceled, still running"])
 def test_a_subscriber_is_sent_to_the_portal(
     billing: BillingStack, subscriber: Callable[[], Person], then: Callable[[BillingStack, Person], None] | None
 ) -> None:
