@@ -171,6 +171,13 @@ REASONS = (
         fr="La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet "
            "de continuer maintenant.",
     ),
+    Reason(
+        "overage_returned", "overage_limit_reached", "contact_support", sql="Overage limit reached",
+        ends="when the dispute is won, support raises the limit, or credits are bought",
+        en="A payment of yours for queries beyond your plan was refunded or is disputed. Contact support.",
+        fr="Un de vos paiements pour des requêtes hors forfait a été remboursé ou est contesté. Communiquez avec le "
+           "soutien.",
+    ),
 
     # Limits besides the funding
     Reason(

@@ -3,7 +3,7 @@
 Refunds and disputes of the window are read, also those of older packs.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -37,11 +37,13 @@ class GrantedPack:
     is_recorded: bool
 
 
-async def compare_packs(database: Database, stripe: StripeClient, since: datetime) -> tuple[list[Finding], int]:
-    """Returns the findings, and how many payments were compared."""
+async def compare_packs(
+    database: Database, stripe: StripeClient, since: datetime, changed: Collection[str]
+) -> tuple[list[Finding], int]:
+    """`changed`: the result of changed_payments. Returns the findings, and how many payments were compared."""
     # Stripe is read first: a payment that is listed there has its pack when we look, unless its event is missing.
     sales = await _sales(stripe, since)
-    payments = await _changed_payments(stripe, since)
+    payments = set(changed)
     findings = []
     for session_ids in _pages(list(sales)):
         granted = {pack.session_id: pack for pack in await _packs(database, p_sessions=session_ids)}
@@ -77,8 +79,8 @@ async def _sales(stripe: StripeClient, since: datetime) -> dict[str, PackSale]:
     return sales
 
 
-async def _changed_payments(stripe: StripeClient, since: datetime) -> set[str]:
-    """The ids of the payments that were refunded or disputed."""
+async def changed_payments(stripe: StripeClient, since: datetime) -> set[str]:
+    """The ids of the payments that were refunded or disputed, for whatever they were."""
     payments = set()
     refunds = await stripe.v1.refunds.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
     async for refund in refunds.auto_paging_iter():

@@ -21,6 +21,7 @@ KINDS = {
     "item doubled": "two invoice items for one row: delete one at Stripe, or credit its invoice",
     "item differs": "an invoice item that is not what we billed: it was changed at Stripe",
     "item unknown": "an invoice item of ours without a row: was the database restored from a backup?",
+    "overage payment": "a payment of overage that is not what we count: resend an event of its charge from Stripe",
     "pack missing": "a pack that was paid and not granted: run retry-events, or resend its event from Stripe",
     "pack differs": "a pack that differs from what was paid: compare both",
     "pack unpaid": "a pack without a payment and without an operator's grant: find out who added it, then expire it",

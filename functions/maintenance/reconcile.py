@@ -4,8 +4,7 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import TypedDict
 
@@ -16,7 +15,8 @@ from functions.common.billing.overage import id_of
 from functions.common.billing.records import PriceList
 from functions.common.billing.stripe_client import ITEM_ID_KEY
 from functions.common.database import Database
-from functions.maintenance.compare_packs import compare_packs
+from functions.maintenance.compare_overage import BilledItem, compare_overage
+from functions.maintenance.compare_packs import changed_payments, compare_packs
 from functions.maintenance.compare_plans import compare_plans
 from functions.maintenance.findings import Finding, report
 from functions.maintenance.publish_catalog import publish_catalog
@@ -45,17 +45,6 @@ class ReconcileResult(TypedDict):
     report: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class BilledItem:
-    """A row of billed_items: an overage item as we have it."""
-
-    id: str
-    user_id: str | None
-    amount_cents: int
-    stripe_invoice_item_id: str | None
-    stripe_invoice_id: str | None
-
-
 async def reconcile(
     database: Database, stripe: StripeClient, now: datetime, progress: Callable[[str], None], *, fix: bool = False
 ) -> ReconcileResult:
@@ -73,9 +62,10 @@ async def reconcile(
         if repaired:
             ours = await ledger_findings(database)
     since = now - WINDOW
-    items, compared_items = await _compare_items(database, stripe, since)
+    payments = await changed_payments(stripe, since)
+    items, compared_items = await _compare_items(database, stripe, since, payments)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
-    packs, compared_packs = await compare_packs(database, stripe, since)
+    packs, compared_packs = await compare_packs(database, stripe, since, payments)
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
     plans, compared_plans = await compare_plans(database, stripe, since)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")
@@ -114,7 +104,9 @@ async def ledger_findings(database: Database) -> list[Finding]:
     return [Finding(row["invariant"], row["user_id"], row["subject"], row["expected"], row["found"]) for row in rows]
 
 
-async def _compare_items(database: Database, stripe: StripeClient, since: datetime) -> tuple[list[Finding], int]:
+async def _compare_items(
+    database: Database, stripe: StripeClient, since: datetime, payments: Collection[str]
+) -> tuple[list[Finding], int]:
     # Stripe's items are read first: each of them has a row. A row that is newer than this list is looked up by its id.
     theirs: dict[str, list[InvoiceItem]] = defaultdict(list)
     listed = await stripe.v1.invoice_items.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
@@ -137,6 +129,7 @@ async def _compare_items(database: Database, stripe: StripeClient, since: dateti
         item_id = row.stripe_invoice_item_id
         if item_id and row.id not in theirs and not await _exists(stripe, item_id):
             findings.append(Finding("item missing", row.user_id, row.id, item_id, "nothing"))
+    findings += await compare_overage(database, stripe, ours.values(), payments)
     return findings, len(ours)
 
 
@@ -176,6 +169,7 @@ async def _billed_items(database: Database, since: datetime) -> AsyncIterator[Bi
                 row["amount_cents"],
                 row["stripe_invoice_item_id"],
                 row["stripe_invoice_id"],
+                row["settled_as"],
             )
         if not page:
             return

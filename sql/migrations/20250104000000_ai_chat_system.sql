@@ -444,6 +444,12 @@ values
    'The highest overage limit that your account may have is reached. With a credit pack you continue now.',
    'La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet'
    ' de continuer maintenant.'),
+  ('overage_returned', 'overage_limit_reached', 'contact_support', false,
+   'Overage limit reached',
+   'when the dispute is won, support raises the limit, or credits are bought',
+   'A payment of yours for queries beyond your plan was refunded or is disputed. Contact support.',
+   'Un de vos paiements pour des requêtes hors forfait a été remboursé ou est contesté. Communiquez avec le '
+   'soutien.'),
   ('too_many_queries', 'too_many_requests', 'wait', false,
    'Too many queries at once',
    'when one of the running answers ends',
@@ -1055,7 +1061,8 @@ comment on column public.user_subscriptions.overage_ceiling is
 comment on column public.user_subscriptions.current_overage_amount is
   'Overage in the period that starts at overage_period_start, US dollars, holds included.';
 comment on column public.user_subscriptions.unpaid_overage_usd is
-  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, or on an open invoice.';
+  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, on an open invoice, or on a '
+  'paid one whose payment was returned.';
 comment on column public.user_subscriptions.paid_overage_usd is
   'Overage of all periods and subscriptions on paid invoices, US dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
@@ -1624,15 +1631,14 @@ create table if not exists public.overage_invoice_items (
     constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
   stripe_invoice_id text,
   settled_as text
-    constraint overage_invoice_items_are_settled_as_paid_or_void check (settled_as in ('paid', 'void')),
+    constraint overage_invoice_items_are_paid_void_or_returned check (settled_as in ('paid', 'void', 'returned')),
+  stripe_sequence bigint not null default 0,
   constraint overage_invoice_items_negative_ones_give_back check ((queries < 0) = (gives_back_cents is not null))
 );
 create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
 create index if not exists overage_invoice_items_created_at_idx on public.overage_invoice_items (created_at);
 create index if not exists overage_invoice_items_open_idx on public.overage_invoice_items (user_id)
   where stripe_invoice_item_id is null or stripe_invoice_id is null;
-create index if not exists overage_invoice_items_unsettled_idx on public.overage_invoice_items (user_id)
-  where settled_as is null and queries > 0;
 
 comment on table public.overage_invoice_items is
   'Overage that is billed: one row per period and price, to which usage_logs.invoice_item_id refers. Of a charge that '
@@ -1660,7 +1666,10 @@ comment on column public.overage_invoice_items.stripe_invoice_item_id is
 comment on column public.overage_invoice_items.stripe_invoice_id is
   'The Stripe invoice that has the item. Null: the item waits for one.';
 comment on column public.overage_invoice_items.settled_as is
-  'How the debt ended: its invoice was paid, or voided. Null: the user owes it.';
+  'How the debt ended: its invoice was paid, or voided. Returned: it was paid, and the payment was refunded or '
+  'disputed, so the user owes it again. Null: the user owes it.';
+comment on column public.overage_invoice_items.stripe_sequence is
+  'The sequence number of the newest state of the invoice applied here. Older states are ignored.';
 
 alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;
@@ -3287,9 +3296,10 @@ select
       or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
       or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
-      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached')
-         and s.overage_used + s.overage_price_usd > s.overage_limit then least(
-      (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached', 'overage_returned') then least(
+      case when decision.funding = 'overage' or refusal.reason_code <> 'overage_returned'
+                and s.overage_used + s.overage_price_usd > s.overage_limit
+           then (private.period_at(s.period_start, s.current_period_end, s.now)).period_end end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
   end as resets_at,
   -- Everything that time alone can change: the day, the period and what starts or ends with it, the grace period.
@@ -3327,7 +3337,10 @@ cross join lateral (
       when s.is_lifetime then 'free_quota_used'
       when s.can_use_overage and s.open_invoice_url is not null
            and s.unpaid_overage + s.overage_price_usd > s.overage_limit then 'overage_unpaid'
-      when s.can_use_overage and s.overage_used + s.overage_price_usd > s.overage_ceiling
+      when s.can_use_overage and s.unpaid_overage + s.overage_price_usd > s.overage_ceiling and exists (
+        select from public.overage_invoice_items i where i.user_id = s.user_id and i.settled_as = 'returned')
+        then 'overage_returned'
+      when s.can_use_overage and greatest(s.overage_used, s.unpaid_overage) + s.overage_price_usd > s.overage_ceiling
         then 'overage_ceiling_reached'
       when s.can_use_overage then 'overage_limit_reached'
       when s.quota_limit = 0 and s.is_billed and s.status = 'past_due' then 'payment_failed'
@@ -6287,26 +6300,27 @@ revoke all on function public.users_at_threshold(uuid, integer) from public, ano
 grant execute on function public.users_at_threshold(uuid, integer) to service_role;
 
 
-create or replace function public.unsettled_overage(p_user_id uuid) returns jsonb
+create or replace function public.unsettled_overage(p_user_id uuid, p_invoice_id text default null) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
-      'id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id, 'stripe_invoice_id', i.stripe_invoice_id)
-      order by i.id), '[]')
+      'id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id, 'stripe_invoice_id', i.stripe_invoice_id,
+      'settled_as', i.settled_as) order by i.id), '[]')
     from public.overage_invoice_items i
-    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and i.stripe_invoice_item_id is not null);
+    where i.user_id = p_user_id and i.queries > 0 and i.stripe_invoice_item_id is not null
+      and (i.settled_as is null or i.stripe_invoice_id = p_invoice_id));
 end
 $$;
-comment on function public.unsettled_overage(uuid) is
-  'The invoice items of a user at Stripe that are neither paid nor voided: {id, stripe_invoice_item_id, '
-  'stripe_invoice_id}.';
-revoke all on function public.unsettled_overage(uuid) from public, anon, authenticated, service_role;
-grant execute on function public.unsettled_overage(uuid) to service_role;
+comment on function public.unsettled_overage(uuid, text) is
+  'The invoice items of a user at Stripe that are neither paid nor voided, and all of p_invoice_id, whose payment has '
+  'changed: {id, stripe_invoice_item_id, stripe_invoice_id, settled_as}.';
+revoke all on function public.unsettled_overage(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.unsettled_overage(uuid, text) to service_role;
 
 
-create or replace function public.settle_overage(p_user_id uuid, p_items jsonb) returns integer
+create or replace function public.settle_overage(p_user_id uuid, p_sequence bigint, p_items jsonb) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -6316,20 +6330,32 @@ begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
 
   -- Write
-  -- Paid and void are final at Stripe, so that the order of calls does not matter.
+  -- A payment may be returned, and a return may fail or a dispute be won, so an older state must not win.
   with settled as (
-    update public.overage_invoice_items i set settled_as = p_items ->> i.id::text
-    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and p_items ? i.id::text
-    returning i.id, i.settled_as
+    update public.overage_invoice_items i set settled_as = p_items ->> i.id::text, stripe_sequence = p_sequence
+    from public.overage_invoice_items before
+    where before.id = i.id and i.user_id = p_user_id and i.queries > 0 and p_items ? i.id::text
+      and i.stripe_sequence < p_sequence
+    returning i.id, before.settled_as as settled_before, i.settled_as
   ), amounts as (
-    select count(distinct d.id) as items, coalesce(sum(u.overage_charge), 0) as total,
-           coalesce(sum(u.overage_charge) filter (where d.settled_as = 'paid'), 0) as paid
+    select count(distinct d.id) as items,
+           coalesce(sum(u.overage_charge * (
+             (d.settled_as = 'returned')::integer
+             - (coalesce(d.settled_before, 'returned') = 'returned')::integer)), 0) as unpaid,
+           coalesce(sum(u.overage_charge * (
+             (d.settled_as = 'paid')::integer - coalesce(d.settled_before = 'paid', false)::integer)), 0) as paid
     from settled d
     -- Without what was given back, which is not owed since then.
     left join public.usage_logs u on u.invoice_item_id = d.id and u.reversed_at is null
+    where d.settled_as is distinct from d.settled_before
   ), counted as (
     update public.user_subscriptions s set
-      unpaid_overage_usd = s.unpaid_overage_usd - a.total, paid_overage_usd = s.paid_overage_usd + a.paid
+      unpaid_overage_usd = s.unpaid_overage_usd + a.unpaid, paid_overage_usd = s.paid_overage_usd + a.paid,
+      -- The limit was set up to twice what had been paid.
+      overage_limit = case when a.paid < 0 and s.overage_limit is not null
+                           then private.bounded_overage_limit(
+                             s.overage_limit, s.overage_ceiling, s.paid_overage_usd + a.paid, s.tier)
+                           else s.overage_limit end
     from amounts a
     where s.user_id = p_user_id and a.items > 0
   )
@@ -6339,11 +6365,12 @@ begin
   return v_settled;
 end
 $$;
-comment on function public.settle_overage(uuid, jsonb) is
-  'Records that invoice items of a user were paid or voided: {id: paid or void}. Their overage is not owed from then '
-  'on. Returns how many were not settled before.';
-revoke all on function public.settle_overage(uuid, jsonb) from public, anon, authenticated, service_role;
-grant execute on function public.settle_overage(uuid, jsonb) to service_role;
+comment on function public.settle_overage(uuid, bigint, jsonb) is
+  'Records how invoice items of a user were settled: {id: paid, void or returned}, unless a newer state was recorded. '
+  'What was paid or voided is not owed from then on. What was returned is owed again, and no longer counts as paid: '
+  'the limit falls to what the user may set. p_sequence: drawn before the state was read. Returns how many changed.';
+revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;
 
 
 -- ==== sql/schemas/70_jobs.sql
@@ -6642,7 +6669,8 @@ as $$
     from taken t where t.funding = 'overage' group by 1, 2
   ),
   exposure as (
-    select t.user_id, coalesce(sum(t.overage_charge) filter (where t.settled_as is null), 0) as unpaid,
+    select t.user_id, coalesce(sum(t.overage_charge) filter (where t.settled_as is null), 0) as admitted,
+           coalesce(sum(t.overage_charge) filter (where coalesce(t.settled_as, 'returned') = 'returned'), 0) as unpaid,
            coalesce(sum(t.overage_charge) filter (where t.settled_as = 'paid'), 0) as paid,
            max(t.overage_limit) filter (where t.settled_as is null) as allowed
     from taken t where t.funding = 'overage' group by 1
@@ -6657,8 +6685,9 @@ as $$
   select 'I2', o.user_id, o.period_start::text, '<= ' || o.allowed, o.used::text
   from overage o where o.used > o.allowed
   union all
-  select 'I2', o.user_id, 'not paid, of all periods', '<= ' || o.allowed, o.unpaid::text
-  from exposure o where o.unpaid > o.allowed
+  select 'I2', o.user_id, 'not paid, of all periods', '<= ' || o.allowed, o.admitted::text
+  -- A payment that was returned is owed beyond the limit, which was kept at each admission.
+  from exposure o where o.admitted > o.allowed
   union all
   select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
          concat_ws(' ', c.credits_used, 'used,', c.credits_remaining, 'left,', c.credits_revoked, 'revoked,',
@@ -6880,7 +6909,8 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
-      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as is null), 0) as unpaid,
+      coalesce(sum(t.overage_charge) filter (
+        where t.funding = 'overage' and coalesce(t.settled_as, 'returned') = 'returned'), 0) as unpaid,
       coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as = 'paid'), 0) as paid,
       (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
        where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)
@@ -7048,14 +7078,14 @@ create or replace function public.billed_items(
   p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
 returns table (
   id uuid, created_at timestamptz, user_id uuid, amount_cents integer, stripe_invoice_item_id text,
-  stripe_invoice_id text)
+  stripe_invoice_id text, settled_as text)
 language sql stable security definer set search_path = ''
 as $$
-  select i.id, i.created_at, i.user_id, i.amount_cents, i.stripe_invoice_item_id, i.stripe_invoice_id from (
-    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id
+  select i.* from (
+    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id, o.settled_as
     from public.overage_invoice_items o where o.created_at >= p_since and (p_after is null or o.id > p_after)
     union all
-    select r.id, r.created_at, null::uuid, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id
+    select r.id, r.created_at, null::uuid, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id, null
     from public.retained_invoice_items r where r.created_at >= p_since and (p_after is null or r.id > p_after)
   ) i
   order by i.id limit least(p_limit, 1000)
@@ -7610,6 +7640,10 @@ begin
   elsif v_query.reversed_at is not null then
     return jsonb_build_object('refused', 'The charge of this query was given back before.');
   end if;
+  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
+  if v_settled_as = 'returned' then
+    return jsonb_build_object('refused', 'The payment of this query was refunded or disputed at Stripe.');
+  end if;
 
   -- Return the funding
   update public.usage_logs u set reversed_at = v_at where u.id = p_query_id;
@@ -7620,7 +7654,6 @@ begin
   v_hold.period_start := v_query.period_start;
   v_hold.overage_charge := v_query.overage_charge;
   v_hold.credit_pack_id := v_query.credit_pack_id;
-  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
   perform private.return_funding(v_hold, 0, v_settled_as is not null);
   if v_settled_as = 'paid' then
     update public.user_subscriptions s set paid_overage_usd = s.paid_overage_usd - v_query.overage_charge
@@ -7667,7 +7700,8 @@ comment on function public.credit_back(uuid, jsonb) is
   'Gives the charge of a query back: its funding returns to the same day, credit pack or overage period, with a '
   'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
   'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day, pack or plan is '
-  'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, or it was given back before. '
+  'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, it was given back before, or '
+  'its payment was returned. '
   'NTFND: no ended query has this id.';
 revoke all on function public.credit_back(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.credit_back(uuid, jsonb) to service_role;

@@ -128,6 +128,12 @@ values
    'The highest overage limit that your account may have is reached. With a credit pack you continue now.',
    'La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet'
    ' de continuer maintenant.'),
+  ('overage_returned', 'overage_limit_reached', 'contact_support', false,
+   'Overage limit reached',
+   'when the dispute is won, support raises the limit, or credits are bought',
+   'A payment of yours for queries beyond your plan was refunded or is disputed. Contact support.',
+   'Un de vos paiements pour des requêtes hors forfait a été remboursé ou est contesté. Communiquez avec le '
+   'soutien.'),
   ('too_many_queries', 'too_many_requests', 'wait', false,
    'Too many queries at once',
    'when one of the running answers ends',

@@ -76,7 +76,8 @@ comment on column public.user_subscriptions.overage_ceiling is
 comment on column public.user_subscriptions.current_overage_amount is
   'Overage in the period that starts at overage_period_start, US dollars, holds included.';
 comment on column public.user_subscriptions.unpaid_overage_usd is
-  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, or on an open invoice.';
+  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, on an open invoice, or on a '
+  'paid one whose payment was returned.';
 comment on column public.user_subscriptions.paid_overage_usd is
   'Overage of all periods and subscriptions on paid invoices, US dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';

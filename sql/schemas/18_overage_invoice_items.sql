@@ -19,15 +19,14 @@ create table if not exists public.overage_invoice_items (
     constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
   stripe_invoice_id text,
   settled_as text
-    constraint overage_invoice_items_are_settled_as_paid_or_void check (settled_as in ('paid', 'void')),
+    constraint overage_invoice_items_are_paid_void_or_returned check (settled_as in ('paid', 'void', 'returned')),
+  stripe_sequence bigint not null default 0,
   constraint overage_invoice_items_negative_ones_give_back check ((queries < 0) = (gives_back_cents is not null))
 );
 create index if not exists overage_invoice_items_user_id_idx on public.overage_invoice_items (user_id);
 create index if not exists overage_invoice_items_created_at_idx on public.overage_invoice_items (created_at);
 create index if not exists overage_invoice_items_open_idx on public.overage_invoice_items (user_id)
   where stripe_invoice_item_id is null or stripe_invoice_id is null;
-create index if not exists overage_invoice_items_unsettled_idx on public.overage_invoice_items (user_id)
-  where settled_as is null and queries > 0;
 
 comment on table public.overage_invoice_items is
   'Overage that is billed: one row per period and price, to which usage_logs.invoice_item_id refers. Of a charge that '
@@ -55,7 +54,10 @@ comment on column public.overage_invoice_items.stripe_invoice_item_id is
 comment on column public.overage_invoice_items.stripe_invoice_id is
   'The Stripe invoice that has the item. Null: the item waits for one.';
 comment on column public.overage_invoice_items.settled_as is
-  'How the debt ended: its invoice was paid, or voided. Null: the user owes it.';
+  'How the debt ended: its invoice was paid, or voided. Returned: it was paid, and the payment was refunded or '
+  'disputed, so the user owes it again. Null: the user owes it.';
+comment on column public.overage_invoice_items.stripe_sequence is
+  'The sequence number of the newest state of the invoice applied here. Older states are ignored.';
 
 alter table public.overage_invoice_items enable row level security;
 alter table public.overage_invoice_items force row level security;

@@ -218,9 +218,10 @@ select
       or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
       or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
-      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached')
-         and s.overage_used + s.overage_price_usd > s.overage_limit then least(
-      (private.period_at(s.period_start, s.current_period_end, s.now)).period_end,
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached', 'overage_returned') then least(
+      case when decision.funding = 'overage' or refusal.reason_code <> 'overage_returned'
+                and s.overage_used + s.overage_price_usd > s.overage_limit
+           then (private.period_at(s.period_start, s.current_period_end, s.now)).period_end end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
   end as resets_at,
   -- Everything that time alone can change: the day, the period and what starts or ends with it, the grace period.
@@ -258,7 +259,10 @@ cross join lateral (
       when s.is_lifetime then 'free_quota_used'
       when s.can_use_overage and s.open_invoice_url is not null
            and s.unpaid_overage + s.overage_price_usd > s.overage_limit then 'overage_unpaid'
-      when s.can_use_overage and s.overage_used + s.overage_price_usd > s.overage_ceiling
+      when s.can_use_overage and s.unpaid_overage + s.overage_price_usd > s.overage_ceiling and exists (
+        select from public.overage_invoice_items i where i.user_id = s.user_id and i.settled_as = 'returned')
+        then 'overage_returned'
+      when s.can_use_overage and greatest(s.overage_used, s.unpaid_overage) + s.overage_price_usd > s.overage_ceiling
         then 'overage_ceiling_reached'
       when s.can_use_overage then 'overage_limit_reached'
       when s.quota_limit = 0 and s.is_billed and s.status = 'past_due' then 'payment_failed'

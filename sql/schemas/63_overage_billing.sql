@@ -126,26 +126,27 @@ revoke all on function public.users_at_threshold(uuid, integer) from public, ano
 grant execute on function public.users_at_threshold(uuid, integer) to service_role;
 
 
-create or replace function public.unsettled_overage(p_user_id uuid) returns jsonb
+create or replace function public.unsettled_overage(p_user_id uuid, p_invoice_id text default null) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
-      'id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id, 'stripe_invoice_id', i.stripe_invoice_id)
-      order by i.id), '[]')
+      'id', i.id, 'stripe_invoice_item_id', i.stripe_invoice_item_id, 'stripe_invoice_id', i.stripe_invoice_id,
+      'settled_as', i.settled_as) order by i.id), '[]')
     from public.overage_invoice_items i
-    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and i.stripe_invoice_item_id is not null);
+    where i.user_id = p_user_id and i.queries > 0 and i.stripe_invoice_item_id is not null
+      and (i.settled_as is null or i.stripe_invoice_id = p_invoice_id));
 end
 $$;
-comment on function public.unsettled_overage(uuid) is
-  'The invoice items of a user at Stripe that are neither paid nor voided: {id, stripe_invoice_item_id, '
-  'stripe_invoice_id}.';
-revoke all on function public.unsettled_overage(uuid) from public, anon, authenticated, service_role;
-grant execute on function public.unsettled_overage(uuid) to service_role;
+comment on function public.unsettled_overage(uuid, text) is
+  'The invoice items of a user at Stripe that are neither paid nor voided, and all of p_invoice_id, whose payment has '
+  'changed: {id, stripe_invoice_item_id, stripe_invoice_id, settled_as}.';
+revoke all on function public.unsettled_overage(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.unsettled_overage(uuid, text) to service_role;
 
 
-create or replace function public.settle_overage(p_user_id uuid, p_items jsonb) returns integer
+create or replace function public.settle_overage(p_user_id uuid, p_sequence bigint, p_items jsonb) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -155,20 +156,32 @@ begin
   perform pg_advisory_xact_lock(uuid_hash_extended(p_user_id, 0));
 
   -- Write
-  -- Paid and void are final at Stripe, so that the order of calls does not matter.
+  -- A payment may be returned, and a return may fail or a dispute be won, so an older state must not win.
   with settled as (
-    update public.overage_invoice_items i set settled_as = p_items ->> i.id::text
-    where i.user_id = p_user_id and i.settled_as is null and i.queries > 0 and p_items ? i.id::text
-    returning i.id, i.settled_as
+    update public.overage_invoice_items i set settled_as = p_items ->> i.id::text, stripe_sequence = p_sequence
+    from public.overage_invoice_items before
+    where before.id = i.id and i.user_id = p_user_id and i.queries > 0 and p_items ? i.id::text
+      and i.stripe_sequence < p_sequence
+    returning i.id, before.settled_as as settled_before, i.settled_as
   ), amounts as (
-    select count(distinct d.id) as items, coalesce(sum(u.overage_charge), 0) as total,
-           coalesce(sum(u.overage_charge) filter (where d.settled_as = 'paid'), 0) as paid
+    select count(distinct d.id) as items,
+           coalesce(sum(u.overage_charge * (
+             (d.settled_as = 'returned')::integer
+             - (coalesce(d.settled_before, 'returned') = 'returned')::integer)), 0) as unpaid,
+           coalesce(sum(u.overage_charge * (
+             (d.settled_as = 'paid')::integer - coalesce(d.settled_before = 'paid', false)::integer)), 0) as paid
     from settled d
     -- Without what was given back, which is not owed since then.
     left join public.usage_logs u on u.invoice_item_id = d.id and u.reversed_at is null
+    where d.settled_as is distinct from d.settled_before
   ), counted as (
     update public.user_subscriptions s set
-      unpaid_overage_usd = s.unpaid_overage_usd - a.total, paid_overage_usd = s.paid_overage_usd + a.paid
+      unpaid_overage_usd = s.unpaid_overage_usd + a.unpaid, paid_overage_usd = s.paid_overage_usd + a.paid,
+      -- The limit was set up to twice what had been paid.
+      overage_limit = case when a.paid < 0 and s.overage_limit is not null
+                           then private.bounded_overage_limit(
+                             s.overage_limit, s.overage_ceiling, s.paid_overage_usd + a.paid, s.tier)
+                           else s.overage_limit end
     from amounts a
     where s.user_id = p_user_id and a.items > 0
   )
@@ -178,8 +191,9 @@ begin
   return v_settled;
 end
 $$;
-comment on function public.settle_overage(uuid, jsonb) is
-  'Records that invoice items of a user were paid or voided: {id: paid or void}. Their overage is not owed from then '
-  'on. Returns how many were not settled before.';
-revoke all on function public.settle_overage(uuid, jsonb) from public, anon, authenticated, service_role;
-grant execute on function public.settle_overage(uuid, jsonb) to service_role;
+comment on function public.settle_overage(uuid, bigint, jsonb) is
+  'Records how invoice items of a user were settled: {id: paid, void or returned}, unless a newer state was recorded. '
+  'What was paid or voided is not owed from then on. What was returned is owed again, and no longer counts as paid: '
+  'the limit falls to what the user may set. p_sequence: drawn before the state was read. Returns how many changed.';
+revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;

@@ -41,7 +41,8 @@ as $$
     from taken t where t.funding = 'overage' group by 1, 2
   ),
   exposure as (
-    select t.user_id, coalesce(sum(t.overage_charge) filter (where t.settled_as is null), 0) as unpaid,
+    select t.user_id, coalesce(sum(t.overage_charge) filter (where t.settled_as is null), 0) as admitted,
+           coalesce(sum(t.overage_charge) filter (where coalesce(t.settled_as, 'returned') = 'returned'), 0) as unpaid,
            coalesce(sum(t.overage_charge) filter (where t.settled_as = 'paid'), 0) as paid,
            max(t.overage_limit) filter (where t.settled_as is null) as allowed
     from taken t where t.funding = 'overage' group by 1
@@ -56,8 +57,9 @@ as $$
   select 'I2', o.user_id, o.period_start::text, '<= ' || o.allowed, o.used::text
   from overage o where o.used > o.allowed
   union all
-  select 'I2', o.user_id, 'not paid, of all periods', '<= ' || o.allowed, o.unpaid::text
-  from exposure o where o.unpaid > o.allowed
+  select 'I2', o.user_id, 'not paid, of all periods', '<= ' || o.allowed, o.admitted::text
+  -- A payment that was returned is owed beyond the limit, which was kept at each admission.
+  from exposure o where o.admitted > o.allowed
   union all
   select 'I3', c.user_id, c.id::text, coalesce(t.used, 0)::text || ' of ' || c.credits_purchased,
          concat_ws(' ', c.credits_used, 'used,', c.credits_remaining, 'left,', c.credits_revoked, 'revoked,',
@@ -279,7 +281,8 @@ begin
       count(*) filter (where t.funding = 'included' and p.lifetime_quota is not null) as ever,
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
-      coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as is null), 0) as unpaid,
+      coalesce(sum(t.overage_charge) filter (
+        where t.funding = 'overage' and coalesce(t.settled_as, 'returned') = 'returned'), 0) as unpaid,
       coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as = 'paid'), 0) as paid,
       (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
        where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)

@@ -4,14 +4,14 @@ create or replace function public.billed_items(
   p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
 returns table (
   id uuid, created_at timestamptz, user_id uuid, amount_cents integer, stripe_invoice_item_id text,
-  stripe_invoice_id text)
+  stripe_invoice_id text, settled_as text)
 language sql stable security definer set search_path = ''
 as $$
-  select i.id, i.created_at, i.user_id, i.amount_cents, i.stripe_invoice_item_id, i.stripe_invoice_id from (
-    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id
+  select i.* from (
+    select o.id, o.created_at, o.user_id, o.amount_cents, o.stripe_invoice_item_id, o.stripe_invoice_id, o.settled_as
     from public.overage_invoice_items o where o.created_at >= p_since and (p_after is null or o.id > p_after)
     union all
-    select r.id, r.created_at, null::uuid, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id
+    select r.id, r.created_at, null::uuid, r.amount_cents, r.stripe_invoice_item_id, r.stripe_invoice_id, null
     from public.retained_invoice_items r where r.created_at >= p_since and (p_after is null or r.id > p_after)
   ) i
   order by i.id limit least(p_limit, 1000)

@@ -229,6 +229,10 @@ begin
   elsif v_query.reversed_at is not null then
     return jsonb_build_object('refused', 'The charge of this query was given back before.');
   end if;
+  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
+  if v_settled_as = 'returned' then
+    return jsonb_build_object('refused', 'The payment of this query was refunded or disputed at Stripe.');
+  end if;
 
   -- Return the funding
   update public.usage_logs u set reversed_at = v_at where u.id = p_query_id;
@@ -239,7 +243,6 @@ begin
   v_hold.period_start := v_query.period_start;
   v_hold.overage_charge := v_query.overage_charge;
   v_hold.credit_pack_id := v_query.credit_pack_id;
-  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
   perform private.return_funding(v_hold, 0, v_settled_as is not null);
   if v_settled_as = 'paid' then
     update public.user_subscriptions s set paid_overage_usd = s.paid_overage_usd - v_query.overage_charge
@@ -286,7 +289,8 @@ comment on function public.credit_back(uuid, jsonb) is
   'Gives the charge of a query back: its funding returns to the same day, credit pack or overage period, with a '
   'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
   'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day, pack or plan is '
-  'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, or it was given back before. '
+  'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, it was given back before, or '
+  'its payment was returned. '
   'NTFND: no ended query has this id.';
 revoke all on function public.credit_back(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.credit_back(uuid, jsonb) to service_role;

@@ -114,5 +114,12 @@ def pay_overage(db: Db, user: str, settled_as: str = "paid") -> int:
         value(db, "select public.place_overage(%s, %s, %s)", item["id"], f"ii_{item['id']}", "in_1")
     unsettled = value(db, "select public.unsettled_overage(%s)", user)
     statuses = {item["id"]: settled_as for item in unsettled}
-    settled: int = value(db, "select public.settle_overage(%s, %s)", user, json.dumps(statuses))
+    return settle_overage(db, user, statuses)
+
+
+def settle_overage(db: Db, user: str, statuses: dict[str, str], sequence: int | None = None) -> int:
+    """Calls settle_overage. Default: as the newest state. Returns how many items changed."""
+    newest = "select coalesce(max(stripe_sequence), 0) + 1 from public.overage_invoice_items where user_id = %s"
+    number = sequence or value(db, newest, user)
+    settled: int = value(db, "select public.settle_overage(%s, %s, %s)", user, number, json.dumps(statuses))
     return settled

@@ -125,7 +125,7 @@ class Query:
     expires_at: datetime
     outcome: str | None = None
     billed: bool = False
-    settled_as: str | None = None  # of overage: its invoice was paid or voided
+    settled_as: str | None = None  # of overage: its invoice was paid or voided, or its payment was returned
     given_back: bool = False
     cost: Decimal = Decimal(0)
     knew_conversation: bool = False  # it existed at admission
@@ -244,14 +244,18 @@ class User:
             Decimal(0),
         )
 
-    def overage_settled_as(self, settled_as: str | None) -> Decimal:
-        """Overage of all periods that is unpaid (None), paid or void, US dollars."""
+    def overage_settled_as(self, *settled_as: str | None) -> Decimal:
+        """Overage of all periods that was settled so, US dollars. None: not yet."""
         taken = [q for q in self.queries.values() if q.takes_funding and q.funding == "overage"]
-        return PRICE * sum(q.settled_as == settled_as for q in taken)
+        return PRICE * sum(q.settled_as in settled_as for q in taken)
+
+    def overage_owed(self) -> Decimal:
+        """Overage of all periods that is not paid, or whose payment was returned, US dollars."""
+        return self.overage_settled_as(None, "returned")
 
     def overage_fits(self) -> bool:
         """Whether the limit allows another query, in the period and of all that is unpaid."""
-        return max(self.overage_used(), self.overage_settled_as(None)) + PRICE <= self.overage_limit
+        return max(self.overage_used(), self.overage_owed()) + PRICE <= self.overage_limit
 
     def remaining(self, pack: Pack) -> int:
         """Credits of a pack that can still be spent."""
@@ -337,7 +341,7 @@ class User:
         if self.tier == "free":
             return "free_quota_used"
         if self.can_use_overage:
-            is_unpaid = self.overage_settled_as(None) + PRICE > self.overage_limit
+            is_unpaid = self.overage_owed() + PRICE > self.overage_limit
             return "overage_unpaid" if is_unpaid and self.has_open_invoice else "overage_limit_reached"
         if self.quota == 0 and self.status == "past_due":
             return "payment_failed"
@@ -475,6 +479,12 @@ class User:
             if query.billed and query.settled_as is None:
                 query.settled_as = settled_as
 
+    def change_payments(self, before: str, after: str) -> None:
+        """Records that every payment of overage was returned, or that the returned ones pay again."""
+        for query in self.queries.values():
+            if query.settled_as == before:
+                query.settled_as = after
+
     def end(self, query_id: str, outcome: str, cost: Decimal = Decimal(0)) -> str:
         """Ends a query, unless it has ended. Returns its outcome."""
         query = self.queries[query_id]
@@ -486,6 +496,7 @@ class User:
         """Gives the charge of a query back. Returns whether there was one."""
         query = self.queries[query_id]
         is_charged = query.outcome in CHARGED and query.funding != "byok" and not query.given_back
+        is_charged = is_charged and query.settled_as != "returned"
         query.given_back = query.given_back or is_charged
         return is_charged
 

@@ -32,6 +32,7 @@ from psycopg.rows import dict_row
 from infra.local.stack import Stack
 from tests.conftest import TEMPLATE, lasting_connection, new_user
 from tests.sql import model
+from tests.sql.billing import settle_overage
 from tests.sql.metering import Db, action, admit, at, counters, holds, key, ledger, release, settle, turn, value
 
 FULL = bool(os.environ.get("PROVE"))
@@ -436,11 +437,24 @@ class Histories(RuleBasedStateMachine):
             invoice_item = item["stripe_invoice_item_id"] or f"ii_{item['id']}"
             self.db.execute("select public.place_overage(%s, %s, %s)", (item["id"], invoice_item, "in_1"))
         items = value(self.db, "select public.unsettled_overage(%s)", self.user_id)
-        statuses = json.dumps({item["id"]: settled_as for item in items})
+        statuses = {item["id"]: settled_as for item in items}
         for settled in (len(items), 0):
-            assert value(self.db, "select public.settle_overage(%s, %s)", self.user_id, statuses) == settled
+            assert settle_overage(self.db, self.user_id, statuses) == settled
         self.model.settle_overage(settled_as)
         self.open_items = []
+
+    @rule(change=st.sampled_from([("paid", "returned"), ("returned", "paid")]))
+    def change_payments(self, change: tuple[str, str]) -> None:
+        """Every payment of overage is refunded or disputed, or those that were pay again. An older state is ignored."""
+        rows = self.db.execute(
+            "select id::text from public.overage_invoice_items where user_id = %s and settled_as = %s",
+            (self.user_id, change[0]),
+        ).fetchall()
+        items = [row["id"] for row in rows]
+        for status, sequence, changed in ((change[1], None, len(items)), (change[0], 1, 0)):
+            statuses = dict.fromkeys(items, status)
+            assert settle_overage(self.db, self.user_id, statuses, sequence) == changed
+        self.model.change_payments(*change)
 
     # Settings
 
@@ -493,7 +507,8 @@ class Histories(RuleBasedStateMachine):
         assert state is not None
         assert (state["quota_used"], state["lifetime_used"]) == (user.quota_used(), user.lifetime_used())
         assert state["overage_used"] == user.overage_used()
-        assert state["unpaid_overage"] == user.overage_settled_as(None) <= 10
+        assert state["unpaid_overage"] == user.overage_owed()
+        assert user.overage_settled_as(None) <= 10
         assert row["paid_overage_usd"] == user.overage_settled_as("paid")
         assert state["failed_cost_usd"] == user.failed_cost()
         assert (state["requires_payment"], state["resets_at"]) == (requires_payment, user.resets_at(self.now))

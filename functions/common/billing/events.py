@@ -16,8 +16,8 @@ from functions.common import results
 from functions.common.billing.overage import bill_overage, settle_overage
 from functions.common.billing.stripe_state import (
     live_subscription,
-    lost_plan,
     read_customer,
+    read_invoice_payment,
     read_pack_payment,
 )
 from functions.common.database import Database
@@ -167,7 +167,7 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
         if user_id is None:
             await _end_subscription(stripe, customer_id)
         else:
-            await settle_overage(database, stripe, user_id)
+            await settle_overage(database, stripe, user_id, sequence)
             if kind in OVERAGE_EVENTS:
                 await bill_overage(database, stripe, user_id, customer_id)
         return user_id
@@ -175,19 +175,27 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
         return None
     user_id = await apply_payment(database, stripe, payment_id, sequence)
     if user_id is None and kind in PAYMENT_EVENTS:
-        return await _apply_plan_payment(database, stripe, payment_id, sequence)
+        return await _apply_invoice_payment(database, stripe, payment_id, sequence)
     return user_id
 
 
-async def _apply_plan_payment(database: Database, stripe: StripeClient, payment_id: str, sequence: int) -> str | None:
-    """Refunds and disputes of what paid no pack. A lost dispute of a plan ends its subscription."""
-    customer_id, subscription_id = await lost_plan(stripe, payment_id)
-    if customer_id is None:
+async def _apply_invoice_payment(
+    database: Database, stripe: StripeClient, payment_id: str, sequence: int
+) -> str | None:
+    """Refunds and disputes of what paid no pack. Overage whose payment was returned is owed again. A lost dispute of a
+    plan ends its subscription."""
+    payment = await read_invoice_payment(stripe, payment_id)
+    if payment.customer_id is None:
         return None
-    if subscription_id is not None:
+    if payment.is_lost and payment.subscription_id is not None:
         with suppress(InvalidRequestError):  # it has ended
-            await stripe.v1.subscriptions.cancel_async(subscription_id, {"invoice_now": False, "prorate": False})
-    return await apply_customer(database, stripe, customer_id, sequence)
+            await stripe.v1.subscriptions.cancel_async(
+                payment.subscription_id, {"invoice_now": False, "prorate": False}
+            )
+    user_id = await apply_customer(database, stripe, payment.customer_id, sequence)
+    if user_id is not None:
+        await settle_overage(database, stripe, user_id, sequence, payment.invoice_id)
+    return user_id
 
 
 async def _end_subscription(stripe: StripeClient, customer_id: str) -> None:

@@ -18,7 +18,7 @@ from stripe import CardError, InvalidRequestError, Invoice, InvoiceItem, StripeC
 
 from functions.common import results
 from functions.common.billing.stripe_client import ITEM_ID_KEY
-from functions.common.billing.stripe_state import iso_time, live_subscription, period_of
+from functions.common.billing.stripe_state import invoice_outcome, iso_time, live_subscription, period_of
 from functions.common.database import Database
 from functions.common.money import dumps
 
@@ -221,27 +221,33 @@ async def _charge(stripe: StripeClient, invoice: Invoice) -> None:
                 await stripe.v1.invoices.pay_async(invoice.id)
 
 
-async def settle_overage(database: Database, stripe: StripeClient, user_id: str) -> None:
-    """Record which of a user's billed overage was paid or voided. Raises StripeError, Unavailable."""
-    rows = await database.call("unsettled_overage", {"p_user_id": user_id}, parse=results.records("id"))
-    statuses: dict[str, str | None] = {}
+async def settle_overage(
+    database: Database, stripe: StripeClient, user_id: str, sequence: int, invoice_id: str | None = None
+) -> None:
+    """Record which of a user's billed overage was paid, voided, or paid and returned: what is not settled, and what
+    is on the invoice. `sequence` must be drawn before the call. Raises StripeError, Unavailable.
+    """
+    params = {"p_user_id": user_id, "p_invoice_id": invoice_id}
+    rows = await database.call("unsettled_overage", params, parse=results.records("id"))
+    outcomes: dict[str, str | None] = {}
     settled = {}
     for row in rows:
-        invoice_id = row["stripe_invoice_id"]
+        found = row["stripe_invoice_id"]
         try:
-            if invoice_id is None:
+            if found is None:
                 placed = await stripe.v1.invoice_items.retrieve_async(row["stripe_invoice_item_id"])
-                invoice_id = id_of(placed.invoice)
-            if invoice_id is not None and invoice_id not in statuses:
-                statuses[invoice_id] = (await stripe.v1.invoices.retrieve_async(invoice_id)).status
+                found = id_of(placed.invoice)
+            if found is not None and found not in outcomes:
+                outcomes[found] = await invoice_outcome(stripe, found)
         except InvalidRequestError as error:
             if error.code != "resource_missing":
                 raise
             continue  # it was deleted together with its customer, and stays owed
-        if statuses.get(invoice_id) in ("paid", "void"):
-            settled[row["id"]] = statuses[invoice_id]
+        if outcome := outcomes.get(found):
+            settled[row["id"]] = outcome
     if settled:
-        await database.call("settle_overage", {"p_user_id": user_id, "p_items": settled}, parse=results.number)
+        outcome_of = {"p_user_id": user_id, "p_sequence": sequence, "p_items": settled}
+        await database.call("settle_overage", outcome_of, parse=results.number)
 
 
 def describe(item: OverageItem) -> str:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stripe import StripeClient
 
@@ -25,7 +25,9 @@ STATUSES = {
 }
 # Of several live subscriptions the highest rank counts, which is the best for the user.
 RANKS = {"active": 3, "trialing": 3, "past_due": 2, "unpaid": 1, "paused": 1}
-CLOSED_DISPUTES = ("won", "lost", "warning_closed", "prevented")
+CLOSED_DISPUTES = frozenset({"won", "lost", "warning_closed", "prevented"})
+# While a dispute is open, the bank has the money. A warning takes none.
+MONEY_TAKEN = frozenset({"needs_response", "under_review", "lost"})
 # An invoice may be created shortly before the period that it bills.
 INVOICE_DELAY_S = 86400
 LONGEST_PERIOD_S = 31 * 86400
@@ -295,21 +297,65 @@ def pack_sale(session: "Session") -> PackSale | None:
     )
 
 
-async def lost_plan(stripe: StripeClient, payment_intent_id: str) -> tuple[str | None, str | None]:
-    """The customer of a payment, and the subscription whose plan it paid if a dispute of it was lost."""
+@dataclass(frozen=True, slots=True)
+class InvoicePayment:
+    """A payment: its customer, the invoice of ours that it paid, and the subscription of that invoice."""
+
+    customer_id: str | None
+    invoice_id: str | None
+    subscription_id: str | None
+    is_lost: bool
+
+
+async def read_invoice_payment(stripe: StripeClient, payment_intent_id: str) -> InvoicePayment:
+    """What a payment paid. `is_lost`: a dispute of it was lost. Raises StripeError."""
     intent = await stripe.v1.payment_intents.retrieve_async(payment_intent_id)
     customer_id = str(intent.customer) if intent.customer else None
-    disputes = (await stripe.v1.disputes.list_async({"payment_intent": payment_intent_id, "limit": 100})).data
-    if customer_id is None or not any(dispute.status == "lost" for dispute in disputes):
-        return customer_id, None
+    if customer_id is None:
+        return InvoicePayment(None, None, None, is_lost=False)
     payments = await stripe.v1.invoice_payments.list_async(
         {"payment": {"type": "payment_intent", "payment_intent": payment_intent_id}, "limit": 1}
     )
     for payment in payments.data:
         invoice = await stripe.v1.invoices.retrieve_async(str(payment.invoice))
         if _is_ours(invoice):
-            return customer_id, _subscription_of(invoice)
-    return customer_id, None
+            disputes = await _disputes(stripe, payment_intent_id)
+            return InvoicePayment(customer_id, invoice.id, _subscription_of(invoice), "lost" in disputes)
+    return InvoicePayment(customer_id, None, None, is_lost=False)
+
+
+async def invoice_outcome(stripe: StripeClient, invoice_id: str) -> Literal["paid", "void", "returned"] | None:
+    """How an invoice ended; None while it can be paid. Returned: all of a payment of it was refunded, or it is
+    disputed or was lost. Raises StripeError.
+
+    A payment of a plan and of overage is one payment: Stripe does not say which part a refund is for.
+    """
+    invoice = await stripe.v1.invoices.retrieve_async(invoice_id, {"expand": ["payments"]})
+    if invoice.status == "void":
+        return "void"
+    if invoice.status != "paid":
+        return None
+    for payment in invoice.payments.data if invoice.payments else []:
+        intent_id = payment.payment.payment_intent
+        if payment.status == "paid" and intent_id is not None and await _is_returned(stripe, str(intent_id)):
+            return "returned"
+    return "paid"
+
+
+async def _is_returned(stripe: StripeClient, payment_intent_id: str) -> bool:
+    intent = await stripe.v1.payment_intents.retrieve_async(payment_intent_id, {"expand": ["latest_charge"]})
+    charge = intent.latest_charge
+    if charge is None or isinstance(charge, str):
+        return False
+    if charge.disputed and MONEY_TAKEN & await _disputes(stripe, payment_intent_id):
+        return True
+    return await _refunded_cents(stripe, charge) >= charge.amount
+
+
+async def _disputes(stripe: StripeClient, payment_intent_id: str) -> set[str]:
+    """The statuses of the disputes of a payment."""
+    listed = await stripe.v1.disputes.list_async({"payment_intent": payment_intent_id, "limit": 100})
+    return {dispute.status for dispute in listed.data}
 
 
 async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tuple[str, PackPayment] | None:
@@ -323,7 +369,7 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
     if session is None or sale is None:
         return None
     intent = await stripe.v1.payment_intents.retrieve_async(payment_intent_id, {"expand": ["latest_charge"]})
-    disputes = (await stripe.v1.disputes.list_async({"payment_intent": payment_intent_id, "limit": 100})).data
+    disputes = await _disputes(stripe, payment_intent_id)
     charge = None if isinstance(intent.latest_charge, str) else intent.latest_charge
     paid = charge if charge is not None and charge.paid and sale.is_paid else None
     return sale.user_id, PackPayment(
@@ -334,8 +380,8 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
         paid_at=iso_time(paid.created) if paid else None,
         paid_cents=paid.amount if paid else sale.amount_cents,
         refunded_cents=await _refunded_cents(stripe, paid) if paid else 0,
-        is_disputed=any(dispute.status not in CLOSED_DISPUTES for dispute in disputes),
-        is_lost=any(dispute.status == "lost" for dispute in disputes),
+        is_disputed=not disputes <= CLOSED_DISPUTES,
+        is_lost="lost" in disputes,
     )
 
 

@@ -206,6 +206,11 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
     "an invoice item without ledger rows": (
         sql("update public.usage_logs set invoice_item_id = null where user_id = %s", "billed"),
         {"I4", "I7", "overdue"}),
+    "a payment of overage that is not counted": (
+        sql("with i as (update public.overage_invoice_items set settled_as = 'returned' where user_id = %s)"
+            f" {SUBSCRIPTIONS} unpaid_overage_usd = paid_overage_usd, paid_overage_usd = 0 where user_id = %s",
+            "billed", "billed"),
+        {"overage payment"}),
     "an invoice item without its row": (second_item(lambda books: str(uuid.uuid4())), {"item unknown"}),
     "two invoice items for one row": (second_item(item_of), {"item doubled"}),
 }  # fmt: skip
@@ -244,6 +249,18 @@ def test_a_lost_refund_or_dispute_is_found_until_applied(books: Books, way: str)
             charge = stripe_get(billing, f"payment_intents/{intent}")["latest_charge"]
             billing.fake.control("/_disputes", charge=charge)
     assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("pack refund", books.billed.id)]
+    lost = [event["id"] for event in billing.fake.http.get("/_events").json() if event["id"] not in before]
+    assert set(billing.deliver(*lost)) == {200}
+    assert books.findings() == []
+
+
+def test_a_lost_refund_of_overage_is_found_until_applied(books: Books) -> None:
+    billing = books.billing
+    charge = stripe_get(billing, "charges", customer=billing.customer_id(books.billed))["data"][0]
+    before = {event["id"] for event in billing.fake.http.get("/_events").json()}
+    with dropped_events(billing):
+        stripe_post(billing, "refunds", charge=charge["id"])
+    assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("overage payment", books.billed.id)]
     lost = [event["id"] for event in billing.fake.http.get("/_events").json() if event["id"] not in before]
     assert set(billing.deliver(*lost)) == {200}
     assert books.findings() == []

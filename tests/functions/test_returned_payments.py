@@ -1,0 +1,128 @@
+"""Overage whose payment was refunded or disputed is owed again, and bounds what the user may ask."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.billing_kit import DAY, BillingStack, stripe_get, stripe_post
+from tests.conftest import Person
+from tests.functions.checkout.kit import set_overage
+from tests.functions.test_billing import job
+from tests.functions.test_exposure import LIMIT, ask_until_refused, cancel, findings, owed, subscribe
+from tests.functions.webhooks.kit import MONTH, newest, plan_of
+from tests.sql.metering import action, at, value
+
+HALF = LIMIT / 2
+
+
+@pytest.fixture(autouse=True)
+def real_clock(billing: BillingStack) -> Iterator[None]:
+    """The clock of the database is set in each test, and no subscription outlives it."""
+    yield
+    at(billing.db, "")
+    billing.cancel_subscriptions()
+
+
+def overage_payer(billing: BillingStack) -> tuple[Person, str]:
+    """A user who has reached the limit, paid, and raised the limit. Returns the payment as well."""
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    assert set_overage(billing, user, '{"overage_limit_usd": 20}').json()["limit_usd"] == 2 * LIMIT
+    return user, payment_of(billing, user)
+
+
+def payment_of(billing: BillingStack, user: Person) -> str:
+    """The user's newest payment."""
+    return str(stripe_get(billing, "charges", customer=billing.customer_id(user))["data"][0]["payment_intent"])
+
+
+def exposure(billing: BillingStack, user: Person) -> tuple[Decimal, Decimal, Decimal | None]:
+    """What is not paid, what is paid, and the limit, US dollars."""
+    row = billing.subscription_row(user)
+    return row["unpaid_overage_usd"], row["paid_overage_usd"], row["overage_limit"]
+
+
+def dispute(billing: BillingStack, payment: str, status: str) -> None:
+    """Open or close a dispute. All events are delivered, newest first."""
+    billing.fake.control("/_disputes", charge=payment, status=status)
+    assert set(billing.deliver(*reversed(billing.undelivered()))) == {200}
+
+
+def refusal(billing: BillingStack, user: Person) -> dict[str, Any]:
+    """The refusal of the next query."""
+    before = owed(billing, user)
+    refused = ask_until_refused(billing, user)
+    assert owed(billing, user) == before
+    return refused
+
+
+@pytest.mark.parametrize("way", ["dispute", "refund"])
+def test_a_returned_payment_is_owed_until_it_pays_again(billing: BillingStack, way: str) -> None:
+    user, payment = overage_payer(billing)
+    assert exposure(billing, user) == (0, LIMIT, 2 * LIMIT)
+    if way == "dispute":
+        dispute(billing, payment, "needs_response")
+    else:
+        refund = stripe_post(billing, "refunds", payment_intent=payment)["id"]
+        assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == (LIMIT, 0, LIMIT)
+    assert refusal(billing, user)["reason_code"] == "overage_returned"
+    assert set_overage(billing, user, '{"overage_limit_usd": 20}').json()["limit_usd"] == LIMIT
+    assert findings(billing, user) == []
+
+    if way == "dispute":
+        dispute(billing, payment, "won")
+    else:
+        billing.fake.control(f"/_refunds/{refund}/fail", is_counted=True)
+        assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == (0, LIMIT, LIMIT)
+    set_overage(billing, user, '{"overage_limit_usd": 20}')
+    ask_until_refused(billing, user)
+    assert owed(billing, user) == 2 * LIMIT
+    assert findings(billing, user) == []
+
+
+def test_a_lost_dispute_opens_no_new_credit(billing: BillingStack) -> None:
+    user, payment = overage_payer(billing)
+    dispute(billing, payment, "lost")
+    cancel(billing, user)
+    billing.fake.advance(MONTH)
+    subscribe(billing, user)
+    refused = refusal(billing, user)
+    assert (refused["reason_code"], refused["resets_at"]) == ("overage_returned", None)
+    query = value(billing.db, "select min(id::text) from public.usage_logs where user_id = %s", user.id)
+    assert value(billing.db, "select public.credit_back(%s, %s)", query, action()).keys() == {"refused"}
+    limits = '{"overage_limit_usd": 11}'
+    value(billing.db, "select public.set_limits(%s, %s, %s)", user.id, limits, action())
+    ask_until_refused(billing, user)
+    assert owed(billing, user) == LIMIT + 1
+    # Processed again, nothing changes.
+    closed = newest(billing, "charge.dispute.closed")
+    before = billing.subscription_row(user)
+    assert billing.deliver(closed, closed) == [200, 200]
+    assert exposure(billing, user) == (before["unpaid_overage_usd"], 0, before["overage_limit"])
+    assert findings(billing, user) == []
+
+
+@pytest.mark.parametrize("amount", [None, 500])
+def test_only_a_full_refund_of_a_mixed_invoice_returns_overage(billing: BillingStack, amount: int | None) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, int(HALF / Decimal("0.025")), start + DAY, start)
+    billing.advance_and_deliver(MONTH + DAY)
+    assert exposure(billing, user) == (0, HALF, None)
+    payment = payment_of(billing, user)
+    assert stripe_get(billing, f"payment_intents/{payment}")["amount"] == 999 + 500
+    stripe_post(billing, "refunds", payment_intent=payment, **({"amount": amount} if amount else {}))
+    assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == ((0, HALF, None) if amount else (HALF, 0, None))
+    assert plan_of(billing, user) == ("basic", None, "active")
+    assert findings(billing, user) == []
