@@ -94,7 +94,7 @@ async def changed_payments(stripe: StripeClient, since: datetime) -> set[str]:
 async def _compare_sale(
     database: Database, session_id: str, sale: PackSale, granted: GrantedPack | None
 ) -> Finding | None:
-    price = Decimal(sale.amount_cents) / 100
+    price = Decimal(sale.price_cents) / 100
     if granted is None:
         if await billing_profile(database, sale.user_id) is None:
             return None  # the user was deleted

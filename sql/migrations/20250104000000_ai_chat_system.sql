@@ -1490,7 +1490,7 @@ comment on column public.credit_packs.credits_to_revoke is
   'Credits that refunds and a lost dispute are worth. Credits spent before stay spent.';
 comment on column public.credit_packs.credits_expired is 'Credits that were left when the pack expired.';
 comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed. A frozen pack pays for nothing.';
-comment on column public.credit_packs.price_paid is 'US dollars paid for the pack.';
+comment on column public.credit_packs.price_paid is 'US dollars paid for the pack, without tax.';
 comment on column public.credit_packs.price_per_credit is 'US dollars per credit, to six decimals.';
 comment on column public.credit_packs.stripe_payment_intent_id is 'The Stripe payment intent.';
 comment on column public.credit_packs.stripe_checkout_session_id is
@@ -6134,7 +6134,7 @@ begin
     insert into public.credit_packs (
       created_at, user_id, credits_purchased, credits_remaining, price_paid, stripe_payment_intent_id,
       stripe_checkout_session_id, expires_at)
-    select v_paid_at, p_user_id, v_credits, v_credits, (p_payment ->> 'paid_cents')::numeric / 100,
+    select v_paid_at, p_user_id, v_credits, v_credits, (p_payment ->> 'price_cents')::numeric / 100,
            p_payment ->> 'payment_intent_id', v_session_id,
            v_paid_at + (select k.expires_after_days * interval '1 day' from public.packs k
                         where k.slug = p_payment ->> 'pack')
@@ -6164,8 +6164,8 @@ $$;
 comment on function public.apply_pack(uuid, bigint, jsonb) is
   'Applies the state of the payment of a pack, unless a newer state was applied. A paid session grants one pack. A '
   'refund revokes credits pro rata, rounded in favour of the user; a lost dispute revokes all; an open dispute freezes '
-  'the pack. p_payment: {session_id, payment_intent_id, pack, credits, paid_at, paid_cents, refunded_cents, '
-  'is_disputed, is_lost}. Returns the user. Null: the user was deleted.';
+  'the pack. p_payment: {session_id, payment_intent_id, pack, credits, paid_at, price_cents (without tax), '
+  'paid_cents and refunded_cents (with tax), is_disputed, is_lost}. Returns the user. Null: the user was deleted.';
 revoke all on function public.apply_pack(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.apply_pack(uuid, bigint, jsonb) to service_role;
 

@@ -42,6 +42,7 @@ def apply_pack(db: Db, user: str, sequence: int, **payment: Any) -> str | None:
         "pack": "pack_100",
         "credits": 100,
         "paid_at": "2026-03-01T12:00:00Z",
+        "price_cents": payment.get("paid_cents", 225),
         "paid_cents": 225,
         "refunded_cents": 0,
         "is_disputed": False,

@@ -341,6 +341,7 @@ class Histories(RuleBasedStateMachine):
             "pack": PACKS[validity],
             "credits": payment.credits,
             "paid_at": payment.paid_at and payment.paid_at.isoformat(),
+            "price_cents": payment.cents,
             "paid_cents": payment.cents,
             "refunded_cents": payment.refunded_cents,
             "is_disputed": payment.disputed,

@@ -63,8 +63,8 @@ SUBSCRIPTION = (
 )
 PACK = (
     'select public.apply_pack(%(user)s, 9, \'{"session_id": "cs_1", "payment_intent_id": "pi_1",'
-    ' "pack": "pack_100", "credits": 5, "paid_at": "2026-03-01Z", "paid_cents": 500, "refunded_cents": 100,'
-    ' "is_disputed": false, "is_lost": false}\')'
+    ' "pack": "pack_100", "credits": 5, "paid_at": "2026-03-01Z", "price_cents": 500, "paid_cents": 500,'
+    ' "refunded_cents": 100, "is_disputed": false, "is_lost": false}\')'
 )
 CALLS = {
     "admit_query": f"select {ADMIT}, p_own_key => false)",

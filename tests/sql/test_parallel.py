@@ -38,6 +38,7 @@ def payment(user: str, refunded_cents: int) -> str:
             "pack": "pack_100",
             "credits": 5,
             "paid_at": "2026-03-01T12:00:00Z",
+            "price_cents": 225,
             "paid_cents": 225,
             "refunded_cents": refunded_cents,
             "is_disputed": refunded_cents == 1,

@@ -63,24 +63,30 @@ class CustomerState:
 
 @dataclass(frozen=True, slots=True)
 class PackSale:
-    """What a checkout session sold, as its metadata recorded it. `amount_cents` is the session's total."""
+    """What a checkout session sold, as its metadata recorded it. `total_cents` is what was charged, `price_cents` the
+    same without tax."""
 
     user_id: str
     pack: str
     credits: int
-    amount_cents: int
+    price_cents: int
+    total_cents: int
     is_paid: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PackPayment:
-    """The payment for a pack, as the SQL function apply_pack reads it. `paid_at` is ISO 8601, None until it is paid."""
+    """The payment for a pack, as the SQL function apply_pack reads it. `paid_at` is ISO 8601, None until it is paid.
+
+    `price_cents` is without tax; `paid_cents` and `refunded_cents` are with it.
+    """
 
     session_id: str
     payment_intent_id: str
     pack: str
     credits: int
     paid_at: str | None
+    price_cents: int
     paid_cents: int
     refunded_cents: int
     is_disputed: bool
@@ -288,11 +294,13 @@ def pack_sale(session: "Session") -> PackSale | None:
     metadata = session.metadata.to_dict() if session.metadata is not None else {}
     if session.mode != "payment" or not {"user_id", "pack", "credits"} <= metadata.keys():
         return None
+    total, details = session.amount_total or 0, session.total_details
     return PackSale(
         user_id=metadata["user_id"],
         pack=metadata["pack"],
         credits=int(metadata["credits"]),
-        amount_cents=session.amount_total or 0,
+        price_cents=total - (details.amount_tax if details else 0),
+        total_cents=total,
         is_paid=session.payment_status == "paid",
     )
 
@@ -378,7 +386,8 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
         pack=sale.pack,
         credits=sale.credits,
         paid_at=iso_time(paid.created) if paid else None,
-        paid_cents=paid.amount if paid else sale.amount_cents,
+        price_cents=sale.price_cents,
+        paid_cents=paid.amount if paid else sale.total_cents,
         refunded_cents=await _refunded_cents(stripe, paid) if paid else 0,
         is_disputed=not disputes <= CLOSED_DISPUTES,
         is_lost="lost" in disputes,

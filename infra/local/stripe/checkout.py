@@ -20,9 +20,18 @@ from infra.local.stripe.invoice_lifecycle import MINIMUM, collect, default_card
 from infra.local.stripe.payment_methods import make_card
 from infra.local.stripe.payments import charge_card, make_intent
 from infra.local.stripe.state import State, expandable, scheduled_action
+from infra.local.stripe.taxes import (
+    automatic_tax,
+    check_behavior,
+    is_located,
+    location_missing,
+    tax_status,
+    taxes_on,
+)
 
 OPEN_FOR = DAY
 SETTLES_AFTER = DAY
+BUYER = "buyer@example.test"
 CHOICES = ("good_card", "bad_card", "later_succeeds", "later_fails")
 OTHER_MODE_PARAMS = {
     "payment": ("subscription_data", "payment_method_collection"),
@@ -67,7 +76,7 @@ def create_session(state: State, params: Json) -> Json:
             "allow_promotion_codes": params.get("allow_promotion_codes"),
             "amount_subtotal": total,
             "amount_total": total,
-            "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+            "automatic_tax": _automatic_tax(params, customer, lines),
             "billing_address_collection": params.get("billing_address_collection"),
             "cancel_url": params.get("cancel_url"),
             "client_reference_id": params.get("client_reference_id"),
@@ -124,9 +133,12 @@ def create_session(state: State, params: Json) -> Json:
             "_collects": collects or total > 0,
             "_intent_data": params.get("payment_intent_data", {}),
             "_lines": lines,
+            "_saves_address": params.get("customer_update", {}).get("address") == "auto",
             "_subscription_data": params.get("subscription_data", {}),
         }
     )
+    if customer and is_located(customer["address"]):
+        _set_taxes(session, customer["address"])
     if mode == "payment":
         data: Json = {
             "account_tax_ids": None,
@@ -154,14 +166,44 @@ def _check_session_params(params: Json) -> None:
     for name in ("success_url", "cancel_url"):
         if name in params and urlsplit(params[name]).scheme not in ("http", "https"):
             raise ApiError("Not a valid URL", code="url_invalid", param=name)
-    for name in ("automatic_tax", "invoice_creation"):
-        if params.get(name, {}).get("enabled"):
-            raise unsupported(name, f"{name}[enabled]")
+    if params.get("invoice_creation", {}).get("enabled"):
+        raise unsupported("invoice_creation", "invoice_creation[enabled]")
     for name in OTHER_MODE_PARAMS[mode]:
         if name in params:
             raise ApiError(f"You can not pass `{name}` in `{mode}` mode.", param=name)
+    if "customer_update" in params and "customer" not in params:
+        raise ApiError("`customer_update` can only be used with `customer`.", param="customer_update")
     if "customer" in params and "customer_email" in params:
         raise ApiError("You may only specify one of these parameters: customer, customer_email.", param="customer")
+
+
+def _automatic_tax(params: Json, customer: Json | None, lines: list[Json]) -> Json:
+    """Raises ApiError for a customer whose address does not tell the tax, unless the page saves one."""
+    fields = automatic_tax(params)
+    if fields["enabled"]:
+        for line in lines:
+            check_behavior(line["price"])
+        saves = params.get("customer_update", {}).get("address") == "auto"
+        if customer and not saves and not is_located(customer["address"]):
+            raise location_missing(
+                "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address "
+                "to the Customer or set either `customer_update[address]` to 'auto' or `customer_update[shipping]` to "
+                "'auto' to save the address entered in Checkout to the Customer."
+            )
+    del fields["disabled_reason"]
+    return {**fields, **tax_status(fields["enabled"], customer and customer["address"])}
+
+
+def _set_taxes(session: Json, address: Json) -> None:
+    """The taxes of the lines and the totals with them, if the session computes tax."""
+    if not session["automatic_tax"]["enabled"]:
+        return
+    for line in session["_lines"]:
+        line["amount_tax"] = sum(tax["amount"] for tax in taxes_on(address, line["amount_subtotal"]))
+        line["amount_total"] = line["amount_subtotal"] + line["amount_tax"]
+    session["automatic_tax"] |= tax_status(True, address)
+    session["total_details"]["amount_tax"] = sum(line["amount_tax"] for line in session["_lines"])
+    session["amount_total"] = session["amount_subtotal"] + session["total_details"]["amount_tax"]
 
 
 def _line_items(params: Json) -> list[Json]:
@@ -236,11 +278,14 @@ def _details(customer: Json | None, email: str | None) -> Json | None:
     return {**copied, "business_name": None, "individual_name": None, "tax_exempt": "none", "tax_ids": None}
 
 
-def pay(state: State, session: Json, choice: str) -> bool:
-    """Submit the page with one of CHOICES. Returns whether the session is complete; a declined card leaves it open."""
+def pay(state: State, session: Json, choice: str, province: str | None = None) -> bool:
+    """Submit the page with one of CHOICES. `province` is that of the address on the page; by default the customer's,
+    otherwise Ontario. Returns whether the session is complete; a declined card leaves it open."""
     assert session["status"] == "open"
+    if session["automatic_tax"]["enabled"]:
+        _enter_address(state, session, province)
     works, delayed = choice in ("good_card", "later_succeeds"), choice.startswith("later")
-    details = session["customer_details"] or _details(None, "buyer@example.test")
+    details = session["customer_details"] or _details(None, BUYER)
     session["customer_details"] = {**(details or {}), "name": (details or {})["name"] or "Local Buyer"}
     paid = (_subscribe if session["mode"] == "subscription" else _buy)(state, session, works, delayed)
     if not paid:
@@ -254,12 +299,27 @@ def pay(state: State, session: Json, choice: str) -> bool:
     return True
 
 
+def _enter_address(state: State, session: Json, province: str | None) -> None:
+    """The address on the page, which tells the tax. It is saved to the customer where the session asks for it."""
+    customer = state.objects.get(session["customer"] or "")
+    address = customer and customer["address"]
+    if province is not None or not is_located(address):
+        address = {"city": None, "country": "CA", "line1": None, "line2": None, "postal_code": None}
+        address["state"] = province or "ON"
+    assert address is not None
+    session["customer_details"] = {**(session["customer_details"] or _details(None, BUYER) or {}), "address": address}
+    _set_taxes(session, address)
+    if customer and session["_saves_address"] and customer["address"] != address:
+        with state.updating(customer, "customer.updated"):
+            customer["address"] = address
+
+
 def _customer(state: State, session: Json) -> Json:
     """The customer of the session; a new one if it has none."""
     if session["customer"]:
         return state.get("customer", session["customer"], "customer")
     details = session["customer_details"]
-    customer = make_customer(state, {"email": details["email"], "name": details["name"]})
+    customer = make_customer(state, {name: details[name] for name in ("address", "email", "name")})
     state.emit("customer.created", customer)
     session["customer"] = customer["id"]
     return customer
@@ -283,6 +343,7 @@ def _subscribe(state: State, session: Json, works: bool, delayed: bool) -> bool:
         customer,
         {
             **session["_subscription_data"],
+            "automatic_tax": {"enabled": session["automatic_tax"]["enabled"]},
             "default_payment_method": card and card["id"],
             "items": [{"price": line["price"]["id"], "quantity": line["quantity"]} for line in session["_lines"]],
         },

@@ -13,6 +13,7 @@ from infra.local.stripe.errors import Json
 from infra.local.stripe.invoice_lines import compute_totals, make_item_line, subscription_id_of
 from infra.local.stripe.payments import cancel_intent, charge_card, make_intent
 from infra.local.stripe.state import State, scheduled_action
+from infra.local.stripe.taxes import automatic_tax, tax_status
 
 MINIMUM = 50  # cents; Stripe's smallest charge in US and Canadian dollars
 ACKNOWLEDGED_WITHIN = 72 * HOUR  # how long a draft waits for the endpoint to acknowledge it
@@ -60,13 +61,7 @@ def make_invoice(
             "attempt_count": 0,
             "attempted": False,
             "auto_advance": False,
-            "automatic_tax": {
-                "disabled_reason": None,
-                "enabled": False,
-                "liability": None,
-                "provider": None,
-                "status": None,
-            },
+            "automatic_tax": {**automatic_tax({}), **tax_status(False, None)},
             "automatically_finalizes_at": None,
             "billing_reason": reason,
             "collection_method": "charge_automatically",
@@ -174,14 +169,14 @@ def finalize_when_acknowledged(state: State, invoice_id: str) -> None:
 def finalize(state: State, invoice: Json) -> bool:
     """Number the invoice and apply the balance of the customer. If nothing is due, it is paid.
 
-    Returns False if a test made finalization fail.
+    Returns False if the customer's address does not tell the tax, or a test made finalization fail.
     """
     customer = state.objects[invoice["customer"]]
     compute_totals(state, invoice)
-    if invoice.get("_unfinalizable"):
+    if invoice.get("_unfinalizable") or invoice["automatic_tax"]["status"] == "requires_location_inputs":
         invoice["last_finalization_error"] = {
             "code": "customer_tax_location_invalid",
-            "message": "A test made the finalization of this invoice fail.",
+            "message": "The customer's location isn't recognized, or a test made the finalization fail.",
             "type": "invalid_request_error",
         }
         state.emit("invoice.finalization_failed", invoice)

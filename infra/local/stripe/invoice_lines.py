@@ -9,6 +9,7 @@ from decimal import Decimal
 from infra.local.stripe.catalog import cents
 from infra.local.stripe.errors import Json
 from infra.local.stripe.state import State, list_object
+from infra.local.stripe.taxes import tax_status, taxes_on, total_taxes
 
 NOT_EDITABLE = "invoice_not_editable"
 """The error code for an invoice that can no longer change."""
@@ -110,12 +111,17 @@ def item_id_of(line: Json) -> str | None:
 
 
 def compute_totals(state: State, invoice: Json) -> None:
-    """Set the totals of a draft from its lines and the balance of the customer."""
-    lines = invoice["_lines"]
+    """Set the taxes and the totals of a draft from its lines, and the address and the balance of the customer."""
+    lines, customer = invoice["_lines"], state.objects[invoice["customer"]]
+    taxed, address, balance = invoice["automatic_tax"]["enabled"], customer["address"], customer["balance"]
     for line in lines:
         line["invoice"] = invoice["id"]
-    total, balance = sum(line["amount"] for line in lines), state.objects[invoice["customer"]]["balance"]
+        line["taxes"] = taxes_on(address, line["amount"]) if taxed else []
+    subtotal, taxes = sum(line["amount"] for line in lines), total_taxes([line["taxes"] for line in lines])
+    total = subtotal + sum(tax["amount"] for tax in taxes)
     invoice["lines"] = list_object(lines[:SHOWN_LINES], f"/v1/invoices/{invoice['id']}/lines", len(lines) > SHOWN_LINES)
     due = max(0, total + balance)
-    invoice |= dict.fromkeys(("total", "subtotal", "subtotal_excluding_tax", "total_excluding_tax"), total)
+    invoice["automatic_tax"] |= tax_status(taxed, address)
+    invoice |= {"customer_address": address, "total": total, "total_taxes": taxes}
+    invoice |= dict.fromkeys(("subtotal", "subtotal_excluding_tax", "total_excluding_tax"), subtotal)
     invoice |= {"starting_balance": balance, "amount_due": due, "amount_remaining": due}

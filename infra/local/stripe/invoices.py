@@ -20,6 +20,7 @@ from infra.local.stripe.invoice_lines import NOT_EDITABLE, item_id_of, pending_i
 from infra.local.stripe.payment_methods import get_card
 from infra.local.stripe.payments import cancel_intent, declined
 from infra.local.stripe.state import State, expandable
+from infra.local.stripe.taxes import automatic_tax
 
 UPDATE_PARAMS = "auto_advance default_payment_method description footer metadata"
 
@@ -28,8 +29,8 @@ UPDATE_PARAMS = "auto_advance default_payment_method description footer metadata
     "POST",
     "/v1/invoices",
     param_types.InvoiceCreateParams,
-    f"{UPDATE_PARAMS} collection_method currency customer days_until_due due_date pending_invoice_items_behavior "
-    "subscription",
+    f"{UPDATE_PARAMS} automatic_tax automatic_tax.enabled collection_method currency customer days_until_due due_date "
+    "pending_invoice_items_behavior subscription",
 )
 def create_invoice(state: State, params: Json) -> Json:
     if "customer" not in params:
@@ -63,6 +64,7 @@ def create_invoice(state: State, params: Json) -> Json:
         items,
         subscription,
         auto_advance=params.get("auto_advance", False),
+        automatic_tax=automatic_tax(params),
         collection_method=params.get("collection_method", "charge_automatically"),
         due_date=due_date,
         metadata=state.merge_metadata({}, params.get("metadata", {})),

@@ -19,6 +19,7 @@ from infra.local.stripe.clock import DAY, HOUR
 from infra.local.stripe.errors import DECLINED, ApiError, Json
 from infra.local.stripe.state import RequestInfo, State
 from infra.local.stripe.subscription_items import item_amount, items_of, period_of
+from infra.local.stripe.taxes import PROVINCES
 from infra.local.stripe.webhooks import WebhookSender
 
 WEBHOOK_TIMEOUT = 10  # seconds that a buyer waits for the webhooks of the shop
@@ -74,6 +75,14 @@ def button(name: str, value: str, label: str, main: bool = False) -> str:
     return f'<button{style} name="{name}" value="{html.escape(value)}">{html.escape(label)}</button>'
 
 
+def _province_field(session: Json) -> str:
+    """The part of the billing address that tells the tax: by default the customer's, or Ontario."""
+    address = (session["customer_details"] or {}).get("address") or {}
+    chosen = address.get("state") or "ON"
+    options = "".join(f"<option{' selected' if name == chosen else ''}>{name}</option>" for name in PROVINCES)
+    return f'<label>Province <select name="province">{options}</select></label>'
+
+
 def rows(lines: Sequence[tuple[str, ...]]) -> str:
     return "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in line) for line in lines)
 
@@ -120,16 +129,17 @@ class Pages:
             return page("Something went wrong", "<p>There is no such checkout page.", 404)
         declined = ""
         if request.method == "POST":
-            choice = (await self._form(request)).get("way")
+            form = await self._form(request)
+            choice, province = form.get("way"), form.get("province")
             if choice == "leave":
                 if session["cancel_url"]:
                     return RedirectResponse(session["cancel_url"], 303)
                 return page("Checkout", "<p>You left without paying.")
-            if choice not in checkout.CHOICES:
-                return page("Something went wrong", "<p>There is no such button.", 400)
+            if choice not in checkout.CHOICES or province not in (None, *PROVINCES):
+                return page("Something went wrong", "<p>There is no such button or province.", 400)
             if session["status"] == "open":
                 try:
-                    paid = checkout.pay(self.state, session, choice)
+                    paid = checkout.pay(self.state, session, choice, province)
                 except ApiError as error:
                     return page("Something went wrong", notice(str(error)), 400)
                 if paid:
@@ -148,8 +158,10 @@ class Pages:
         for line in session["_lines"]:
             price = line["price"]
             interval = f" / {price['recurring']['interval']}" if price["recurring"] else ""
-            amount = money(line["amount_total"], line["currency"])
+            amount = money(line["amount_subtotal"], line["currency"])
             lines.append((f"{line['quantity']} × {line['description']}", amount + interval))
+        if tax := session["total_details"]["amount_tax"]:
+            lines.append(("Tax", money(tax, session["currency"])))
         details = session["customer_details"] or {}
         buyer = f'<p class="note">For {html.escape(details["email"])}</p>' if details.get("email") else ""
         total = money(session["amount_total"], session["currency"])
@@ -165,7 +177,8 @@ class Pages:
             labels.append(("later_fails", "Pay later (async), fails"))
         labels.append(("leave", "Leave without paying"))
         buttons = "".join(button("way", choice, label, choice == "good_card") for choice, label in labels)
-        return f'<form method="post">{buttons}</form>'
+        address = _province_field(session) if session["automatic_tax"]["enabled"] else ""
+        return f'<form method="post">{address}{buttons}</form>'
 
     # --- portal ------------------------------------------------------------------------------------------------------
 
@@ -244,6 +257,8 @@ class Pages:
             message = "Thank you, it is paid." if invoice["status"] == "paid" else DECLINED
             await self._wait_for_webhooks()
         lines = [(line["description"] or "Item", money(line["amount"], line["currency"])) for line in invoice["_lines"]]
+        if tax := sum(tax["amount"] for tax in invoice["total_taxes"]):
+            lines.append(("Tax", money(tax, invoice["currency"])))
         body = f"<table>{rows(lines)}</table><p class='total'>{money(invoice['amount_due'], invoice['currency'])}</p>"
         if invoice["status"] == "open":
             good = button("way", "good_card", "Pay with a good card", main=True)

@@ -26,6 +26,7 @@ from infra.local.stripe.subscription_items import (
     period_of,
     recurring_price,
 )
+from infra.local.stripe.taxes import automatic_tax, check_behavior
 
 INCOMPLETE_FOR = 23 * HOUR
 
@@ -40,6 +41,9 @@ def start(state: State, customer: Json, params: Json, card: Json | None, process
     prices = [recurring_price(state, entry, f"items[{index}]") for index, entry in enumerate(params["items"])]
     if len({(billing_interval(price), price["currency"]) for price in prices}) != 1:
         raise unsupported("prices of several intervals or currencies in one subscription", "items")
+    if automatic_tax(params)["enabled"]:
+        for price in prices:
+            check_behavior(price)
     behavior = params.get("payment_behavior", "allow_incomplete")
     if behavior == "pending_if_incomplete":
         raise ApiError("pending_if_incomplete is for updates.", param="payment_behavior")
@@ -80,7 +84,7 @@ def _make_subscription(state: State, customer: Json, params: Json, prices: list[
             "object": "subscription",
             "application": None,
             "application_fee_percent": None,
-            "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
+            "automatic_tax": automatic_tax(params),
             "billing_cycle_anchor": now,
             "billing_cycle_anchor_config": None,
             "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible", "updated_at": now},
@@ -157,6 +161,7 @@ def make_subscription_invoice(
         subscription,
         period,
         auto_advance=auto_advance,
+        automatic_tax=dict(subscription["automatic_tax"]),
     )
     subscription["latest_invoice"] = invoice["id"]
     return invoice

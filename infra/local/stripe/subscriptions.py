@@ -20,9 +20,9 @@ from infra.local.stripe.subscription_lifecycle import (
 )
 
 WRITE_PARAMS = (
-    "cancel_at cancel_at_period_end collection_method default_payment_method description items "
-    "items.price items.quantity items.metadata metadata off_session payment_behavior proration_behavior "
-    "payment_settings payment_settings.save_default_payment_method"
+    "automatic_tax automatic_tax.enabled cancel_at cancel_at_period_end collection_method default_payment_method "
+    "description items items.price items.quantity items.metadata metadata off_session payment_behavior "
+    "proration_behavior payment_settings payment_settings.save_default_payment_method"
 )
 
 
