@@ -67,8 +67,12 @@ def test_links_inside_the_repository_resolve(page: Path) -> None:
 # Names of AWS and of the AI SDK.
 FOREIGN = {
     "AsyncEventsDropped",
+    "ConcurrentExecutions",
     "Errors",
     "InvocationDroppedCount",
+    "InvocationThrottleCount",
+    "REPORT",
+    "TargetErrorCount",
     "prepareReconnectToStreamRequest",
     "useChat",
 }

@@ -109,6 +109,7 @@ class Answer:
     id: str
     steps: list[Step] = field(default_factory=list)
     page_sources: list[Source] = field(default_factory=list)  # of the page that the question is about
+    first_text_at: float | None = None  # the time.perf_counter() when the model's first text came
 
     @property
     def text(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from functions.chat import limits, progress
 from functions.chat.feed import Feed
-from functions.chat.metering import Metering, Query
+from functions.chat.metering import Arrival, Metering, Query
 from functions.chat.own_key import OwnKeys
 from functions.chat.progress import ProgressWriter
 from functions.chat.providers import Providers
@@ -44,13 +44,12 @@ class Chat:
         self,
         user_id: str,
         request: ChatRequest,
-        request_id: str | None = None,
+        arrival: Arrival | None = None,
         seconds: float = limits.TURN_S,
-        session_id: str | None = None,
     ) -> Feed:
         """Start a turn that may take `seconds`. Its feed opens or fails once the provider or a refusal answered.
 
-        `request_id`: by default a new one. The query gets the same id.
+        `arrival`: by default now, with a new request id. The query gets the id of the request.
         """
         turn: Turn = Turn(
             metering=self._metering,
@@ -61,7 +60,7 @@ class Chat:
             progress=self._progress,
             observer=self.observer,
             turnstile=self._turnstile,
-            query=Query(user_id, request, request_id or new_request_id(), session_id),
+            query=Query(user_id, request, arrival or Arrival(new_request_id())),
             stop_earlier=lambda: self._stop_others(turn),
             ends_at=asyncio.get_running_loop().time() + seconds,
         )

@@ -1,6 +1,7 @@
 """The conversation with the model within one turn: step after step, the model writes text and calls tools."""
 
 import asyncio
+import time
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -79,6 +80,8 @@ class Conversation:
 
     def _write(self, step: Step, text: str) -> None:
         if text:
+            if self.answer.first_text_at is None:
+                self.answer.first_text_at = time.perf_counter()
             step.text += text
             self.feed.write(self.stream.text(text))
 

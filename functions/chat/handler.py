@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from functions.chat import limits, messages
 from functions.chat.chat import Chat
 from functions.chat.event_stream import EventStream
+from functions.chat.metering import Arrival
 from functions.chat.providers import Providers, prices
 from functions.chat.request import ChatRequest
 from functions.chat.settings import ChatSettings
@@ -31,7 +31,7 @@ from functions.common.errors import NotFound
 from functions.common.observe import Observer
 from functions.common.operation import Operation
 from functions.common.settings import SettingsError, load, load_vault, read_environment
-from functions.common.web import ChatId, Stopping, create_app, json_body, json_response, language_of
+from functions.common.web import ChatId, Stopping, create_app, json_body, json_response, lambda_context, language_of
 
 read_question = json_body(ChatRequest)
 
@@ -47,12 +47,9 @@ Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
 
 def seconds_left(request: Request) -> float:
-    """How long a turn may take: on Lambda the time left, which the Web Adapter sends, minus a margin to settle.
-
-    https://github.com/awslabs/aws-lambda-web-adapter#lambda-context
-    """
+    """How long a turn may take: on Lambda the time left, which the Web Adapter sends, minus a margin to settle."""
     try:
-        deadline_ms = int(orjson.loads(request.headers["x-amzn-lambda-context"])["deadline"])
+        deadline_ms = int(lambda_context(request.scope)["deadline"])
     except (KeyError, TypeError, ValueError):
         return limits.TURN_S
     return min(limits.TURN_S, deadline_ms / 1000 - time.time() - limits.DEADLINE_MARGIN_S)
@@ -89,7 +86,8 @@ async def post_chat(request: Request) -> Response:
     question = await read_question(request)
     question.language = language_of(request)
     chat: Chat = request.app.state.chat
-    feed = chat.start(user.id, question, request.state.request_id, seconds_left(request), user.session_id)
+    arrival = Arrival(request.state.request_id, request.state.started, request.state.aws_request_id, user.session_id)
+    feed = chat.start(user.id, question, arrival, seconds_left(request))
     accept = request.headers.get("accept", "")
     if "application/json" in accept and "text/event-stream" not in accept:
         return json_response(await feed.answer())

@@ -5,8 +5,9 @@ This module is the only reader of the JSON that the SQL functions admit_query, s
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypedDict, TypeVar, get_args
@@ -206,13 +207,31 @@ class TurnRow(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """The HTTP request of a query. `started` is the time.perf_counter() when it arrived, `aws_request_id` is Lambda's
+    id of the invocation, `session_id` is the access token's."""
+
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    aws_request_id: str | None = None
+    session_id: str | None = None
+
+    def ms_until(self, at: float | None) -> float | None:
+        """The milliseconds until a time.perf_counter(). None where there is none."""
+        return None if at is None else round((at - self.started) * 1000, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
-    """A question of a user. `request_id` is the HTTP request's, `session_id` the access token's."""
+    """A question of a user."""
 
     user_id: str
     request: ChatRequest
-    request_id: str
-    session_id: str | None = None
+    arrival: Arrival
+
+    @property
+    def request_id(self) -> str:
+        return self.arrival.request_id
 
     @property
     def hold_id(self) -> str:
@@ -239,6 +258,14 @@ class Hold:
 
     query: Query
     admission: Admission
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How an answer went: the time.perf_counter() of its first text, if it got that far, and the model's responses."""
+
+    first_text_at: float | None = None
+    steps: int = 0
 
 
 class Metering:
@@ -313,7 +340,7 @@ class Metering:
                     "p_history_messages": limits.HISTORY_MESSAGES,
                     "p_history_bytes": limits.HISTORY_BYTES,
                     "p_providers": self._platform_providers,
-                    "p_session_id": query.session_id,
+                    "p_session_id": query.arrival.session_id,
                     "p_waits": loop.time() < waits_until,
                     "p_own_key": own_key,
                 },
@@ -350,20 +377,22 @@ class Metering:
 
     # The end
 
-    async def settle(self, hold: Hold, ending: Ending, spent: Spent, turn: TurnRow | None, until: float) -> Settled:
+    async def settle(
+        self, hold: Hold, ending: Ending, spent: Spent, pace: Pace, turn: TurnRow | None, until: float
+    ) -> Settled:
         """End a query that is charged. Stores the turn unless it is None. Raises nothing.
 
         Repeated while the database is out of reach, until the event loop's time `until`.
         """
         outcome = "stopped" if ending == "stopped" else "answered"
         usage = {**spent.row(), "finish_reason": ending}
-        return await self._end(hold, "settle_query", outcome, usage, {"p_turn": turn}, until)
+        return await self._end(hold, "settle_query", outcome, usage, pace, {"p_turn": turn}, until)
 
-    async def release(self, hold: Hold, spent: Spent, until: float) -> Settled:
+    async def release(self, hold: Hold, spent: Spent, pace: Pace, until: float) -> Settled:
         """End a query that failed and give its funding back. Raises nothing. Tries for limits.SETTLE_S: what is not
         released expires with the same result."""
         until = min(until, asyncio.get_running_loop().time() + limits.SETTLE_S)
-        return await self._end(hold, "release_query", "failed", spent.row(), {}, until)
+        return await self._end(hold, "release_query", "failed", spent.row(), pace, {}, until)
 
     async def _end(
         self,
@@ -371,6 +400,7 @@ class Metering:
         function: str,
         outcome: str,
         usage: Mapping[str, Any],
+        pace: Pace,
         turn: Mapping[str, TurnRow | None],
         until: float,
     ) -> Settled:
@@ -398,7 +428,15 @@ class Metering:
             funding=hold.admission.funding,
             outcome=settled.outcome,
             charged_usd=str(settled.charged_usd),
+            aws_request_id=hold.query.arrival.aws_request_id,
+            duration_ms=hold.query.arrival.ms_until(time.perf_counter()),
+            first_token_ms=(first_token_ms := hold.query.arrival.ms_until(pace.first_text_at)),
+            steps=pace.steps,
         )
+        is_ours = hold.admission.funding != "byok" and usage["cost_usd"] is not None
+        paid = {"CostUsd": float(usage["cost_usd"])} if is_ours else {}
+        first = {} if first_token_ms is None else {"FirstTokenMs": first_token_ms}
+        observer.count(Queries=1, ChargedUsd=float(settled.charged_usd or 0), **paid, **first)
         return settled
 
     async def _end_until(self, until: float, hold: Hold, function: str, params: Mapping[str, Any]) -> Settled:
@@ -423,7 +461,7 @@ class Metering:
             # A backup was restored, or a replica promoted, without the last admissions. The provider cost money anyway.
             self._observer.failure("admission forgotten", error, **hold.query.identity, function=function)
         # The own key pays again exactly if it paid before. The user may have signed out meanwhile.
-        query = replace(hold.query, session_id=None)
+        query = replace(hold.query, arrival=replace(hold.query.arrival, session_id=None))
         admitted = await self._admit(query, own_key=hold.admission.funding == "byok")
         if isinstance(admitted, Ended):
             raise AlreadyAnswered

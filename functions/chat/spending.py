@@ -19,12 +19,14 @@ class Spending:
 
     def __init__(self) -> None:
         self.usage = Usage()
+        self.steps = 0  # responses of the model
         self.cost_usd: Decimal | None = Decimal(0)
         self.at_most_usd = Decimal(0)
         self._unpriced: list[tuple[str, str, Usage]] = []
 
     def add(self, provider: str, model: str, usage: Usage) -> None:
         """Note a step's tokens. They count from the next `price()` on."""
+        self.steps += 1
         self._unpriced.append((provider, model, usage))
 
     async def price(self) -> None:

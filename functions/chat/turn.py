@@ -17,7 +17,7 @@ from functions.chat.answer import Answer, Step
 from functions.chat.budget import Budget
 from functions.chat.conversation import Conversation
 from functions.chat.feed import Feed
-from functions.chat.metering import Ended, Hold, Metering, Query, Settled, TurnRow
+from functions.chat.metering import Ended, Hold, Metering, Pace, Query, Settled, TurnRow
 from functions.chat.own_key import OwnKeys
 from functions.chat.progress import ProgressWriter, TurnProgress
 from functions.chat.providers import FinishReason, Message, Prompt, Providers, Spent
@@ -26,7 +26,15 @@ from functions.chat.sources import Parliament
 from functions.chat.spending import Spending
 from functions.chat.system_prompt import last_sentence, situation, system_prompt
 from functions.chat.tools import Tools
-from functions.common.errors import AppError, ByokKeyRejected, Internal, PromptRefused, ProviderError, ProviderTimeout
+from functions.common.errors import (
+    AppError,
+    ByokKeyRejected,
+    Internal,
+    PromptRefused,
+    ProviderError,
+    ProviderTimeout,
+    is_providers_failure,
+)
 from functions.common.observe import Observer
 from functions.common.turnstile import Turnstile
 from functions.common.vault import PlainKey
@@ -95,6 +103,8 @@ class Turn:
         try:
             reason = await self._converse_in_time(hold, failover)
         except BaseException as error:
+            if is_providers_failure(error) and admission.funding != "byok":
+                self.observer.count(ProviderFailures=1)
             if self.feed.is_streaming:
                 self.feed.write(self._stream.complete())
             await self._end(hold, progress, failover, None, None)
@@ -198,10 +208,11 @@ class Turn:
                 self.observer.info("model gone", **self.query.identity, provider=provider, model=model)
                 if hold.admission.funding != "byok":
                     self.observer.count(ModelsGone=1)  # an operator has to change the plans
+            pace = Pace(self._answer.first_text_at, self._spending.steps)
             until = self.ends_at + limits.DEADLINE_MARGIN_S - limits.SETTLE_MARGIN_S
             if ending is None:
-                return await self.metering.release(hold, self._spent(failover), until)
-            return await self.metering.settle(hold, ending, self._spent(failover), turn_row, until)
+                return await self.metering.release(hold, self._spent(failover), pace, until)
+            return await self.metering.settle(hold, ending, self._spent(failover), pace, turn_row, until)
 
         return await self.metering.run_to_end(end())
 

@@ -224,6 +224,13 @@ class ProviderTimeout(AppError):
     code = "provider_timeout"
 
 
+def is_providers_failure(error: BaseException) -> bool:
+    """Whether a model provider failed, and not what was sent to it."""
+    return isinstance(error, ProviderError | ProviderOverloaded | ProviderTimeout) and not isinstance(
+        error, PromptRefused
+    )
+
+
 class Unavailable(AppError):
     """`upstream`: what the database or its gateway answered last, for the log."""
 

@@ -5,6 +5,7 @@ are logged by type and place, never by message, which may contain their input.
 """
 
 import logging
+import os
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +14,18 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.metrics import MetricUnit
 
-NAMESPACE = "CanadaGPTChat"
+NAMESPACE = os.environ.get("METRICS_NAMESPACE") or "CanadaGPTChat"  # on AWS with the stage
 
 ALLOWED = frozenset(
     {
         # of every line
         "level", "message", "timestamp", "service", "cold_start", "function_name", "function_request_id",
         # of a request
-        "request_id", "method", "route", "status", "code", "reason_code", "duration_ms", "user_id",
+        "request_id", "aws_request_id", "method", "route", "status", "code", "reason_code", "duration_ms", "user_id",
         # of a query
         "hold_id", "message_id", "tier", "funding", "provider", "model", "outcome", "tokens_input", "tokens_output",
-        "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd", "finish_reason",
+        "cache_read_tokens", "cache_write_tokens", "cost_usd", "charged_usd", "finish_reason", "first_token_ms",
+        "steps",
         # of a failure
         "error_type", "error_place", "upstream", "upstream_status", "upstream_request_id", "attempt", "function",
         "tool",
@@ -33,6 +35,9 @@ ALLOWED = frozenset(
         "job", "counts",
     }
 )  # fmt: skip
+
+# The unit of a metric follows from the end of its name. Every other metric is a count.
+UNITS = {"Ms": MetricUnit.Milliseconds, "Usd": MetricUnit.NoUnit, "Percent": MetricUnit.Percent}
 
 
 # A line that cannot be written is lost. Python would otherwise print to stderr why, with the traceback of the exception
@@ -67,11 +72,16 @@ class Observer:
             described["upstream"] = upstream
         self._logger.error(message, extra={**described, **fields})
 
-    def count(self, *, dimensions: Mapping[str, str] | None = None, **metrics: float) -> None:
-        """Write counts immediately, as one line, with `dimensions` beside the service's name."""
+    def count(self, about: Mapping[str, str] | None = None, /, **metrics: float) -> None:
+        """Write metrics immediately, as one line. The only dimension is the service's name.
+
+        `about`: fields that one can search the line for. As dimensions, each of their values would be one more metric,
+        which CloudWatch bills by the month, and an alarm could not add them up.
+        """
         emitter = Metrics(namespace=NAMESPACE, service=self._service)
-        for name, dimension in (dimensions or {}).items():
-            emitter.add_dimension(name, dimension)
+        for name, text in (about or {}).items():
+            emitter.add_metadata(name, text)
         for name, value in metrics.items():
-            emitter.add_metric(name=name, unit=MetricUnit.Count, value=value)
+            unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), MetricUnit.Count)
+            emitter.add_metric(name=name, unit=unit, value=value)
         emitter.flush_metrics()

@@ -3,6 +3,7 @@
 Pure ASGI, because each of Starlette's BaseHTTPMiddleware adds 0.45 ms per request and interferes with streams.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -46,6 +47,7 @@ EVENTS_PATH = "/events"
 DRAIN_LIMIT = 4 * 1024 * 1024
 
 MAX_FIELD_ERRORS = 20
+AWS_REQUEST_ID = re.compile("[0-9a-f-]{36}")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -275,6 +277,28 @@ def _allowed_methods(request: Request) -> set[str]:
     }
 
 
+def lambda_context(scope: Scope) -> dict[str, Any]:
+    """What the Web Adapter sends of Lambda's context. Empty elsewhere.
+
+    https://github.com/awslabs/aws-lambda-web-adapter#lambda-context
+    """
+    try:
+        text = next(value for name, value in scope["headers"] if name == b"x-amzn-lambda-context")
+        context = orjson.loads(text)
+    except (StopIteration, ValueError):
+        return {}
+    return context if isinstance(context, dict) else {}
+
+
+def aws_request_id(scope: Scope) -> str | None:
+    """AWS's id of the invocation, which Lambda's own log lines have: from Mangum, or from the Web Adapter."""
+    if "aws.context" in scope:
+        return getattr(scope["aws.context"], "aws_request_id", None)
+    request_id = lambda_context(scope).get("request_id")
+    # Without the Web Adapter in front, a client could send the header.
+    return request_id if isinstance(request_id, str) and AWS_REQUEST_ID.fullmatch(request_id) else None
+
+
 def without_trailing_slash(path: str) -> str:
     """The path as routes have it. A redirect would cost a round trip, and Stripe does not follow one."""
     return path.rstrip("/") or "/"
@@ -298,6 +322,8 @@ class RequestMiddleware:
         scope["path"] = without_trailing_slash(scope["path"])
         state = scope.setdefault("state", {})
         request_id = state["request_id"] = new_request_id()
+        state["started"] = started
+        state["aws_request_id"] = aws_request_id(scope)
         status = 0
         received = 0
         is_logged = False
@@ -309,6 +335,7 @@ class RequestMiddleware:
                 self._observer.info(
                     "request",
                     request_id=request_id,
+                    aws_request_id=state["aws_request_id"],
                     method=scope["method"],
                     route=getattr(scope.get("route"), "path", None),
                     status=status,

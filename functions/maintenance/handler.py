@@ -1,6 +1,7 @@
 """The jobs by name, for Lambda events and for the command line: `python -m functions.maintenance <job>`."""
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +16,7 @@ from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load, load_vault, read_environment
 from functions.common.thread_transport import ThreadTransport
 from functions.maintenance.batches import run_batches
+from functions.maintenance.measure import WITHIN
 
 ReportLine = Callable[[str], None]
 
@@ -44,12 +46,15 @@ class Option:
 class Job:
     """`run` returns counts as a JSON object: "report" holds lines to print, "differences" the number of errors found.
 
-    `command_only`: an operator runs it; an event cannot start it.
+    `command_only`: an operator runs it; an event cannot start it. `metrics`: the counts that become metrics, with their
+    names. `sends_report`: whether operators get the report after an event, from the counts.
     """
 
     run: Callable[[Context], Awaitable[Mapping[str, object]]]
     options: Mapping[str, Option] = field(default_factory=dict)
     command_only: bool = False
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    sends_report: Callable[[Mapping[str, object]], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,12 @@ async def _margin_report(context: Context) -> Mapping[str, object]:
     month = context.options.get("month") or month_before(context.now.date())
     async with account(context.environment) as stripe:
         return await margin_report(context.database, stripe, month)
+
+
+async def _measure(context: Context) -> Mapping[str, object]:
+    from functions.maintenance.measure import measure
+
+    return await measure(context.database)
 
 
 async def _publish_catalog(context: Context) -> Mapping[str, object]:
@@ -222,12 +233,32 @@ JOBS: Mapping[str, Job] = {
             "accept_smaller": ACCEPT_SMALLER,
         },
     ),
-    "margin-report": Job(_margin_report, {"month": Option("YYYY-MM; default: the previous month", _month)}),
+    "margin-report": Job(
+        _margin_report,
+        {"month": Option("YYYY-MM; default: the previous month", _month)},
+        metrics={"margin_usd": "MarginUsd"},
+        sends_report=lambda _: True,
+    ),
+    "measure": Job(
+        _measure,
+        metrics={
+            "jobs_overdue": "JobsOverdue",
+            "turns_pending": "TurnsPending",
+            "holds_overdue": "HoldsOverdue",
+            "free_budget_percent": "FreeBudgetPercent",
+            "platform_budget_percent": "PlatformBudgetPercent",
+        },
+    ),
     "publish-catalog": Job(
         _publish_catalog, {"check": Option("only compare, and fail if something differs")}, command_only=True
     ),
     "purge-events": _batches("purge_events", "events"),
-    "reconcile": Job(_reconcile, {"fix": Option("set counters to the ledger's values")}),
+    "reconcile": Job(
+        _reconcile,
+        {"fix": Option("set counters to the ledger's values")},
+        metrics={"differences": "Differences"},
+        sends_report=lambda counts: counts["differences"] != 0,
+    ),
     "release-stale-holds": _batches("release_stale_holds", "holds"),
     "reset-monthly-overages": _batches("reset_monthly_overages", "counters"),
     "retry-events": Job(_retry_events),
@@ -252,6 +283,8 @@ async def run_job(
     try:
         context = Context(database, environment, progress, options, deadline, now or datetime.now(UTC))
         counts = dict(await job.run(context))
+        if name in WITHIN:
+            await database.call("note_job_run", {"p_job": name}, parse=results.nothing)
     finally:
         await database.close()
     report = counts.pop("report", None)
@@ -299,17 +332,29 @@ def handler(event: Any, context: Any) -> Mapping[str, object]:
         seconds_left = context.get_remaining_time_in_millis() / 1000 if context is not None else None
         deadline = None if seconds_left is None else started + seconds_left
         result = asyncio.run(run_job(name, lambda _: None, options, deadline))
+        _send_report(name, result)
     except Exception as error:
         _report_failure(observer, name, error)
         raise
     duration_ms = round((time.monotonic() - started) * 1000, 1)
     numbers = {key: value for key, value in result.counts.items() if type(value) is int}
     observer.info("job", job=name, duration_ms=duration_ms, counts=numbers)
-    found = {"Differences": numbers["differences"]} if "differences" in numbers else {}
-    observer.count(dimensions={"job": name}, JobsDone=1, **found)
+    # The amounts of margin-report are text.
+    values = {metric: result.counts[count] for count, metric in JOBS[name].metrics.items()}
+    found = {metric: float(str(value)) for metric, value in values.items() if value is not None}
+    observer.count({"job": name}, JobsDone=1, **found)
     return {**result.counts, "report": result.report} if result.report else result.counts
+
+
+def _send_report(job: str, result: JobResult) -> None:
+    """Send a job's report where operators must read it."""
+    topic_arn = os.environ.get("REPORTS_TOPIC_ARN")
+    if topic_arn and JOBS[job].sends_report(result.counts):
+        from functions.maintenance.notify import send
+
+        send(topic_arn, f"CanadaGPT: {job}", result.report)
 
 
 def _report_failure(observer: Observer, name: str, error: Exception) -> None:
     observer.failure("job failed", error, job=name)
-    observer.count(dimensions={"job": name if name in JOBS else "unknown"}, JobsFailed=1)
+    observer.count({"job": name if name in JOBS else "unknown"}, JobsFailed=1)

@@ -2447,6 +2447,31 @@ revoke all on public.import_states from public, anon, authenticated, service_rol
 -- No role of the Data API reads or writes them. Functions do.
 
 
+-- ==== sql/schemas/26_job_runs.sql
+
+-- When each scheduled job last succeeded, so that one that no longer runs is noticed.
+
+create table if not exists public.job_runs (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  job text not null
+    constraint job_runs_job_is_unique unique
+    constraint job_runs_job_is_bounded check (char_length(job) between 1 and 100),
+  finished_at timestamptz not null
+);
+comment on table public.job_runs is 'When each scheduled job of the maintenance function last succeeded.';
+comment on column public.job_runs.id is 'Identifies the row.';
+comment on column public.job_runs.created_at is 'When the row was added.';
+comment on column public.job_runs.job is 'The name of the job, such as reconcile.';
+comment on column public.job_runs.finished_at is
+  'When it last ended without an error. Before its first end: when the row was added.';
+
+alter table public.job_runs enable row level security;
+alter table public.job_runs force row level security;
+revoke all on public.job_runs from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Functions do.
+
+
 -- ==== sql/schemas/27_member_expenses.sql
 
 -- Members' expenses by quarter and category, as the House of Commons publishes them. Canadian dollars.
@@ -7128,6 +7153,55 @@ comment on function public.margin_report(date) is
   '(zero for own keys), US dollars as text, without charges that were given back. Plan fees are only at Stripe.';
 revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
 grant execute on function public.margin_report(date) to service_role;
+
+
+create or replace function public.note_job_run(p_job text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  insert into public.job_runs (job, finished_at) values (p_job, private.clock())
+  on conflict (job) do update set finished_at = greatest(job_runs.finished_at, excluded.finished_at);
+end
+$$;
+comment on function public.note_job_run(text) is 'Records that a scheduled job ended without an error.';
+revoke all on function public.note_job_run(text) from public, anon, authenticated, service_role;
+grant execute on function public.note_job_run(text) to service_role;
+
+
+create or replace function public.service_state(p_jobs text[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+begin
+  -- A job that has never run counts from the first question about it.
+  insert into public.job_runs (job, finished_at) select job, v_at from unnest(p_jobs) job
+  on conflict (job) do nothing;
+
+  return (
+    select jsonb_build_object(
+      'job_ages', (
+        select coalesce(jsonb_object_agg(r.job, floor(extract(epoch from v_at - r.finished_at))::integer), '{}')
+        from public.job_runs r where r.job = any (p_jobs)),
+      'turns_pending', (
+        select count(*) from public.pending_turns w where w.created_at < v_at - interval '15 minutes'),
+      'holds_overdue', (
+        select count(*) from public.query_holds h where h.expires_at < v_at - interval '5 minutes'),
+      'free_budget_percent', floor(100 * spent.free / nullif(s.free_daily_budget_usd, 0))::integer,
+      'platform_budget_percent', floor(100 * spent.total / nullif(s.platform_daily_budget_usd, 0))::integer)
+    from public.settings s
+    cross join (
+      select coalesce(sum(c.free_usd), 0) as free, coalesce(sum(c.total_usd), 0) as total
+      from public.daily_costs c where c.day = (v_at at time zone 'UTC')::date) spent);
+end
+$$;
+comment on function public.service_state(text[]) is
+  'What an operator is alarmed about: {job_ages, turns_pending, holds_overdue, free_budget_percent, '
+  'platform_budget_percent}. job_ages: seconds since each of the jobs succeeded. turns_pending: charged turns that are '
+  'not stored after fifteen minutes. holds_overdue: holds five minutes past their expiry. The percentages are of the '
+  'day''s budgets, null without a budget.';
+revoke all on function public.service_state(text[]) from public, anon, authenticated, service_role;
+grant execute on function public.service_state(text[]) to service_role;
 
 
 -- ==== sql/schemas/74_leaving.sql

@@ -54,3 +54,52 @@ comment on function public.margin_report(date) is
   '(zero for own keys), US dollars as text, without charges that were given back. Plan fees are only at Stripe.';
 revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
 grant execute on function public.margin_report(date) to service_role;
+
+
+create or replace function public.note_job_run(p_job text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  insert into public.job_runs (job, finished_at) values (p_job, private.clock())
+  on conflict (job) do update set finished_at = greatest(job_runs.finished_at, excluded.finished_at);
+end
+$$;
+comment on function public.note_job_run(text) is 'Records that a scheduled job ended without an error.';
+revoke all on function public.note_job_run(text) from public, anon, authenticated, service_role;
+grant execute on function public.note_job_run(text) to service_role;
+
+
+create or replace function public.service_state(p_jobs text[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_at constant timestamptz := private.clock();
+begin
+  -- A job that has never run counts from the first question about it.
+  insert into public.job_runs (job, finished_at) select job, v_at from unnest(p_jobs) job
+  on conflict (job) do nothing;
+
+  return (
+    select jsonb_build_object(
+      'job_ages', (
+        select coalesce(jsonb_object_agg(r.job, floor(extract(epoch from v_at - r.finished_at))::integer), '{}')
+        from public.job_runs r where r.job = any (p_jobs)),
+      'turns_pending', (
+        select count(*) from public.pending_turns w where w.created_at < v_at - interval '15 minutes'),
+      'holds_overdue', (
+        select count(*) from public.query_holds h where h.expires_at < v_at - interval '5 minutes'),
+      'free_budget_percent', floor(100 * spent.free / nullif(s.free_daily_budget_usd, 0))::integer,
+      'platform_budget_percent', floor(100 * spent.total / nullif(s.platform_daily_budget_usd, 0))::integer)
+    from public.settings s
+    cross join (
+      select coalesce(sum(c.free_usd), 0) as free, coalesce(sum(c.total_usd), 0) as total
+      from public.daily_costs c where c.day = (v_at at time zone 'UTC')::date) spent);
+end
+$$;
+comment on function public.service_state(text[]) is
+  'What an operator is alarmed about: {job_ages, turns_pending, holds_overdue, free_budget_percent, '
+  'platform_budget_percent}. job_ages: seconds since each of the jobs succeeded. turns_pending: charged turns that are '
+  'not stored after fifteen minutes. holds_overdue: holds five minutes past their expiry. The percentages are of the '
+  'day''s budgets, null without a budget.';
+revoke all on function public.service_state(text[]) from public, anon, authenticated, service_role;
+grant execute on function public.service_state(text[]) to service_role;

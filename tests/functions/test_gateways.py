@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from functions.chat.metering import Arrival
 from functions.chat.providers.faults import Faults
 from functions.chat.request import ChatRequest
 from functions.common.errors import AppError, ByokKeyRejected, ModelGone, ProviderError
@@ -231,14 +232,15 @@ def test_the_next_model_of_the_plan_replaces_a_model_that_is_gone(
 
 
 async def test_a_model_that_is_gone_is_logged(
-    stack: Stack, person: NewPerson, caplog: pytest.LogCaptureFixture
+    stack: Stack, person: NewPerson, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = question("Who? [fault:model-gone claude-haiku-5-5]", provider="anthropic")
     request_id = new_request_id()
     async with running_chat(chat_environment(stack)) as chat:
-        await chat.start(person("basic").id, ChatRequest.model_validate(body), request_id).answer()
+        await chat.start(person("basic").id, ChatRequest.model_validate(body), Arrival(request_id)).answer()
     (line,) = [record for record in caplog.records if record.message == "model gone"]
     assert (line.provider, line.model, line.request_id) == ("anthropic", "claude-haiku-5-5", request_id)  # type: ignore[attr-defined]
+    assert '"ModelsGone":[1.0]' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -51,3 +51,19 @@ def test_metrics_are_written_immediately_in_the_embedded_format(capsys: pytest.C
     assert line["HoldsLeftToExpire"] == [2.0]
     assert line["service"] == "measured"
     assert line["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [{"Name": "HoldsLeftToExpire", "Unit": "Count"}]  # type: ignore[index]
+
+
+def test_the_unit_of_a_metric_follows_from_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a metric is about is a field of the line, not a dimension, which would be billed."""
+    Observer("units").count({"job": "measure"}, FirstTokenMs=1, CostUsd=2, FreeBudgetPercent=3, Queries=4)
+    (line,) = lines(capsys)
+    (described,) = line["_aws"]["CloudWatchMetrics"]  # type: ignore[index]
+    units = {metric["Name"]: metric["Unit"] for metric in described["Metrics"]}
+    assert units == {
+        "FirstTokenMs": "Milliseconds",
+        "CostUsd": "None",
+        "FreeBudgetPercent": "Percent",
+        "Queries": "Count",
+    }
+    assert described["Dimensions"] == [["service"]]
+    assert line["job"] == "measure"

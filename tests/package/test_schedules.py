@@ -21,6 +21,7 @@ SCHEDULE: dict[str, timedelta | tuple[int, int] | tuple[int, int, int] | tuple[s
     "release-stale-holds": timedelta(minutes=1),
     "bill-thresholds": timedelta(minutes=1),
     "apply-pending-turns": timedelta(minutes=5),
+    "measure": timedelta(minutes=5),
     "retry-events": timedelta(minutes=15),
     "bill-overages": timedelta(hours=1),
     "expire-credits": (0, 10),

@@ -126,7 +126,7 @@ def test_time_memory_and_concurrency_are_limited(packaged: Packaged, name: str, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_role_may_only_use_its_log_and_secret(packaged: Packaged, name: str) -> None:
-    """No `*`, no managed policy, and no additional role from osls."""
+    """No `*`, no managed policy, and no additional role from osls. The jobs also report."""
     role = packaged.resource(f"{name.capitalize()}Role")
     assert packaged.function(name)["Role"] == {"Fn::GetAtt": [f"{name.capitalize()}Role", "Arn"]}
     assert "ManagedPolicyArns" not in role
@@ -139,7 +139,12 @@ def test_a_role_may_only_use_its_log_and_secret(packaged: Packaged, name: str) -
         for action in actions:
             allowed.setdefault(json.dumps(statement["Resource"]), []).append(action)
     assert "*" not in json.dumps(allowed)
+    reports = {
+        json.dumps({"Ref": "AlarmTopic"}): ["sns:Publish"],
+        json.dumps({"Fn::GetAtt": ["FailedJobs", "Arn"]}): ["sqs:SendMessage"],
+    }
     assert {resource: sorted(actions) for resource, actions in allowed.items()} == {
+        **(reports if name == "maintenance" else {}),
         json.dumps({"Fn::GetAtt": [f"{name.capitalize()}LogGroup", "Arn"]}): [
             "logs:CreateLogStream",
             "logs:PutLogEvents",

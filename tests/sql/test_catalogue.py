@@ -147,6 +147,7 @@ public.margin_report                   stable     definer  service_role
 public.next_stripe_sequence            volatile   definer  service_role
 public.note_action                     volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
+public.note_job_run                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
 public.packs_since                     stable     definer  service_role
 public.pause_service                   volatile   definer  service_role
@@ -164,6 +165,7 @@ public.reset_monthly_overages          volatile   definer  service_role
 public.resume_service                  volatile   definer  service_role
 public.retarget_overage                volatile   definer  service_role
 public.rotate_api_keys                 volatile   definer  service_role
+public.service_state                   volatile   definer  service_role
 public.set_limits                      volatile   definer  service_role
 public.set_models                      volatile   definer  service_role
 public.set_overage                     volatile   definer  authenticated
@@ -281,6 +283,7 @@ def test_every_table_has_forced_row_level_security_and_a_policy(db: Db) -> None:
         "blocked_addresses",
         "daily_costs",
         "import_states",
+        "job_runs",
         "lobbying_communications",
         "lobbying_registrations",
         "lobbying_subjects",

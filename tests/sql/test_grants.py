@@ -56,6 +56,9 @@ public.daily_quota_usage       service_role   select
 public.import_states           anon           nothing
 public.import_states           authenticated  nothing
 public.import_states           service_role   nothing
+public.job_runs                anon           nothing
+public.job_runs                authenticated  nothing
+public.job_runs                service_role   nothing
 public.lobbying_communications anon           nothing
 public.lobbying_communications authenticated  nothing
 public.lobbying_communications service_role   nothing

@@ -24,6 +24,7 @@ INTERNAL = (
         "blocked_addresses",
         "daily_costs",
         "import_states",
+        "job_runs",
         "lobbying_communications",
         "lobbying_registrations",
         "lobbying_subjects",

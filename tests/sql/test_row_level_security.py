@@ -38,6 +38,7 @@ INTERNAL = {
     ),
     *("settings", "stripe_events"),
     *("import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects", "member_expenses"),
+    "job_runs",
 }
 # Columns that identify a row. Every role that may read the relation may read them. Default: id.
 KEY_COLUMNS = {"daily_quota_usage": "user_id, query_date"}

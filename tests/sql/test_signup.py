@@ -113,7 +113,7 @@ def test_deleting_a_user_deletes_all_their_rows(auth: psycopg.Connection[Any], d
     public_record = {
         *("import_states", "lobbying_communications", "lobbying_registrations", "lobbying_subjects", "member_expenses")
     }
-    of_operators = {"announcements", "blocked_addresses", "operator_actions", "settings", "reasons"}
+    of_operators = {"announcements", "blocked_addresses", "job_runs", "operator_actions", "settings", "reasons"}
     without_users = {"plans", "packs", "stripe_events", "daily_costs", *of_operators, *retained, *public_record}
     assert {table for table in before if len(with_user[table]) <= len(before[table])} == without_users
 

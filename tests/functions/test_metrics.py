@@ -1,0 +1,102 @@
+"""The metrics of the chat and its log line "query". Each is written by the function itself, in this process."""
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+from unittest import mock
+
+import httpx
+import pytest
+
+from functions.chat import handler
+from functions.common.observe import Observer
+from infra.local.stack import Stack
+from tests.api import lambda_deadline, question
+from tests.billing_kit import captured_log
+from tests.chat_kit import chat_environment
+from tests.conftest import Person
+from tests.sql.metering import Db
+
+NewPerson = Callable[..., Person]
+Lines = list[dict[str, Any]]
+Observer("chat")  # creates the logger that captured_log reads
+AWS_ID = "5a0c7d5e-3b1e-4a6e-8f0e-1b2c3d4e5f60"
+
+
+async def answered(stack: Stack, user: Person, body: dict[str, Any]) -> tuple[httpx.Response, Lines]:
+    """The response to a question as under the Web Adapter, and the log."""
+    context = json.loads(lambda_deadline(60)["x-amzn-lambda-context"]) | {"request_id": AWS_ID}
+    headers = {**user.headers, "x-amzn-lambda-context": json.dumps(context)}
+    with mock.patch.dict(os.environ, chat_environment(stack)), captured_log("chat") as log:
+        app = handler.create()
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://chat", timeout=60) as http,
+        ):
+            response = await http.post("/chat", json=body, headers=headers)
+        return response, log()
+
+
+def metrics(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """The metrics that were written to stdout, with the sum of each."""
+    sums: dict[str, float] = {}
+    for line in (json.loads(text) for text in capsys.readouterr().out.splitlines() if "_aws" in text):
+        (described,) = line["_aws"]["CloudWatchMetrics"]
+        assert described["Dimensions"] == [["service"]]
+        for metric in described["Metrics"]:
+            sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(line[metric["Name"]])
+    return sums
+
+
+async def test_a_query_is_logged_with_its_times_and_aws_id(
+    stack: Stack, person: NewPerson, stack_db: Db, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = person("basic")
+    _, log = await answered(stack, user, question('What is [tool:get_bill {"number": "C-5"}]?'))
+    (line,) = [line for line in log if line["message"] == "query"]
+    (request,) = [line for line in log if line["message"] == "request"]
+    assert line["aws_request_id"] == request["aws_request_id"] == AWS_ID
+    assert 0 < line["first_token_ms"] <= line["duration_ms"]
+    assert line["steps"] == 2  # it calls a tool, then answers
+    (row,) = stack_db.execute("select * from public.usage_logs where user_id = %s", (user.id,)).fetchall()
+    counted = metrics(capsys)
+    assert counted.pop("CostUsd") == pytest.approx(float(row["cost_usd"]))
+    assert row["cost_usd"] > Decimal(0)
+    assert counted == {"Queries": 1, "ChargedUsd": 0, "FirstTokenMs": line["first_token_ms"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "failures"),
+    [("Hi [fault:status 500]", 1), ("Hi [fault:overloaded]", 1), ("Hi [fault:refusal]", None)],
+)
+async def test_failures_of_the_provider_are_counted(
+    stack: Stack, person: NewPerson, capsys: pytest.CaptureFixture[str], text: str, failures: int | None
+) -> None:
+    """An answer that the provider refuses to give is none."""
+    await answered(stack, person("basic"), question(f"{text} {uuid.uuid4()}"))
+    assert metrics(capsys).get("ProviderFailures") == failures
+
+
+async def test_an_answer_without_text_has_no_first_token(
+    stack: Stack, person: NewPerson, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, log = await answered(stack, person("basic"), question("Hi [fault:status 400]"))
+    (line,) = [line for line in log if line["message"] == "query"]
+    assert line["outcome"] == "failed"
+    assert "first_token_ms" not in line
+    assert "FirstTokenMs" not in metrics(capsys)
+
+
+@pytest.mark.parametrize("context", ['{"request_id": "<script>"}', '{"request_id": 3}', "[]", "no JSON"])
+async def test_a_header_that_is_no_aws_id_is_not_logged(stack: Stack, context: str) -> None:
+    """A client can send it where no Web Adapter is in front."""
+    with mock.patch.dict(os.environ, chat_environment(stack)), captured_log("chat") as log:
+        transport = httpx.ASGITransport(handler.create())
+        async with httpx.AsyncClient(transport=transport, base_url="http://chat") as http:
+            await http.get("/health", headers={"x-amzn-lambda-context": context})
+        (line,) = log()
+    assert "aws_request_id" not in line
