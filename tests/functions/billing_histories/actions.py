@@ -1,11 +1,15 @@
 """The actions of a script, performed at Stripe and in the database."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
+from functions.common.billing.overage import bill_overage
+from functions.common.billing.stripe_client import Account
+from functions.common.database import Database
 from tests.billing_kit import DAY, SITE, BillingStack
 from tests.functions.billing_histories.expected import TIERS, expected_packs, past_due_since
 from tests.functions.billing_histories.history import History
@@ -14,6 +18,7 @@ from tests.sql.metering import USAGE, action, admit, value
 
 Json = dict[str, Any]
 GRACE_S = 7 * DAY
+QUERIES_OF_LIMIT = 400  # $10, the limit of every plan
 
 
 class Actions:
@@ -24,6 +29,11 @@ class Actions:
     now: int
     owners: dict[str, tuple[History, Twin]]
     prices: dict[str, str]
+    loop: asyncio.Runner
+    database: Database
+    account: Account
+    post: Callable[..., list[int]]
+    record: Callable[..., None]
 
     def _subscribe(self, history: History, view: StripeView, plan: str, way: str) -> Callable[[], None] | None:
         return None if view.live else lambda: self.subscribe(view.twin, way, plan)
@@ -134,6 +144,9 @@ class Actions:
     def _refund_plan(self, history: History, view: StripeView, share: float) -> Callable[[], object] | None:
         return self.refund_payment(view, view.plan_payments(), -1, share)
 
+    def _refund_overage(self, history: History, view: StripeView, share: float) -> Callable[[], object] | None:
+        return self.refund_payment(view, view.overage_payments(), -1, share)
+
     def refund_payment(
         self, view: StripeView, payments: list[str], which: int, share: float
     ) -> Callable[[], object] | None:
@@ -149,6 +162,9 @@ class Actions:
     def _fail_plan_refund(self, history: History, view: StripeView, is_counted: bool) -> Callable[[], object] | None:
         return self.fail_newest_refund(view, view.plan_payments(), is_counted)
 
+    def _fail_overage_refund(self, history: History, view: StripeView, is_counted: bool) -> Callable[[], object] | None:
+        return self.fail_newest_refund(view, view.overage_payments(), is_counted)
+
     def fail_newest_refund(
         self, view: StripeView, payments: list[str], is_counted: bool
     ) -> Callable[[], object] | None:
@@ -162,8 +178,13 @@ class Actions:
         return self.set_dispute(view.pack_payments(), which, status)
 
     def _dispute_plan(self, history: History, view: StripeView, status: str) -> Callable[[], object] | None:
-        """Dispute the newest payment, or go on with the dispute that is open."""
-        payments = view.plan_payments()
+        return self.continue_dispute(view, view.plan_payments(), status)
+
+    def _dispute_overage(self, history: History, view: StripeView, status: str) -> Callable[[], object] | None:
+        return self.continue_dispute(view, view.overage_payments(), status)
+
+    def continue_dispute(self, view: StripeView, payments: list[str], status: str) -> Callable[[], object] | None:
+        """Dispute the newest payment, or go on with the dispute of another one."""
         disputed = [name for name in payments if view.charges[name]["disputed"]]
         return self.set_dispute(disputed or payments, -1, status)
 
@@ -211,10 +232,46 @@ class Actions:
     def _overage(self, history: History, view: StripeView, queries: int) -> Callable[[], object] | None:
         if not view.live or view.live["status"] != "active" or view.live["cancel_at"]:
             return None
+        return lambda: self.use_overage(history, view, queries)
+
+    def use_overage(self, history: History, view: StripeView, queries: int) -> None:
         start = view.period[0]
         if view.twin is history.twins[0]:
-            history.overage[start] += queries
-        return lambda: self.billing.add_overage(view.twin.person, queries, self.now, start)
+            history.overage[start, history.thresholds] += queries
+        self.billing.add_overage(view.twin.person, queries, self.now, start)
+
+    def _threshold(self, history: History, view: StripeView, is_refused: bool) -> Callable[[], object] | None:
+        """Use overage up to the limit, and invoice it as the job bill-thresholds does."""
+        if not view.live or view.live["status"] != "active" or view.live["cancel_at"]:
+            return None
+        return lambda: self.reach_threshold(history, view, is_refused)
+
+    def reach_threshold(self, history: History, view: StripeView, is_refused: bool) -> None:
+        """All events are delivered first: until then the second twin's renewal has not billed its last period.
+        `is_refused`: the bank refuses this payment."""
+        twin = view.twin
+        self.deliver_waiting(history, twin, "before the threshold")
+        self.use_overage(history, view, QUERIES_OF_LIMIT)
+        listed = "select array_agg(user_id::text) as ids from public.users_at_threshold(null, 1000)"
+        row = self.billing.db.execute(listed).fetchone()
+        assert row
+        assert twin.person.id in row["ids"]
+        card = f"/_customers/{twin.customer}/card"
+        if is_refused:
+            self.billing.fake.control(card, works=False)
+        self.loop.run(bill_overage(self.database, self.account, twin.person.id, twin.customer, at_once=True))
+        if is_refused:
+            self.billing.fake.control(card, works=True)
+        history.thresholds += twin is history.twins[1]
+
+    def _pay_overage(self, history: History, view: StripeView, way: str) -> Callable[[], object] | None:
+        """Pay the oldest open invoice for overage on its page, or void it as support does."""
+        owed = view.overage_invoices("open")
+        if not owed:
+            return None
+        if way == "void":
+            return lambda: self.support.post(f"invoices/{owed[0]['id']}/void")
+        return lambda: self.support.http.post(f"/i/{owed[0]['id']}", data={"way": way}).raise_for_status()
 
     def _spend(self, history: History, view: StripeView, credits: int) -> Callable[[], object] | None:  # noqa: A002
         """Use credits. All events are delivered first, so that both twins pay with the same packs."""
@@ -223,9 +280,7 @@ class Actions:
         return lambda: self.use_credits(history, view, credits)
 
     def use_credits(self, history: History, view: StripeView, credits: int) -> None:  # noqa: A002
-        waiting = history.waiting()
-        if view.twin is history.twins[1] and waiting:
-            self.record(history, waiting, self.post(*(event.id for event in waiting)), "before credits are used")
+        self.deliver_waiting(history, view.twin, "before credits are used")
         if view.twin.is_blocked:
             with pytest.raises(psycopg.Error, match="blocked"):
                 admit(self.billing.db, view.twin.person.id)
@@ -240,6 +295,12 @@ class Actions:
             (view.twin.person.id, min(credits, left), USAGE),
         ).fetchall()
         assert {row["funding"] for row in admitted} <= {"credit"}
+
+    def deliver_waiting(self, history: History, twin: Twin, way: str) -> None:
+        """Deliver the waiting events of the second twin."""
+        waiting = history.waiting()
+        if twin is history.twins[1] and waiting:
+            self.record(history, waiting, self.post(*(event.id for event in waiting)), way)
 
     def used(self, twin: Twin) -> dict[str, int]:
         """The credits used of each pack according to the ledger, by session."""

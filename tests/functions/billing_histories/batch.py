@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from stripe import StripeError
@@ -24,17 +23,19 @@ from tests.billing_kit import DAY, HOUR, BillingStack, environment
 from tests.functions.billing_histories.actions import Actions
 from tests.functions.billing_histories.database_control import DatabaseControl
 from tests.functions.billing_histories.expected import (
+    OVERAGE_PRICE,
     as_time,
     expected_packs,
     expected_plan,
     has_credits_left,
+    owed_and_paid,
     sorted_packs,
     without_ids,
 )
 from tests.functions.billing_histories.history import Event, History, calls_for, show
 from tests.functions.billing_histories.script import (
+    INVOICE_PAYMENT_ACTIONS,
     NEEDS_EQUAL_PAYMENTS,
-    PLAN_PAYMENT_ACTIONS,
     write_script,
 )
 from tests.functions.billing_histories.stripe_view import JsonClient, StripeView, Twin
@@ -348,7 +349,7 @@ class Batch(Actions):
         if differ and self.now < history.differs_since + MAX_DIFFERENCE_S:
             history.next_action_at = self.now + 2 * HOUR
             return
-        if differ and action.what not in PLAN_PAYMENT_ACTIONS:
+        if differ and action.what not in INVOICE_PAYMENT_ACTIONS:
             states = [view.subscription_states() for view in both]
             history.problems.append(f"{action}: the twins differ at Stripe: {states[0]}, {states[1]}")
         done = not differ and performs[0] is not None
@@ -386,6 +387,7 @@ class Batch(Actions):
                     history.problems.append(
                         f"{when}, the {name} twin's {what}: {show(ours)}\n    from Stripe: {show(stripes)}"
                     )
+            self.check_counters(history, view, f"{when}, the {name} twin's")
             billed = self.billed(history, view, name) if is_end else None
             found.append((without_ids(row, view.twin), without_ids(packs, view.twin), allows, billed))
         if is_end and both[0].subscription_states() != both[1].subscription_states():
@@ -400,7 +402,8 @@ class Batch(Actions):
         view = StripeView(self.support, history.twins[1])
         packs = self.pack_rows(view.twin)
         for event in fresh:
-            if event.type in CUSTOMER_EVENTS or event.payment not in (None, *view.pack_payments()):
+            is_of_pack = event.payment in view.pack_payments()
+            if event.type in CUSTOMER_EVENTS or (event.type in PAYMENT_EVENTS and not is_of_pack):
                 row = self.plan_row(view.twin)
                 row.pop("allow_overages")
                 expected = expected_plan(view, has_packs=any(map(has_credits_left, packs)))
@@ -417,13 +420,24 @@ class Batch(Actions):
                     f"{self.log_time()}, after {event}: {show(row)}\n    from Stripe: {show(expected)}"
                 )
 
+    def check_counters(self, history: History, view: StripeView, whose: str) -> None:
+        """Compare what is owed and what was paid for overage."""
+        if view.twin.is_deleted:
+            return
+        row = self.billing.subscription_row(view.twin.person)
+        ours = (row["unpaid_overage_usd"], row["paid_overage_usd"])
+        billed = {str(one["id"]): one["queries"] for one in self.billing.overage_items(view.twin.person)}
+        expected = owed_and_paid(view, history.overage.total(), billed)
+        if ours != expected:
+            history.problems.append(f"{whose} overage, owed and paid: {show(ours)}\n    from Stripe: {show(expected)}")
+
     def plan_row(self, twin: Twin) -> Json:
         row = self.billing.subscription_row(twin.person)
         names = (
             "tier next_tier status current_period_start current_period_end canceled_at past_due_since allow_overages"
         )
         plan = {name: row[name] for name in names.split()}
-        plan["is_blocked"] = row["blocked_at"] is not None
+        plan |= {"is_blocked": row["blocked_at"] is not None, "open_invoice_url": row["open_invoice_url"]}
         return {**plan, "customer": row["stripe_customer_id"], "subscription": row["stripe_subscription_id"]}
 
     def pack_rows(self, twin: Twin) -> list[Json]:
@@ -441,10 +455,10 @@ class Batch(Actions):
     def billed(self, history: History, view: StripeView, name: str) -> Any:
         """The twin's bills: our rows, and Stripe's items and lines. Records every difference."""
         rows = self.billing.overage_items(view.twin.person)
-        price = Decimal("0.025")
+        price = OVERAGE_PRICE
         expected = sorted(
             (as_time(period), queries, price, queries * price, int(queries * price * 100), True, True)
-            for period, queries in history.overage.items()
+            for (period, _), queries in history.overage.items()
         )
         ours = sorted(
             (

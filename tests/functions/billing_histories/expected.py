@@ -1,5 +1,6 @@
 """The plan and the packs that a user must have, computed from Stripe's state."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,6 +11,7 @@ Json = dict[str, Any]
 
 
 TIERS = {"canadagpt_plan_usage_only": "usage_only", "canadagpt_plan_basic": "basic", "canadagpt_plan_pro": "pro"}
+OVERAGE_PRICE = Decimal("0.025")
 RANKS = ["free", "usage_only", "basic", "pro"]
 
 
@@ -23,7 +25,7 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
     plan: Json = dict.fromkeys(("next_tier", "current_period_start", "current_period_end", "canceled_at"))
     plan |= {"tier": "usage_only" if has_packs else "free", "status": "active", "past_due_since": None}
     plan |= {"customer": view.twin.customer if not view.twin.is_deleted else None, "subscription": None}
-    plan |= {"is_blocked": view.twin.is_blocked}
+    plan |= {"is_blocked": view.twin.is_blocked, "open_invoice_url": open_invoice_url(view)}
     if live is None:
         return {**plan, "customer": plan["customer"] or None}
     start, end = view.period
@@ -45,6 +47,41 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
         plan["next_tier"] = None
     plan |= {"current_period_start": as_time(start), "current_period_end": as_time(end)}
     return {**plan, "canceled_at": as_time(live["canceled_at"])}
+
+
+def open_invoice_url(view: StripeView) -> str | None:
+    """The page of the oldest invoice that the user has to pay: for a plan that has started, or for overage."""
+    if view.twin.is_deleted:
+        return None
+    for invoice in view.invoices:
+        if invoice["status"] != "open":
+            continue
+        subscription = subscription_of(invoice)
+        is_first = invoice["billing_reason"] == "subscription_create"
+        if not is_first or (view.live and subscription == view.live["id"]):
+            url: str = invoice["hosted_invoice_url"]
+            return url
+    return None
+
+
+def subscription_of(invoice: Json) -> str | None:
+    return str(invoice["parent"]["subscription_details"]["subscription"]) if invoice["parent"] else None
+
+
+def owed_and_paid(view: StripeView, used: int, billed: dict[str, int]) -> tuple[Decimal, Decimal]:
+    """What the user owes for overage, and what they have paid for it, in dollars.
+
+    `used`: all overage queries. `billed`: the queries of each invoice item of ours, by our id of it.
+    """
+    counts = Counter[str]()
+    statuses = {invoice["id"]: invoice["status"] for invoice in view.invoices}
+    statuses |= dict.fromkeys(view.returned_invoices, "returned")
+    for item in view.items:
+        name = item["metadata"].get("overage_invoice_item")
+        if name:
+            counts[statuses.get(item["invoice"], "waits")] += billed[name]
+    owed = used - counts["paid"] - counts["void"]
+    return owed * OVERAGE_PRICE, counts["paid"] * OVERAGE_PRICE
 
 
 def past_due_since(view: StripeView) -> int:
@@ -117,4 +154,7 @@ def without_ids(thing: Any, twin: Twin) -> Any:
     if isinstance(thing, list):
         return [without_ids(one, twin) for one in thing]
     own = ("customer", "subscription", "session", "past_due_since")  # the last one moves with a late draft
-    return {name: value is None if name in own else value for name, value in thing.items()}
+    # Late overage may be on an invoice of its own.
+    return {
+        name: value is None if name in own else value for name, value in thing.items() if name != "open_invoice_url"
+    }

@@ -33,7 +33,10 @@ class Event:
 
 @dataclass
 class History:
-    """The same script for two users. `deliveries` is a heap of planned deliveries of the second twin's events."""
+    """The same script for two users. `deliveries` is a heap of planned deliveries of the second twin's events.
+
+    `overage`: queries by the start of their period and the number of invoices at the threshold before them.
+    """
 
     seed: str
     twins: tuple[Twin, Twin]
@@ -42,7 +45,8 @@ class History:
     next_action_at: int
     done: int = 0
     differs_since: int = 0
-    overage: Counter[int] = field(default_factory=Counter)
+    overage: Counter[tuple[int, int]] = field(default_factory=Counter)
+    thresholds: int = 0
     unfinalizable: list[str] = field(default_factory=list)
     events: dict[str, Event] = field(default_factory=dict)
     deliveries: list[tuple[int, int, str]] = field(default_factory=list)

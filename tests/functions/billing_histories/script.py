@@ -21,6 +21,11 @@ STARTS = [
 ]
 
 DISPUTE_STARTS = ["needs_response", "warning_needs_response"]
+FAILING_REFUNDS = {
+    "refund": "fail_refund",
+    "refund_plan": "fail_plan_refund",
+    "refund_overage": "fail_overage_refund",
+}
 DISPUTE_ENDS = ["under_review", "won", "lost", "warning_closed"]
 
 
@@ -50,9 +55,19 @@ NEEDS_EQUAL_PAYMENTS = frozenset(
         "block_finalization",
     }
 )
-# Actions on a payment for a plan. On usage_only the only payment of a month may be for overage, which moves to the next
-# month if the draft's event was lost. The action is then skipped for both twins.
-PLAN_PAYMENT_ACTIONS = frozenset({"refund_plan", "fail_plan_refund", "dispute_plan"})
+# Actions on a payment for a plan or for overage. On usage_only the only payment of a month may be for overage, which
+# moves to the next month if the draft's event was lost. The action is then skipped for both twins.
+INVOICE_PAYMENT_ACTIONS = frozenset(
+    {
+        "refund_plan",
+        "fail_plan_refund",
+        "dispute_plan",
+        "pay_overage",
+        "refund_overage",
+        "fail_overage_refund",
+        "dispute_overage",
+    }
+)
 
 
 def write_script(rng: random.Random) -> tuple[list[Action], bool]:
@@ -62,7 +77,8 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
     actions: list[Action] = []
     cards_work = rng.random() < 0.5
     plan, is_cancelled, card_fails, packs, disputed = "", False, False, 0, False
-    is_blocked, is_plan_disputed, refunds, plan_refunds = False, False, 0, 0
+    is_blocked, is_plan_disputed, is_overage_disputed, thresholds = False, False, False, 0
+    refunds = dict.fromkeys(["refund", "refund_plan", "refund_overage"], 0)
 
     def gap() -> tuple[int, bool]:
         ends = 0.6 if actions and actions[-1].what == "overage" else 0.25
@@ -78,11 +94,22 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
 
     for _ in range(rng.randint(4, 9)):
         weights = {"allow": 1, "buy": 2, "unblock" if is_blocked else "block": 5 if is_blocked else 1}
-        weights |= {"fail_refund": 4 * refunds, "fail_plan_refund": 4 * plan_refunds}
+        weights |= {failing: 4 * refunds[made] for made, failing in FAILING_REFUNDS.items()}
+        if thresholds:
+            weights |= {"pay_overage": 3, "refund_overage": 2, "dispute_overage": 6 if is_overage_disputed else 2}
         if not plan:
             weights |= {"subscribe": 12}
         else:
-            weights |= {"change": 4, "invoiced_change": 2, "overage": 9, "cancel": 3, "cancel_now": 2, "wait": 2}
+            weights |= {
+                "change": 4,
+                "invoiced_change": 2,
+                "overage": 8,
+                "threshold": 2,
+                "pay_overage": 2,
+                "cancel": 3,
+                "cancel_now": 2,
+                "wait": 2,
+            }
             weights |= {
                 "refund_plan": 2,
                 "dispute_plan": 6 if is_plan_disputed else 1,
@@ -121,6 +148,8 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 card_fails = not card_fails if rng.random() < 0.8 else card_fails
                 ways = ["breaks", "gone", "portal_bad"] if card_fails else ["works", "portal_good"]
                 add(what, how=rng.choice(ways))
+            case "pay_overage":
+                add(what, way=rng.choice(["good_card", "good_card", "bad_card", "void"]))
             case "pay":
                 way = rng.choice(["good_card", "good_card", "bad_card"])
                 add(what, way=way)
@@ -130,7 +159,13 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 add("unblock_finalization", (rng.randint(2, 5) * HOUR, False))
             case "refund":
                 add(what, which=rng.randrange(packs), share=rng.choice([0.01, 0.33, 0.5, 1, 1]))
-                refunds += 1
+                refunds[what] += 1
+            case "refund_plan" | "refund_overage":
+                add(what, share=rng.choice([0.2, 1]))
+                refunds[what] += 1
+            case "fail_refund" | "fail_plan_refund" | "fail_overage_refund":
+                add(what, is_counted=rng.random() < 0.5)
+                refunds[next(made for made, failing in FAILING_REFUNDS.items() if failing == what)] -= 1
             case "dispute":
                 add(what, which=rng.randrange(packs), status=rng.choice(DISPUTE_ENDS if disputed else DISPUTE_STARTS))
                 disputed = not disputed
@@ -139,15 +174,14 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 add(what, status=status)
                 is_plan_disputed = not is_plan_disputed
                 plan = "" if status == "lost" else plan
+            case "dispute_overage":
+                add(what, status=rng.choice(DISPUTE_ENDS if is_overage_disputed else DISPUTE_STARTS))
+                is_overage_disputed = not is_overage_disputed
+            case "threshold":
+                add(what, is_refused=not card_fails and rng.random() < 0.5)
+                thresholds += 1
             case "spend":
                 add(what, credits=rng.choice([1, 5, 90, 500]))
-            case "refund_plan":
-                add(what, share=rng.choice([0.2, 1]))
-                plan_refunds += 1
-            case "fail_refund" | "fail_plan_refund":
-                add(what, is_counted=rng.random() < 0.5)
-                refunds -= what == "fail_refund"
-                plan_refunds -= what == "fail_plan_refund"
             case "block" | "unblock":
                 add(what)
                 is_blocked = what == "block"

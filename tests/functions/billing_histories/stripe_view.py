@@ -10,6 +10,7 @@ from tests.conftest import Person
 from tests.local.stripe.kit import KEY
 
 Json = dict[str, Any]
+BANK_HAS_MONEY = {"needs_response", "under_review", "lost"}
 ENDED = ("canceled", "incomplete_expired")
 
 
@@ -99,6 +100,13 @@ class StripeView:
         refunded = {name for name, charge in self.charges.items() if self.refunded_cents(name) == charge["amount"]}
         return {one["id"] for one in self.invoices if refunded & {*self.payments_of(one)}}
 
+    @property
+    def returned_invoices(self) -> set[str]:
+        """The invoices whose payments the payer has back: refunded in full, or taken by their bank."""
+        disputed = [name for name, charge in self.charges.items() if charge["disputed"]]
+        taken = {name for name in disputed if {one["status"] for one in self.disputes(name)} & BANK_HAS_MONEY}
+        return self.refunded_invoices | {one["id"] for one in self.invoices if taken & {*self.payments_of(one)}}
+
     @staticmethod
     def payments_of(invoice: Json) -> list[str]:
         """The payment intents of an invoice."""
@@ -130,8 +138,17 @@ class StripeView:
 
     def plan_payments(self) -> list[str]:
         """The payment intents of plan invoices, oldest first."""
-        packs = self.pack_payments()
-        return [name for name in self.charges if name not in packs]
+        others = {*self.pack_payments(), *self.overage_payments()}
+        return [name for name in self.charges if name not in others]
+
+    def overage_payments(self) -> list[str]:
+        """The payment intents of invoices for overage alone, oldest first."""
+        paid = {name for one in self.overage_invoices("paid") for name in self.payments_of(one)}
+        return [name for name in self.charges if name in paid]
+
+    def overage_invoices(self, *statuses: str) -> list[Json]:
+        """The invoices that no subscription made."""
+        return [one for one in self.invoices if not one["parent"] and one["status"] in statuses]
 
     def plan_invoices(self, *statuses: str) -> list[Json]:
         return [one for one in self.invoices if one["parent"] and one["status"] in statuses]
