@@ -221,6 +221,7 @@ class Checkout:
                 "success_url": urls.success,
                 "cancel_url": urls.cancel,
                 **self._tax(),
+                **self._codes(),
             },
             # Concurrent clicks see the same newest page and get the same new one.
             {"idempotency_key": f"checkout:{user.id}:{newest}:{purpose}"},
@@ -239,6 +240,9 @@ class Checkout:
         if not self._settings.automatic_tax:
             return {}
         return {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
+
+    def _codes(self) -> "SessionCreateParams":
+        return {"allow_promotion_codes": True} if self._settings.promotion_codes else {}
 
     async def _portal(self, stripe: StripeClient, customer_id: str, return_url: str) -> Page:
         configuration = await portal_configuration(stripe)

@@ -12,7 +12,7 @@ from typing import TypedDict
 from stripe import StripeClient
 
 from functions.common import results
-from functions.common.billing.stripe_state import plan_lines
+from functions.common.billing.stripe_state import net_cents, plan_lines
 from functions.common.database import Database
 
 REPORT_TIMEOUT_S = 150.0
@@ -118,7 +118,7 @@ async def _plan_fees(stripe: StripeClient, month: date) -> dict[str, Decimal]:
     cents: dict[str, int] = defaultdict(int)
     since, until = int(start.timestamp()), int(end.timestamp())
     async for tier, line in plan_lines(stripe, {"created": {"gte": since, "lt": until}}):
-        cents[tier] += line.amount
+        cents[tier] += net_cents(line)
     return {tier: Decimal(amount) / 100 for tier, amount in sorted(cents.items()) if amount}
 
 

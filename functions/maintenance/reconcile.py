@@ -138,6 +138,7 @@ def _differences(row: BilledItem, item: InvoiceItem) -> Iterable[Finding]:
     # An id that we have not stored yet is not a difference: the next run of bill-overages stores it.
     pairs = {
         "cents": (row.amount_cents, item.amount),
+        "discountable": (False, item.discountable),
         "id": (row.stripe_invoice_item_id or item.id, item.id),
         "invoice": (row.stripe_invoice_id or invoice, invoice),
     }

@@ -6152,7 +6152,9 @@ begin
   -- Decide
   v_to_revoke := case
     when (p_payment ->> 'is_lost')::boolean then v_credits
-    else floor(v_credits * (p_payment ->> 'refunded_cents')::numeric / (p_payment ->> 'paid_cents')::numeric) end;
+    -- Of a pack that cost nothing, nothing is refunded.
+    else coalesce(floor(
+      v_credits * (p_payment ->> 'refunded_cents')::numeric / nullif((p_payment ->> 'paid_cents')::numeric, 0)), 0) end;
 
   -- Write
   if v_paid_at is not null then

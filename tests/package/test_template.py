@@ -78,8 +78,9 @@ def test_the_webhooks_url_has_no_cors(packaged: Packaged) -> None:
     assert "Cors" not in packaged.resource("WebhooksLambdaFunctionUrl")
 
 
-def test_automatic_tax_is_off_by_default(packaged: Packaged) -> None:
+def test_automatic_tax_and_promotion_codes_are_off_by_default(packaged: Packaged) -> None:
     assert packaged.environment("checkout")["STRIPE_AUTOMATIC_TAX"] == ""
+    assert packaged.environment("checkout")["STRIPE_PROMOTION_CODES"] == ""
 
 
 def test_the_function_runs_under_the_web_adapter(packaged: Packaged) -> None:

@@ -5,7 +5,7 @@ decides which reading is newer.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NotRequired, TypedDict
@@ -15,8 +15,10 @@ from stripe import InvalidRequestError, StripeClient, StripeError
 from functions.common import results
 from functions.common.billing.overage import bill_overage, settle_overage
 from functions.common.billing.stripe_state import (
+    PackPayment,
     live_subscription,
     read_customer,
+    read_free_pack,
     read_invoice_payment,
     read_pack_payment,
 )
@@ -156,12 +158,13 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
     """Returns the id of the user that it is about; None where there is none."""
     kind, thing = event["type"], event["data"]["object"]
     customer_id = thing.get(CUSTOMER_EVENTS[kind]) if kind in CUSTOMER_EVENTS else None
+    session_id = None
     payment_id = thing.get("payment_intent") if kind in PAYMENT_EVENTS else None
     if kind in SESSION_EVENTS:
         if thing["mode"] == "subscription":
             customer_id = thing["customer"]
         else:
-            payment_id = thing["payment_intent"]
+            payment_id, session_id = thing["payment_intent"], thing["id"]
     if customer_id is not None:
         user_id = await apply_customer(database, stripe, customer_id, sequence)
         if user_id is None:
@@ -172,7 +175,7 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
                 await bill_overage(database, stripe, user_id, customer_id)
         return user_id
     if payment_id is None:
-        return None
+        return await apply_free_pack(database, stripe, session_id, sequence) if session_id is not None else None
     user_id = await apply_payment(database, stripe, payment_id, sequence)
     if user_id is None and kind in PAYMENT_EVENTS:
         return await _apply_invoice_payment(database, stripe, payment_id, sequence)
@@ -232,8 +235,19 @@ async def apply_payment(database: Database, stripe: StripeClient, payment_id: st
 
     Returns the user's id; None where it paid for no pack, or the user was deleted. Raises NotAtStripe.
     """
+    return await _apply_pack(database, read_pack_payment(stripe, payment_id), sequence)
+
+
+async def apply_free_pack(database: Database, stripe: StripeClient, session_id: str, sequence: int) -> str | None:
+    """Store the pack that a session sold for nothing, with a promotion code. As apply_payment."""
+    return await _apply_pack(database, read_free_pack(stripe, session_id), sequence)
+
+
+async def _apply_pack(
+    database: Database, reading: Awaitable[tuple[str, PackPayment] | None], sequence: int
+) -> str | None:
     try:
-        found = await read_pack_payment(stripe, payment_id)
+        found = await reading
     except InvalidRequestError as error:
         if not is_missing(error):
             raise

@@ -134,6 +134,8 @@ async def _create(stripe: StripeClient, customer_id: str, item: OverageItem) -> 
         "currency": "usd",
         "amount": item.amount_cents,
         "description": describe(item),
+        # A coupon is for plans and packs: overage is exact.
+        "discountable": False,
         "metadata": {ITEM_ID_KEY: item.id},
     }
     if item.target_invoice is not None:

@@ -64,7 +64,7 @@ class CustomerState:
 @dataclass(frozen=True, slots=True)
 class PackSale:
     """What a checkout session sold, as its metadata recorded it. `total_cents` is what was charged, `price_cents` the
-    same without tax."""
+    same without tax, both after discounts. A total of nothing counts as paid."""
 
     user_id: str
     pack: str
@@ -78,11 +78,12 @@ class PackSale:
 class PackPayment:
     """The payment for a pack, as the SQL function apply_pack reads it. `paid_at` is ISO 8601, None until it is paid.
 
-    `price_cents` is without tax; `paid_cents` and `refunded_cents` are with it.
+    `price_cents` is without tax; `paid_cents` and `refunded_cents` are with it. A pack that a promotion code made free
+    has no payment intent.
     """
 
     session_id: str
-    payment_intent_id: str
+    payment_intent_id: str | None
     pack: str
     credits: int
     paid_at: str | None
@@ -196,7 +197,8 @@ async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: s
 
 @dataclass(frozen=True, slots=True)
 class PaidLine:
-    """A line of a paid invoice for a plan; a credit has negative `cents`. Times are seconds since 1970."""
+    """A line of a paid invoice for a plan; a credit has negative `cents`. Discounts are taken off. Times are seconds
+    since 1970."""
 
     tier: str
     cents: int
@@ -208,24 +210,31 @@ class PaidLine:
     def of(cls, tier: str, line: "InvoiceLineItem") -> "PaidLine":
         """From Stripe's line."""
         unit = line.pricing.unit_amount_decimal if line.pricing else None
-        return cls(tier, line.amount, Decimal(unit or 0), line.period.start, line.period.end)
+        # Credits for unused time are net of discounts, so what was paid is too.
+        return cls(tier, net_cents(line), Decimal(unit or 0), line.period.start, line.period.end)
 
     def cents_after(self, time: int) -> Decimal:
         """The part of the amount that is for the time after `time`."""
         return Decimal(self.cents) * (self.end - max(time, self.start)) / max(1, self.end - self.start)
 
 
+def net_cents(line: "InvoiceLineItem") -> int:
+    """The amount of an invoice's line after discounts, before tax."""
+    return line.amount - sum(one.amount for one in line.discount_amounts or [])
+
+
 def _paid_tiers(lines: Sequence[PaidLine], until: int) -> list[str]:
     """The tiers paid until that time at least: after a downgrade without a credit the user keeps the higher one.
 
     A credit gives back what is left of a period. Of its tier nothing is left then, but for rounding: a cent per line.
+    Without a credit the amount does not matter: an invoice that a coupon lowered to $0 is paid.
     """
     paid = []
     for tier in sorted({line.tier for line in lines}):
         own = [line for line in lines if line.tier == tier and line.end >= until]
         changed_at = max((line.start for line in own), default=0)
-        is_free = all(line.unit_cents == 0 for line in own)
-        if own and (is_free or sum(line.cents_after(changed_at) for line in own) > len(own)):
+        is_credited = any(line.cents < 0 for line in own)
+        if own and (not is_credited or sum(line.cents_after(changed_at) for line in own) > len(own)):
             paid.append(tier)
     return paid
 
@@ -301,7 +310,7 @@ def pack_sale(session: "Session") -> PackSale | None:
         credits=int(metadata["credits"]),
         price_cents=total - (details.amount_tax if details else 0),
         total_cents=total,
-        is_paid=session.payment_status == "paid",
+        is_paid=session.status == "complete" and session.payment_status != "unpaid",
     )
 
 
@@ -391,6 +400,29 @@ async def read_pack_payment(stripe: StripeClient, payment_intent_id: str) -> tup
         refunded_cents=await _refunded_cents(stripe, paid) if paid else 0,
         is_disputed=not disputes <= CLOSED_DISPUTES,
         is_lost="lost" in disputes,
+    )
+
+
+async def read_free_pack(stripe: StripeClient, session_id: str) -> tuple[str, PackPayment] | None:
+    """The buyer's user id and the pack of a session without a payment; None where it sold none of our packs.
+
+    Raises StripeError.
+    """
+    session = await stripe.v1.checkout.sessions.retrieve_async(session_id)
+    sale = pack_sale(session)
+    if sale is None or not sale.is_paid or session.payment_intent is not None:
+        return None
+    return sale.user_id, PackPayment(
+        session_id=session.id,
+        payment_intent_id=None,
+        pack=sale.pack,
+        credits=sale.credits,
+        paid_at=iso_time(session.created),
+        price_cents=0,
+        paid_cents=0,
+        refunded_cents=0,
+        is_disputed=False,
+        is_lost=False,
     )
 
 

@@ -14,6 +14,7 @@ from infra.local.stripe import subscription_lifecycle
 from infra.local.stripe.catalog import cents, make_price
 from infra.local.stripe.clock import DAY
 from infra.local.stripe.customers import make_customer
+from infra.local.stripe.discounts import coupon_of, entry_of_code, redeem, reductions
 from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
 from infra.local.stripe.invoice_lifecycle import MINIMUM, collect, default_card
@@ -45,7 +46,8 @@ OTHER_MODE_PARAMS = {
     "/v1/checkout/sessions",
     param_types.SessionCreateParams,
     "allow_promotion_codes automatic_tax automatic_tax.enabled billing_address_collection cancel_url "
-    "client_reference_id currency customer customer_creation customer_email customer_update expires_at "
+    "client_reference_id currency customer customer_creation customer_email customer_update discounts "
+    "discounts.coupon discounts.promotion_code expires_at "
     "invoice_creation invoice_creation.enabled integration_identifier line_items line_items.price "
     "line_items.price_data line_items.quantity line_items.metadata locale metadata mode origin_context "
     "payment_intent_data payment_intent_data.description payment_intent_data.metadata "
@@ -131,6 +133,7 @@ def create_session(state: State, params: Json) -> Json:
             "url": f"{state.settings.public_url}/c/pay/{session_id}",
             "wallet_options": None,
             "_collects": collects or total > 0,
+            "_discount": None,
             "_intent_data": params.get("payment_intent_data", {}),
             "_lines": lines,
             "_saves_address": params.get("customer_update", {}).get("address") == "auto",
@@ -150,8 +153,32 @@ def create_session(state: State, params: Json) -> Json:
             "rendering_options": None,
         }
         session["invoice_creation"] = {"enabled": False, "invoice_data": data}
+    if params.get("discounts"):
+        set_discount(state, session, params["discounts"][0])
     state.clock.schedule(expires_at, "expire_session", session_id)
     return session
+
+
+def set_discount(state: State, session: Json, entry: Json) -> None:
+    """Lower the open session by a coupon or a promotion code. Raises ApiError if it cannot be redeemed."""
+    coupon = coupon_of(state, entry, session["customer"])
+    lines = session["_lines"]
+    limited = coupon["_products"]
+    eligible = [
+        line["amount_subtotal"] if limited is None or line["price"]["product"] in limited else 0 for line in lines
+    ]
+    total = session["amount_subtotal"] - sum(reductions(coupon, eligible))
+    if session["mode"] == "payment" and 0 < total < MINIMUM:
+        raise ApiError("The total after the discount must be nothing or at least $0.50.", code="amount_too_small")
+    for line, amount in zip(lines, reductions(coupon, eligible), strict=True):
+        line |= {"amount_discount": amount, "amount_total": line["amount_subtotal"] - amount}
+    session["amount_total"] = total
+    session["discounts"] = [{"coupon": entry.get("coupon"), "promotion_code": entry.get("promotion_code")}]
+    session["total_details"]["amount_discount"] = session["amount_subtotal"] - total
+    session["_discount"] = entry
+    session["payment_status"] = "unpaid" if total else "no_payment_required"
+    if session["mode"] == "payment":
+        session["_collects"] = total > 0
 
 
 def _check_session_params(params: Json) -> None:
@@ -173,6 +200,8 @@ def _check_session_params(params: Json) -> None:
             raise ApiError(f"You can not pass `{name}` in `{mode}` mode.", param=name)
     if "customer_update" in params and "customer" not in params:
         raise ApiError("`customer_update` can only be used with `customer`.", param="customer_update")
+    if params.get("allow_promotion_codes") and params.get("discounts"):
+        raise ApiError("You may only specify one of these parameters: allow_promotion_codes, discounts.")
     if "customer" in params and "customer_email" in params:
         raise ApiError("You may only specify one of these parameters: customer, customer_email.", param="customer")
 
@@ -199,11 +228,12 @@ def _set_taxes(session: Json, address: Json) -> None:
     if not session["automatic_tax"]["enabled"]:
         return
     for line in session["_lines"]:
-        line["amount_tax"] = sum(tax["amount"] for tax in taxes_on(address, line["amount_subtotal"]))
-        line["amount_total"] = line["amount_subtotal"] + line["amount_tax"]
+        net = line["amount_subtotal"] - line["amount_discount"]
+        line["amount_tax"] = sum(tax["amount"] for tax in taxes_on(address, net))
+        line["amount_total"] = net + line["amount_tax"]
     session["automatic_tax"] |= tax_status(True, address)
     session["total_details"]["amount_tax"] = sum(line["amount_tax"] for line in session["_lines"])
-    session["amount_total"] = session["amount_subtotal"] + session["total_details"]["amount_tax"]
+    session["amount_total"] = sum(line["amount_total"] for line in session["_lines"])
 
 
 def _line_items(params: Json) -> list[Json]:
@@ -278,10 +308,15 @@ def _details(customer: Json | None, email: str | None) -> Json | None:
     return {**copied, "business_name": None, "individual_name": None, "tax_exempt": "none", "tax_ids": None}
 
 
-def pay(state: State, session: Json, choice: str, province: str | None = None) -> bool:
-    """Submit the page with one of CHOICES. `province` is that of the address on the page; by default the customer's,
-    otherwise Ontario. Returns whether the session is complete; a declined card leaves it open."""
+def pay(state: State, session: Json, choice: str, province: str | None = None, code: str = "") -> bool:
+    """Submit the page with one of CHOICES and a promotion code. `province` is that of the address on the page; by
+    default the customer's, otherwise Ontario. Returns whether the session is complete; a declined card leaves it open.
+    Raises ApiError for a code that is not valid."""
     assert session["status"] == "open"
+    if code and not session["allow_promotion_codes"]:
+        raise ApiError("This page takes no promotion codes.")
+    if code:
+        set_discount(state, session, entry_of_code(state, code))
     if session["automatic_tax"]["enabled"]:
         _enter_address(state, session, province)
     works, delayed = choice in ("good_card", "later_succeeds"), choice.startswith("later")
@@ -345,6 +380,7 @@ def _subscribe(state: State, session: Json, works: bool, delayed: bool) -> bool:
             **session["_subscription_data"],
             "automatic_tax": {"enabled": session["automatic_tax"]["enabled"]},
             "default_payment_method": card and card["id"],
+            "discounts": [session["_discount"]] if session["_discount"] else [],
             "items": [{"price": line["price"]["id"], "quantity": line["quantity"]} for line in session["_lines"]],
         },
         card,
@@ -359,6 +395,10 @@ def _buy(state: State, session: Json, works: bool, delayed: bool) -> bool:
     data = session["_intent_data"]
     needs_customer = bool(data.get("setup_future_usage")) or session["customer_creation"] == "always"
     customer = _customer(state, session) if needs_customer or session["customer"] else None
+    if works and session["_discount"]:
+        redeem(state, [session["_discount"]], customer, checkout_session=session["id"])
+    if not session["amount_total"]:  # as at Stripe, an order of nothing has no payment
+        return True
     if session["payment_intent"] is None:
         more = {name: data[name] for name in ("description", "receipt_email", "setup_future_usage") if name in data}
         metadata = state.merge_metadata({}, data.get("metadata", {}))

@@ -2,8 +2,8 @@
 
 - `/_clock`: `POST {"advance": seconds}` or `{"to": time}` moves the clock;
 - `/_webhooks`, `/_webhooks/mode`, `/_events`, `/_deliver`, `/_drop`, `/_replay_all`, `/_settle`: webhooks;
-- `/_disputes`, `/_refunds/{id}/fail`, `/_customers/{id}/card`, `/_invoices/{id}/finalization`: what at Stripe only a
-  bank or a person can do;
+- `/_disputes`, `/_refunds/{id}/fail`, `/_customers/{id}/card`, `/_customers/{id}/discount`,
+  `/_invoices/{id}/finalization`: what at Stripe only a bank or a person can do;
 - `/_faults`, `/_requests`: faults of the API, and a log of its requests;
 - `GET` and `DELETE /_state`: all objects.
 
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from infra.local.stripe.api import Api, Fault
+from infra.local.stripe.discounts import redeem
 from infra.local.stripe.errors import ApiError, Json
 from infra.local.stripe.payment_methods import set_card
 from infra.local.stripe.payments import DISPUTE_STATUSES, fail_refund, set_dispute
@@ -45,6 +46,7 @@ class Control:
             "/_disputes": {"POST": self.set_dispute},
             "/_refunds/{id}/fail": {"POST": self.fail_refund},
             "/_customers/{id}/card": {"POST": self.set_card},
+            "/_customers/{id}/discount": {"POST": self.set_discount},
             "/_invoices/{id}/finalization": {"POST": self.set_finalization},
             "/_faults": {"GET": self.list_faults, "POST": self.add_fault, "DELETE": self.clear_faults},
             "/_requests": {"GET": self.list_requests, "DELETE": self.clear_requests},
@@ -137,6 +139,14 @@ class Control:
     async def set_card(self, id: str, works: bool | None) -> Json:  # noqa: A002 -- named in the path
         customer = self.state.get("customer", id)
         set_card(self.state, customer, works)
+        return self.state.render(customer, [])
+
+    async def set_discount(self, id: str, coupon: str) -> Json:  # noqa: A002 -- named in the path
+        """A discount of the customer, which this version of the API shows but cannot create."""
+        customer = self.state.get("customer", id)
+        (discount,) = redeem(self.state, [{"coupon": coupon}], customer)
+        with self.state.updating(customer, "customer.updated"):
+            customer["discount"] = self.state.objects[discount]
         return self.state.render(customer, [])
 
     async def set_finalization(self, id: str, fails: bool) -> Json:  # noqa: A002

@@ -26,6 +26,7 @@ def make_customer(state: State, params: Json) -> Json:
             "default_source": None,
             "delinquent": False,
             "description": params.get("description"),
+            "discount": None,
             "email": params.get("email"),
             "invoice_prefix": f"F{customer_id[-7:]}".upper(),
             "invoice_settings": {

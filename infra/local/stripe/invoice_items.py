@@ -124,12 +124,12 @@ def _item_invoice(state: State, params: Json, customer: Json, subscription: Json
     "POST",
     "/v1/invoiceitems/{id}",
     param_types.InvoiceItemUpdateParams,
-    "description metadata quantity unit_amount_decimal period",
+    "description discountable metadata quantity unit_amount_decimal period",
 )
 def update_item(state: State, params: Json, id: str) -> Json:  # noqa: A002 -- named in the path
     item = state.get("invoiceitem", id)
     invoice = _draft_of(state, item)
-    item |= {name: params[name] for name in ("description", "period", "quantity") if name in params}
+    item |= {name: params[name] for name in ("description", "discountable", "period", "quantity") if name in params}
     if "metadata" in params:
         item["metadata"] = state.merge_metadata(item["metadata"], params["metadata"])
     if "unit_amount_decimal" in params:

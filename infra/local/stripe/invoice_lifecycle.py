@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.local.stripe.clock import DAY, HOUR
+from infra.local.stripe.discounts import active_discounts
 from infra.local.stripe.errors import Json
 from infra.local.stripe.invoice_lines import compute_totals, make_item_line, subscription_id_of
 from infra.local.stripe.payments import cancel_intent, charge_card, make_intent
@@ -80,7 +81,7 @@ def make_invoice(
             "default_source": None,
             "default_tax_rates": [],
             "description": None,
-            "discounts": [],
+            "discounts": active_discounts(state, subscription, customer),
             "due_date": None,
             "effective_at": None,
             "ending_balance": None,

@@ -7,6 +7,7 @@ amount of a line is `unit_amount_decimal × quantity` in cents, rounded once.
 from decimal import Decimal
 
 from infra.local.stripe.catalog import cents
+from infra.local.stripe.discounts import lower_lines
 from infra.local.stripe.errors import Json
 from infra.local.stripe.state import State, list_object
 from infra.local.stripe.taxes import tax_status, taxes_on, total_taxes
@@ -18,24 +19,26 @@ SHOWN_LINES = 10
 
 def make_invoice_item(state: State, customer: Json, currency: str, unit: str, quantity: int, **more: object) -> Json:
     """An invoice item; the caller emits the event. `more` replaces fields; `_subscription` is the id it accrues to."""
-    subscription = more.get("_subscription")
+    subscription, amount = more.get("_subscription"), cents(Decimal(unit) * quantity)
+    # A credit is not discountable unless it is said so.
+    discountable = more.get("discountable", amount >= 0)
     return state.add(
         {
             "id": state.new_id("ii"),
             "object": "invoiceitem",
-            "amount": cents(Decimal(unit) * quantity),
+            "amount": amount,
             "currency": currency,
             "customer": customer["id"],
             "date": state.now,
             "description": None,
-            "discountable": True,
+            "discountable": discountable,
             "discounts": [],
             "frozen_fields": [],
             "invoice": None,
             "invoicing_rules": [],
             "livemode": False,
             "metadata": {},
-            "net_amount": cents(Decimal(unit) * quantity),
+            "net_amount": amount,
             "parent": subscription
             and {"subscription_details": {"subscription": subscription}, "type": "subscription_details"},
             "period": {"start": state.now, "end": state.now},
@@ -111,17 +114,22 @@ def item_id_of(line: Json) -> str | None:
 
 
 def compute_totals(state: State, invoice: Json) -> None:
-    """Set the taxes and the totals of a draft from its lines, and the address and the balance of the customer."""
+    """Set the discounts, the taxes and the totals of a draft from its lines, and the address and the balance of the
+    customer."""
     lines, customer = invoice["_lines"], state.objects[invoice["customer"]]
     taxed, address, balance = invoice["automatic_tax"]["enabled"], customer["address"], customer["balance"]
+    reduced = lower_lines(state, lines, invoice["discounts"])
     for line in lines:
         line["invoice"] = invoice["id"]
-        line["taxes"] = taxes_on(address, line["amount"]) if taxed else []
+        net = line["amount"] - sum(one["amount"] for one in line["discount_amounts"])
+        line["taxes"] = taxes_on(address, net) if taxed else []
     subtotal, taxes = sum(line["amount"] for line in lines), total_taxes([line["taxes"] for line in lines])
-    total = subtotal + sum(tax["amount"] for tax in taxes)
+    untaxed = subtotal - sum(one["amount"] for one in reduced)
+    total = untaxed + sum(tax["amount"] for tax in taxes)
     invoice["lines"] = list_object(lines[:SHOWN_LINES], f"/v1/invoices/{invoice['id']}/lines", len(lines) > SHOWN_LINES)
     due = max(0, total + balance)
     invoice["automatic_tax"] |= tax_status(taxed, address)
     invoice |= {"customer_address": address, "total": total, "total_taxes": taxes}
-    invoice |= dict.fromkeys(("subtotal", "subtotal_excluding_tax", "total_excluding_tax"), subtotal)
+    invoice |= {"subtotal": subtotal, "subtotal_excluding_tax": subtotal, "total_excluding_tax": untaxed}
+    invoice["total_discount_amounts"] = reduced
     invoice |= {"starting_balance": balance, "amount_due": due, "amount_remaining": due}

@@ -3,6 +3,7 @@
 from stripe import params as param_types
 
 from infra.local.stripe.clock import DAY, HOUR
+from infra.local.stripe.discounts import DISCOUNT_PARAMS, replaced
 from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param
 from infra.local.stripe.invoice_lifecycle import (
@@ -16,7 +17,13 @@ from infra.local.stripe.invoice_lifecycle import (
     schedule_finalization,
     void,
 )
-from infra.local.stripe.invoice_lines import NOT_EDITABLE, item_id_of, pending_items, subscription_id_of
+from infra.local.stripe.invoice_lines import (
+    NOT_EDITABLE,
+    compute_totals,
+    item_id_of,
+    pending_items,
+    subscription_id_of,
+)
 from infra.local.stripe.payment_methods import get_card
 from infra.local.stripe.payments import cancel_intent, declined
 from infra.local.stripe.state import State, expandable
@@ -77,7 +84,7 @@ def retrieve_invoice(state: State, params: Json, id: str) -> Json:  # noqa: A002
     return state.get("invoice", id)
 
 
-@endpoint("POST", "/v1/invoices/{id}", param_types.InvoiceUpdateParams, UPDATE_PARAMS)
+@endpoint("POST", "/v1/invoices/{id}", param_types.InvoiceUpdateParams, f"{UPDATE_PARAMS} {DISCOUNT_PARAMS}")
 def update_invoice(state: State, params: Json, id: str) -> Json:  # noqa: A002
     invoice = state.get("invoice", id)
     if invoice["status"] != "draft" and params.keys() - {
@@ -94,6 +101,10 @@ def update_invoice(state: State, params: Json, id: str) -> Json:  # noqa: A002
             invoice[name] = params[name]
         if "metadata" in params:
             invoice["metadata"] = state.merge_metadata(invoice["metadata"], params["metadata"])
+        if "discounts" in params:
+            customer = state.objects[invoice["customer"]]
+            invoice["discounts"] = replaced(state, invoice["discounts"], params, customer, invoice=id)
+            compute_totals(state, invoice)
         if params.get("auto_advance") and invoice["status"] == "draft":
             schedule_finalization(state, invoice)
         if params.get("auto_advance") and invoice["status"] == "open":

@@ -139,7 +139,8 @@ class Pages:
                 return page("Something went wrong", "<p>There is no such button or province.", 400)
             if session["status"] == "open":
                 try:
-                    paid = checkout.pay(self.state, session, choice, province)
+                    code = str(form.get("code", ""))
+                    paid = checkout.pay(self.state, session, choice, province, code)
                 except ApiError as error:
                     return page("Something went wrong", notice(str(error)), 400)
                 if paid:
@@ -178,7 +179,8 @@ class Pages:
         labels.append(("leave", "Leave without paying"))
         buttons = "".join(button("way", choice, label, choice == "good_card") for choice, label in labels)
         address = _province_field(session) if session["automatic_tax"]["enabled"] else ""
-        return f'<form method="post">{address}{buttons}</form>'
+        code = '<label>Promotion code<input name="code"></label>' if session["allow_promotion_codes"] else ""
+        return f'<form method="post">{code}{address}{buttons}</form>'
 
     # --- portal ------------------------------------------------------------------------------------------------------
 

@@ -237,6 +237,10 @@ class State:
             value = obj[name] = self.render_reference(value)
         elif isinstance(value, str):
             raise ApiError(f"This property cannot be expanded ({path}).", param="expand", saved=False)
+        elif isinstance(value, list):
+            value = obj[name] = [
+                self.render_reference(one) if isinstance(one, str) and one in self.objects else one for one in value
+            ]
         for inner in value if isinstance(value, list) else [value]:
             if rest and isinstance(inner, dict):
                 self._expand(inner, rest, path)

@@ -9,6 +9,7 @@ from typing import Any
 from stripe import params as param_types
 
 from infra.local.stripe.catalog import cents
+from infra.local.stripe.discounts import net_part
 from infra.local.stripe.endpoints import endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param
 from infra.local.stripe.invoice_lines import item_pricing, make_invoice_item, make_line
@@ -68,6 +69,7 @@ def make_subscription_item(state: State, subscription: Json, price: Json, entry:
             "quantity": entry.get("quantity", 1),
             "subscription": subscription["id"],
             "tax_rates": [],
+            "_net_part": "1",
         }
     )
 
@@ -97,10 +99,15 @@ def make_period_line(state: State, subscription: Json, item: Json) -> Json:
 
 
 def prorate(state: State, subscription: Json, item: Json, credit: bool) -> None:
-    """A pending invoice item for the rest of the period, by the second: a credit for the item, or a charge."""
+    """A pending invoice item for the rest of the period, by the second: a credit for the item, or a charge.
+
+    Net of discounts: a credit returns the part that was charged for the item.
+    """
     start, end = period_of(subscription)
-    amount = -item_amount(item) if credit else item_amount(item)
-    part = cents(Decimal(amount) * (end - state.now) / (end - start))
+    if not credit:
+        item["_net_part"] = str(net_part(state, subscription, item_amount(item), item["price"]["product"]))
+    amount = Decimal(-item_amount(item) if credit else item_amount(item)) * Decimal(item["_net_part"])
+    part = cents(amount * (end - state.now) / (end - start))
     if part == 0:
         return
     price, product = item["price"], state.objects[item["price"]["product"]]

@@ -3,7 +3,10 @@
 Flexible billing mode, charged automatically, no trials.
 """
 
+from decimal import Decimal
+
 from infra.local.stripe.clock import HOUR, next_period_end
+from infra.local.stripe.discounts import redeem, use_up
 from infra.local.stripe.errors import ApiError, Json, card_declined, missing_param, unsupported
 from infra.local.stripe.invoice_lifecycle import (
     OUTCOME_HANDLERS,
@@ -133,6 +136,7 @@ def _make_subscription(state: State, customer: Json, params: Json, prices: list[
             "trial_start": None,
         }
     )
+    subscription["discounts"] = redeem(state, params.get("discounts") or [], customer, subscription=subscription_id)
     items = zip(prices, params["items"], strict=True)
     subscription["items"]["data"] = [
         make_subscription_item(state, subscription, price, entry, period) for price, entry in items
@@ -164,6 +168,12 @@ def make_subscription_invoice(
         automatic_tax=dict(subscription["automatic_tax"]),
     )
     subscription["latest_invoice"] = invoice["id"]
+    for line in lines:
+        if line["amount"]:
+            net = line["amount"] - sum(one["amount"] for one in line["discount_amounts"])
+            item = line["parent"]["subscription_item_details"]["subscription_item"]
+            state.objects[item]["_net_part"] = str(Decimal(net) / line["amount"])
+    use_up(state, subscription, invoice)
     return invoice
 
 

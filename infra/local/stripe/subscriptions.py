@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from stripe import params as param_types
 
+from infra.local.stripe.discounts import DISCOUNT_PARAMS, replaced
 from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
 from infra.local.stripe.invoice_lines import pending_items
@@ -22,7 +23,7 @@ from infra.local.stripe.subscription_lifecycle import (
 WRITE_PARAMS = (
     "automatic_tax automatic_tax.enabled cancel_at cancel_at_period_end collection_method default_payment_method "
     "description items items.price items.quantity items.metadata metadata off_session payment_behavior "
-    "proration_behavior payment_settings payment_settings.save_default_payment_method"
+    f"proration_behavior payment_settings payment_settings.save_default_payment_method {DISCOUNT_PARAMS}"
 )
 
 
@@ -87,6 +88,9 @@ def update_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A
             subscription["default_payment_method"] = own_card
         if "description" in params:
             subscription["description"] = params["description"] or None
+        if "discounts" in params:
+            customer = state.objects[subscription["customer"]]
+            subscription["discounts"] = replaced(state, subscription["discounts"], params, customer, subscription=id)
         if "pause_collection" in params:
             subscription["pause_collection"] = _pause(params["pause_collection"])
         schedule_end(state, subscription, params)

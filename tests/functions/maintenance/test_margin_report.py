@@ -7,9 +7,7 @@ from decimal import Decimal
 import pytest
 
 from functions.maintenance.margin_report import margin_report, month_before
-from tests.billing_kit import (
-    BillingStack,
-)
+from tests.billing_kit import BillingStack, stripe_post
 from tests.functions.maintenance.kit import command, run
 from tests.sql.metering import admit, settle
 
@@ -64,9 +62,14 @@ def test_plan_fees_equal_the_payments_at_stripe(billing: BillingStack) -> None:
     before = fees()
     for plan in ("basic", "pro", "usage_only"):
         billing.buy(billing.new_user(), plan=plan)
+    discounted = billing.new_user()
+    page = billing.checkout_page(discounted, plan="basic")
+    half = stripe_post(billing, "coupons", percent_off=50)["id"]
+    billing.fake.control(f"/_customers/{billing.customer_id(discounted)}/discount", coupon=half)
+    billing.fake.http.post(page, data={"way": "good_card"})
     after = fees()
     assert {tier: paid - before.get(tier, 0) for tier, paid in after.items()} == {
-        "basic": Decimal("9.99"),
+        "basic": Decimal("9.99") + Decimal("4.99"),
         "pro": Decimal("29.99"),
     }
     printed = command(billing, "margin-report", "--month", f"{month:%Y-%m}").stdout.splitlines()
