@@ -19,8 +19,8 @@ from starlette.routing import Route
 from functions.common import errors, reasons
 from functions.common.operation import Operation
 from functions.common.web import EVENTS_PATH, ErrorResponse
+from functions.server import FUNCTIONS
 from infra.local.postgres import ROOT
-from infra.local.serve import FUNCTIONS
 
 DOCUMENT = ROOT / "docs" / "openapi.json"
 TYPES = ROOT / "frontend" / "lib" / "openapi.d.ts"

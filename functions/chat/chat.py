@@ -112,6 +112,11 @@ class Chat:
             if turn.query.user_id == user_id and turn.query.request.belongs_to(chat_id)
         ]
 
+    def end_by(self, killed_at: float) -> None:
+        """Running turns end as before a deadline of Lambda: `killed_at` is the event loop's time of it."""
+        for turn in self._running.values():
+            turn.end_by(killed_at - limits.DEADLINE_MARGIN_S)
+
     async def close(self) -> None:
         """Give running turns limits.SHUTDOWN_S to finish, then cancel them: those are not charged."""
         if self._running:

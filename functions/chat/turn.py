@@ -95,6 +95,12 @@ class Turn:
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(0)
 
+    def end_by(self, ends_at: float) -> None:
+        """Let the model finish by an earlier time."""
+        self.ends_at = min(self.ends_at, ends_at)
+        if self._timeout is not None and not self._timeout.expired() and not self.stopped:
+            self._timeout.reschedule(self.ends_at)
+
     async def _converse_and_settle(self, hold: Hold) -> None:
         """Stream the model's answer, then settle the query, or release it if the model did not finish."""
         admission = hold.admission

@@ -5,78 +5,27 @@ functions: the page and the apps of the deployed functions on one origin, with t
 """
 
 import gc
-import importlib
 import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
+from functions import server
 from functions.common.settings import SettingsError
 from infra.local import page
-
-# The deployed functions that serve HTTP. `create()` of the module `handler` returns the app.
-FUNCTIONS = ("chat", "keys", "checkout", "account", "webhooks")
-# As in serverless.yml. Tracing: Sentry's and W3C's headers.
-TRACING = ("sentry-trace", "baggage", "traceparent", "tracestate")
-ALLOWED_HEADERS = ("authorization", "content-type", "accept", "x-client-info", "mcp-protocol-version", *TRACING)
-# Modules that the functions import on first use. Imported at the start here, so that no first answer waits for them.
-ON_DEMAND = ("genai_prices.data_snapshot",)
-
-
-class Apps:
-    """Several apps behind one server: `choose` picks one for each request. Runs the lifespans of all."""
-
-    def __init__(self, apps: Sequence[Starlette], choose: Callable[[Scope], Starlette | None]) -> None:
-        self._choose = choose
-        self._states: dict[int, Mapping[str, Any]] = {}
-        self._lifespans = Starlette(lifespan=self._lifespan)
-        self._apps = apps
-
-    @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            for app in self._apps:
-                state = await stack.enter_async_context(app.router.lifespan_context(app))
-                self._states[id(app)] = state or {}
-            yield
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespans(scope, receive, send)
-            return
-        app = self._choose(scope)
-        if app is None:
-            await PlainTextResponse("There is nothing at this address.\n", 404)(scope, receive, send)
-            return
-        scope["state"] = dict(self._states[id(app)])
-        await app(scope, receive, send)
 
 
 def by_route(apps: Sequence[Starlette]) -> Callable[[Scope], Starlette | None]:
     """Chooses the app that has a route for the path, otherwise the last app, which is the page."""
-    from functions.common.web import without_trailing_slash  # imports FastAPI, which the stand-ins do not need
-
-    def choose(scope: Scope) -> Starlette | None:
-        if page.is_client_route(scope):
-            return apps[-1]
-        scope = {**scope, "path": without_trailing_slash(scope["path"])}
-        for app in apps:
-            if any(isinstance(route, Route) and route.matches(scope)[0] != Match.NONE for route in app.routes):
-                return app
-        return apps[-1]
-
-    return choose
+    choose = server.by_route(apps)
+    return lambda scope: apps[-1] if page.is_client_route(scope) else choose(scope)
 
 
 def always(app: Starlette) -> Callable[[Scope], Starlette | None]:
@@ -147,16 +96,14 @@ def standins() -> None:
                 hold=True,  # until the launcher has seen that the functions answer
             )
         )
-    serve(Apps(list(apps.values()), by_port(apps)), list(apps))
+    serve(server.Apps(list(apps.values()), by_port(apps)), list(apps))
 
 
 def functions() -> None:
     """Serves the page and every deployed function on one origin and, if asked to, also each on one of its own."""
     from infra.local.developer import Developer, Settings, Watched
 
-    deployed = {name: importlib.import_module(f"functions.{name}.handler").create() for name in FUNCTIONS}
-    for name in ON_DEMAND:
-        importlib.import_module(name)
+    deployed = server.create_functions()
     developer = Developer(Settings(**json.loads(os.environ["DEVELOPER"])))
     panel = developer.create_app()
     together = [panel, *deployed.values(), page.create_app(json.loads(os.environ["PAGE_CONFIG"]))]
@@ -170,14 +117,10 @@ def functions() -> None:
             ports.pop("page"): by_route(apart),
             **{port: always(deployed[name]) for name, port in ports.items()},
         }
-    served = CORSMiddleware(
-        Watched(Apps(apps, lambda scope: choices[scope["server"][1]](scope)), developer),
-        allow_origins=[origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
-        allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
-        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=ALLOWED_HEADERS,
-        expose_headers=["x-request-id", "retry-after", "x-vercel-ai-ui-message-stream"],
-        max_age=3600,
+    served = server.with_cors(
+        Watched(server.Apps(apps, lambda scope: choices[scope["server"][1]](scope)), developer),
+        [origin for origin in os.environ.get("ALLOWED_ORIGINS", "").split(",") if origin],
+        r"http://(localhost|127\.0\.0\.1)(:\d+)?",
     )
     serve(served, list(choices))
 

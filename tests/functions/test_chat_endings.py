@@ -3,7 +3,8 @@
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from infra.local.stack import Stack
 from tests.api import Api, StateOf, UserState, lambda_deadline, question
 from tests.chat_kit import chat_environment, running_chat
 from tests.conftest import Person
+from tests.functions.server_kit import running_server
 
 NewPerson = Callable[..., Person]
 PROVIDERS = ["anthropic", "openai"]
@@ -35,6 +37,16 @@ BEFORE = [
 WITHIN = ["drop", "early-end", "bad-json", "error-event", "failed"]
 # How the provider ends an answer, and the AI SDK's finishReason.
 FINISHES = [("max-tokens", "length"), ("refusal", "content-filter")]
+
+
+@pytest.fixture(scope="module", params=["local stack", "python -m functions"])
+def api(request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The functions of the local stack, and those of the server for other hosts."""
+    with ExitStack() as opened:
+        url = stack.info["functions_url"]
+        if request.param != "local stack":
+            url = opened.enter_context(running_server(stack, tmp_path_factory.mktemp("server"))).url
+        yield Api(opened.enter_context(httpx.Client(base_url=url, timeout=30)), stack.info["model_url"])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

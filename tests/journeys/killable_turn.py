@@ -28,7 +28,7 @@ from functions.common.database import Database
 from functions.common.errors import AppError
 from functions.common.observe import Observer
 from functions.common.settings import load, load_vault
-from infra.local.serve import ON_DEMAND
+from functions.server import ON_DEMAND
 
 
 class Steps:
