@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import breakdown, charts, cleanup, coldstart, growth, imports, metering, peers, readers, turn
+from bench import breakdown, charts, cleanup, coldstart, growth, imports, metering, peers, readers, scale, turn
 
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "metering": metering.run,
@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "turn": turn.run,
     "breakdown": breakdown.run,
     "readers": readers.run,
+    "scale": scale.run,
     "peers": peers.run,
 }
 ON_DEMAND = {"peers"}  # `make bench-peers` installs the other side first
