@@ -4,6 +4,7 @@ import pytest
 
 from tests.billing_kit import DAY, HOUR, BillingStack, stripe_get, stripe_post
 from tests.conftest import Person
+from tests.functions.maintenance.kit import findings
 from tests.functions.webhooks.kit import MONTH, as_time, newest, plan_of, price_id, subscriber
 
 pytestmark = pytest.mark.usefixtures("clean_up")
@@ -86,6 +87,17 @@ def test_a_refunded_plan_is_not_paid_until_the_refund_fails(billing: BillingStac
     assert plan_of(billing, user) == ("pro", "basic", "active")
 
 
+def test_partial_refunds_keep_a_plan_until_nothing_is_left(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    change_plan(billing, user, "basic", proration_behavior="none")
+    payment = plan_payment(billing, user)
+    for amount, left in ((1, ("pro", "basic")), (2997, ("pro", "basic")), (1, ("basic", None))):
+        stripe_post(billing, "refunds", payment_intent=payment, amount=amount)
+        assert set(billing.deliver()) == {200}
+        assert plan_of(billing, user) == (*left, "active")
+    assert findings(billing, user) == set()
+
+
 def test_a_lost_dispute_of_a_plan_ends_it(billing: BillingStack) -> None:
     user = subscriber(billing, "pro")
     payment = plan_payment(billing, user)
@@ -98,6 +110,7 @@ def test_a_lost_dispute_of_a_plan_ends_it(billing: BillingStack) -> None:
     assert plan_of(billing, user) == ("free", None, "active")
     assert set(billing.deliver()) <= {200}
     assert stripe_get(billing, "subscriptions", customer=billing.customer_id(user))["data"] == []
+    assert findings(billing, user) == set()
 
 
 def test_a_paused_collection_serves_no_longer_than_its_grace(billing: BillingStack) -> None:
