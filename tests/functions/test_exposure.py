@@ -1,13 +1,15 @@
 """A dishonest payer: cards that Checkout accepts and that pay nothing. What such a user can owe is bounded."""
 
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.billing_kit import DAY, STRIPE_HEADERS, BillingStack, stripe_get, stripe_post
+from tests.billing_kit import DAY, HOUR, STRIPE_HEADERS, BillingStack, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.checkout.kit import click, set_overage
 from tests.functions.test_billing import job
@@ -164,4 +166,68 @@ def test_an_unpaid_renewal_bounds_the_next_period(billing: BillingStack) -> None
         open_invoice(billing, user)["hosted_invoice_url"],
     )
     assert owed(billing, user) == LIMIT
+    assert findings(billing, user) == []
+
+
+def chat(billing: BillingStack, user: Person) -> tuple[int, dict[str, Any]]:
+    """Ask over HTTP. Returns the status and the error, or the metadata."""
+    question = {"id": str(uuid.uuid4()), "role": "user", "parts": [{"type": "text", "text": "Who sits for Ottawa?"}]}
+    answer = httpx.post(
+        f"{billing.stack.info['functions_url']}/chat",
+        json={"id": str(uuid.uuid4()), "messages": [question], "trigger": "submit-message"},
+        headers={**user.headers, "accept": "application/json"},
+        timeout=60,
+    )
+    body = answer.json()
+    return answer.status_code, body["metadata"] if answer.status_code == 200 else body["error"]
+
+
+def test_each_refusal_before_and_after_paying_names_what_helps(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    at(billing.db, "")  # the clock of the chat
+    while (asked := admit(billing.db, user.id))["decision"] == "admitted":
+        settle(billing.db, asked["hold_id"])
+
+    status, refused = chat(billing, user)
+    assert (status, refused["reason_code"], refused["action"]) == (429, "overage_ceiling_reached", "wait")
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    status, refused = chat(billing, user)
+    assert (status, refused["reason_code"], refused["action"]) == (402, "overage_unpaid", "pay_invoice")
+    billing.fake.http.post(refused["url"], data={"way": "good_card"})
+    assert set(billing.deliver()) == {200}
+    # The limit of the period, which the user may raise to twice what they have paid.
+    status, refused = chat(billing, user)
+    assert (status, refused["reason_code"], refused["action"]) == (429, "overage_limit_reached", "raise_limit")
+    assert set_overage(billing, user, '{"overage_limit_usd": 10.025}').status_code == 200
+    status, answered = chat(billing, user)
+    assert (status, answered["funding"]) == (200, "overage")
+    status, refused = chat(billing, user)
+    assert (status, refused["reason_code"], refused["action"]) == (429, "overage_limit_reached", "raise_limit")
+    assert set_overage(billing, user, '{"overage_limit_usd": 10000}').json()["limit_usd"] == 20
+    assert chat(billing, user)[0] == 200
+    assert findings(billing, user) == []
+
+
+def test_paying_what_the_last_period_left_frees_the_next_query(billing: BillingStack) -> None:
+    at(billing.db, datetime.fromtimestamp(billing.fake.now, UTC).isoformat())  # a period never starts earlier
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    ask_until_refused(billing, user)
+    end = int(billing.subscription_row(user)["current_period_end"].timestamp())
+    billing.fake.control("/_clock", to=end + HOUR // 2)
+    # The invoice is a draft. The limit is the highest that the user may set.
+    assert ask_until_refused(billing, user)["reason_code"] == "overage_ceiling_reached"
+    billing.advance_and_deliver(2 * HOUR)
+    refused = ask_until_refused(billing, user)
+    assert (refused["reason_code"], owed(billing, user)) == ("payment_failed", LIMIT)
+    billing.fake.http.post(open_invoice(billing, user)["hosted_invoice_url"], data={"way": "good_card"})
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    assert owed(billing, user) == 2 * LIMIT
     assert findings(billing, user) == []
