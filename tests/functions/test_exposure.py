@@ -231,3 +231,22 @@ def test_paying_what_the_last_period_left_frees_the_next_query(billing: BillingS
     ask_until_refused(billing, user)
     assert owed(billing, user) == 2 * LIMIT
     assert findings(billing, user) == []
+
+
+def test_overage_that_a_bank_asks_about_is_confirmed_on_its_page(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, "confirmed_card", plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    refused = ask_until_refused(billing, user)
+    assert (refused["reason_code"], refused["url"]) == (
+        "overage_unpaid",
+        open_invoice(billing, user)["hosted_invoice_url"],
+    )
+    billing.fake.http.post(refused["url"], data={"way": "confirm"})
+    assert set(billing.deliver()) == {200}
+    row = billing.subscription_row(user)
+    assert (row["unpaid_overage_usd"], row["paid_overage_usd"], row["open_invoice_url"]) == (0, LIMIT, None)
+    assert findings(billing, user) == []

@@ -36,6 +36,7 @@ CUSTOMER_EVENTS: Mapping[str, str] = {
     "invoice.finalized": "customer",
     "invoice.marked_uncollectible": "customer",
     "invoice.paid": "customer",
+    "invoice.payment_action_required": "customer",
     "invoice.payment_failed": "customer",
     "invoice.voided": "customer",
     "invoice.finalization_failed": "customer",

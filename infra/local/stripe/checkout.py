@@ -33,7 +33,7 @@ from infra.local.stripe.taxes import (
 OPEN_FOR = DAY
 SETTLES_AFTER = DAY
 BUYER = "buyer@example.test"
-CHOICES = ("good_card", "bad_card", "later_succeeds", "later_fails")
+CHOICES = ("good_card", "confirmed_card", "bad_card", "later_succeeds", "later_fails")
 OTHER_MODE_PARAMS = {
     "payment": ("subscription_data", "payment_method_collection"),
     "subscription": ("payment_intent_data", "invoice_creation", "customer_creation", "submit_type"),
@@ -319,7 +319,8 @@ def pay(state: State, session: Json, choice: str, province: str | None = None, c
         set_discount(state, session, entry_of_code(state, code))
     if session["automatic_tax"]["enabled"]:
         _enter_address(state, session, province)
-    works, delayed = choice in ("good_card", "later_succeeds"), choice.startswith("later")
+    works, delayed = choice in ("good_card", "confirmed_card", "later_succeeds"), choice.startswith("later")
+    session["_asks"] = choice == "confirmed_card"  # its bank asks on the page, and again at each renewal
     details = session["customer_details"] or _details(None, BUYER)
     session["customer_details"] = {**(details or {}), "name": (details or {})["name"] or "Local Buyer"}
     paid = (_subscribe if session["mode"] == "subscription" else _buy)(state, session, works, delayed)
@@ -371,7 +372,7 @@ def _subscribe(state: State, session: Json, works: bool, delayed: bool) -> bool:
     customer = _customer(state, session)
     card = None
     if session["_collects"]:
-        card = make_card(state, customer, works)
+        card = make_card(state, customer, works, session["_asks"])
         state.emit("payment_method.attached", card)
     subscription = subscription_lifecycle.start(
         state,
@@ -385,6 +386,7 @@ def _subscribe(state: State, session: Json, works: bool, delayed: bool) -> bool:
         },
         card,
         processing=delayed,
+        is_confirmed=True,
     )
     session |= {"subscription": subscription["id"], "invoice": subscription["latest_invoice"]}
     return True
@@ -408,7 +410,7 @@ def _buy(state: State, session: Json, works: bool, delayed: bool) -> bool:
     intent = state.objects[session["payment_intent"]]
     card = None
     if customer and data.get("setup_future_usage") and works:
-        card = make_card(state, customer, works)
+        card = make_card(state, customer, works, session["_asks"])
         state.emit("payment_method.attached", card)
     if delayed:
         intent["status"] = "processing"

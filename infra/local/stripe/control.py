@@ -136,9 +136,10 @@ class Control:
     async def fail_refund(self, id: str, is_counted: bool = False) -> Json:  # noqa: A002 -- named in the path
         return self.state.render(fail_refund(self.state, id, is_counted), [])
 
-    async def set_card(self, id: str, works: bool | None) -> Json:  # noqa: A002 -- named in the path
+    async def set_card(self, id: str, works: bool | None, asks: bool = False) -> Json:  # noqa: A002 -- in the path
+        """`asks`: the bank wants each payment confirmed (3-D Secure)."""
         customer = self.state.get("customer", id)
-        set_card(self.state, customer, works)
+        set_card(self.state, customer, works, asks)
         return self.state.render(customer, [])
 
     async def set_discount(self, id: str, coupon: str) -> Json:  # noqa: A002 -- named in the path

@@ -12,7 +12,7 @@ from infra.local.stripe.clock import DAY, HOUR
 from infra.local.stripe.discounts import active_discounts
 from infra.local.stripe.errors import Json
 from infra.local.stripe.invoice_lines import compute_totals, make_item_line, subscription_id_of
-from infra.local.stripe.payments import cancel_intent, charge_card, make_intent
+from infra.local.stripe.payments import ask_customer, cancel_intent, charge_card, make_intent
 from infra.local.stripe.state import State, scheduled_action
 from infra.local.stripe.taxes import automatic_tax, tax_status
 
@@ -254,8 +254,13 @@ def default_card(state: State, invoice: Json) -> Json | None:
     return card if card and card["customer"] == invoice["customer"] else None
 
 
-def collect(state: State, invoice: Json, card: Json | None, automatic: bool = False) -> bool:
-    """Attempt to pay an open invoice. Returns whether it is paid. A failed automatic attempt schedules the next."""
+def collect(
+    state: State, invoice: Json, card: Json | None, automatic: bool = False, is_confirmed: bool = False
+) -> bool:
+    """Attempt to pay an open invoice. Returns whether it is paid. A failed automatic attempt schedules the next.
+
+    `is_confirmed`: the customer is there and confirms a payment that the bank asks about.
+    """
     intent = intent_of(state, invoice)
     assert intent is not None
     if automatic or not invoice["attempted"]:
@@ -263,7 +268,10 @@ def collect(state: State, invoice: Json, card: Json | None, automatic: bool = Fa
     invoice |= {"attempted": True, "next_payment_attempt": None}
     customer = state.objects[invoice["customer"]]
     works = card is not None and bool(card["_works"])
-    if card is not None and charge_card(state, intent, card, works):
+    if card is not None and works and card["_asks"] and not is_confirmed:
+        ask_customer(state, intent, card)
+        state.emit("invoice.payment_action_required", invoice)
+    elif card is not None and charge_card(state, intent, card, works):
         mark_paid(state, invoice, invoice["amount_due"])
         return True
     retry = invoice["attempt_count"] - 1

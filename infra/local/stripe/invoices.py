@@ -216,7 +216,15 @@ def pay_invoice(state: State, params: Json, id: str) -> Json:  # noqa: A002
 
 
 def _card_error(state: State, intent: Json) -> ApiError:
-    """402 for a payment attempt that was declined."""
+    """402 for a payment attempt that was declined, or that the customer has to confirm."""
+    if intent["status"] == "requires_action":
+        return ApiError(
+            "This payment has to be confirmed by the customer.",
+            code="invoice_payment_intent_requires_action",
+            status=402,
+            kind="card_error",
+            payment_intent=state.render(intent, []),
+        )
     error = declined(state.objects[intent["latest_charge"]])
     message, code, kind = error.pop("message"), error.pop("code"), error.pop("type")
     return ApiError(message, code=code, status=402, kind=kind, payment_intent=state.render(intent, []), **error)

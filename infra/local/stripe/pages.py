@@ -17,6 +17,7 @@ from starlette.routing import Route
 from infra.local.stripe import checkout, forms, portal
 from infra.local.stripe.clock import DAY, HOUR
 from infra.local.stripe.errors import DECLINED, ApiError, Json
+from infra.local.stripe.invoice_lifecycle import intent_of
 from infra.local.stripe.state import RequestInfo, State
 from infra.local.stripe.subscription_items import item_amount, items_of, period_of
 from infra.local.stripe.taxes import PROVINCES
@@ -173,6 +174,7 @@ class Pages:
         labels = [("good_card", "Subscribe with a good card" if free else "Pay with a good card")]
         if session["_collects"]:
             labels.append(("bad_card", "Pay with a card that fails"))
+            labels.append(("confirmed_card", "Pay with a card whose bank asks, and confirm"))
         if not free:
             labels.append(("later_succeeds", "Pay later (async), succeeds"))
             labels.append(("later_fails", "Pay later (async), fails"))
@@ -255,7 +257,10 @@ class Pages:
         message = ""
         if request.method == "POST" and invoice["status"] == "open":
             choice = (await self._form(request)).get("way")
-            portal.pay_open(self.state, invoice, choice == "good_card")
+            if choice == "confirm":
+                portal.confirm_open(self.state, invoice)
+            else:
+                portal.pay_open(self.state, invoice, choice == "good_card")
             message = "Thank you, it is paid." if invoice["status"] == "paid" else DECLINED
             await self._wait_for_webhooks()
         lines = [(line["description"] or "Item", money(line["amount"], line["currency"])) for line in invoice["_lines"]]
@@ -265,7 +270,9 @@ class Pages:
         if invoice["status"] == "open":
             good = button("way", "good_card", "Pay with a good card", main=True)
             bad = button("way", "bad_card", "Pay with a card that fails")
-            body += f'<form method="post">{good}{bad}</form>'
+            asks = (intent_of(self.state, invoice) or {}).get("status") == "requires_action"
+            confirm = button("way", "confirm", "Confirm the payment that the bank asks about") if asks else ""
+            body += f'<form method="post">{good}{confirm}{bad}</form>'
         return page(f"Invoice {invoice['number']}: {invoice['status']}", notice(message) + body)
 
     # --- home --------------------------------------------------------------------------------------------------------

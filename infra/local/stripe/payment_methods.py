@@ -1,4 +1,5 @@
-"""Payment methods. Every one is a card, and a private field records whether charging it succeeds.
+"""Payment methods. Every one is a card. Private fields record whether charging it succeeds, and whether its bank asks
+the customer first (3-D Secure).
 
 A card is made by Checkout, by the portal, by Stripe's test tokens (`pm_card_visa`, `pm_card_chargeCustomerFail`) or by
 `POST /_customers/{id}/card`. As at Stripe, a card that Checkout collected for a subscription becomes the default of the
@@ -13,12 +14,13 @@ from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json
 from infra.local.stripe.state import State, list_object
 
-TOKENS = {"pm_card_visa": True, "pm_card_mastercard": True, "pm_card_chargeCustomerFail": False}
+ASKING_CARD = "pm_card_authenticationRequired"
+TOKENS = {"pm_card_visa": True, "pm_card_mastercard": True, "pm_card_chargeCustomerFail": False, ASKING_CARD: True}
 """Stripe's test tokens, and whether such a card works."""
 
 
-def make_card(state: State, customer: Json, works: bool) -> Json:
-    """A new card of the customer."""
+def make_card(state: State, customer: Json, works: bool, asks: bool = False) -> Json:
+    """A new card of the customer. `asks`: its bank wants each payment confirmed by the customer (3-D Secure)."""
     return state.add(
         {
             "id": state.new_id("pm"),
@@ -47,6 +49,7 @@ def make_card(state: State, customer: Json, works: bool) -> Json:
             "metadata": {},
             "type": "card",
             "_works": works,
+            "_asks": asks,
         }
     )
 
@@ -61,7 +64,7 @@ def attach_card(state: State, token: str, customer: Json) -> Json:
     """A test token becomes a new card of the customer; the id of a card they have returns that card."""
     if token not in TOKENS:
         return get_card(state, customer, token)
-    card = make_card(state, customer, TOKENS[token])
+    card = make_card(state, customer, TOKENS[token], asks=token == ASKING_CARD)
     state.emit("payment_method.attached", card)
     return card
 
@@ -76,8 +79,9 @@ def get_card(state: State, customer: Json, card_id: str) -> Json:
     return card
 
 
-def set_card(state: State, customer: Json, works: bool | None) -> None:
-    """Make every card of the customer work or fail; None detaches them. A customer without a card gets one."""
+def set_card(state: State, customer: Json, works: bool | None, asks: bool = False) -> None:
+    """Make every card of the customer work, ask for 3-D Secure, or fail; None detaches them. A customer without a card
+    gets one."""
     cards = [card for card in state.objects_of("payment_method") if card["customer"] == customer["id"]]
     if works is None:
         for card in cards:
@@ -89,10 +93,10 @@ def set_card(state: State, customer: Json, works: bool | None) -> None:
                 subscription["default_payment_method"] = None
         return
     with state.updating(customer, "customer.updated"):
-        card = cards[-1] if cards else make_card(state, customer, works)
+        card = cards[-1] if cards else make_card(state, customer, works, asks)
         customer["invoice_settings"]["default_payment_method"] = card["id"]
     for card in cards:
-        card["_works"] = works
+        card |= {"_works": works, "_asks": asks}
 
 
 @endpoint("POST", "/v1/payment_methods/{id}/attach", param_types.PaymentMethodAttachParams, "customer")

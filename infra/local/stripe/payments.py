@@ -120,7 +120,7 @@ def charge_card(state: State, intent: Json, card: Json | None, works: bool, deta
             "transfer_group": None,
         }
     )
-    intent |= {"latest_charge": charge["id"], "processing": None}
+    intent |= {"latest_charge": charge["id"], "next_action": None, "processing": None}
     if works:
         intent |= {"status": "succeeded", "amount_received": intent["amount"], "last_payment_error": None}
         intent["payment_method"] = card and card["id"]
@@ -129,6 +129,16 @@ def charge_card(state: State, intent: Json, card: Json | None, works: bool, deta
     state.emit("charge.succeeded" if works else "charge.failed", charge)
     state.emit("payment_intent.succeeded" if works else "payment_intent.payment_failed", intent)
     return works
+
+
+def ask_customer(state: State, intent: Json, card: Json) -> None:
+    """The bank wants the customer to confirm the payment (3-D Secure). Nothing is charged yet."""
+    intent |= {
+        "status": "requires_action",
+        "next_action": {"type": "use_stripe_sdk", "use_stripe_sdk": {}},
+        "payment_method": card["id"],
+    }
+    state.emit("payment_intent.requires_action", intent)
 
 
 def declined(charge: Json) -> Json:
@@ -145,7 +155,12 @@ def declined(charge: Json) -> Json:
 
 def cancel_intent(state: State, intent: Json, reason: str) -> None:
     with state.updating(intent, "payment_intent.canceled"):
-        intent |= {"status": "canceled", "canceled_at": state.now, "cancellation_reason": reason}
+        intent |= {
+            "status": "canceled",
+            "canceled_at": state.now,
+            "cancellation_reason": reason,
+            "next_action": None,
+        }
 
 
 def _card_details(card: Json) -> Json:

@@ -13,7 +13,7 @@ from stripe.params import billing_portal as param_types
 
 from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
-from infra.local.stripe.invoice_lifecycle import collect
+from infra.local.stripe.invoice_lifecycle import collect, intent_of
 from infra.local.stripe.payment_methods import make_card, set_card
 from infra.local.stripe.state import State
 from infra.local.stripe.subscription_changes import change_items
@@ -235,3 +235,10 @@ def pay_open(state: State, invoice: Json, card_works: bool) -> None:
     card = make_card(state, customer, card_works)
     if not collect(state, invoice, card):
         card["customer"] = None
+
+
+def confirm_open(state: State, invoice: Json) -> None:
+    """Confirm the payment of an open invoice that the bank asks about."""
+    intent = intent_of(state, invoice)
+    if intent is not None and intent["status"] == "requires_action":
+        collect(state, invoice, state.objects[intent["payment_method"]], is_confirmed=True)

@@ -120,13 +120,13 @@ def _starts_new_period(subscription: Json, new: NewItems, params: Json) -> bool:
 
 
 def _check_card(state: State, subscription: Json, new: NewItems) -> None:
-    """Raises ApiError, 402, if the change costs more and the card does not work."""
+    """Raises ApiError, 402, if the change costs more and the card does not pay at once."""
     customer = state.objects[subscription["customer"]]
     card = state.objects.get(
         subscription["default_payment_method"] or customer["invoice_settings"]["default_payment_method"] or ""
     )
     costs_more = new.total > sum(item_amount(item) for item in items_of(subscription))
-    if costs_more and not (card and card["_works"]):
+    if costs_more and not (card and card["_works"] and not card["_asks"]):
         raise card_declined()
 
 

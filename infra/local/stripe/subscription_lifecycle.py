@@ -34,8 +34,16 @@ from infra.local.stripe.taxes import automatic_tax, check_behavior
 INCOMPLETE_FOR = 23 * HOUR
 
 
-def start(state: State, customer: Json, params: Json, card: Json | None, processing: bool = False) -> Json:
+def start(
+    state: State,
+    customer: Json,
+    params: Json,
+    card: Json | None,
+    processing: bool = False,
+    is_confirmed: bool = False,
+) -> Json:
     """A new subscription, and its first invoice charged to the card. `processing`: the payment is delayed.
+    `is_confirmed`: the customer confirms the payment if the bank asks.
 
     Raises ApiError, 402, for a declined card with `payment_behavior=error_if_incomplete`.
     """
@@ -53,7 +61,12 @@ def start(state: State, customer: Json, params: Json, card: Json | None, process
     subscription = _make_subscription(state, customer, params, prices)
     items = items_of(subscription)
     due = sum(item_amount(item) for item in items)
-    if due and behavior == "error_if_incomplete" and not processing and not (card and card["_works"]):
+    if (
+        due
+        and behavior == "error_if_incomplete"
+        and not processing
+        and not (card and card["_works"] and not card["_asks"])
+    ):
         del state.objects[subscription["id"]]
         raise card_declined()
     schedule_end(state, subscription, params)
@@ -69,7 +82,7 @@ def start(state: State, customer: Json, params: Json, card: Json | None, process
         state.emit("payment_intent.processing", intent)
         set_status(state, subscription, "active")
     elif invoice["status"] == "open" and behavior != "default_incomplete":
-        collect(state, invoice, card)
+        collect(state, invoice, card, is_confirmed=is_confirmed)
     if subscription["status"] == "incomplete":
         state.clock.schedule(state.now + INCOMPLETE_FOR, "expire_incomplete", subscription["id"])
     state.clock.schedule(period_of(subscription)[1], "renew", subscription["id"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.billing_kit import DAY, HOUR, BillingStack, stripe_get, stripe_post
+from tests.billing_kit import DAY, HOUR, SITE, BillingStack, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.maintenance.kit import findings
 from tests.functions.webhooks.kit import MONTH, as_time, newest, plan_of, price_id, subscriber
@@ -144,3 +144,57 @@ def test_the_plan_is_found_behind_another_product(billing: BillingStack) -> None
     assert billing.subscription_row(user)["current_period_end"] == as_time(
         made["items"]["data"][1]["current_period_end"]
     )
+
+
+def first_plan_with_3ds(billing: BillingStack) -> tuple[Person, str]:
+    """A user whose bank asks about the first payment of their plan. Returns the subscription as well."""
+    user = billing.new_user()
+    billing.buy(user, pack="pack_100")
+    assert set(billing.deliver()) == {200}
+    customer = billing.customer_id(user)
+    billing.fake.control(f"/_customers/{customer}/card", works=True, asks=True)
+    plan = {"items[0][price]": price_id(billing, "plan_pro")}
+    made = stripe_post(billing, "subscriptions", customer=customer, **plan)
+    assert made["status"] == "incomplete"
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("usage_only", None, "active")
+    row = billing.subscription_row(user)
+    assert (row["stripe_subscription_id"], row["open_invoice_url"]) == (None, None)
+    return user, str(made["id"])
+
+
+def test_an_unconfirmed_first_payment_gives_nothing(billing: BillingStack) -> None:
+    user, subscription = first_plan_with_3ds(billing)
+    billing.fake.advance(DAY)
+    assert set(billing.deliver()) == {200}
+    assert stripe_get(billing, f"subscriptions/{subscription}")["status"] == "incomplete_expired"
+    assert plan_of(billing, user) == ("usage_only", None, "active")
+    assert findings(billing, user) == set()
+
+
+def test_a_confirmed_first_payment_starts_the_plan(billing: BillingStack) -> None:
+    user, _ = first_plan_with_3ds(billing)
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    billing.fake.http.post(invoice["hosted_invoice_url"], data={"way": "confirm"})
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    assert findings(billing, user) == set()
+
+
+def test_a_renewal_with_3ds_waits_for_its_confirmation(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, "confirmed_card", plan="basic")
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("basic", None, "active")
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    assert plan_of(billing, user) == ("basic", None, "past_due")
+    url = billing.subscription_row(user)["open_invoice_url"]
+    # The days of grace are over for the database, whose clock is ahead of Stripe's.
+    refused = billing.call_checkout(user, "/checkout", pack="pack_100", success_url=SITE, cancel_url=SITE)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["reason_code"], error["action"]) == (402, "subscription_unpaid", "pay_invoice")
+    assert error["url"] == url
+    billing.fake.http.post(url, data={"way": "confirm"})
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("basic", None, "active")
+    assert findings(billing, user) == set()

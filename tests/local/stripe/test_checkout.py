@@ -27,6 +27,7 @@ def test_checkout_page_shows_items_and_buttons(fake: Fake) -> None:
     assert buttons(page.text) == [
         "Pay with a good card",
         "Pay with a card that fails",
+        "Pay with a card whose bank asks, and confirm",
         "Pay later (async), succeeds",
         "Pay later (async), fails",
         "Leave without paying",

@@ -397,3 +397,50 @@ def test_prorations_are_invoiced_at_period_end_and_dropped_at_cancellation(fake:
     change(fake, again, pro)
     fake.v1.subscriptions.cancel(again.id)
     assert fake.v1.invoice_items.list({"pending": True}).data == []
+
+
+# --- 3-D Secure ------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_payment_with_3ds_starts_when_confirmed(fake: Fake) -> None:
+    customer, price = fake.customer(), fake.price(999)
+    card = fake.v1.payment_methods.attach("pm_card_authenticationRequired", {"customer": customer.id})
+    params: Any = {
+        "customer": customer.id,
+        "items": [{"price": price.id}],
+        "default_payment_method": card.id,
+        "expand": ["latest_invoice.payments"],
+    }
+    with pytest.raises(stripe.CardError):
+        fake.v1.subscriptions.create({**params, "payment_behavior": "error_if_incomplete"})
+    subscription = fake.v1.subscriptions.create(params)
+    invoice = subscription.latest_invoice
+    assert isinstance(invoice, stripe.Invoice)
+    assert invoice.payments
+    intent_id = str(invoice.payments.data[0].payment.payment_intent)
+    intent = fake.v1.payment_intents.retrieve(intent_id)
+    assert intent.next_action
+    assert (subscription.status, intent.status, intent.latest_charge) == ("incomplete", "requires_action", None)
+    with pytest.raises(stripe.CardError) as refused:
+        fake.v1.invoices.pay(str(invoice.id))
+    assert refused.value.code == "invoice_payment_intent_requires_action"
+    assert {"invoice.payment_action_required", "payment_intent.requires_action"} <= {*fake.event_types()}
+    assert invoice.hosted_invoice_url
+    assert "Confirm the payment" in fake.http.get(invoice.hosted_invoice_url).text
+    fake.http.post(invoice.hosted_invoice_url, data={"way": "confirm"})
+    assert fake.subscription(subscription.id).status == "active"
+    paid = fake.v1.payment_intents.retrieve(intent_id)
+    assert (paid.status, paid.next_action) == ("succeeded", None)
+
+
+def test_a_renewal_with_3ds_is_past_due_until_confirmed(fake: Fake) -> None:
+    session = fake.checkout("subscription", fake.price(999).id)
+    fake.press(session, "confirmed_card")
+    subscription = fake.v1.subscriptions.list().data[0]
+    assert subscription.status == "active"
+    fake.advance(MONTH + HOUR)
+    assert fake.subscription(subscription.id).status == "past_due"
+    invoice = fake.invoices()[0]
+    assert invoice.hosted_invoice_url
+    fake.http.post(invoice.hosted_invoice_url, data={"way": "confirm"})
+    assert fake.subscription(subscription.id).status == "active"
