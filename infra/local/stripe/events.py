@@ -11,13 +11,13 @@ from infra.local.stripe.state import State
 
 @endpoint("GET", "/v1/events", param_types.EventListParams, f"{LIST_PARAMS} delivery_success type types")
 def list_events(state: State, params: Json) -> Json:
-    patterns = params.get("types", [params["type"]] if "type" in params else ["*"])
+    patterns = params.get("types", [params["type"]] if "type" in params else None)
     delivered = params.get("delivery_success")
     found = [
         event
         for event in state.objects_of("event")
-        if any(fnmatchcase(event["type"], pattern) for pattern in patterns)
-        and delivered in (None, event["_delivery"]["state"] in ("", "delivered"))
+        if (patterns is None or any(fnmatchcase(event["type"], pattern) for pattern in patterns))
+        and (delivered is None or delivered == (event["_delivery"]["state"] in ("", "delivered")))
     ]
     return state.list_page(found, params, "/v1/events")
 

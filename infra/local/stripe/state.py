@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from infra.local.stripe.clock import Clock
@@ -89,7 +90,12 @@ def expandable(kind: str, name: str) -> Callable[[Callable[["State", Json], Json
 def public(value: Any) -> Any:
     """A copy without private keys."""
     if isinstance(value, dict):
-        return {key: public(inner) for key, inner in value.items() if not key.startswith("_")}
+        # Most values are neither, and a call for each of them would take most of the stand-in's time.
+        return {
+            key: public(inner) if isinstance(inner, (dict, list)) else inner
+            for key, inner in value.items()
+            if not key.startswith("_")
+        }
     return [public(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -111,6 +117,16 @@ def previous_attributes(before: Json, after: Json) -> Json:
             nested = isinstance(old, dict) and isinstance(new, dict)
             changed[key] = previous_attributes(old, new) if nested else old  # type: ignore[arg-type]
     return changed
+
+
+def _until(objects: Iterator[Json], object_id: str, param: str) -> list[Json]:
+    """The objects before that one. Raises ApiError if it is not among them."""
+    before: list[Json] = []
+    for obj in objects:
+        if obj["id"] == object_id:
+            return before
+        before.append(obj)
+    raise missing_object("object", object_id, param)
 
 
 @dataclass
@@ -196,25 +212,26 @@ class State:
         ACTIONS[action](self, object_id)
 
     def list_page(self, found: list[Json], params: Json, url: str) -> Json:
-        """One page of a list, newest first. `found` is oldest first; the `created` parameter filters it."""
+        """One page of a list, newest first. `found` is oldest first; the `created` parameter filters it.
+
+        `render` copies its objects.
+        """
         limit = params.get("limit", 10)
         if not 1 <= limit <= MAX_LIMIT:
             raise ApiError(f"Invalid integer: limit must be between 1 and {MAX_LIMIT}", param="limit", saved=False)
         created = params.get("created", {})
         bounds: dict[str, int] = {"gte": created, "lte": created} if isinstance(created, int) else created
         tests = {"gt": int.__gt__, "gte": int.__ge__, "lt": int.__lt__, "lte": int.__le__}
-        newest = [
+        newest = (
             obj for obj in reversed(found) if all(tests[name](created_at(obj), value) for name, value in bounds.items())
-        ]
-        ids = [obj["id"] for obj in newest]
-        for cursor in ("starting_after", "ending_before"):
-            if cursor in params and params[cursor] not in ids:
-                raise missing_object("object", params[cursor], cursor)
+        )
         if "ending_before" in params:
-            rest = newest[: ids.index(params["ending_before"])]
-            return list_object(public(rest[-limit:]), url, len(rest) > limit)
-        rest = newest[ids.index(params["starting_after"]) + 1 :] if "starting_after" in params else newest
-        return list_object(public(rest[:limit]), url, len(rest) > limit)
+            rest = _until(newest, params["ending_before"], "ending_before")
+            return list_object(rest[-limit:], url, len(rest) > limit)
+        if "starting_after" in params:
+            _until(newest, params["starting_after"], "starting_after")
+        rest = [*islice(newest, limit + 1)]
+        return list_object(rest[:limit], url, len(rest) > limit)
 
     def render(self, obj: Json, expand: list[str]) -> Json:
         """The object as an answer shows it: a copy, with the expanded fields."""
@@ -229,7 +246,7 @@ class State:
             raise ApiError("You cannot expand more than 4 levels of a property.", param="expand", saved=False)
         make = EXPANDABLE.get((obj.get("object", ""), name))
         if name not in obj and make:
-            obj[name] = make(self, obj)
+            obj[name] = public(make(self, obj))
         if name not in obj and obj.get("object") != "list":
             raise ApiError(f"This property cannot be expanded ({path}).", param="expand", saved=False)
         value = obj.get(name)
