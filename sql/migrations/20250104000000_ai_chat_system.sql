@@ -1029,6 +1029,9 @@ create table if not exists public.user_subscriptions (
 );
 create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
   where downgraded_at is not null;
+-- For users_at_threshold, every minute. An update that leaves the amount as it is does not touch the index.
+create index if not exists user_subscriptions_owing_idx on public.user_subscriptions (user_id)
+  where unpaid_overage_usd >= 0.5;
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 create index if not exists user_subscriptions_next_tier_idx on public.user_subscriptions (next_tier)
   where next_tier is not null;
@@ -6310,14 +6313,15 @@ as $$
   select s.user_id, s.stripe_customer_id
   from public.user_subscriptions s
   join public.plans p on p.tier = s.tier
-  where (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null and s.unpaid_overage_usd > 0
-    -- The next query would exceed it.
-    and s.unpaid_overage_usd + p.overage_price_usd > least(
-      p.overage_threshold_usd, coalesce(s.overage_limit, p.overage_limit_usd))
-    -- Stripe charges nothing below 50 cents.
-    and 0.5 <= (
-      select sum(u.overage_charge) from public.usage_logs u
-      where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null)
+  -- Stripe charges nothing below 50 cents.
+  where s.unpaid_overage_usd >= 0.5 and (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
+    -- The next query would exceed it. `case`: the ledger is read for such users only.
+    and case when s.unpaid_overage_usd + p.overage_price_usd > least(
+                    p.overage_threshold_usd, coalesce(s.overage_limit, p.overage_limit_usd))
+             then 0.5 <= (
+               select sum(u.overage_charge) from public.usage_logs u
+               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+                 and u.reversed_at is null) end
   order by s.user_id limit least(p_limit, 1000)
 $$;
 comment on function public.users_at_threshold(uuid, integer) is

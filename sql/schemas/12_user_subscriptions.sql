@@ -44,6 +44,9 @@ create table if not exists public.user_subscriptions (
 );
 create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
   where downgraded_at is not null;
+-- For users_at_threshold, every minute. An update that leaves the amount as it is does not touch the index.
+create index if not exists user_subscriptions_owing_idx on public.user_subscriptions (user_id)
+  where unpaid_overage_usd >= 0.5;
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 create index if not exists user_subscriptions_next_tier_idx on public.user_subscriptions (next_tier)
   where next_tier is not null;

@@ -111,3 +111,36 @@ def test_finding_users_does_not_scan_the_ledger(db: Db) -> None:
     assert "using usage_logs_not_billed_idx" in plan, plan
     assert "Seq Scan on usage_logs" not in plan, plan
     assert len(users_to_bill(db)) == 50
+
+
+def test_finding_users_at_a_threshold_reads_only_who_owes(db: Db) -> None:
+    """The plan of the statement in the function, over 20,000 users of whom 200 owe, and 20 reach the limit."""
+    db.execute("insert into auth.users (id, email) select gen_random_uuid(), n from generate_series(1, 20000) n")
+    db.execute("alter table public.user_subscriptions disable trigger user")
+    db.execute(
+        "with numbered as (select user_id, row_number() over () as n from public.user_subscriptions)"
+        " update public.user_subscriptions s set tier = 'usage_only', stripe_customer_id = s.user_id::text,"
+        " unpaid_overage_usd = case when n % 1000 = 0 then 10 when n % 100 = 0 then 1 else 0 end"
+        " from numbered where numbered.user_id = s.user_id"
+    )
+    db.execute("alter table public.user_subscriptions enable trigger user")
+    db.execute(
+        "insert into public.usage_logs (id, user_id, request_id, tier, funding, outcome, query_date, query_timestamp,"
+        " period_start, quota_used, quota_limit, overage_used, provider, model, used_byo_key, is_charged,"
+        " counted_against_quota, was_overage, overage_charge)"
+        " select gen_random_uuid(), user_id, n::text, tier, 'overage', 'answered', '2026-03-02', '2026-03-02Z',"
+        " '2026-03-01Z', 0, 0, 0, 'openai', 'm', false, true, false, true, 0.025"
+        " from public.user_subscriptions cross join generate_series(1, 20) n where unpaid_overage_usd > 0"
+    )
+    db.execute("analyze public.usage_logs, public.user_subscriptions")
+    source: str = value(db, "select prosrc from pg_proc where oid = 'public.users_at_threshold'::regproc")
+    query = source.replace("p_after", "null::uuid").replace("p_limit", "100")
+    lines = db.execute(
+        f"explain (analyze, costs off, timing off, summary off, buffers off) {query}".encode()
+    ).fetchall()
+    plan = "\n".join(line["QUERY PLAN"] for line in lines)
+    assert "user_subscriptions_owing_idx" in plan, plan
+    assert "Seq Scan on user_subscriptions" not in plan, plan
+    (ledger,) = (line for line in plan.splitlines() if "usage_logs_not_billed_idx" in line)
+    assert "loops=20)" in ledger, plan
+    assert db.execute("select from public.users_at_threshold(null, 100)").rowcount == 20
