@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / ".build"
 TEMPLATE = ROOT / ".serverless" / "cloudformation-template-update-stack.json"
+FIREWALL = ROOT / "infra" / "firewall.yml"
 OSLS = ROOT / "infra" / "package" / "node_modules" / ".bin" / "osls"
 TOOLS = Path(sys.executable).parent  # uv, cfn-lint and node are installed beside the Python that runs this
 
@@ -315,6 +316,10 @@ def lint() -> None:
         # W3005: osls adds a redundant DependsOn to the reference to a function's role.
         [str(TOOLS / "cfn-lint"), "--ignore-checks", "W3005", "--template", str(TEMPLATE)],
         "cfn-lint found errors in the template built from serverless.yml",
+    )
+    run(
+        [str(TOOLS / "cfn-lint"), "--regions", "us-east-1", "--template", str(FIREWALL)],
+        "cfn-lint found errors in infra/firewall.yml",
     )
 
 

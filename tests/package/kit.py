@@ -68,6 +68,7 @@ def copy_sources(tree: Path) -> Path:
     for folder in ("functions", "requirements", "infra/package", "infra/resources"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
     shutil.copy(ROOT / "serverless.yml", tree)
+    shutil.copy(ROOT / "infra" / "firewall.yml", tree / "infra")
     (tree / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "openapi.json", tree / "docs")
     (tree / "infra/package/node_modules").symlink_to(ROOT / "infra/package/node_modules")
