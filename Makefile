@@ -67,7 +67,7 @@ openapi: .venv/.ready ## writes docs/openapi.json and its TypeScript types from 
 	@python -m infra.openapi
 
 lock: .venv/.ready ## upgrades the locked requirements; for npm, run npm install in the folder
-	@for group in package chat keys checkout account webhooks maintenance dev peers; do \
+	@for group in package chat keys checkout account webhooks maintenance dev runtime peers; do \
 	  test $$group = dev && overrides= || overrides='--override requirements/overrides.txt'; \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-annotate --no-header --upgrade $$overrides \

@@ -82,7 +82,7 @@ def copy_sources(tree: Path) -> Path:
 def build_in(trees: Mapping[Path, Sequence[str]]) -> list[str]:
     """Runs Python with the arguments in each tree, in parallel, without AWS credentials and with every secret set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHONPATH"))}
-    environment |= {"ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
+    environment |= {"PACKAGE_WITHOUT_BYTECODE": "1", "ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
     builds = [
         subprocess.Popen(
             [sys.executable, *arguments],

@@ -114,7 +114,7 @@ def test_two_builds_are_the_same_bytes(packaged: Packaged) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_artifact_is_within_lambdas_limits(packaged: Packaged, name: str) -> None:
     with zipfile.ZipFile(packaged.artifact(name)) as archive:
-        assert sum(entry.file_size for entry in archive.infolist()) < 230_000_000
+        assert sum(entry.file_size for entry in archive.infolist()) < 100_000_000
     assert packaged.artifact(name).stat().st_size < 50_000_000
 
 

@@ -106,6 +106,15 @@ def test_a_warning_of_cfn_lint_stops_the_build(
         package.lint()
 
 
+def test_no_python_for_the_bytecode_stops_the_build(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(package.WITHOUT_BYTECODE, raising=False)
+    monkeypatch.setattr(package, "find_compiler", lambda: None)
+    assert package.main([]) == 1
+    assert capsys.readouterr().err.startswith("make package: Python 3.13 is needed")
+
+
 def test_a_failed_build_leaves_no_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "ROOT", tmp_path)
     monkeypatch.setattr(package, "BUILD", tmp_path / ".build")
