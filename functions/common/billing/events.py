@@ -61,8 +61,9 @@ SESSION_EVENTS = frozenset(
     }
 )
 HANDLED_EVENTS = frozenset({*CUSTOMER_EVENTS, *PAYMENT_EVENTS, *SESSION_EVENTS})
-# The draft of a renewal accepts overage for an hour. After the end of a subscription there is no further renewal.
-OVERAGE_EVENTS = frozenset({"invoice.created", "customer.subscription.deleted"})
+# The draft of a renewal accepts overage for an hour. After the end of a subscription there is no further renewal, and
+# while it is paused there is none.
+OVERAGE_EVENTS = frozenset({"invoice.created", "customer.subscription.deleted", "customer.subscription.paused"})
 # The metadata of the customer of a user whom we deleted. Other users may be unknown because another project uses the
 # same account of Stripe.
 DELETED = {"account_deleted": "true"}

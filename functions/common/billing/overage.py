@@ -60,17 +60,19 @@ async def bill_overage(
     database: Database, stripe: StripeClient, user_id: str, customer_id: str, *, at_once: bool = False
 ) -> BillingResult:
     """Bill the overage of a user's ended periods: on the draft of their renewal, otherwise on their next invoice, and
-    without a subscription on an invoice of its own. `at_once`: all overage until now, on an invoice of its own.
+    without a subscription, or while it is paused, on an invoice of its own. `at_once`: all overage until now, on an
+    invoice of its own.
 
     Safe to repeat: another run continues where this one ended. Raises StripeError, Unavailable.
     """
     customer, live = await live_subscription(stripe, customer_id)
     if getattr(customer, "deleted", False):
         return BillingResult()
-    has_own_invoice = live is None or at_once
-    draft = await _renewal_draft(stripe, live) if live and not at_once else None
+    # Without a renewal: a paused subscription has none either.
+    has_own_invoice = live is None or live.status == "paused" or at_once
+    draft = await _renewal_draft(stripe, live) if live and not has_own_invoice else None
     # The target is never a subscription: it may end while the item waits, and no later invoice would take the item.
-    until = iso_time(period_of(live)[0]) if live and not at_once else "infinity"
+    until = iso_time(period_of(live)[0]) if live and not has_own_invoice else "infinity"
     items = await _claim(database, user_id, until, draft)
     to_place = [item.stripe_invoice_item_id is None for item in items]
     placed = [

@@ -143,7 +143,7 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         status, past_due_since = "past_due", start
     if status == "past_due" and tier not in paid_tiers:
         # The period is not paid. The grace period is for the plan before it, not for a dearer one.
-        paid_before = _paid_tiers(lines, start)
+        paid_before = _paid_tiers([line for line in lines if not line.is_free], start)
         unpaid_cents = Decimal(item.price.unit_amount or 0)
         was_paid = any(line.unit_cents >= unpaid_cents for line in lines if line.tier in paid_before)
         if not paid_tiers and not was_paid:
@@ -198,20 +198,21 @@ async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: s
 @dataclass(frozen=True, slots=True)
 class PaidLine:
     """A line of a paid invoice for a plan; a credit has negative `cents`. Discounts are taken off. Times are seconds
-    since 1970."""
+    since 1970. `is_free`: it costs nothing without a coupon, as the plan of $0 and a trial."""
 
     tier: str
     cents: int
     unit_cents: Decimal
     start: int
     end: int
+    is_free: bool
 
     @classmethod
     def of(cls, tier: str, line: "InvoiceLineItem") -> "PaidLine":
         """From Stripe's line."""
         unit = line.pricing.unit_amount_decimal if line.pricing else None
         # Credits for unused time are net of discounts, so what was paid is too.
-        return cls(tier, net_cents(line), Decimal(unit or 0), line.period.start, line.period.end)
+        return cls(tier, net_cents(line), Decimal(unit or 0), line.period.start, line.period.end, line.amount == 0)
 
     def cents_after(self, time: int) -> Decimal:
         """The part of the amount that is for the time after `time`."""

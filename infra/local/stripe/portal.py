@@ -18,7 +18,7 @@ from infra.local.stripe.payment_methods import make_card, set_card
 from infra.local.stripe.state import State
 from infra.local.stripe.subscription_changes import change_items
 from infra.local.stripe.subscription_items import ENDED, items_of, period_of
-from infra.local.stripe.subscription_lifecycle import request_end, schedule_end
+from infra.local.stripe.subscription_lifecycle import end_trial, request_end, schedule_end
 
 CONFIGURATION = "bpc_standin"
 CONFIGURATION_PARAMS = "business_profile default_return_url features metadata name"
@@ -226,6 +226,8 @@ def _change_plan(state: State, subscription: Json, price: str, update: Json | No
         return "The plan will change with the next period."
     subscription.pop("_next_price", None)
     change_items(state, subscription, [change], {"proration_behavior": update["proration_behavior"]})
+    if subscription["status"] == "trialing" and update["trial_update_behavior"] == "end_trial":
+        end_trial(state, subscription)
     return "The plan has been changed."
 
 

@@ -78,6 +78,7 @@ def make_period_line(state: State, subscription: Json, item: Json) -> Json:
     """The invoice line for the current period of an item."""
     price, product = item["price"], state.objects[item["price"]["product"]]
     interval, _ = billing_interval(price)
+    is_trial = subscription["status"] == "trialing"
     details = {
         "invoice_item": None,
         "proration": False,
@@ -87,9 +88,11 @@ def make_period_line(state: State, subscription: Json, item: Json) -> Json:
     }
     parent = {"invoice_item_details": None, "subscription_item_details": details, "type": "subscription_item_details"}
     fields = {
-        "amount": item_amount(item),
+        "amount": 0 if is_trial else item_amount(item),
         "currency": price["currency"],
-        "description": f"{item['quantity']} × {product['name']} ({price['unit_amount_decimal']}¢ / {interval})",
+        "description": f"Trial period for {product['name']}"
+        if is_trial
+        else f"{item['quantity']} × {product['name']} ({price['unit_amount_decimal']}¢ / {interval})",
         "metadata": dict(subscription["metadata"]),
         "period": {"start": item["current_period_start"], "end": item["current_period_end"]},
         "pricing": item_pricing(price),
@@ -103,6 +106,8 @@ def prorate(state: State, subscription: Json, item: Json, credit: bool) -> None:
 
     Net of discounts: a credit returns the part that was charged for the item.
     """
+    if subscription["status"] == "trialing":
+        return
     start, end = period_of(subscription)
     if not credit:
         item["_net_part"] = str(net_part(state, subscription, item_amount(item), item["price"]["product"]))

@@ -1,11 +1,12 @@
 """The life of a subscription: start, renewal, overdue payment, and end.
 
-Flexible billing mode, charged automatically, no trials.
+Flexible billing mode, charged automatically. A trial is a first period of nothing; it ends with a renewal, or without a
+card as `trial_settings` says.
 """
 
 from decimal import Decimal
 
-from infra.local.stripe.clock import HOUR, next_period_end
+from infra.local.stripe.clock import DAY, HOUR, next_period_end
 from infra.local.stripe.discounts import redeem, use_up
 from infra.local.stripe.errors import ApiError, Json, card_declined, missing_param, unsupported
 from infra.local.stripe.invoice_lifecycle import (
@@ -32,6 +33,8 @@ from infra.local.stripe.subscription_items import (
 from infra.local.stripe.taxes import automatic_tax, check_behavior
 
 INCOMPLETE_FOR = 23 * HOUR
+TRIAL_NOTICE = 3 * DAY
+TRIAL_PARAMS = "trial_end trial_settings trial_settings.end_behavior trial_settings.end_behavior.missing_payment_method"
 
 
 def start(
@@ -60,7 +63,7 @@ def start(
         raise ApiError("pending_if_incomplete is for updates.", param="payment_behavior")
     subscription = _make_subscription(state, customer, params, prices)
     items = items_of(subscription)
-    due = sum(item_amount(item) for item in items)
+    due = 0 if subscription["status"] == "trialing" else sum(item_amount(item) for item in items)
     if (
         due
         and behavior == "error_if_incomplete"
@@ -71,6 +74,9 @@ def start(
         raise card_declined()
     schedule_end(state, subscription, params)
     state.emit("customer.subscription.created", subscription)
+    if subscription["status"] == "trialing":
+        at = max(state.now, subscription["trial_end"] - TRIAL_NOTICE)
+        state.clock.schedule(at, "trial_will_end", subscription["id"])
     lines = [make_period_line(state, subscription, item) for item in items]
     pending = pending_items(state, customer["id"], subscription["currency"], subscription["id"])
     invoice = make_subscription_invoice(state, subscription, "subscription_create", lines, pending)
@@ -91,8 +97,8 @@ def start(
 
 def _make_subscription(state: State, customer: Json, params: Json, prices: list[Json]) -> Json:
     """A new subscription with its items; the caller emits the event."""
-    now = state.now
-    period = (now, next_period_end(now, *billing_interval(prices[0]), now))
+    now, trial_end = state.now, _trial_end(state, params)
+    period = (now, trial_end or next_period_end(now, *billing_interval(prices[0]), now))
     subscription_id = state.new_id("sub")
     subscription = state.add(
         {
@@ -101,7 +107,7 @@ def _make_subscription(state: State, customer: Json, params: Json, prices: list[
             "application": None,
             "application_fee_percent": None,
             "automatic_tax": automatic_tax(params),
-            "billing_cycle_anchor": now,
+            "billing_cycle_anchor": trial_end or now,
             "billing_cycle_anchor_config": None,
             "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible", "updated_at": now},
             "billing_schedules": [],
@@ -141,12 +147,17 @@ def _make_subscription(state: State, customer: Json, params: Json, prices: list[
             "pending_update": None,
             "schedule": None,
             "start_date": now,
-            "status": "incomplete",
+            "status": "trialing" if trial_end else "incomplete",
             "test_clock": None,
             "transfer_data": None,
-            "trial_end": None,
-            "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
-            "trial_start": None,
+            "trial_end": trial_end,
+            "trial_settings": {
+                "end_behavior": {
+                    "missing_payment_method": "create_invoice",
+                    **params.get("trial_settings", {}).get("end_behavior", {}),
+                }
+            },
+            "trial_start": now if trial_end else None,
         }
     )
     subscription["discounts"] = redeem(state, params.get("discounts") or [], customer, subscription=subscription_id)
@@ -155,6 +166,59 @@ def _make_subscription(state: State, customer: Json, params: Json, prices: list[
         make_subscription_item(state, subscription, price, entry, period) for price, entry in items
     ]
     return subscription
+
+
+def _trial_end(state: State, params: Json) -> int | None:
+    """When the trial of a new subscription ends; None without one."""
+    if "trial_end" in params and "trial_period_days" in params:
+        raise ApiError("You may only specify one of these parameters: trial_end, trial_period_days.")
+    days = params.get("trial_period_days", 0)
+    end = params.get("trial_end", state.now + days * DAY)
+    if end in ("now", state.now):
+        return None
+    if not state.now < end <= state.now + 730 * DAY:
+        raise ApiError("A trial ends in the future, in at most 730 days.", param="trial_end")
+    return int(end)
+
+
+@scheduled_action("trial_will_end")
+def trial_will_end(state: State, subscription_id: str) -> None:
+    """Three days before the end of the trial; at once where it is shorter."""
+    subscription = state.objects[subscription_id]
+    if subscription["status"] == "trialing":
+        state.emit("customer.subscription.trial_will_end", subscription)
+
+
+def _end_without_card(state: State, subscription: Json) -> bool:
+    """End or pause a subscription whose trial ends without a card. Returns whether it did."""
+    customer = state.objects[subscription["customer"]]
+    if subscription["default_payment_method"] or customer["invoice_settings"]["default_payment_method"]:
+        return False
+    behavior = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]
+    if behavior == "cancel":
+        end(state, subscription, "cancellation_requested")
+    elif behavior == "pause":
+        set_status(state, subscription, "paused")
+        state.emit("customer.subscription.paused", subscription)
+    return bool(behavior != "create_invoice")
+
+
+def start_period_now(state: State, subscription: Json) -> None:
+    """Start a new period and charge it: the end of a trial or of a pause."""
+    next_end = next_period_end(state.now, *billing_interval(items_of(subscription)[0]["price"]), state.now)
+    subscription["billing_cycle_anchor"] = state.now
+    for item in items_of(subscription):
+        item |= {"current_period_start": state.now, "current_period_end": next_end}
+    lines = [make_period_line(state, subscription, item) for item in items_of(subscription)]
+    pending = pending_items(state, subscription["customer"], subscription["currency"], subscription["id"])
+    state.clock.schedule(next_end, "renew", subscription["id"])
+    finalize_and_collect(state, make_subscription_invoice(state, subscription, "subscription_update", lines, pending))
+
+
+def end_trial(state: State, subscription: Json) -> None:
+    """End the trial now; the first period starts and is charged."""
+    subscription |= {"status": "active", "trial_end": state.now}
+    start_period_now(state, subscription)
 
 
 def make_subscription_invoice(
@@ -199,19 +263,23 @@ def finalize_and_collect(state: State, invoice: Json) -> None:
 def renew(state: State, subscription_id: str) -> None:
     """At the end of a period: start the next one with a draft, or end the subscription."""
     subscription = state.objects[subscription_id]
-    start, end = period_of(subscription)
-    if subscription["status"] in (*ENDED, "incomplete") or end > state.now:
+    start, period_end = period_of(subscription)
+    if subscription["status"] in (*ENDED, "incomplete", "paused") or period_end > state.now:
         return
     if subscription["cancel_at"] is not None and subscription["cancel_at"] <= state.now:
         end_at_period_end(state, subscription)
+        return
+    if subscription["status"] == "trialing" and _end_without_card(state, subscription):
         return
     if "_next_price" in subscription:  # the portal scheduled it; Stripe has a subscription schedule for it
         items_of(subscription)[0]["price"] = state.objects[subscription.pop("_next_price")]
     interval, count = billing_interval(items_of(subscription)[0]["price"])
     with state.updating(subscription, "customer.subscription.updated"):
-        next_end = next_period_end(subscription["billing_cycle_anchor"], interval, count, end)
+        if subscription["status"] == "trialing":
+            subscription["status"] = "active"
+        next_end = next_period_end(subscription["billing_cycle_anchor"], interval, count, period_end)
         for item in items_of(subscription):
-            item |= {"current_period_start": end, "current_period_end": next_end}
+            item |= {"current_period_start": period_end, "current_period_end": next_end}
         lines = [make_period_line(state, subscription, item) for item in items_of(subscription)]
         items = pending_items(state, subscription["customer"], subscription["currency"], subscription_id)
         make_subscription_invoice(
@@ -220,7 +288,7 @@ def renew(state: State, subscription_id: str) -> None:
             "subscription_cycle",
             lines,
             items,
-            (start, end),
+            (start, period_end),
             auto_advance=subscription["pause_collection"] is None,
         )
     state.clock.schedule(next_end, "renew", subscription_id)
@@ -264,6 +332,10 @@ def on_invoice_outcome(state: State, invoice: Json, final: bool) -> None:
     elif subscription["status"] == "incomplete":
         if invoice["status"] == "paid":
             set_status(state, subscription, "active")
+    elif subscription["status"] == "paused" and invoice["status"] == "paid":
+        if subscription["latest_invoice"] == invoice["id"]:
+            set_status(state, subscription, "active")
+            state.emit("customer.subscription.resumed", subscription)
     elif not unpaid and subscription["status"] == "past_due" and subscription["latest_invoice"] == invoice["id"]:
         set_status(state, subscription, "active")
 

@@ -13,17 +13,20 @@ from infra.local.stripe.state import State
 from infra.local.stripe.subscription_changes import change_items
 from infra.local.stripe.subscription_items import ENDED, items_of, prorate, recurring_price
 from infra.local.stripe.subscription_lifecycle import (
+    TRIAL_PARAMS,
     end,
+    end_trial,
     finalize_and_collect,
     make_subscription_invoice,
     schedule_end,
     start,
+    start_period_now,
 )
 
 WRITE_PARAMS = (
     "automatic_tax automatic_tax.enabled cancel_at cancel_at_period_end collection_method default_payment_method "
     "description items items.price items.quantity items.metadata metadata off_session payment_behavior "
-    f"proration_behavior payment_settings payment_settings.save_default_payment_method {DISCOUNT_PARAMS}"
+    f"proration_behavior payment_settings payment_settings.save_default_payment_method {DISCOUNT_PARAMS} {TRIAL_PARAMS}"
 )
 
 
@@ -36,7 +39,7 @@ def _check_collection_method(params: Json) -> None:
     "POST",
     "/v1/subscriptions",
     param_types.SubscriptionCreateParams,
-    f"{WRITE_PARAMS} currency customer billing_mode billing_mode.type",
+    f"{WRITE_PARAMS} currency customer billing_mode billing_mode.type trial_period_days",
 )
 def create_subscription(state: State, params: Json) -> Json:
     _check_collection_method(params)
@@ -50,7 +53,8 @@ def create_subscription(state: State, params: Json) -> Json:
     default = own_card or customer["invoice_settings"]["default_payment_method"]
     for index, entry in enumerate(params.get("items", [])):
         price = recurring_price(state, entry, f"items[{index}]")
-        is_paid = Decimal(price["unit_amount_decimal"]) * entry.get("quantity", 1) > 0
+        is_trial = params.keys() & {"trial_end", "trial_period_days"}
+        is_paid = not is_trial and Decimal(price["unit_amount_decimal"]) * entry.get("quantity", 1) > 0
         if is_paid and not default and params.get("payment_behavior") != "default_incomplete":
             raise ApiError(
                 "This customer has no attached payment source or default payment method. Please consider adding a "
@@ -82,6 +86,10 @@ def update_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A
     with state.updating(subscription, "customer.subscription.updated"):
         if "items" in params or "billing_cycle_anchor" in params:
             change_items(state, subscription, params.get("items", []), params)
+        if "trial_end" in params:
+            if params["trial_end"] != "now" or subscription["status"] != "trialing":
+                raise unsupported("changes of a trial other than its end now", "trial_end")
+            end_trial(state, subscription)
         if "metadata" in params:
             subscription["metadata"] = state.merge_metadata(subscription["metadata"], params["metadata"])
         if own_card:
@@ -128,6 +136,16 @@ def cancel_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A
                 item["_deleted"] = True
     if subscription["status"] not in ENDED:
         end(state, subscription, "cancellation_requested")
+    return subscription
+
+
+@endpoint("POST", "/v1/subscriptions/{id}/resume", param_types.SubscriptionResumeParams)
+def resume_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    """As Stripe does by default: a new period starts, and the subscription resumes once its invoice is paid."""
+    subscription = state.get("subscription", id)
+    if subscription["status"] != "paused":
+        raise ApiError("You can only resume a paused subscription.")
+    start_period_now(state, subscription)
     return subscription
 
 
