@@ -114,7 +114,8 @@ def period_of(subscription: "Subscription") -> tuple[int, int]:
 async def live_subscription(stripe: StripeClient, customer_id: str) -> "tuple[Customer, Subscription | None]":
     """The customer, and their best live subscription to one of our plans."""
     customer = await stripe.v1.customers.retrieve_async(
-        customer_id, {"expand": ["subscriptions", "subscriptions.data.latest_invoice"]}
+        customer_id,
+        {"expand": ["subscriptions", "subscriptions.data.latest_invoice", "subscriptions.data.schedule"]},
     )
     found = [] if getattr(customer, "deleted", False) or customer.subscriptions is None else customer.subscriptions.data
     live = [one for one in found if one.status in STATUSES and _plan_item(one)]
@@ -150,6 +151,8 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
             paid_tiers = paid_before
         if paid_tiers or not was_paid:
             tier = paid_tiers[0] if paid_tiers else UNPAID_TIER
+    if status == "active" and (next_tier := await _scheduled_tier(stripe, live, item, end)):
+        paid_tiers, tier = sorted({*paid_tiers, tier}), next_tier
     # The portal sets cancel_at, the API either field. A cancellation after this period does not count yet.
     ends_at = live.cancel_at if live.cancel_at is not None else end if live.cancel_at_period_end else None
     if ends_at is not None and ends_at <= end:
@@ -166,6 +169,21 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         past_due_since=iso_time(past_due_since) if past_due_since is not None else None,
     )
     return CustomerState(is_deleted, subscription, open_url)
+
+
+async def _scheduled_tier(stripe: StripeClient, live: "Subscription", item: "SubscriptionItem", end: int) -> str | None:
+    """The cheaper plan that a schedule starts with the next period; None without one. The portal schedules downgrades.
+    A dearer plan counts once it has started. Raises StripeError."""
+    if live.schedule is None or isinstance(live.schedule, str):
+        return None
+    for phase in live.schedule.phases:
+        for new in phase["items"] if phase.start_date == end else []:
+            price_id = new.price if isinstance(new.price, str) else new.price.id
+            price = await stripe.v1.prices.retrieve_async(price_id)
+            tier = tier_of(price.product)
+            if tier is not None and (price.unit_amount or 0) < (item.price.unit_amount or 0):
+                return tier
+    return None
 
 
 async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: str, start: int) -> list["PaidLine"]:

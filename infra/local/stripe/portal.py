@@ -15,6 +15,7 @@ from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
 from infra.local.stripe.invoice_lifecycle import collect, intent_of
 from infra.local.stripe.payment_methods import make_card, set_card
+from infra.local.stripe.schedules import make_schedule, release, set_phases
 from infra.local.stripe.state import State
 from infra.local.stripe.subscription_changes import change_items
 from infra.local.stripe.subscription_items import ENDED, items_of, period_of
@@ -202,6 +203,7 @@ def press(state: State, session: Json, action: str, subscription_id: str, price:
         if features and not features[{"plan": "subscription_update"}.get(action, "subscription_cancel")]["enabled"]:
             raise ApiError("The configuration of the portal does not allow this.")
         if action == "cancel":
+            release(state, subscription)
             request_end(state, subscription, period_of(subscription)[1], at_period_end=False)
             return "The subscription will end with its period."
         if action == "resume":
@@ -222,9 +224,14 @@ def _change_plan(state: State, subscription: Json, price: str, update: Json | No
         raise ApiError("The configuration of the portal does not allow this price.")
     waits = {"type": "decreasing_item_amount"} in update["schedule_at_period_end"]["conditions"]
     if waits and state.get("price", price)["unit_amount"] < item["price"]["unit_amount"]:
-        subscription["_next_price"] = price
+        release(state, subscription)
+        schedule = make_schedule(state, subscription)
+        kept = [(one["price"], one["quantity"]) for one in items_of(subscription)]
+        lower = [(state.get("price", price), item["quantity"]), *kept[1:]]
+        with state.updating(schedule, "subscription_schedule.updated"):
+            set_phases(state, schedule, subscription, [kept, lower])
         return "The plan will change with the next period."
-    subscription.pop("_next_price", None)
+    release(state, subscription)
     change_items(state, subscription, [change], {"proration_behavior": update["proration_behavior"]})
     if subscription["status"] == "trialing" and update["trial_update_behavior"] == "end_trial":
         end_trial(state, subscription)

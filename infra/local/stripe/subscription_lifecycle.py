@@ -19,6 +19,7 @@ from infra.local.stripe.invoice_lifecycle import (
     void,
 )
 from infra.local.stripe.invoice_lines import pending_items, subscription_id_of
+from infra.local.stripe.schedules import release, start_phase
 from infra.local.stripe.state import State, list_object, scheduled_action
 from infra.local.stripe.subscription_items import (
     ENDED,
@@ -271,8 +272,9 @@ def renew(state: State, subscription_id: str) -> None:
         return
     if subscription["status"] == "trialing" and _end_without_card(state, subscription):
         return
-    if "_next_price" in subscription:  # the portal scheduled it; Stripe has a subscription schedule for it
-        items_of(subscription)[0]["price"] = state.objects[subscription.pop("_next_price")]
+    if start_phase(state, subscription, period_end):
+        end(state, subscription, "cancellation_requested", stop_collecting=False)
+        return
     interval, count = billing_interval(items_of(subscription)[0]["price"])
     with state.updating(subscription, "customer.subscription.updated"):
         if subscription["status"] == "trialing":
@@ -363,6 +365,7 @@ def end(state: State, subscription: Json, reason: str, stop_collecting: bool = T
         "canceled_at": subscription["canceled_at"] or state.now,
     }
     subscription["cancellation_details"]["reason"] = reason
+    release(state, subscription, "canceled")
     for invoice in state.objects_of("invoice"):
         ours = subscription_id_of(invoice) == subscription["id"]
         if stop_collecting and ours and invoice["status"] == "open":

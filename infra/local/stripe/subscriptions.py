@@ -9,6 +9,7 @@ from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
 from infra.local.stripe.invoice_lines import pending_items
 from infra.local.stripe.payment_methods import get_card
+from infra.local.stripe.schedules import live_schedule
 from infra.local.stripe.state import State
 from infra.local.stripe.subscription_changes import change_items
 from infra.local.stripe.subscription_items import ENDED, items_of, prorate, recurring_price
@@ -147,6 +148,14 @@ def resume_subscription(state: State, params: Json, id: str) -> Json:  # noqa: A
         raise ApiError("You can only resume a paused subscription.")
     start_period_now(state, subscription)
     return subscription
+
+
+@endpoint("POST", "/v1/subscription_schedules/{id}/cancel", param_types.SubscriptionScheduleCancelParams)
+def cancel_schedule(state: State, params: Json, id: str) -> Json:  # noqa: A002
+    """Ends the subscription too, at once."""
+    schedule = live_schedule(state, id)
+    end(state, state.objects[schedule["subscription"]], "cancellation_requested")
+    return schedule
 
 
 @endpoint("GET", "/v1/subscriptions", param_types.SubscriptionListParams, f"{LIST_PARAMS} customer price status")

@@ -103,7 +103,7 @@ def test_the_portal_invoices_upgrades_and_delays_downgrades(billing: BillingStac
     assert [one["total"] for one in invoices] == [2000, 999]
     press_portal_button(billing, user, "plan", price=price_id(billing, "plan_basic"))
     billing.deliver()
-    assert plan_of(billing, user) == ("pro", None, "active")
+    assert plan_of(billing, user) == ("pro", "basic", "active")
     billing.advance_and_deliver(MONTH)
     assert plan_of(billing, user) == ("basic", None, "active")
 
