@@ -142,7 +142,8 @@ class UserAccount:
     async def delete(self, user: User, confirm: str) -> None:
         """Delete the user and all their data. Safe to repeat.
 
-        Raises Forbidden without a recent sign-in or while something is owed, InvalidRequest if `confirm` is not the
+        Raises Forbidden without a recent sign-in or while something is owed, PaymentRequired with the link while an
+        invoice for overage is open, InvalidRequest if `confirm` is not the
         user's e-mail address, Unauthenticated, PaymentUnavailable, Unavailable.
         """
         if time.time() - signed_in_at(user.token) > RECENT_SIGN_IN_S:

@@ -278,6 +278,11 @@ REASONS = (
         fr="Vous avez une facture ouverte. Payez-la avant de choisir un forfait.",
     ),
     Reason(
+        "deletion_unpaid", "payment_required", "pay_invoice", paying_helps=True, ends="when the invoice is paid",
+        en="You have an open invoice for queries beyond your plan. Pay it, then delete your account.",
+        fr="Vous avez une facture ouverte pour des requêtes hors forfait. Payez-la, puis supprimez votre compte.",
+    ),
+    Reason(
         "forbidden", "forbidden", "none", ends="never",
         en="You are not allowed to do this.",
         fr="Vous n’êtes pas autorisé à faire cela.",

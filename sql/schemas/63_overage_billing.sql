@@ -111,18 +111,21 @@ as $$
   join public.plans p on p.tier = s.tier
   -- Stripe charges nothing below 50 cents.
   where s.unpaid_overage_usd >= 0.5 and (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
-    -- The next query would exceed it. `case`: the ledger is read for such users only.
+    -- The next query would exceed it, or the limit of the period. `case`: the ledger is read for such users only. An
+    -- item without an invoice is left by a run that failed in between.
     and case when s.unpaid_overage_usd + p.overage_price_usd > least(
                     p.overage_threshold_usd, coalesce(s.overage_limit, p.overage_limit_usd))
+                  or s.current_overage_amount + p.overage_price_usd > coalesce(s.overage_limit, p.overage_limit_usd)
              then 0.5 <= (
-               select sum(u.overage_charge) from public.usage_logs u
-               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
-                 and u.reversed_at is null) end
+               select coalesce(sum(u.overage_charge), 0) from public.usage_logs u
+               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null) + (
+               select coalesce(sum(i.queries * i.unit_price_usd), 0) from public.overage_invoice_items i
+               where i.user_id = s.user_id and i.stripe_invoice_id is null) end
   order by s.user_id limit least(p_limit, 1000)
 $$;
 comment on function public.users_at_threshold(uuid, integer) is
-  'Users who owe as much overage as the threshold of their plan or their limit allows, and of which some is on no '
-  'invoice, ordered by id, after p_after, at most 1,000.';
+  'Users who owe as much overage as the threshold of their plan or their limit allows, or whose period is at the '
+  'limit, and of which some is on no invoice, ordered by id, after p_after, at most 1,000.';
 revoke all on function public.users_at_threshold(uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.users_at_threshold(uuid, integer) to service_role;
 

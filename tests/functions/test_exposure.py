@@ -131,7 +131,31 @@ def test_overage_at_the_limit_is_invoiced_and_paying_frees_it(billing: BillingSt
     assert set_overage(billing, user, '{"overage_limit_usd": 10000}').json()["limit_usd"] == 20
     ask_until_refused(billing, user)
     assert owed(billing, user) == 2 * LIMIT
+    # Less is unpaid than the limit, but the period is at it.
+    break_cards(billing, user, works=True)
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    assert billing.subscription_row(user)["paid_overage_usd"] == 2 * LIMIT
+    assert set_overage(billing, user, '{"overage_limit_usd": 10000}').json()["limit_usd"] == 40
+    assert admit(billing.db, user.id)["decision"] == "admitted"
     assert findings(billing, user) == []
+
+
+def test_an_item_that_missed_its_invoice_is_invoiced_later(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    billing.fake.control("/_faults", path="/v1/invoices", method="POST", status=402, times=10)
+    try:
+        job(billing, "bill-thresholds")
+    finally:
+        billing.fake.http.delete("/_faults")
+    (item,) = billing.overage_items(user)
+    assert (item["stripe_invoice_item_id"] is None, item["stripe_invoice_id"]) == (False, None)
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    assert billing.subscription_row(user)["paid_overage_usd"] == LIMIT
 
 
 def test_a_voided_invoice_is_neither_owed_nor_paid(billing: BillingStack) -> None:

@@ -307,11 +307,16 @@ async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | N
 
 
 def _is_ours(invoice: "Invoice") -> bool:
-    marked = [invoice.metadata, *(line.metadata for line in invoice.lines.data)]
-    return any(one is not None and ITEM_ID_KEY in one.to_dict() for one in marked) or any(
+    return has_overage(invoice) or any(
         line.pricing and line.pricing.price_details and tier_of(line.pricing.price_details.product)
         for line in invoice.lines.data
     )
+
+
+def has_overage(invoice: "Invoice") -> bool:
+    """Whether the invoice charges for overage."""
+    marked = [invoice.metadata, *(line.metadata for line in invoice.lines.data)]
+    return any(one is not None and ITEM_ID_KEY in one.to_dict() for one in marked)
 
 
 def pack_sale(session: "Session") -> PackSale | None:

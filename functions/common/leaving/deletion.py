@@ -1,7 +1,8 @@
 """Deletes a user: ends their subscription, bills what they owe and deletes their data.
 
 A deletion that was killed can be started again: each step finds out what is left to do. Data is deleted only after the
-subscription has ended at Stripe and the overage is billed, or written off explicitly.
+subscription has ended at Stripe and the overage is paid, or written off explicitly. Otherwise a user could delete the
+account and sign up again instead of paying.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -14,8 +15,9 @@ from functions.common.billing.checkout_pages import close_pages
 from functions.common.billing.events import DELETED, apply_customer
 from functions.common.billing.overage import bill_overage
 from functions.common.billing.records import billing_profile
-from functions.common.billing.stripe_state import live_subscription
+from functions.common.billing.stripe_state import has_overage, live_subscription, open_invoices
 from functions.common.database import Database
+from functions.common.errors import PaymentRequired
 from functions.common.leaving.auth_admin import AuthAdmin
 
 PAGE_TIMEOUT_S = 30.0
@@ -42,7 +44,8 @@ async def delete_user(
     """End a user's subscription, bill their overage, and delete their data. The sums of the ledger are kept.
 
     `write_off`: their overage is not billed. For a user who does not exist all counts are 0. Safe to repeat: another
-    run continues where this one ended. Raises Forbidden where overage is still owed, StripeError, Unavailable.
+    run continues where this one ended. Raises Forbidden where overage is still owed, PaymentRequired while an invoice
+    for overage is open, StripeError, Unavailable.
     """
     counts = DeletionCounts(subscriptions=0, items=0, conversations=0, users=0)
     profile = await billing_profile(database, user_id)
@@ -57,6 +60,7 @@ async def delete_user(
             if not write_off:
                 counts["items"] = (await bill_overage(database, stripe, user_id, customer_id)).placed
                 progress(f"{counts['items']} items billed")
+                await _require_paid(stripe, customer_id)
         await _check(database, user_id, write_off)
         async for deleted in _batches(database, "delete_history", user_id):
             counts["conversations"] += deleted
@@ -74,6 +78,14 @@ async def delete_user(
         if customer_id is not None:
             await close_pages(stripe, customer_id)  # checkout closes those that it opens from now on
     return counts
+
+
+async def _require_paid(stripe: StripeClient, customer_id: str) -> None:
+    """Raises PaymentRequired while an invoice for overage is open."""
+    unpaid = [invoice for invoice in await open_invoices(stripe, customer_id, None) if has_overage(invoice)]
+    if unpaid:
+        url = unpaid[0].hosted_invoice_url
+        raise PaymentRequired("deletion_unpaid", reason="Open invoice", requires_payment=True, url=url)
 
 
 async def _check(database: Database, user_id: str, write_off: bool) -> None:

@@ -298,6 +298,24 @@ def test_who_owes_overage_that_cannot_be_billed_keeps_everything(billing: Billin
     assert billing.subscription_row(user)["tier"] == "basic"
 
 
+def test_who_has_an_open_overage_invoice_pays_before_deleting(
+    billing: BillingStack, http: httpx.Client, sign_up: SignUp
+) -> None:
+    user = sign_up("free")
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, 41, start + 60, start)
+    billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=False)
+    for _ in range(2):
+        answer = delete(http, user)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["reason_code"], error["action"]) == (402, "deletion_unpaid", "pay_invoice")
+    assert billing.subscription_row(user)["stripe_subscription_id"] is None
+    billing.fake.http.post(error["url"], data={"way": "good_card"})
+    assert delete(http, user).status_code == 200
+
+
 def test_a_deletion_that_stripe_interrupts_is_finished_by_the_next(
     billing: BillingStack, http: httpx.Client, sign_up: SignUp
 ) -> None:
