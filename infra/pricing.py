@@ -235,10 +235,14 @@ def _table(heading: str, rows: Iterable[str]) -> str:
 
 
 def read(db: Db) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """The plans, the packs and the budgets of a database."""
+    """The plans, the packs and the settings of a database. Prices are converted to US dollars."""
     plans = db.execute("select * from public.plans order by price_usd, lifetime_quota nulls last").fetchall()
     packs = db.execute("select * from public.packs where is_sold order by credits").fetchall()
     (budgets,) = db.execute("select * from public.settings").fetchall()
+    rate: Decimal = budgets["usd_per_unit"]
+    for row, name in ((row, name) for row in (*plans, *packs) for name in ("price_usd", "overage_price_usd")):
+        if row.get(name) is not None:
+            row[name] *= rate
     return plans, packs, budgets
 
 

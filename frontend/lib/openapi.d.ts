@@ -34,6 +34,7 @@ export type Billing = {
   ends_at: string | null;
   next_tier: "free" | "basic" | "pro" | "usage_only" | null;
   past_due_since: string | null;
+  currency: string;
   to_be_billed_usd: number;
   billed: Bill[];
 };
@@ -124,7 +125,7 @@ export type DeletionRequest = {
 export type ErrorDetails = {
   code: "account_blocked" | "already_answered" | "byok_balance_exhausted" | "byok_key_rejected" | "byok_not_allowed" | "conflict" | "email_not_confirmed" | "forbidden" | "internal" | "invalid_json" | "invalid_request" | "invalid_signature" | "method_not_allowed" | "model_not_available" | "not_an_http_request" | "not_found" | "overage_limit_reached" | "payment_required" | "payment_unavailable" | "provider_error" | "provider_overloaded" | "provider_timeout" | "quota_exhausted" | "request_in_progress" | "too_large" | "too_many_requests" | "unauthenticated" | "unavailable";
   message: string;
-  reason_code: "account_blocked" | "already_answered" | "answer_failed" | "byok_balance_exhausted" | "byok_key_not_stored" | "byok_key_rejected" | "byok_key_unreadable" | "byok_model_gone" | "byok_not_allowed" | "byok_not_permitted" | "byok_rate_limited" | "chat_paused" | "conflict" | "conversation_not_found" | "conversation_too_large" | "credits_used" | "daily_quota_used" | "daily_quota_used_overage_off" | "deletion_unpaid" | "email_not_confirmed" | "end_not_received" | "export_repeated" | "export_too_large" | "forbidden" | "free_answers_off" | "free_quota_used" | "internal" | "invalid_json" | "invalid_request" | "invalid_signature" | "invoice_open" | "json_too_deep" | "method_not_allowed" | "model_gone" | "model_not_available" | "model_not_in_plan" | "model_of_other_plan" | "no_models" | "no_quota" | "no_subscription" | "not_an_http_request" | "not_found" | "not_shared" | "nothing_bought" | "old_sign_in" | "overage_ceiling_reached" | "overage_limit_reached" | "overage_off" | "overage_owed" | "overage_returned" | "overage_unpaid" | "pack_not_found" | "payment_failed" | "payment_unavailable" | "price_differs" | "prompt_refused" | "provider_error" | "provider_not_available" | "provider_overloaded" | "provider_paused" | "provider_timeout" | "query_not_found" | "question_too_long" | "request_in_progress" | "sign_ups_paused" | "subscription_ended" | "subscription_live" | "subscription_unpaid" | "too_large" | "too_many_failures" | "too_many_followers" | "too_many_queries" | "too_many_tool_calls" | "unauthenticated" | "unavailable" | "user_not_found";
+  reason_code: "account_blocked" | "already_answered" | "answer_failed" | "byok_balance_exhausted" | "byok_key_not_stored" | "byok_key_rejected" | "byok_key_unreadable" | "byok_model_gone" | "byok_not_allowed" | "byok_not_permitted" | "byok_rate_limited" | "chat_paused" | "conflict" | "conversation_not_found" | "conversation_too_large" | "credits_used" | "currency_differs" | "daily_quota_used" | "daily_quota_used_overage_off" | "deletion_unpaid" | "email_not_confirmed" | "end_not_received" | "export_repeated" | "export_too_large" | "forbidden" | "free_answers_off" | "free_quota_used" | "internal" | "invalid_json" | "invalid_request" | "invalid_signature" | "invoice_open" | "json_too_deep" | "method_not_allowed" | "model_gone" | "model_not_available" | "model_not_in_plan" | "model_of_other_plan" | "no_models" | "no_quota" | "no_subscription" | "not_an_http_request" | "not_found" | "not_shared" | "nothing_bought" | "old_sign_in" | "overage_ceiling_reached" | "overage_limit_reached" | "overage_off" | "overage_owed" | "overage_returned" | "overage_unpaid" | "pack_not_found" | "payment_failed" | "payment_unavailable" | "price_differs" | "prompt_refused" | "provider_error" | "provider_not_available" | "provider_overloaded" | "provider_paused" | "provider_timeout" | "query_not_found" | "question_too_long" | "request_in_progress" | "sign_ups_paused" | "subscription_ended" | "subscription_live" | "subscription_unpaid" | "too_large" | "too_many_failures" | "too_many_followers" | "too_many_queries" | "too_many_tool_calls" | "unauthenticated" | "unavailable" | "user_not_found";
   action: "upgrade" | "buy_pack" | "update_card" | "pay_invoice" | "enable_overage" | "raise_limit" | "confirm_email" | "reconnect_key" | "wait" | "contact_support" | "none";
   request_id: string;
   reason?: string;
@@ -219,9 +220,10 @@ export type OverageRequest = {
   overage_limit_usd?: number | null;
 };
 
-/** set_overage: the answer of PATCH /overage, the same as `overage` in GET /usage. */
+/** set_overage: the answer of PATCH /overage, the same as `overage` in GET /usage. Amounts are in `currency`. */
 export type OverageSettings = {
   allowed: boolean;
+  currency: string;
   price_usd: number | null;
   limit_usd: number | null;
   used_usd: number;
@@ -233,11 +235,12 @@ export type OwnKeys = {
   providers: string[];
 };
 
-/** A credit pack on sale. `expires_after_days` null: its credits never expire. */
+/** A credit pack on sale. `expires_after_days` null: its credits never expire. Amounts are in `currency`. */
 export type Pack = {
   id: string;
   name: string;
   credits: number;
+  currency: string;
   price_usd: number;
   price_per_credit_usd: number;
   expires_after_days: number | null;
@@ -261,10 +264,11 @@ export type Period = {
   end: string;
 };
 
-/** A plan. Either `daily_quota` or `lifetime_quota` is null. Models by provider, the default first. */
+/** A plan. Either `daily_quota` or `lifetime_quota` is null. Models by provider, the default first. Amounts are in */
 export type Plan = {
   tier: string;
   name: string;
+  currency: string;
   price_usd: number;
   daily_quota: number | null;
   lifetime_quota: number | null;

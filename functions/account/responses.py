@@ -83,13 +83,15 @@ class Bill(TypedDict):
 
 
 class Billing(TypedDict):
-    """The user as Stripe's customer. `ends_at`: when a canceled plan ends; `next_tier`: the plan after this period."""
+    """The user as Stripe's customer. `ends_at`: when a canceled plan ends; `next_tier`: the plan after this period.
+    Amounts are in `currency`."""
 
     is_customer: bool
     is_subscribed: bool
     ends_at: str | None
     next_tier: Tier | None
     past_due_since: str | None
+    currency: str
     to_be_billed_usd: Decimal
     billed: list[Bill]
 

@@ -22,6 +22,7 @@ from functions.common.billing.stripe_state import live_subscription, open_invoic
 from functions.common.database import Database
 from functions.common.errors import (
     AccountBlocked,
+    CurrencyDiffers,
     Internal,
     NotFound,
     PaymentRequired,
@@ -91,7 +92,7 @@ class Checkout:
         """A page to subscribe to a plan; the portal for a user who has a subscription.
 
         Raises PaymentRequired while an invoice is open, AccountBlocked, NotFound, PaymentUnavailable, PriceDiffers,
-        CatalogMissing, Unavailable.
+        CurrencyDiffers, CatalogMissing, Unavailable.
         """
         product = _product(await self.plans(), plan_key(tier))
         async with self._stripe() as stripe:
@@ -153,6 +154,9 @@ class Checkout:
         except CatalogMissing as error:
             self._observer.failure("stripe has no such price or portal: run publish-catalog", error)
             raise
+        except CurrencyDiffers as error:
+            self._observer.failure("the customer has another currency at stripe", error)
+            raise
         except PriceDiffers as error:
             self._observer.failure("stripe has another price: run publish-catalog", error)
             raise
@@ -211,21 +215,27 @@ class Checkout:
         if same is not None:
             return _page_of(same)
         newest = listed.data[0].id if listed.data else "first"
-        session = await stripe.v1.checkout.sessions.create_async(
-            {
-                **order.params,
-                "metadata": {**order.metadata, "purpose": purpose},
-                "customer": customer_id,
-                "client_reference_id": user.id,
-                "line_items": [{"price": price_id, "quantity": 1}],
-                "success_url": urls.success,
-                "cancel_url": urls.cancel,
-                **self._tax(),
-                **self._codes(),
-            },
-            # Concurrent clicks see the same newest page and get the same new one.
-            {"idempotency_key": f"checkout:{user.id}:{newest}:{purpose}"},
-        )
+        params: SessionCreateParams = {
+            **order.params,
+            "metadata": {**order.metadata, "purpose": purpose},
+            "customer": customer_id,
+            "client_reference_id": user.id,
+            "line_items": [{"price": price_id, "quantity": 1}],
+            "success_url": urls.success,
+            "cancel_url": urls.cancel,
+            **self._tax(),
+            **self._codes(),
+        }
+        # Concurrent clicks see the same newest page and get the same new one.
+        key = f"checkout:{user.id}:{newest}:{purpose}"
+        try:
+            session = await stripe.v1.checkout.sessions.create_async(params, {"idempotency_key": key})
+        except InvalidRequestError as error:
+            # Stripe has no code for it. A customer's subscriptions and invoice items have one currency.
+            customer = await stripe.v1.customers.retrieve_async(customer_id)
+            if order.is_subscription and customer.currency not in (None, order.product.currency):
+                raise CurrencyDiffers from error
+            raise
         try:
             await self._profile(user)
         except (AccountBlocked, Unauthenticated):  # since this request began; a deletion may not have seen this page

@@ -254,6 +254,12 @@ class PriceDiffers(PaymentUnavailable):
     usual_reason = "price_differs"
 
 
+class CurrencyDiffers(PaymentUnavailable):
+    """The customer has a subscription or an invoice item in another currency at Stripe, which allows only one."""
+
+    usual_reason = "currency_differs"
+
+
 BY_CODE = {kind.code: kind for kind in AppError.__subclasses__()}
 
 

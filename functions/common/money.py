@@ -1,12 +1,24 @@
 """Exact money: Decimal in Python, text in the JSON of SQL functions, exact numbers in the JSON of responses.
 
-SQL functions return amounts as text under names that end in `_usd`, so that no JSON parser makes them floats.
+SQL functions return amounts as text under names that end in `_usd`, so that no JSON parser makes them floats. Costs
+are US dollars. What users pay is in the currency of the prices, which stands beside it as `currency`
+(docs/decisions/0038-all-prices-have-one-currency.md).
 """
 
 from decimal import Decimal
 from typing import Any
 
 import orjson
+
+SIGNS = {"cad": "CA$", "usd": "$"}
+
+
+def in_currency(amount: Decimal, currency: str) -> str:
+    """An amount for people: $1.25 or CA$1.25, with at least two decimals, and as many as it has."""
+    exponent = amount.normalize().as_tuple().exponent
+    assert isinstance(exponent, int)
+    sign = "-" if amount < 0 else ""
+    return f"{sign}{SIGNS[currency]}{abs(amount):.{max(2, -exponent)}f}"
 
 
 def parse_amounts(value: Any) -> Any:

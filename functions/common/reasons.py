@@ -552,6 +552,13 @@ REASONS = (
         fr="Notre fournisseur de paiement est inaccessible et rien n’a été facturé. Veuillez réessayer dans un moment.",
     ),
     Reason(
+        "currency_differs", "payment_unavailable", "contact_support", ends="when support has ended what is in it",
+        en="You have a subscription or an open bill in another currency, so this cannot be bought now. Nothing was "
+        "charged. Contact support.",
+        fr="Vous avez un abonnement ou un solde dans une autre monnaie : l’achat est impossible pour l’instant. Rien "
+        "n’a été débité. Communiquez avec le soutien.",
+    ),
+    Reason(
         "price_differs", "payment_unavailable", "wait", ends="when the price is published",
         en="This price is being changed, so it cannot be bought now. Nothing was charged; please try again later.",
         fr="Ce prix est en cours de modification, l’achat est donc impossible pour le moment. Rien n’a été facturé; "

@@ -38,7 +38,7 @@ class GrantedPack:
 
 
 async def compare_packs(
-    database: Database, stripe: StripeClient, since: datetime, changed: Collection[str]
+    database: Database, stripe: StripeClient, since: datetime, changed: Collection[str], currency: str
 ) -> tuple[list[Finding], int]:
     """`changed`: the result of changed_payments. Returns the findings, and how many payments were compared."""
     # Stripe is read first: a payment that is listed there has its pack when we look, unless its event is missing.
@@ -51,6 +51,9 @@ async def compare_packs(
             finding = await _compare_sale(database, session_id, sales[session_id], granted.get(session_id))
             if finding is not None:
                 findings.append(finding)
+            sale = sales[session_id]
+            if sale.currency != currency:
+                findings.append(Finding("currency", sale.user_id, session_id, currency, sale.currency))
     async for pack in _packs_since(database, since):
         if pack.session_id is None:
             if not pack.is_recorded:
@@ -100,8 +103,8 @@ async def _compare_sale(
             return None  # the user was deleted
         return Finding("pack missing", sale.user_id, session_id, f"{sale.credits} credits", "nothing")
     if (granted.user_id, granted.credits, granted.price_paid_usd) != (sale.user_id, sale.credits, price):
-        expected = f"{sale.credits} credits for ${price}"
-        found = f"{granted.credits} credits for ${granted.price_paid_usd} of {granted.user_id}"
+        expected = f"{sale.credits} credits for {price}"
+        found = f"{granted.credits} credits for {granted.price_paid_usd} of {granted.user_id}"
         return Finding("pack differs", sale.user_id, session_id, expected, found)
     return None
 

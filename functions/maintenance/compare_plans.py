@@ -36,13 +36,20 @@ class Subscriber:
     has_price: bool
 
 
-async def compare_plans(database: Database, stripe: StripeClient, since: datetime) -> tuple[list[Finding], int]:
+async def compare_plans(
+    database: Database, stripe: StripeClient, since: datetime, currency: str
+) -> tuple[list[Finding], int]:
     """Returns the findings, and how many live subscriptions to our plans were compared."""
     live, owners = await _live_subscriptions(stripe)
     listed = await stripe.v1.customers.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
     async for customer in listed.auto_paging_iter():
         owners[customer.id] = _owner(customer)
-    findings: list[Finding] = []
+    findings = [
+        Finding("currency", owners[customer_id], one.id, currency, one.currency)
+        for customer_id, subscriptions in live.items()
+        for one in subscriptions
+        if one.currency != currency
+    ]
     suspects: list[Subscriber] = []
     unknown = set(live)
     async for row in _subscribers(database):

@@ -29,6 +29,7 @@ KINDS = {
     "plan differs": "a plan that differs from Stripe: run retry-events, or resend a subscription event from Stripe",
     "plan unknown": "a live subscription of a customer without a user: cancel it at Stripe, and refund it",
     "catalogue": "prices or settings at Stripe that differ from ours: run publish-catalog",
+    "currency": "money at Stripe in another currency than our prices: refund or cancel it, and bill it again",
     "customer differs": "a Stripe customer of another user: compare the metadata user_id with stripe_customer_id",
 }
 

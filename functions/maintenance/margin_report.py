@@ -1,6 +1,7 @@
-"""margin-report: the income of a month against the providers' charges, by tier and model.
+"""margin-report: the income of a month against the providers' charges, by tier and model, in US dollars.
 
 Overage and spent credits are read from the ledger, plan fees from the invoices of that month that were paid at Stripe.
+Income in another currency is converted at the rate in settings.usd_per_unit.
 """
 
 from collections import defaultdict
@@ -48,9 +49,12 @@ class Line:
 
 
 class MarginReport(TypedDict):
-    """Amounts in US dollars as exact text. `rows`: one for each tier and model; `report`: the lines to print."""
+    """Amounts in US dollars as exact text. `rows`: one for each tier and model; `report`: the lines to print.
+    `usd_per_unit`: the rate at which income in `currency` was converted."""
 
     month: str
+    currency: str
+    usd_per_unit: str
     queries: int
     fees_usd: str
     overage_usd: str
@@ -73,19 +77,21 @@ async def margin_report(database: Database, stripe: StripeClient, month: date) -
     Raises Unavailable where the database, StripeError where Stripe is out of reach.
     """
     params = {"p_month": month.isoformat()}
+    prices = await database.call("price_currency", parse=results.record("currency"))
+    currency, rate = prices["currency"], Decimal(prices["usd_per_unit"]).normalize()
     spent = await database.call("margin_report", params, timeout_s=REPORT_TIMEOUT_S, parse=results.records("tier"))
     lines = [
         Line(
             row["tier"],
             row["model"],
             row["queries"],
-            overage=row["overage_usd"],
-            credits=row["credits_usd"],
+            overage=row["overage_usd"] * rate,
+            credits=row["credits_usd"] * rate,
             cost=row["cost_usd"],
         )
         for row in spent
     ]
-    lines += [Line(tier, PLAN_FEES, 0, fees=fee) for tier, fee in (await _plan_fees(stripe, month)).items()]
+    lines += [Line(tier, PLAN_FEES, 0, fees=fee * rate) for tier, fee in (await _plan_fees(stripe, month)).items()]
     lines.sort(key=lambda line: (line.tier, line.model == PLAN_FEES, line.model))
     total = Line(
         "total",
@@ -96,9 +102,12 @@ async def margin_report(database: Database, stripe: StripeClient, month: date) -
         credits=sum((line.credits for line in lines), start=ZERO),
         cost=sum((line.cost for line in lines), start=ZERO),
     )
-    written_off = sum((row["written_off_usd"] for row in spent), start=ZERO)
+    written_off = sum((row["written_off_usd"] for row in spent), start=ZERO) * rate
+    at_rate = "" if currency == "usd" else f" at {rate:f} for one {currency.upper()}"
     return {
         "month": f"{month:%Y-%m}",
+        "currency": currency,
+        "usd_per_unit": str(rate),
         "queries": total.queries,
         "fees_usd": str(total.fees),
         "overage_usd": str(total.overage),
@@ -107,7 +116,7 @@ async def margin_report(database: Database, stripe: StripeClient, month: date) -
         "margin_usd": str(total.margin),
         "written_off_usd": str(written_off),
         "rows": [line.as_json() for line in lines],
-        "report": _table(month, [*lines, total], written_off),
+        "report": _table(f"{month:%B %Y}, UTC, US dollars{at_rate}", [*lines, total], written_off),
     }
 
 
@@ -122,14 +131,14 @@ async def _plan_fees(stripe: StripeClient, month: date) -> dict[str, Decimal]:
     return {tier: Decimal(amount) / 100 for tier, amount in sorted(cents.items()) if amount}
 
 
-def _table(month: date, lines: list[Line], written_off: Decimal) -> list[str]:
+def _table(title: str, lines: list[Line], written_off: Decimal) -> list[str]:
     def row(line: Line) -> str:
         amounts = "".join(f"{amount:>13.4f}" for amount in line.amounts())
         return f"{line.tier:<12}{line.model:<24}{line.queries:>9,}{amounts}"
 
     heading = f"{'tier':<12}{'model':<24}{'queries':>9}" + "".join(f"{name:>13}" for name in AMOUNTS)
     return [
-        f"{month:%B %Y}, UTC, US dollars",
+        title,
         heading,
         *map(row, lines),
         *([f"of the overage, {written_off:.4f} was written off"] if written_off else []),

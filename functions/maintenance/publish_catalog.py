@@ -2,7 +2,8 @@
 portal configuration and the webhook endpoint's events.
 
 Run it once for each Stripe account, and again after a plan or a pack changed. A second run changes nothing. The amount
-of a Stripe price cannot change: a new price takes over the lookup key, and present subscribers keep the old one.
+and the currency of a Stripe price cannot change: a new price takes over the lookup key, and present subscribers keep
+the old one.
 """
 
 from decimal import Decimal
@@ -11,8 +12,9 @@ from typing import TypedDict
 from stripe import InvalidRequestError, StripeClient
 from stripe.params import PriceCreateParams
 
-from functions.common.billing.catalog import CURRENCY, Product, matches, products
+from functions.common.billing.catalog import Product, matches, products
 from functions.common.billing.records import PriceList
+from functions.common.money import in_currency
 from functions.maintenance.stripe_settings import publish_endpoint, publish_portal
 
 
@@ -85,7 +87,7 @@ async def _publish(stripe: StripeClient, product: Product, *, check: bool) -> tu
 def _price_params(product: Product) -> PriceCreateParams:
     params: PriceCreateParams = {
         "product": product.id,
-        "currency": CURRENCY,
+        "currency": product.currency,
         "unit_amount": product.cents,
         "lookup_key": product.lookup_key,
         "transfer_lookup_key": True,
@@ -97,5 +99,5 @@ def _price_params(product: Product) -> PriceCreateParams:
 
 
 def _line(product: Product, changes: list[str]) -> str:
-    amount = f"${Decimal(product.cents) / 100:.2f}{' a month' if product.monthly else ''}"
+    amount = in_currency(Decimal(product.cents) / 100, product.currency) + (" a month" if product.monthly else "")
     return f"{product.lookup_key:<16} {amount:<16} {', '.join(changes) or 'unchanged'}"

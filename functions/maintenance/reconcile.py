@@ -62,14 +62,15 @@ async def reconcile(
         if repaired:
             ours = await ledger_findings(database)
     since = now - WINDOW
+    prices: PriceList = await database.call("list_plans", parse=results.record("plans", "packs"))
+    currency = prices["plans"][0]["currency"]
     payments = await changed_payments(stripe, since)
-    items, compared_items = await _compare_items(database, stripe, since, payments)
+    items, compared_items = await _compare_items(database, stripe, since, payments, currency)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
-    packs, compared_packs = await compare_packs(database, stripe, since, payments)
+    packs, compared_packs = await compare_packs(database, stripe, since, payments, currency)
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
-    plans, compared_plans = await compare_plans(database, stripe, since)
+    plans, compared_plans = await compare_plans(database, stripe, since, currency)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")
-    prices = await database.call("list_plans", parse=results.record("plans", "packs"))
     findings = [*ours, *items, *packs, *plans, *await _catalogue_findings(stripe, prices)]
     return {
         "differences": len(findings),
@@ -105,7 +106,7 @@ async def ledger_findings(database: Database) -> list[Finding]:
 
 
 async def _compare_items(
-    database: Database, stripe: StripeClient, since: datetime, payments: Collection[str]
+    database: Database, stripe: StripeClient, since: datetime, payments: Collection[str], currency: str
 ) -> tuple[list[Finding], int]:
     # Stripe's items are read first: each of them has a row. A row that is newer than this list is looked up by its id.
     theirs: dict[str, list[InvoiceItem]] = defaultdict(list)
@@ -125,6 +126,8 @@ async def _compare_items(
             findings.append(Finding("item doubled", user_id, our_id, "one", stripe_ids))
         elif row is not None:
             findings += _differences(row, items[0])
+            if items[0].currency != currency:
+                findings.append(Finding("currency", user_id, our_id, currency, items[0].currency))
     for row in ours.values():
         item_id = row.stripe_invoice_item_id
         if item_id and row.id not in theirs and not await _exists(stripe, item_id):

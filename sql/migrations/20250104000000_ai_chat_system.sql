@@ -107,6 +107,7 @@ revoke all on function private.set_updated_at() from public, anon, authenticated
 do $$
 begin
   create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0 and value <> 'NaN');
+  create domain public.currency as text constraint currency_is_sold_in check (value in ('cad', 'usd'));
   create domain public.quantity as integer constraint quantity_is_not_negative check (value >= 0);
   create domain public.request_key as text
     constraint request_key_is_bounded check (octet_length(value) between 1 and 800);
@@ -134,7 +135,9 @@ exception when duplicate_object then
 end
 $$;
 comment on domain public.usd is
-  'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+  'An amount, never negative: a cost in US dollars, or a price in the currency of all prices (settings). Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+comment on domain public.currency is
+  'A currency of our prices, as Stripe writes it. Each has cents, and at Stripe a smallest charge of 50 of them.';
 comment on domain public.quantity is 'A count, never negative.';
 comment on domain public.request_key is 'The idempotency key of a request.';
 comment on domain public.subscription_status is 'The status of a subscription.';
@@ -805,6 +808,13 @@ values
    'Our payment provider cannot be reached, and nothing was charged. Please try again in a moment.',
    'Notre fournisseur de paiement est inaccessible et rien n’a été facturé. Veuillez réessayer dans un '
    'moment.'),
+  ('currency_differs', 'payment_unavailable', 'contact_support', false,
+   null,
+   'when support has ended what is in it',
+   'You have a subscription or an open bill in another currency, so this cannot be bought now. Nothing was '
+   'charged. Contact support.',
+   'Vous avez un abonnement ou un solde dans une autre monnaie : l’achat est impossible pour l’instant. Rien '
+   'n’a été débité. Communiquez avec le soutien.'),
   ('price_differs', 'payment_unavailable', 'wait', false,
    null,
    'when the price is published',
@@ -828,6 +838,75 @@ revoke all on public.reasons from public, anon, authenticated, service_role;
 grant select on public.reasons to authenticated, service_role;
 
 
+-- ==== sql/schemas/05_settings.sql
+
+-- Settings that operators change while the product runs: one row.
+
+create table if not exists public.settings (
+  id uuid primary key default private.time_ordered_id(),
+  created_at timestamptz not null default now(),
+  is_only_row boolean not null default true
+    constraint settings_has_one_row unique
+    constraint settings_row_is_the_only_one check (is_only_row),
+  currency public.currency not null default 'usd'
+    constraint settings_currency_is_unique unique,
+  usd_per_unit numeric(12,6) not null default 1
+    constraint settings_rate_is_positive check (usd_per_unit > 0),
+  free_daily_budget_usd public.usd,
+  platform_daily_budget_usd public.usd,
+  sign_ups_paused_at timestamptz,
+  constraint settings_rate_of_us_dollars_is_one check ((currency = 'usd') = (usd_per_unit = 1))
+);
+comment on table public.settings is 'Settings that operators change with SQL, in one row. They apply at once.';
+comment on column public.settings.id is 'Identifies the row.';
+comment on column public.settings.created_at is 'When the row was added.';
+comment on column public.settings.is_only_row is 'Always true: there is one row.';
+comment on column public.settings.currency is
+  'The currency of all prices: plans and packs refer to it. It can change until the first charge.';
+comment on column public.settings.usd_per_unit is
+  'US dollars for one unit of the currency, to compare income with our cost. The reports use it, no charge does.';
+comment on column public.settings.free_daily_budget_usd is
+  'What all free users together may cost us at the providers per UTC day, US dollars. From then on free users are '
+  'refused until midnight. Null: no limit.';
+comment on column public.settings.platform_daily_budget_usd is
+  'What all users together may cost us at the providers per UTC day, US dollars. From then on free users are refused '
+  'until midnight; all others are not. Null: no limit.';
+comment on column public.settings.sign_ups_paused_at is
+  'Since when an operator has paused sign-ups. Null: everyone may sign up.';
+
+insert into public.settings (free_daily_budget_usd, platform_daily_budget_usd) values (20, 200)
+on conflict (is_only_row) do nothing;
+
+create or replace function private.keep_currency() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if exists (select from public.user_subscriptions s where s.stripe_subscription_id is not null)
+     or exists (select from public.usage_logs u where u.overage_charge > 0)
+     or exists (select from public.query_holds h where h.overage_charge > 0)
+     or exists (select from public.credit_packs c where c.price_paid > 0)
+     or exists (select from public.retained_usage r where r.overage_usd > 0 or r.credits_usd > 0)
+     or exists (select from public.retained_invoice_items)
+  then
+    raise check_violation using
+      message = 'The currency cannot change: there are subscriptions or charges in ' || old.currency || '.';
+  end if;
+  return new;
+end
+$$;
+comment on function private.keep_currency() is
+  'Trigger: refuses another currency once something was sold, because amounts are stored without their currency.';
+revoke all on function private.keep_currency() from public, anon, authenticated, service_role;
+
+create or replace trigger settings_keep_currency before update on public.settings
+  for each row when (old.currency is distinct from new.currency) execute function private.keep_currency();
+
+alter table public.settings enable row level security;
+alter table public.settings force row level security;
+revoke all on public.settings from public, anon, authenticated, service_role;
+-- No role of the Data API reads or writes them. Operators are postgres.
+
+
 -- ==== sql/schemas/10_plans.sql
 
 -- The tiers: quotas, prices, retention and models. One row a tier.
@@ -840,6 +919,8 @@ create table if not exists public.plans (
     constraint plans_tier_is_unique unique
     constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
   name text not null,
+  currency public.currency not null default 'usd'
+    constraint plans_currency_is_that_of_all_prices references public.settings (currency) on update cascade,
   price_usd public.usd not null
     constraint plans_price_is_one_that_stripe_charges check (price_usd = round(price_usd, 2)),
   daily_quota public.quantity,
@@ -871,20 +952,23 @@ create table if not exists public.plans (
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
+create index if not exists plans_currency_idx on public.plans (currency);
 comment on table public.plans is 'One row a tier: the single source of quotas, prices, retention and models.';
 comment on column public.plans.id is 'Identifies the row.';
 comment on column public.plans.created_at is 'When the plan was added.';
 comment on column public.plans.tier is 'free, basic, pro or usage_only. Subscriptions refer to it.';
 comment on column public.plans.name is 'The name that users see.';
-comment on column public.plans.price_usd is 'US dollars a month.';
+comment on column public.plans.currency is
+  'The currency of price_usd and the overage columns, that of all plans and packs. Costs are always US dollars.';
+comment on column public.plans.price_usd is 'The price a month, in the currency.';
 comment on column public.plans.daily_quota is 'Included queries per UTC day. Null if the quota is a lifetime quota.';
 comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
-comment on column public.plans.overage_price_usd is 'US dollars per query beyond the quota. Null: no overage.';
+comment on column public.plans.overage_price_usd is 'The price of a query beyond the quota, in the currency. Null: no overage.';
 comment on column public.plans.overage_limit_usd is
-  'The default overage limit, US dollars: of a period, and of what a user owes over all periods. Users may set their '
-  'own.';
+  'The default overage limit, in the currency: of a period, and of what a user owes over all periods. Users may set '
+  'their own.';
 comment on column public.plans.overage_threshold_usd is
-  'What a user may owe in overage until it is invoiced within the period, US dollars. Null: the overage limit.';
+  'What a user may owe in overage until it is invoiced within the period, in the currency. Null: the limit.';
 comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
 comment on column public.plans.allows_byok is 'Whether users may use their own provider key.';
 comment on column public.plans.history_days is
@@ -959,19 +1043,23 @@ create table if not exists public.packs (
   name text not null,
   credits integer not null
     constraint packs_credits_are_positive check (credits > 0),
+  currency public.currency not null default 'usd'
+    constraint packs_currency_is_that_of_all_prices references public.settings (currency) on update cascade,
   price_usd public.usd not null
     constraint packs_price_is_one_that_stripe_charges check (price_usd >= 0.5 and price_usd = round(price_usd, 2)),
   expires_after_days integer
     constraint packs_expiry_is_positive check (expires_after_days > 0),
   is_sold boolean not null default true
 );
+create index if not exists packs_currency_idx on public.packs (currency);
 comment on table public.packs is 'The credit packs that are sold: the single source of sizes and prices.';
 comment on column public.packs.id is 'Identifies the row.';
 comment on column public.packs.created_at is 'When the pack was added.';
 comment on column public.packs.slug is 'The id in POST /checkout, and the lookup key of the price at Stripe.';
 comment on column public.packs.name is 'The name that users see.';
 comment on column public.packs.credits is 'Queries that the pack pays for.';
-comment on column public.packs.price_usd is 'US dollars, whole cents.';
+comment on column public.packs.currency is 'The currency of price_usd, that of all plans and packs.';
+comment on column public.packs.price_usd is 'The price in the currency, whole cents.';
 comment on column public.packs.expires_after_days is 'Days until unused credits expire. Null: never.';
 comment on column public.packs.is_sold is 'False: the pack is no longer sold. Packs that users have bought stay valid.';
 
@@ -1061,18 +1149,18 @@ comment on column public.user_subscriptions.lifetime_quota is
   'A lifetime quota for this user only. Null: the quota of the plan.';
 comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
 comment on column public.user_subscriptions.overage_limit is
-  'The overage limit set by the user, US dollars, of a period and of unpaid_overage_usd. Null: the default of the '
+  'The overage limit set by the user, dollars, of a period and of unpaid_overage_usd. Null: the default of the '
   'plan.';
 comment on column public.user_subscriptions.overage_ceiling is
-  'The most that overage_limit may be, US dollars. Only operators set it. Null: twice paid_overage_usd, and at least '
+  'The most that overage_limit may be, dollars. Only operators set it. Null: twice paid_overage_usd, and at least '
   'the default of the plan.';
 comment on column public.user_subscriptions.current_overage_amount is
-  'Overage in the period that starts at overage_period_start, US dollars, holds included.';
+  'Overage in the period that starts at overage_period_start, dollars, holds included.';
 comment on column public.user_subscriptions.unpaid_overage_usd is
-  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, on an open invoice, or on a '
+  'Overage of all periods and subscriptions that is not paid, dollars: held, settled, on an open invoice, or on a '
   'paid one whose payment was returned.';
 comment on column public.user_subscriptions.paid_overage_usd is
-  'Overage of all periods and subscriptions on paid invoices, US dollars, before rounding.';
+  'Overage of all periods and subscriptions on paid invoices, dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
 comment on column public.user_subscriptions.current_period_start is
   'Start of the billing period. Null: calendar months, UTC.';
@@ -1498,8 +1586,8 @@ comment on column public.credit_packs.credits_to_revoke is
   'Credits that refunds and a lost dispute are worth. Credits spent before stay spent.';
 comment on column public.credit_packs.credits_expired is 'Credits that were left when the pack expired.';
 comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed. A frozen pack pays for nothing.';
-comment on column public.credit_packs.price_paid is 'US dollars paid for the pack, without tax.';
-comment on column public.credit_packs.price_per_credit is 'US dollars per credit, to six decimals.';
+comment on column public.credit_packs.price_paid is 'Dollars paid for the pack, without tax.';
+comment on column public.credit_packs.price_per_credit is 'Dollars per credit, to six decimals.';
 comment on column public.credit_packs.stripe_payment_intent_id is 'The Stripe payment intent.';
 comment on column public.credit_packs.stripe_checkout_session_id is
   'The Stripe checkout session. A session grants at most one pack.';
@@ -1576,13 +1664,13 @@ comment on column public.query_holds.funding is 'What pays: byok, included, cred
 comment on column public.query_holds.query_date is
   'The UTC day of admission. The query counts against the quota of that day.';
 comment on column public.query_holds.credit_pack_id is 'The credit pack that pays.';
-comment on column public.query_holds.overage_charge is 'The amount held against the overage limit, US dollars.';
+comment on column public.query_holds.overage_charge is 'The amount held against the overage limit, dollars.';
 comment on column public.query_holds.period_start is 'The overage period of admission.';
 comment on column public.query_holds.quota_used is 'Included queries used before this one, of the day or in total.';
 comment on column public.query_holds.quota_limit is 'The quota at that time, per day or in total.';
-comment on column public.query_holds.overage_used is 'Overage in the period before this query, US dollars.';
+comment on column public.query_holds.overage_used is 'Overage in the period before this query, dollars.';
 comment on column public.query_holds.overage_limit is
-  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+  'The overage limit at that time, dollars. Null: the plan had no overage.';
 comment on column public.query_holds.provider is 'The provider chosen at admission.';
 comment on column public.query_holds.model is 'The model chosen at admission.';
 comment on column public.query_holds.expires_at is 'After this time the query is lost and its funding is returned.';
@@ -1658,11 +1746,11 @@ comment on column public.overage_invoice_items.user_id is 'The user who is bille
 comment on column public.overage_invoice_items.period_start is 'Start of the overage period of the queries.';
 comment on column public.overage_invoice_items.queries is 'The number of queries. Negative: given back.';
 comment on column public.overage_invoice_items.gives_back_cents is
-  'Of an item that gives back: US cents. They are what the query made of the amount of its item, which was rounded.';
-comment on column public.overage_invoice_items.unit_price_usd is 'US dollars per query.';
-comment on column public.overage_invoice_items.amount_usd is 'The exact amount, US dollars, never negative.';
+  'Of an item that gives back: cents. They are what the query made of the amount of its item, which was rounded.';
+comment on column public.overage_invoice_items.unit_price_usd is 'Dollars per query.';
+comment on column public.overage_invoice_items.amount_usd is 'The exact amount, dollars, never negative.';
 comment on column public.overage_invoice_items.amount_cents is
-  'The amount for Stripe, US cents. Rounded down in favour of the user. No other place rounds. Negative: given back.';
+  'The amount for Stripe, cents. Rounded down in favour of the user. No other place rounds. Negative: given back.';
 comment on column public.overage_invoice_items.attempts is
   'How many times the item was sent to Stripe. From the second attempt on, an existing item is searched first.';
 comment on column public.overage_invoice_items.target is
@@ -1765,9 +1853,9 @@ comment on column public.usage_logs.credit_pack_id is 'The credit pack that paid
 comment on column public.usage_logs.quota_used is
   'Included queries used before this one was admitted, of the day or in total.';
 comment on column public.usage_logs.quota_limit is 'The quota at that time, per day or in total.';
-comment on column public.usage_logs.overage_used is 'Overage in the period before this query was admitted, US dollars.';
+comment on column public.usage_logs.overage_used is 'Overage in the period before this query was admitted, dollars.';
 comment on column public.usage_logs.overage_limit is
-  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+  'The overage limit at that time, dollars. Null: the plan had no overage.';
 comment on column public.usage_logs.tokens_input is 'Input tokens, cached ones included.';
 comment on column public.usage_logs.tokens_output is 'Output tokens.';
 comment on column public.usage_logs.tokens_total is 'Input and output tokens.';
@@ -1779,7 +1867,7 @@ comment on column public.usage_logs.model is 'The model that answered.';
 comment on column public.usage_logs.used_byo_key is 'Whether the user''s own key paid.';
 comment on column public.usage_logs.counted_against_quota is 'Whether the query used one included query.';
 comment on column public.usage_logs.was_overage is 'Whether the query is charged as overage.';
-comment on column public.usage_logs.overage_charge is 'The overage charge, US dollars.';
+comment on column public.usage_logs.overage_charge is 'The overage charge, dollars.';
 comment on column public.usage_logs.invoice_item_id is
   'The invoice item that bills the query. Null: nothing to bill, or the period has not ended.';
 comment on column public.usage_logs.reversed_at is
@@ -1835,9 +1923,9 @@ comment on column public.query_refusals.resets_at is 'When the limit resets. Nul
 comment on column public.query_refusals.tier is 'The tier of the user at that time.';
 comment on column public.query_refusals.quota_used is 'Included queries used at that time, of the day or in total.';
 comment on column public.query_refusals.quota_limit is 'The quota at that time, per day or in total.';
-comment on column public.query_refusals.overage_used is 'Overage in the period at that time, US dollars.';
+comment on column public.query_refusals.overage_used is 'Overage in the period at that time, dollars.';
 comment on column public.query_refusals.overage_limit is
-  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+  'The overage limit at that time, dollars. Null: the plan had no overage.';
 
 alter table public.query_refusals enable row level security;
 alter table public.query_refusals force row level security;
@@ -1923,8 +2011,8 @@ comment on column public.retained_usage.queries is 'The number of queries.';
 comment on column public.retained_usage.tokens_input is 'Input tokens.';
 comment on column public.retained_usage.tokens_output is 'Output tokens.';
 comment on column public.retained_usage.cost_usd is 'The cost at the provider, US dollars.';
-comment on column public.retained_usage.overage_usd is 'Overage charges, US dollars.';
-comment on column public.retained_usage.credits_usd is 'The price of the credits spent, US dollars.';
+comment on column public.retained_usage.overage_usd is 'Overage charges, dollars.';
+comment on column public.retained_usage.credits_usd is 'The price of the credits spent, dollars.';
 comment on column public.retained_usage.written_off_usd is 'The part of overage_usd that was never billed.';
 
 alter table public.retained_usage enable row level security;
@@ -1955,9 +2043,9 @@ comment on column public.retained_invoice_items.id is 'Identifies the item, also
 comment on column public.retained_invoice_items.created_at is 'When the queries were collected into the item.';
 comment on column public.retained_invoice_items.period_start is 'Start of the overage period.';
 comment on column public.retained_invoice_items.queries is 'The number of queries. Negative: given back.';
-comment on column public.retained_invoice_items.unit_price_usd is 'US dollars per query.';
-comment on column public.retained_invoice_items.amount_usd is 'The exact amount, US dollars.';
-comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, US cents.';
+comment on column public.retained_invoice_items.unit_price_usd is 'Dollars per query.';
+comment on column public.retained_invoice_items.amount_usd is 'The exact amount, dollars.';
+comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, cents.';
 comment on column public.retained_invoice_items.stripe_invoice_item_id is 'The Stripe invoice item.';
 comment on column public.retained_invoice_items.stripe_invoice_id is 'The Stripe invoice.';
 
@@ -2049,42 +2137,6 @@ alter table public.pending_turns enable row level security;
 alter table public.pending_turns force row level security;
 revoke all on public.pending_turns from public, anon, authenticated, service_role;
 -- No grant and no policy: only functions read and write it.
-
-
--- ==== sql/schemas/24_settings.sql
-
--- Settings that operators change while the product runs: one row.
-
-create table if not exists public.settings (
-  id uuid primary key default private.time_ordered_id(),
-  created_at timestamptz not null default now(),
-  is_only_row boolean not null default true
-    constraint settings_has_one_row unique
-    constraint settings_row_is_the_only_one check (is_only_row),
-  free_daily_budget_usd public.usd,
-  platform_daily_budget_usd public.usd,
-  sign_ups_paused_at timestamptz
-);
-comment on table public.settings is 'Settings that operators change with SQL, in one row. They apply at once.';
-comment on column public.settings.id is 'Identifies the row.';
-comment on column public.settings.created_at is 'When the row was added.';
-comment on column public.settings.is_only_row is 'Always true: there is one row.';
-comment on column public.settings.free_daily_budget_usd is
-  'What all free users together may cost us at the providers per UTC day, US dollars. From then on free users are '
-  'refused until midnight. Null: no limit.';
-comment on column public.settings.platform_daily_budget_usd is
-  'What all users together may cost us at the providers per UTC day, US dollars. From then on free users are refused '
-  'until midnight; all others are not. Null: no limit.';
-comment on column public.settings.sign_ups_paused_at is
-  'Since when an operator has paused sign-ups. Null: everyone may sign up.';
-
-insert into public.settings (free_daily_budget_usd, platform_daily_budget_usd) values (20, 200)
-on conflict (is_only_row) do nothing;
-
-alter table public.settings enable row level security;
-alter table public.settings force row level security;
-revoke all on public.settings from public, anon, authenticated, service_role;
--- No role of the Data API reads or writes them. Operators are postgres.
 
 
 -- ==== sql/schemas/24_shared_conversations.sql
@@ -2395,7 +2447,7 @@ comment on column public.usage_reversals.created_at is 'When the charge was give
 comment on column public.usage_reversals.user_id is 'The user.';
 comment on column public.usage_reversals.query_id is 'The query.';
 comment on column public.usage_reversals.funding is 'What paid for it, and got it back.';
-comment on column public.usage_reversals.overage_charge is 'The overage charge that is given back, US dollars.';
+comment on column public.usage_reversals.overage_charge is 'The overage charge that is given back, dollars.';
 comment on column public.usage_reversals.invoice_item_id is
   'The item that gives the money back at Stripe. Null: the query was not on an invoice item yet, and never will be.';
 
@@ -3188,7 +3240,7 @@ comment on column private.current_subscriptions.history_days is 'Days that the p
 comment on column private.current_subscriptions.allows_byok is 'Whether the plan allows own keys.';
 comment on column private.current_subscriptions.allows_credits is 'Whether credit packs pay on this plan.';
 comment on column private.current_subscriptions.query_cost_limit_usd is 'The cost limit of one query, US dollars.';
-comment on column private.current_subscriptions.overage_price_usd is 'US dollars per overage query. Null: no overage.';
+comment on column private.current_subscriptions.overage_price_usd is 'Dollars per overage query. Null: no overage.';
 comment on column private.current_subscriptions.plan_daily_quota is 'The daily quota of the plan.';
 comment on column private.current_subscriptions.plan_lifetime_quota is 'The lifetime quota of the plan.';
 comment on column private.current_subscriptions.plan_overage_limit is 'The default overage limit of the plan.';
@@ -3211,13 +3263,13 @@ comment on column private.current_subscriptions.concurrent_queries is 'How many 
 comment on column private.current_subscriptions.own_daily_quota is 'A daily quota for this user only.';
 comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetime quota for this user only.';
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
-comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
-comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
+comment on column private.current_subscriptions.overage_used is 'Overage in that period, dollars, holds included.';
+comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, dollars.';
 comment on column private.current_subscriptions.overage_ceiling is
-  'The most that the user may set as the overage limit, US dollars (bounded_overage_limit).';
+  'The most that the user may set as the overage limit, dollars (bounded_overage_limit).';
 comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
 comment on column private.current_subscriptions.unpaid_overage is
-  'Overage of all periods that is not paid, US dollars, holds included.';
+  'Overage of all periods that is not paid, dollars, holds included.';
 comment on column private.current_subscriptions.open_invoice_url is 'The page of the oldest open invoice. Null: none.';
 revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
 grant select on private.current_subscriptions to authenticated, service_role;
@@ -3289,7 +3341,7 @@ comment on column private.subscription_limits.is_lifetime is 'Whether the quota 
 comment on column private.subscription_limits.quota_limit is 'The quota: included queries per day or in total.';
 comment on column private.subscription_limits.included_used is 'Included queries used, holds included.';
 comment on column private.subscription_limits.overage_limit is
-  'The limit of overage_used and of unpaid_overage, US dollars. Null: the plan has no overage.';
+  'The limit of overage_used and of unpaid_overage, dollars. Null: the plan has no overage.';
 comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
@@ -3413,10 +3465,10 @@ comment on column private.funding_state.concurrent_queries is 'How many queries 
 comment on column private.funding_state.period_start is 'Start of the billing period. Null: calendar months, UTC.';
 comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
 comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
-comment on column private.funding_state.overage_used is 'Overage in that period, US dollars, holds included.';
+comment on column private.funding_state.overage_used is 'Overage in that period, dollars, holds included.';
 comment on column private.funding_state.overage_limit is
-  'The limit of overage_used and of unpaid_overage, US dollars. Null: no overage.';
-comment on column private.funding_state.overage_price_usd is 'US dollars per overage query. Null: no overage.';
+  'The limit of overage_used and of unpaid_overage, dollars. Null: no overage.';
+comment on column private.funding_state.overage_price_usd is 'Dollars per overage query. Null: no overage.';
 comment on column private.funding_state.allows_overage is 'Whether the plan and the user allow overage.';
 comment on column private.funding_state.own_key_pays is 'Whether an own key pays for the next query.';
 comment on column private.funding_state.funding is 'What pays for the next query if no own key does. Null: nothing.';
@@ -3428,7 +3480,7 @@ comment on column private.funding_state.included_until is
 comment on column private.funding_state.reason_code is 'The reason as a code of public.reasons.';
 comment on column private.funding_state.blocked_at is 'When an operator blocked the account. Null: never.';
 comment on column private.funding_state.unpaid_overage is
-  'Overage of all periods that is not paid, US dollars, holds included.';
+  'Overage of all periods that is not paid, dollars, holds included.';
 revoke all on private.funding_state from public, anon, authenticated, service_role;
 grant select on private.funding_state to authenticated, service_role;
 
@@ -5027,6 +5079,7 @@ declare
   v_credits record;
   v_alerts jsonb;
   v_own_key_models jsonb;
+  v_currency text;
   v_announcements jsonb;
   v_providers jsonb;
   v_today record;
@@ -5076,7 +5129,8 @@ begin
            'ends_at', a.ends_at) order by a.starts_at desc, a.id), '[]')
   into v_announcements from public.announcements a;
 
-  v_own_key_models := (select p.own_key_models from public.plans p where p.tier = v_state.tier);
+  select p.own_key_models, p.currency into v_own_key_models, v_currency
+  from public.plans p where p.tier = v_state.tier;
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -5098,6 +5152,7 @@ begin
     'ends_at', case when v_state.status = 'canceled' then s.current_period_end end,
     'next_tier', case when s.current_period_end > v_state.now then s.next_tier end,
     'past_due_since', s.past_due_since,
+    'currency', v_currency,
     'to_be_billed_usd', (
       select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
       where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null),
@@ -5123,7 +5178,7 @@ begin
       'resets_at', case when not v_state.is_lifetime
                         then (((v_state.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
     'overage', jsonb_build_object(
-      'allowed', v_state.allows_overage, 'price_usd', v_state.overage_price_usd::text,
+      'allowed', v_state.allows_overage, 'currency', v_currency, 'price_usd', v_state.overage_price_usd::text,
       'limit_usd', v_state.overage_limit::text,
       'used_usd', v_state.overage_used::text),
     'credits', jsonb_build_object(
@@ -5220,7 +5275,7 @@ comment on column public.daily_quota_usage.queries_today is 'Ended queries of th
 comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of the day.';
 comment on column public.daily_quota_usage.cost_today is 'The cost of these queries at the providers, US dollars.';
 comment on column public.daily_quota_usage.overage_queries is 'Queries of the day that are charged as overage.';
-comment on column public.daily_quota_usage.overage_charges is 'The overage charges of the day, US dollars.';
+comment on column public.daily_quota_usage.overage_charges is 'The overage charges of the day, dollars.';
 comment on column public.daily_quota_usage.tier is 'The current tier of the user.';
 comment on column public.daily_quota_usage.daily_quota is
   'The current daily quota. Null if the quota is a lifetime quota.';
@@ -5871,7 +5926,8 @@ begin
   return jsonb_build_object(
     'plans', (
       select jsonb_agg(jsonb_build_object(
-        'tier', p.tier, 'name', p.name, 'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
+        'tier', p.tier, 'name', p.name, 'currency', p.currency,
+        'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
         'lifetime_quota', p.lifetime_quota, 'overage_price_usd', p.overage_price_usd::text,
         'overage_limit_usd', p.overage_limit_usd::text, 'allows_credits', p.allows_credits,
         'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models,
@@ -5880,7 +5936,8 @@ begin
       from public.plans p),
     'packs', (
       select coalesce(jsonb_agg(jsonb_build_object(
-        'id', k.slug, 'name', k.name, 'credits', k.credits, 'price_usd', k.price_usd::text,
+        'id', k.slug, 'name', k.name, 'credits', k.credits, 'currency', k.currency,
+        'price_usd', k.price_usd::text,
         'price_per_credit_usd', round(k.price_usd / k.credits, 6)::text, 'expires_after_days', k.expires_after_days)
         order by k.credits), '[]')
       from public.packs k where k.is_sold));
@@ -5975,7 +6032,7 @@ begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to change your overage settings.';
   elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
-    raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
+    raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 dollars.';
   end if;
   perform private.refuse_blocked(v_user_id);
 
@@ -6243,7 +6300,7 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
-      'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
+      'currency', (select s.currency from public.settings s), 'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
       'attempts', i.attempts, 'target', i.target, 'refusals', i.refusals,
       'stripe_invoice_item_id', i.stripe_invoice_item_id) order by i.period_start, i.id), '[]')
     from public.overage_invoice_items i
@@ -7066,7 +7123,7 @@ comment on column private.stripe_packs.user_id is 'The owner.';
 comment on column private.stripe_packs.session_id is 'The checkout session. Null: the pack was not bought.';
 comment on column private.stripe_packs.payment_id is 'The payment intent.';
 comment on column private.stripe_packs.credits is 'The credits bought.';
-comment on column private.stripe_packs.price_paid_usd is 'The price, US dollars.';
+comment on column private.stripe_packs.price_paid_usd is 'The price, dollars.';
 comment on column private.stripe_packs.to_revoke is 'Credits that refunds and a lost dispute are worth.';
 comment on column private.stripe_packs.is_frozen is 'Whether a dispute is open.';
 comment on column private.stripe_packs.is_recorded is 'Whether an operator granted it, with a record.';
@@ -7136,6 +7193,17 @@ revoke all on function public.billed_items(timestamptz, uuid, integer) from publ
 grant execute on function public.billed_items(timestamptz, uuid, integer) to service_role;
 
 
+create or replace function public.price_currency() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select jsonb_build_object('currency', s.currency, 'usd_per_unit', s.usd_per_unit::text) from public.settings s
+$$;
+comment on function public.price_currency() is
+  'The currency of all prices, and US dollars for one unit of it: {currency, usd_per_unit}.';
+revoke all on function public.price_currency() from public, anon, authenticated, service_role;
+grant execute on function public.price_currency() to service_role;
+
+
 create or replace function public.margin_report(p_month date)
 returns table (
   tier text, provider text, model text, queries bigint, overage_usd text, credits_usd text, cost_usd text,
@@ -7164,7 +7232,8 @@ as $$
 $$;
 comment on function public.margin_report(date) is
   'A UTC month by tier, provider and model: queries, overage charges, spent credits, and our cost at the providers '
-  '(zero for own keys), US dollars as text, without charges that were given back. Plan fees are only at Stripe.';
+  '(zero for own keys), as text, without charges that were given back. Overage and credits are in the currency of '
+  'the prices, cost in US dollars. Plan fees are only at Stripe.';
 revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
 grant execute on function public.margin_report(date) to service_role;
 
@@ -8312,8 +8381,8 @@ as $$
   order by s.cost desc, s.user_id
 $$;
 comment on function public.costliest_users(integer, integer) is
-  'The users who have cost us most at the providers in the newest days, with what they paid for queries in that time, '
-  'US dollars as text. Plan fees are only at Stripe. At most 1,000.';
+  'The users who have cost us most at the providers in the newest days, in US dollars, with what they paid for queries '
+  'in that time, in the currency of the prices, as text. Plan fees are only at Stripe. At most 1,000.';
 revoke all on function public.costliest_users(integer, integer) from public, anon, authenticated, service_role;
 grant execute on function public.costliest_users(integer, integer) to service_role;
 

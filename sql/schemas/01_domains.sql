@@ -3,6 +3,7 @@
 do $$
 begin
   create domain public.usd as numeric(14,6) constraint usd_is_not_negative check (value >= 0 and value <> 'NaN');
+  create domain public.currency as text constraint currency_is_sold_in check (value in ('cad', 'usd'));
   create domain public.quantity as integer constraint quantity_is_not_negative check (value >= 0);
   create domain public.request_key as text
     constraint request_key_is_bounded check (octet_length(value) between 1 and 800);
@@ -30,7 +31,9 @@ exception when duplicate_object then
 end
 $$;
 comment on domain public.usd is
-  'US dollars, never negative. Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+  'An amount, never negative: a cost in US dollars, or a price in the currency of all prices (settings). Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+comment on domain public.currency is
+  'A currency of our prices, as Stripe writes it. Each has cents, and at Stripe a smallest charge of 50 of them.';
 comment on domain public.quantity is 'A count, never negative.';
 comment on domain public.request_key is 'The idempotency key of a request.';
 comment on domain public.subscription_status is 'The status of a subscription.';

@@ -489,6 +489,13 @@ values
    'Our payment provider cannot be reached, and nothing was charged. Please try again in a moment.',
    'Notre fournisseur de paiement est inaccessible et rien n’a été facturé. Veuillez réessayer dans un '
    'moment.'),
+  ('currency_differs', 'payment_unavailable', 'contact_support', false,
+   null,
+   'when support has ended what is in it',
+   'You have a subscription or an open bill in another currency, so this cannot be bought now. Nothing was '
+   'charged. Contact support.',
+   'Vous avez un abonnement ou un solde dans une autre monnaie : l’achat est impossible pour l’instant. Rien '
+   'n’a été débité. Communiquez avec le soutien.'),
   ('price_differs', 'payment_unavailable', 'wait', false,
    null,
    'when the price is published',

@@ -8,6 +8,8 @@ create table if not exists public.plans (
     constraint plans_tier_is_unique unique
     constraint plans_tier_is_known check (tier in ('free', 'basic', 'pro', 'usage_only')),
   name text not null,
+  currency public.currency not null default 'usd'
+    constraint plans_currency_is_that_of_all_prices references public.settings (currency) on update cascade,
   price_usd public.usd not null
     constraint plans_price_is_one_that_stripe_charges check (price_usd = round(price_usd, 2)),
   daily_quota public.quantity,
@@ -39,20 +41,23 @@ create table if not exists public.plans (
   constraint plans_has_one_kind_of_quota check (num_nonnulls(daily_quota, lifetime_quota) = 1),
   constraint plans_overage_has_price_and_limit check ((overage_price_usd is null) = (overage_limit_usd is null))
 );
+create index if not exists plans_currency_idx on public.plans (currency);
 comment on table public.plans is 'One row a tier: the single source of quotas, prices, retention and models.';
 comment on column public.plans.id is 'Identifies the row.';
 comment on column public.plans.created_at is 'When the plan was added.';
 comment on column public.plans.tier is 'free, basic, pro or usage_only. Subscriptions refer to it.';
 comment on column public.plans.name is 'The name that users see.';
-comment on column public.plans.price_usd is 'US dollars a month.';
+comment on column public.plans.currency is
+  'The currency of price_usd and the overage columns, that of all plans and packs. Costs are always US dollars.';
+comment on column public.plans.price_usd is 'The price a month, in the currency.';
 comment on column public.plans.daily_quota is 'Included queries per UTC day. Null if the quota is a lifetime quota.';
 comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
-comment on column public.plans.overage_price_usd is 'US dollars per query beyond the quota. Null: no overage.';
+comment on column public.plans.overage_price_usd is 'The price of a query beyond the quota, in the currency. Null: no overage.';
 comment on column public.plans.overage_limit_usd is
-  'The default overage limit, US dollars: of a period, and of what a user owes over all periods. Users may set their '
-  'own.';
+  'The default overage limit, in the currency: of a period, and of what a user owes over all periods. Users may set '
+  'their own.';
 comment on column public.plans.overage_threshold_usd is
-  'What a user may owe in overage until it is invoiced within the period, US dollars. Null: the overage limit.';
+  'What a user may owe in overage until it is invoiced within the period, in the currency. Null: the limit.';
 comment on column public.plans.allows_credits is 'Whether prepaid credit packs pay for queries.';
 comment on column public.plans.allows_byok is 'Whether users may use their own provider key.';
 comment on column public.plans.history_days is

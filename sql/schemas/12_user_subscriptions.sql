@@ -71,18 +71,18 @@ comment on column public.user_subscriptions.lifetime_quota is
   'A lifetime quota for this user only. Null: the quota of the plan.';
 comment on column public.user_subscriptions.allow_overages is 'Whether the user allows overage, if the plan has it.';
 comment on column public.user_subscriptions.overage_limit is
-  'The overage limit set by the user, US dollars, of a period and of unpaid_overage_usd. Null: the default of the '
+  'The overage limit set by the user, dollars, of a period and of unpaid_overage_usd. Null: the default of the '
   'plan.';
 comment on column public.user_subscriptions.overage_ceiling is
-  'The most that overage_limit may be, US dollars. Only operators set it. Null: twice paid_overage_usd, and at least '
+  'The most that overage_limit may be, dollars. Only operators set it. Null: twice paid_overage_usd, and at least '
   'the default of the plan.';
 comment on column public.user_subscriptions.current_overage_amount is
-  'Overage in the period that starts at overage_period_start, US dollars, holds included.';
+  'Overage in the period that starts at overage_period_start, dollars, holds included.';
 comment on column public.user_subscriptions.unpaid_overage_usd is
-  'Overage of all periods and subscriptions that is not paid, US dollars: held, settled, on an open invoice, or on a '
+  'Overage of all periods and subscriptions that is not paid, dollars: held, settled, on an open invoice, or on a '
   'paid one whose payment was returned.';
 comment on column public.user_subscriptions.paid_overage_usd is
-  'Overage of all periods and subscriptions on paid invoices, US dollars, before rounding.';
+  'Overage of all periods and subscriptions on paid invoices, dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
 comment on column public.user_subscriptions.current_period_start is
   'Start of the billing period. Null: calendar months, UTC.';

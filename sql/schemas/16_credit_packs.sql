@@ -44,8 +44,8 @@ comment on column public.credit_packs.credits_to_revoke is
   'Credits that refunds and a lost dispute are worth. Credits spent before stay spent.';
 comment on column public.credit_packs.credits_expired is 'Credits that were left when the pack expired.';
 comment on column public.credit_packs.is_frozen is 'Whether the payment is disputed. A frozen pack pays for nothing.';
-comment on column public.credit_packs.price_paid is 'US dollars paid for the pack, without tax.';
-comment on column public.credit_packs.price_per_credit is 'US dollars per credit, to six decimals.';
+comment on column public.credit_packs.price_paid is 'Dollars paid for the pack, without tax.';
+comment on column public.credit_packs.price_per_credit is 'Dollars per credit, to six decimals.';
 comment on column public.credit_packs.stripe_payment_intent_id is 'The Stripe payment intent.';
 comment on column public.credit_packs.stripe_checkout_session_id is
   'The Stripe checkout session. A session grants at most one pack.';

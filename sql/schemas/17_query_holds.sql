@@ -53,13 +53,13 @@ comment on column public.query_holds.funding is 'What pays: byok, included, cred
 comment on column public.query_holds.query_date is
   'The UTC day of admission. The query counts against the quota of that day.';
 comment on column public.query_holds.credit_pack_id is 'The credit pack that pays.';
-comment on column public.query_holds.overage_charge is 'The amount held against the overage limit, US dollars.';
+comment on column public.query_holds.overage_charge is 'The amount held against the overage limit, dollars.';
 comment on column public.query_holds.period_start is 'The overage period of admission.';
 comment on column public.query_holds.quota_used is 'Included queries used before this one, of the day or in total.';
 comment on column public.query_holds.quota_limit is 'The quota at that time, per day or in total.';
-comment on column public.query_holds.overage_used is 'Overage in the period before this query, US dollars.';
+comment on column public.query_holds.overage_used is 'Overage in the period before this query, dollars.';
 comment on column public.query_holds.overage_limit is
-  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+  'The overage limit at that time, dollars. Null: the plan had no overage.';
 comment on column public.query_holds.provider is 'The provider chosen at admission.';
 comment on column public.query_holds.model is 'The model chosen at admission.';
 comment on column public.query_holds.expires_at is 'After this time the query is lost and its funding is returned.';

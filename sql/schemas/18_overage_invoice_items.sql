@@ -38,11 +38,11 @@ comment on column public.overage_invoice_items.user_id is 'The user who is bille
 comment on column public.overage_invoice_items.period_start is 'Start of the overage period of the queries.';
 comment on column public.overage_invoice_items.queries is 'The number of queries. Negative: given back.';
 comment on column public.overage_invoice_items.gives_back_cents is
-  'Of an item that gives back: US cents. They are what the query made of the amount of its item, which was rounded.';
-comment on column public.overage_invoice_items.unit_price_usd is 'US dollars per query.';
-comment on column public.overage_invoice_items.amount_usd is 'The exact amount, US dollars, never negative.';
+  'Of an item that gives back: cents. They are what the query made of the amount of its item, which was rounded.';
+comment on column public.overage_invoice_items.unit_price_usd is 'Dollars per query.';
+comment on column public.overage_invoice_items.amount_usd is 'The exact amount, dollars, never negative.';
 comment on column public.overage_invoice_items.amount_cents is
-  'The amount for Stripe, US cents. Rounded down in favour of the user. No other place rounds. Negative: given back.';
+  'The amount for Stripe, cents. Rounded down in favour of the user. No other place rounds. Negative: given back.';
 comment on column public.overage_invoice_items.attempts is
   'How many times the item was sent to Stripe. From the second attempt on, an existing item is searched first.';
 comment on column public.overage_invoice_items.target is

@@ -73,9 +73,9 @@ comment on column public.usage_logs.credit_pack_id is 'The credit pack that paid
 comment on column public.usage_logs.quota_used is
   'Included queries used before this one was admitted, of the day or in total.';
 comment on column public.usage_logs.quota_limit is 'The quota at that time, per day or in total.';
-comment on column public.usage_logs.overage_used is 'Overage in the period before this query was admitted, US dollars.';
+comment on column public.usage_logs.overage_used is 'Overage in the period before this query was admitted, dollars.';
 comment on column public.usage_logs.overage_limit is
-  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+  'The overage limit at that time, dollars. Null: the plan had no overage.';
 comment on column public.usage_logs.tokens_input is 'Input tokens, cached ones included.';
 comment on column public.usage_logs.tokens_output is 'Output tokens.';
 comment on column public.usage_logs.tokens_total is 'Input and output tokens.';
@@ -87,7 +87,7 @@ comment on column public.usage_logs.model is 'The model that answered.';
 comment on column public.usage_logs.used_byo_key is 'Whether the user''s own key paid.';
 comment on column public.usage_logs.counted_against_quota is 'Whether the query used one included query.';
 comment on column public.usage_logs.was_overage is 'Whether the query is charged as overage.';
-comment on column public.usage_logs.overage_charge is 'The overage charge, US dollars.';
+comment on column public.usage_logs.overage_charge is 'The overage charge, dollars.';
 comment on column public.usage_logs.invoice_item_id is
   'The invoice item that bills the query. Null: nothing to bill, or the period has not ended.';
 comment on column public.usage_logs.reversed_at is

@@ -37,9 +37,9 @@ comment on column public.query_refusals.resets_at is 'When the limit resets. Nul
 comment on column public.query_refusals.tier is 'The tier of the user at that time.';
 comment on column public.query_refusals.quota_used is 'Included queries used at that time, of the day or in total.';
 comment on column public.query_refusals.quota_limit is 'The quota at that time, per day or in total.';
-comment on column public.query_refusals.overage_used is 'Overage in the period at that time, US dollars.';
+comment on column public.query_refusals.overage_used is 'Overage in the period at that time, dollars.';
 comment on column public.query_refusals.overage_limit is
-  'The overage limit at that time, US dollars. Null: the plan had no overage.';
+  'The overage limit at that time, dollars. Null: the plan had no overage.';
 
 alter table public.query_refusals enable row level security;
 alter table public.query_refusals force row level security;

@@ -32,8 +32,8 @@ comment on column public.retained_usage.queries is 'The number of queries.';
 comment on column public.retained_usage.tokens_input is 'Input tokens.';
 comment on column public.retained_usage.tokens_output is 'Output tokens.';
 comment on column public.retained_usage.cost_usd is 'The cost at the provider, US dollars.';
-comment on column public.retained_usage.overage_usd is 'Overage charges, US dollars.';
-comment on column public.retained_usage.credits_usd is 'The price of the credits spent, US dollars.';
+comment on column public.retained_usage.overage_usd is 'Overage charges, dollars.';
+comment on column public.retained_usage.credits_usd is 'The price of the credits spent, dollars.';
 comment on column public.retained_usage.written_off_usd is 'The part of overage_usd that was never billed.';
 
 alter table public.retained_usage enable row level security;

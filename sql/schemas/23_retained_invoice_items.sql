@@ -18,9 +18,9 @@ comment on column public.retained_invoice_items.id is 'Identifies the item, also
 comment on column public.retained_invoice_items.created_at is 'When the queries were collected into the item.';
 comment on column public.retained_invoice_items.period_start is 'Start of the overage period.';
 comment on column public.retained_invoice_items.queries is 'The number of queries. Negative: given back.';
-comment on column public.retained_invoice_items.unit_price_usd is 'US dollars per query.';
-comment on column public.retained_invoice_items.amount_usd is 'The exact amount, US dollars.';
-comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, US cents.';
+comment on column public.retained_invoice_items.unit_price_usd is 'Dollars per query.';
+comment on column public.retained_invoice_items.amount_usd is 'The exact amount, dollars.';
+comment on column public.retained_invoice_items.amount_cents is 'The amount for Stripe, cents.';
 comment on column public.retained_invoice_items.stripe_invoice_item_id is 'The Stripe invoice item.';
 comment on column public.retained_invoice_items.stripe_invoice_id is 'The Stripe invoice.';
 

@@ -22,7 +22,7 @@ comment on column public.usage_reversals.created_at is 'When the charge was give
 comment on column public.usage_reversals.user_id is 'The user.';
 comment on column public.usage_reversals.query_id is 'The query.';
 comment on column public.usage_reversals.funding is 'What paid for it, and got it back.';
-comment on column public.usage_reversals.overage_charge is 'The overage charge that is given back, US dollars.';
+comment on column public.usage_reversals.overage_charge is 'The overage charge that is given back, dollars.';
 comment on column public.usage_reversals.invoice_item_id is
   'The item that gives the money back at Stripe. Null: the query was not on an invoice item yet, and never will be.';
 

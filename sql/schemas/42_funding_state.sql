@@ -77,7 +77,7 @@ comment on column private.current_subscriptions.history_days is 'Days that the p
 comment on column private.current_subscriptions.allows_byok is 'Whether the plan allows own keys.';
 comment on column private.current_subscriptions.allows_credits is 'Whether credit packs pay on this plan.';
 comment on column private.current_subscriptions.query_cost_limit_usd is 'The cost limit of one query, US dollars.';
-comment on column private.current_subscriptions.overage_price_usd is 'US dollars per overage query. Null: no overage.';
+comment on column private.current_subscriptions.overage_price_usd is 'Dollars per overage query. Null: no overage.';
 comment on column private.current_subscriptions.plan_daily_quota is 'The daily quota of the plan.';
 comment on column private.current_subscriptions.plan_lifetime_quota is 'The lifetime quota of the plan.';
 comment on column private.current_subscriptions.plan_overage_limit is 'The default overage limit of the plan.';
@@ -100,13 +100,13 @@ comment on column private.current_subscriptions.concurrent_queries is 'How many 
 comment on column private.current_subscriptions.own_daily_quota is 'A daily quota for this user only.';
 comment on column private.current_subscriptions.own_lifetime_quota is 'A lifetime quota for this user only.';
 comment on column private.current_subscriptions.overage_period_start is 'Start of the period that overage_used counts.';
-comment on column private.current_subscriptions.overage_used is 'Overage in that period, US dollars, holds included.';
-comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, US dollars.';
+comment on column private.current_subscriptions.overage_used is 'Overage in that period, dollars, holds included.';
+comment on column private.current_subscriptions.own_overage_limit is 'The overage limit set by the user, dollars.';
 comment on column private.current_subscriptions.overage_ceiling is
-  'The most that the user may set as the overage limit, US dollars (bounded_overage_limit).';
+  'The most that the user may set as the overage limit, dollars (bounded_overage_limit).';
 comment on column private.current_subscriptions.blocked_at is 'When an operator blocked the account. Null: never.';
 comment on column private.current_subscriptions.unpaid_overage is
-  'Overage of all periods that is not paid, US dollars, holds included.';
+  'Overage of all periods that is not paid, dollars, holds included.';
 comment on column private.current_subscriptions.open_invoice_url is 'The page of the oldest open invoice. Null: none.';
 revoke all on private.current_subscriptions from public, anon, authenticated, service_role;
 grant select on private.current_subscriptions to authenticated, service_role;
@@ -178,7 +178,7 @@ comment on column private.subscription_limits.is_lifetime is 'Whether the quota 
 comment on column private.subscription_limits.quota_limit is 'The quota: included queries per day or in total.';
 comment on column private.subscription_limits.included_used is 'Included queries used, holds included.';
 comment on column private.subscription_limits.overage_limit is
-  'The limit of overage_used and of unpaid_overage, US dollars. Null: the plan has no overage.';
+  'The limit of overage_used and of unpaid_overage, dollars. Null: the plan has no overage.';
 comment on column private.subscription_limits.is_serving is 'Whether the status lets queries through.';
 comment on column private.subscription_limits.can_use_overage is
   'Whether overage can pay: plan and user allow it, and a live subscription can invoice it.';
@@ -302,10 +302,10 @@ comment on column private.funding_state.concurrent_queries is 'How many queries 
 comment on column private.funding_state.period_start is 'Start of the billing period. Null: calendar months, UTC.';
 comment on column private.funding_state.current_period_end is 'End of the billing period in the stored row.';
 comment on column private.funding_state.overage_period_start is 'Start of the period that overage_used counts.';
-comment on column private.funding_state.overage_used is 'Overage in that period, US dollars, holds included.';
+comment on column private.funding_state.overage_used is 'Overage in that period, dollars, holds included.';
 comment on column private.funding_state.overage_limit is
-  'The limit of overage_used and of unpaid_overage, US dollars. Null: no overage.';
-comment on column private.funding_state.overage_price_usd is 'US dollars per overage query. Null: no overage.';
+  'The limit of overage_used and of unpaid_overage, dollars. Null: no overage.';
+comment on column private.funding_state.overage_price_usd is 'Dollars per overage query. Null: no overage.';
 comment on column private.funding_state.allows_overage is 'Whether the plan and the user allow overage.';
 comment on column private.funding_state.own_key_pays is 'Whether an own key pays for the next query.';
 comment on column private.funding_state.funding is 'What pays for the next query if no own key does. Null: nothing.';
@@ -317,7 +317,7 @@ comment on column private.funding_state.included_until is
 comment on column private.funding_state.reason_code is 'The reason as a code of public.reasons.';
 comment on column private.funding_state.blocked_at is 'When an operator blocked the account. Null: never.';
 comment on column private.funding_state.unpaid_overage is
-  'Overage of all periods that is not paid, US dollars, holds included.';
+  'Overage of all periods that is not paid, dollars, holds included.';
 revoke all on private.funding_state from public, anon, authenticated, service_role;
 grant select on private.funding_state to authenticated, service_role;
 

@@ -42,6 +42,7 @@ declare
   v_credits record;
   v_alerts jsonb;
   v_own_key_models jsonb;
+  v_currency text;
   v_announcements jsonb;
   v_providers jsonb;
   v_today record;
@@ -91,7 +92,8 @@ begin
            'ends_at', a.ends_at) order by a.starts_at desc, a.id), '[]')
   into v_announcements from public.announcements a;
 
-  v_own_key_models := (select p.own_key_models from public.plans p where p.tier = v_state.tier);
+  select p.own_key_models, p.currency into v_own_key_models, v_currency
+  from public.plans p where p.tier = v_state.tier;
 
   select coalesce(jsonb_agg(k.provider order by k.provider), '[]') into v_providers
   from public.user_api_keys k where k.user_id = v_user_id and k.is_active;
@@ -113,6 +115,7 @@ begin
     'ends_at', case when v_state.status = 'canceled' then s.current_period_end end,
     'next_tier', case when s.current_period_end > v_state.now then s.next_tier end,
     'past_due_since', s.past_due_since,
+    'currency', v_currency,
     'to_be_billed_usd', (
       select coalesce(sum(u.overage_charge), 0)::text from public.usage_logs u
       where u.user_id = v_user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null),
@@ -138,7 +141,7 @@ begin
       'resets_at', case when not v_state.is_lifetime
                         then (((v_state.now at time zone 'UTC')::date + 1)::timestamp) at time zone 'UTC' end),
     'overage', jsonb_build_object(
-      'allowed', v_state.allows_overage, 'price_usd', v_state.overage_price_usd::text,
+      'allowed', v_state.allows_overage, 'currency', v_currency, 'price_usd', v_state.overage_price_usd::text,
       'limit_usd', v_state.overage_limit::text,
       'used_usd', v_state.overage_used::text),
     'credits', jsonb_build_object(
@@ -235,7 +238,7 @@ comment on column public.daily_quota_usage.queries_today is 'Ended queries of th
 comment on column public.daily_quota_usage.tokens_today is 'Tokens of all queries of the day.';
 comment on column public.daily_quota_usage.cost_today is 'The cost of these queries at the providers, US dollars.';
 comment on column public.daily_quota_usage.overage_queries is 'Queries of the day that are charged as overage.';
-comment on column public.daily_quota_usage.overage_charges is 'The overage charges of the day, US dollars.';
+comment on column public.daily_quota_usage.overage_charges is 'The overage charges of the day, dollars.';
 comment on column public.daily_quota_usage.tier is 'The current tier of the user.';
 comment on column public.daily_quota_usage.daily_quota is
   'The current daily quota. Null if the quota is a lifetime quota.';

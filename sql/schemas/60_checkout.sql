@@ -7,7 +7,8 @@ begin
   return jsonb_build_object(
     'plans', (
       select jsonb_agg(jsonb_build_object(
-        'tier', p.tier, 'name', p.name, 'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
+        'tier', p.tier, 'name', p.name, 'currency', p.currency,
+        'price_usd', p.price_usd::text, 'daily_quota', p.daily_quota,
         'lifetime_quota', p.lifetime_quota, 'overage_price_usd', p.overage_price_usd::text,
         'overage_limit_usd', p.overage_limit_usd::text, 'allows_credits', p.allows_credits,
         'allows_byok', p.allows_byok, 'history_days', p.history_days, 'models', p.models,
@@ -16,7 +17,8 @@ begin
       from public.plans p),
     'packs', (
       select coalesce(jsonb_agg(jsonb_build_object(
-        'id', k.slug, 'name', k.name, 'credits', k.credits, 'price_usd', k.price_usd::text,
+        'id', k.slug, 'name', k.name, 'credits', k.credits, 'currency', k.currency,
+        'price_usd', k.price_usd::text,
         'price_per_credit_usd', round(k.price_usd / k.credits, 6)::text, 'expires_after_days', k.expires_after_days)
         order by k.credits), '[]')
       from public.packs k where k.is_sold));
@@ -111,7 +113,7 @@ begin
   if v_user_id is null then
     raise insufficient_privilege using message = 'Sign in to change your overage settings.';
   elsif (p_settings ->> 'overage_limit_usd')::numeric not between 0 and 10000 then
-    raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 US dollars.';
+    raise invalid_parameter_value using message = 'The overage limit must be 0 to 10,000 dollars.';
   end if;
   perform private.refuse_blocked(v_user_id);
 

@@ -34,7 +34,7 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
-      'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
+      'currency', (select s.currency from public.settings s), 'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
       'attempts', i.attempts, 'target', i.target, 'refusals', i.refusals,
       'stripe_invoice_item_id', i.stripe_invoice_item_id) order by i.period_start, i.id), '[]')
     from public.overage_invoice_items i

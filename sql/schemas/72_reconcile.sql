@@ -399,7 +399,7 @@ comment on column private.stripe_packs.user_id is 'The owner.';
 comment on column private.stripe_packs.session_id is 'The checkout session. Null: the pack was not bought.';
 comment on column private.stripe_packs.payment_id is 'The payment intent.';
 comment on column private.stripe_packs.credits is 'The credits bought.';
-comment on column private.stripe_packs.price_paid_usd is 'The price, US dollars.';
+comment on column private.stripe_packs.price_paid_usd is 'The price, dollars.';
 comment on column private.stripe_packs.to_revoke is 'Credits that refunds and a lost dispute are worth.';
 comment on column private.stripe_packs.is_frozen is 'Whether a dispute is open.';
 comment on column private.stripe_packs.is_recorded is 'Whether an operator granted it, with a record.';

@@ -23,6 +23,17 @@ revoke all on function public.billed_items(timestamptz, uuid, integer) from publ
 grant execute on function public.billed_items(timestamptz, uuid, integer) to service_role;
 
 
+create or replace function public.price_currency() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select jsonb_build_object('currency', s.currency, 'usd_per_unit', s.usd_per_unit::text) from public.settings s
+$$;
+comment on function public.price_currency() is
+  'The currency of all prices, and US dollars for one unit of it: {currency, usd_per_unit}.';
+revoke all on function public.price_currency() from public, anon, authenticated, service_role;
+grant execute on function public.price_currency() to service_role;
+
+
 create or replace function public.margin_report(p_month date)
 returns table (
   tier text, provider text, model text, queries bigint, overage_usd text, credits_usd text, cost_usd text,
@@ -51,7 +62,8 @@ as $$
 $$;
 comment on function public.margin_report(date) is
   'A UTC month by tier, provider and model: queries, overage charges, spent credits, and our cost at the providers '
-  '(zero for own keys), US dollars as text, without charges that were given back. Plan fees are only at Stripe.';
+  '(zero for own keys), as text, without charges that were given back. Overage and credits are in the currency of '
+  'the prices, cost in US dollars. Plan fees are only at Stripe.';
 revoke all on function public.margin_report(date) from public, anon, authenticated, service_role;
 grant execute on function public.margin_report(date) to service_role;
 

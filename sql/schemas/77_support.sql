@@ -258,8 +258,8 @@ as $$
   order by s.cost desc, s.user_id
 $$;
 comment on function public.costliest_users(integer, integer) is
-  'The users who have cost us most at the providers in the newest days, with what they paid for queries in that time, '
-  'US dollars as text. Plan fees are only at Stripe. At most 1,000.';
+  'The users who have cost us most at the providers in the newest days, in US dollars, with what they paid for queries '
+  'in that time, in the currency of the prices, as text. Plan fees are only at Stripe. At most 1,000.';
 revoke all on function public.costliest_users(integer, integer) from public, anon, authenticated, service_role;
 grant execute on function public.costliest_users(integer, integer) to service_role;
 

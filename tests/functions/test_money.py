@@ -34,3 +34,16 @@ def test_trailing_zeros_and_exponents_are_not_written() -> None:
 def test_a_value_that_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError):
         money.dumps({"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "text"),
+    [
+        ("0.025000", "usd", "$0.025"),
+        ("10", "cad", "CA$10.00"),
+        ("-0.03", "cad", "-CA$0.03"),
+        ("1E+2", "usd", "$100.00"),
+    ],
+)
+def test_an_amount_is_written_with_its_currency(amount: str, currency: str, text: str) -> None:
+    assert money.in_currency(Decimal(amount), currency) == text

@@ -43,6 +43,7 @@ private.is_blocked                     stable     definer  authenticated service
 private.is_charged                     immutable  invoker  none
 private.is_stored                      stable     invoker  none
 private.join_texts                     immutable  invoker  none
+private.keep_currency                  volatile   definer  none
 private.lobbying_about                 stable     invoker  none
 private.lock_holds                     volatile   invoker  none
 private.newest_answer                  stable     invoker  none
@@ -152,6 +153,7 @@ public.note_progress                   volatile   definer  service_role
 public.packs_since                     stable     definer  service_role
 public.pause_service                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
+public.price_currency                  stable     definer  service_role
 public.purge_events                    volatile   definer  service_role
 public.put_api_key                     volatile   definer  service_role
 public.rate_message                    volatile   definer  service_role

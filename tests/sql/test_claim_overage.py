@@ -159,6 +159,7 @@ def test_an_item_is_returned_until_it_is_on_an_invoice(db: Db, connect: Connect)
         "created_at": "2026-04-01T00:00:00+00:00",
         "period_start": "2026-03-01T00:00:00+00:00",
         "queries": 3,
+        "currency": "usd",
         "unit_price_usd": "0.025000",
         "amount_usd": "0.075000",
         "amount_cents": 7,

@@ -34,6 +34,8 @@ INTERNAL = (
 )
 # Each index with a query that uses it. The linter reports indexes that were never used.
 USES = {
+    "plans_currency_idx": "select from public.plans where currency = 'cad'",
+    "packs_currency_idx": "select from public.packs where currency = 'cad'",
     "user_subscriptions_tier_idx": "select from public.user_subscriptions where tier = 'pro'",
     "conversations_newest_first_idx": "select from public.conversations where user_id = gen_random_uuid() "
     "order by last_message_at desc limit 20",

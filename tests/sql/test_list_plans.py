@@ -17,6 +17,7 @@ def test_it_lists_what_is_on_sale(db: Db, connect: Connect) -> None:
     assert basic == {
         "tier": "basic",
         "name": "Basic",
+        "currency": "usd",
         "price_usd": "9.990000",
         "daily_quota": 15,
         "lifetime_quota": None,
@@ -30,11 +31,12 @@ def test_it_lists_what_is_on_sale(db: Db, connect: Connect) -> None:
         "id": "pack_100",
         "name": "100 queries",
         "credits": 100,
+        "currency": "usd",
         "price_usd": "2.250000",
         "price_per_credit_usd": "0.022500",
         "expires_after_days": None,
     }
-    five = {"id": "pack_500", "name": "500 queries", "credits": 500}
+    five = {"id": "pack_500", "name": "500 queries", "credits": 500, "currency": "usd"}
     assert on_sale["packs"] == [
         hundred,
         {**five, "price_usd": "10.000000", "price_per_credit_usd": "0.020000", "expires_after_days": None},

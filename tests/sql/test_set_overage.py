@@ -25,7 +25,13 @@ def test_only_given_settings_change_and_null_restores_the_plan_limit(db: Db, con
         assert value(me, "select public.usage_summary()")["overage"] == answer
         return answer
 
-    defaults = {"allowed": True, "price_usd": "0.025000", "limit_usd": "10.000000", "used_usd": "0.000000"}
+    defaults = {
+        "allowed": True,
+        "currency": "usd",
+        "price_usd": "0.025000",
+        "limit_usd": "10.000000",
+        "used_usd": "0.000000",
+    }
     assert set_overage("{}") == defaults
     assert set_overage('{"overage_limit_usd": 2.5}') == {**defaults, "limit_usd": "2.500000"}
     assert set_overage('{"allow_overages": false}') == {**defaults, "limit_usd": "2.500000", "allowed": False}

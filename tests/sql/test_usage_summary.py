@@ -24,6 +24,7 @@ def test_usage_summary_shows_the_billing_state(db: Db, connect: Connect) -> None
         "ends_at": None,
         "next_tier": None,
         "past_due_since": None,
+        "currency": "usd",
     }
     assert billing("2026-03-02T12:00Z") == {**subscribed, "to_be_billed_usd": "0.075000", "billed": []}
     claim_overage(db, other)

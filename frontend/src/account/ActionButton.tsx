@@ -105,7 +105,7 @@ function EnableOverage({ onDone }: { onDone: (() => void) | undefined }) {
   const format = useFormats();
   const { api } = useServices();
   const { usage, refresh } = useAccount();
-  const { price_usd, limit_usd } = usage?.overage ?? {};
+  const { price_usd, limit_usd, currency } = usage?.overage ?? {};
   async function enable() {
     await api.call("PATCH /overage", { body: { allow_overages: true } });
     await refresh();
@@ -115,8 +115,10 @@ function EnableOverage({ onDone }: { onDone: (() => void) | undefined }) {
   return (
     <>
       <Task label={words.enableOverage} run={enable} />
-      {price_usd != null && limit_usd != null && (
-        <p className="quiet">{words.overageTerms(format.money(price_usd), format.money(limit_usd))}</p>
+      {price_usd != null && limit_usd != null && currency && (
+        <p className="quiet">
+          {words.overageTerms(format.money(price_usd, currency), format.money(limit_usd, currency))}
+        </p>
       )}
     </>
   );

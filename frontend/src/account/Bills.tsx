@@ -12,7 +12,9 @@ export function Bills({ billing }: { billing: Billing }) {
   return (
     <section>
       <h3>{words.bills}</h3>
-      {billing.to_be_billed_usd > 0 && <p>{words.toBeBilled(format.money(billing.to_be_billed_usd))}</p>}
+      {billing.to_be_billed_usd > 0 && (
+        <p>{words.toBeBilled(format.money(billing.to_be_billed_usd, billing.currency))}</p>
+      )}
       {billing.billed.length > 0 && (
         // biome-ignore lint/a11y/noNoninteractiveTabindex: a wide table scrolls, and the keyboard must be able to
         <section className="wide" tabIndex={0} aria-label={words.bills}>
@@ -30,8 +32,8 @@ export function Bills({ billing }: { billing: Billing }) {
                 <tr key={`${bill.period_start}-${bill.amount_usd}`}>
                   <td>{format.day(bill.period_start)}</td>
                   <td>{format.number(bill.queries)}</td>
-                  <td>{format.money(bill.unit_price_usd)}</td>
-                  <td>{format.money(bill.billed_usd)}</td>
+                  <td>{format.money(bill.unit_price_usd, billing.currency)}</td>
+                  <td>{format.money(bill.billed_usd, billing.currency)}</td>
                 </tr>
               ))}
             </tbody>

@@ -57,7 +57,10 @@ export function useMeterText(): string {
     case "credits":
       return words.credits(reading.left, format.number(reading.left));
     case "overage":
-      return words.overage(format.money(reading.used_usd), format.money(reading.limit_usd));
+      return words.overage(
+        format.money(reading.used_usd, usage.overage.currency),
+        format.money(reading.limit_usd, usage.overage.currency),
+      );
     default:
       return words[reading.kind];
   }

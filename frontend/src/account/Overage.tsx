@@ -49,13 +49,18 @@ export function Overage({ overage }: { overage: OverageSettings }) {
   return (
     <section data-section="overage">
       <h3>{words.overage}</h3>
-      <p>{words.overageHelp(format.money(overage.price_usd))}</p>
+      <p>{words.overageHelp(format.money(overage.price_usd, overage.currency))}</p>
       {overage.limit_usd !== null && (
-        <p>{words.overageUsed(format.money(overage.used_usd), format.money(overage.limit_usd))}</p>
+        <p>
+          {words.overageUsed(
+            format.money(overage.used_usd, overage.currency),
+            format.money(overage.limit_usd, overage.currency),
+          )}
+        </p>
       )}
       <form className="limit" onSubmit={submit} noValidate>
         <label>
-          {words.limit}
+          {words.limit(overage.currency)}
           <input
             inputMode="decimal"
             value={limit}
@@ -77,7 +82,8 @@ export function Overage({ overage }: { overage: OverageSettings }) {
       </button>
       <p role="status">
         {isSaved && isLowered && `${words.lowered} `}
-        {isSaved && (overage.allowed ? words.savedOn(format.money(overage.limit_usd ?? 0)) : words.savedOff)}
+        {isSaved &&
+          (overage.allowed ? words.savedOn(format.money(overage.limit_usd ?? 0, overage.currency)) : words.savedOff)}
       </p>
     </section>
   );

@@ -28,7 +28,12 @@ export function Packs({ packs, credits }: { packs: Pack[]; credits: Credits }) {
         {packs.map((pack) => (
           <li key={pack.id}>
             <h4>{words.pack(format.number(pack.credits))}</h4>
-            <p>{words.packPrice(format.money(pack.price_usd), format.money(pack.price_per_credit_usd))}</p>
+            <p>
+              {words.packPrice(
+                format.money(pack.price_usd, pack.currency),
+                format.money(pack.price_per_credit_usd, pack.currency),
+              )}
+            </p>
             <p className="quiet">
               {pack.expires_after_days === null ? words.neverExpires : words.expiresAfter(pack.expires_after_days)}
             </p>

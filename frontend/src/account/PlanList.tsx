@@ -18,7 +18,7 @@ export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
   return (
     <section>
       <h3>{words.onSale}</h3>
-      <p className="quiet">{words.inUsDollars}</p>
+      <p className="quiet">{words.amounts(usage.overage.currency)}</p>
       <ul className="cards">
         {plans.map((plan) => {
           const tier = plan.tier as Tier;
@@ -27,7 +27,7 @@ export function PlanList({ plans, usage }: { plans: Plan[]; usage: Usage }) {
           return (
             <li key={tier} data-current={isCurrent || undefined}>
               <h4>{name}</h4>
-              <p>{words.price(format.money(plan.price_usd))}</p>
+              <p>{words.price(format.money(plan.price_usd, plan.currency))}</p>
               <Included plan={plan} />
               {isCurrent ? (
                 <p className="quiet">{words.isCurrent}</p>
@@ -51,7 +51,7 @@ function Included({ plan }: { plan: Plan }) {
   const words = useWords(texts);
   const format = useFormats();
   const { lifetime_quota, daily_quota, overage_price_usd, history_days } = plan;
-  const price = overage_price_usd === null ? null : format.money(overage_price_usd);
+  const price = overage_price_usd === null ? null : format.money(overage_price_usd, plan.currency);
   return (
     <ul>
       {lifetime_quota !== null && <li>{words.lifetime(lifetime_quota)}</li>}

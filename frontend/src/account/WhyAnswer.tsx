@@ -1,6 +1,7 @@
 // What an answer's metadata says, in sentences.
 
 import type { Metadata } from "../../lib/index.ts";
+import { useAccount } from "../app/account.tsx";
 import { useFormats } from "../app/format.ts";
 import { why as texts } from "../words/account_dialogs.ts";
 import { useWords } from "../words/words.ts";
@@ -15,6 +16,7 @@ export default function WhyAnswer({ metadata }: { metadata: Metadata }) {
   const words = useWords(texts);
   const format = useFormats();
   const meter = useMeterText();
+  const account = useAccount();
   const { funding, remaining, resets_at, charged_usd, cost_usd, usage, finish_reason } = metadata;
   const provider = providerName(metadata.provider);
   const isFailed = metadata.error !== undefined || metadata.outcome === "lost";
@@ -22,13 +24,15 @@ export default function WhyAnswer({ metadata }: { metadata: Metadata }) {
   return (
     <div className="sheet">
       {isFailed ? <p>{words.notCharged}</p> : <p>{typeof paid === "function" ? paid(provider) : paid}</p>}
-      {!isFailed && charged_usd !== null && charged_usd > 0 && <p>{words.charged(format.money(charged_usd))}</p>}
+      {!isFailed && charged_usd !== null && charged_usd > 0 && (
+        <p>{words.charged(format.money(charged_usd, account.usage?.overage.currency ?? "usd"))}</p>
+      )}
       {remaining !== null && <p>{words.left(remaining, format.number(remaining))}</p>}
       {remaining !== null && resets_at && <p>{words.resets(format.time(resets_at))}</p>}
       {meter && <p>{words.now(meter)}</p>}
       <p>{words.model(metadata.model, provider)}</p>
       {cost_usd !== null && (
-        <p>{(funding === "byok" ? words.costToYou : words.costToUs)(format.money(cost_usd), provider)}</p>
+        <p>{(funding === "byok" ? words.costToYou : words.costToUs)(format.money(cost_usd, "usd"), provider)}</p>
       )}
       <p>
         {words.tokens(

@@ -34,7 +34,10 @@ export default function WhyRefusal({ error }: { error: PageError }) {
           {overage && overage.price_usd !== null && (
             <li>
               {overage.allowed && overage.limit_usd !== null
-                ? words.overageOn(format.money(overage.used_usd), format.money(overage.limit_usd))
+                ? words.overageOn(
+                    format.money(overage.used_usd, overage.currency),
+                    format.money(overage.limit_usd, overage.currency),
+                  )
                 : words.overageOff}
             </li>
           )}

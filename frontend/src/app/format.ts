@@ -9,19 +9,24 @@ const ISO_DATE = /\b\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b/g;
 
 function formats(language: Language) {
   const locale = LOCALES[language];
-  const dollars = new Intl.NumberFormat(locale, {
-    style: "currency",
+  const options = { style: "currency", maximumFractionDigits: 6 } as const;
+  const usd = new Intl.NumberFormat(locale, {
+    ...options,
     currency: "USD",
     currencyDisplay: language === "fr" ? "symbol" : "narrowSymbol",
-    maximumFractionDigits: 6,
   });
+  // Not the locale, in which they are "$": some amounts are US dollars.
+  const cad = new Intl.NumberFormat(language, { ...options, currency: "CAD" });
   const numbers = new Intl.NumberFormat(locale);
   const days = new Intl.DateTimeFormat(locale, { dateStyle: "long" });
   const times = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short", hourCycle: "h23" });
   const months = new Intl.DateTimeFormat(locale, { month: "long", year: "numeric" });
   return {
-    /** US dollars: $1.25, or 1,25 $ US in French. At least two decimals, and as many as the amount has. */
-    money: (usd: number) => dollars.format(usd),
+    /**
+     * US dollars: $1.25, or 1,25 $ US in French. Canadian dollars: CA$1.25, or 1,25 $CA. At least two decimals, and as
+     * many as the amount has.
+     */
+    money: (amount: number, currency: string) => (currency === "cad" ? cad : usd).format(amount),
     number: (value: number) => numbers.format(value),
     day: (iso: string) => days.format(new Date(iso)),
     /** A text with its ISO dates as days: "Debates, 2026-05-26". */

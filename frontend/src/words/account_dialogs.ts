@@ -18,7 +18,8 @@ export const plans = words(
     portal: "Manage subscription and card",
     portalHelps: "At Stripe: change or cancel the plan, update the card, see and pay invoices.",
     onSale: "Plans",
-    inUsDollars: "All amounts are in US dollars.",
+    amounts: (currency: string): string =>
+      currency === "cad" ? "All amounts are in Canadian dollars." : "All amounts are in US dollars.",
     isCurrent: "This is your plan.",
     choose: (name: string) => `Choose ${name}`,
     change: (name: string) => `Change to ${name}`,
@@ -50,7 +51,8 @@ export const plans = words(
     savedOn: (limit: string) => `Saved: paying per question is on, up to ${limit} a month.`,
     savedOff: "Saved: paying per question is off.",
     lowered: "A higher limit is possible once you have paid for more questions.",
-    limit: "Limit a month, in US dollars",
+    limit: (currency: string): string =>
+      currency === "cad" ? "Limit a month, in Canadian dollars" : "Limit a month, in US dollars",
     saveLimit: "Save the limit",
     limitWrong: "Enter an amount such as 10 or 12.50.",
     bills: "Bills for questions",
@@ -74,7 +76,10 @@ export const plans = words(
     portal: "Gérer l’abonnement et la carte",
     portalHelps: "Chez Stripe : changer ou annuler le forfait, changer la carte, voir et payer les factures.",
     onSale: "Forfaits",
-    inUsDollars: "Tous les montants sont en dollars américains.",
+    amounts: (currency: string): string =>
+      currency === "cad"
+        ? "Tous les montants sont en dollars canadiens."
+        : "Tous les montants sont en dollars américains.",
     isCurrent: "C’est votre forfait.",
     choose: (name: string) => `Choisir ${name}`,
     change: (name: string) => `Passer à ${name}`,
@@ -106,7 +111,8 @@ export const plans = words(
     savedOn: (limit: string) => `Enregistré : le paiement à la question est activé, jusqu’à ${limit} par mois.`,
     savedOff: "Enregistré : le paiement à la question est désactivé.",
     lowered: "Une limite plus élevée sera possible quand vous aurez payé davantage de questions.",
-    limit: "Limite par mois, en dollars américains",
+    limit: (currency: string): string =>
+      currency === "cad" ? "Limite par mois, en dollars canadiens" : "Limite par mois, en dollars américains",
     saveLimit: "Enregistrer la limite",
     limitWrong: "Entrez un montant comme 10 ou 12,50.",
     bills: "Factures des questions",

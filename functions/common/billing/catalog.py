@@ -14,18 +14,19 @@ if TYPE_CHECKING:  # as in stripe_state.py
     from stripe import Price
     from stripe.billing_portal import Configuration
 
-CURRENCY = "usd"
 # The metadata of our portal configuration. An account may have others.
 PORTAL_KEY = "canadagpt_portal"
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A plan or a pack as a product with one price. `cents` is a month's price where it is `monthly`."""
+    """A plan or a pack as a product with one price. `cents` of the currency are a month's price where it is
+    `monthly`."""
 
     id: str
     name: str
     lookup_key: str
+    currency: str
     cents: int
     monthly: bool
 
@@ -36,13 +37,25 @@ def products(prices: PriceList) -> list[Product]:
     return [
         *(
             Product(
-                f"{PLAN_PREFIX}{plan['tier']}", f"CanadaGPT {plan['name']}", plan_key(plan["tier"]), _cents(plan), True
+                f"{PLAN_PREFIX}{plan['tier']}",
+                f"CanadaGPT {plan['name']}",
+                plan_key(plan["tier"]),
+                plan["currency"],
+                _cents(plan),
+                True,
             )
             for plan in prices["plans"]
             if plan["overage_price_usd"] is not None
         ),
         *(
-            Product(f"{PRODUCT_PREFIX}{pack['id']}", f"CanadaGPT {pack['name']}", pack["id"], _cents(pack), False)
+            Product(
+                f"{PRODUCT_PREFIX}{pack['id']}",
+                f"CanadaGPT {pack['name']}",
+                pack["id"],
+                pack["currency"],
+                _cents(pack),
+                False,
+            )
             for pack in prices["packs"]
         ),
     ]
@@ -51,7 +64,7 @@ def products(prices: PriceList) -> list[Product]:
 def _cents(priced: Plan | Pack) -> int:
     cents = Decimal(priced["price_usd"]) * 100
     if cents != int(cents):
-        raise Internal(f"A price at Stripe is in whole cents, not ${priced['price_usd']}.")
+        raise Internal(f"A price at Stripe is in whole cents, not {priced['price_usd']}.")
     return int(cents)
 
 
@@ -62,7 +75,7 @@ def matches(price: "Price", product: Product) -> bool:
     return (
         price.lookup_key == product.lookup_key
         and price.unit_amount == product.cents
-        and price.currency == CURRENCY
+        and price.currency == product.currency
         and interval == (("month", 1) if product.monthly else None)
     )
 

@@ -20,7 +20,7 @@ from functions.common import results
 from functions.common.billing.stripe_client import ITEM_ID_KEY
 from functions.common.billing.stripe_state import invoice_outcome, iso_time, live_subscription, period_of
 from functions.common.database import Database
-from functions.common.money import dumps
+from functions.common.money import in_currency
 
 if TYPE_CHECKING:
     from stripe.params import InvoiceCreateParams, InvoiceItemCreateParams
@@ -38,6 +38,7 @@ class OverageItem:
     created_at: datetime
     period_start: datetime
     queries: int
+    currency: str
     unit_price_usd: Decimal
     amount_usd: Decimal
     amount_cents: int
@@ -81,7 +82,7 @@ async def bill_overage(
     ]
     waiting = await _without_invoice(database, stripe, placed)
     if waiting and has_own_invoice:
-        await _charge(stripe, await _create_invoice(stripe, customer_id, live, waiting[0].id))
+        await _charge(stripe, await _create_invoice(stripe, customer_id, live, waiting[0]))
         waiting = await _without_invoice(database, stripe, waiting)
     return BillingResult(sum(to_place), len(items) - len(waiting))
 
@@ -96,6 +97,7 @@ async def _claim(database: Database, user_id: str, until: str, draft: str | None
             created_at=datetime.fromisoformat(row["created_at"]),
             period_start=datetime.fromisoformat(row["period_start"]),
             queries=row["queries"],
+            currency=row["currency"],
             unit_price_usd=row["unit_price_usd"],
             amount_usd=row["amount_usd"],
             amount_cents=row["amount_cents"],
@@ -133,7 +135,7 @@ async def _place(database: Database, stripe: StripeClient, customer_id: str, ite
 async def _create(stripe: StripeClient, customer_id: str, item: OverageItem) -> InvoiceItem:
     params: InvoiceItemCreateParams = {
         "customer": customer_id,
-        "currency": "usd",
+        "currency": item.currency,
         "amount": item.amount_cents,
         "description": describe(item),
         # A coupon is for plans and packs: overage is exact.
@@ -185,9 +187,12 @@ async def _store(database: Database, item: OverageItem) -> None:
 
 
 async def _create_invoice(
-    stripe: StripeClient, customer_id: str, live: Subscription | None, first_item_id: str
+    stripe: StripeClient, customer_id: str, live: Subscription | None, first: OverageItem
 ) -> Invoice:
-    """Create an invoice of all waiting items. If nothing else does it, Stripe finalizes and collects it in an hour."""
+    """Create an invoice of all waiting items, of which `first` is one.
+
+    If nothing else does it, Stripe finalizes and collects it in an hour.
+    """
     subscription = live
     if subscription is None:
         ended = await stripe.v1.subscriptions.list_async({"customer": customer_id, "status": "ended", "limit": 1})
@@ -196,15 +201,15 @@ async def _create_invoice(
     card = id_of(subscription.default_payment_method) if subscription else None
     params: InvoiceCreateParams = {
         "customer": customer_id,
-        "currency": "usd",
+        "currency": first.currency,
         "auto_advance": True,
         "collection_method": "charge_automatically",
         "pending_invoice_items_behavior": "include",
-        "metadata": {ITEM_ID_KEY: first_item_id},
+        "metadata": {ITEM_ID_KEY: first.id},
     }
     if subscription and subscription.automatic_tax.enabled:
         params["automatic_tax"] = {"enabled": True}
-    key = f"overage-invoice:{first_item_id}"
+    key = f"overage-invoice:{first.id}"
     if card is not None:
         try:
             return await stripe.v1.invoices.create_async(
@@ -257,13 +262,13 @@ async def settle_overage(
 def describe(item: OverageItem) -> str:
     """The invoice line: number of queries, unit price, exact amount and the period's first day (UTC)."""
     period = item.period_start.astimezone(UTC)
-    price, amount = dumps(item.unit_price_usd).decode(), dumps(item.amount_usd).decode()
     queries = f"{item.queries:,} {'query' if item.queries == 1 else 'queries'}"
-    charged = Decimal(item.amount_cents) / 100
+    cents = Decimal(item.amount_cents) / 100
+    price, amount, charged = (in_currency(one, item.currency) for one in (item.unit_price_usd, item.amount_usd, cents))
     if item.queries < 0:
-        return f"{-item.queries} query beyond the plan given back = -${-charged:.2f}, period from {period:%Y-%m-%d}"
-    rounded = f" (rounded down to ${charged:.2f})" if charged != item.amount_usd else ""
-    return f"{queries} beyond the plan × ${price} = ${amount}{rounded}, period from {period:%Y-%m-%d}"
+        return f"{-item.queries} query beyond the plan given back = {charged}, period from {period:%Y-%m-%d}"
+    rounded = f" (rounded down to {charged})" if cents != item.amount_usd else ""
+    return f"{queries} beyond the plan × {price} = {amount}{rounded}, period from {period:%Y-%m-%d}"
 
 
 def id_of(reference: Any) -> str | None:

@@ -11,10 +11,12 @@ from functions.common.database import Database
 
 
 class Plan(TypedDict):
-    """A plan. Either `daily_quota` or `lifetime_quota` is null. Models by provider, the default first."""
+    """A plan. Either `daily_quota` or `lifetime_quota` is null. Models by provider, the default first. Amounts are in
+    `currency`, that of all plans and packs: cad or usd."""
 
     tier: str
     name: str
+    currency: str
     price_usd: Decimal
     daily_quota: int | None
     lifetime_quota: int | None
@@ -28,11 +30,12 @@ class Plan(TypedDict):
 
 
 class Pack(TypedDict):
-    """A credit pack on sale. `expires_after_days` null: its credits never expire."""
+    """A credit pack on sale. `expires_after_days` null: its credits never expire. Amounts are in `currency`."""
 
     id: str
     name: str
     credits: int
+    currency: str
     price_usd: Decimal
     price_per_credit_usd: Decimal
     expires_after_days: int | None
@@ -46,9 +49,10 @@ class PriceList(TypedDict):
 
 
 class OverageSettings(TypedDict):
-    """set_overage: the answer of PATCH /overage, the same as `overage` in GET /usage."""
+    """set_overage: the answer of PATCH /overage, the same as `overage` in GET /usage. Amounts are in `currency`."""
 
     allowed: bool
+    currency: str
     price_usd: Decimal | None
     limit_usd: Decimal | None
     used_usd: Decimal

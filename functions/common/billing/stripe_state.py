@@ -64,11 +64,12 @@ class CustomerState:
 @dataclass(frozen=True, slots=True)
 class PackSale:
     """What a checkout session sold, as its metadata recorded it. `total_cents` is what was charged, `price_cents` the
-    same without tax, both after discounts. A total of nothing counts as paid."""
+    same without tax, both after discounts and in cents of `currency`. A total of nothing counts as paid."""
 
     user_id: str
     pack: str
     credits: int
+    currency: str
     price_cents: int
     total_cents: int
     is_paid: bool
@@ -332,6 +333,7 @@ def pack_sale(session: "Session") -> PackSale | None:
         user_id=metadata["user_id"],
         pack=metadata["pack"],
         credits=int(metadata["credits"]),
+        currency=session.currency or "",
         price_cents=total - (details.amount_tax if details else 0),
         total_cents=total,
         is_paid=session.status == "complete" and session.payment_status != "unpaid",

@@ -23,7 +23,7 @@ async def costliest(session: Session, days: int, limit: int) -> list[str]:
     )
     heading = f"{'cost':>10} {'paid':>10} {'queries':>8} {'failed':>7}  {'plan':<11}user"
     return [
-        f"The newest {days} days, US dollars; plan fees are not in `paid`",
+        f"The newest {days} days, cost in US dollars; `paid` in the prices' currency, without plan fees",
         heading,
         *(
             f"{usd(row['cost_usd']):>10} {usd(Decimal(row['overage_usd']) + Decimal(row['credits_usd'])):>10} "

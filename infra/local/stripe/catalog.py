@@ -13,6 +13,7 @@ from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
 from infra.local.stripe.state import State
 
+CURRENCIES = ("cad", "eur", "gbp", "usd")  # their amounts are in cents; others have no minor unit, or a smaller one
 PRODUCT_PARAMS = "active description images metadata name statement_descriptor unit_label url"
 
 
@@ -122,6 +123,8 @@ def make_price(state: State, params: Json, inline: bool = False) -> Json:
     recurring = params.get("recurring")
     if recurring and (recurring.get("usage_type", "licensed") != "licensed" or "meter" in recurring):
         raise unsupported("metered prices", "recurring[usage_type]")
+    if params["currency"].lower() not in CURRENCIES:
+        raise ApiError(f"Invalid currency: {params['currency']}.", param="currency")
     _free_lookup_key(state, params)
     price = state.add(
         {

@@ -66,6 +66,8 @@ def create_session(state: State, params: Json) -> Json:
         )
     lines = [_make_line(state, mode, entry, index) for index, entry in enumerate(_line_items(params))]
     _check_lines(mode, lines)
+    if customer and mode == "subscription":
+        subscription_lifecycle.check_currency(state, customer, lines[0]["currency"])
     total = sum(line["amount_total"] for line in lines)
     session_id = state.new_id("cs_test")
     collects = params.get("payment_method_collection", "always") == "always"

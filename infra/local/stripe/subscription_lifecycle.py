@@ -56,6 +56,8 @@ def start(
     prices = [recurring_price(state, entry, f"items[{index}]") for index, entry in enumerate(params["items"])]
     if len({(billing_interval(price), price["currency"]) for price in prices}) != 1:
         raise unsupported("prices of several intervals or currencies in one subscription", "items")
+    check_currency(state, customer, prices[0]["currency"])
+    customer["currency"] = prices[0]["currency"]
     if automatic_tax(params)["enabled"]:
         for price in prices:
             check_behavior(price)
@@ -94,6 +96,23 @@ def start(
         state.clock.schedule(state.now + INCOMPLETE_FOR, "expire_incomplete", subscription["id"])
     state.clock.schedule(period_of(subscription)[1], "renew", subscription["id"])
     return subscription
+
+
+def check_currency(state: State, customer: Json, currency: str) -> None:
+    """Raises ApiError if a subscription or a pending invoice item of the customer has another currency."""
+    held = {
+        one["currency"]
+        for kind in ("subscription", "invoiceitem")
+        for one in state.objects_of(kind)
+        if one["customer"] == customer["id"]
+        and (one["status"] not in ENDED if kind == "subscription" else one["invoice"] is None)
+    } - {currency}
+    if held:
+        raise ApiError(
+            "You cannot combine currencies on a single customer. This customer has an active subscription, "
+            f"subscription schedule, discount, quote, or invoice item with currency {min(held)}."
+        )
+    customer["currency"] = currency
 
 
 def _make_subscription(state: State, customer: Json, params: Json, prices: list[Json]) -> Json:

@@ -85,7 +85,13 @@ def test_overage_settings_change_only_the_given_fields(
     response = set_overage(billing, user, body)
     assert response.status_code == 200
     overage = json.loads(response.text, parse_float=Decimal)
-    assert overage == {"allowed": allowed, "price_usd": Decimal("0.025"), "limit_usd": Decimal(limit), "used_usd": 0}
+    assert overage == {
+        "allowed": allowed,
+        "currency": "usd",
+        "price_usd": Decimal("0.025"),
+        "limit_usd": Decimal(limit),
+        "used_usd": 0,
+    }
     assert response.json() == api.usage(user)["overage"]
     assert api.usage(other)["overage"]["limit_usd"] == 7.5
 

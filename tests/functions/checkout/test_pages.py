@@ -50,27 +50,27 @@ def test_plans_returns_exact_prices_without_sign_in(billing: BillingStack) -> No
     more = {"anthropic": ["claude-opus-5-5"], "openai": ["gpt-6-astra"]}
     nothing: dict[str, list[str]] = {"anthropic": [], "openai": []}
     overage = {"overage_price_usd": "0.025", "overage_limit_usd": "10"}
-    none = dict.fromkeys(overage)
+    none, usd = dict.fromkeys(overage), {"currency": "usd"}
     # parse_float and parse_int return the text of each number, so that every digit is compared.
     assert json.loads(response.text, parse_float=str, parse_int=str) == {
         "plans": [
-            {"tier": "free", "name": "Free", "price_usd": "0", "daily_quota": None, "lifetime_quota": "10", **none,
-             "allows_credits": False, "allows_byok": False, "history_days": "0", "models": small,
+            {"tier": "free", "name": "Free", **usd, "price_usd": "0", "daily_quota": None, "lifetime_quota": "10",
+             **none, "allows_credits": False, "allows_byok": False, "history_days": "0", "models": small,
              "own_key_models": nothing},
-            {"tier": "usage_only", "name": "Pay as you go", "price_usd": "0", "daily_quota": "0",
+            {"tier": "usage_only", "name": "Pay as you go", **usd, "price_usd": "0", "daily_quota": "0",
              "lifetime_quota": None, **overage, "allows_credits": True, "allows_byok": True, "history_days": "0",
              "models": middle, "own_key_models": nothing},
-            {"tier": "basic", "name": "Basic", "price_usd": "9.99", "daily_quota": "15", "lifetime_quota": None,
+            {"tier": "basic", "name": "Basic", **usd, "price_usd": "9.99", "daily_quota": "15", "lifetime_quota": None,
              **overage, "allows_credits": True, "allows_byok": True, "history_days": "30", "models": middle,
              "own_key_models": nothing},
-            {"tier": "pro", "name": "Pro", "price_usd": "29.99", "daily_quota": "40", "lifetime_quota": None,
+            {"tier": "pro", "name": "Pro", **usd, "price_usd": "29.99", "daily_quota": "40", "lifetime_quota": None,
              **overage, "allows_credits": True, "allows_byok": True, "history_days": "90", "models": large,
              "own_key_models": more},
         ],
         "packs": [
-            {"id": "pack_100", "name": "100 queries", "credits": "100", "price_usd": "2.25",
+            {"id": "pack_100", "name": "100 queries", "credits": "100", **usd, "price_usd": "2.25",
              "price_per_credit_usd": "0.0225", "expires_after_days": None},
-            {"id": "pack_500", "name": "500 queries", "credits": "500", "price_usd": "10",
+            {"id": "pack_500", "name": "500 queries", "credits": "500", **usd, "price_usd": "10",
              "price_per_credit_usd": "0.02", "expires_after_days": None},
         ],
     }  # fmt: skip

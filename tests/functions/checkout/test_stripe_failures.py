@@ -282,3 +282,18 @@ def test_the_checkout_log_contains_no_private_data(
     secret = [KEY, SECRET, user.token, billing.stack.info["secret_key"], billing.stack.info["publishable_key"]]
     private = [user.email, billing.customer_id(user), page["session_id"], page["url"], portal, "://", SITE, "canary"]
     assert [one for one in secret + private if one in text] == []
+
+
+def test_a_subscription_in_another_currency_refuses_a_plan(billing: BillingStack) -> None:
+    """Of something else that the account sells. Packs are no subscriptions, and are sold."""
+    user = billing.new_user()
+    billing.buy(user, pack="pack_100")
+    other = billing.fake.price(500, currency="cad", name="Something else")
+    customer = billing.customer_id(user)
+    billing.fake.control(f"/_customers/{customer}/card", works=True)
+    stripe_post(billing, "subscriptions", customer=customer, **{"items[0][price]": other.id})
+    refused = click(billing, user, plan="basic")
+    error = refused.json()["error"]
+    assert failed(refused) == UNAVAILABLE
+    assert (error["reason_code"], error["action"]) == ("currency_differs", "contact_support")
+    assert click(billing, user, pack="pack_500").status_code == 200

@@ -216,7 +216,7 @@ def test_products_that_are_not_ours_stay_unchanged(billing: BillingStack, plans:
 
 def test_a_price_with_a_fraction_of_a_cent_is_refused(billing: BillingStack, plans: Json) -> None:
     plans["packs"][0]["price_usd"] = "2.255000"
-    with pytest.raises(Internal, match=r"whole cents, not \$2\.255"):
+    with pytest.raises(Internal, match=r"whole cents, not 2\.255"):
         run(billing, plans)
     assert writes(billing) == []
 

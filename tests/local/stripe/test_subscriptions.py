@@ -444,3 +444,18 @@ def test_a_renewal_with_3ds_is_past_due_until_confirmed(fake: Fake) -> None:
     assert invoice.hosted_invoice_url
     fake.http.post(invoice.hosted_invoice_url, data={"way": "confirm"})
     assert fake.subscription(subscription.id).status == "active"
+
+
+def test_a_customer_has_subscriptions_in_one_currency(fake: Fake) -> None:
+    customer = fake.customer()
+    first = fake.subscribe(customer.id, fake.price(999).id)
+    canadian = fake.price(1299, currency="cad").id
+    message = "cannot combine currencies on a single customer.* with currency usd"
+    with pytest.raises(stripe.InvalidRequestError, match=message):
+        fake.subscribe(customer.id, canadian)
+    with pytest.raises(stripe.InvalidRequestError, match=message):
+        fake.checkout("subscription", canadian, customer=customer.id)
+    fake.checkout("payment", fake.price(1000, None, currency="cad").id, customer=customer.id)
+    fake.v1.subscriptions.cancel(first.id)
+    fake.subscribe(customer.id, canadian)
+    assert fake.v1.customers.retrieve(customer.id).currency == fake.invoices()[0].currency == "cad"
