@@ -35,10 +35,12 @@ class Actions:
     post: Callable[..., list[int]]
     record: Callable[..., None]
 
-    def _subscribe(self, history: History, view: StripeView, plan: str, way: str) -> Callable[[], None] | None:
-        return None if view.live else lambda: self.subscribe(view.twin, way, plan)
+    def _subscribe(
+        self, history: History, view: StripeView, plan: str, way: str, coupon: Json
+    ) -> Callable[[], None] | None:
+        return None if view.live else lambda: self.subscribe(view.twin, way, plan, coupon)
 
-    def subscribe(self, twin: Twin, way: str, plan: str) -> None:
+    def subscribe(self, twin: Twin, way: str, plan: str, coupon: Json) -> None:
         """Buy a plan at checkout. An open invoice is paid first, on the page that the refusal names."""
         urls = {"success_url": f"{SITE}/done", "cancel_url": f"{SITE}/left"}
         if twin.is_blocked:
@@ -48,23 +50,29 @@ class Actions:
             error = answer.json()["error"]
             assert (error["reason_code"], error["action"]) == ("invoice_open", "pay_invoice")
             self.support.http.post(error["url"], data={"way": "good_card"}).raise_for_status()
-        self.buy_at_checkout(twin, way, plan=plan)
+        self.buy_at_checkout(twin, way, coupon, plan=plan)
 
-    def _buy(self, history: History, view: StripeView, pack: str, way: str) -> Callable[[], None] | None:
+    def _buy(self, history: History, view: StripeView, pack: str, way: str, coupon: Json) -> Callable[[], None] | None:
         is_past_due = view.live is not None and view.live["status"] == "past_due"
         if is_past_due and past_due_since(view) + GRACE_S <= self.now:
             return None  # the plan would not let the credits be used
-        return lambda: self.buy_at_checkout(view.twin, way, pack=pack)
+        return lambda: self.buy_at_checkout(view.twin, way, coupon, pack=pack)
 
-    def buy_at_checkout(self, twin: Twin, way: str, **what: str) -> None:
-        """Open a checkout page and pay on it."""
+    def buy_at_checkout(self, twin: Twin, way: str, coupon: Json, **what: str) -> None:
+        """Open a checkout page and pay on it, with a promotion code if there is a coupon."""
         if twin.is_blocked:
             self.expect_block(twin, success_url=f"{SITE}/done", cancel_url=f"{SITE}/left", **what)
             return
         url = self.billing.checkout_page(twin.person, **what)
         twin.customer = self.billing.customer_id(twin.person)
         self.owners[url.rpartition("/")[2]] = self.owners[twin.person.id]
-        answer = self.support.http.post(url, data={"way": way})
+        form = {"way": way}
+        if coupon:
+            promotion = {"type": "coupon", "coupon": self.support.post("coupons", **coupon)["id"]}
+            form["code"] = self.support.post(
+                "promotion_codes", **{f"promotion[{name}]": text for name, text in promotion.items()}
+            )["code"]
+        answer = self.support.http.post(url, data=form)
         assert answer.status_code == (402 if way == "bad_card" else 303), answer.text
 
     def expect_block(self, twin: Twin, **what: str) -> None:

@@ -28,6 +28,7 @@ from tests.functions.billing_histories.expected import (
     expected_packs,
     expected_plan,
     has_credits_left,
+    net_cents,
     owed_and_paid,
     sorted_packs,
     without_ids,
@@ -476,7 +477,7 @@ class Batch(Actions):
             if "overage_invoice_item" in one["metadata"]
         )
         lines = Counter(
-            (line["metadata"]["overage_invoice_item"], details["invoice_item"], invoice["id"], line["amount"])
+            (line["metadata"]["overage_invoice_item"], details["invoice_item"], invoice["id"], net_cents(line))
             for invoice in view.invoices
             for line in invoice["lines"]["data"]
             if "overage_invoice_item" in line["metadata"] and (details := line["parent"]["invoice_item_details"])
@@ -492,7 +493,7 @@ class Batch(Actions):
             (one["amount"], one["description"]) for one in view.items if "overage_invoice_item" in one["metadata"]
         )
         others = Counter(
-            (line["amount"], line["description"], line["period"]["start"])
+            (net_cents(line), line["description"], line["period"]["start"])
             for invoice in view.invoices
             for line in invoice["lines"]["data"]
             if "overage_invoice_item" not in line["metadata"]

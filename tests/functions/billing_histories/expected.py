@@ -51,11 +51,9 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
 
 def open_invoice_url(view: StripeView) -> str | None:
     """The page of the oldest invoice that the user has to pay: for a plan that has started, or for overage."""
-    if view.twin.is_deleted:
-        return None
-    for invoice in view.invoices:
-        if invoice["status"] != "open":
-            continue
+    customer = view.twin.customer
+    # Also of a customer that was deleted, whose other lists the view leaves out.
+    for invoice in view.support.all("invoices", customer=customer, status="open") if customer else []:
         subscription = subscription_of(invoice)
         is_first = invoice["billing_reason"] == "subscription_create"
         if not is_first or (view.live and subscription == view.live["id"]):
@@ -96,6 +94,12 @@ def past_due_since(view: StripeView) -> int:
     return min(one["status_transitions"]["finalized_at"] or one["created"] for one in unpaid or [latest])
 
 
+def net_cents(line: Json) -> int:
+    """The amount of an invoice's line after discounts. No discount lowers overage."""
+    amount: int = line["amount"] - sum(one["amount"] for one in line["discount_amounts"])
+    return amount
+
+
 def paid_tiers(view: StripeView, until: int) -> list[str]:
     """The tiers that the live subscription has paid until that time: each credit takes one payment back."""
     assert view.live
@@ -108,7 +112,9 @@ def paid_tiers(view: StripeView, until: int) -> list[str]:
             pricing = line["pricing"]
             if pricing["price_details"]["product"] in TIERS and line["period"]["end"] >= until:
                 is_free = Decimal(pricing["unit_amount_decimal"]) == 0
-                sign = 1 if is_free or line["amount"] > 0 else -1 if line["amount"] < 0 else 0
+                # A coupon may lower a payment to $0, which is paid. A credit of $0 takes nothing back.
+                is_credit = line["description"].startswith("Unused time")
+                sign = -1 if line["amount"] < 0 else 1 if is_free or not is_credit else 0
                 counts[TIERS[pricing["price_details"]["product"]]] += sign
     return [tier for tier, count in counts.items() if count > 0]
 
@@ -123,11 +129,13 @@ def expected_packs(view: StripeView, used: dict[str, int]) -> list[Json]:
     """The user's packs according to payments and refunds. `used`: credits used, by session."""
     packs = []
     for sale in view.sales:
-        charge = view.charges[sale["payment_intent"]]
-        refunded = view.refunded_cents(sale["payment_intent"])
-        disputes = [one["status"] for one in view.disputes(sale["payment_intent"])]
         bought = int(sale["metadata"]["credits"])
-        due = bought if "lost" in disputes else bought * refunded // charge["amount"]
+        payment, due, disputes, price, paid_at = sale["payment_intent"], 0, [], 0, sale["created"]
+        if payment:
+            charge = view.charges[payment]
+            disputes = [one["status"] for one in view.disputes(payment)]
+            price, paid_at = charge["amount"], charge["created"]
+            due = bought if "lost" in disputes else bought * view.refunded_cents(payment) // price
         spent = used.get(sale["id"], 0)
         packs.append(
             {
@@ -138,8 +146,8 @@ def expected_packs(view: StripeView, used: dict[str, int]) -> list[Json]:
                 "revoked": min(due, bought - spent),
                 "to_revoke": due,
                 "frozen": any(one not in ("won", "lost", "warning_closed") for one in disputes),
-                "price": Decimal(charge["amount"]) / 100,
-                "at": as_time(charge["created"]),
+                "price": Decimal(price) / 100,
+                "at": as_time(paid_at),
             }
         )
     return sorted_packs(packs)

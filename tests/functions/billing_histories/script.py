@@ -70,6 +70,15 @@ INVOICE_PAYMENT_ACTIONS = frozenset(
 )
 
 
+def _coupon(rng: random.Random, way: str) -> Json:
+    """The coupon of a promotion code that the buyer has; mostly none. A page of $0 takes every card."""
+    if way != "good_card" or rng.random() < 0.7:
+        return {}
+    off = rng.choice([{"percent_off": 100}, {"percent_off": 50}, {"amount_off": 150, "currency": "usd"}])
+    lasts = rng.choice([{"duration": "forever"}, {"duration": "repeating", "duration_in_months": 1}])
+    return {**off, **rng.choice([{"duration": "once"}, lasts])}
+
+
 def write_script(rng: random.Random) -> tuple[list[Action], bool]:
     """A script, and whether the events that bill overage are delivered immediately (see test_billing_histories.py).
 
@@ -124,11 +133,11 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
             case "subscribe":
                 ways = ["good_card"] * 6 + ["bad_card", "later_succeeds"] + ([] if cards_work else ["later_fails"])
                 way, chosen = rng.choice(ways), rng.choice(["basic", "basic", "pro", "usage_only"])
-                add(what, plan=chosen, way=way)
+                add(what, plan=chosen, way=way, coupon=_coupon(rng, way))
                 plan, is_cancelled, card_fails = ("" if way == "bad_card" else chosen), False, way == "later_fails"
             case "buy":
                 way = rng.choice(["good_card"] * 4 + ["bad_card", "later_succeeds", "later_fails"])
-                add(what, pack=rng.choice(["pack_100", "pack_500"]), way=way)
+                add(what, pack=rng.choice(["pack_100", "pack_500"]), way=way, coupon=_coupon(rng, way))
                 packs += way in ("good_card", "later_succeeds")
             case "change":
                 plan = rng.choice([one for one in ("basic", "pro", "usage_only") if one != plan])
@@ -189,9 +198,12 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 add(what, allow_overages=rng.random() < 0.5)
             case _:
                 add(what)
-    if rng.random() < 0.05 and all(action.what != "overage" for action in actions):
+    if rng.random() < 0.05 and all(action.what not in ("overage", "threshold") for action in actions):
         add("delete")
     changes = any(
-        action.what in ("change", "invoiced_change") or action.how.get("plan") == "usage_only" for action in actions
+        action.what in ("change", "invoiced_change")
+        or action.how.get("plan") == "usage_only"
+        or action.how.get("coupon")
+        for action in actions
     )
     return actions, changes and not cards_work

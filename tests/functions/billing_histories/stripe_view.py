@@ -69,12 +69,13 @@ class StripeView:
 
     @cached_property
     def sales(self) -> list[Json]:
-        """The paid sessions that sold a pack, in the order of their creation."""
+        """The sessions that sold a pack, in the order of their creation. One that a code made free has no payment."""
         params = {"customer": self.twin.customer, "limit": 100}
         if not self.twin.customer:
             return []
         found = self.support.http.get("/v1/checkout/sessions", params=params).raise_for_status().json()["data"]
-        return [one for one in found[::-1] if one["mode"] == "payment" and one["payment_status"] == "paid"]
+        sold = [one for one in found[::-1] if one["mode"] == "payment" and one["status"] == "complete"]
+        return [one for one in sold if one["payment_status"] in ("paid", "no_payment_required")]
 
     @cached_property
     def charges(self) -> dict[str, Json]:
@@ -134,7 +135,7 @@ class StripeView:
 
     def pack_payments(self) -> list[str]:
         """The payment intents of packs, oldest first."""
-        return [one["payment_intent"] for one in self.sales]
+        return [one["payment_intent"] for one in self.sales if one["payment_intent"]]
 
     def plan_payments(self) -> list[str]:
         """The payment intents of plan invoices, oldest first."""

@@ -18,6 +18,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
@@ -51,12 +52,14 @@ def test_event_order_and_failures_do_not_change_the_result(
     only = os.environ.get("HISTORY")
     start = int(random.Random(seed).choice(STARTS).timestamp())  # noqa: S311
     began = time.monotonic()
-    with running_billing(stack, start=start) as billing:
+    with mock.patch.dict(os.environ, STRIPE_PROMOTION_CODES="true"), running_billing(stack, start=start) as billing:
         batch = Batch(billing, database_control, seed, [int(only)] if only else list(range(HISTORIES)))
         try:
             batch.run()
         except BaseException as error:
             size = " PROVE=1" if FULL else ""
+            with capfd.disabled():
+                sys.stderr.write(f"batch {number + 1}: FAILED {seed}, {type(error).__name__}\n")
             error.add_note(f"replay: SEED={seed}{size} make test ONLY=tests/functions/billing_histories")
             raise
         finally:
@@ -65,7 +68,8 @@ def test_event_order_and_failures_do_not_change_the_result(
     if FULL:
         with capfd.disabled():
             many = f"{len(batch.histories)} histories, {sum(len(one.events) for one in batch.histories)} events"
-            sys.stderr.write(f"batch {number + 1} of {BATCHES}: {many}, {time.monotonic() - began:.0f} s\n")
+            failed = "".join(f", FAILED {one.seed}" for one in problems)
+            sys.stderr.write(f"batch {number + 1} of {BATCHES}: {many}, {time.monotonic() - began:.0f} s{failed}\n")
     if problems:
         name, _, place = problems[0].seed.partition("/")
         replay = f"SEED={name} HISTORY={place} make test ONLY=tests/functions/billing_histories"
