@@ -2,7 +2,7 @@
 # docs/running.md describes each target.
 PYTHON ?= python3
 BIN := .venv/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/infra/package/node_modules/.bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 # Empty counts as unset. Otherwise every start would compile every module again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -16,7 +16,8 @@ OSLS    := infra/package/node_modules/.ready
 PAGE    := frontend/dist/index.html
 INSTALL := $(BIN)/python infra/install.py
 
-.PHONY: run reset test prove check bench bench-peers questions package migration reasons pricing openapi lock clean
+.PHONY: deploy smoke rollback secrets rotate \
+  run reset test prove check bench bench-peers questions package migration reasons pricing openapi lock clean
 .DELETE_ON_ERROR:
 
 run: $(LOCAL) $(PAGE)
@@ -52,6 +53,25 @@ questions: $(LOCAL) ## what citizens ask, answered by the tools and, with a prov
 
 package: .venv/.ready $(OSLS)
 	@python -m infra.package
+
+STAGE ?= dev
+DEPLOY = python -m infra.deploy $@ --stage '$(STAGE)' $(if $(REGION),--region '$(REGION)') $(if $(FILE),--file '$(FILE)')
+
+deploy: .venv/.ready $(OSLS) ## make deploy STAGE=prod; without AWS credentials it stops after the template
+	@$(DEPLOY) $(PARAMS) $(if $(CANARY),--canary '$(CANARY)') $(if $(MINUTES),--minutes '$(MINUTES)') \
+	  $(if $(CONTRACT),--contract)
+
+smoke: .venv/.ready ## make smoke URL=http://127.0.0.1:8787, or STAGE=prod
+	@$(DEPLOY) $(if $(URL),--url '$(URL)')
+
+rollback: .venv/.ready ## moves the aliases back to the versions before the last deployment
+	@$(DEPLOY)
+
+secrets: .venv/.ready ## make secrets STAGE=prod reads .env.prod; SAVE=file writes the present ones
+	@$(DEPLOY) $(if $(SAVE),--save '$(SAVE)') $(if $(REPLACE),--replace)
+
+rotate: .venv/.ready ## make rotate STAGE=prod SECRET=STRIPE_SECRET_KEY; FINISH=yes leaves the newest entry of a list
+	@$(DEPLOY) --secret '$(SECRET)' $(if $(FINISH),--finish)
 
 migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migration NAME=add_budget
 	@python -m infra.local.migrations $(NAME)

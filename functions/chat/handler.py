@@ -43,6 +43,7 @@ async def get_chat(request: Request) -> Chat:
 
 
 CurrentChat = Annotated[Chat, Depends(get_chat)]
+DEADLINE = "x-deadline"
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
 
@@ -53,6 +54,11 @@ def seconds_left(request: Request) -> float:
     except (KeyError, TypeError, ValueError):
         return limits.TURN_S
     return min(limits.TURN_S, deadline_ms / 1000 - time.time() - limits.DEADLINE_MARGIN_S)
+
+
+def deadline_source(request: Request) -> str:
+    """Whether Lambda's deadline arrives with requests: `lambda` or `default`. `make smoke` reads it."""
+    return "lambda" if "x-amzn-lambda-context" in request.headers else "default"
 
 
 class PlainRoute(Route):
@@ -108,7 +114,7 @@ async def post_stop(user: CurrentUser, chat_id: ChatId, chat: CurrentChat) -> Re
 async def get_stream(user: CurrentUser, chat_id: ChatId, chat: CurrentChat, request: Request) -> Response:
     """The running answer from its start, then live; 204 where there is none."""
     events = await chat.resume(user.id, chat_id, request.state.request_id, language_of(request))
-    return EventStream(events) if events else Response(status_code=204)
+    return EventStream(events) if events else Response(status_code=204, headers={DEADLINE: deadline_source(request)})
 
 
 @Operation(messages.ChatMessages, errors=(NotFound, errors.InvalidRequest))

@@ -6,7 +6,9 @@ an HMAC secret.
 """
 
 import asyncio
+import base64
 import hashlib
+import hmac
 import math
 import time
 import uuid
@@ -111,7 +113,7 @@ class Verifier:
 
     def __init__(self, settings: SupabaseSettings, observer: Observer) -> None:
         self._issuer = f"{settings.url}/auth/v1"
-        self._secret = settings.jwt_secret
+        self._secrets = [secret.get_secret_value() for secret in settings.jwt_secrets]
         self._published = PublishedKeys(f"{self._issuer}/.well-known/jwks.json", observer)
         self._verified: dict[bytes, tuple[str, str | None, int, float]] = {}  # by digest
 
@@ -159,12 +161,22 @@ class Verifier:
         Raises InvalidTokenError if the project has no such key, and Unavailable.
         """
         algorithm, kid = _algorithm_and_key_id(token.partition(".")[0])
-        if algorithm == "HS256" and self._secret is not None:
-            return self._secret.get_secret_value(), "HS256", math.inf
+        if algorithm == "HS256" and self._secrets:
+            return self._signing_secret(token), "HS256", math.inf
         key, key_until = await self._published.find(kid)
         if key is None or key.algorithm_name not in PUBLISHED_ALGORITHMS:
             raise jwt.InvalidTokenError
         return key, key.algorithm_name, key_until
+
+    def _signing_secret(self, token: str) -> str:
+        """The secret that signed a token; the last one where none did."""
+        *others, last = self._secrets
+        signed, _, signature = token.rpartition(".")
+        for secret in others:
+            digest = hmac.digest(secret.encode(), signed.encode(), hashlib.sha256)
+            if hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), signature.encode()):
+                return secret
+        return last
 
 
 @lru_cache(maxsize=16)

@@ -47,10 +47,11 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _long_enough(value: SecretStr) -> SecretStr:
-    if len(value.get_secret_value()) < 32:
+def _long_enough(value: str) -> list[str]:
+    secrets = [secret.strip() for secret in value.split(",")]
+    if min(map(len, secrets)) < 32:
         raise ValueError("must be at least 32 characters, as Supabase generates it")
-    return value
+    return secrets
 
 
 def _sendable(value: str) -> str:
@@ -104,6 +105,7 @@ class SupabaseSettings(Settings):
     """The Supabase project. `url` has no trailing slash.
 
     `anon_key` may be a publishable key and `service_role_key` a secret key: these replace the deprecated JWT keys.
+    There are several `jwt_secrets` while one replaces another.
     """
 
     url: BaseUrl = Field(validation_alias=AliasChoices("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"))
@@ -113,8 +115,8 @@ class SupabaseSettings(Settings):
     service_role_key: Annotated[SecretStr, AfterValidator(_not_publishable)] = Field(
         validation_alias="SUPABASE_SERVICE_ROLE_KEY"
     )
-    jwt_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
-        default=None, validation_alias="SUPABASE_JWT_SECRET"
+    jwt_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_long_enough)] = Field(
+        default=(), validation_alias="SUPABASE_JWT_SECRET"
     )
 
 

@@ -257,6 +257,16 @@ def project() -> Iterator[Project]:
         yield project
 
 
+async def test_two_secrets_are_valid_while_one_replaces_the_other() -> None:
+    old, new = "old-" * 8, "new-" * 8
+    verifier = verifier_of(SUPABASE_JWT_SECRET=f"{new},{old}")
+    for secret in (old, new):
+        assert (await verifier.verify(jwt.encode(claims_of_user(), secret, "HS256"))).id
+    for token in (jwt.encode(claims_of_user(), "bad-" * 8, "HS256"), jwt.encode(claims_of_user(), old, "HS256") + "é"):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token)
+
+
 async def test_a_project_may_have_a_secret_and_published_keys(project: Project) -> None:
     """As while it moves from one to the other. No key verifies a token of another's algorithm."""
     elliptic, rsa_key, other = (

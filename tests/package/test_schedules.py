@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from functions.maintenance.handler import JOBS
+from infra.deploy import costs
 from tests.package.kit import Packaged
 
 # Before the first test, the fixture builds every artifact, on a machine that runs other tests too.
@@ -112,7 +113,7 @@ def test_a_schedule_sends_its_job_to_the_function_in_utc(packaged: Packaged, job
     assert schedule["FlexibleTimeWindow"] == {"Mode": "OFF"}
     assert schedule.get("State", "ENABLED") == "ENABLED"
     target = schedule["Target"]
-    assert target["Arn"] == {"Fn::GetAtt": ["MaintenanceLambdaFunction", "Arn"]}
+    assert target["Arn"] == {"Ref": "MaintenanceAlias"}
     assert target["RoleArn"] == {"Fn::GetAtt": ["MaintenanceSchedulesRole", "Arn"]}
     assert json.loads(target["Input"]) == {"job": job}
 
@@ -128,6 +129,11 @@ def test_event_delivery_is_retried_for_less_than_the_interval(packaged: Packaged
         assert timedelta(minutes=15) < timedelta(seconds=retry["MaximumEventAgeInSeconds"]) < second - first
 
 
+def test_the_costs_are_reckoned_with_these_jobs(packaged: Packaged) -> None:
+    a_month = sum(len(starts(schedule["ScheduleExpression"])) for schedule in schedules(packaged).values()) / 12
+    assert 0.97 < a_month / costs.JOBS < 1.03
+
+
 def test_the_scheduler_may_only_start_the_jobs(packaged: Packaged) -> None:
     role = packaged.resource("MaintenanceSchedulesRole")
     assert "ManagedPolicyArns" not in role
@@ -136,7 +142,7 @@ def test_the_scheduler_may_only_start_the_jobs(packaged: Packaged) -> None:
     assert {name: value for name, value in statement.items() if name != "Sid"} == {
         "Effect": "Allow",
         "Action": "lambda:InvokeFunction",
-        "Resource": {"Fn::GetAtt": ["MaintenanceLambdaFunction", "Arn"]},
+        "Resource": {"Ref": "MaintenanceAlias"},
     }
 
 
@@ -159,13 +165,13 @@ def test_only_this_stacks_schedules_can_assume_the_schedulers_role(packaged: Pac
 def test_only_the_scheduler_can_start_the_jobs(packaged: Packaged) -> None:
     """No URL, no permission for another service, and no event rule."""
     assert "MaintenanceLambdaFunctionUrl" not in packaged.template["Resources"]
-    assert "MaintenanceLambdaFunction" not in json.dumps(packaged.properties("AWS::Lambda::Permission"))
+    assert "Maintenance" not in json.dumps(packaged.properties("AWS::Lambda::Permission"))
     assert not packaged.properties("AWS::Events::Rule")
 
 
 def test_lambda_retries_a_failed_job_twice(packaged: Packaged) -> None:
     """Lambda waits one minute, then two; the scheduler does not see the failure."""
     (config,) = packaged.properties("AWS::Lambda::EventInvokeConfig")
-    assert (config["FunctionName"], config["Qualifier"]) == ({"Ref": "MaintenanceLambdaFunction"}, "$LATEST")
+    assert (config["FunctionName"], config["Qualifier"]) == ({"Ref": "MaintenanceLambdaFunction"}, "live")
     assert config["MaximumRetryAttempts"] == 2
     assert config["MaximumEventAgeInSeconds"] > 3 * packaged.function("maintenance")["Timeout"] + 3 * 60

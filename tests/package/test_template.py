@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from infra.deploy import costs
 from tests.package.kit import MARKER, NAMES, ORIGINS, Packaged
 
 # Before the first test, the fixture builds every artifact, on a machine that runs other tests too.
@@ -22,7 +23,9 @@ def test_urls_are_public_and_only_the_chat_streams(packaged: Packaged, name: str
     assert url.get("InvokeMode") == mode
     assert url["AuthType"] == "NONE"
     permissions = [
-        p for p in packaged.properties("AWS::Lambda::Permission") if p["FunctionName"] == url["TargetFunctionArn"]
+        p
+        for p in packaged.properties("AWS::Lambda::Permission")
+        if p["FunctionName"] == {"Ref": f"{name.capitalize()}Alias"}
     ]
     assert {
         (p["Action"], p["Principal"], p.get("FunctionUrlAuthType"), p.get("InvokedViaFunctionUrl")) for p in permissions
@@ -31,6 +34,21 @@ def test_urls_are_public_and_only_the_chat_streams(packaged: Packaged, name: str
         ("lambda:InvokeFunction", "*", None, True),
     }
     assert packaged.template["Outputs"][logical_id]["Value"] == {"Fn::GetAtt": [logical_id, "FunctionUrl"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_requests_and_jobs_reach_the_alias(packaged: Packaged, name: str) -> None:
+    """The URL waits for the alias, which the template creates on the newest code and never moves."""
+    title = name.capitalize()
+    assert packaged.resource(f"{title}Alias") == {
+        "Name": "live",
+        "FunctionName": {"Ref": f"{title}LambdaFunction"},
+        "FunctionVersion": "$LATEST",
+    }
+    called = "MaintenanceLambdaEvConf" if name == "maintenance" else f"{title}LambdaFunctionUrl"
+    assert packaged.resource(called)["Qualifier"] == "live"
+    assert packaged.template["Resources"][called]["DependsOn"] == [f"{title}Alias"]
+    assert not packaged.properties("AWS::Lambda::Version")
 
 
 def test_each_function_has_one_secret_url_and_role(packaged: Packaged) -> None:
@@ -175,9 +193,24 @@ def test_template_artifacts_and_output_contain_no_secret(packaged: Packaged, nam
     assert MARKER not in packaged.output
 
 
-def test_secrets_are_created_empty_and_outlive_the_stack(packaged: Packaged) -> None:
-    """Without the encryption key, the stored keys of users could not be decrypted."""
+def test_the_costs_are_reckoned_with_this_template(packaged: Packaged) -> None:
+    sizes = {name: packaged.function(name)["MemorySize"] / 1024 for name in NAMES}
+    assert sizes.pop("chat") == costs.CHAT_GB
+    assert set(sizes.values()) == {costs.OTHER_GB}
+    assert len(packaged.properties("AWS::SecretsManager::Secret")) == costs.SECRETS
+    alarms = packaged.properties("AWS::CloudWatch::Alarm")
+    read = sum(sum("MetricStat" in one for one in alarm.get("Metrics", [])) or 1 for alarm in alarms)
+    assert costs.ALARM_METRICS * 0.5 < read <= costs.ALARM_METRICS
+
+
+def test_secrets_are_created_empty(packaged: Packaged) -> None:
     for name in NAMES:
-        secret = packaged.template["Resources"][f"{name.capitalize()}Secrets"]
-        assert secret["DeletionPolicy"] == secret["UpdateReplacePolicy"] == "Retain"
-        assert "SecretString" not in secret["Properties"]
+        assert "SecretString" not in packaged.resource(f"{name.capitalize()}Secrets")
+
+
+@pytest.mark.parametrize("kind", ["Secrets", "LogGroup"])
+def test_secrets_and_logs_outlive_the_stack(packaged: Packaged, kind: str) -> None:
+    """Unless the deployment that created them fails: the next one could not create them under the same names."""
+    for name in NAMES:
+        resource = packaged.template["Resources"][f"{name.capitalize()}{kind}"]
+        assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")

@@ -1,0 +1,250 @@
+"""`python -m infra.deploy <command>`: deploy, smoke, rollback, secrets, rotate. The Makefile has a target for each."""
+
+import argparse
+import getpass
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.deploy import database, preflight, rotate, smoke
+from infra.deploy.release import Canary, release
+from infra.deploy.secrets import NAMES, SIGNING, Secrets
+from infra.deploy.stage import FUNCTIONS, REGION, WITH_URL, DeployError, Stage, say
+from infra.deploy.versions import Versions
+from infra.local import env_file
+from infra.local.processes import StackError
+from infra.package import __main__ as package
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 1 after a failure, which is printed as a sentence."""
+    options = parser().parse_args(arguments)
+    own = dict(os.environ)
+    try:
+        for name, value in _file_variables(options).items():
+            os.environ.setdefault(name, value)
+        options.run(options)
+    except (DeployError, StackError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        os.environ.clear()
+        os.environ.update(own)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    described = argparse.ArgumentParser(prog="python -m infra.deploy", description=__doc__, allow_abbrev=False)
+    commands = described.add_subparsers(dest="command", required=True)
+    for name, run in (
+        ("deploy", deploy),
+        ("smoke", look),
+        ("rollback", rollback),
+        ("secrets", fill_secrets),
+        ("rotate", rotate_secret),
+    ):
+        command = commands.add_parser(name, allow_abbrev=False)
+        command.set_defaults(run=run)
+        command.add_argument("--stage", default="dev")
+        command.add_argument("--region", default=REGION)
+        command.add_argument("--file", type=Path, help="KEY=value lines; default: .env.<stage>, if there is one")
+        if name == "deploy":
+            command.add_argument("--param", action="append", default=[], help='name="value", as for osls')
+            command.add_argument("--canary", type=float, default=None, help="percent of the chat's requests")
+            command.add_argument("--minutes", type=float, default=5, help="how long the canary runs")
+            command.add_argument("--contract", action="store_true", help="also run migrations marked -- contract")
+        elif name == "smoke":
+            command.add_argument("--url", help="where every function is; otherwise the stage's own URLs are used")
+        elif name == "secrets":
+            command.add_argument("--replace", action="store_true", help="also entries that have another value")
+            command.add_argument("--save", type=Path, help="write the present values into a new file")
+        elif name == "rotate":
+            command.add_argument("--secret", required=True, choices=NAMES)
+            command.add_argument("--finish", action="store_true", help="leave only the first entry of a list")
+    return described
+
+
+def _file_variables(options: argparse.Namespace) -> dict[str, str]:
+    """The variables of the stage's file, which the environment completes. Raises StackError."""
+    path = options.file or package.ROOT / f".env.{options.stage}"
+    if not options.file and not path.exists():
+        return {}
+    return {name: value for name, value in env_file.read(path).items() if value}
+
+
+def _stage(options: argparse.Namespace) -> Stage:
+    return Stage(options.stage, options.region)
+
+
+# make deploy
+
+
+def deploy(options: argparse.Namespace) -> None:
+    """Check, migrate, upload, make live and look. Without AWS credentials it stops after the template."""
+    stage = _stage(options)
+    print(f"1. Preflight of {stage.stack} in {stage.region}")
+    account = preflight.find_credentials(stage)
+    osls = ["--stage", stage.name, "--region", stage.region, *(f"--param={one}" for one in options.param)]
+    if package.main(osls) != 0:
+        raise DeployError("The artifacts or the template could not be built.")
+    template = preflight.Template.read()
+    preflight.check_parameters(stage, template)
+    if account is None:
+        say("note", "there are no AWS credentials: it stops here, with the artifacts and the template finished")
+        return
+    say("ok", f"AWS account {account}")
+    if not preflight.has_room(stage, template.reserved, stage.client("lambda").get_account_settings()):
+        osls.append("--param=reserveConcurrency=false")
+    preflight.check_leftovers(stage)
+    needs_jwt_secret = preflight.check_supabase(stage, template)
+    is_first = not _urls(stage)
+    if is_first:
+        say("note", "this is the first deployment: it creates the secrets, which you fill after it")
+    elif not preflight.check_secrets(stage, template, needs_jwt_secret=needs_jwt_secret):
+        raise DeployError(f"Complete the secrets (make secrets STAGE={stage.name}), then deploy again.")
+    else:
+        preflight.check_counterparts(stage, template)
+        preflight.check_stripe(stage, template)
+    print("2. Migrations")
+    migrate(os.environ.get("DATABASE_URL"), with_contract=options.contract)
+    print("3. Upload")
+    _upload(osls)
+    urls = _urls(stage)
+    if is_first:
+        print("The functions have URLs, and no secrets yet:")
+        _print_urls(urls)
+        print("Next: create Stripe's endpoint at the URL of webhooks with /webhooks/stripe (docs/billing.md), then")
+        print(f"make secrets STAGE={stage.name}, then this command again.")
+        return
+    print("4. Versions, canary and smoke test")
+    percent = options.canary if options.canary is not None else (10 if stage.name == "prod" else 0)
+    variables = {**os.environ, SIGNING: Secrets(stage).value(SIGNING) or ""}
+    targets = smoke.Targets.of(urls, variables, on_lambda=True)
+    release(stage, release_name(), Canary(percent / 100, options.minutes), lambda: smoke.run(targets))
+    print("Live:")
+    _print_urls(urls)
+    print(f"Next: make rollback STAGE={stage.name} returns to the versions before. docs/runbook.md has the alarms.")
+
+
+def migrate(url: str | None, *, with_contract: bool) -> None:
+    """Run what the database lacks. Raises DeployError."""
+    if not url:
+        raise DeployError(
+            "DATABASE_URL is not set: the migrations need the direct connection or the session pooler (port 5432)."
+        )
+    with database.connect(url) as connection:
+        found = database.pending(connection)
+        if found.unknown:
+            raise DeployError(
+                f"The database has migrations that this checkout does not: {', '.join(found.unknown)}. It is too old."
+            )
+        for migration in found.expand + (found.contract if with_contract else []):
+            database.apply(connection, migration)
+            say("ok", f"{migration.path.name} has run")
+        if not found.expand:
+            say("ok", "the database has every migration that the code needs")
+        if found.contract and not with_contract:
+            names = ", ".join(one.path.name for one in found.contract)
+            say("note", f"left for the next release, with CONTRACT=yes: {names}")
+
+
+def release_name() -> str:
+    """What the versions of this deployment are called: its commit, and when."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=package.ROOT, capture_output=True, text=True, check=False
+    )
+    return f"release {found.stdout.strip() or 'unknown'} {datetime.now(UTC):%Y-%m-%d %H:%M}"
+
+
+def _upload(osls: list[str]) -> None:
+    environment = {**os.environ, "PATH": f"{package.TOOLS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    done = subprocess.run([str(package.OSLS), "deploy", *osls], cwd=package.ROOT, env=environment, check=False)
+    if done.returncode != 0:
+        raise DeployError("osls could not deploy the stack (above). The aliases and so the live code are as before.")
+
+
+def _urls(stage: Stage) -> dict[str, str]:
+    """The functions' URLs by function; none before the first deployment."""
+    from botocore.exceptions import ClientError
+
+    try:
+        (stack,) = stage.client("cloudformation").describe_stacks(StackName=stage.stack)["Stacks"]
+    except ClientError:
+        return {}
+    outputs = {one["OutputKey"]: one["OutputValue"].rstrip("/") for one in stack.get("Outputs", [])}
+    found = {name: outputs.get(f"{name.capitalize()}LambdaFunctionUrl") for name in WITH_URL}
+    return {name: url for name, url in found.items() if url}
+
+
+def _print_urls(urls: Mapping[str, str]) -> None:
+    for name, url in urls.items():
+        print(f"  {name:<9} {url}")
+
+
+# The other commands
+
+
+def look(options: argparse.Namespace) -> None:
+    """The smoke test alone."""
+    if options.url:
+        smoke.run(smoke.Targets.at(options.url, os.environ))
+        return
+    urls = _urls(_stage(options))
+    if not urls:
+        raise DeployError(f"{_stage(options).stack} does not exist: give a URL, or deploy it.")
+    smoke.run(smoke.Targets.of(urls, os.environ, on_lambda=True))
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Move the aliases to the versions before the last deployment."""
+    versions = Versions(_stage(options))
+    moved = versions.rollback()
+    for name in FUNCTIONS:
+        say("ok" if name in moved else "note", f"{name}: version {versions.live(name).version}")
+    print(f"Next: make smoke STAGE={options.stage}. The database keeps its migrations, which older code can bear.")
+
+
+def fill_secrets(options: argparse.Namespace) -> None:
+    """Write the secrets of all functions from one file, or save them into one."""
+    store = Secrets(_stage(options))
+    if options.save:
+        values = {name: store.value(name) for name in NAMES}
+        descriptor = os.open(options.save, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items() if value)
+        say("ok", f"saved into {options.save}, which only you can read")
+        return
+    given = {name: os.environ[name] for name in NAMES if os.environ.get(name)}
+    changed = store.write(given, replace=options.replace)
+    for function in FUNCTIONS:
+        names = changed.get(function)
+        say("ok" if names else "note", f"{function}: {', '.join(names) if names else 'unchanged'}")
+    if different := [name for name, value in given.items() if store.differs(name, value)]:
+        say("note", f"kept, because it has another value: {', '.join(different)}. Change it with `make rotate`")
+    print("Running functions keep what they read at their start. A deployment starts new ones.")
+
+
+def rotate_secret(options: argparse.Namespace) -> None:
+    """Rotate one secret."""
+    stage = _stage(options)
+    stand_ins = {name: os.environ[name] for name in STAND_INS if os.environ.get(name)}
+    if options.finish:
+        rotate.finish(stage, options.secret, stand_ins, os.environ.get("SMOKE_TOKEN"))
+    else:
+        rotate.rotate(stage, options.secret, _ask_for, stand_ins)
+
+
+STAND_INS = ("SUPABASE_URL", "SUPABASE_ANON_KEY", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "STRIPE_API_BASE")
+
+
+def _ask_for(prompt: str) -> str:
+    """The variable NEW, or what the operator types. It is never an argument: other users of a machine see those."""
+    return os.environ.get("NEW") or getpass.getpass(prompt)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Asks the service behind a secret whether it accepts a new value, before anything is written.
+
+Each question reads, and costs nothing.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+
+import httpx
+import jwt
+
+from functions.common.billing.stripe_client import PRODUCT_PREFIX
+from infra.deploy import secrets
+from infra.deploy.stage import DeployError
+
+TIMEOUT_S = 10.0
+
+
+def ask(name: str, value: str, environment: Mapping[str, str]) -> None:
+    """Raise DeployError unless the counterpart of a secret accepts the value.
+
+    `environment` has the addresses of stand-ins and SUPABASE_URL.
+    """
+    url, headers = question(name, value, environment)
+    try:
+        answer = httpx.get(url, headers=headers, timeout=TIMEOUT_S)
+    except httpx.HTTPError as error:
+        raise DeployError(f"{name}: {httpx.URL(url).host} cannot be reached ({type(error).__name__}).") from None
+    if answer.status_code != 200:
+        raise DeployError(
+            f"{name}: {httpx.URL(url).host} does not accept the new value (status {answer.status_code}). "
+            "Nothing was changed."
+        )
+    if name == secrets.STRIPE and not any(
+        one["id"].startswith(PRODUCT_PREFIX) for one in answer.json().get("data", [])
+    ):
+        raise DeployError(f"{name}: the account of the new key does not sell our plans. Nothing was changed.")
+
+
+def question(name: str, value: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The URL and the headers of a request that only an accepted value can make."""
+    if name == secrets.SERVICE_KEY:
+        # Only the service role may read this table.
+        bearer = {} if value.startswith("sb_") else {"authorization": f"Bearer {value}"}
+        return f"{environment['SUPABASE_URL'].rstrip('/')}/rest/v1/stripe_events?select=id&limit=1", {
+            "apikey": value,
+            **bearer,
+        }
+    if name == secrets.ANTHROPIC:
+        base = environment.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+        return f"{base}/v1/models?limit=1", {"x-api-key": value, "anthropic-version": "2023-06-01"}
+    if name == secrets.OPENAI:
+        base = environment.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        return f"{base.rstrip('/')}/models", {"authorization": f"Bearer {value}"}
+    if name == secrets.STRIPE:
+        base = environment.get("STRIPE_API_BASE") or "https://api.stripe.com"
+        return f"{base}/v1/products?limit=100", {"authorization": f"Bearer {value}"}
+    raise DeployError(f"{name} has no counterpart that can be asked.")
+
+
+def signature(secret: str, body: bytes, now: float | None = None) -> str:
+    """The header with which Stripe signs a webhook. https://docs.stripe.com/webhooks#verify-manually"""
+    stamp = int(time.time() if now is None else now)
+    digest = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={stamp},v1={digest}"
+
+
+def signs(secret: str, token: str) -> bool:
+    """Whether an access token was signed with HS256 and this secret."""
+    try:
+        jwt.decode(token, secret, algorithms=["HS256"], options={"verify_aud": False})
+    except jwt.PyJWTError:
+        return False
+    return True

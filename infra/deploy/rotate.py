@@ -1,0 +1,162 @@
+"""Rotates one secret without a failed request: `make rotate STAGE=prod SECRET=STRIPE_SECRET_KEY`.
+
+Most secrets are keys of an account that accepts the old and the new one meanwhile. The new one is checked with its
+service, written into the secret of every function that has it, and read by new versions of them, which answer before
+they get requests. Only then the operator deletes the old one.
+
+Three secrets are lists, because it is us who accept them: the key ring, Stripe's signing secrets and Supabase's JWT
+secret. The new one is added in front; FINISH=yes leaves only that one.
+"""
+
+import os
+import secrets as random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from infra.deploy import counterparts
+from infra.deploy.secrets import JWT_SECRET, NAMES, RING, SERVICE_KEY, SIGNING, STRIPE, Secrets, problems, users_of
+from infra.deploy.stage import FUNCTIONS, DeployError, Stage, say
+from infra.deploy.versions import Versions
+
+LISTS = (RING, SIGNING, JWT_SECRET)
+WHERE_TO_DELETE = {
+    SERVICE_KEY: "Supabase (Project Settings, API Keys)",
+    "ANTHROPIC_API_KEY": "Anthropic's console",
+    "OPENAI_API_KEY": "OpenAI's platform",
+    STRIPE: "Stripe (Developers, API keys)",
+}
+RING_SETTLES = "five minutes"  # functions.common.vault.REFRESH_S
+
+
+def rotate(stage: Stage, name: str, ask_for: Callable[[str], str], environment: Mapping[str, str]) -> None:
+    """Put a new value in the place of a secret. `ask_for` gets a prompt and returns the new value.
+
+    Raises DeployError, with everything as it was.
+    """
+    store, versions = Secrets(stage), Versions(stage)
+    _require_known(name)
+    _require_no_canary(versions)
+    old = store.value(name)
+    value = new_value(name, old, ask_for, datetime.now(UTC))
+    environment = {**_environment(stage), **environment}
+    before = {function: store.read(function) for function in users_of(name)}
+    for function, entries in before.items():
+        if wrong := problems(function, {**entries, name: value}, environment):
+            raise DeployError(f"{function} could not start with the new value: {wrong} Nothing was changed.")
+    if name in LISTS:
+        say("note", f"{name} gets a new first entry; the others stay valid")
+    else:
+        counterparts.ask(name, value, environment)
+        say("ok", f"the new {name} is accepted by its service")
+    _install(store, versions, name, value, before)
+    for line in next_steps(stage, name):
+        print(line)
+
+
+def finish(stage: Stage, name: str, environment: Mapping[str, str], token: str | None) -> None:
+    """Leave only the first entry of a secret that is a list. Raises DeployError, with everything as it was."""
+    store, versions = Secrets(stage), Versions(stage)
+    _require_known(name)
+    if name not in LISTS:
+        raise DeployError(f"{name} has one value: there is nothing to finish. Delete the old key at its service.")
+    _require_no_canary(versions)
+    first, *rest = (store.value(name) or "").split(",")
+    if not rest:
+        raise DeployError(f"{name} has one entry: there is nothing to finish.")
+    environment = {**_environment(stage), **environment}
+    if name == RING:
+        _encrypt_again(store, environment)
+    if name == JWT_SECRET and not (token and counterparts.signs(first, token)):
+        raise DeployError(
+            "Set SMOKE_TOKEN to an access token that Supabase signed with the new secret: until there is one, "
+            "the old secret may still be in use. Nothing was changed."
+        )
+    before = {function: store.read(function) for function in users_of(name)}
+    _install(store, versions, name, first, before)
+
+
+def new_value(name: str, old: str | None, ask_for: Callable[[str], str], now: datetime) -> str:
+    """The value that is written: for a list the new entry before the old ones. Raises DeployError."""
+    if name == RING:
+        key_id = f"{now:%Y-%m-%d}"
+        if old and key_id in {entry.partition(":")[0] for entry in old.split(",")}:
+            key_id = f"{now:%Y-%m-%d-%H%M%S}"
+        added = f"{key_id}:{random.token_hex(32)}"
+    else:
+        added = ask_for(f"The new {name}: ").strip()
+    if not added:
+        raise DeployError(f"No new value for {name}: type it, or set NEW.")
+    if old and added in ([old] if name not in LISTS else old.split(",")):
+        raise DeployError(f"{name} has this value already. Nothing was changed.")
+    if name == STRIPE and old and ("_live_" in old) != ("_live_" in added):
+        raise DeployError(f"{name}: one key is live and the other is for tests. Nothing was changed.")
+    return f"{added},{old}" if old and name in LISTS else added
+
+
+def next_steps(stage: Stage, name: str) -> list[str]:
+    """What the operator does after a rotation."""
+    again = f"make rotate STAGE={stage.name} SECRET={name} FINISH=yes"
+    if name == RING:
+        return [f"Next: wait {RING_SETTLES}, then {again}. It encrypts the stored keys again and drops the old key."]
+    if name == SIGNING:
+        return [f"Next: when Stripe has stopped signing with the old secret (its roll takes up to a day), {again}."]
+    if name == JWT_SECRET:
+        return [f"Next: make the new key current in Supabase, wait until old tokens have expired, then {again}."]
+    return [f"Next: delete the old key in {WHERE_TO_DELETE[name]}. Do not roll back to before this rotation after it."]
+
+
+def _install(
+    store: Secrets, versions: Versions, name: str, value: str, before: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Write the value, and move the aliases to versions that have read it. Undoes the writing if a version fails."""
+    functions = list(before)
+    stamp = f"{name} set {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    try:
+        store.write({name: value}, replace=True)
+        say("ok", f"written into the secrets of {', '.join(functions)}")
+        started = {function: versions.restart(function, stamp) for function in functions}
+        for function, version in started.items():
+            versions.check(function, version)
+            say("ok", f"version {version} of {function} answers with it")
+    except BaseException:
+        store.restore(before)
+        say("note", "the secrets are as they were, and no alias has moved")
+        raise
+    for function, version in started.items():
+        versions.move(function, version)
+    say("ok", "every alias has moved")
+
+
+def _encrypt_again(store: Secrets, environment: Mapping[str, str]) -> None:
+    """Run the job rotate-keys until it leaves nothing. Raises DeployError."""
+    variables = {**os.environ, **environment, **store.read("keys")}
+    command = [sys.executable, "-m", "functions.maintenance", "rotate-keys"]
+    for _ in range(3):
+        done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise DeployError("rotate-keys failed or found unreadable rows (above): the old keys stay in the ring.")
+        if '"rotated": 0, "left": 0' in done.stdout:
+            say("ok", "every stored key is encrypted with the newest key of the ring")
+            return
+    raise DeployError("Keys are still stored with an old key of the ring: some process has an old ring. Try again.")
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    """The variables of the deployed functions, such as SUPABASE_URL."""
+    variables: dict[str, str] = {}
+    for function in FUNCTIONS:
+        found = stage.client("lambda").get_function_configuration(FunctionName=stage.function(function))
+        variables |= (found.get("Environment") or {}).get("Variables") or {}
+    return {name: value for name, value in variables.items() if name != "SECRETS_ID" and not name.startswith("AWS_")}
+
+
+def _require_known(name: str) -> None:
+    if name not in NAMES:
+        raise DeployError(f"SECRET is one of {', '.join(NAMES)}.")
+
+
+def _require_no_canary(versions: Versions) -> None:
+    if canaries := [name for name in FUNCTIONS if versions.live(name).canary]:
+        raise DeployError(f"A canary of {', '.join(canaries)} runs: wait for its end, or roll it back.")

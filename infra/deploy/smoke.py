@@ -1,0 +1,187 @@
+"""Looks at a running service from outside: `make smoke URL=…`, also against the local stack.
+
+It asks one question, which is charged to the user of SMOKE_TOKEN like any other. Without a token, and without
+STRIPE_WEBHOOK_SECRET, it leaves out what needs them and prints that.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from infra.deploy.counterparts import signature
+from infra.deploy.stage import WITH_URL, DeployError, say
+
+TIMEOUT_S = 60.0
+EMPTY_WITHIN_S = 5.0  # a response without a body must end at once
+# A response that was buffered comes in one piece. One that streams comes during the whole time that the model writes.
+STREAMS_AT_LEAST = 0.02  # of the whole time between the first and the last piece
+QUESTION = "Which bills were voted on most recently?"
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where each function is, and what is needed to use it. `on_lambda`: whether Lambda's Web Adapter must be there."""
+
+    urls: Mapping[str, str]
+    token: str | None = None
+    webhook_secret: str | None = None
+    on_lambda: bool = False
+
+    @classmethod
+    def at(cls, url: str, environ: Mapping[str, str]) -> "Targets":
+        """Every function at one origin."""
+        return cls.of(dict.fromkeys(WITH_URL, url.rstrip("/")), environ)
+
+    @classmethod
+    def of(cls, urls: Mapping[str, str], environ: Mapping[str, str], *, on_lambda: bool = False) -> "Targets":
+        """Each function at its own URL."""
+        return cls(urls, environ.get("SMOKE_TOKEN") or None, environ.get("STRIPE_WEBHOOK_SECRET") or None, on_lambda)
+
+
+def run(targets: Targets) -> None:
+    """Print each finding. Raises DeployError if one is wrong."""
+    checks: list[tuple[str, Callable[[httpx.Client, Targets], str | None]]] = [
+        ("every function answers /health", _health),
+        ("the plans are read from the database", _plans),
+        ("a chat without a token is refused", _refused_chat),
+        ("an event with a wrong signature is refused", _refused_event),
+        ("a signed event is accepted", _accepted_event),
+        ("the empty response of a resume ends", _empty_response),
+        ("the chat knows Lambda's deadline", _deadline),
+        ("a question is answered, streamed and charged", _answered_chat),
+    ]
+    failures = 0
+    with httpx.Client(timeout=TIMEOUT_S) as http:
+        for title, check in checks:
+            try:
+                missing = check(http, targets)
+            except (DeployError, httpx.HTTPError, KeyError, ValueError) as error:
+                failures += 1
+                say("FAIL", f"{title}: {error if isinstance(error, DeployError) else type(error).__name__}")
+            else:
+                say("skip" if missing else "ok", f"{title}{f': {missing}' if missing else ''}")
+    if failures:
+        raise DeployError(f"{failures} of {len(checks)} checks failed.")
+
+
+WITHOUT_USER = "SMOKE_TOKEN is not set to a user's access token"
+
+
+def _health(http: httpx.Client, targets: Targets) -> None:
+    for name in WITH_URL:
+        _expect(http.get(f"{targets.urls[name]}/health"), 200, name)
+
+
+def _plans(http: httpx.Client, targets: Targets) -> None:
+    if not _expect(http.get(f"{targets.urls['checkout']}/plans"), 200).json()["plans"]:
+        raise DeployError("there are none: the migrations have not run")
+
+
+def _refused_chat(http: httpx.Client, targets: Targets) -> None:
+    answer = _expect(http.post(f"{targets.urls['chat']}/chat", json=_question()), 401)
+    if answer.json()["error"]["code"] != "unauthenticated":
+        raise DeployError("with another code than `unauthenticated`")
+
+
+def _event() -> bytes:
+    """An event of a type that is not used: it is answered and changes nothing."""
+    return json.dumps({"id": f"evt_smoke_{uuid.uuid4().hex}", "type": "smoke", "data": {"object": {}}}).encode()
+
+
+def _refused_event(http: httpx.Client, targets: Targets) -> None:
+    body = _event()
+    headers = {"stripe-signature": signature("whsec_of_another_endpoint", body)}
+    _expect(http.post(f"{targets.urls['webhooks']}/webhooks/stripe", content=body, headers=headers), 400)
+
+
+def _accepted_event(http: httpx.Client, targets: Targets) -> str | None:
+    if not targets.webhook_secret:
+        return "STRIPE_WEBHOOK_SECRET is not set"
+    for secret in targets.webhook_secret.split(","):
+        body = _event()
+        headers = {"stripe-signature": signature(secret.strip(), body)}
+        _expect(http.post(f"{targets.urls['webhooks']}/webhooks/stripe", content=body, headers=headers), 200)
+    return None
+
+
+def _resume(http: httpx.Client, targets: Targets) -> httpx.Response:
+    url = f"{targets.urls['chat']}/chat/{uuid.uuid4()}/stream"
+    return http.get(url, headers=_authorization(targets), timeout=EMPTY_WITHIN_S)
+
+
+def _empty_response(http: httpx.Client, targets: Targets) -> str | None:
+    if not targets.token:
+        return WITHOUT_USER
+    try:
+        _expect(_resume(http, targets), 204)
+    except httpx.TimeoutException:
+        raise DeployError("it does not: docs/deploy.md says how a page resumes without it") from None
+    return None
+
+
+def _deadline(http: httpx.Client, targets: Targets) -> str | None:
+    if not targets.token:
+        return WITHOUT_USER
+    source = _expect(_resume(http, targets), 204).headers.get("x-deadline")
+    if source != "lambda" and targets.on_lambda:
+        raise DeployError("the Web Adapter's x-amzn-lambda-context does not arrive: every turn may last 170 s")
+    return None if source == "lambda" else "this is not Lambda; every turn may last 170 s"
+
+
+def _answered_chat(http: httpx.Client, targets: Targets) -> str | None:
+    if not targets.token:
+        return WITHOUT_USER
+    started = time.monotonic()
+    pieces: list[tuple[float, bytes]] = []
+    with http.stream(
+        "POST", f"{targets.urls['chat']}/chat", json=_question(), headers=_authorization(targets)
+    ) as answer:
+        if answer.status_code != 200:
+            answer.read()
+            raise DeployError(_described(answer))
+        pieces.extend((time.monotonic(), piece) for piece in answer.iter_raw())
+    lines = b"".join(piece for _, piece in pieces).decode().splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    if error := next((event for event in events if event["type"] == "error"), None):
+        raise DeployError(f"the answer ended with an error: {error.get('errorText')}")
+    if "data: [DONE]" not in lines:
+        raise DeployError("the stream has no end")
+    first, last = pieces[0][0], pieces[-1][0]
+    if len(pieces) < 2 or last - first < STREAMS_AT_LEAST * (last - started):
+        raise DeployError("everything came at once: the URL's invokeMode and AWS_LWA_INVOKE_MODE must agree")
+    metadata: dict[str, Any] = next(event["messageMetadata"] for event in events if event["type"] == "finish")
+    say(
+        "note",
+        f"{metadata['model']} began after {first - started:.1f} s and ended after {last - started:.1f} s; "
+        f"paid by {metadata['funding']}",
+    )
+    return None
+
+
+def _question() -> dict[str, Any]:
+    parts = [{"type": "text", "text": QUESTION}]
+    message = {"id": str(uuid.uuid4()), "role": "user", "parts": parts}
+    return {"id": str(uuid.uuid4()), "messages": [message], "trigger": "submit-message"}
+
+
+def _authorization(targets: Targets) -> dict[str, str]:
+    return {"authorization": f"Bearer {targets.token}"}
+
+
+def _expect(answer: httpx.Response, status: int, name: str = "") -> httpx.Response:
+    if answer.status_code != status:
+        raise DeployError(f"{name + ': ' if name else ''}{_described(answer)} instead of {status}")
+    return answer
+
+
+def _described(answer: httpx.Response) -> str:
+    """The status, with the error's code where the body has one."""
+    try:
+        return f"status {answer.status_code} {answer.json()['error']['code']}"
+    except (ValueError, KeyError, TypeError):
+        return f"status {answer.status_code}"

@@ -1,0 +1,52 @@
+"""A stage of the service on AWS: the names of its parts, and the clients that reach them."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+SERVICE = "canadagpt-chat"
+FUNCTIONS = ("chat", "keys", "checkout", "account", "webhooks", "maintenance")
+WITH_URL = FUNCTIONS[:-1]
+ALIAS = "live"  # infra/resources/aliases.yml
+REGION = "ca-central-1"
+
+
+class DeployError(Exception):
+    """One sentence that says what is wrong, and what to do. It contains no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The names of a stage's resources, as serverless.yml makes them."""
+
+    name: str
+    region: str = REGION
+
+    @property
+    def stack(self) -> str:
+        """The name of the CloudFormation stack."""
+        return f"{SERVICE}-{self.name}"
+
+    def function(self, name: str) -> str:
+        """The name of a Lambda function."""
+        return f"{SERVICE}-{self.name}-{name}"
+
+    def secret(self, name: str) -> str:
+        """The name of a function's secret."""
+        return f"{SERVICE}/{self.name}/{name}"
+
+    def client(self, service: str) -> Any:
+        """A client of an AWS service, with the credentials of the environment."""
+        return _client(service, self.region)
+
+
+@cache
+def _client(service: str, region: str) -> Any:
+    import boto3  # only where AWS is called
+
+    return boto3.client(service, region_name=region)
+
+
+def say(mark: str, line: str) -> None:
+    """Print one finding: `ok`, `note`, `skip` or `FAIL`."""
+    print(f"  {mark:<5} {line}", flush=True)

@@ -1,0 +1,210 @@
+"""AWS in memory with the functions' versions, aliases and secrets, and the functions themselves behind the aliases."""
+
+import asyncio
+import importlib
+import io
+import json
+import os
+import threading
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import ClientError
+from mangum import Mangum
+
+from infra.deploy.stage import ALIAS, FUNCTIONS, WITH_URL, Stage
+from infra.deploy.versions import http_event
+from tests.functions.conftest import SecretsExtension
+from tests.servers import serve_http
+
+
+def code(text: str) -> bytes:
+    """The zip of a function whose code is `text`."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("handler.py", text)
+    return content.getvalue()
+
+
+class StoredSecrets(dict[str, str]):
+    """The secrets of Secrets Manager by id, for the extension."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._client = stage.client("secretsmanager")
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> str:
+        text: str = self._client.get_secret_value(SecretId=name)["SecretString"]
+        return text
+
+
+@dataclass(slots=True)
+class Process:
+    """A process of one version of a function. It has read its secret once, when it started."""
+
+    function: str
+    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    handler: Any = None
+    app: Any = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, event: dict[str, Any]) -> Any:
+        """Answer an event."""
+        return self.thread.submit(self._run, event).result(timeout=60)
+
+    def _run(self, event: dict[str, Any]) -> Any:
+        if self.handler is None:
+            module = importlib.import_module(f"functions.{self.function}.handler")
+            if self.function == "maintenance":
+                self.handler = module.handler
+            else:
+                self.loop = asyncio.new_event_loop()
+                asyncio.set_event_loop(self.loop)
+                self.app = module.create()
+                self.handler = Mangum(self.app, lifespan="off")
+        return self.handler(event, None)
+
+    def close(self) -> None:
+        """End the process."""
+        if self.loop is not None:
+            self.thread.submit(self._close, self.loop).result()
+        self.thread.shutdown()
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The lifespan of the chat would change the garbage collection of this process.
+        loop.run_until_complete(self.app.state.chat.close() if self.function == "chat" else self._shut_down())
+        loop.close()
+
+    async def _shut_down(self) -> None:
+        async with self.app.router.lifespan_context(self.app):
+            pass
+
+
+class FakeLambda:
+    """Lambda's API of moto; an invocation runs the function here. `broken`: code that does not start."""
+
+    def __init__(self, aws: "Aws") -> None:
+        self._aws = aws
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._aws.lambda_, name)
+
+    def invoke(self, *, FunctionName: str, Qualifier: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+        function = FunctionName.rpartition("-")[2]
+        self._aws.invoked.append((function, Qualifier))
+        answer = self._aws.run(function, Qualifier, json.loads(Payload))
+        return {"Payload": io.BytesIO(json.dumps(answer).encode())}
+
+    def get_account_settings(self) -> dict[str, Any]:
+        """moto has no such call. A new account's limit, of which nothing is reserved."""
+        limit = self._aws.limit
+        return {"AccountLimit": {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": limit}}
+
+
+class FakeStack:
+    """CloudFormation with one stack, or none while the account has no outputs. moto's needs many more packages."""
+
+    def __init__(self, aws: "Aws") -> None:
+        self._aws = aws
+
+    def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
+        if not self._aws.outputs:
+            raise ClientError({"Error": {"Code": "ValidationError"}}, "DescribeStacks")
+        outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self._aws.outputs.items()]
+        return {"Stacks": [{"StackName": StackName, "Outputs": outputs}]}
+
+
+class FakeStage(Stage):
+    """A stage whose Lambda runs the functions here."""
+
+    aws: "Aws"
+
+    def client(self, service: str) -> Any:
+        fakes = {"lambda": FakeLambda, "cloudformation": FakeStack}
+        return fakes[service](self.aws) if service in fakes else Stage.client(self, service)
+
+
+class Aws:
+    """An account with one deployed stage. Requests go where the aliases point."""
+
+    def __init__(self, environment: dict[str, str], stage: str = "prod") -> None:
+        self.stage = FakeStage(stage)
+        object.__setattr__(self.stage, "aws", self)
+        self.lambda_ = Stage(stage).client("lambda")
+        self.environment = environment
+        self.processes: dict[tuple[str, str], Process] = {}
+        self.invoked: list[tuple[str, str]] = []
+        self.broken: set[bytes] = set()
+        self.runs_functions = True
+        self.limit = 1000
+        self.outputs: dict[str, str] = {}
+        self._lock = threading.Lock()  # the processes share one environment
+
+    def create(self, url: str = "https://function.example") -> None:
+        """The stack with the functions, their secrets and aliases, as the first deployment creates them."""
+        self.outputs = {f"{name.capitalize()}LambdaFunctionUrl": f"{url}/" for name in WITH_URL}
+        iam, secrets = self.stage.client("iam"), self.stage.client("secretsmanager")
+        role = iam.create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        for name in FUNCTIONS:
+            secrets.create_secret(Name=self.stage.secret(name))
+            self.lambda_.create_function(
+                FunctionName=self.stage.function(name),
+                Runtime="python3.13",
+                Role=role,
+                Handler="handler.handler",
+                Code={"ZipFile": code("first")},
+                Environment={"Variables": {**self.environment, "SECRETS_ID": self.stage.secret(name)}},
+            )
+            self.lambda_.create_alias(FunctionName=self.stage.function(name), Name=ALIAS, FunctionVersion="$LATEST")
+
+    def upload(self, name: str, text: str) -> None:
+        """New code, as a deployment of the stack uploads it."""
+        self.lambda_.update_function_code(FunctionName=self.stage.function(name), ZipFile=code(text))
+
+    def alias(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.lambda_.get_alias(FunctionName=self.stage.function(name), Name=ALIAS)
+        return found
+
+    def places(self) -> dict[str, str]:
+        """The version of each alias."""
+        return {name: self.alias(name)["FunctionVersion"] for name in FUNCTIONS}
+
+    def request(self, name: str, method: str, path: str, body: str = "{}", **headers: str) -> dict[str, Any]:
+        """A request to the function's URL."""
+        event = http_event(method, path)
+        event["headers"] |= headers
+        answer: dict[str, Any] = self.run(name, self.alias(name)["FunctionVersion"], {**event, "body": body})
+        return answer
+
+    def run(self, name: str, version: str, event: dict[str, Any]) -> Any:
+        """Run a version of a function, in a process that lasts."""
+        found = self.lambda_.get_function_configuration(FunctionName=self.stage.function(name), Qualifier=version)
+        if found["CodeSha256"] in self.broken:
+            return {"statusCode": 500}
+        if not self.runs_functions:
+            status = {"chat": 401, "keys": 401, "checkout": 401, "account": 401, "webhooks": 400}.get(name)
+            return {"statusCode": status} if status else {"released": 0}
+        with self._lock:
+            os.environ["SECRETS_ID"] = self.stage.secret(name)
+            return self.processes.setdefault((name, version), Process(name)).run(event)
+
+    def close(self) -> None:
+        """End every process."""
+        for process in self.processes.values():
+            process.close()
+
+
+@contextmanager
+def extension(aws: Aws) -> Iterator[SecretsExtension]:
+    """The secrets extension, in front of Secrets Manager."""
+    served = SecretsExtension()
+    served.secrets = StoredSecrets(aws.stage)
+    with serve_http(served.server):
+        yield served
