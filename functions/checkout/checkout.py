@@ -227,7 +227,7 @@ class Checkout:
             **self._codes(),
         }
         # Concurrent clicks see the same newest page and get the same new one.
-        key = f"checkout:{user.id}:{newest}:{purpose}"
+        key = f"checkout:{customer_id}:{newest}:{purpose}"
         try:
             session = await stripe.v1.checkout.sessions.create_async(params, {"idempotency_key": key})
         except InvalidRequestError as error:

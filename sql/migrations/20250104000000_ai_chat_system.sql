@@ -7776,6 +7776,7 @@ declare
   v_cents integer := 0;
   v_is_usable boolean;
   v_settled_as text;
+  v_is_unpaid boolean;
 begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
@@ -7797,9 +7798,15 @@ begin
   elsif v_query.reversed_at is not null then
     return jsonb_build_object('refused', 'The charge of this query was given back before.');
   end if;
-  v_settled_as := (select i.settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id);
+  select i.settled_as, i.settled_as is null and i.stripe_invoice_id is not null into v_settled_as, v_is_unpaid
+  from public.overage_invoice_items i where i.id = v_query.invoice_item_id;
   if v_settled_as = 'returned' then
     return jsonb_build_object('refused', 'The payment of this query was refunded or disputed at Stripe.');
+  elsif v_settled_as = 'void' then
+    return jsonb_build_object('refused', 'The invoice of this query was voided, so nothing was paid for it.');
+  elsif v_is_unpaid then
+    -- If it were voided later, the user would keep what was given back, and would have paid nothing.
+    return jsonb_build_object('refused', 'The invoice of this query is not paid yet. Give it back after the payment.');
   end if;
 
   -- Return the funding
@@ -7858,7 +7865,7 @@ comment on function public.credit_back(uuid, jsonb) is
   'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
   'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day, pack or plan is '
   'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, it was given back before, or '
-  'its payment was returned. '
+  'its payment was returned, or its invoice is not paid. '
   'NTFND: no ended query has this id.';
 revoke all on function public.credit_back(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.credit_back(uuid, jsonb) to service_role;

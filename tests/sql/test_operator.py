@@ -277,6 +277,24 @@ def test_billed_overage_gives_back_its_share_of_the_rounded_item(db: Db) -> None
     assert {row[0] for row in violations(db)} == {"I7"}
 
 
+def test_overage_on_an_invoice_is_given_back_after_the_payment(db: Db) -> None:
+    at(db, NOON)
+    user = new_user(
+        db, "basic", stripe_customer_id="cus_1", stripe_subscription_id="sub_1", daily_quota=0,
+        overage_period_start="2026-03-01Z",
+    )  # fmt: skip
+    query = charged(db, user)
+    (item,) = value(db, "select public.claim_overage(%s, 'infinity', '{}')", user)
+    value(db, "select public.place_overage(%s, 'ii_1', 'in_1')", item["id"])
+    assert credit_back(db, query)["refused"].startswith("The invoice of this query is not paid yet.")
+    settled = "select public.settle_overage(%s, %s, jsonb_build_object(%s::text, %s::text))"
+    value(db, settled, user, 1, item["id"], "void")
+    assert credit_back(db, query)["refused"].startswith("The invoice of this query was voided")
+    value(db, settled, user, 2, item["id"], "paid")
+    assert credit_back(db, query)["after"]["cents"] == 2
+    assert violations(db) == []
+
+
 # Everyone ------------------------------------------------------------------------------------------------------------
 
 

@@ -189,7 +189,12 @@ async def _apply_invoice_payment(
 ) -> str | None:
     """Refunds and disputes of what paid no pack. Overage whose payment was returned is owed again. A lost dispute of a
     plan ends its subscription."""
-    payment = await read_invoice_payment(stripe, payment_id)
+    try:
+        payment = await read_invoice_payment(stripe, payment_id)
+    except InvalidRequestError as error:
+        if not is_missing(error):
+            raise
+        raise NotAtStripe from error
     if payment.customer_id is None:
         return None
     if payment.is_lost and payment.subscription_id is not None:

@@ -86,8 +86,18 @@ def test_an_event_of_an_unknown_customer_changes_nothing(billing: BillingStack) 
     assert billing.db.execute(checksum).fetchone() == before
 
 
-def test_an_event_of_a_customer_unknown_to_stripe_is_noted_once(billing: BillingStack) -> None:
-    event = billing.make_event("invoice.paid", {"customer": "cus_of_another_mode"})
+@pytest.mark.parametrize(
+    ("kind", "thing"),
+    [
+        ("invoice.paid", {"customer": "cus_of_another_mode"}),
+        ("charge.refunded", {"payment_intent": "pi_of_another_mode"}),
+        ("charge.dispute.closed", {"payment_intent": "pi_of_another_mode"}),
+    ],
+)
+def test_an_event_about_what_stripe_does_not_have_is_noted_once(
+    billing: BillingStack, kind: str, thing: dict[str, str]
+) -> None:
+    event = billing.make_event(kind, thing)
     with captured_log("webhooks") as lines:
         assert [outcome(send(billing, event)) for _ in range(3)] == ["ignored", "repeated", "repeated"]
         noted = [line for line in lines() if line["message"] == "stripe does not have what an event is about"]
