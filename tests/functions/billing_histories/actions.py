@@ -321,8 +321,12 @@ class Actions:
         return {row["session"]: row["used"] for row in rows}
 
     def _allow(self, history: History, view: StripeView, allow_overages: bool) -> Callable[[], object] | None:
-        person, body = view.twin.person, {"allow_overages": allow_overages}
-        return lambda: self.billing.checkout.patch("/overage", json=body, headers=person.headers).raise_for_status()
+        return lambda: self.allow_overage(view.twin, allow_overages)
+
+    def allow_overage(self, twin: Twin, allow_overages: bool) -> None:
+        body = {"allow_overages": allow_overages}
+        answer = self.billing.checkout.patch("/overage", json=body, headers=twin.person.headers)
+        assert answer.status_code == (403 if twin.is_blocked else 200), answer.text
 
     def _wait(self, history: History, view: StripeView) -> Callable[[], None] | None:
         return lambda: None
