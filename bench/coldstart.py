@@ -296,6 +296,7 @@ def run() -> list[dict[str, Any]]:
         },
         "/rest/v1/rpc/follow_query": None,
         "/rest/v1/rpc/release_stale_holds": 0,
+        "/rest/v1/rpc/note_job_run": None,
         "/secretsmanager/get": secret_value,
         "/": secret_value,  # Secrets Manager itself, for boto3
     }
