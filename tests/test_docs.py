@@ -95,7 +95,7 @@ ABSENT = (
 def source() -> str:
     """Everything but the documentation, as one text."""
     kinds = {".py", ".sql", ".toml", ".yml", ".mjs", ".json", ".md", ".sh", ".txt", ".example", ".ts", ".tsx", ""}
-    folders = ["functions", "infra", "sql", "tests", "bench", "requirements", "frontend"]
+    folders = ["functions", "infra", "sql", "tests", "bench", "requirements", "frontend", ".github"]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if "node_modules" not in path.parts]
     files += [path for path in ROOT.iterdir() if path.is_file()]
     read = {

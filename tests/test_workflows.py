@@ -29,3 +29,19 @@ def test_dependabot_knows_every_lock_file_of_npm() -> None:
     folders = {path.parent for path in ROOT.glob("*/package-lock.json")}
     folders |= {path.parent for path in ROOT.glob("*/*/package-lock.json")}
     assert set(listed.split(", ")) == {f"/{folder.relative_to(ROOT)}" for folder in folders}
+
+
+def test_workflows_run_targets_that_exist() -> None:
+    run = {target for path in WORKFLOWS for target in re.findall(r"\bmake ([a-z]\S*)", path.read_text())}
+    assert run
+    assert run <= set(TARGET.findall((ROOT / "Makefile").read_text()))
+
+
+def test_a_deployment_waits_for_an_approval_and_stores_no_aws_key() -> None:
+    """GitHub asks the reviewers of the environment with the stage's name; AWS trusts the environment by OIDC."""
+    text = (ROOT / ".github/workflows/deploy.yml").read_text()
+    assert "environment: ${{ inputs.stage }}" in text
+    triggers = text.split("\non:\n")[1].split("\n\n")[0]
+    assert re.findall(r"^  (\w+):$", triggers, re.MULTILINE) == ["workflow_dispatch"]
+    assert "id-token: write" in text
+    assert "AWS_SECRET_ACCESS_KEY" not in text
