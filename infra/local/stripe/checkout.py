@@ -402,6 +402,7 @@ def _buy(state: State, session: Json, works: bool, delayed: bool) -> bool:
     if works and session["_discount"]:
         redeem(state, [session["_discount"]], customer, checkout_session=session["id"])
     if not session["amount_total"]:  # as at Stripe, an order of nothing has no payment
+        session["payment_intent"] = None
         return True
     if session["payment_intent"] is None:
         more = {name: data[name] for name in ("description", "receipt_email", "setup_future_usage") if name in data}
@@ -410,6 +411,7 @@ def _buy(state: State, session: Json, works: bool, delayed: bool) -> bool:
         state.emit("payment_intent.created", intent)
         session["payment_intent"] = intent["id"]
     intent = state.objects[session["payment_intent"]]
+    intent["amount"] = session["amount_total"]  # a code may have been entered after a declined card
     card = None
     if customer and data.get("setup_future_usage") and works:
         card = make_card(state, customer, works, session["_asks"])

@@ -107,6 +107,18 @@ def test_a_promotion_code_lowers_a_checkout(fake: Fake) -> None:
     assert error_fields(error) == (400, "coupon_expired", "coupon")
 
 
+@pytest.mark.parametrize(("percent", "amounts"), [(50, [150]), (100, [])])
+def test_a_code_after_a_declined_card_lowers_the_payment(fake: Fake, percent: int, amounts: list[int]) -> None:
+    coupon = fake.v1.coupons.create({"percent_off": percent})
+    code = fake.v1.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}}).code
+    session = fake.checkout("payment", fake.price(300, interval=None).id, allow_promotion_codes=True)
+    assert fake.press(session, "bad_card").status_code == 402
+    assert session.url
+    assert fake.http.post(session.url, data={"way": "good_card", "code": code}).status_code == 303
+    assert [one.amount for one in fake.v1.charges.list().data if one.paid] == amounts
+    assert (fake.v1.checkout.sessions.retrieve(session.id).payment_intent is None) == (percent == 100)
+
+
 def test_a_fully_discounted_order_has_no_payment(fake: Fake) -> None:
     free = coupon(fake, percent_off=100)
     session = fake.checkout("payment", fake.price(300, interval=None).id, discounts=[{"coupon": free.id}])
