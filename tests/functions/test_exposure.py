@@ -13,7 +13,7 @@ from tests.billing_kit import DAY, HOUR, STRIPE_HEADERS, BillingStack, stripe_ge
 from tests.conftest import Person
 from tests.functions.checkout.kit import click, set_overage
 from tests.functions.test_billing import job
-from tests.functions.webhooks.kit import newest, price_id
+from tests.functions.webhooks.kit import MONTH, newest, price_id
 from tests.sql.metering import admit, at, settle, value
 
 LIMIT = Decimal(10)
@@ -274,3 +274,23 @@ def test_overage_that_a_bank_asks_about_is_confirmed_on_its_page(billing: Billin
     row = billing.subscription_row(user)
     assert (row["unpaid_overage_usd"], row["paid_overage_usd"], row["open_invoice_url"]) == (0, LIMIT, None)
     assert findings(billing, user) == []
+
+
+def test_overage_stored_after_its_invoice_was_paid_is_settled(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    assert set(billing.deliver()) == {200}
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, 40, start + DAY, start)
+    billing.fake.advance(MONTH)
+    draft = newest(billing, "invoice.created")
+    billing.fake.control("/_faults", method="POST", path="/v1/invoiceitems", status=429, lost=True)
+    assert billing.deliver(draft) == [503]
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="draft")["data"]
+    for step in ("finalize", "pay"):
+        stripe_post(billing, f"invoices/{invoice['id']}/{step}")
+    assert billing.deliver(newest(billing, "invoice.paid")) == [200]
+    assert billing.subscription_row(user)["paid_overage_usd"] == 0
+    assert billing.deliver(draft) == [200]
+    row = billing.subscription_row(user)
+    assert (row["unpaid_overage_usd"], row["paid_overage_usd"]) == (0, 1)

@@ -172,9 +172,10 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
         if user_id is None:
             await _end_subscription(stripe, customer_id)
         else:
-            await settle_overage(database, stripe, user_id, sequence)
             if kind in OVERAGE_EVENTS:
                 await bill_overage(database, stripe, user_id, customer_id)
+            # After billing: an earlier run may have put an item on an invoice that was paid before it was stored here.
+            await settle_overage(database, stripe, user_id, sequence)
         return user_id
     if payment_id is None:
         return await apply_free_pack(database, stripe, session_id, sequence) if session_id is not None else None
