@@ -135,7 +135,8 @@ exception when duplicate_object then
 end
 $$;
 comment on domain public.usd is
-  'An amount, never negative: a cost in US dollars, or a price in the currency of all prices (settings). Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+  'An amount, never negative: a cost in US dollars, or a price in the currency of all prices (settings). Six '
+  'decimals hold a tenth of a thousandth of a cent, so sums are exact.';
 comment on domain public.currency is
   'A currency of our prices, as Stripe writes it. Each has cents, and at Stripe a smallest charge of 50 of them.';
 comment on domain public.quantity is 'A count, never negative.';
@@ -963,7 +964,8 @@ comment on column public.plans.currency is
 comment on column public.plans.price_usd is 'The price a month, in the currency.';
 comment on column public.plans.daily_quota is 'Included queries per UTC day. Null if the quota is a lifetime quota.';
 comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
-comment on column public.plans.overage_price_usd is 'The price of a query beyond the quota, in the currency. Null: no overage.';
+comment on column public.plans.overage_price_usd is
+  'The price of a query beyond the quota, in the currency. Null: no overage.';
 comment on column public.plans.overage_limit_usd is
   'The default overage limit, in the currency: of a period, and of what a user owes over all periods. Users may set '
   'their own.';
@@ -6300,7 +6302,8 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
-      'currency', (select s.currency from public.settings s), 'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
+      'currency', (select s.currency from public.settings s), 'unit_price_usd', i.unit_price_usd::text,
+      'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
       'attempts', i.attempts, 'target', i.target, 'refusals', i.refusals,
       'stripe_invoice_item_id', i.stripe_invoice_item_id) order by i.period_start, i.id), '[]')
     from public.overage_invoice_items i
@@ -6384,7 +6387,8 @@ as $$
                   or s.current_overage_amount + p.overage_price_usd > coalesce(s.overage_limit, p.overage_limit_usd)
              then 0.5 <= (
                select coalesce(sum(u.overage_charge), 0) from public.usage_logs u
-               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null) + (
+               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+                 and u.reversed_at is null) + (
                select coalesce(sum(i.queries * i.unit_price_usd), 0) from public.overage_invoice_items i
                where i.user_id = s.user_id and i.stripe_invoice_id is null) end
   order by s.user_id limit least(p_limit, 1000)

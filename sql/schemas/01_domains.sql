@@ -31,7 +31,8 @@ exception when duplicate_object then
 end
 $$;
 comment on domain public.usd is
-  'An amount, never negative: a cost in US dollars, or a price in the currency of all prices (settings). Six decimals hold a tenth of a thousandth of a cent, so sums are exact.';
+  'An amount, never negative: a cost in US dollars, or a price in the currency of all prices (settings). Six '
+  'decimals hold a tenth of a thousandth of a cent, so sums are exact.';
 comment on domain public.currency is
   'A currency of our prices, as Stripe writes it. Each has cents, and at Stripe a smallest charge of 50 of them.';
 comment on domain public.quantity is 'A count, never negative.';

@@ -52,7 +52,8 @@ comment on column public.plans.currency is
 comment on column public.plans.price_usd is 'The price a month, in the currency.';
 comment on column public.plans.daily_quota is 'Included queries per UTC day. Null if the quota is a lifetime quota.';
 comment on column public.plans.lifetime_quota is 'Included queries in total. Null if the quota is daily.';
-comment on column public.plans.overage_price_usd is 'The price of a query beyond the quota, in the currency. Null: no overage.';
+comment on column public.plans.overage_price_usd is
+  'The price of a query beyond the quota, in the currency. Null: no overage.';
 comment on column public.plans.overage_limit_usd is
   'The default overage limit, in the currency: of a period, and of what a user owes over all periods. Users may set '
   'their own.';

@@ -34,7 +34,8 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', i.id, 'created_at', i.created_at, 'period_start', i.period_start, 'queries', i.queries,
-      'currency', (select s.currency from public.settings s), 'unit_price_usd', i.unit_price_usd::text, 'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
+      'currency', (select s.currency from public.settings s), 'unit_price_usd', i.unit_price_usd::text,
+      'amount_usd', i.amount_usd::text, 'amount_cents', i.amount_cents,
       'attempts', i.attempts, 'target', i.target, 'refusals', i.refusals,
       'stripe_invoice_item_id', i.stripe_invoice_item_id) order by i.period_start, i.id), '[]')
     from public.overage_invoice_items i
@@ -118,7 +119,8 @@ as $$
                   or s.current_overage_amount + p.overage_price_usd > coalesce(s.overage_limit, p.overage_limit_usd)
              then 0.5 <= (
                select coalesce(sum(u.overage_charge), 0) from public.usage_logs u
-               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null and u.reversed_at is null) + (
+               where u.user_id = s.user_id and u.was_overage and u.invoice_item_id is null
+                 and u.reversed_at is null) + (
                select coalesce(sum(i.queries * i.unit_price_usd), 0) from public.overage_invoice_items i
                where i.user_id = s.user_id and i.stripe_invoice_id is null) end
   order by s.user_id limit least(p_limit, 1000)

@@ -13,7 +13,7 @@ from tests.functions.maintenance.kit import findings
 from tests.functions.webhooks.kit import MONTH, credits_of, last_payment, newest, plan_of, subscriber
 from tests.functions.webhooks.test_paid_plans import change_plan
 
-pytestmark = pytest.mark.usefixtures("clean_up")
+pytestmark = pytest.mark.usefixtures("empty_billing", "clean_up")  # reconcile reports a limited number
 
 
 @pytest.fixture(scope="module")

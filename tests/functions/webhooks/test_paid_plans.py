@@ -7,7 +7,7 @@ from tests.conftest import Person
 from tests.functions.maintenance.kit import findings
 from tests.functions.webhooks.kit import MONTH, as_time, newest, plan_of, price_id, subscriber
 
-pytestmark = pytest.mark.usefixtures("clean_up")
+pytestmark = pytest.mark.usefixtures("empty_billing", "clean_up")  # reconcile reports a limited number
 
 
 def change_plan(billing: BillingStack, user: Person, plan: str, **more: str) -> None:

@@ -8,7 +8,7 @@ from tests.functions.webhooks.kit import MONTH, plan_of, press_portal_button, pr
 from tests.functions.webhooks.test_discounts import invoice_totals, use_overage
 from tests.functions.webhooks.test_paid_plans import break_cards
 
-pytestmark = pytest.mark.usefixtures("clean_up")
+pytestmark = pytest.mark.usefixtures("empty_billing", "clean_up")  # reconcile reports a limited number
 
 
 def test_a_scheduled_downgrade_is_known_and_follows(billing: BillingStack) -> None:
