@@ -130,15 +130,15 @@ class Work:
 
 WORKS = {
     "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 16),
-    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 26, (102,)),
+    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 28, (102,)),
     "renewed and owing for two periods": Work(
-        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 30, (7, 12)
+        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 32, (7, 12)
     ),
-    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 34, (102,)),
+    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 40, (102,)),
     "ended without a card": Work(
         (buy(plan="basic"), owe_overage(41), each(remove_card), each(cancel)),
         "customer.subscription.deleted",
-        34,
+        36,
         (102,),
     ),
     "bought a pack": Work((buy(pack="pack_100"),), "checkout.session.completed", 12),
