@@ -85,7 +85,8 @@ class Developer:
 
     settings: Settings
     requests: deque[Entry] = field(default_factory=lambda: deque(maxlen=LOGGED_REQUESTS))
-    faults: dict[str | None, str] = field(default_factory=dict)  # of a user's next answer; None: whoever asks next
+    # By user id: the fault of that user's next answer. None: of the next answer to any user.
+    faults: dict[str | None, str] = field(default_factory=dict)
     clocks: Clocks | None = None
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ SHOWN_LINES = 10
 def make_invoice_item(state: State, customer: Json, currency: str, unit: str, quantity: int, **more: object) -> Json:
     """An invoice item; the caller emits the event. `more` replaces fields; `_subscription` is the id it accrues to."""
     subscription, amount = more.get("_subscription"), cents(Decimal(unit) * quantity)
-    # A credit is not discountable unless it is said so.
+    # A credit is discountable only if the request sets it.
     discountable = more.get("discountable", amount >= 0)
     return state.add(
         {
