@@ -17,7 +17,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 PAGE = ROOT / "docs/performance.md"
 FOLDER = ROOT / "docs/performance"
 START, END = "<!-- results -->", "<!-- end of results -->"
-TABLE_PARTS = ("turn", "breakdown", "peers", "before")
+TABLE_PARTS = ("turn", "breakdown", "coldstart", "peers", "before")
 
 WIDTH, LABELS, VALUES = 760, 260, 90  # pixels
 BAR, GAP, TITLE = 18, 6, 44
