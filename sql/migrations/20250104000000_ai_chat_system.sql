@@ -1101,6 +1101,7 @@ create table if not exists public.user_subscriptions (
   overage_ceiling public.usd,
   current_overage_amount public.usd not null default 0,
   unpaid_overage_usd public.usd not null default 0,
+  owes_overage boolean not null generated always as (unpaid_overage_usd >= 0.5) stored,
   paid_overage_usd public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
@@ -1124,9 +1125,8 @@ create table if not exists public.user_subscriptions (
 );
 create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
   where downgraded_at is not null;
--- For users_at_threshold, every minute. An update that leaves the amount as it is does not touch the index.
-create index if not exists user_subscriptions_owing_idx on public.user_subscriptions (user_id)
-  where unpaid_overage_usd >= 0.5;
+-- For users_at_threshold, every minute. An index on the amount would make every overage query write to all indexes.
+create index if not exists user_subscriptions_owing_idx on public.user_subscriptions (user_id) where owes_overage;
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 create index if not exists user_subscriptions_next_tier_idx on public.user_subscriptions (next_tier)
   where next_tier is not null;
@@ -1161,6 +1161,8 @@ comment on column public.user_subscriptions.current_overage_amount is
 comment on column public.user_subscriptions.unpaid_overage_usd is
   'Overage of all periods and subscriptions that is not paid, dollars: held, settled, on an open invoice, or on a '
   'paid one whose payment was returned.';
+comment on column public.user_subscriptions.owes_overage is
+  'Whether unpaid_overage_usd is an amount that Stripe charges: 50 cents or more.';
 comment on column public.user_subscriptions.paid_overage_usd is
   'Overage of all periods and subscriptions on paid invoices, dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';
@@ -6378,8 +6380,7 @@ as $$
   select s.user_id, s.stripe_customer_id
   from public.user_subscriptions s
   join public.plans p on p.tier = s.tier
-  -- Stripe charges nothing below 50 cents.
-  where s.unpaid_overage_usd >= 0.5 and (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
+  where s.owes_overage and (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
     -- The next query would exceed it, or the limit of the period. `case`: the ledger is read for such users only. An
     -- item without an invoice is left by a run that failed in between.
     and case when s.unpaid_overage_usd + p.overage_price_usd > least(

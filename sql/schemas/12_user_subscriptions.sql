@@ -21,6 +21,7 @@ create table if not exists public.user_subscriptions (
   overage_ceiling public.usd,
   current_overage_amount public.usd not null default 0,
   unpaid_overage_usd public.usd not null default 0,
+  owes_overage boolean not null generated always as (unpaid_overage_usd >= 0.5) stored,
   paid_overage_usd public.usd not null default 0,
   uses_byo_key boolean not null default false,
   current_period_start timestamptz,
@@ -44,9 +45,8 @@ create table if not exists public.user_subscriptions (
 );
 create index if not exists user_subscriptions_downgraded_idx on public.user_subscriptions (user_id)
   where downgraded_at is not null;
--- For users_at_threshold, every minute. An update that leaves the amount as it is does not touch the index.
-create index if not exists user_subscriptions_owing_idx on public.user_subscriptions (user_id)
-  where unpaid_overage_usd >= 0.5;
+-- For users_at_threshold, every minute. An index on the amount would make every overage query write to all indexes.
+create index if not exists user_subscriptions_owing_idx on public.user_subscriptions (user_id) where owes_overage;
 create index if not exists user_subscriptions_tier_idx on public.user_subscriptions (tier);
 create index if not exists user_subscriptions_next_tier_idx on public.user_subscriptions (next_tier)
   where next_tier is not null;
@@ -81,6 +81,8 @@ comment on column public.user_subscriptions.current_overage_amount is
 comment on column public.user_subscriptions.unpaid_overage_usd is
   'Overage of all periods and subscriptions that is not paid, dollars: held, settled, on an open invoice, or on a '
   'paid one whose payment was returned.';
+comment on column public.user_subscriptions.owes_overage is
+  'Whether unpaid_overage_usd is an amount that Stripe charges: 50 cents or more.';
 comment on column public.user_subscriptions.paid_overage_usd is
   'Overage of all periods and subscriptions on paid invoices, dollars, before rounding.';
 comment on column public.user_subscriptions.uses_byo_key is 'Whether the user has an active provider key.';

@@ -110,8 +110,7 @@ as $$
   select s.user_id, s.stripe_customer_id
   from public.user_subscriptions s
   join public.plans p on p.tier = s.tier
-  -- Stripe charges nothing below 50 cents.
-  where s.unpaid_overage_usd >= 0.5 and (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
+  where s.owes_overage and (p_after is null or s.user_id > p_after) and s.stripe_customer_id is not null
     -- The next query would exceed it, or the limit of the period. `case`: the ledger is read for such users only. An
     -- item without an invoice is left by a run that failed in between.
     and case when s.unpaid_overage_usd + p.overage_price_usd > least(

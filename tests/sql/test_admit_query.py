@@ -264,6 +264,18 @@ def test_concurrent_admissions_take_exactly_what_is_left(connect: Connect, db: D
     assert str(counters(db, user)["current_overage_amount"]) == "0.500000"
 
 
+def test_overage_queries_touch_no_index_of_subscriptions(db: Db) -> None:
+    user = new_user(db, "usage_only", stripe_subscription_id="sub_hot")
+    updated = "select pg_stat_get_xact_tuples_hot_updated('public.user_subscriptions'::regclass)"
+    with db.transaction():
+        before = value(db, updated)
+        for _ in range(5):
+            query = admit(db, user)
+            assert query["funding"] == "overage"
+            settle(db, query["hold_id"])
+        assert value(db, updated) - before == 5
+
+
 @pytest.mark.usefixtures("many_at_once")
 def test_ten_dollars_admit_four_hundred_overage_queries(db: Db) -> None:
     user = new_user(db, "usage_only", stripe_subscription_id="sub_1")
@@ -432,7 +444,7 @@ def test_every_change_except_counters_clears_the_reused_decision(db: Db) -> None
     assert {row["attname"] for row in listed if not row["clears"]} == {
         *("id", "user_id", "created_at", "updated_at", "downgraded_at", "stripe_sequence"),
         *("quota_date", "quota_used", "lifetime_used", "overage_period_start", "current_overage_amount"),
-        *("unpaid_overage_usd", "paid_overage_usd"),
+        *("unpaid_overage_usd", "paid_overage_usd", "owes_overage"),
         *("failed_cost_usd", "included_until", "tool_minute", "tool_calls", "overage_ceiling", "blocked_reason"),
         *("open_invoice_url", "exported_at"),
     }

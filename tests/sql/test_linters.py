@@ -74,7 +74,7 @@ USES = {
     "overage_invoice_items_user_id_idx": "select from public.overage_invoice_items where user_id = gen_random_uuid()",
     "overage_invoice_items_open_idx": "select from public.overage_invoice_items where user_id = gen_random_uuid() "
     "and (stripe_invoice_item_id is null or stripe_invoice_id is null)",
-    "user_subscriptions_owing_idx": "select from public.user_subscriptions where unpaid_overage_usd >= 0.5",
+    "user_subscriptions_owing_idx": "select from public.user_subscriptions where owes_overage",
     "user_subscriptions_downgraded_idx": "select from public.user_subscriptions where downgraded_at is not null",
     "credit_packs_to_lapse_idx": "select from public.credit_packs where expires_at <= now() and lapsed_at is null",
     "credit_packs_created_at_idx": "select from public.credit_packs where created_at >= now()",
