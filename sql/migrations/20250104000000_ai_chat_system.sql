@@ -6443,11 +6443,13 @@ begin
            coalesce(sum(u.overage_charge * (
              (d.settled_as = 'returned')::integer
              - (coalesce(d.settled_before, 'returned') = 'returned')::integer)), 0) as unpaid,
+           -- What was given back was paid before, and is owed as well if the payment is returned after that: the
+           -- credit at Stripe stays.
            coalesce(sum(u.overage_charge * (
-             (d.settled_as = 'paid')::integer - coalesce(d.settled_before = 'paid', false)::integer)), 0) as paid
+             (d.settled_as = 'paid')::integer - coalesce(d.settled_before = 'paid', false)::integer))
+             filter (where u.reversed_at is null), 0) as paid
     from settled d
-    -- Without what was given back, which is not owed since then.
-    left join public.usage_logs u on u.invoice_item_id = d.id and u.reversed_at is null
+    left join public.usage_logs u on u.invoice_item_id = d.id
     where d.settled_as is distinct from d.settled_before
   ), counted as (
     update public.user_subscriptions s set
@@ -6468,8 +6470,9 @@ end
 $$;
 comment on function public.settle_overage(uuid, bigint, jsonb) is
   'Records how invoice items of a user were settled: {id: paid, void or returned}, unless a newer state was recorded. '
-  'What was paid or voided is not owed from then on. What was returned is owed again, and no longer counts as paid: '
-  'the limit falls to what the user may set. p_sequence: drawn before the state was read. Returns how many changed.';
+  'What was paid or voided is not owed from then on. What was returned is owed again, with the queries that were given '
+  'back, and no longer counts as paid: the limit falls to what the user may set. p_sequence: drawn before the state '
+  'was read. Returns how many changed.';
 revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;
 
@@ -6741,6 +6744,18 @@ comment on column private.conversation_tokens.tokens is 'Tokens of its queries, 
 revoke all on private.conversation_tokens from public, anon, authenticated, service_role;
 
 
+create or replace view private.overage_owed_again with (security_invoker = true) as
+select u.user_id, sum(u.overage_charge) as owed
+from public.usage_logs u join public.overage_invoice_items i on i.id = u.invoice_item_id
+where u.reversed_at is not null and i.settled_as = 'returned'
+group by u.user_id;
+comment on view private.overage_owed_again is
+  'Overage that was given back, and whose payment was returned after that.';
+comment on column private.overage_owed_again.user_id is 'The user.';
+comment on column private.overage_owed_again.owed is 'Its amount, dollars.';
+revoke all on private.overage_owed_again from public, anon, authenticated, service_role;
+
+
 create or replace function public.reconcile()
 returns table (invariant text, user_id uuid, subject text, expected text, found text)
 -- A million queries take seconds. PostgREST applies this time-out to the call.
@@ -6826,10 +6841,13 @@ as $$
   where s.current_overage_amount <> coalesce(o.used, 0)
   union all
   select 'I4', s.user_id, 'unpaid_overage_usd and paid_overage_usd',
-         concat_ws(' and ', coalesce(o.unpaid, 0), coalesce(o.paid, 0)),
+         concat_ws(' and ', coalesce(o.unpaid, 0) + coalesce(a.owed, 0), coalesce(o.paid, 0)),
          concat_ws(' and ', s.unpaid_overage_usd, s.paid_overage_usd)
-  from public.user_subscriptions s left join exposure o on o.user_id = s.user_id
-  where s.unpaid_overage_usd <> coalesce(o.unpaid, 0) or s.paid_overage_usd <> coalesce(o.paid, 0)
+  from public.user_subscriptions s
+  left join exposure o on o.user_id = s.user_id
+  left join private.overage_owed_again a on a.user_id = s.user_id
+  where s.unpaid_overage_usd <> coalesce(o.unpaid, 0) + coalesce(a.owed, 0)
+     or s.paid_overage_usd <> coalesce(o.paid, 0)
   union all
   select 'I4', s.user_id, 'failed_cost_usd of ' || s.quota_date, coalesce(f.cost, 0)::text, s.failed_cost_usd::text
   from public.user_subscriptions s
@@ -7011,7 +7029,8 @@ begin
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
       coalesce(sum(t.overage_charge) filter (
-        where t.funding = 'overage' and coalesce(t.settled_as, 'returned') = 'returned'), 0) as unpaid,
+        where t.funding = 'overage' and coalesce(t.settled_as, 'returned') = 'returned'), 0)
+        + coalesce((select a.owed from private.overage_owed_again a where a.user_id = p_user_id), 0) as unpaid,
       coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as = 'paid'), 0) as paid,
       (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
        where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)
@@ -7781,7 +7800,6 @@ declare
   v_cents integer := 0;
   v_is_usable boolean;
   v_settled_as text;
-  v_is_unpaid boolean;
 begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
@@ -7803,13 +7821,12 @@ begin
   elsif v_query.reversed_at is not null then
     return jsonb_build_object('refused', 'The charge of this query was given back before.');
   end if;
-  select i.settled_as, i.settled_as is null and i.stripe_invoice_id is not null into v_settled_as, v_is_unpaid
-  from public.overage_invoice_items i where i.id = v_query.invoice_item_id;
+  select i.settled_as into v_settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id;
   if v_settled_as = 'returned' then
     return jsonb_build_object('refused', 'The payment of this query was refunded or disputed at Stripe.');
   elsif v_settled_as = 'void' then
     return jsonb_build_object('refused', 'The invoice of this query was voided, so nothing was paid for it.');
-  elsif v_is_unpaid then
+  elsif v_query.invoice_item_id is not null and v_settled_as is null then
     -- If it were voided later, the user would keep what was given back, and would have paid nothing.
     return jsonb_build_object('refused', 'The invoice of this query is not paid yet. Give it back after the payment.');
   end if;
@@ -7825,7 +7842,14 @@ begin
   v_hold.credit_pack_id := v_query.credit_pack_id;
   perform private.return_funding(v_hold, 0, v_settled_as is not null);
   if v_settled_as = 'paid' then
-    update public.user_subscriptions s set paid_overage_usd = s.paid_overage_usd - v_query.overage_charge
+    update public.user_subscriptions s set
+      paid_overage_usd = s.paid_overage_usd - v_query.overage_charge,
+      -- Not a higher limit, which an operator has set.
+      overage_limit = case when s.overage_limit = private.bounded_overage_limit(
+                             s.overage_limit, s.overage_ceiling, s.paid_overage_usd, s.tier)
+                           then private.bounded_overage_limit(
+                             s.overage_limit, s.overage_ceiling, s.paid_overage_usd - v_query.overage_charge, s.tier)
+                           else s.overage_limit end
     where s.user_id = v_query.user_id;
   end if;
 
@@ -7867,7 +7891,8 @@ end
 $$;
 comment on function public.credit_back(uuid, jsonb) is
   'Gives the charge of a query back: its funding returns to the same day, credit pack or overage period, with a '
-  'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
+  'reversing entry in usage_reversals. Overage that was paid gets an item that gives back its share, and no longer '
+  'counts as paid: the limit falls to what the user may set, unless an operator set more; '
   'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day, pack or plan is '
   'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, it was given back before, or '
   'its payment was returned, or its invoice is not paid. '

@@ -173,11 +173,13 @@ begin
            coalesce(sum(u.overage_charge * (
              (d.settled_as = 'returned')::integer
              - (coalesce(d.settled_before, 'returned') = 'returned')::integer)), 0) as unpaid,
+           -- What was given back was paid before, and is owed as well if the payment is returned after that: the
+           -- credit at Stripe stays.
            coalesce(sum(u.overage_charge * (
-             (d.settled_as = 'paid')::integer - coalesce(d.settled_before = 'paid', false)::integer)), 0) as paid
+             (d.settled_as = 'paid')::integer - coalesce(d.settled_before = 'paid', false)::integer))
+             filter (where u.reversed_at is null), 0) as paid
     from settled d
-    -- Without what was given back, which is not owed since then.
-    left join public.usage_logs u on u.invoice_item_id = d.id and u.reversed_at is null
+    left join public.usage_logs u on u.invoice_item_id = d.id
     where d.settled_as is distinct from d.settled_before
   ), counted as (
     update public.user_subscriptions s set
@@ -198,7 +200,8 @@ end
 $$;
 comment on function public.settle_overage(uuid, bigint, jsonb) is
   'Records how invoice items of a user were settled: {id: paid, void or returned}, unless a newer state was recorded. '
-  'What was paid or voided is not owed from then on. What was returned is owed again, and no longer counts as paid: '
-  'the limit falls to what the user may set. p_sequence: drawn before the state was read. Returns how many changed.';
+  'What was paid or voided is not owed from then on. What was returned is owed again, with the queries that were given '
+  'back, and no longer counts as paid: the limit falls to what the user may set. p_sequence: drawn before the state '
+  'was read. Returns how many changed.';
 revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;

@@ -12,6 +12,18 @@ comment on column private.conversation_tokens.tokens is 'Tokens of its queries, 
 revoke all on private.conversation_tokens from public, anon, authenticated, service_role;
 
 
+create or replace view private.overage_owed_again with (security_invoker = true) as
+select u.user_id, sum(u.overage_charge) as owed
+from public.usage_logs u join public.overage_invoice_items i on i.id = u.invoice_item_id
+where u.reversed_at is not null and i.settled_as = 'returned'
+group by u.user_id;
+comment on view private.overage_owed_again is
+  'Overage that was given back, and whose payment was returned after that.';
+comment on column private.overage_owed_again.user_id is 'The user.';
+comment on column private.overage_owed_again.owed is 'Its amount, dollars.';
+revoke all on private.overage_owed_again from public, anon, authenticated, service_role;
+
+
 create or replace function public.reconcile()
 returns table (invariant text, user_id uuid, subject text, expected text, found text)
 -- A million queries take seconds. PostgREST applies this time-out to the call.
@@ -97,10 +109,13 @@ as $$
   where s.current_overage_amount <> coalesce(o.used, 0)
   union all
   select 'I4', s.user_id, 'unpaid_overage_usd and paid_overage_usd',
-         concat_ws(' and ', coalesce(o.unpaid, 0), coalesce(o.paid, 0)),
+         concat_ws(' and ', coalesce(o.unpaid, 0) + coalesce(a.owed, 0), coalesce(o.paid, 0)),
          concat_ws(' and ', s.unpaid_overage_usd, s.paid_overage_usd)
-  from public.user_subscriptions s left join exposure o on o.user_id = s.user_id
-  where s.unpaid_overage_usd <> coalesce(o.unpaid, 0) or s.paid_overage_usd <> coalesce(o.paid, 0)
+  from public.user_subscriptions s
+  left join exposure o on o.user_id = s.user_id
+  left join private.overage_owed_again a on a.user_id = s.user_id
+  where s.unpaid_overage_usd <> coalesce(o.unpaid, 0) + coalesce(a.owed, 0)
+     or s.paid_overage_usd <> coalesce(o.paid, 0)
   union all
   select 'I4', s.user_id, 'failed_cost_usd of ' || s.quota_date, coalesce(f.cost, 0)::text, s.failed_cost_usd::text
   from public.user_subscriptions s
@@ -282,7 +297,8 @@ begin
       coalesce(sum(t.overage_charge) filter (
         where t.funding = 'overage' and t.period_start = s.overage_period_start), 0) as overage,
       coalesce(sum(t.overage_charge) filter (
-        where t.funding = 'overage' and coalesce(t.settled_as, 'returned') = 'returned'), 0) as unpaid,
+        where t.funding = 'overage' and coalesce(t.settled_as, 'returned') = 'returned'), 0)
+        + coalesce((select a.owed from private.overage_owed_again a where a.user_id = p_user_id), 0) as unpaid,
       coalesce(sum(t.overage_charge) filter (where t.funding = 'overage' and t.settled_as = 'paid'), 0) as paid,
       (select coalesce(sum(u.cost_usd), 0) from public.usage_logs u
        where u.user_id = p_user_id and u.query_date = s.quota_date and not u.is_charged and not u.used_byo_key)

@@ -208,7 +208,6 @@ declare
   v_cents integer := 0;
   v_is_usable boolean;
   v_settled_as text;
-  v_is_unpaid boolean;
 begin
   -- Lock
   select * into v_query from public.usage_logs u where u.id = p_query_id;
@@ -230,13 +229,12 @@ begin
   elsif v_query.reversed_at is not null then
     return jsonb_build_object('refused', 'The charge of this query was given back before.');
   end if;
-  select i.settled_as, i.settled_as is null and i.stripe_invoice_id is not null into v_settled_as, v_is_unpaid
-  from public.overage_invoice_items i where i.id = v_query.invoice_item_id;
+  select i.settled_as into v_settled_as from public.overage_invoice_items i where i.id = v_query.invoice_item_id;
   if v_settled_as = 'returned' then
     return jsonb_build_object('refused', 'The payment of this query was refunded or disputed at Stripe.');
   elsif v_settled_as = 'void' then
     return jsonb_build_object('refused', 'The invoice of this query was voided, so nothing was paid for it.');
-  elsif v_is_unpaid then
+  elsif v_query.invoice_item_id is not null and v_settled_as is null then
     -- If it were voided later, the user would keep what was given back, and would have paid nothing.
     return jsonb_build_object('refused', 'The invoice of this query is not paid yet. Give it back after the payment.');
   end if;
@@ -252,7 +250,14 @@ begin
   v_hold.credit_pack_id := v_query.credit_pack_id;
   perform private.return_funding(v_hold, 0, v_settled_as is not null);
   if v_settled_as = 'paid' then
-    update public.user_subscriptions s set paid_overage_usd = s.paid_overage_usd - v_query.overage_charge
+    update public.user_subscriptions s set
+      paid_overage_usd = s.paid_overage_usd - v_query.overage_charge,
+      -- Not a higher limit, which an operator has set.
+      overage_limit = case when s.overage_limit = private.bounded_overage_limit(
+                             s.overage_limit, s.overage_ceiling, s.paid_overage_usd, s.tier)
+                           then private.bounded_overage_limit(
+                             s.overage_limit, s.overage_ceiling, s.paid_overage_usd - v_query.overage_charge, s.tier)
+                           else s.overage_limit end
     where s.user_id = v_query.user_id;
   end if;
 
@@ -294,7 +299,8 @@ end
 $$;
 comment on function public.credit_back(uuid, jsonb) is
   'Gives the charge of a query back: its funding returns to the same day, credit pack or overage period, with a '
-  'reversing entry in usage_reversals. Overage that is on an invoice item gets an item that gives back its share; '
+  'reversing entry in usage_reversals. Overage that was paid gets an item that gives back its share, and no longer '
+  'counts as paid: the limit falls to what the user may set, unless an operator set more; '
   'bill-overages places it at Stripe. Returns {before, after}; after has is_usable (false: that day, pack or plan is '
   'over), invoice_item_id and cents. Or {refused}, with a sentence: nothing was charged, it was given back before, or '
   'its payment was returned, or its invoice is not paid. '

@@ -54,6 +54,16 @@ def dispute(billing: BillingStack, payment: str, status: str) -> None:
     assert set(billing.deliver(*reversed(billing.undelivered()))) == {200}
 
 
+def give_back(billing: BillingStack, user: Person, count: int) -> Decimal:
+    """Give back queries. Returns what they were charged."""
+    rows = billing.db.execute(
+        "select id::text, overage_charge from public.usage_logs where user_id = %s limit %s", (user.id, count)
+    ).fetchall()
+    for row in rows:
+        assert "refused" not in value(billing.db, "select public.credit_back(%s, %s)", row["id"], action())
+    return sum((row["overage_charge"] for row in rows), Decimal(0))
+
+
 def refusal(billing: BillingStack, user: Person) -> dict[str, Any]:
     """The refusal of the next query."""
     before = owed(billing, user)
@@ -108,6 +118,32 @@ def test_a_lost_dispute_opens_no_new_credit(billing: BillingStack) -> None:
     assert billing.deliver(closed, closed) == [200, 200]
     assert exposure(billing, user) == (before["unpaid_overage_usd"], 0, before["overage_limit"])
     assert findings(billing, user) == []
+
+
+def test_queries_given_back_before_a_dispute_are_owed_as_well(billing: BillingStack) -> None:
+    """Their credit is at Stripe, and the bank returns their payment, too."""
+    user, payment = overage_payer(billing)
+    given_back = give_back(billing, user, 4)
+    # The limit, which was raised to twice what is paid, falls.
+    assert exposure(billing, user) == (0, LIMIT - given_back, 2 * (LIMIT - given_back))
+    assert findings(billing, user) == []
+    dispute(billing, payment, "needs_response")
+    assert exposure(billing, user) == (LIMIT, 0, LIMIT)
+    assert refusal(billing, user)["reason_code"] == "overage_returned"
+    assert findings(billing, user) == []
+    value(billing.db, "select public.repair_counters(%s)", user.id)
+    assert exposure(billing, user) == (LIMIT, 0, LIMIT)
+    dispute(billing, payment, "won")
+    assert exposure(billing, user) == (0, LIMIT - given_back, LIMIT)
+    assert findings(billing, user) == []
+
+
+def test_giving_back_keeps_a_limit_that_support_set(billing: BillingStack) -> None:
+    user, _ = overage_payer(billing)
+    limits = '{"overage_limit_usd": 50}'
+    value(billing.db, "select public.set_limits(%s, %s, %s)", user.id, limits, action())
+    given_back = give_back(billing, user, 1)
+    assert exposure(billing, user) == (0, LIMIT - given_back, 50)
 
 
 @pytest.mark.parametrize("amount", [None, 500])

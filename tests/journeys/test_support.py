@@ -21,6 +21,7 @@ from infra.local.postgres import ROOT
 from tests.api import Api, question
 from tests.billing_kit import DAY, BillingStack, environment, stripe_get
 from tests.conftest import Person
+from tests.sql.billing import pay_overage
 from tests.sql.metering import admit, key, release, settle, turn, value
 
 PAGE = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
@@ -271,7 +272,7 @@ def test_giving_back_needs_one_query_and_no_stripe(
         questions[0],
     )
     billing.add_overage(user, 1, billing.fake.now, billing.fake.now)
-    value(billing.db, "select public.claim_overage(%s, 'infinity', '{}')", user.id)
+    pay_overage(billing.db, user.id)
     billed = value(billing.db, "select id::text from public.usage_logs where user_id = %s and was_overage", user.id)
     monkeypatch.delenv("STRIPE_SECRET_KEY")
     for query, line in ((queries[0], "given back to the plan"), (billed, "$0.02 is recorded, but not at Stripe yet")):

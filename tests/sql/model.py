@@ -250,8 +250,10 @@ class User:
         return PRICE * sum(q.settled_as in settled_as for q in taken)
 
     def overage_owed(self) -> Decimal:
-        """Overage of all periods that is not paid, or whose payment was returned, US dollars."""
-        return self.overage_settled_as(None, "returned")
+        """Overage of all periods that is not paid, or whose payment was returned, US dollars. What was given back and
+        then returned is owed as well."""
+        given_back = sum(q.given_back and q.settled_as == "returned" for q in self.queries.values())
+        return self.overage_settled_as(None, "returned") + PRICE * given_back
 
     def overage_fits(self) -> bool:
         """Whether the limit allows another query, in the period and of all that is unpaid."""
@@ -496,7 +498,8 @@ class User:
         """Gives the charge of a query back. Returns whether there was one."""
         query = self.queries[query_id]
         is_charged = query.outcome in CHARGED and query.funding != "byok" and not query.given_back
-        is_charged = is_charged and query.settled_as != "returned"
+        # What is on a bill is given back once it is paid.
+        is_charged = is_charged and (not query.billed or query.settled_as == "paid")
         query.given_back = query.given_back or is_charged
         return is_charged
 

@@ -26,6 +26,9 @@ private.current_subscriptions  service_role   select
 private.funding_state          anon           nothing
 private.funding_state          authenticated  select
 private.funding_state          service_role   select
+private.overage_owed_again     anon           nothing
+private.overage_owed_again     authenticated  nothing
+private.overage_owed_again     service_role   nothing
 private.stripe_packs           anon           nothing
 private.stripe_packs           authenticated  nothing
 private.stripe_packs           service_role   nothing
