@@ -18,6 +18,8 @@ from infra.local import env_file
 from infra.local.processes import StackError
 from infra.package import __main__ as package
 
+CREDENTIALS = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: docs/deploy.md."
+
 
 def main(arguments: list[str]) -> int:
     """The exit status: 1 after a failure, which is printed as a sentence."""
@@ -30,10 +32,24 @@ def main(arguments: list[str]) -> int:
     except (DeployError, StackError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not (sentence := _refused_by_aws(error)):
+            raise
+        print(f"{options.command}: {sentence}", file=sys.stderr)
+        return 1
     finally:
         os.environ.clear()
         os.environ.update(own)
     return 0
+
+
+def _refused_by_aws(error: Exception) -> str:
+    """Why a call of AWS failed, as a sentence; empty for every other error."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    if isinstance(error, NoCredentialsError):
+        return f"there are no AWS credentials. {CREDENTIALS}"
+    return f"AWS: {error}" if isinstance(error, (BotoCoreError, ClientError)) else ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,6 +111,7 @@ def deploy(options: argparse.Namespace) -> None:
     preflight.check_parameters(stage, template)
     if account is None:
         say("note", "there are no AWS credentials: it stops here, with the artifacts and the template finished")
+        print(f"Next: {CREDENTIALS}")
         return
     say("ok", f"AWS account {account}")
     if not preflight.has_room(stage, template.reserved, stage.client("lambda").get_account_settings()):
@@ -213,7 +230,10 @@ def fill_secrets(options: argparse.Namespace) -> None:
     store = Secrets(_stage(options))
     if options.save:
         values = {name: store.value(name) for name in NAMES}
-        descriptor = os.open(options.save, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = os.open(options.save, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise DeployError(f"{options.save} cannot be written: {error.strerror}. Nothing was saved.") from None
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.writelines(f"{name}={value}\n" for name, value in values.items() if value)
         say("ok", f"saved into {options.save}, which only you can read")

@@ -43,7 +43,7 @@ MEGABYTE = 1_000_000
 UNZIPPED_LIMIT = 100 * MEGABYTE
 ZIP_LIMIT = 50 * MEGABYTE  # the console and the Lambda API accept no larger direct upload
 
-COMPRESSION = 6  # zlib's level; tests build with 1, which takes half the time
+COMPRESSION = int(os.environ.get("PACKAGE_COMPRESSION", "6"))  # zlib's level; tests build with 1, in half the time
 
 WITHOUT_BYTECODE = "PACKAGE_WITHOUT_BYTECODE"  # a variable: build for a test, on a machine without Lambda's Python
 NO_COMPILER = (

@@ -5,19 +5,25 @@ import importlib
 import io
 import json
 import os
+import subprocess
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+from botocore.awsrequest import AWSPreparedRequest, HTTPHeaders
 from botocore.exceptions import ClientError
 from mangum import Mangum
 
 from infra.deploy.stage import ALIAS, FUNCTIONS, WITH_URL, Stage
 from infra.deploy.versions import http_event
+from infra.local.postgres import ROOT
 from tests.functions.conftest import SecretsExtension
 from tests.servers import serve_http
 
@@ -28,6 +34,24 @@ def code(text: str) -> bytes:
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("handler.py", text)
     return content.getvalue()
+
+
+# What is installed counts as up to date.
+INSTALLED = [argument for mark in (".venv/.ready", "infra/package/node_modules/.ready") for argument in ("-o", mark)]
+
+
+def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What make prints, and its exit status: 2 where a command failed. No file has AWS credentials."""
+    nowhere = dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), "/nowhere")
+    return subprocess.run(
+        ["make", "--no-print-directory", *INSTALLED, *arguments],
+        cwd=cwd,
+        env={**os.environ, **nowhere, "AWS_EC2_METADATA_DISABLED": "true", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=540,
+    )
 
 
 class StoredSecrets(dict[str, str]):
@@ -199,6 +223,49 @@ class Aws:
         """End every process."""
         for process in self.processes.values():
             process.close()
+
+
+@contextmanager
+def over_http(aws: Aws) -> Iterator[dict[str, str]]:
+    """AWS's APIs on loopback. Yields the variables with which a command in another process finds the account."""
+    from moto.core.botocore_stubber import BotocoreStubber
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            url = urlsplit(self.path)
+            if url.path.endswith("/invocations"):
+                name = url.path.split("/")[-2].rpartition("-")[2]
+                answer = aws.run(name, parse_qs(url.query)["Qualifier"][0], json.loads(body))
+                return self._answer(200, {}, json.dumps(answer).encode())
+            # The signature has the region and the service: Credential=key/date/region/service/aws4_request
+            region, service = self.headers["authorization"].split("/")[2:4]
+            headers = HTTPHeaders()
+            for header, value in self.headers.items():
+                headers[header] = value
+            real = f"https://{service}.{region}.amazonaws.com{self.path}"
+            found = BotocoreStubber().process_request(AWSPreparedRequest(self.command, real, headers, body, False))
+            assert found, real
+            return self._answer(found[0], found[1], found[2].encode() if isinstance(found[2], str) else found[2])
+
+        do_GET = do_PUT = do_DELETE = do_POST  # noqa: N815
+
+        def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in {"content-length", "connection", "date", "server"}:
+                    self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serve_http(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield {"AWS_ENDPOINT_URL": url}
 
 
 @contextmanager

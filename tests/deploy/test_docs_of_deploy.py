@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 
 import pytest
 
@@ -10,6 +9,7 @@ from infra.deploy import __main__ as command
 from infra.deploy import costs
 from infra.deploy.secrets import ENTRIES, JWT_SECRET, NAMES
 from infra.local.postgres import ROOT
+from tests.deploy.kit import make
 
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 MAKE = sorted(set(re.findall(r"`(make (?:deploy|smoke|rollback|secrets|rotate)\b[^`]*)`", PAGE)))
@@ -26,10 +26,7 @@ def test_a_make_command_of_the_page_is_understood(line: str) -> None:
     arguments = [part.replace("…", "x") for part in shlex.split(line)[1:]]
     if arguments[0] == "rotate" and not any(one.startswith("SECRET=") for one in arguments):
         arguments.append("SECRET=STRIPE_SECRET_KEY")
-    marks = [argument for mark in (".venv/.ready", "infra/package/node_modules/.ready") for argument in ("-o", mark)]
-    shown = subprocess.run(
-        ["make", "--no-print-directory", "-n", *marks, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    shown = make("-n", *arguments).stdout
     _, _, rest = shown.replace("\\\n", " ").partition("python -m infra.deploy ")
     assert command.parser().parse_args(shlex.split(rest)).command == arguments[0]
 

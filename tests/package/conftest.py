@@ -1,12 +1,16 @@
-"""Two builds of the artifacts in temporary trees, with traps in the sources and secrets in the environment."""
+"""Two builds of the artifacts in temporary trees, with traps in the sources and secrets in the environment.
+
+The first one is `make deploy` without AWS credentials."""
 
 import os
 import random
 import shutil
+import sys
 
 import pytest
 
 from tests.conftest import once_per_run
+from tests.deploy.kit import INSTALLED
 from tests.package.kit import NAMES, Packaged, build_in, copy_sources
 
 
@@ -17,9 +21,9 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
         if is_first:
             shutil.copytree(copy_sources(first), second, symlinks=True)
             index = random.randrange(len(NAMES))  # noqa: S311
-            setting = "from infra.package import __main__ as package; package.COMPRESSION = 1; "
-            build_all = ["-c", setting + "raise SystemExit(package.main([]))"]
-            build_one = ["-c", setting + f"package.build(package.FUNCTIONS[{index}], package.find_compiler())"]
+            build_all = ["make", "--no-print-directory", *INSTALLED, "deploy"]
+            code = f"from infra.package import __main__ as p; p.build(p.FUNCTIONS[{index}], p.find_compiler())"
+            build_one = [sys.executable, "-c", code]
             again = build_all if os.environ.get("PROVE") else build_one
             output.write_text(build_in({first: build_all, second: again})[0])
     return Packaged(first, second, output.read_text())

@@ -65,10 +65,13 @@ class Packaged:
 def copy_sources(tree: Path) -> Path:
     """Copies the sources that packaging reads, and adds the traps."""
     ignored = shutil.ignore_patterns("node_modules", "__pycache__")
-    for folder in ("functions", "requirements", "infra/package", "infra/resources"):
+    for folder in ("functions", "requirements", "infra"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
-    shutil.copy(ROOT / "serverless.yml", tree)
-    shutil.copy(ROOT / "infra" / "firewall.yml", tree / "infra")
+    for file in ("serverless.yml", "Makefile"):
+        shutil.copy(ROOT / file, tree)
+    (tree / ".venv").symlink_to(sys.prefix)
+    for folder in ("frontend/src", "frontend/lib"):  # whose files make lists
+        (tree / folder).mkdir(parents=True)
     (tree / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "openapi.json", tree / "docs")
     (tree / "infra/package/node_modules").symlink_to(ROOT / "infra/package/node_modules")
@@ -80,19 +83,21 @@ def copy_sources(tree: Path) -> Path:
 
 
 def build_in(trees: Mapping[Path, Sequence[str]]) -> list[str]:
-    """Runs Python with the arguments in each tree, in parallel, without AWS credentials and with every secret set."""
+    """Runs a command in each tree, in parallel, without AWS credentials and with every secret set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHONPATH"))}
-    environment |= {"PACKAGE_WITHOUT_BYTECODE": "1", "ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
+    environment |= {"PACKAGE_WITHOUT_BYTECODE": "1", "PACKAGE_COMPRESSION": "1", "AWS_EC2_METADATA_DISABLED": "true"}
+    environment |= dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), "/nowhere")
+    environment |= {"ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
     builds = [
         subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             cwd=tree,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for tree, arguments in trees.items()
+        for tree, command in trees.items()
     ]
     outputs = [build.communicate(timeout=540)[0] for build in builds]
     for build, output in zip(builds, outputs, strict=True):

@@ -15,7 +15,7 @@ from infra.deploy.stage import FUNCTIONS, DeployError, Stage
 from infra.deploy.versions import Versions
 from infra.local.stack import Stack
 from tests.conftest import Person
-from tests.deploy.conftest import CREDENTIALS, account
+from tests.deploy.conftest import account
 from tests.deploy.kit import Aws
 from tests.package.kit import Packaged
 
@@ -86,20 +86,16 @@ def template_file(packaged: Packaged, stack: Stack, tmp_path: Path, monkeypatch:
     return path
 
 
-def test_without_credentials_it_stops_after_the_template(
-    template_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in (*CREDENTIALS, "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    monkeypatch.setattr(command, "_upload", lambda arguments: pytest.fail("uploaded without credentials"))
-    assert command.main(["deploy", "--stage", "ci"]) == 0
-    assert (
-        capsys.readouterr()
-        .out.splitlines()[-1]
-        .endswith("there are no AWS credentials: it stops here, with the artifacts and the template finished")
-    )
+def test_make_deploy_without_credentials_stops_after_the_template(packaged: Packaged) -> None:
+    """The real target, in a tree that has only the sources."""
+    lines = packaged.output.splitlines()
+    assert lines[0] == "1. Preflight of canadagpt-chat-dev in ca-central-1"
+    assert [line for line in lines if line.startswith("packaged in ")]
+    assert lines[-3:] == [
+        "  note  empty, which production refuses: SUPABASE_URL, SUPABASE_ANON_KEY, PARLIAMENT_CONTACT",
+        "  note  there are no AWS credentials: it stops here, with the artifacts and the template finished",
+        f"Next: {command.CREDENTIALS}",
+    ]
 
 
 @pytest.fixture
