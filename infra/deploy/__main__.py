@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -141,7 +142,8 @@ def deploy(options: argparse.Namespace) -> None:
     percent = options.canary if options.canary is not None else (10 if stage.name == "prod" else 0)
     variables = {**os.environ, SIGNING: Secrets(stage).value(SIGNING) or ""}
     targets = smoke.Targets.of(urls, variables, on_lambda=True)
-    release(stage, release_name(), Canary(percent / 100, options.minutes), lambda: smoke.run(targets))
+    canary = Canary(percent / 100, options.minutes)
+    release(stage, release_name(), canary, lambda: smoke.run(targets), token=targets.token)
     print("Live:")
     _print_urls(urls)
     print(f"Next: make rollback STAGE={stage.name} returns to the versions before. docs/runbook.md has the alarms.")
@@ -266,5 +268,14 @@ def _ask_for(prompt: str) -> str:
     return os.environ.get("NEW") or getpass.getpass(prompt)
 
 
+def _interrupt(*_: object) -> None:
+    """A cancelled workflow sends SIGTERM: what is half done is put back, as after Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

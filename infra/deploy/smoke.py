@@ -83,7 +83,7 @@ def _plans(http: httpx.Client, targets: Targets) -> None:
 
 
 def _refused_chat(http: httpx.Client, targets: Targets) -> None:
-    answer = _expect(http.post(f"{targets.urls['chat']}/chat", json=_question()), 401)
+    answer = _expect(http.post(f"{targets.urls['chat']}/chat", json=question()), 401)
     if answer.json()["error"]["code"] != "unauthenticated":
         raise DeployError("with another code than `unauthenticated`")
 
@@ -139,7 +139,7 @@ def _answered_chat(http: httpx.Client, targets: Targets) -> str | None:
     started = time.monotonic()
     pieces: list[tuple[float, bytes]] = []
     with http.stream(
-        "POST", f"{targets.urls['chat']}/chat", json=_question(), headers=_authorization(targets)
+        "POST", f"{targets.urls['chat']}/chat", json=question(), headers=_authorization(targets)
     ) as answer:
         if answer.status_code != 200:
             answer.read()
@@ -163,7 +163,8 @@ def _answered_chat(http: httpx.Client, targets: Targets) -> str | None:
     return None
 
 
-def _question() -> dict[str, Any]:
+def question() -> dict[str, Any]:
+    """The body of a chat's request."""
     parts = [{"type": "text", "text": QUESTION}]
     message = {"id": str(uuid.uuid4()), "role": "user", "parts": parts}
     return {"id": str(uuid.uuid4()), "messages": [message], "trigger": "submit-message"}

@@ -43,8 +43,10 @@ class Stage:
 @cache
 def _client(service: str, region: str) -> Any:
     import boto3  # only where AWS is called
+    from botocore.config import Config
 
-    return boto3.client(service, region_name=region)
+    # Longer than an answer of the chat. A call that times out is repeated, and its question would be charged twice.
+    return boto3.client(service, region_name=region, config=Config(read_timeout=200))
 
 
 def say(mark: str, line: str) -> None:

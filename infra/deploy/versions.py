@@ -82,6 +82,23 @@ class Versions:
             log = f"/aws/lambda/{self._stage.function(name)}"
             raise DeployError(f"Version {version} of {name} does not start: its log group {log} has the reason.")
 
+    def ask(self, name: str, version: str, question: Mapping[str, Any], token: str) -> None:
+        """Ask a version of the chat a question. It is charged. Raises DeployError if the answer fails."""
+        event = http_event("POST", "/chat")
+        event["headers"]["authorization"] = f"Bearer {token}"
+        answer = self._lambda.invoke(
+            FunctionName=self._stage.function(name),
+            Qualifier=version,
+            Payload=json.dumps({**event, "body": json.dumps(question)}).encode(),
+        )
+        content: bytes = answer["Payload"].read().replace(b"\\", b"")
+        if answer.get("FunctionError") or b'"type":"finish"' not in content:
+            log = f"/aws/lambda/{self._stage.function(name)}"
+            raise DeployError(
+                f"Version {version} of {name} does not answer a question of SMOKE_TOKEN's user: its log group {log} "
+                "has the reason. No other request went to it."
+            )
+
     def move(self, name: str, version: str, *, share: float | None = None, description: str | None = None) -> None:
         """Send all requests to a version, or a `share` between 0 and 1 and the others to the present one."""
         changes: dict[str, Any] = {"RoutingConfig": {"AdditionalVersionWeights": {version: share} if share else {}}}
@@ -91,11 +108,15 @@ class Versions:
             changes["Description"] = description
         self._lambda.update_alias(FunctionName=self._stage.function(name), Name=ALIAS, **changes)
 
-    def promote(self, name: str, version: str, release: str) -> None:
+    def promote(self, name: str, version: str, release: str, before: str) -> None:
         """Send all requests to a version, and write down which one was before."""
-        live = self.live(name).version
-        before = f"; before it {live}" if live not in ("$LATEST", version) else ""
-        self.move(name, version, description=f"{release}{before}")
+        kept = f"; before it {before}" if before not in ("$LATEST", version) else ""
+        self.move(name, version, description=f"{release}{kept}")
+
+    def put_back(self, name: str, place: Live, release: str) -> None:
+        """Send all requests where they went before a release that failed, and keep where a rollback leads."""
+        kept = f"; before it {place.before}" if place.before else ""
+        self.move(name, place.version, description=f"before {release}{kept}")
 
     def prune(self, name: str) -> list[str]:
         """Delete all but the newest versions and those of the alias. Returns the deleted ones."""
@@ -112,7 +133,8 @@ class Versions:
         """Move the aliases back to the versions before the last deployment. Returns the version of each function that
         moved. Raises DeployError where there is nothing to return to."""
         places = {name: self.live(name) for name in FUNCTIONS}
-        moved = {name: place.before for name, place in places.items() if place.before}
+        # A canary has not moved the alias yet: only its share ends.
+        moved = {name: place.before for name, place in places.items() if place.before and not place.canary}
         canaries = [name for name, place in places.items() if place.canary]
         if not moved and not canaries:
             raise DeployError("No alias names a version before its own: nothing can be rolled back. Deploy older code.")

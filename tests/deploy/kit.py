@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import threading
+import time
+import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +114,7 @@ class Process:
 
 
 class FakeLambda:
-    """Lambda's API of moto; an invocation runs the function here. `broken`: code that does not start."""
+    """Lambda's API of moto; an invocation runs the function here."""
 
     def __init__(self, aws: "Aws") -> None:
         self._aws = aws
@@ -156,7 +158,10 @@ class FakeStage(Stage):
 
 
 class Aws:
-    """An account with one deployed stage. Requests go where the aliases point."""
+    """An account with one deployed stage. Requests go where the aliases point.
+
+    `broken` has the digests of code that does not start, `failing` of a chat whose answers fail.
+    """
 
     def __init__(self, environment: dict[str, str], stage: str = "prod") -> None:
         self.stage = FakeStage(stage)
@@ -165,7 +170,8 @@ class Aws:
         self.environment = environment
         self.processes: dict[tuple[str, str], Process] = {}
         self.invoked: list[tuple[str, str]] = []
-        self.broken: set[bytes] = set()
+        self.broken: set[str] = set()
+        self.failing: set[str] = set()
         self.runs_functions = True
         self.limit = 1000
         self.outputs: dict[str, str] = {}
@@ -178,6 +184,7 @@ class Aws:
         role = iam.create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
         for name in FUNCTIONS:
             secrets.create_secret(Name=self.stage.secret(name))
+            self.stage.client("logs").create_log_group(logGroupName=self.log_group(name))
             self.lambda_.create_function(
                 FunctionName=self.stage.function(name),
                 Runtime="python3.13",
@@ -191,6 +198,24 @@ class Aws:
     def upload(self, name: str, text: str) -> None:
         """New code, as a deployment of the stack uploads it."""
         self.lambda_.update_function_code(FunctionName=self.stage.function(name), ZipFile=code(text))
+
+    def log_group(self, name: str) -> str:
+        """The name of a function's log group."""
+        return f"/aws/lambda/{self.stage.function(name)}"
+
+    def digest(self, name: str) -> str:
+        """The digest of a function's newest code."""
+        return str(self.lambda_.get_function_configuration(FunctionName=self.stage.function(name))["CodeSha256"])
+
+    def log(self, version: str, *lines: dict[str, Any]) -> None:
+        """Lines of a version of the chat in its log, as Lambda stores them."""
+        logs, group = self.stage.client("logs"), self.log_group("chat")
+        stream = f"2026/11/29/[{version}]{uuid.uuid4().hex}"
+        logs.create_log_stream(logGroupName=group, logStreamName=stream)
+        now = int(time.time() * 1000)
+        events = [{"timestamp": now, "message": json.dumps(line)} for line in lines]
+        events.append({"timestamp": now, "message": "REPORT RequestId: 1"})
+        logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
     def alias(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.lambda_.get_alias(FunctionName=self.stage.function(name), Name=ALIAS)
@@ -212,6 +237,9 @@ class Aws:
         found = self.lambda_.get_function_configuration(FunctionName=self.stage.function(name), Qualifier=version)
         if found["CodeSha256"] in self.broken:
             return {"statusCode": 500}
+        if not self.runs_functions and event.get("rawPath") == "/chat" and "authorization" in event["headers"]:
+            end = "error" if found["CodeSha256"] in self.failing else "finish"
+            return {"statusCode": 200, "body": f'data: {{"type":"{end}"}}\n\ndata: [DONE]\n\n'}
         if not self.runs_functions:
             status = {"chat": 401, "keys": 401, "checkout": 401, "account": 401, "webhooks": 400}.get(name)
             return {"statusCode": status} if status else {"released": 0}

@@ -182,7 +182,6 @@ def test_the_path_from_an_empty_account_to_a_rollback(
 
 def test_a_removed_stack_leaves_what_must_be_deleted_first(aws: Aws) -> None:
     aws.create()
-    aws.stage.client("logs").create_log_group(logGroupName="/aws/lambda/canadagpt-chat-prod-chat")
     preflight.check_leftovers(aws.stage)
     aws.outputs.clear()
     with pytest.raises(DeployError) as caught:
