@@ -188,15 +188,9 @@ def _upload(osls: list[str]) -> None:
 
 def _urls(stage: Stage) -> dict[str, str]:
     """The functions' URLs by function; none before the first deployment."""
-    from botocore.exceptions import ClientError
-
-    try:
-        (stack,) = stage.client("cloudformation").describe_stacks(StackName=stage.stack)["Stacks"]
-    except ClientError:
-        return {}
-    outputs = {one["OutputKey"]: one["OutputValue"].rstrip("/") for one in stack.get("Outputs", [])}
+    outputs = stage.outputs() or {}
     found = {name: outputs.get(f"{name.capitalize()}LambdaFunctionUrl") for name in WITH_URL}
-    return {name: url for name, url in found.items() if url}
+    return {name: url.rstrip("/") for name, url in found.items() if url}
 
 
 def _print_urls(urls: Mapping[str, str]) -> None:

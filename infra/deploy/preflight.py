@@ -102,32 +102,28 @@ def check_parameters(stage: Stage, template: Template) -> None:
 
 def check_leftovers(stage: Stage) -> None:
     """Refuse a first deployment where a removed stack has left secrets or logs, which it could not create again."""
-    from botocore.exceptions import ClientError
-
-    try:
-        stage.client("cloudformation").describe_stacks(StackName=stage.stack)
-    except ClientError:
-        pass
-    else:
+    if stage.outputs() is not None:
         return
     secrets, logs = stage.client("secretsmanager"), stage.client("logs")
-    commands = []
+    kept, commands = [], []
+    region = f"--region {stage.region}"  # the same names may be a running stage's in another one
     for name in FUNCTIONS:
         try:
             secrets.describe_secret(SecretId=stage.secret(name))
-            commands.append(
-                f"aws secretsmanager delete-secret --force-delete-without-recovery --secret-id {stage.secret(name)}"
-            )
+            kept.append(stage.secret(name))
         except secrets.exceptions.ResourceNotFoundException:
             pass
         group = f"/aws/lambda/{stage.function(name)}"
         if logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
-            commands.append(f"aws logs delete-log-group --log-group-name {group}")
+            commands.append(f"aws logs delete-log-group {region} --log-group-name {group}")
+    if kept:
+        saved = f".env.{stage.name}.saved"
+        delete = f"aws secretsmanager delete-secret {region} --force-delete-without-recovery --secret-id"
+        make = f"make secrets STAGE={stage.name} REGION={stage.region}"
+        commands = [f"{make} SAVE={saved}", *(f"{delete} {one}" for one in kept), *commands]
+        commands.append(f"{make} FILE={saved}  # after the first deployment")
     if commands:
-        raise DeployError(
-            "A removed stack has left these. Save the secrets (`make secrets STAGE=… SAVE=file`), then delete them:\n  "
-            + "\n  ".join(commands)
-        )
+        raise DeployError("A removed stack has left secrets or logs. Save and delete them:\n  " + "\n  ".join(commands))
 
 
 def check_secrets(stage: Stage, template: Template, *, needs_jwt_secret: bool) -> bool:

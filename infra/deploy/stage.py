@@ -35,6 +35,20 @@ class Stage:
         """The name of a function's secret."""
         return f"{SERVICE}/{self.name}/{name}"
 
+    def outputs(self) -> dict[str, str] | None:
+        """The outputs of the stack; None if it does not exist. Raises ClientError for every other refusal."""
+        from botocore.exceptions import ClientError
+
+        try:
+            (stack,) = self.client("cloudformation").describe_stacks(StackName=self.stack)["Stacks"]
+        except ClientError as error:
+            # Other requests that are not valid have the same code.
+            found = error.response["Error"]
+            if found["Code"] == "ValidationError" and "does not exist" in found["Message"]:
+                return None
+            raise
+        return {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
+
     def client(self, service: str) -> Any:
         """A client of an AWS service, with the credentials of the environment."""
         return _client(service, self.region)

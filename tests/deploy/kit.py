@@ -135,14 +135,20 @@ class FakeLambda:
 
 
 class FakeStack:
-    """CloudFormation with one stack, or none while the account has no outputs. moto's needs many more packages."""
+    """CloudFormation with one stack, or none while the account has no outputs. moto's needs many more packages.
+
+    `aws.refusal`: the code and the sentence with which AWS refuses the call.
+    """
 
     def __init__(self, aws: "Aws") -> None:
         self._aws = aws
 
     def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
-        if not self._aws.outputs:
-            raise ClientError({"Error": {"Code": "ValidationError"}}, "DescribeStacks")
+        refusal = self._aws.refusal
+        if not refusal and not self._aws.outputs:
+            refusal = ("ValidationError", f"Stack with id {StackName} does not exist")
+        if refusal:
+            raise ClientError({"Error": {"Code": refusal[0], "Message": refusal[1]}}, "DescribeStacks")
         outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self._aws.outputs.items()]
         return {"Stacks": [{"StackName": StackName, "Outputs": outputs}]}
 
@@ -175,6 +181,7 @@ class Aws:
         self.runs_functions = True
         self.limit = 1000
         self.outputs: dict[str, str] = {}
+        self.refusal: tuple[str, str] | None = None
         self._lock = threading.Lock()  # the processes share one environment
 
     def create(self, url: str = "https://function.example") -> None:

@@ -186,8 +186,8 @@ def test_a_removed_stack_leaves_what_must_be_deleted_first(aws: Aws) -> None:
     aws.outputs.clear()
     with pytest.raises(DeployError) as caught:
         preflight.check_leftovers(aws.stage)
-    assert "delete-secret --force-delete-without-recovery --secret-id canadagpt-chat/prod/keys" in str(caught.value)
-    assert "delete-log-group --log-group-name /aws/lambda/canadagpt-chat-prod-chat" in str(caught.value)
+    assert "--force-delete-without-recovery --secret-id canadagpt-chat/prod/keys" in str(caught.value)
+    assert "--region ca-central-1 --log-group-name /aws/lambda/canadagpt-chat-prod-chat" in str(caught.value)
 
 
 def test_a_project_with_hs256_needs_its_secret(
