@@ -16,6 +16,7 @@ from functions.common.database import Database
 from functions.common.errors import AppError, PaymentUnavailable
 
 PAGE = 100
+TYPES_PER_REQUEST = 20  # Stripe refuses more: https://docs.stripe.com/api/events/list#list_events-types
 STRIPE_RETRIES_S = 3 * 86400  # how long Stripe repeats a delivery
 
 
@@ -71,11 +72,14 @@ async def _retry_recorded(
 async def _retry_undelivered(
     database: Database, stripe: StripeClient, since: int, counts: RetryCounts, progress: Callable[[str], None]
 ) -> None:
-    listed = await stripe.v1.events.list_async(
-        {"delivery_success": False, "created": {"gte": since}, "types": sorted(HANDLED_EVENTS), "limit": PAGE}
-    )
-    async for event in listed.auto_paging_iter():
-        await _retry(database, stripe, event, counts, progress)
+    types = sorted(HANDLED_EVENTS)
+    for at in range(0, len(types), TYPES_PER_REQUEST):
+        some = types[at : at + TYPES_PER_REQUEST]
+        listed = await stripe.v1.events.list_async(
+            {"delivery_success": False, "created": {"gte": since}, "types": some, "limit": PAGE}
+        )
+        async for event in listed.auto_paging_iter():
+            await _retry(database, stripe, event, counts, progress)
 
 
 async def _retry(

@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from functions.common.billing.events import HANDLED_EVENTS
 from functions.maintenance.handler import handler, run_job
 from infra.local.postgres import ROOT
 from tests.billing_kit import DAY, HOUR, BillingStack, environment
@@ -188,9 +189,12 @@ def test_retry_events_processes_failed_and_dropped_events(billing: BillingStack)
     billing.buy(dropped, plan="basic")
     billing.fake.control("/_drop", ids=billing.undelivered())
     billing.db.execute("update public.stripe_events set created_at = created_at - interval '10 minutes'")
+    billing.fake.http.delete("/_requests")
     counts = job(billing, "retry-events")
     assert counts["failed"] == 0
     assert counts["processed"] >= 2
+    asked = [one["params"] for one in billing.fake.http.get("/_requests").json() if one["path"] == "/v1/events"]
+    assert {kind for params in asked for kind in params["types"].values()} == HANDLED_EVENTS
     assert billing.subscription_row(failed)["tier"] == "pro"
     unfinished = billing.db.execute("select event_id from public.stripe_events where processed_at is null").fetchall()
     assert {row["event_id"] for row in unfinished}.isdisjoint(

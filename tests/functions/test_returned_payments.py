@@ -98,6 +98,22 @@ def test_a_returned_payment_is_owed_until_it_pays_again(billing: BillingStack, w
     assert findings(billing, user) == []
 
 
+@pytest.mark.parametrize("kind", ["payment_record", "charge"])
+def test_overage_paid_without_a_payment_intent_is_paid(billing: BillingStack, kind: str) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    customer = billing.customer_id(user)
+    billing.fake.control(f"/_customers/{customer}/card", works=False)
+    job(billing, "bill-thresholds")
+    (unpaid,) = stripe_get(billing, "invoices", customer=customer, status="open")["data"]
+    billing.fake.control(f"/_invoices/{unpaid['id']}/payment", kind=kind)
+    assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == (0, LIMIT, None)
+    assert findings(billing, user) == []
+
+
 def test_a_lost_dispute_opens_no_new_credit(billing: BillingStack) -> None:
     user, payment = overage_payer(billing)
     dispute(billing, payment, "lost")

@@ -207,8 +207,7 @@ async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: s
     )
     found = []
     async for invoice in invoices.auto_paging_iter():
-        payments = invoice.payments.data if invoice.payments else []
-        if any(one.payment.payment_intent in refunded for one in payments):
+        if refunded & _intents_of(invoice):
             continue
         found += [PaidLine.of(tier, line) async for tier, line in _plan_lines_of(stripe, invoice)]
     return found
@@ -273,10 +272,14 @@ async def _plan_lines_of(stripe: StripeClient, invoice: "Invoice") -> "AsyncIter
         assert invoice.id is not None
         lines = await stripe.v1.invoices.line_items.list_async(invoice.id, {"limit": 100})
     async for line in lines.auto_paging_iter():
-        details = line.pricing and line.pricing.price_details
-        tier = tier_of(details.product) if details else None
+        tier = _tier_of_line(line)
         if tier:
             yield tier, line
+
+
+def _tier_of_line(line: "InvoiceLineItem") -> str | None:
+    details = getattr(line.pricing, "price_details", None)
+    return tier_of(details.product) if details else None
 
 
 def _past_due_since(subscription: "Subscription", unpaid: "Sequence[Invoice]", start: int) -> int:
@@ -308,10 +311,7 @@ async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | N
 
 
 def _is_ours(invoice: "Invoice") -> bool:
-    return has_overage(invoice) or any(
-        line.pricing and line.pricing.price_details and tier_of(line.pricing.price_details.product)
-        for line in invoice.lines.data
-    )
+    return has_overage(invoice) or any(_tier_of_line(line) for line in invoice.lines.data)
 
 
 def has_overage(invoice: "Invoice") -> bool:
@@ -378,11 +378,18 @@ async def invoice_outcome(stripe: StripeClient, invoice_id: str) -> Literal["pai
         return "void"
     if invoice.status != "paid":
         return None
-    for payment in invoice.payments.data if invoice.payments else []:
-        intent_id = payment.payment.payment_intent
-        if payment.status == "paid" and intent_id is not None and await _is_returned(stripe, str(intent_id)):
+    for intent_id in sorted(_intents_of(invoice)):
+        if await _is_returned(stripe, intent_id):
             return "returned"
     return "paid"
+
+
+def _intents_of(invoice: "Invoice") -> set[str]:
+    """The payment intents that paid an invoice with expanded payments. What was paid outside Stripe has none."""
+    payments = invoice.payments.data if invoice.payments else []
+    # Stripe leaves the key out of payments of another type, and the attribute would raise AttributeError.
+    found = (getattr(one.payment, "payment_intent", None) for one in payments if one.status == "paid")
+    return {str(intent) for intent in found if intent is not None}
 
 
 async def _is_returned(stripe: StripeClient, payment_intent_id: str) -> bool:

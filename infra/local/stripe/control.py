@@ -3,7 +3,7 @@
 - `/_clock`: `POST {"advance": seconds}` or `{"to": time}` moves the clock;
 - `/_webhooks`, `/_webhooks/mode`, `/_events`, `/_deliver`, `/_drop`, `/_replay_all`, `/_settle`: webhooks;
 - `/_disputes`, `/_refunds/{id}/fail`, `/_customers/{id}/card`, `/_customers/{id}/discount`,
-  `/_invoices/{id}/finalization`: what at Stripe only a bank or a person can do;
+  `/_invoices/{id}/finalization`, `/_invoices/{id}/payment`: what at Stripe only a bank or a person can do;
 - `/_faults`, `/_requests`: faults of the API, and a log of its requests;
 - `GET` and `DELETE /_state`: all objects.
 
@@ -23,6 +23,7 @@ from starlette.routing import Route
 from infra.local.stripe.api import Api, Fault
 from infra.local.stripe.discounts import redeem
 from infra.local.stripe.errors import ApiError, Json
+from infra.local.stripe.invoice_lifecycle import OTHER_PAYMENTS, pay_otherwise
 from infra.local.stripe.payment_methods import set_card
 from infra.local.stripe.payments import DISPUTE_STATUSES, fail_refund, set_dispute
 from infra.local.stripe.state import State, public
@@ -48,6 +49,7 @@ class Control:
             "/_customers/{id}/card": {"POST": self.set_card},
             "/_customers/{id}/discount": {"POST": self.set_discount},
             "/_invoices/{id}/finalization": {"POST": self.set_finalization},
+            "/_invoices/{id}/payment": {"POST": self.pay_otherwise},
             "/_faults": {"GET": self.list_faults, "POST": self.add_fault, "DELETE": self.clear_faults},
             "/_requests": {"GET": self.list_requests, "DELETE": self.clear_requests},
             "/_state": {"GET": self.show_state, "DELETE": self.reset},
@@ -153,6 +155,14 @@ class Control:
     async def set_finalization(self, id: str, fails: bool) -> Json:  # noqa: A002
         invoice = self.state.get("invoice", id)
         invoice["_unfinalizable"] = fails
+        return self.state.render(invoice, [])
+
+    async def pay_otherwise(self, id: str, kind: str) -> Json:  # noqa: A002
+        """Pay an open invoice by a `payment_record`, money received outside Stripe, or a `charge` of its own."""
+        invoice = self.state.get("invoice", id)
+        if invoice["status"] != "open" or kind not in OTHER_PAYMENTS:
+            raise ApiError(f"The invoice is open, and `kind` is one of {', '.join(OTHER_PAYMENTS)}.")
+        pay_otherwise(self.state, invoice, kind)
         return self.state.render(invoice, [])
 
     async def list_faults(self) -> list[Json]:

@@ -19,6 +19,7 @@ from infra.local.stripe.taxes import automatic_tax, tax_status
 MINIMUM = 50  # cents; Stripe's smallest charge in US and Canadian dollars
 ACKNOWLEDGED_WITHIN = 72 * HOUR  # how long a draft waits for the endpoint to acknowledge it
 RETRIES = (3 * DAY, 5 * DAY, 7 * DAY)
+OTHER_PAYMENTS = {"payment_record": "pr", "charge": "ch"}  # the prefixes of their ids
 
 OUTCOME_HANDLERS: list[Callable[[State, Json, bool], None]] = []
 """Called with an invoice that was attempted, paid, voided or given up, and whether no attempt will follow."""
@@ -218,6 +219,12 @@ def _add_payment(state: State, invoice: Json) -> None:
     else:
         description = "Subscription update" if invoice["parent"] else f"Payment for Invoice {invoice['number']}"
     intent = make_intent(state, invoice["amount_due"], invoice["currency"], customer, description=description)
+    _link_payment(state, invoice, "payment_intent", intent["id"], is_default=True)
+    state.emit("payment_intent.created", intent)
+
+
+def _link_payment(state: State, invoice: Json, kind: str, payment_id: str, *, is_default: bool) -> None:
+    """Add an open payment of the invoice. As at Stripe, it has the key of its own kind only."""
     payment = state.add(
         {
             "id": state.new_id("inpay"),
@@ -227,22 +234,34 @@ def _add_payment(state: State, invoice: Json) -> None:
             "created": state.now,
             "currency": invoice["currency"],
             "invoice": invoice["id"],
-            "is_default": True,
+            "is_default": is_default,
             "livemode": False,
-            "payment": {"payment_intent": intent["id"], "type": "payment_intent"},
+            "payment": {kind: payment_id, "type": kind},
             "status": "open",
             "status_transitions": {"canceled_at": None, "paid_at": None},
         }
     )
     invoice["_payments"].append(payment["id"])
-    state.emit("payment_intent.created", intent)
 
 
 def intent_of(state: State, invoice: Json) -> Json | None:
     """The payment intent of the invoice; None for a draft and for an invoice with nothing due."""
     if not invoice["_payments"]:
         return None
-    return state.objects[state.objects[invoice["_payments"][-1]]["payment"]["payment_intent"]]
+    return state.objects[state.objects[invoice["_payments"][0]]["payment"]["payment_intent"]]
+
+
+def pay_otherwise(state: State, invoice: Json, kind: str) -> None:
+    """Pay an open invoice without its payment intent: by a `payment_record`, which is money received outside Stripe, or
+    by a `charge` that has no payment intent."""
+    intent = intent_of(state, invoice)
+    assert intent is not None
+    cancel_intent(state, intent, "automatic")
+    (default,) = (state.objects[name] for name in invoice["_payments"])
+    default["status"] = "canceled"
+    default["status_transitions"]["canceled_at"] = state.now
+    _link_payment(state, invoice, kind, state.new_id(OTHER_PAYMENTS[kind]), is_default=False)
+    mark_paid(state, invoice, invoice["amount_due"], is_off_stripe=kind == "payment_record")
 
 
 def default_card(state: State, invoice: Json) -> Json | None:
@@ -301,11 +320,11 @@ def retry_invoice(state: State, invoice_id: str) -> None:
         collect(state, invoice, default_card(state, invoice), automatic=True)
 
 
-def mark_paid(state: State, invoice: Json, amount: int, off_stripe: int = 0) -> None:
-    """Mark the invoice paid: `amount` cents by its payment intent, `off_stripe` cents outside Stripe."""
+def mark_paid(state: State, invoice: Json, amount: int, is_off_stripe: bool = False) -> None:
+    """Mark the invoice paid: `amount` cents by its open payment, if there is one."""
     invoice |= {
-        "amount_paid": amount + off_stripe,
-        "amount_paid_off_stripe": off_stripe,
+        "amount_paid": amount,
+        "amount_paid_off_stripe": amount if is_off_stripe else 0,
         "amount_remaining": 0,
         "attempted": True,
         "auto_advance": False,
@@ -314,9 +333,7 @@ def mark_paid(state: State, invoice: Json, amount: int, off_stripe: int = 0) -> 
     }
     invoice["status_transitions"]["paid_at"] = state.now
     for payment in (state.objects[name] for name in invoice["_payments"]):
-        if off_stripe:
-            payment |= {"status": "canceled"}
-            payment["status_transitions"]["canceled_at"] = state.now
+        if payment["status"] == "canceled":
             continue
         payment |= {"status": "paid", "amount_paid": amount}
         payment["status_transitions"]["paid_at"] = state.now

@@ -12,7 +12,7 @@ from infra.local.stripe.invoice_lifecycle import (
     finalize,
     intent_of,
     make_invoice,
-    mark_paid,
+    pay_otherwise,
     report_outcome,
     schedule_finalization,
     void,
@@ -25,7 +25,7 @@ from infra.local.stripe.invoice_lines import (
     subscription_id_of,
 )
 from infra.local.stripe.payment_methods import get_card
-from infra.local.stripe.payments import cancel_intent, declined
+from infra.local.stripe.payments import declined
 from infra.local.stripe.state import State, expandable
 from infra.local.stripe.taxes import automatic_tax
 
@@ -195,8 +195,7 @@ def pay_invoice(state: State, params: Json, id: str) -> Json:  # noqa: A002
     if intent["status"] == "processing":
         raise ApiError("This invoice's payment is being processed.", code="payment_intent_unexpected_state")
     if params.get("paid_out_of_band"):
-        cancel_intent(state, intent, "automatic")
-        mark_paid(state, invoice, 0, off_stripe=invoice["amount_due"])
+        pay_otherwise(state, invoice, "payment_record")
         return invoice
     customer = state.objects[invoice["customer"]]
     card = (
@@ -264,11 +263,11 @@ def retrieve_payment(state: State, params: Json, id: str) -> Json:  # noqa: A002
 
 @endpoint("GET", "/v1/invoice_payments", param_types.InvoicePaymentListParams, f"{LIST_PARAMS} invoice payment status")
 def list_payments(state: State, params: Json) -> Json:
-    intent = params.get("payment", {}).get("payment_intent")
+    by = params.get("payment", {})
     found = [
         payment
         for payment in state.objects_of("invoice_payment")
         if all(params.get(name) in (None, payment[name]) for name in ("invoice", "status"))
-        and intent in (None, payment["payment"]["payment_intent"])
+        and by.items() <= payment["payment"].items()
     ]
     return state.list_page(found, params, "/v1/invoice_payments")

@@ -50,6 +50,18 @@ def test_an_unpaid_renewal_keeps_the_plan_for_its_grace(billing: BillingStack) -
     assert plan_of(billing, user) == ("pro", None, "past_due")
 
 
+@pytest.mark.parametrize("kind", ["payment_record", "charge"])
+def test_a_renewal_paid_without_a_payment_intent_is_paid(billing: BillingStack, kind: str) -> None:
+    user = subscriber(billing, "pro")
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    (unpaid,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    billing.fake.control(f"/_invoices/{unpaid['id']}/payment", kind=kind)
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    assert findings(billing, user) == set()
+
+
 def test_past_due_counts_from_the_oldest_unpaid_invoice(billing: BillingStack) -> None:
     user = subscriber(billing, "basic")
     break_cards(billing, user)

@@ -84,6 +84,7 @@ def test_answers_carry_request_id_and_version(fake: Fake) -> None:
         (lambda v1: v1.invoices.create({"customer": "c", "auto_advance": "maybe"}), (400, None, "auto_advance")),
         (lambda v1: v1.subscriptions.create({"items": "p"}), (400, None, "items")),
         (lambda v1: v1.customers.list({"limit": 101}), (400, None, "limit")),
+        (lambda v1: v1.events.list({"types": ["invoice.paid"] * 21}), (400, None, "types")),
         (lambda v1: v1.customers.create({"tax_exempt": "reverse"}), (400, "not_in_this_stand_in", "tax_exempt")),
         (
             lambda v1: v1.checkout.sessions.create({"subscription_data": {"trial_period_days": 3}}),

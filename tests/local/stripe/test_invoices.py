@@ -179,6 +179,22 @@ def test_invoice_can_be_paid_out_of_band(fake: Fake) -> None:
     paid = fake.v1.invoices.pay(opened.id, {"paid_out_of_band": True})
     assert (paid.status, paid.amount_paid_off_stripe) == ("paid", 500)
     assert fake.v1.charges.list().data == []
+    assert payments_of(fake, opened.id) == [("canceled", "payment_intent"), ("paid", "payment_record")]
+
+
+def test_invoice_can_be_paid_by_a_charge_without_a_payment_intent(fake: Fake) -> None:
+    opened = fake.v1.invoices.finalize_invoice(make_draft(fake, fake.customer().id, 500).id)
+    fake.control(f"/_invoices/{opened.id}/payment", kind="charge")
+    paid = fake.v1.invoices.retrieve(opened.id)
+    assert (paid.status, paid.amount_paid, paid.amount_paid_off_stripe) == ("paid", 500, 0)
+    assert payments_of(fake, opened.id) == [("canceled", "payment_intent"), ("paid", "charge")]
+
+
+def payments_of(fake: Fake, invoice_id: str) -> list[tuple[str, str]]:
+    """The status and the type of each payment, oldest first. Each has the key of its type only."""
+    listed = [one.to_dict() for one in fake.v1.invoice_payments.list({"invoice": invoice_id}).data]
+    assert all(one["payment"].keys() == {"type", one["payment"]["type"]} for one in listed)
+    return sorted((one["status"], one["payment"]["type"]) for one in listed)
 
 
 # --- refunds and disputes --------------------------------------------------------------------------------------------
