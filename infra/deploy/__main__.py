@@ -218,6 +218,8 @@ def rollback(options: argparse.Namespace) -> None:
     moved = versions.rollback()
     for name in FUNCTIONS:
         say("ok" if name in moved else "note", f"{name}: version {versions.live(name).version}")
+    if unread := [name for name in moved if not versions.has_read(name)]:
+        say("note", f"their secrets have changed since, and running processes have the old ones: {', '.join(unread)}")
     print(f"Next: make smoke STAGE={options.stage}. The database keeps its migrations, which older code can bear.")
 
 
@@ -241,7 +243,7 @@ def fill_secrets(options: argparse.Namespace) -> None:
         say("ok" if names else "note", f"{function}: {', '.join(names) if names else 'unchanged'}")
     if different := [name for name, value in given.items() if store.differs(name, value)]:
         say("note", f"kept, because it has another value: {', '.join(different)}. Change it with `make rotate`")
-    print("Running functions keep what they read at their start. A deployment starts new ones.")
+    print(f"Running functions keep what they read at their start: make deploy STAGE={options.stage} starts new ones.")
 
 
 def rotate_secret(options: argparse.Namespace) -> None:

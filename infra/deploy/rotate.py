@@ -6,21 +6,35 @@ they get requests. Only then the operator deletes the old one.
 
 Three secrets are lists, because it is us who accept them: the key ring, Stripe's signing secrets and Supabase's JWT
 secret. The new one is added in front; FINISH=yes leaves only that one.
+
+What is left to do is read from AWS, so a command that was killed is run again with the same value and continues.
 """
 
 import os
 import secrets as random
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from infra.deploy import counterparts
-from infra.deploy.secrets import JWT_SECRET, NAMES, RING, SERVICE_KEY, SIGNING, STRIPE, Secrets, problems, users_of
+from infra.deploy.secrets import (
+    JWT_SECRET,
+    LISTS,
+    NAMES,
+    RING,
+    SERVICE_KEY,
+    SIGNING,
+    STRIPE,
+    Secrets,
+    entries_of,
+    merged,
+    problems,
+    users_of,
+)
 from infra.deploy.stage import FUNCTIONS, DeployError, Stage, say
 from infra.deploy.versions import Versions
 
-LISTS = (RING, SIGNING, JWT_SECRET)
 WHERE_TO_DELETE = {
     SERVICE_KEY: "Supabase (Project Settings, API Keys)",
     "ANTHROPIC_API_KEY": "Anthropic's console",
@@ -33,15 +47,23 @@ RING_SETTLES = "five minutes"  # functions.common.vault.REFRESH_S
 def rotate(stage: Stage, name: str, ask_for: Callable[[str], str], environment: Mapping[str, str]) -> None:
     """Put a new value in the place of a secret. `ask_for` gets a prompt and returns the new value.
 
-    Raises DeployError, with everything as it was.
+    Raises DeployError, with the secrets and aliases as they were.
     """
     store, versions = Secrets(stage), Versions(stage)
     _require_known(name)
-    _require_no_canary(versions)
-    old = store.value(name)
-    value = new_value(name, old, ask_for, datetime.now(UTC))
-    environment = {**_environment(stage), **environment}
+    _require_live(versions, name)
     before = {function: store.read(function) for function in users_of(name)}
+    present = [entries.get(name) for entries in before.values()]
+    is_complete = len(set(present)) == 1 and all(versions.has_read(function) for function in before)
+    if name == RING and present[0] and not is_complete:
+        value = merged(present)
+        say("note", "this completes what was interrupted, and makes no key. For a new key, run it again")
+    else:
+        value = new_value(name, present, ask_for, datetime.now(UTC))
+    if is_complete and value == present[0]:
+        say("ok", f"{name} has this value already, and what is live has read it: nothing was changed")
+        return
+    environment = {**_environment(stage), **environment}
     for function, entries in before.items():
         if wrong := problems(function, {**entries, name: value}, environment):
             raise DeployError(f"{function} could not start with the new value: {wrong} Nothing was changed.")
@@ -61,10 +83,16 @@ def finish(stage: Stage, name: str, environment: Mapping[str, str], token: str |
     _require_known(name)
     if name not in LISTS:
         raise DeployError(f"{name} has one value: there is nothing to finish. Delete the old key at its service.")
-    _require_no_canary(versions)
-    first, *rest = (store.value(name) or "").split(",")
-    if not rest:
+    _require_live(versions, name)
+    before = {function: store.read(function) for function in users_of(name)}
+    lists = {function: entries_of(entries.get(name)) for function, entries in before.items()}
+    unread = [function for function in lists if not versions.has_read(function)]
+    firsts = {"".join(entries[:1]) for entries in lists.values()}
+    if len(firsts) > 1 or any(len(lists[function]) > 1 for function in unread):
+        raise DeployError(f"The rotation of {name} is not complete: run it again without FINISH, then this.")
+    if all(len(entries) < 2 for entries in lists.values()) and not (unread and firsts != {""}):
         raise DeployError(f"{name} has one entry: there is nothing to finish.")
+    first = firsts.pop()
     environment = {**_environment(stage), **environment}
     if name == RING:
         _encrypt_again(store, environment)
@@ -73,26 +101,24 @@ def finish(stage: Stage, name: str, environment: Mapping[str, str], token: str |
             "Set SMOKE_TOKEN to an access token that Supabase signed with the new secret: until there is one, "
             "the old secret may still be in use. Nothing was changed."
         )
-    before = {function: store.read(function) for function in users_of(name)}
     _install(store, versions, name, first, before)
 
 
-def new_value(name: str, old: str | None, ask_for: Callable[[str], str], now: datetime) -> str:
-    """The value that is written: for a list the new entry before the old ones. Raises DeployError."""
+def new_value(name: str, present: Sequence[str | None], ask_for: Callable[[str], str], now: datetime) -> str:
+    """The value that is written: for a list the new entry before those of any function. Raises DeployError."""
+    old = merged(present) if name in LISTS else ""
     if name == RING:
         key_id = f"{now:%Y-%m-%d}"
-        if old and key_id in {entry.partition(":")[0] for entry in old.split(",")}:
+        if key_id in {entry.partition(":")[0] for entry in entries_of(old)}:
             key_id = f"{now:%Y-%m-%d-%H%M%S}"
         added = f"{key_id}:{random.token_hex(32)}"
     else:
         added = ask_for(f"The new {name}: ").strip()
     if not added:
         raise DeployError(f"No new value for {name}: type it, or set NEW.")
-    if old and added in ([old] if name not in LISTS else old.split(",")):
-        raise DeployError(f"{name} has this value already. Nothing was changed.")
-    if name == STRIPE and old and ("_live_" in old) != ("_live_" in added):
+    if name == STRIPE and any(one and ("_live_" in one) != ("_live_" in added) for one in present):
         raise DeployError(f"{name}: one key is live and the other is for tests. Nothing was changed.")
-    return f"{added},{old}" if old and name in LISTS else added
+    return ",".join(dict.fromkeys([*entries_of(added), *entries_of(old)])) if name in LISTS else added
 
 
 def next_steps(stage: Stage, name: str) -> list[str]:
@@ -111,18 +137,18 @@ def _install(
     store: Secrets, versions: Versions, name: str, value: str, before: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Write the value, and move the aliases to versions that have read it. Undoes the writing if a version fails."""
-    functions = list(before)
-    stamp = f"{name} set {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    description = f"{name} set {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
     try:
         store.write({name: value}, replace=True)
-        say("ok", f"written into the secrets of {', '.join(functions)}")
-        started = {function: versions.restart(function, stamp) for function in functions}
+        say("ok", f"written into the secrets of {', '.join(before)}")
+        started = {function: versions.publish(function, description) for function in before}
         for function, version in started.items():
             versions.check(function, version)
             say("ok", f"version {version} of {function} answers with it")
     except BaseException:
         store.restore(before)
-        say("note", "the secrets are as they were, and no alias has moved")
+        say("note", "the secrets are as they were, and no alias has moved. Processes that started meanwhile may have")
+        say("note", "read the new value: keep it valid until the next deployment or rotation, which starts new ones")
         raise
     for function, version in started.items():
         versions.move(function, version)
@@ -157,6 +183,8 @@ def _require_known(name: str) -> None:
         raise DeployError(f"SECRET is one of {', '.join(NAMES)}.")
 
 
-def _require_no_canary(versions: Versions) -> None:
+def _require_live(versions: Versions, name: str) -> None:
     if canaries := [name for name in FUNCTIONS if versions.live(name).canary]:
         raise DeployError(f"A canary of {', '.join(canaries)} runs: wait for its end, or roll it back.")
+    for function in users_of(name):
+        versions.require_live(function)

@@ -5,13 +5,14 @@ one file or by one command.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from functions.account.settings import AccountSettings
 from functions.chat.settings import ChatSettings
 from functions.checkout.settings import CheckoutSettings
 from functions.common.settings import Settings, SettingsError, SupabaseSettings, load, load_vault
+from functions.common.vault import DEFAULT_KEY_ID
 from functions.keys.settings import KeysSettings
 from functions.webhooks.settings import WebhooksSettings
 from infra.deploy.stage import FUNCTIONS, DeployError, Stage
@@ -30,6 +31,8 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
     "maintenance": (SERVICE_KEY, STRIPE),
 }
 NAMES = (SERVICE_KEY, ANTHROPIC, OPENAI, RING, STRIPE, SIGNING, JWT_SECRET)
+LISTS = (RING, SIGNING, JWT_SECRET)  # we accept every entry; commas separate them
+RING_OF_ONE = "ENCRYPTION_KEY"
 SETTINGS: Mapping[str, type[Settings]] = {
     "chat": ChatSettings,
     "keys": KeysSettings,
@@ -45,6 +48,24 @@ def users_of(name: str) -> list[str]:
     return [function for function in FUNCTIONS if name in ENTRIES[function]]
 
 
+def entries_of(value: str | None) -> list[str]:
+    """The entries of a list."""
+    return [entry.strip() for entry in (value or "").split(",") if entry.strip()]
+
+
+def merged(values: Iterable[str | None]) -> str:
+    """A list with the entries of several, the longest list's first: that is the one that got a new first entry."""
+    lists = sorted(map(entries_of, values), key=len, reverse=True)
+    return ",".join(dict.fromkeys(entry for entries in lists for entry in entries))
+
+
+def with_one_ring(values: Mapping[str, str]) -> dict[str, str]:
+    """The values, with ENCRYPTION_KEY as the entry of ENCRYPTION_KEYS that it stands for."""
+    others = {name: value for name, value in values.items() if name != RING_OF_ONE}
+    key = values.get(RING_OF_ONE, "").strip()
+    return {**others, RING: merged([f"{others.get(RING, '')},{DEFAULT_KEY_ID}:{key}"])} if key else others
+
+
 class Secrets:
     """The secrets of a stage."""
 
@@ -54,25 +75,40 @@ class Secrets:
 
     def read(self, function: str) -> dict[str, str]:
         """The entries of a function's secret; none while it is empty or missing. Raises DeployError."""
+        return self._read(function)[0]
+
+    def version(self, function: str) -> str | None:
+        """The id of what the secret holds now. It changes whenever the secret is written."""
+        return self._read(function)[1]
+
+    def _read(self, function: str) -> tuple[dict[str, str], str | None]:
+        name, errors = self._stage.secret(function), self._client.exceptions
         try:
-            text = self._client.get_secret_value(SecretId=self._stage.secret(function))["SecretString"]
-            entries: Any = json.loads(text)
-        except self._client.exceptions.ResourceNotFoundException:
-            return {}
+            found = self._client.get_secret_value(SecretId=name)
+            entries: Any = json.loads(found["SecretString"])
+        except errors.ResourceNotFoundException:
+            return {}, None
+        except errors.InvalidRequestException:
+            raise DeployError(
+                f"{name} is scheduled for deletion. This keeps it: aws secretsmanager restore-secret "
+                f"--region {self._stage.region} --secret-id {name}"
+            ) from None
         except (KeyError, ValueError):
             entries = None
         if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
-            raise DeployError(f"{self._stage.secret(function)} is not a JSON object of strings.")
-        return entries
+            raise DeployError(f"{name} is not a JSON object of strings.")
+        return with_one_ring(entries), found["VersionId"]
 
     def value(self, name: str) -> str | None:
-        """The value that every function with this entry has. Raises DeployError if they differ."""
+        """The value that every function with this entry has. Of a list, the entries that any of them has: every one is
+        accepted. Raises DeployError if they differ otherwise."""
         found = {self.read(function).get(name) for function in users_of(name)}
-        if len(found) > 1:
+        if len(found) > 1 and name not in LISTS:
             raise DeployError(
-                f"{name} differs between {', '.join(users_of(name))}: set one value: make secrets REPLACE=yes."
+                f"{name} differs between {', '.join(users_of(name))}: make rotate STAGE={self._stage.name} "
+                f"SECRET={name} sets one value. A rotation that was interrupted continues with the same value."
             )
-        return found.pop()
+        return merged(found) or None if name in LISTS else found.pop()
 
     def differs(self, name: str, value: str) -> bool:
         """Whether a function has another value of this entry."""
@@ -99,7 +135,8 @@ class Secrets:
     def restore(self, before: Mapping[str, Mapping[str, str]]) -> None:
         """Write back the entries that functions had."""
         for function, entries in before.items():
-            self._put(function, entries)
+            if self.read(function) != entries:
+                self._put(function, entries)
 
     def _put(self, function: str, entries: Mapping[str, str]) -> None:
         try:
@@ -125,7 +162,7 @@ def problems(function: str, entries: Mapping[str, str], environment: Mapping[str
             load_vault(everything)
         except SettingsError as error:
             found.append(str(error))
-    extra = entries.keys() - {*ENTRIES[function], "ENCRYPTION_KEY" if RING in ENTRIES[function] else ""}
+    extra = entries.keys() - {*ENTRIES[function]}
     if extra:
         found.append(f"{', '.join(sorted(extra))} should not be there: {function} does not use it.")
     return " ".join(found)

@@ -2,6 +2,9 @@
 
 A version is a copy of a function's code and configuration that never changes. New code gets requests when the alias is
 moved to its version. The alias's description names the version before the deployment, to which a rollback returns.
+
+A process reads its secret once, when it starts. So a version's description names the secret as it was when the version
+was published: all its processes have read that or a newer one, and a changed secret makes a new version.
 https://docs.aws.amazon.com/lambda/latest/dg/configuring-alias-routing.html
 """
 
@@ -11,10 +14,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infra.deploy.secrets import Secrets
 from infra.deploy.stage import ALIAS, FUNCTIONS, DeployError, Stage
 
 KEPT = 5  # versions of each function; older ones only use the account's code storage
 BEFORE = re.compile(r"; before it (\d+)$")
+READ = re.compile(r"; secret [\w-]+$")
+# What a deployment can change of a function, without the description.
+CONFIGURED = (
+    "CodeSha256",
+    "Runtime",
+    "Handler",
+    "Role",
+    "Environment",
+    "Layers",
+    "MemorySize",
+    "Timeout",
+    "EphemeralStorage",
+    "TracingConfig",
+    "LoggingConfig",
+    "VpcConfig",
+    "DeadLetterConfig",
+    "KMSKeyArn",
+)
 
 # A request whose answer shows that the function has started with its secrets. Without a token or a signature each
 # refuses it. Maintenance runs the job that runs every minute anyway.
@@ -42,6 +64,7 @@ class Versions:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._lambda = stage.client("lambda")
+        self._secrets = Secrets(stage)
 
     def live(self, name: str) -> Live:
         """Where a function's alias points."""
@@ -51,22 +74,40 @@ class Versions:
         return Live(alias["FunctionVersion"], before and before[1], next(iter(weights), None))
 
     def publish(self, name: str, description: str) -> str:
-        """Publish the newest code and configuration. Returns the version: the last one, if nothing has changed."""
-        function = self._stage.function(name)
-        self._lambda.get_waiter("function_updated_v2").wait(FunctionName=function)
-        version: str = self._lambda.publish_version(FunctionName=function, Description=description)["Version"]
+        """Publish the newest code and configuration, whose processes read the secret as it is now. Returns the version:
+        the last one, if nothing has changed."""
+        function, read = self._stage.function(name), self._read(name)
+        updated = self._lambda.get_waiter("function_updated_v2")
+        updated.wait(FunctionName=function)
+        newest = self._lambda.get_function_configuration(FunctionName=function).get("Description", "")
+        if not newest.endswith(read):
+            self._lambda.update_function_configuration(FunctionName=function, Description=READ.sub("", newest) + read)
+            updated.wait(FunctionName=function)
+        published = self._lambda.publish_version(FunctionName=function, Description=description + read)
+        version: str = published["Version"]
         self._lambda.get_waiter("published_version_active").wait(FunctionName=function, Qualifier=version)
         return version
 
-    def restart(self, name: str, description: str) -> str:
-        """Publish a version that differs only in its description, whose processes read their secret anew."""
+    def has_read(self, name: str) -> bool:
+        """Whether every process that is live has read the secret as it is now."""
+        function, version = self._stage.function(name), self.live(name).version
+        found = self._lambda.get_function_configuration(FunctionName=function, Qualifier=version)
+        return version != "$LATEST" and found.get("Description", "").endswith(self._read(name))
+
+    def _read(self, name: str) -> str:
+        """The end of the description of a version that has read the secret as it is now."""
+        return f"; secret {self._secrets.version(name) or 'none'}"
+
+    def require_live(self, name: str) -> None:
+        """Raise DeployError unless what was deployed last is live, but for the secret."""
         function, live = self._stage.function(name), self.live(name)
         newest = self._lambda.get_function_configuration(FunctionName=function)
         served = self._lambda.get_function_configuration(FunctionName=function, Qualifier=live.version)
-        if newest["CodeSha256"] != served["CodeSha256"]:
-            raise DeployError(f"The newest code of {name} is not live: deploy the code that should be, then rotate.")
-        self._lambda.update_function_configuration(FunctionName=function, Description=description)
-        return self.publish(name, description)
+        if any(newest.get(key) != served.get(key) for key in CONFIGURED):
+            raise DeployError(
+                f"The newest code or configuration of {name} is not live: deploy what should be, then rotate. "
+                "Nothing was changed."
+            )
 
     def check(self, name: str, version: str) -> None:
         """Call a version that has no traffic yet. Raises DeployError if it does not answer as it should."""

@@ -128,6 +128,15 @@ class FakeLambda:
         answer = self._aws.run(function, Qualifier, json.loads(Payload))
         return {"Payload": io.BytesIO(json.dumps(answer).encode())}
 
+    def publish_version(self, *, FunctionName: str, Description: str) -> dict[str, Any]:  # noqa: N803
+        """At a first version, moto keeps its mark that something has changed, and would publish another one."""
+        from moto.awslambda_simple.models import lambda_simple_backends
+
+        found: dict[str, Any] = self._aws.lambda_.publish_version(FunctionName=FunctionName, Description=Description)
+        region, account = found["FunctionArn"].split(":")[3:5]
+        lambda_simple_backends[account][region].get_function(FunctionName).code_or_config_updated = False
+        return found
+
     def get_account_settings(self) -> dict[str, Any]:
         """moto has no such call. A new account's limit, of which nothing is reserved."""
         limit = self._aws.limit
