@@ -1,12 +1,12 @@
-"""reconcile, overage: payments that were refunded or disputed at Stripe against what we count as paid.
+"""reconcile, overage: how invoices ended at Stripe against what we count as paid, voided and owed.
 
 The lists give suspects. Each suspect is read again, at Stripe and then here, so that a change meanwhile is no finding.
 """
 
-from collections.abc import AsyncIterable, Collection
+from collections.abc import AsyncIterable, Collection, Mapping
 from dataclasses import dataclass
 
-from stripe import InvalidRequestError, StripeClient
+from stripe import InvalidRequestError, Invoice, StripeClient
 
 from functions.common import results
 from functions.common.billing.overage import id_of
@@ -28,19 +28,33 @@ class BilledItem:
 
 
 async def compare_overage(
-    database: Database, stripe: StripeClient, items: Collection[BilledItem], payments: Collection[str]
+    database: Database,
+    stripe: StripeClient,
+    items: Collection[BilledItem],
+    payments: Collection[str],
+    unpaid: Mapping[str, Invoice],
 ) -> list[Finding]:
-    """`payments`: the payment intents that were refunded or disputed, for whatever they were."""
+    """`payments`: the payment intents that were refunded or disputed, for whatever they were. `unpaid`: the invoices of
+    all items' time that are not paid, read before the items."""
     returned = {one async for one in _invoices_of(stripe, payments)}
     suspects = {
         (item.user_id, item.stripe_invoice_id)
         for item in items
-        if item.user_id is not None and (item.settled_as == "returned" or item.stripe_invoice_id in returned)
+        # Below zero is what gives back, which is not settled.
+        if item.amount_cents > 0 and item.user_id is not None and item.stripe_invoice_id is not None
+        if item.stripe_invoice_id in returned or item.settled_as != _outcome(unpaid.get(item.stripe_invoice_id))
     }
     findings = []
-    for user_id, invoice_id in sorted((user, invoice) for user, invoice in suspects if user and invoice):
+    for user_id, invoice_id in sorted(suspects):
         findings += await _compare(database, stripe, user_id, invoice_id)
     return findings
+
+
+def _outcome(unpaid: Invoice | None) -> str | None:
+    """How an item on this invoice is settled. None as the invoice: it is on one that is paid."""
+    if unpaid is None:
+        return "paid"
+    return "void" if unpaid.status == "void" else None
 
 
 async def _invoices_of(stripe: StripeClient, payments: Collection[str]) -> AsyncIterable[str]:

@@ -1,25 +1,32 @@
 """reconcile, credit packs: payments at Stripe against packs here, in both directions.
 
-Refunds and disputes of the window are read, also those of older packs.
+Refunds and disputes of the window are read, also those of older packs. A pack of any age with credits left needs its
+sale: one list of Stripe has the sales since the oldest of them.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from stripe import InvalidRequestError, StripeClient
 
 from functions.common import results
-from functions.common.billing.overage import id_of
 from functions.common.billing.records import billing_profile
 from functions.common.billing.stripe_state import PackPayment, PackSale, pack_sale, read_pack_payment
 from functions.common.database import Database
 from functions.maintenance.findings import Finding
 
+if TYPE_CHECKING:
+    from stripe.params.checkout import SessionListParams
+
 PAGE = 1000
 PAGE_TIMEOUT_S = 30.0
+# A page is open for a day, and a bank debit takes days.
+PAYMENT_DELAY = timedelta(days=30)
+# Sales that no list has are read one by one. So many are one fault, not many.
+MAX_SUSPECTS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,7 @@ class GrantedPack:
     """A pack as we granted it. `is_recorded`: an operator granted it, with a record."""
 
     id: str
+    created_at: datetime
     user_id: str
     session_id: str | None
     payment_id: str | None
@@ -40,7 +48,8 @@ class GrantedPack:
 async def compare_packs(
     database: Database, stripe: StripeClient, since: datetime, changed: Collection[str], currency: str
 ) -> tuple[list[Finding], int]:
-    """`changed`: the result of changed_payments. Returns the findings, and how many payments were compared."""
+    """`changed`: the payments that were refunded or disputed. Returns the findings, and how many sales of the window
+    were compared."""
     # Stripe is read first: a payment that is listed there has its pack when we look, unless its event is missing.
     sales = await _sales(stripe, since)
     payments = set(changed)
@@ -48,20 +57,20 @@ async def compare_packs(
     for session_ids in _pages(list(sales)):
         granted = {pack.session_id: pack for pack in await _packs(database, p_sessions=session_ids)}
         for session_id in session_ids:
-            finding = await _compare_sale(database, session_id, sales[session_id], granted.get(session_id))
-            if finding is not None:
-                findings.append(finding)
+            findings += await _compare_sale(database, session_id, sales[session_id], granted.get(session_id))
             sale = sales[session_id]
             if sale.currency != currency:
                 findings.append(Finding("currency", sale.user_id, session_id, currency, sale.currency))
-    async for pack in _packs_since(database, since):
+    unlisted: dict[str, GrantedPack] = {}
+    async for pack in _packs_to_compare(database, since):
         if pack.session_id is None:
             if not pack.is_recorded:
                 findings.append(_unpaid(pack, "a payment, or a grant of an operator"))
-        elif pack.session_id not in sales and not await _is_paid(stripe, pack.session_id):
-            findings.append(_unpaid(pack, f"payment of {pack.session_id}"))
-        elif pack.payment_id is not None and (pack.to_revoke or pack.is_frozen):
+        elif pack.session_id not in sales:
+            unlisted[pack.session_id] = pack
+        if pack.payment_id is not None and (pack.to_revoke or pack.is_frozen):
             payments.add(pack.payment_id)
+    findings += await _compare_unlisted(stripe, unlisted, since)
     for payment_ids in _pages(sorted(payments)):
         # Other payments of the account are for plans, or for something else.
         for pack in await _packs(database, p_payments=payment_ids):
@@ -69,11 +78,11 @@ async def compare_packs(
     return findings, len(sales)
 
 
-async def _sales(stripe: StripeClient, since: datetime) -> dict[str, PackSale]:
-    """The paid sales of packs, by the id of the session."""
-    listed = await stripe.v1.checkout.sessions.list_async(
-        {"created": {"gte": int(since.timestamp())}, "status": "complete", "limit": 100}
-    )
+async def _sales(stripe: StripeClient, since: datetime, until: datetime | None = None) -> dict[str, PackSale]:
+    """The paid sales of packs, by the id of the session. Without `until`: to now."""
+    created = {"gte": int(since.timestamp())} | ({"lt": int(until.timestamp())} if until else {})
+    params = {"created": created, "status": "complete", "limit": 100}
+    listed = await stripe.v1.checkout.sessions.list_async(cast("SessionListParams", params))
     sales = {}
     async for session in listed.auto_paging_iter():
         sale = pack_sale(session)
@@ -82,42 +91,56 @@ async def _sales(stripe: StripeClient, since: datetime) -> dict[str, PackSale]:
     return sales
 
 
-async def changed_payments(stripe: StripeClient, since: datetime) -> set[str]:
-    """The ids of the payments that were refunded or disputed, for whatever they were."""
-    payments = set()
-    refunds = await stripe.v1.refunds.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
-    async for refund in refunds.auto_paging_iter():
-        payments.add(id_of(refund.payment_intent))
-    disputes = await stripe.v1.disputes.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
-    async for dispute in disputes.auto_paging_iter():
-        payments.add(id_of(dispute.payment_intent))
-    return {payment for payment in payments if payment is not None}
+async def _compare_unlisted(stripe: StripeClient, packs: Mapping[str, GrantedPack], since: datetime) -> list[Finding]:
+    """Packs whose sale is older than the listed ones, by their session."""
+    if not packs:
+        return []
+    oldest = min(pack.created_at for pack in packs.values())
+    sales = await _sales(stripe, oldest - PAYMENT_DELAY, since) if oldest < since + PAYMENT_DELAY else {}
+    unread = [session_id for session_id in packs if session_id not in sales]
+    for session_id in unread[:MAX_SUSPECTS]:
+        sale = await _sale(stripe, session_id)
+        if sale is not None:
+            sales[session_id] = sale
+    findings = []
+    for session_id, pack in packs.items():
+        if session_id in sales:
+            findings += _differences(sales[session_id], session_id, pack)
+        elif session_id in unread[:MAX_SUSPECTS]:
+            findings.append(_unpaid(pack, f"payment of {session_id}"))
+    if left := len(unread[MAX_SUSPECTS:]):
+        findings.append(Finding("pack unpaid", None, "others", "payments", f"{left:,} that may have none, not read"))
+    return findings
 
 
 async def _compare_sale(
     database: Database, session_id: str, sale: PackSale, granted: GrantedPack | None
-) -> Finding | None:
-    price = Decimal(sale.price_cents) / 100
+) -> list[Finding]:
     if granted is None:
         if await billing_profile(database, sale.user_id) is None:
-            return None  # the user was deleted
-        return Finding("pack missing", sale.user_id, session_id, f"{sale.credits} credits", "nothing")
-    if (granted.user_id, granted.credits, granted.price_paid_usd) != (sale.user_id, sale.credits, price):
-        expected = f"{sale.credits} credits for {price}"
-        found = f"{granted.credits} credits for {granted.price_paid_usd} of {granted.user_id}"
-        return Finding("pack differs", sale.user_id, session_id, expected, found)
-    return None
+            return []  # the user was deleted
+        return [Finding("pack missing", sale.user_id, session_id, f"{sale.credits} credits", "nothing")]
+    return _differences(sale, session_id, granted)
 
 
-async def _is_paid(stripe: StripeClient, session_id: str) -> bool:
-    """Whether the session sold a pack and was paid. It may be older than the listed ones."""
+def _differences(sale: PackSale, session_id: str, granted: GrantedPack) -> list[Finding]:
+    price = Decimal(sale.price_cents) / 100
+    if (granted.user_id, granted.credits, granted.price_paid_usd) == (sale.user_id, sale.credits, price):
+        return []
+    expected = f"{sale.credits} credits for {price}"
+    found = f"{granted.credits} credits for {granted.price_paid_usd} of {granted.user_id}"
+    return [Finding("pack differs", sale.user_id, session_id, expected, found)]
+
+
+async def _sale(stripe: StripeClient, session_id: str) -> PackSale | None:
+    """What the session sold; None where it is not the paid sale of a pack."""
     try:
         sale = pack_sale(await stripe.v1.checkout.sessions.retrieve_async(session_id))
     except InvalidRequestError as error:
         if error.code != "resource_missing":
             raise
-        return False
-    return sale is not None and sale.is_paid
+        return None
+    return sale if sale is not None and sale.is_paid else None
 
 
 def _unpaid(pack: GrantedPack, expected: str) -> Finding:
@@ -152,11 +175,11 @@ async def _packs(database: Database, **params: list[str]) -> list[GrantedPack]:
     return [_pack(row) for row in rows]
 
 
-async def _packs_since(database: Database, since: datetime) -> AsyncIterator[GrantedPack]:
+async def _packs_to_compare(database: Database, since: datetime) -> AsyncIterator[GrantedPack]:
     after: str | None = None
     while True:
         params = {"p_since": since.isoformat(), "p_after": after, "p_limit": PAGE}
-        page = await database.call("packs_since", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("id"))
+        page = await database.call("packs_to_compare", params, timeout_s=PAGE_TIMEOUT_S, parse=results.records("id"))
         for row in page:
             yield _pack(row)
         if not page:
@@ -167,6 +190,7 @@ async def _packs_since(database: Database, since: datetime) -> AsyncIterator[Gra
 def _pack(row: Mapping[str, Any]) -> GrantedPack:
     return GrantedPack(
         id=row["id"],
+        created_at=datetime.fromisoformat(row["created_at"]),
         user_id=row["user_id"],
         session_id=row["session_id"],
         payment_id=row["payment_id"],

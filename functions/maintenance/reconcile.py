@@ -16,10 +16,11 @@ from functions.common.billing.records import PriceList
 from functions.common.billing.stripe_client import ITEM_ID_KEY
 from functions.common.database import Database
 from functions.maintenance.compare_overage import BilledItem, compare_overage
-from functions.maintenance.compare_packs import changed_payments, compare_packs
+from functions.maintenance.compare_packs import compare_packs
 from functions.maintenance.compare_plans import compare_plans
 from functions.maintenance.findings import Finding, report
 from functions.maintenance.publish_catalog import publish_catalog
+from functions.maintenance.stripe_lists import changed_payments, unpaid_invoices
 
 # Two of the longest months. Older rows were compared when they were new.
 WINDOW = timedelta(days=62)
@@ -65,11 +66,14 @@ async def reconcile(
     prices: PriceList = await database.call("list_plans", parse=results.record("plans", "packs"))
     currency = prices["plans"][0]["currency"]
     payments = await changed_payments(stripe, since)
-    items, compared_items = await _compare_items(database, stripe, since, payments, currency)
+    unpaid = await unpaid_invoices(stripe, since - PLACEMENT_DELAY)
+    items, billed = await _compare_items(database, stripe, since, currency)
+    items += await compare_overage(database, stripe, billed, payments, unpaid)
+    compared_items = len(billed)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
     packs, compared_packs = await compare_packs(database, stripe, since, payments, currency)
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
-    plans, compared_plans = await compare_plans(database, stripe, since, currency)
+    plans, compared_plans = await compare_plans(database, stripe, since, prices, payments, unpaid)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")
     findings = [*ours, *items, *packs, *plans, *await _catalogue_findings(stripe, prices)]
     return {
@@ -106,8 +110,8 @@ async def ledger_findings(database: Database) -> list[Finding]:
 
 
 async def _compare_items(
-    database: Database, stripe: StripeClient, since: datetime, payments: Collection[str], currency: str
-) -> tuple[list[Finding], int]:
+    database: Database, stripe: StripeClient, since: datetime, currency: str
+) -> tuple[list[Finding], Collection[BilledItem]]:
     # Stripe's items are read first: each of them has a row. A row that is newer than this list is looked up by its id.
     theirs: dict[str, list[InvoiceItem]] = defaultdict(list)
     listed = await stripe.v1.invoice_items.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
@@ -132,8 +136,7 @@ async def _compare_items(
         item_id = row.stripe_invoice_item_id
         if item_id and row.id not in theirs and not await _exists(stripe, item_id):
             findings.append(Finding("item missing", row.user_id, row.id, item_id, "nothing"))
-    findings += await compare_overage(database, stripe, ours.values(), payments)
-    return findings, len(ours)
+    return findings, ours.values()
 
 
 def _differences(row: BilledItem, item: InvoiceItem) -> Iterable[Finding]:

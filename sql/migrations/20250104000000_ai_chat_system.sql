@@ -7083,7 +7083,7 @@ as $$
   from public.user_subscriptions s left join latest l on l.user_id = s.user_id and l.kind = 'block'
   where (s.blocked_at is not null) <> (l.action is not distinct from 'block')
   union all
-  -- Not overage_limit, which the user may change.
+  -- Not overage_limit, which the user may change within bounds.
   select 'operator', s.user_id, 'limits', coalesce(recorded.limits, 'none'), set_now.limits
   from public.user_subscriptions s
   left join latest l on l.user_id = s.user_id and l.kind = 'limit'
@@ -7093,6 +7093,16 @@ as $$
                                        (l.after ->> 'lifetime_quota') || ' ever',
                                        '$' || (l.after ->> 'overage_ceiling_usd') || ' at most') as limits) recorded
   where set_now.limits <> recorded.limits
+  union all
+  -- At most the ceiling, without one twice what was paid or the default of a plan, or what an operator set.
+  select 'operator', s.user_id, 'overage limit', '<= ' || bound.allowed, s.overage_limit::text
+  from public.user_subscriptions s
+  left join latest l on l.user_id = s.user_id and l.kind = 'limit'
+  cross join (select max(p.overage_limit_usd) as default_limit from public.plans p) d
+  cross join lateral (select greatest(
+    coalesce(s.overage_ceiling, greatest(d.default_limit, 2 * s.paid_overage_usd)),
+    (l.after ->> 'overage_limit_usd')::numeric) as allowed) bound
+  where s.overage_limit > bound.allowed
   union all
   select 'operator', a.subject_user_id, 'grant ' || a.id, (a.after ->> 'credits') || ' credits',
          coalesce(c.credits_purchased || ' credits of ' || c.user_id, 'no pack')
@@ -7108,7 +7118,8 @@ as $$
 $$;
 comment on function public.reconcile_operators() is
   'Differences between what operators changed and operator_actions: blocks, limits, granted packs and credits back, '
-  'each without its record, or recorded and not there. Columns as reconcile.';
+  'each without its record, or recorded and not there, and overage limits beyond what a user may set. Columns as '
+  'reconcile.';
 revoke all on function public.reconcile_operators() from public, anon, authenticated, service_role;
 grant execute on function public.reconcile_operators() to service_role;
 
@@ -7116,19 +7127,24 @@ grant execute on function public.reconcile_operators() to service_role;
 create or replace function public.subscribers(
   p_after uuid default null, p_limit integer default 1000, p_user_id uuid default null)
 returns table (
-  user_id uuid, stripe_customer_id text, stripe_subscription_id text, tier text, next_tier text, status text,
-  has_price boolean)
+  user_id uuid, stripe_customer_id text, stripe_sequence bigint, stripe_subscription_id text, tier text,
+  next_tier text, status text, period_start timestamptz, period_end timestamptz, canceled_at timestamptz,
+  past_due_since timestamptz, open_invoice_url text, unsubscribed_tier text)
 language sql stable security definer set search_path = ''
 as $$
-  select s.user_id, s.stripe_customer_id, s.stripe_subscription_id, s.tier, s.next_tier, s.status, p.price_usd > 0
-  from public.user_subscriptions s join public.plans p on p.tier = s.tier
+  select s.user_id, s.stripe_customer_id, s.stripe_sequence, s.stripe_subscription_id, s.tier, s.next_tier, s.status,
+         s.current_period_start, s.current_period_end, s.canceled_at, s.past_due_since, s.open_invoice_url,
+         -- expire-credits ends pay as you go within a day after the pack has expired.
+         private.unsubscribed_tier(
+           s.user_id, private.clock() - case when s.tier = 'usage_only' then interval '2 days' else interval '0' end)
+  from public.user_subscriptions s
   where (p_after is null or s.user_id > p_after) and (p_user_id is null or s.user_id = p_user_id)
-    and (s.stripe_customer_id is not null or s.stripe_subscription_id is not null or p.price_usd > 0)
+    and (s.stripe_customer_id is not null or s.stripe_subscription_id is not null or s.tier <> 'free')
   order by s.user_id limit least(p_limit, 1000)
 $$;
 comment on function public.subscribers(uuid, integer, uuid) is
-  'Users with a Stripe customer or a plan that has a price, to compare with Stripe, ordered by id, after p_after, at '
-  'most 1,000. p_user_id: only that user.';
+  'Users with a Stripe customer or another plan than free, to compare with Stripe, ordered by id, after p_after, at most '
+  '1,000. unsubscribed_tier: the plan that they have without a subscription. p_user_id: only that user.';
 revoke all on function public.subscribers(uuid, integer, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.subscribers(uuid, integer, uuid) to service_role;
 
@@ -7136,7 +7152,7 @@ grant execute on function public.subscribers(uuid, integer, uuid) to service_rol
 create or replace view private.stripe_packs with (security_invoker = true) as
 select
   c.id, c.created_at, c.user_id, c.stripe_checkout_session_id as session_id, c.stripe_payment_intent_id as payment_id,
-  c.credits_purchased as credits, c.price_paid::numeric as price_paid_usd, c.credits_to_revoke as to_revoke,
+  c.credits_purchased as credits, c.credits_remaining as credits_left, c.price_paid::numeric as price_paid_usd, c.credits_to_revoke as to_revoke,
   c.is_frozen,
   exists (select from public.operator_actions a where a.id = c.id and a.action = 'grant') as is_recorded
 from public.credit_packs c;
@@ -7147,6 +7163,7 @@ comment on column private.stripe_packs.user_id is 'The owner.';
 comment on column private.stripe_packs.session_id is 'The checkout session. Null: the pack was not bought.';
 comment on column private.stripe_packs.payment_id is 'The payment intent.';
 comment on column private.stripe_packs.credits is 'The credits bought.';
+comment on column private.stripe_packs.credits_left is 'The credits left.';
 comment on column private.stripe_packs.price_paid_usd is 'The price, dollars.';
 comment on column private.stripe_packs.to_revoke is 'Credits that refunds and a lost dispute are worth.';
 comment on column private.stripe_packs.is_frozen is 'Whether a dispute is open.';
@@ -7154,33 +7171,36 @@ comment on column private.stripe_packs.is_recorded is 'Whether an operator grant
 revoke all on private.stripe_packs from public, anon, authenticated, service_role;
 
 
-create or replace function public.packs_since(
+create or replace function public.packs_to_compare(
   p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
 returns table (
-  id uuid, user_id uuid, session_id text, payment_id text, credits integer, price_paid_usd text, to_revoke integer,
-  is_frozen boolean, is_recorded boolean)
+  id uuid, created_at timestamptz, user_id uuid, session_id text, payment_id text, credits integer,
+  price_paid_usd text, to_revoke integer, is_frozen boolean, is_recorded boolean)
 language sql stable security definer set search_path = ''
 as $$
-  select s.id, s.user_id, s.session_id, s.payment_id, s.credits, s.price_paid_usd::text, s.to_revoke, s.is_frozen,
-         s.is_recorded
+  -- `greatest`: the time of a row that was written by hand may be -infinity.
+  select s.id, greatest(s.created_at, '2000-01-01Z'), s.user_id, s.session_id, s.payment_id, s.credits,
+         s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded
   from private.stripe_packs s
-  where s.created_at >= p_since and (p_after is null or s.id > p_after)
+  where (s.created_at >= p_since or s.credits_left > 0) and (p_after is null or s.id > p_after)
   order by s.id limit least(p_limit, 1000)
 $$;
-comment on function public.packs_since(timestamptz, uuid, integer) is
-  'Credit packs since a time, ordered by id, after p_after, at most 1,000, to compare with Stripe.';
-revoke all on function public.packs_since(timestamptz, uuid, integer) from public, anon, authenticated, service_role;
-grant execute on function public.packs_since(timestamptz, uuid, integer) to service_role;
+comment on function public.packs_to_compare(timestamptz, uuid, integer) is
+  'Credit packs since a time, and older ones with credits left, ordered by id, after p_after, at most 1,000, to compare '
+  'with Stripe.';
+revoke all on function public.packs_to_compare(timestamptz, uuid, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.packs_to_compare(timestamptz, uuid, integer) to service_role;
 
 
 create or replace function public.sold_packs(p_sessions text[] default '{}', p_payments text[] default '{}')
 returns table (
-  id uuid, user_id uuid, session_id text, payment_id text, credits integer, price_paid_usd text, to_revoke integer,
-  is_frozen boolean, is_recorded boolean)
+  id uuid, created_at timestamptz, user_id uuid, session_id text, payment_id text, credits integer,
+  price_paid_usd text, to_revoke integer, is_frozen boolean, is_recorded boolean)
 language sql stable security definer set search_path = ''
 as $$
-  select s.id, s.user_id, s.session_id, s.payment_id, s.credits, s.price_paid_usd::text, s.to_revoke, s.is_frozen,
-         s.is_recorded
+  select s.id, greatest(s.created_at, '2000-01-01Z'), s.user_id, s.session_id, s.payment_id, s.credits,
+         s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded
   from private.stripe_packs s
   where s.session_id = any (p_sessions[1:1000]) or s.payment_id = any (p_payments[1:1000])
 $$;

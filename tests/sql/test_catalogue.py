@@ -150,7 +150,7 @@ public.note_action                     volatile   definer  service_role
 public.note_api_key                    volatile   definer  service_role
 public.note_job_run                    volatile   definer  service_role
 public.note_progress                   volatile   definer  service_role
-public.packs_since                     stable     definer  service_role
+public.packs_to_compare                stable     definer  service_role
 public.pause_service                   volatile   definer  service_role
 public.place_overage                   volatile   definer  service_role
 public.price_currency                  stable     definer  service_role

@@ -11,7 +11,7 @@ from stripe import StripeError
 from functions.common import results
 from functions.common.billing.checkout_pages import close_pages
 from functions.common.billing.events import apply_customer, apply_payment
-from functions.common.billing.overage import bill_overage
+from functions.common.billing.overage import bill_overage, settle_overage
 from functions.common.billing.records import BillingProfile, billing_profile
 from functions.common.billing.stripe_client import Account, account
 from functions.common.leaving.auth_admin import AuthAdmin
@@ -144,14 +144,15 @@ async def resend(session: Session, user_id: str, what: str, reason: str) -> list
         raise SupportError("This user has never been to Stripe's checkout: there is nothing to read.")
     await session.change("note_action", reason, p_user_id=user_id, p_name="resend payments")
     async with account(session.environment) as stripe:
-        payments = await _read_again(session, stripe, profile.stripe_customer_id)
+        payments = await _read_again(session, stripe, user_id, profile.stripe_customer_id)
     return [f"read the plan and {payments} payments at Stripe again: see `show`"]
 
 
-async def _read_again(session: Session, stripe: Account, customer_id: str) -> int:
+async def _read_again(session: Session, stripe: Account, user_id: str, customer_id: str) -> int:
     database, payments = session.database, 0
     sequence = await database.call("next_stripe_sequence", parse=results.number)
     await apply_customer(database, stripe, customer_id, sequence)
+    await settle_overage(database, stripe, user_id, sequence)
     listed = await stripe.v1.checkout.sessions.list_async({"customer": customer_id, "status": "complete", "limit": 100})
     async for one in listed.auto_paging_iter():
         if one.payment_intent is not None:

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -34,8 +35,13 @@ class Books:
     def sql(self, statement: str, *values: Any) -> None:
         self.billing.db.execute(statement.encode(), values)
 
-    def findings(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = run(self.billing, reconcile, today(self.billing), no_progress)["findings"]
+    def new_user(self) -> str:
+        """The id of one more free user, whom the end of the module deletes."""
+        return self.billing.new_user().id
+
+    def findings(self, later: timedelta = timedelta(0)) -> list[dict[str, str]]:
+        now = today(self.billing) + later
+        found: list[dict[str, str]] = run(self.billing, reconcile, now, no_progress)["findings"]
         return found
 
 
@@ -143,6 +149,8 @@ def item_of(books: Books) -> str:
     return str(books.billing.overage_items(books.billed)[0]["id"])
 
 
+# Every sale of the books is older than what is listed then.
+LATER = timedelta(days=90)
 SUBSCRIPTIONS = "update public.user_subscriptions set"
 PLANTED: dict[str, tuple[Plant, set[str]]] = {
     "a credit row without a pack": (
@@ -175,6 +183,14 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         sql("update public.credit_packs set credits_purchased = 99, credits_remaining = 99 where user_id = %s",
             "billed"),
         {"pack differs"}),
+    "a pack without a payment, dated back": (
+        sql("insert into public.credit_packs (created_at, user_id, credits_purchased, credits_remaining, price_paid)"
+            " values ('2020-01-01Z', %s, 50, 50, 5)", "other"),
+        {"pack unpaid"}),
+    "a pack of a session that does not exist, dated back": (
+        sql("insert into public.credit_packs (created_at, user_id, credits_purchased, credits_remaining, price_paid,"
+            " stripe_checkout_session_id) values ('2020-01-01Z', %s, 50, 50, 5, 'cs_none')", "other"),
+        {"pack unpaid"}),
     "a subscription on a free user": (
         sql(f"{SUBSCRIPTIONS} tier = 'free', stripe_subscription_id = null, current_period_start = null,"
             " current_period_end = null where user_id = %s", "other"),
@@ -185,6 +201,27 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         sql(f"{SUBSCRIPTIONS} tier = 'free', stripe_subscription_id = null, stripe_customer_id = null,"
             " current_period_start = null, current_period_end = null where user_id = %s", "other"),
         {"plan unknown"}),
+    "a better plan than the subscription's": (
+        sql(f"{SUBSCRIPTIONS} tier = 'pro' where user_id = %s", "billed"), {"plan differs"}),
+    "a better plan until the subscription's follows": (
+        sql(f"{SUBSCRIPTIONS} tier = 'pro', next_tier = 'basic' where user_id = %s", "billed"), {"plan differs"}),
+    "a better plan that follows": (
+        sql(f"{SUBSCRIPTIONS} next_tier = 'pro' where user_id = %s", "billed"), {"plan differs"}),
+    "a period that does not end": (
+        sql(f"{SUBSCRIPTIONS} current_period_end = '2030-01-01Z' where user_id = %s", "billed"), {"plan differs"}),
+    "a canceled plan that does not end": (
+        sql(f"{SUBSCRIPTIONS} status = 'canceled', current_period_end = '2030-01-01Z' where user_id = %s", "billed"),
+        {"plan differs"}),
+    "an invoice to pay on another site": (
+        sql(f"{SUBSCRIPTIONS} open_invoice_url = 'https://evil.example/pay' where user_id = %s", "billed"),
+        {"plan differs"}),
+    "pay as you go without a pack or a subscription": (
+        sql(f"{SUBSCRIPTIONS} tier = 'usage_only' where user_id = %s", "former"), {"plan differs"}),
+    "pay as you go of a user without a customer": (
+        lambda books: books.sql(f"{SUBSCRIPTIONS} tier = 'usage_only' where user_id = %s", books.new_user()),
+        {"plan differs"}),
+    "a limit of overage beyond what was paid": (
+        sql(f"{SUBSCRIPTIONS} overage_limit = 1000 where user_id = %s", "other"), {"operator"}),
     "two users' customers swapped": (swap_customers, {"customer differs"}),
     "a conversation's tokens off": (
         sql("update public.conversations set total_tokens = total_tokens + 1 where user_id = %s", "other"), {"I4"}),
@@ -211,6 +248,15 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
             f" {SUBSCRIPTIONS} unpaid_overage_usd = paid_overage_usd, paid_overage_usd = 0 where user_id = %s",
             "billed", "billed"),
         {"overage payment"}),
+    "overage that is paid at Stripe and owed here": (
+        sql("with i as (update public.overage_invoice_items set settled_as = null where user_id = %s)"
+            f" {SUBSCRIPTIONS} unpaid_overage_usd = paid_overage_usd, paid_overage_usd = 0 where user_id = %s",
+            "billed", "billed"),
+        {"overage payment"}),
+    "overage that is paid at Stripe and forgiven here": (
+        sql("with i as (update public.overage_invoice_items set settled_as = 'void' where user_id = %s)"
+            f" {SUBSCRIPTIONS} paid_overage_usd = 0 where user_id = %s", "billed", "billed"),
+        {"overage payment"}),
     "an invoice item without its row": (second_item(lambda books: str(uuid.uuid4())), {"item unknown"}),
     "two invoice items for one row": (second_item(item_of), {"item doubled"}),
 }  # fmt: skip
@@ -218,6 +264,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
 
 def test_clean_books_have_no_findings(books: Books) -> None:
     assert books.findings() == []
+    assert books.findings(LATER) == []
 
 
 @pytest.mark.usefixtures("restored")
@@ -236,20 +283,50 @@ def test_each_planted_difference_is_found(books: Books, name: str) -> None:
                 billing.fake.http.delete(f"/v1/invoiceitems/{item['id']}", headers=STRIPE_HEADERS).raise_for_status()
 
 
+@pytest.mark.usefixtures("restored")
+def test_an_old_pack_with_more_credits_than_were_paid_is_found(books: Books) -> None:
+    plant, kinds = PLANTED["a pack of another size than was paid"]
+    plant(books)
+    assert {one["kind"] for one in books.findings(LATER)} == kinds
+    books.sql("update public.credit_packs set credits_used = credits_purchased, credits_remaining = 0")
+    assert "pack differs" not in {one["kind"] for one in books.findings(LATER)}  # nothing of it can be spent
+
+
+def lost_events(billing: BillingStack, act: Callable[[], Any]) -> list[str]:
+    """The ids of the events of an act at Stripe, which never arrived."""
+    before = {event["id"] for event in billing.fake.http.get("/_events").json()}
+    with dropped_events(billing):
+        act()
+    return [event["id"] for event in billing.fake.http.get("/_events").json() if event["id"] not in before]
+
+
+def test_a_lost_dispute_of_a_plan_is_found_until_applied(books: Books) -> None:
+    billing = books.billing
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    assert set(billing.deliver()) == {200}
+    (charge,) = stripe_get(billing, "charges", customer=billing.customer_id(user))["data"]
+    lost = lost_events(billing, lambda: billing.fake.control("/_disputes", charge=charge["id"], status="lost"))
+    assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("plan disputed", user.id)]
+    assert set(billing.deliver(*lost)) == {200}
+    assert set(billing.deliver()) == {200}
+    assert books.findings() == []
+
+
 @pytest.mark.parametrize("way", ["refund", "dispute"])
 def test_a_lost_refund_or_dispute_is_found_until_applied(books: Books, way: str) -> None:
     billing = books.billing
     (pack,) = billing.packs(books.billed)
     intent = pack["stripe_payment_intent_id"]
-    before = {event["id"] for event in billing.fake.http.get("/_events").json()}
-    with dropped_events(billing):
+
+    def act() -> None:
         if way == "refund":
             stripe_post(billing, "refunds", payment_intent=intent, amount=100)
         else:
-            charge = stripe_get(billing, f"payment_intents/{intent}")["latest_charge"]
-            billing.fake.control("/_disputes", charge=charge)
+            billing.fake.control("/_disputes", charge=intent)
+
+    lost = lost_events(billing, act)
     assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("pack refund", books.billed.id)]
-    lost = [event["id"] for event in billing.fake.http.get("/_events").json() if event["id"] not in before]
     assert set(billing.deliver(*lost)) == {200}
     assert books.findings() == []
 
@@ -257,10 +334,7 @@ def test_a_lost_refund_or_dispute_is_found_until_applied(books: Books, way: str)
 def test_a_lost_refund_of_overage_is_found_until_applied(books: Books) -> None:
     billing = books.billing
     charge = stripe_get(billing, "charges", customer=billing.customer_id(books.billed))["data"][0]
-    before = {event["id"] for event in billing.fake.http.get("/_events").json()}
-    with dropped_events(billing):
-        stripe_post(billing, "refunds", charge=charge["id"])
+    lost = lost_events(billing, lambda: stripe_post(billing, "refunds", charge=charge["id"]))
     assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("overage payment", books.billed.id)]
-    lost = [event["id"] for event in billing.fake.http.get("/_events").json() if event["id"] not in before]
     assert set(billing.deliver(*lost)) == {200}
     assert books.findings() == []

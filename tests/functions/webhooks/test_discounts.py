@@ -147,4 +147,4 @@ def test_a_free_pack_is_granted_once_and_compared(billing: BillingStack, checkou
     assert (pack["price_paid"], pack["stripe_payment_intent_id"]) == (0, None)
     assert findings(billing, user) == set()
     billing.db.execute("delete from public.credit_packs where user_id = %s", (user.id,))
-    assert findings(billing, user) == {"pack missing"}
+    assert findings(billing, user) == {"pack missing", "plan differs"}  # and pay as you go without a pack

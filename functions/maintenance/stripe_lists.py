@@ -1,0 +1,61 @@
+"""reconcile: lists of Stripe that several comparisons read."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from stripe import Charge, Invoice, StripeClient
+
+from functions.common.billing.overage import id_of
+
+if TYPE_CHECKING:
+    from stripe.params import InvoiceListParams
+
+STATUSES_OF_UNPAID: tuple[Literal["draft", "open", "uncollectible", "void"], ...] = (
+    "draft",
+    "open",
+    "uncollectible",
+    "void",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedPayment:
+    """A payment that was refunded or disputed. `is_returned`: all of it was refunded, or a dispute of it was lost."""
+
+    id: str
+    customer_id: str | None
+    is_returned: bool
+    is_lost: bool
+
+
+async def changed_payments(stripe: StripeClient, since: datetime) -> dict[str, ChangedPayment]:
+    """The payments that were refunded or disputed, for whatever they were, by the id of their intent."""
+    params = {"created": {"gte": int(since.timestamp())}, "limit": 100, "expand": ["data.charge"]}
+    refunds = await stripe.v1.refunds.list_async(cast("Any", params))
+    disputes = await stripe.v1.disputes.list_async(cast("Any", params))
+    changes = [(one.payment_intent, one.charge, False) async for one in refunds.auto_paging_iter()]
+    changes += [(one.payment_intent, one.charge, one.status == "lost") async for one in disputes.auto_paging_iter()]
+    changed: dict[str, ChangedPayment] = {}
+    for intent, charge, is_lost in changes:
+        payment_id = id_of(intent)
+        if payment_id is not None and isinstance(charge, Charge):
+            before = changed.get(payment_id)
+            was_lost = before is not None and before.is_lost
+            changed[payment_id] = ChangedPayment(
+                payment_id, id_of(charge.customer), charge.refunded or is_lost or was_lost, is_lost or was_lost
+            )
+    return changed
+
+
+async def unpaid_invoices(stripe: StripeClient, since: datetime) -> dict[str, Invoice]:
+    """The invoices that are not paid, by id: the open ones of any age, others since a time. All others are paid."""
+    found = {}
+    for status in STATUSES_OF_UNPAID:
+        params: InvoiceListParams = {"status": status, "limit": 100}
+        if status != "open":
+            params["created"] = {"gte": int(since.timestamp())}
+        listed = await stripe.v1.invoices.list_async(params)
+        async for invoice in listed.auto_paging_iter():
+            found[str(invoice.id)] = invoice
+    return found
