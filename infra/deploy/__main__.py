@@ -140,7 +140,8 @@ def deploy(options: argparse.Namespace) -> None:
         return
     print("4. Versions, canary and smoke test")
     percent = options.canary if options.canary is not None else (10 if stage.name == "prod" else 0)
-    variables = {**os.environ, SIGNING: Secrets(stage).value(SIGNING) or ""}
+    origins = template.environment("chat")["ALLOWED_ORIGINS"]
+    variables = {**os.environ, SIGNING: Secrets(stage).value(SIGNING) or "", "ALLOWED_ORIGINS": origins}
     targets = smoke.Targets.of(urls, variables, on_lambda=True)
     canary = Canary(percent / 100, options.minutes)
     release(stage, release_name(), canary, lambda: smoke.run(targets), token=targets.token)

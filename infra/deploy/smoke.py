@@ -18,8 +18,9 @@ from infra.deploy.stage import WITH_URL, DeployError, say
 
 TIMEOUT_S = 60.0
 EMPTY_WITHIN_S = 5.0  # a response without a body must end at once
-# A response that was buffered comes in one piece. One that streams comes during the whole time that the model writes.
-STREAMS_AT_LEAST = 0.02  # of the whole time between the first and the last piece
+# The text of a response that was buffered comes in one piece, otherwise while the model writes.
+STREAMS_AT_LEAST = 0.02  # of the whole time between the first and the last piece with text
+WITH_BROWSERS = ("chat", "keys", "checkout", "account")
 QUESTION = "Which bills were voted on most recently?"
 
 
@@ -31,6 +32,7 @@ class Targets:
     token: str | None = None
     webhook_secret: str | None = None
     on_lambda: bool = False
+    origins: tuple[str, ...] = ()
 
     @classmethod
     def at(cls, url: str, environ: Mapping[str, str]) -> "Targets":
@@ -40,7 +42,9 @@ class Targets:
     @classmethod
     def of(cls, urls: Mapping[str, str], environ: Mapping[str, str], *, on_lambda: bool = False) -> "Targets":
         """Each function at its own URL."""
-        return cls(urls, environ.get("SMOKE_TOKEN") or None, environ.get("STRIPE_WEBHOOK_SECRET") or None, on_lambda)
+        origins = tuple(one.strip() for one in environ.get("ALLOWED_ORIGINS", "").split(",") if one.strip())
+        secret = environ.get("STRIPE_WEBHOOK_SECRET") or None
+        return cls(urls, environ.get("SMOKE_TOKEN") or None, secret, on_lambda, origins)
 
 
 def run(targets: Targets) -> None:
@@ -52,6 +56,7 @@ def run(targets: Targets) -> None:
         ("an event with a wrong signature is refused", _refused_event),
         ("a signed event is accepted", _accepted_event),
         ("the empty response of a resume ends", _empty_response),
+        ("browsers at ALLOWED_ORIGINS may call the functions", _preflights),
         ("the chat knows Lambda's deadline", _deadline),
         ("a question is answered, streamed and charged", _answered_chat),
     ]
@@ -60,7 +65,7 @@ def run(targets: Targets) -> None:
         for title, check in checks:
             try:
                 missing = check(http, targets)
-            except (DeployError, httpx.HTTPError, KeyError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 -- an answer of any other form is a finding
                 failures += 1
                 say("FAIL", f"{title}: {error if isinstance(error, DeployError) else type(error).__name__}")
             else:
@@ -74,7 +79,9 @@ WITHOUT_USER = "SMOKE_TOKEN is not set to a user's access token"
 
 def _health(http: httpx.Client, targets: Targets) -> None:
     for name in WITH_URL:
-        _expect(http.get(f"{targets.urls[name]}/health"), 200, name)
+        answer = _expect(http.get(f"{targets.urls[name]}/health"), 200, name)
+        if answer.headers.get("content-type") != "application/json" or answer.json() != {"status": "ok"}:
+            raise DeployError(f"{name}: something else answers at {targets.urls[name]}")
 
 
 def _plans(http: httpx.Client, targets: Targets) -> None:
@@ -89,8 +96,9 @@ def _refused_chat(http: httpx.Client, targets: Targets) -> None:
 
 
 def _event() -> bytes:
-    """An event of a type that is not used: it is answered and changes nothing."""
-    return json.dumps({"id": f"evt_smoke_{uuid.uuid4().hex}", "type": "smoke", "data": {"object": {}}}).encode()
+    """A refund without a payment: the database stores that it came, and nothing else happens."""
+    event = {"id": f"evt_smoke_{uuid.uuid4().hex}", "type": "refund.updated", "data": {"object": {}}}
+    return json.dumps(event).encode()
 
 
 def _refused_event(http: httpx.Client, targets: Targets) -> None:
@@ -105,7 +113,21 @@ def _accepted_event(http: httpx.Client, targets: Targets) -> str | None:
     for secret in targets.webhook_secret.split(","):
         body = _event()
         headers = {"stripe-signature": signature(secret.strip(), body)}
-        _expect(http.post(f"{targets.urls['webhooks']}/webhooks/stripe", content=body, headers=headers), 200)
+        url = f"{targets.urls['webhooks']}/webhooks/stripe"
+        if (outcome := _expect(http.post(url, content=body, headers=headers), 200).json()["outcome"]) != "processed":
+            raise DeployError(f"its outcome is `{outcome}`, not `processed`")
+    return None
+
+
+def _preflights(http: httpx.Client, targets: Targets) -> str | None:
+    if not targets.origins:
+        return "ALLOWED_ORIGINS is not set"
+    for name in WITH_BROWSERS:
+        for origin in targets.origins:
+            headers = {"origin": origin, "access-control-request-method": "GET"}
+            answer = http.options(f"{targets.urls[name]}/health", headers=headers)
+            if answer.headers.get("access-control-allow-origin") != origin:
+                raise DeployError(f"{name} refuses {origin}: an origin has no path and no slash at its end")
     return None
 
 
@@ -149,12 +171,18 @@ def _answered_chat(http: httpx.Client, targets: Targets) -> str | None:
     events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     if error := next((event for event in events if event["type"] == "error"), None):
         raise DeployError(f"the answer ended with an error: {error.get('errorText')}")
-    if "data: [DONE]" not in lines:
+    finish = next((event for event in events if event["type"] == "finish"), None)
+    if finish is None or "data: [DONE]" not in lines:
         raise DeployError("the stream has no end")
+    texts = [at for at, piece in pieces if b'"text-delta"' in piece]
+    if not texts:
+        raise DeployError("the answer has no text")
     first, last = pieces[0][0], pieces[-1][0]
-    if len(pieces) < 2 or last - first < STREAMS_AT_LEAST * (last - started):
+    if texts[-1] - texts[0] < STREAMS_AT_LEAST * (last - started):
         raise DeployError("everything came at once: the URL's invokeMode and AWS_LWA_INVOKE_MODE must agree")
-    metadata: dict[str, Any] = next(event["messageMetadata"] for event in events if event["type"] == "finish")
+    metadata: dict[str, Any] = finish["messageMetadata"]
+    if metadata.get("outcome") == "lost" or metadata["charged_usd"] is None:
+        raise DeployError(f"it is not charged: the database could not settle it within {last - started:.0f} s")
     say(
         "note",
         f"{metadata['model']} began after {first - started:.1f} s and ended after {last - started:.1f} s; "

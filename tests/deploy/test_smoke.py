@@ -22,14 +22,18 @@ from tests.servers import serve
 
 @pytest.fixture(scope="module")
 def targets(stack: Stack, person: Callable[..., Person]) -> Targets:
-    environ = {"SMOKE_TOKEN": person("pro").token, "STRIPE_WEBHOOK_SECRET": stack.info["stripe_webhook_secret"]}
+    environ = {
+        "SMOKE_TOKEN": person("pro").token,
+        "STRIPE_WEBHOOK_SECRET": stack.info["stripe_webhook_secret"],
+        "ALLOWED_ORIGINS": "http://localhost:3000",
+    }
     return Targets.at(stack.info["functions_url"], environ)
 
 
 def test_the_local_stack_passes(targets: Targets, capsys: pytest.CaptureFixture[str]) -> None:
     smoke.run(targets)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 6 + ["skip", "note", "ok"]
+    assert [line.split()[0] for line in lines] == ["ok"] * 7 + ["skip", "note", "ok"]
 
 
 def test_lambdas_deadline_must_arrive_on_lambda(targets: Targets) -> None:
@@ -56,16 +60,20 @@ def wrong(targets: Targets) -> Iterator[Callable[[Response], Targets]]:
         yield make
 
 
-def test_a_buffered_answer_fails(wrong: Callable[[Response], Targets]) -> None:
-    finish = {"type": "finish", "messageMetadata": {"model": "m", "funding": "included"}}
-    body = f"data: {json.dumps({'type': 'start'})}\n\ndata: {json.dumps(finish)}\n\ndata: [DONE]\n\n"
-    with httpx.Client() as http, pytest.raises(DeployError, match="everything came at once"):
-        smoke._answered_chat(http, wrong(Response(body)))
+def stream(*events: dict[str, object]) -> str:
+    return "".join(f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+METADATA: dict[str, object] = {"model": "m", "funding": "included", "charged_usd": 0}
+TEXT: dict[str, object] = {"type": "text-delta", "delta": "A bill."}
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
+        (stream(TEXT, TEXT, {"type": "finish", "messageMetadata": METADATA}), "everything came at once"),
+        (stream({"type": "finish", "messageMetadata": METADATA}), "the answer has no text"),
+        (stream(TEXT), "the stream has no end"),
         ('data: {"type": "start"}\n\n', "the stream has no end"),
         ('data: {"type": "error", "errorText": "The model is gone."}\n\n', "The model is gone"),
     ],
@@ -73,6 +81,39 @@ def test_a_buffered_answer_fails(wrong: Callable[[Response], Targets]) -> None:
 def test_an_answer_that_fails_is_named(wrong: Callable[[Response], Targets], body: str, sentence: str) -> None:
     with httpx.Client() as http, pytest.raises(DeployError, match=sentence):
         smoke._answered_chat(http, wrong(Response(body)))
+
+
+def test_an_answer_that_is_not_charged_fails(
+    wrong: Callable[[Response], Targets], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat marks an answer that the database could not settle."""
+    monkeypatch.setattr(smoke, "STREAMS_AT_LEAST", 0)
+    lost = {**METADATA, "charged_usd": None, "outcome": "lost"}
+    with httpx.Client() as http, pytest.raises(DeployError, match="it is not charged"):
+        smoke._answered_chat(http, wrong(Response(stream(TEXT, {"type": "finish", "messageMetadata": lost}))))
+
+
+def test_an_event_must_reach_the_database(wrong: Callable[[Response], Targets]) -> None:
+    with httpx.Client() as http, pytest.raises(DeployError, match="its outcome is `ignored`"):
+        smoke._accepted_event(http, wrong(Response('{"outcome":"ignored"}')))
+
+
+def test_another_site_at_a_functions_url_fails(wrong: Callable[[Response], Targets]) -> None:
+    with httpx.Client() as http, pytest.raises(DeployError, match="chat: something else answers"):
+        smoke._health(http, wrong(Response("<p>Welcome", media_type="text/html")))
+
+
+def test_an_origin_that_browsers_never_send_fails(targets: Targets) -> None:
+    with httpx.Client() as http, pytest.raises(DeployError, match=r"chat refuses https://app\.example/"):
+        smoke._preflights(http, replace(targets, origins=("https://app.example/",)))
+
+
+def test_an_answer_of_another_form_is_a_finding(
+    wrong: Callable[[Response], Targets], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DeployError, match="9 of 9 checks failed"):
+        smoke.run(wrong(Response("[]")))
+    assert "FAIL  the plans are read from the database: TypeError" in capsys.readouterr().out
 
 
 def test_an_open_webhook_fails(wrong: Callable[[Response], Targets]) -> None:
