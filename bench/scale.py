@@ -23,6 +23,7 @@ import psycopg
 from bench.charts import Bar, Panel, svg
 from functions.chat import limits
 from functions.chat.providers import prices
+from infra.deploy import costs as costs_on_aws
 from infra.local.postgres import ROOT
 from infra.pricing import TYPICAL
 
@@ -36,9 +37,10 @@ SEED = 20_260_704
 # What is assumed. Replace it with what your own users do: the formulas stay.
 ACTIVE = 0.1  # of the users, on a day
 QUESTIONS = 3  # of an active user, on a day
-ANSWER_S = 9.0  # mean: two steps and one round of tools
+ANSWER_S = float(costs_on_aws.CHAT_S)  # mean
 ANSWER_SIGMA = 0.6  # of its lognormal distribution: one answer in a hundred takes half a minute
-DEAR = 0.25  # of the questions go to a dear model
+DEAR = 0.25  # of the questions go to a dear model, which free users do not have
+FREE = 0.4  # of the questions are asked by free users
 CHEAP_MODEL, DEAR_MODEL = "claude-haiku-5-5", "claude-sonnet-5-5"
 # The share of a day's questions in each hour, in per mille: few at night, most in the evening.
 HOURS = (16, 10, 7, 6, 6, 9, 17, 28, 40, 48, 52, 54, 56, 55, 53, 52, 54, 58, 66, 78, 92, 76, 45, 22)
@@ -47,8 +49,10 @@ NEWS_FACTOR = 5
 # A provider's limits of an account in a minute, as large accounts have them. Yours are on its page.
 REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS = 4_000, 2_000_000, 400_000
 PROVIDERS = 2  # a query that one provider refuses goes to the other
-LAMBDA_USD_A_GB_S = 0.0000133334  # arm64, the list price
-LAMBDA_GB = 1.0
+LAMBDA_USD_A_GB_S = float(costs_on_aws.GB_SECOND)
+LAMBDA_GB = float(costs_on_aws.CHAT_GB)
+FREE_BUDGET_USD, BUDGET_USD = 20, 200  # a day, of a new database
+REFUSED = 0.01  # of the questions of the busiest hour: processes count as full then
 HEADROOM = 2.0  # times the mean at the peak, for bursts
 
 ROWS = 100_000  # to measure the size of a row
@@ -57,11 +61,12 @@ ROWS = 100_000  # to measure the size of a row
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What a query costs: the time of a connection and of processors in ms, the bytes of its row in the ledger, tokens
-    and US dollars."""
+    and US dollars. `chats_a_second`: what one process of the chat ends."""
 
     admission_ms: float
     settlement_ms: float
     chat_ms: float
+    chats_a_second: float
     database_ms: float
     row_bytes: float
     requests: int
@@ -89,6 +94,7 @@ def costs() -> Costs:
         admission_ms=ours(*(step.format("first text: admission") for step in steps)),
         settlement_ms=ours(*(step.format("end: settlement") for step in steps)),
         chat_ms=chat_ms,
+        chats_a_second=ours("streams per second, 64 open, against a relay"),
         database_ms=ours("... with PostgREST and Postgres") - chat_ms,
         row_bytes=ours("bytes of a row of usage_logs with its indexes, against without"),
         requests=len(TYPICAL),
@@ -164,6 +170,17 @@ def reckon(cost: Costs) -> list[tuple[str, str, list[float]]]:
     ]
 
 
+def offered(processes: int, refused: float) -> float:
+    """The mean of answers at once at which so many processes refuse this share of the questions (Erlang B)."""
+    low, high = 0.0, float(processes)
+    for _ in range(50):
+        load, blocked = (low + high) / 2, 1.0
+        for number_of in range(1, processes + 1):
+            blocked = load * blocked / (number_of + load * blocked)
+        low, high = (load, high) if blocked < refused else (low, load)
+    return low
+
+
 def ceilings(cost: Costs) -> list[tuple[str, str, float]]:
     """The rows of the second table, lowest first: a limit, its formula, and the users at which it is reached."""
     questions_a_day = ACTIVE * QUESTIONS
@@ -171,12 +188,24 @@ def ceilings(cost: Costs) -> list[tuple[str, str, float]]:
     connection_ms = cost.admission_ms + cost.settlement_ms
     rows = [
         (
-            "the day's budget of all queries, $200",
-            "200 / (questions a day × the mean)",
-            200 / cost.mean_usd / questions_a_day,
+            f"the day's budget of free users, ${FREE_BUDGET_USD}",
+            f"{FREE_BUDGET_USD} / ({FREE:.0%} of the questions a day × the cheap model)",
+            FREE_BUDGET_USD / cost.cheap_usd / questions_a_day / FREE,
         ),
-        ("a new AWS account's 10 processes", "L = 10", 10 / ANSWER_S / at_peak),
-        ("`chatConcurrency` 20", "L = 20", 20 / ANSWER_S / at_peak),
+        (
+            f"the day's budget of all queries, ${BUDGET_USD}",
+            f"{BUDGET_USD} / (questions a day × the mean)",
+            BUDGET_USD / cost.mean_usd / questions_a_day,
+        ),
+        *(
+            (what, f"L = {most:,.3g}: {processes:,} refuse 1% (Erlang B)", most / ANSWER_S / at_peak)
+            for what, processes in (
+                ("a new AWS account's 10 processes", 10),
+                ("`chatConcurrency` 20", 20),
+                ("an AWS account's default of 1,000 processes", 1_000),
+            )
+            for most in [offered(processes, REFUSED)]
+        ),
         (
             "one provider's input tokens a minute",
             f"60λ × {cost.input_tokens:,} = {INPUT_TOKENS:,}",
@@ -187,8 +216,11 @@ def ceilings(cost: Costs) -> list[tuple[str, str, float]]:
             "questions × 365 = 100,000,000",
             100_000_000 / 365 / questions_a_day,
         ),
-        ("an AWS account's default of 1,000 processes", "L = 1,000", 1_000 / ANSWER_S / at_peak),
-        ("one process of the chat as a server", f"λ × {cost.chat_ms:.2f} ms = 1", 1_000 / cost.chat_ms / at_peak),
+        (
+            "one process of the chat as a server",
+            f"λ = {cost.chats_a_second:.0f}, as measured",
+            cost.chats_a_second / at_peak,
+        ),
         (
             "two processors of PostgREST and Postgres",
             f"λ × {cost.database_ms:.2f} ms = 2",
@@ -209,18 +241,19 @@ class Scenario:
     name: str
     processes: int
     budget_usd: float
+    free_budget_usd: float
     connections: int = 20
     provider: float = 1
     news: bool = False
 
 
 SCENARIOS = (
-    Scenario("as deployed", processes=20, budget_usd=200),
-    Scenario("sized", processes=150, budget_usd=2_500),
-    Scenario("sized, news", processes=150, budget_usd=2_500, news=True),
-    Scenario("more, news", processes=700, budget_usd=5_000, provider=4, news=True),
+    Scenario("as deployed", processes=20, budget_usd=BUDGET_USD, free_budget_usd=FREE_BUDGET_USD),
+    Scenario("sized", processes=150, budget_usd=2_500, free_budget_usd=250),
+    Scenario("sized, news", processes=150, budget_usd=2_500, free_budget_usd=250, news=True),
+    Scenario("more, news", processes=700, budget_usd=5_000, free_budget_usd=500, provider=4, news=True),
 )
-REFUSALS = ("process", "connection", "budget", "provider")
+REFUSALS = ("process", "connection", "free budget", "budget", "provider")
 
 
 @dataclass(slots=True)
@@ -234,6 +267,7 @@ class Day:
     failovers: int = 0
     longest_wait_ms: float = 0.0
     spent_usd: float = 0.0
+    spent_on_free_usd: float = 0.0
 
 
 class Bucket:
@@ -296,7 +330,7 @@ def simulate(scenario: Scenario, cost: Costs, users: int = SIZES[1]) -> Day:
         while ends and ends[0] <= now:
             pool.use(heapq.heappop(ends), cost.settlement_ms / 1_000)
 
-    def refusal(now: float) -> str | None:
+    def refusal(now: float, *, is_free: bool) -> str | None:
         if len(ends) >= scenario.processes:
             return "process"
         wait_s = pool.wait_s(now)
@@ -304,6 +338,8 @@ def simulate(scenario: Scenario, cost: Costs, users: int = SIZES[1]) -> Day:
         if wait_s > limits.ADMIT_S:
             return "connection"
         pool.use(now, cost.admission_ms / 1_000)
+        if is_free and day.spent_on_free_usd >= scenario.free_budget_usd:
+            return "free budget"
         if day.spent_usd >= scenario.budget_usd:
             return "budget"
         for number, provider in enumerate(providers):
@@ -316,13 +352,17 @@ def simulate(scenario: Scenario, cost: Costs, users: int = SIZES[1]) -> Day:
         hour = int(now // HOUR_S)
         end_until(now)
         day.questions[hour] += 1
-        if reason := refusal(now):
+        kind = chance.random()
+        is_free, is_dear = kind < FREE, kind >= 1 - DEAR
+        if reason := refusal(now, is_free=is_free):
             day.refused[hour] += 1
             day.reasons[reason] += 1
             continue
         seconds = min(limits.TURN_S, median_s * math.exp(chance.gauss(0, ANSWER_SIGMA)))
         heapq.heappush(ends, now + seconds)
-        day.spent_usd += cost.dear_usd if chance.random() < DEAR else cost.cheap_usd
+        usd = cost.dear_usd if is_dear else cost.cheap_usd
+        day.spent_usd += usd
+        day.spent_on_free_usd += usd * is_free
         day.at_once[hour] = max(day.at_once[hour], len(ends))
     return day
 

@@ -33,6 +33,18 @@ def test_answers_at_once_obey_littles_law() -> None:
     assert little < day.at_once[20] < 4 * little
 
 
+def test_offered_load_agrees_with_erlangs_table() -> None:
+    """Traffic at 1% blocking, as printed in tables of Erlang B."""
+    assert [round(scale.offered(lines, 0.01), 2) for lines in (1, 10, 20, 100)] == [0.01, 4.46, 12.03, 84.06]
+
+
+def test_the_free_budget_refuses_only_free_users() -> None:
+    scenario = scale.Scenario("free", processes=1_000, budget_usd=1e9, free_budget_usd=0)
+    day = scale.simulate(scenario, scale.costs(), users=20_000)
+    assert set(day.reasons) == {"free budget"}
+    assert day.reasons["free budget"] / sum(day.questions) == pytest.approx(scale.FREE, abs=0.03)
+
+
 def test_a_full_pool_makes_the_next_one_wait() -> None:
     pool = scale.Pool(2)
     for _ in range(2):
@@ -52,5 +64,5 @@ def test_the_default_budget_is_that_of_the_schema() -> None:
         for line in (scale.ROOT / "sql/schemas/05_settings.sql").read_text().splitlines()
         if line.startswith("insert into public.settings")
     ]
-    assert line.endswith(f"values (20, {scale.SCENARIOS[0].budget_usd})")
+    assert line.endswith(f"values ({scale.FREE_BUDGET_USD}, {scale.BUDGET_USD})")
     assert f"chatConcurrency: {scale.SCENARIOS[0].processes} " in (scale.ROOT / "serverless.yml").read_text()

@@ -31,15 +31,15 @@ OTHER_GB = Decimal("0.5")
 SECRETS = 6
 
 # Assumptions.
-CHAT_S = Decimal(15)  # an answer, with the tools that it calls
+CHAT_S = Decimal(9)  # an answer: two steps and one round of tools
 OTHER_REQUESTS = 4  # for each chat: usage, messages, conversations' changes, checkout
 OTHER_S = Decimal("0.1")
 JOBS = 2 * 43_800 + 2 * 8_760 + 2_920 + 730 + 300  # a month of infra/resources/schedules.yml
 JOB_S = Decimal("0.5")
 LOG_KB = Decimal(4)  # a request's lines, with Lambda's own
 STREAM_KB = Decimal(100)  # a chat with what the page loads beside it
-METRICS = 60  # jobs, refusals by reason, provider failures, ...
-ALARM_METRICS = 40  # 22 alarms; those over all functions read several metrics each
+METRICS = 30  # ours; AWS has its own for nothing
+ALARM_METRICS = 40  # the alarms over all functions read several metrics each
 
 
 @dataclass(frozen=True, slots=True)
