@@ -54,24 +54,27 @@ questions: $(LOCAL) ## what citizens ask, answered by the tools and, with a prov
 package: .venv/.ready $(OSLS)
 	@python -m infra.package
 
-STAGE ?= dev
-DEPLOY = python -m infra.deploy $@ --stage '$(STAGE)' $(if $(REGION),--region '$(REGION)') $(if $(FILE),--file '$(FILE)')
+# Only what is written behind make counts: a URL or REGION of the shell may be meant for something else.
+given = $(if $(filter command,$(firstword $(origin $1))),$($1))
+option = $(if $(call given,$1),$2 '$(call given,$1)')
+flag = $(if $(call given,$1),$(if $(filter-out yes no,$(call given,$1)),$(error $1 is yes or no),$(if $(filter yes,$($1)),$2)))
+DEPLOY = python -m infra.deploy $@ $(call option,STAGE,--stage) $(call option,REGION,--region) $(call option,FILE,--file)
 
 deploy: .venv/.ready $(OSLS) ## make deploy STAGE=prod; without AWS credentials it stops after the template
-	@$(DEPLOY) $(PARAMS) $(if $(CANARY),--canary '$(CANARY)') $(if $(MINUTES),--minutes '$(MINUTES)') \
-	  $(if $(CONTRACT),--contract)
+	@$(DEPLOY) $(call given,PARAMS) $(call option,CANARY,--canary) $(call option,MINUTES,--minutes) \
+	  $(call flag,CONTRACT,--contract)
 
 smoke: .venv/.ready ## make smoke URL=http://127.0.0.1:8787, or STAGE=prod
-	@$(DEPLOY) $(if $(URL),--url '$(URL)')
+	@$(DEPLOY) $(call option,URL,--url)
 
 rollback: .venv/.ready ## moves the aliases back to the versions before the last deployment
 	@$(DEPLOY)
 
 secrets: .venv/.ready ## make secrets STAGE=prod reads .env.prod; SAVE=file writes the present ones
-	@$(DEPLOY) $(if $(SAVE),--save '$(SAVE)') $(if $(REPLACE),--replace)
+	@$(DEPLOY) $(call option,SAVE,--save) $(call flag,REPLACE,--replace)
 
 rotate: .venv/.ready ## make rotate STAGE=prod SECRET=STRIPE_SECRET_KEY; FINISH=yes leaves the newest entry of a list
-	@$(DEPLOY) --secret '$(SECRET)' $(if $(FINISH),--finish)
+	@$(DEPLOY) --secret '$(SECRET)' $(call flag,FINISH,--finish)
 
 migration: $(LOCAL) ## writes the next migration from sql/schemas/: make migration NAME=add_budget
 	@python -m infra.local.migrations $(NAME)

@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--file", type=Path, help="KEY=value lines; default: .env.<stage>, if there is one")
         if name == "deploy":
             command.add_argument("--param", action="append", default=[], help='name="value", as for osls')
-            command.add_argument("--canary", type=float, default=None, help="percent of the chat's requests")
+            command.add_argument("--canary", type=_percent, default=None, help="percent of the chat's requests")
             command.add_argument("--minutes", type=float, default=5, help="how long the canary runs")
             command.add_argument("--contract", action="store_true", help="also run migrations marked -- contract")
         elif name == "smoke":
@@ -83,6 +83,13 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--secret", required=True, choices=NAMES)
             command.add_argument("--finish", action="store_true", help="leave only the first entry of a list")
     return described
+
+
+def _percent(text: str) -> float:
+    percent = float(text)
+    if not 0 <= percent < 100:
+        raise argparse.ArgumentTypeError("from 0 (none) to less than 100")
+    return percent
 
 
 def _file_variables(options: argparse.Namespace) -> dict[str, str]:
@@ -101,7 +108,7 @@ def _stage(options: argparse.Namespace) -> Stage:
 
 
 def deploy(options: argparse.Namespace) -> None:
-    """Check, migrate, upload, make live and look. Without AWS credentials it stops after the template."""
+    """Check, migrate, upload, make live and look. Without AWS credentials it ends after the template, in CI as done."""
     stage = _stage(options)
     print(f"1. Preflight of {stage.stack} in {stage.region}")
     account = preflight.find_credentials(stage)
@@ -111,8 +118,10 @@ def deploy(options: argparse.Namespace) -> None:
     template = preflight.Template.read()
     preflight.check_parameters(stage, template)
     if account is None:
-        say("note", "there are no AWS credentials: it stops here, with the artifacts and the template finished")
-        print(f"Next: {CREDENTIALS}")
+        stopped = "there are no AWS credentials: it stops here, with the artifacts and the template finished"
+        if not os.environ.get("CI"):
+            raise DeployError(f"{stopped}. {CREDENTIALS}")
+        say("note", stopped)
         return
     say("ok", f"AWS account {account}")
     if not preflight.has_room(stage, template.reserved, stage.client("lambda").get_account_settings()):

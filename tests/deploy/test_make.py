@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.deploy.__main__ import parser
 from infra.deploy.release import Canary, release
 from infra.deploy.secrets import Secrets
 from infra.deploy.stage import FUNCTIONS
@@ -95,3 +96,24 @@ def test_missing_credentials_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     assert done.returncode == 2
     assert done.stderr.startswith("rollback: there are no AWS credentials. Set AWS_PROFILE")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("yes", True), ("no", False)])
+def test_a_flag_is_yes_or_no(answer: str, expected: bool) -> None:
+    shown = make("-n", "rotate", "SECRET=STRIPE_SECRET_KEY", f"FINISH={answer}").stdout
+    assert ("--finish" in shown) is expected
+    wrong = make("-n", "deploy", "CONTRACT=true")
+    assert (wrong.returncode, "CONTRACT is yes or no" in wrong.stderr) == (2, True)
+
+
+def test_variables_of_the_shell_do_not_reach_commands() -> None:
+    shown = make("-n", "smoke", STAGE="prod", URL="https://elsewhere.example", REGION="us-east-1").stdout
+    (line,) = (line for line in shown.splitlines() if "infra.deploy" in line)
+    assert line.split() == ["python", "-m", "infra.deploy", "smoke"]
+
+
+@pytest.mark.parametrize("percent", ["150", "100", "-1"])
+def test_a_canary_is_a_part_of_the_requests(percent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["deploy", f"--canary={percent}"])
+    assert "from 0 (none) to less than 100" in capsys.readouterr().err

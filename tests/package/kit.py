@@ -87,7 +87,7 @@ def build_in(trees: Mapping[Path, Sequence[str]]) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHONPATH"))}
     environment |= {"PACKAGE_WITHOUT_BYTECODE": "1", "PACKAGE_COMPRESSION": "1", "AWS_EC2_METADATA_DISABLED": "true"}
     environment |= dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), "/nowhere")
-    environment |= {"ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
+    environment |= {"CI": "true", "ALLOWED_ORIGINS": ORIGINS, **dict.fromkeys(SECRETS, MARKER)}
     builds = [
         subprocess.Popen(
             command,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from infra.deploy import __main__ as command
@@ -91,11 +92,19 @@ def test_make_deploy_without_credentials_stops_after_the_template(packaged: Pack
     lines = packaged.output.splitlines()
     assert lines[0] == "1. Preflight of canadagpt-chat-dev in ca-central-1"
     assert [line for line in lines if line.startswith("packaged in ")]
-    assert lines[-3:] == [
+    assert lines[-2:] == [
         "  note  empty, which production refuses: SUPABASE_URL, SUPABASE_ANON_KEY, PARLIAMENT_CONTACT",
         "  note  there are no AWS credentials: it stops here, with the artifacts and the template finished",
-        f"Next: {command.CREDENTIALS}",
     ]
+
+
+def test_outside_ci_missing_credentials_fail_the_command(
+    template_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preflight, "find_credentials", lambda stage: None)
+    monkeypatch.delenv("CI", raising=False)
+    assert command.main(["deploy", "--stage", "ci"]) == 1
+    assert command.CREDENTIALS in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -191,13 +200,20 @@ def test_a_removed_stack_leaves_what_must_be_deleted_first(aws: Aws) -> None:
 
 
 def test_a_project_with_hs256_needs_its_secret(
-    aws: Aws, packaged: Packaged, stack: Stack, capsys: pytest.CaptureFixture[str]
+    aws: Aws,
+    packaged: Packaged,
+    stack: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     aws.create()
+    monkeypatch.delenv("SMOKE_TOKEN", raising=False)
     local = template_with(
         packaged, SUPABASE_URL=stack.info["supabase_url"], SUPABASE_ANON_KEY=stack.info["publishable_key"]
     )
     assert preflight.check_supabase(aws.stage, Template(local)) is False
+    monkeypatch.setenv("SMOKE_TOKEN", jwt.encode({}, "0" * 32, algorithm="HS256"))
+    assert preflight.check_supabase(aws.stage, Template(local)) is True
     assert not preflight.check_secrets(aws.stage, Template(local), needs_jwt_secret=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if "SUPABASE_JWT_SECRET is missing" in line]
     assert [line.split("/")[-1].split(":")[0] for line in lines] == ["chat", "keys", "checkout", "account"]
