@@ -114,7 +114,7 @@ def create_app(observer: Observer, lifespan: Lifespan[FastAPI], body_limit: int 
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_middleware(RequestMiddleware, observer=observer, body_limit=body_limit)
     app.add_api_route(EVENTS_PATH, _refuse_event, methods=["POST"])
-    app.add_api_route("/health", get_health, methods=["GET"])
+    app.add_api_route("/health", get_health, methods=["GET", "HEAD"])  # monitors send HEAD
     return app
 
 

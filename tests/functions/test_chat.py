@@ -340,3 +340,4 @@ def test_a_method_that_is_not_allowed_is_an_error(api: Api) -> None:
 def test_health_needs_no_token(api: Api) -> None:
     response = api.http.get("/health")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    assert api.http.head("/health").status_code == 200
