@@ -81,9 +81,11 @@ def test_a_taxed_life_reconciles_to_the_cent(billing: BillingStack, taxing: http
     billing.advance_and_deliver(32 * DAY)
     assert invoices(billing, user, currency)[1:] == [(1099, 1129 + 113, "paid")]
     (renewal,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), limit=1)["data"]
-    (described,) = (line["description"] for line in renewal["lines"]["data"] if line["amount"] == 100)
+    (line,) = (line for line in renewal["lines"]["data"] if line["amount"] == 100)
+    price = line["pricing"]["price_details"]["price"]
+    assert stripe_get(billing, f"prices/{price}")["tax_behavior"] == "exclusive"
     sign = "CA$" if currency == "cad" else "$"
-    assert described.startswith(f"40 queries beyond the plan × {sign}0.025 = {sign}1.00, period from ")
+    assert line["description"].startswith(f"40 queries beyond the plan × {sign}0.025 = {sign}1.00, period from ")
     assert settled(billing, user) == ["paid"]
     assert billing.subscription_row(user)["paid_overage_usd"] == 1
 

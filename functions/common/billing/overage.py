@@ -140,6 +140,8 @@ async def _create(stripe: StripeClient, customer_id: str, item: OverageItem) -> 
         "description": describe(item),
         # A coupon is for plans and packs: overage is exact.
         "discountable": False,
+        # Whatever the account's default is: tax is added to it, as to plans and packs.
+        "tax_behavior": "exclusive",
         "metadata": {ITEM_ID_KEY: item.id},
     }
     if item.target_invoice is not None:

@@ -6,7 +6,7 @@ from stripe import params as param_types
 
 from infra.local.stripe.catalog import cents, decimal_text, make_price
 from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
-from infra.local.stripe.errors import ApiError, Json, missing_param
+from infra.local.stripe.errors import ApiError, Json, missing_param, unsupported
 from infra.local.stripe.invoice_lines import (
     NOT_EDITABLE,
     compute_totals,
@@ -25,7 +25,7 @@ from infra.local.stripe.subscription_items import ENDED
     "/v1/invoiceitems",
     param_types.InvoiceItemCreateParams,
     "amount currency customer description discountable invoice metadata period price_data pricing quantity "
-    "subscription unit_amount_decimal",
+    "subscription tax_behavior unit_amount_decimal",
 )
 def create_item(state: State, params: Json) -> Json:
     if "customer" not in params:
@@ -63,6 +63,8 @@ def create_item(state: State, params: Json) -> Json:
 def _item_price(state: State, params: Json) -> Json:
     """The one-time price of a new item: the price that it names, or a new one for its amount."""
     sources = [name for name in ("amount", "price_data", "pricing", "unit_amount_decimal") if name in params]
+    if params.get("tax_behavior") == "inclusive":
+        raise unsupported("items that include their tax", "tax_behavior")
     if len(sources) != 1:
         raise missing_param(
             "amount", f"Exactly one of amount, price_data, pricing and unit_amount_decimal is needed, not {sources}."
@@ -81,7 +83,8 @@ def _item_price(state: State, params: Json) -> Json:
     else:
         amount = {"unit_amount" if sources == ["amount"] else "unit_amount_decimal": params[sources[0]]}
         product = {"name": params.get("description") or "Invoice item"}
-        price = make_price(state, {"currency": currency, "product_data": product, **amount}, inline=True)
+        tax = {"tax_behavior": params["tax_behavior"]} if "tax_behavior" in params else {}
+        price = make_price(state, {"currency": currency, "product_data": product, **amount, **tax}, inline=True)
     if price["type"] == "recurring":
         raise ApiError(
             "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`.",
