@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from infra.deploy import database, preflight, rotate, smoke
 from infra.deploy.release import Canary, release
-from infra.deploy.secrets import NAMES, SIGNING, Secrets
+from infra.deploy.secrets import NAMES, RING_OF_ONE, SIGNING, Secrets, with_one_ring
 from infra.deploy.stage import FUNCTIONS, REGION, WITH_URL, DeployError, Stage, say
 from infra.deploy.versions import Versions
 from infra.local import env_file
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     own = dict(os.environ)
     try:
+        Stage(options.stage, options.region)  # whose name is in the file's
         for name, value in _file_variables(options).items():
             os.environ.setdefault(name, value)
         options.run(options)
@@ -110,6 +112,7 @@ def _stage(options: argparse.Namespace) -> Stage:
 def deploy(options: argparse.Namespace) -> None:
     """Check, migrate, upload, make live and look. Without AWS credentials it ends after the template, in CI as done."""
     stage = _stage(options)
+    preflight.check_names(options.param)
     print(f"1. Preflight of {stage.stack} in {stage.region}")
     account = preflight.find_credentials(stage)
     osls = ["--stage", stage.name, "--region", stage.region, *(f"--param={one}" for one in options.param)]
@@ -148,7 +151,7 @@ def deploy(options: argparse.Namespace) -> None:
         print(f"make secrets STAGE={stage.name}, then this command again.")
         return
     print("4. Versions, canary and smoke test")
-    percent = options.canary if options.canary is not None else (10 if stage.name == "prod" else 0)
+    percent = options.canary if options.canary is not None else (10 if stage.is_production else 0)
     origins = template.environment("chat")["ALLOWED_ORIGINS"]
     variables = {**os.environ, SIGNING: Secrets(stage).value(SIGNING) or "", "ALLOWED_ORIGINS": origins}
     targets = smoke.Targets.of(urls, variables, on_lambda=True)
@@ -218,7 +221,7 @@ def look(options: argparse.Namespace) -> None:
         return
     urls = _urls(_stage(options))
     if not urls:
-        raise DeployError(f"{_stage(options).stack} does not exist: give a URL, or deploy it.")
+        raise DeployError(f"{_stage(options).stack} does not exist in {options.region}: give a URL, or deploy it.")
     smoke.run(smoke.Targets.of(urls, os.environ, on_lambda=True))
 
 
@@ -237,16 +240,13 @@ def fill_secrets(options: argparse.Namespace) -> None:
     """Write the secrets of all functions from one file, or save them into one."""
     store = Secrets(_stage(options))
     if options.save:
-        values = {name: store.value(name) for name in NAMES}
-        try:
-            descriptor = os.open(options.save, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise DeployError(f"{options.save} cannot be written: {error.strerror}. Nothing was saved.") from None
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(f"{name}={value}\n" for name, value in values.items() if value)
-        say("ok", f"saved into {options.save}, which only you can read")
+        _save(store, options.stage, options.save)
         return
-    given = {name: os.environ[name] for name in NAMES if os.environ.get(name)}
+    given = with_one_ring({name: os.environ[name] for name in (*NAMES, RING_OF_ONE) if os.environ.get(name)})
+    if not given:
+        raise DeployError(f".env.{options.stage} has no value for {', '.join(NAMES)}: add them (docs/deploy.md).")
+    if unknown := sorted(_file_variables(options).keys() - _known_variables()):
+        say("note", f"not used: {', '.join(unknown)}")
     changed = store.write(given, replace=options.replace)
     for function in FUNCTIONS:
         names = changed.get(function)
@@ -254,6 +254,39 @@ def fill_secrets(options: argparse.Namespace) -> None:
     if different := [name for name, value in given.items() if store.differs(name, value)]:
         say("note", f"kept, because it has another value: {', '.join(different)}. Change it with `make rotate`")
     print(f"Running functions keep what they read at their start: make deploy STAGE={options.stage} starts new ones.")
+
+
+def _save(store: Secrets, stage: str, path: Path) -> None:
+    """Write every value into a new file. One that differs between functions has a comment with each other value."""
+    lines = []
+    for name, values in store.all().items():
+        lines += [f"{'# ' if number else ''}{name}={_quoted(name, value)}" for number, value in enumerate(values)]
+        if len(values) > 1:
+            say("note", f"{name} differs between functions: the file has the others as comments")
+    if not lines:
+        raise DeployError(f"no secret of {stage} has a value: nothing was saved.")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise DeployError(f"{path} cannot be written: {error.strerror}. Nothing was saved.") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    say("ok", f"saved into {path}, which only you can read")
+
+
+def _quoted(name: str, value: str) -> str:
+    """The value as a line of the file has it. Raises DeployError."""
+    for text in (value, f"'{value}'", f'"{value}"'):
+        if len(value.splitlines()) == 1 and env_file.value_of(text) == value:
+            return text
+    raise DeployError(f"{name} cannot be written as a line: copy it from Secrets Manager by hand. Nothing was saved.")
+
+
+def _known_variables() -> set[str]:
+    """The variables that a stage's file may have."""
+    texts = [(package.ROOT / name).read_text(encoding="utf-8") for name in (".env.example", "serverless.yml")]
+    found = {name for text in texts for name in re.findall(r"^([A-Z_]+)=|env:([A-Z_]+)", text, re.MULTILINE)}
+    return {one for pair in found for one in pair if one} | {"DATABASE_URL", "SMOKE_TOKEN"}
 
 
 def rotate_secret(options: argparse.Namespace) -> None:
@@ -271,7 +304,10 @@ STAND_INS = ("SUPABASE_URL", "SUPABASE_ANON_KEY", "ANTHROPIC_BASE_URL", "OPENAI_
 
 def _ask_for(prompt: str) -> str:
     """The variable NEW, or what the operator types. It is never an argument: other users of a machine see those."""
-    return os.environ.get("NEW") or getpass.getpass(prompt)
+    try:
+        return os.environ.get("NEW") or getpass.getpass(prompt)
+    except EOFError:
+        raise DeployError("There is no terminal to ask for the new value: set NEW.") from None
 
 
 def _interrupt(*_: object) -> None:

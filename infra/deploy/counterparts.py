@@ -25,18 +25,24 @@ def ask(name: str, value: str, environment: Mapping[str, str]) -> None:
     """
     url, headers = question(name, value, environment)
     try:
+        host = httpx.URL(url).host
         answer = httpx.get(url, headers=headers, timeout=TIMEOUT_S)
-    except httpx.HTTPError as error:
-        raise DeployError(f"{name}: {httpx.URL(url).host} cannot be reached ({type(error).__name__}).") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise DeployError(f"{name}: {url} cannot be reached ({type(error).__name__}).") from None
     if answer.status_code != 200:
         raise DeployError(
-            f"{name}: {httpx.URL(url).host} does not accept the new value (status {answer.status_code}). "
-            "Nothing was changed."
+            f"{name}: {host} does not accept the new value (status {answer.status_code}). Nothing was changed."
         )
-    if name == secrets.STRIPE and not any(
-        one["id"].startswith(PRODUCT_PREFIX) for one in answer.json().get("data", [])
-    ):
+    if name == secrets.STRIPE and not any(one.startswith(PRODUCT_PREFIX) for one in _products(answer)):
         raise DeployError(f"{name}: the account of the new key does not sell our plans. Nothing was changed.")
+
+
+def _products(answer: httpx.Response) -> list[str]:
+    """The ids of the products; none where another service answers."""
+    try:
+        return [str(one["id"]) for one in answer.json()["data"]]
+    except (ValueError, TypeError, KeyError):
+        return []
 
 
 def question(name: str, value: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -64,12 +64,16 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
 
 
 def pending(connection: "psycopg.Connection[tuple[object, ...]]", folder: Path = MIGRATIONS) -> Pending:
-    """Compare the database with the checkout. Changes nothing."""
-    found = connection.execute("select to_regclass('supabase_migrations.schema_migrations') is not null").fetchone()
+    """Compare the database with the checkout. Changes nothing. Raises DeployError."""
     applied: set[str] = set()
-    if found and found[0]:
-        rows = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
-        applied = {str(version) for (version,) in rows}
+    try:
+        found = connection.execute("select to_regclass('supabase_migrations.schema_migrations') is not null").fetchone()
+        if found and found[0]:
+            rows = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
+            applied = {str(version) for (version,) in rows}
+    except psycopg.Error as error:
+        reason = error.diag.message_primary or type(error).__name__
+        raise DeployError(f"The records of migrations cannot be read: {reason}.") from None
     files = [Migration(path) for path in sorted(folder.glob("*.sql"))]
     missing = [one for one in files if one.version not in applied]
     return Pending(

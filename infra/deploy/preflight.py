@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
 import jwt
+from pydantic import TypeAdapter, ValidationError
 
+from functions.common.settings import Origins
 from infra.deploy import counterparts
 from infra.deploy.secrets import ENTRIES, JWT_SECRET, SERVICE_KEY, STRIPE, Secrets, problems
 from infra.deploy.stage import FUNCTIONS, DeployError, Stage, say
@@ -88,7 +91,9 @@ def check_parameters(stage: Stage, template: Template) -> None:
     chat = template.environment("chat")
     required = ("SUPABASE_URL", "SUPABASE_ANON_KEY", "ALLOWED_ORIGINS", "PARLIAMENT_CONTACT")
     empty = [name for name in required if not chat.get(name)]
-    if stage.name == "prod":
+    if chat.get("ALLOWED_ORIGINS"):
+        _require_origins(chat["ALLOWED_ORIGINS"])
+    if stage.is_production:
         if empty:
             raise DeployError(f"{', '.join(empty)} must be set: see the table of parameters in docs/deploy.md.")
         if insecure := [one for one in chat["ALLOWED_ORIGINS"].split(",") if not one.startswith("https://")]:
@@ -99,6 +104,31 @@ def check_parameters(stage: Stage, template: Template) -> None:
         say("note", f"empty, which production refuses: {', '.join(empty)}")
     else:
         say("ok", f"the parameters are set: {chat['SUPABASE_URL']} for {chat['ALLOWED_ORIGINS']}")
+
+
+def _require_origins(text: str) -> None:
+    """Function URLs compare the text with the browser's header, so it must be written as browsers do."""
+    try:
+        accepted = TypeAdapter(Origins).validate_python(text)
+    except ValidationError:
+        accepted = frozenset()
+    if wrong := [one for one in text.split(",") if one not in accepted or "*" in one]:
+        raise DeployError(
+            f"ALLOWED_ORIGINS has {', '.join(map(repr, wrong))}: write origins as https://example.org, without a slash "
+            "at the end, with commas and no spaces between them."
+        )
+
+
+def check_names(parameters: Sequence[str]) -> None:
+    """Refuse a parameter that serverless.yml does not have: osls would ignore it. `parameters`: name=value."""
+    block = (ROOT / "serverless.yml").read_text(encoding="utf-8").partition("\nparams:\n")[2].partition("\n\n")[0]
+    known = re.findall(r"^    (\w+):", block, re.MULTILINE)
+    for parameter in parameters:
+        name, equals, _ = parameter.partition("=")
+        if name not in known:
+            raise DeployError(f"There is no parameter {name}. There are {', '.join(known)}.")
+        if not equals:
+            raise DeployError(f"--param={name} has no value: write --param={name}=value.")
 
 
 def check_leftovers(stage: Stage) -> None:
@@ -151,13 +181,16 @@ def check_supabase(stage: Stage, template: Template) -> bool:
         published = httpx.get(f"{url}/auth/v1/.well-known/jwks.json", headers=headers, timeout=TIMEOUT_S)
         settings = httpx.get(f"{url}/auth/v1/settings", headers=headers, timeout=TIMEOUT_S)
         keys = published.json().get("keys", []) if published.status_code == 200 else []
+        published_by = [key.get("alg") for key in keys]
         auth = settings.json() if settings.status_code == 200 else None
-    except (httpx.HTTPError, ValueError) as error:
+        providers = auth.get("external", {}) if auth is not None else {}
+        has_anonymous = bool(providers.get("anonymous_users"))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError) as error:
         raise DeployError(f"Supabase at {url} does not answer as a project does ({type(error).__name__}).") from None
     # While a project migrates from HS256, it already publishes the key that it does not use yet.
     token = os.environ.get("SMOKE_TOKEN")
     try:
-        found = [jwt.get_unverified_header(token).get("alg")] if token else [key.get("alg") for key in keys]
+        found = [jwt.get_unverified_header(token).get("alg")] if token else published_by
     except jwt.InvalidTokenError:
         raise DeployError("SMOKE_TOKEN is no access token.") from None
     is_asymmetric = not ASYMMETRIC.isdisjoint(found)
@@ -168,7 +201,7 @@ def check_supabase(stage: Stage, template: Template) -> bool:
         raise DeployError(f"Supabase refuses SUPABASE_ANON_KEY (status {settings.status_code}).")
     for is_right, sentence in (
         (not auth.get("mailer_autoconfirm"), "e-mail addresses are confirmed (Auth: Confirm email)"),
-        (not auth.get("external", {}).get("anonymous_users"), "anonymous sign-ins are off"),
+        (not has_anonymous, "anonymous sign-ins are off"),
     ):
         say("ok" if is_right else "note", sentence if is_right else f"not as docs/security.md advises: {sentence}")
     return not is_asymmetric

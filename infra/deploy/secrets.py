@@ -110,6 +110,16 @@ class Secrets:
             )
         return merged(found) or None if name in LISTS else found.pop()
 
+    def all(self) -> dict[str, list[str]]:
+        """The values of every entry, also of one that no function should have. There are several where the secrets of
+        functions differ; a list is merged. Raises DeployError."""
+        found: dict[str, list[str]] = {}
+        for function in FUNCTIONS:
+            for name, value in self.read(function).items():
+                if value and value not in found.setdefault(name, []):
+                    found[name].append(value)
+        return {name: [merged(values)] if name in LISTS else values for name, values in found.items()}
+
     def differs(self, name: str, value: str) -> bool:
         """Whether a function has another value of this entry."""
         return any(self.read(function).get(name, value) != value for function in users_of(name))

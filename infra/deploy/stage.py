@@ -1,5 +1,6 @@
 """A stage of the service on AWS: the names of its parts, and the clients that reach them."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,6 +10,8 @@ FUNCTIONS = ("chat", "keys", "checkout", "account", "webhooks", "maintenance")
 WITH_URL = FUNCTIONS[:-1]
 ALIAS = "live"  # infra/resources/aliases.yml
 REGION = "ca-central-1"
+PRODUCTION = "prod"
+NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # what every resource's name may have; a function's has at most 64
 
 
 class DeployError(Exception):
@@ -17,10 +20,21 @@ class DeployError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The names of a stage's resources, as serverless.yml makes them."""
+    """The names of a stage's resources, as serverless.yml makes them. Raises DeployError for a wrong name."""
 
     name: str
     region: str = REGION
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise DeployError("STAGE has up to 20 lower-case letters, digits and hyphens, and starts with a letter.")
+        if self.name in ("prd", "production", "live"):
+            raise DeployError(f"STAGE of production is {PRODUCTION}: only there production's checks are made.")
+
+    @property
+    def is_production(self) -> bool:
+        """Whether parameters must be complete and secure, and the chat gets a canary."""
+        return self.name == PRODUCTION
 
     @property
     def stack(self) -> str:

@@ -68,7 +68,11 @@ class Versions:
 
     def live(self, name: str) -> Live:
         """Where a function's alias points."""
-        alias = self._lambda.get_alias(FunctionName=self._stage.function(name), Name=ALIAS)
+        function = self._stage.function(name)
+        try:
+            alias = self._lambda.get_alias(FunctionName=function, Name=ALIAS)
+        except self._lambda.exceptions.ResourceNotFoundException:
+            raise DeployError(f"{function}, or its alias, does not exist in {self._stage.region}: deploy it.") from None
         weights = (alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}
         before = BEFORE.search(alias.get("Description") or "")
         return Live(alias["FunctionVersion"], before and before[1], next(iter(weights), None))

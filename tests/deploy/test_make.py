@@ -79,7 +79,9 @@ def test_a_secret_rotates_and_a_release_rolls_back(live: Aws, stack: Stack) -> N
     assert live.places() == dict.fromkeys(FUNCTIONS, "1")
     unknown = make("rollback", "STAGE=other")
     assert unknown.returncode == 2
-    assert unknown.stderr.startswith("rollback: AWS: An error occurred (ResourceNotFoundException)")
+    assert unknown.stderr.startswith(
+        "rollback: canadagpt-chat-other-chat, or its alias, does not exist in ca-central-1"
+    )
 
 
 def test_rotate_names_the_secrets_that_there_are() -> None:
