@@ -1731,7 +1731,8 @@ create table if not exists public.overage_invoice_items (
     constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
   stripe_invoice_id text,
   settled_as text
-    constraint overage_invoice_items_are_paid_void_or_returned check (settled_as in ('paid', 'void', 'returned')),
+    constraint overage_invoice_items_have_a_known_settlement
+    check (settled_as in ('paid', 'credited', 'void', 'returned')),
   stripe_sequence bigint not null default 0,
   constraint overage_invoice_items_negative_ones_give_back check ((queries < 0) = (gives_back_cents is not null))
 );
@@ -1766,8 +1767,9 @@ comment on column public.overage_invoice_items.stripe_invoice_item_id is
 comment on column public.overage_invoice_items.stripe_invoice_id is
   'The Stripe invoice that has the item. Null: the item waits for one.';
 comment on column public.overage_invoice_items.settled_as is
-  'How the debt ended: its invoice was paid, or voided. Returned: it was paid, and the payment was refunded or '
-  'disputed, so the user owes it again. Null: the user owes it.';
+  'How the debt ended: its invoice was paid, or voided. Credited: the customer''s balance at Stripe paid some of it, '
+  'which raises no limit. Returned: it was paid, and the payment was refunded or disputed, so the user owes it again. '
+  'Null: the user owes it.';
 comment on column public.overage_invoice_items.stripe_sequence is
   'The sequence number of the newest state of the invoice applied here. Older states are ignored.';
 
@@ -6411,12 +6413,15 @@ begin
       'settled_as', i.settled_as) order by i.id), '[]')
     from public.overage_invoice_items i
     where i.user_id = p_user_id and i.queries > 0 and i.stripe_invoice_item_id is not null
-      and (i.settled_as is null or i.stripe_invoice_id = p_invoice_id));
+      and (i.settled_as is null
+           or p_invoice_id is not null
+              and (i.stripe_invoice_id = p_invoice_id or i.settled_as in ('credited', 'returned'))));
 end
 $$;
 comment on function public.unsettled_overage(uuid, text) is
-  'The invoice items of a user at Stripe that are neither paid nor voided, and all of p_invoice_id, whose payment has '
-  'changed: {id, stripe_invoice_item_id, stripe_invoice_id, settled_as}.';
+  'The invoice items of a user at Stripe that are not settled: {id, stripe_invoice_item_id, stripe_invoice_id, '
+  'settled_as}. p_invoice_id: an invoice whose payment has changed. Then also its items, and those that are credited '
+  'or returned, because the payment may have paid for a credit.';
 revoke all on function public.unsettled_overage(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.unsettled_overage(uuid, text) to service_role;
 
@@ -6469,10 +6474,10 @@ begin
 end
 $$;
 comment on function public.settle_overage(uuid, bigint, jsonb) is
-  'Records how invoice items of a user were settled: {id: paid, void or returned}, unless a newer state was recorded. '
-  'What was paid or voided is not owed from then on. What was returned is owed again, with the queries that were given '
-  'back, and no longer counts as paid: the limit falls to what the user may set. p_sequence: drawn before the state '
-  'was read. Returns how many changed.';
+  'Records how invoice items of a user were settled: {id: paid, credited, void or returned}, unless a newer state was '
+  'recorded. What was returned is owed again, with the queries that were given back; the rest is not owed from then on. '
+  'Only what was paid counts as paid; when that falls, the limit falls to what the user may set. p_sequence: drawn '
+  'before the state was read. Returns how many changed.';
 revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;
 

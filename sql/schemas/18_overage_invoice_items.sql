@@ -19,7 +19,8 @@ create table if not exists public.overage_invoice_items (
     constraint overage_invoice_items_stripe_invoice_item_is_unique unique,
   stripe_invoice_id text,
   settled_as text
-    constraint overage_invoice_items_are_paid_void_or_returned check (settled_as in ('paid', 'void', 'returned')),
+    constraint overage_invoice_items_have_a_known_settlement
+    check (settled_as in ('paid', 'credited', 'void', 'returned')),
   stripe_sequence bigint not null default 0,
   constraint overage_invoice_items_negative_ones_give_back check ((queries < 0) = (gives_back_cents is not null))
 );
@@ -54,8 +55,9 @@ comment on column public.overage_invoice_items.stripe_invoice_item_id is
 comment on column public.overage_invoice_items.stripe_invoice_id is
   'The Stripe invoice that has the item. Null: the item waits for one.';
 comment on column public.overage_invoice_items.settled_as is
-  'How the debt ended: its invoice was paid, or voided. Returned: it was paid, and the payment was refunded or '
-  'disputed, so the user owes it again. Null: the user owes it.';
+  'How the debt ended: its invoice was paid, or voided. Credited: the customer''s balance at Stripe paid some of it, '
+  'which raises no limit. Returned: it was paid, and the payment was refunded or disputed, so the user owes it again. '
+  'Null: the user owes it.';
 comment on column public.overage_invoice_items.stripe_sequence is
   'The sequence number of the newest state of the invoice applied here. Older states are ignored.';
 

@@ -141,12 +141,15 @@ begin
       'settled_as', i.settled_as) order by i.id), '[]')
     from public.overage_invoice_items i
     where i.user_id = p_user_id and i.queries > 0 and i.stripe_invoice_item_id is not null
-      and (i.settled_as is null or i.stripe_invoice_id = p_invoice_id));
+      and (i.settled_as is null
+           or p_invoice_id is not null
+              and (i.stripe_invoice_id = p_invoice_id or i.settled_as in ('credited', 'returned'))));
 end
 $$;
 comment on function public.unsettled_overage(uuid, text) is
-  'The invoice items of a user at Stripe that are neither paid nor voided, and all of p_invoice_id, whose payment has '
-  'changed: {id, stripe_invoice_item_id, stripe_invoice_id, settled_as}.';
+  'The invoice items of a user at Stripe that are not settled: {id, stripe_invoice_item_id, stripe_invoice_id, '
+  'settled_as}. p_invoice_id: an invoice whose payment has changed. Then also its items, and those that are credited '
+  'or returned, because the payment may have paid for a credit.';
 revoke all on function public.unsettled_overage(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.unsettled_overage(uuid, text) to service_role;
 
@@ -199,9 +202,9 @@ begin
 end
 $$;
 comment on function public.settle_overage(uuid, bigint, jsonb) is
-  'Records how invoice items of a user were settled: {id: paid, void or returned}, unless a newer state was recorded. '
-  'What was paid or voided is not owed from then on. What was returned is owed again, with the queries that were given '
-  'back, and no longer counts as paid: the limit falls to what the user may set. p_sequence: drawn before the state '
-  'was read. Returns how many changed.';
+  'Records how invoice items of a user were settled: {id: paid, credited, void or returned}, unless a newer state was '
+  'recorded. What was returned is owed again, with the queries that were given back; the rest is not owed from then on. '
+  'Only what was paid counts as paid; when that falls, the limit falls to what the user may set. p_sequence: drawn '
+  'before the state was read. Returns how many changed.';
 revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;

@@ -43,6 +43,19 @@ def ask_until_refused(billing: BillingStack, user: Person) -> dict[str, Any]:
     raise AssertionError("500 queries, and no limit")
 
 
+def ask(billing: BillingStack, user: Person, queries: int) -> None:
+    """Ask so many queries at the time of Stripe's clock."""
+    at(billing.db, datetime.fromtimestamp(billing.fake.now, UTC).isoformat())
+    for _ in range(queries):
+        settle(billing.db, admit(billing.db, user.id)["hold_id"])
+
+
+def exposure(billing: BillingStack, user: Person) -> tuple[Decimal, Decimal]:
+    """What is not paid, and what is paid, US dollars."""
+    row = billing.subscription_row(user)
+    return row["unpaid_overage_usd"], row["paid_overage_usd"]
+
+
 def owed(billing: BillingStack, user: Person) -> Decimal:
     """All overage of the user in the ledger, billed or not."""
     total: Decimal = value(
@@ -156,6 +169,35 @@ def test_an_item_that_missed_its_invoice_is_invoiced_later(billing: BillingStack
     job(billing, "bill-thresholds")
     assert set(billing.deliver()) == {200}
     assert billing.subscription_row(user)["paid_overage_usd"] == LIMIT
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
+def test_a_total_that_stripe_does_not_charge_stays_owed(billing: BillingStack, is_paid: bool) -> None:
+    """Below 50 cents Stripe adds it to the balance. The next invoice collects it; voided, that gives it back."""
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask(billing, user, 19)
+    cancel(billing, user)
+    small = Decimal("0.475")
+    assert stripe_get(billing, f"customers/{billing.customer_id(user)}")["balance"] == 47
+    assert exposure(billing, user) == (small, 0)
+    billing.fake.advance(DAY)
+    subscribe(billing, user)
+    ask_until_refused(billing, user)
+    assert owed(billing, user) == LIMIT
+    job(billing, "bill-thresholds")
+    billing.deliver()
+    invoice = open_invoice(billing, user)
+    assert invoice["amount_due"] == 952 + 47  # 952.5 cents are rounded down
+    assert exposure(billing, user) == (LIMIT, 0)
+    if is_paid:
+        billing.fake.http.post(invoice["hosted_invoice_url"], data={"way": "good_card"})
+    else:
+        stripe_post(billing, f"invoices/{invoice['id']}/void")
+    assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == ((0, LIMIT - small) if is_paid else (small, 0))
+    assert findings(billing, user) == []
 
 
 def test_a_voided_invoice_is_neither_owed_nor_paid(billing: BillingStack) -> None:

@@ -11,7 +11,7 @@ from tests.conftest import Person
 from tests.functions.checkout.kit import set_overage
 from tests.functions.test_billing import job
 from tests.functions.test_exposure import LIMIT, ask_until_refused, cancel, findings, owed, subscribe
-from tests.functions.webhooks.kit import MONTH, newest, plan_of
+from tests.functions.webhooks.kit import MONTH, newest, plan_of, price_id
 from tests.sql.metering import action, at, value
 
 HALF = LIMIT / 2
@@ -160,6 +160,59 @@ def test_giving_back_keeps_a_limit_that_support_set(billing: BillingStack) -> No
     value(billing.db, "select public.set_limits(%s, %s, %s)", user.id, limits, action())
     given_back = give_back(billing, user, 1)
     assert exposure(billing, user) == (0, LIMIT - given_back, 50)
+
+
+def change_plan(billing: BillingStack, user: Person, plan: str) -> None:
+    """Change the plan at once, and invoice the difference."""
+    subscription = stripe_get(billing, f"subscriptions/{billing.subscription_row(user)['stripe_subscription_id']}")
+    change = {"items[0][id]": subscription["items"]["data"][0]["id"]}
+    change |= {"items[0][price]": price_id(billing, f"plan_{plan}"), "proration_behavior": "always_invoice"}
+    stripe_post(billing, f"subscriptions/{subscription['id']}", **change)
+    assert set(billing.deliver()) == {200}
+
+
+def credited_user(billing: BillingStack) -> tuple[Person, str]:
+    """A user who paid for pro, changed to usage_only with a credit, and used it for $10 of overage. Returns the payment
+    for pro as well."""
+    user = billing.new_user()
+    billing.buy(user, plan="pro")
+    assert set(billing.deliver()) == {200}
+    payment = payment_of(billing, user)
+    change_plan(billing, user, "usage_only")
+    ask_until_refused(billing, user)
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    return user, payment
+
+
+def test_overage_paid_from_a_balance_raises_no_limit(billing: BillingStack) -> None:
+    user, _ = credited_user(billing)
+    assert stripe_get(billing, f"customers/{billing.customer_id(user)}")["balance"] == 1000 - 2999
+    assert exposure(billing, user) == (0, 0, None)
+    assert set_overage(billing, user, '{"overage_limit_usd": 20}').json()["limit_usd"] == LIMIT
+    given_back = give_back(billing, user, 1)
+    assert exposure(billing, user) == (0, 0, LIMIT)
+    assert (given_back, findings(billing, user)) == (Decimal("0.025"), [])
+
+
+def test_overage_paid_from_a_returned_balance_is_owed_again(billing: BillingStack) -> None:
+    user, payment = credited_user(billing)
+    billing.fake.advance(DAY)
+    change_plan(billing, user, "pro")  # the balance pays some of it
+    stripe_post(billing, "refunds", payment_intent=payment_of(billing, user))
+    assert set(billing.deliver()) == {200}
+    # What was paid later is not behind the balance.
+    assert exposure(billing, user) == (0, 0, None)
+    change_plan(billing, user, "usage_only")
+    dispute(billing, payment, "needs_response")
+    assert exposure(billing, user) == (LIMIT, 0, None)
+    assert refusal(billing, user)["reason_code"] == "overage_returned"
+    dispute(billing, payment, "won")
+    assert exposure(billing, user) == (0, 0, None)
+    stripe_post(billing, "refunds", payment_intent=payment)
+    assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == (LIMIT, 0, None)
+    assert findings(billing, user) == []
 
 
 @pytest.mark.parametrize("amount", [None, 500])

@@ -125,7 +125,7 @@ class Query:
     expires_at: datetime
     outcome: str | None = None
     billed: bool = False
-    settled_as: str | None = None  # of overage: its invoice was paid or voided, or its payment was returned
+    settled_as: str | None = None  # of overage: paid, credited (from a balance), void or returned
     given_back: bool = False
     cost: Decimal = Decimal(0)
     knew_conversation: bool = False  # it existed at admission
@@ -476,7 +476,7 @@ class User:
         return sorted(claimed.items())
 
     def settle_overage(self, settled_as: str) -> None:
-        """Records that every billed query was paid, or voided."""
+        """Records that every billed query was paid, paid from a balance, or voided."""
         for query in self.queries.values():
             if query.billed and query.settled_as is None:
                 query.settled_as = settled_as
@@ -499,7 +499,7 @@ class User:
         query = self.queries[query_id]
         is_charged = query.outcome in CHARGED and query.funding != "byok" and not query.given_back
         # What is on a bill is given back once it is paid.
-        is_charged = is_charged and (not query.billed or query.settled_as == "paid")
+        is_charged = is_charged and (not query.billed or query.settled_as in ("paid", "credited"))
         query.given_back = query.given_back or is_charged
         return is_charged
 

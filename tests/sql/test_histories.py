@@ -431,9 +431,9 @@ class Histories(RuleBasedStateMachine):
         returned = [(datetime.fromisoformat(item["period_start"]), item["queries"]) for item in items]
         assert sorted(returned) == sorted(self.open_items)
 
-    @rule(settled_as=st.sampled_from(["paid", "paid", "void"]))
+    @rule(settled_as=st.sampled_from(["paid", "paid", "void", "credited"]))
     def settle_overage(self, settled_as: str) -> None:
-        """Everything that was billed is paid, or voided."""
+        """Everything that was billed is paid, paid from a balance, or voided."""
         for item in value(self.db, "select public.claim_overage(%s, '-infinity', '{}')", self.user_id):
             invoice_item = item["stripe_invoice_item_id"] or f"ii_{item['id']}"
             self.db.execute("select public.place_overage(%s, %s, %s)", (item["id"], invoice_item, "in_1"))
@@ -444,7 +444,7 @@ class Histories(RuleBasedStateMachine):
         self.model.settle_overage(settled_as)
         self.open_items = []
 
-    @rule(change=st.sampled_from([("paid", "returned"), ("returned", "paid")]))
+    @rule(change=st.sampled_from([("paid", "returned"), ("credited", "returned"), ("returned", "paid")]))
     def change_payments(self, change: tuple[str, str]) -> None:
         """Every payment of overage is refunded or disputed, or those that were pay again. An older state is ignored."""
         rows = self.db.execute(

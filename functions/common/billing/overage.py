@@ -235,8 +235,9 @@ async def _charge(stripe: StripeClient, invoice: Invoice) -> None:
 async def settle_overage(
     database: Database, stripe: StripeClient, user_id: str, sequence: int, invoice_id: str | None = None
 ) -> None:
-    """Record which of a user's billed overage was paid, voided, or paid and returned: what is not settled, and what
-    is on the invoice. `sequence` must be drawn before the call. Raises StripeError, Unavailable.
+    """Record which of a user's billed overage was paid, voided, or paid and returned: what is not settled, and with an
+    invoice whose payment has changed, what that may have changed. `sequence` must be drawn before the call. Raises
+    StripeError, Unavailable.
     """
     params = {"p_user_id": user_id, "p_invoice_id": invoice_id}
     rows = await database.call("unsettled_overage", params, parse=results.records("id"))

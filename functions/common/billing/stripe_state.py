@@ -342,7 +342,7 @@ def pack_sale(session: "Session") -> PackSale | None:
 
 @dataclass(frozen=True, slots=True)
 class InvoicePayment:
-    """A payment: its customer, the invoice of ours that it paid, and the subscription of that invoice."""
+    """A payment: its customer, the invoice that it paid, and the subscription of that invoice, if it is ours."""
 
     customer_id: str | None
     invoice_id: str | None
@@ -361,17 +361,21 @@ async def read_invoice_payment(stripe: StripeClient, payment_intent_id: str) -> 
     )
     for payment in payments.data:
         invoice = await stripe.v1.invoices.retrieve_async(str(payment.invoice))
-        if _is_ours(invoice):
-            disputes = await _disputes(stripe, payment_intent_id)
-            return InvoicePayment(customer_id, invoice.id, _subscription_of(invoice), "lost" in disputes)
+        subscription_id = _subscription_of(invoice) if _is_ours(invoice) else None
+        disputes = await _disputes(stripe, payment_intent_id)
+        return InvoicePayment(customer_id, invoice.id, subscription_id, "lost" in disputes)
     return InvoicePayment(customer_id, None, None, is_lost=False)
 
 
-async def invoice_outcome(stripe: StripeClient, invoice_id: str) -> Literal["paid", "void", "returned"] | None:
-    """How an invoice ended; None while it can be paid. Returned: all of a payment of it was refunded, or it is
-    disputed or was lost. Raises StripeError.
+async def invoice_outcome(
+    stripe: StripeClient, invoice_id: str
+) -> Literal["paid", "void", "credited", "returned"] | None:
+    """How an invoice ended; None while it has to be paid. Returned: all of a payment of it was refunded, or it is
+    disputed or was lost. Credited: the customer's balance paid some of it; returned as well if any payment before it
+    was, because Stripe does not say what a balance came from. Raises StripeError.
 
-    A payment of a plan and of overage is one payment: Stripe does not say which part a refund is for.
+    A payment of a plan and of overage is one payment: Stripe does not say which part a refund is for. A total below
+    Stripe's smallest charge is added to what the customer owes, and the next invoice collects it.
     """
     invoice = await stripe.v1.invoices.retrieve_async(invoice_id, {"expand": ["payments"]})
     if invoice.status == "void":
@@ -379,9 +383,15 @@ async def invoice_outcome(stripe: StripeClient, invoice_id: str) -> Literal["pai
     if invoice.status != "paid":
         return None
     for intent_id in sorted(_intents_of(invoice)):
-        if await _is_returned(stripe, intent_id):
+        intent = await stripe.v1.payment_intents.retrieve_async(intent_id, {"expand": ["latest_charge"]})
+        charge = intent.latest_charge
+        if charge is not None and not isinstance(charge, str) and await _is_returned(stripe, charge):
             return "returned"
-    return "paid"
+    if invoice.amount_paid >= invoice.total:
+        return "paid"
+    if (invoice.ending_balance or 0) > max(0, invoice.starting_balance):
+        return None if await _owes(stripe, str(invoice.customer)) else "credited"
+    return "returned" if await _has_returned_payment(stripe, invoice) else "credited"
 
 
 def _intents_of(invoice: "Invoice") -> set[str]:
@@ -392,12 +402,35 @@ def _intents_of(invoice: "Invoice") -> set[str]:
     return {str(intent) for intent in found if intent is not None}
 
 
-async def _is_returned(stripe: StripeClient, payment_intent_id: str) -> bool:
-    intent = await stripe.v1.payment_intents.retrieve_async(payment_intent_id, {"expand": ["latest_charge"]})
-    charge = intent.latest_charge
-    if charge is None or isinstance(charge, str):
+async def _owes(stripe: StripeClient, customer_id: str) -> bool:
+    """Whether the customer has a balance to pay, or an open invoice, which may have collected it."""
+    customer = await stripe.v1.customers.retrieve_async(customer_id)
+    if getattr(customer, "deleted", False):
         return False
-    if charge.disputed and MONEY_TAKEN & await _disputes(stripe, payment_intent_id):
+    unpaid = await stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 1})
+    return (customer.balance or 0) > 0 or bool(unpaid.data)
+
+
+async def _has_returned_payment(stripe: StripeClient, credited: "Invoice") -> bool:
+    """Whether an earlier payment of an invoice of the customer was returned. Packs are no invoices."""
+    until = credited.status_transitions.finalized_at or credited.created
+    charges = await stripe.v1.charges.list_async(
+        {"customer": str(credited.customer), "created": {"lte": until}, "limit": 100}
+    )
+    async for charge in charges.auto_paging_iter():
+        if charge.paid and (charge.disputed or charge.refunded) and await _is_returned(stripe, charge):
+            payment = str(charge.payment_intent)
+            paid = await stripe.v1.invoice_payments.list_async(
+                {"payment": {"type": "payment_intent", "payment_intent": payment}, "limit": 1}
+            )
+            if paid.data:
+                return True
+    return False
+
+
+async def _is_returned(stripe: StripeClient, charge: "Charge") -> bool:
+    """Whether all of a charge was refunded, or the customer's bank has it."""
+    if charge.disputed and MONEY_TAKEN & await _disputes(stripe, str(charge.payment_intent)):
         return True
     return await _refunded_cents(stripe, charge) >= charge.amount
 

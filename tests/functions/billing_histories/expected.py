@@ -72,14 +72,31 @@ def owed_and_paid(view: StripeView, used: int, billed: dict[str, int]) -> tuple[
     `used`: all overage queries. `billed`: the queries of each invoice item of ours, by our id of it.
     """
     counts = Counter[str]()
-    statuses = {invoice["id"]: invoice["status"] for invoice in view.invoices}
-    statuses |= dict.fromkeys(view.returned_invoices, "returned")
+    settlements = {invoice["id"]: settlement(view, invoice) for invoice in view.invoices}
     for item in view.items:
         name = item["metadata"].get("overage_invoice_item")
         if name:
-            counts[statuses.get(item["invoice"], "waits")] += billed[name]
-    owed = used - counts["paid"] - counts["void"]
+            counts[settlements.get(item["invoice"], "waits")] += billed[name]
+    owed = used - counts["paid"] - counts["void"] - counts["credited"]
     return owed * OVERAGE_PRICE, counts["paid"] * OVERAGE_PRICE
+
+
+def settlement(view: StripeView, invoice: Json) -> str:
+    """paid, void, credited, or something that is owed."""
+    if invoice["id"] in view.returned_invoices:
+        return "returned"
+    if invoice["status"] != "paid" or invoice["amount_paid"] >= invoice["total"]:
+        return str(invoice["status"])
+    if max(0, invoice["ending_balance"]) > max(0, invoice["starting_balance"]):
+        is_owed = view.balance > 0 or any(one["status"] == "open" for one in view.invoices)
+        return "carried over" if is_owed else "credited"
+    returned = [name for one in view.invoices if one["id"] in view.returned_invoices for name in view.payments_of(one)]
+    paid_before = [name for name in returned if view.charges[name]["created"] <= finalized_at(invoice)]
+    return "returned" if paid_before else "credited"
+
+
+def finalized_at(invoice: Json) -> int:
+    return int(invoice["status_transitions"]["finalized_at"])
 
 
 def past_due_since(view: StripeView) -> int:

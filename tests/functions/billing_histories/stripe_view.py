@@ -68,6 +68,12 @@ class StripeView:
         return self._all("invoiceitems")
 
     @cached_property
+    def balance(self) -> int:
+        """What the customer owes beside open invoices, cents. Negative: their credit."""
+        found: int = self.support.http.get(f"/v1/customers/{self.twin.customer}").raise_for_status().json()["balance"]
+        return found
+
+    @cached_property
     def sales(self) -> list[Json]:
         """The sessions that sold a pack, in the order of their creation. One that a code made free has no payment."""
         params = {"customer": self.twin.customer, "limit": 100}
