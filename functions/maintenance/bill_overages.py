@@ -10,7 +10,8 @@ from typing import TypedDict
 from stripe import APIConnectionError, StripeClient, StripeError
 
 from functions.common import results
-from functions.common.billing.overage import bill_overage
+from functions.common.billing.events import apply_customer
+from functions.common.billing.overage import BillingResult, bill_overage, settle_overage
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 
@@ -48,7 +49,7 @@ async def bill_overages(
             break
         for user in page:
             try:
-                billed = await bill_overage(
+                billed = await _bill(
                     database, stripe, user["user_id"], user["stripe_customer_id"], at_once=at_threshold
                 )
             except APIConnectionError as error:
@@ -68,3 +69,15 @@ async def bill_overages(
         "failed": len(failed),
         "failed_ids": failed[:PAGE],
     }
+
+
+async def _bill(
+    database: Database, stripe: StripeClient, user_id: str, customer_id: str, *, at_once: bool
+) -> BillingResult:
+    """Bill one user. What became of the invoice is stored now: its events may be late."""
+    billed = await bill_overage(database, stripe, user_id, customer_id, at_once=at_once)
+    if billed.invoiced:
+        sequence = await database.call("next_stripe_sequence", parse=results.number)
+        await apply_customer(database, stripe, customer_id, sequence)
+        await settle_overage(database, stripe, user_id, sequence)
+    return billed

@@ -54,7 +54,7 @@ $$;
 comment on function public.apply_customer(text, bigint, boolean, jsonb, text) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
   'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: '
-  'no live subscription. p_open_invoice_url: of the oldest invoice of ours that is open. The most expensive '
+  'no live subscription. p_open_invoice_url: of the oldest invoice of ours that can be paid. The most expensive '
   'of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the user. Null: no '
   'user has this customer.';
 revoke all on function public.apply_customer(text, bigint, boolean, jsonb, text)

@@ -114,7 +114,9 @@ as $$
     -- The next query would exceed it, or the limit of the period. `case`: the ledger is read for such users only. An
     -- item without an invoice is left by a run that failed in between.
     and case when s.unpaid_overage_usd + p.overage_price_usd > least(
-                    p.overage_threshold_usd, coalesce(s.overage_limit, p.overage_limit_usd))
+                    -- Not another charge to the card that did not pay the last one, until the limit is reached.
+                    case when s.open_invoice_url is null then p.overage_threshold_usd end,
+                    coalesce(s.overage_limit, p.overage_limit_usd))
                   or s.current_overage_amount + p.overage_price_usd > coalesce(s.overage_limit, p.overage_limit_usd)
              then 0.5 <= (
                select coalesce(sum(u.overage_charge), 0) from public.usage_logs u
@@ -126,7 +128,8 @@ as $$
 $$;
 comment on function public.users_at_threshold(uuid, integer) is
   'Users who owe as much overage as the threshold of their plan or their limit allows, or whose period is at the '
-  'limit, and of which some is on no invoice, ordered by id, after p_after, at most 1,000.';
+  'limit, and of which some is on no invoice, ordered by id, after p_after, at most 1,000. While an invoice of theirs '
+  'is open, the threshold is the limit.';
 revoke all on function public.users_at_threshold(uuid, integer) from public, anon, authenticated, service_role;
 grant execute on function public.users_at_threshold(uuid, integer) to service_role;
 
@@ -203,8 +206,8 @@ end
 $$;
 comment on function public.settle_overage(uuid, bigint, jsonb) is
   'Records how invoice items of a user were settled: {id: paid, credited, void or returned}, unless a newer state was '
-  'recorded. What was returned is owed again, with the queries that were given back; the rest is not owed from then on. '
-  'Only what was paid counts as paid; when that falls, the limit falls to what the user may set. p_sequence: drawn '
+  'recorded. What was returned is owed again, with the queries that were given back; the rest is not owed from then '
+  'on. Only what was paid counts as paid; when that falls, the limit falls to what the user may set. p_sequence: drawn '
   'before the state was read. Returns how many changed.';
 revoke all on function public.settle_overage(uuid, bigint, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.settle_overage(uuid, bigint, jsonb) to service_role;

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.billing_kit import DAY, HOUR, STRIPE_HEADERS, BillingStack, stripe_get, stripe_post
+from tests.billing_kit import DAY, HOUR, STRIPE_HEADERS, BillingStack, dropped_events, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.checkout.kit import click, set_overage
 from tests.functions.test_billing import job
@@ -197,6 +197,70 @@ def test_a_total_that_stripe_does_not_charge_stays_owed(billing: BillingStack, i
         stripe_post(billing, f"invoices/{invoice['id']}/void")
     assert set(billing.deliver()) == {200}
     assert exposure(billing, user) == ((0, LIMIT - small) if is_paid else (small, 0))
+    assert findings(billing, user) == []
+
+
+def test_paying_at_the_threshold_frees_without_any_event(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    with dropped_events(billing):
+        job(billing, "bill-thresholds")
+    assert exposure(billing, user) == (0, LIMIT)
+    assert findings(billing, user) == []
+
+
+@pytest.fixture
+def low_threshold(billing: BillingStack) -> Iterator[None]:
+    """usage_only is invoiced from $2 on."""
+    change = "update public.plans set overage_threshold_usd = %s where tier = 'usage_only'"
+    billing.db.execute(change, (2,))
+    yield
+    billing.db.execute(change, (None,))
+
+
+@pytest.mark.usefixtures("low_threshold")
+def test_an_open_invoice_is_followed_by_one_more_at_the_limit(billing: BillingStack) -> None:
+    """A card that fails is not charged for every 50 cents."""
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+
+    def invoiced() -> list[int]:
+        with dropped_events(billing):
+            job(billing, "bill-thresholds")
+        found = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+        return [one["amount_due"] for one in found]
+
+    for _ in range(4):
+        ask(billing, user, 80)
+        assert invoiced() == [200]
+    ask_until_refused(billing, user)
+    assert invoiced() == invoiced() == [800, 200]
+    assert owed(billing, user) == LIMIT
+
+
+def test_an_uncollectible_invoice_can_be_paid(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    ask_until_refused(billing, user)
+    job(billing, "bill-thresholds")
+    billing.deliver()
+    invoice = open_invoice(billing, user)
+    stripe_post(billing, f"invoices/{invoice['id']}/mark_uncollectible")
+    assert set(billing.deliver()) == {200}
+    refused = ask_until_refused(billing, user)
+    assert (refused["reason_code"], refused["url"]) == ("overage_unpaid", invoice["hosted_invoice_url"])
+    error = click(billing, user, plan="basic").json()["error"]
+    assert (error["reason_code"], error["url"]) == ("invoice_open", invoice["hosted_invoice_url"])
+    billing.fake.http.post(refused["url"], data={"way": "good_card"})
+    assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == (0, LIMIT)
+    assert billing.subscription_row(user)["open_invoice_url"] is None
     assert findings(billing, user) == []
 
 

@@ -129,16 +129,16 @@ class Work:
 
 
 WORKS = {
-    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 16),
-    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 28, (102,)),
+    "subscribed": Work((buy(plan="basic"),), "customer.subscription.created", 18),
+    "renewed": Work((buy(plan="basic"), owe_overage(41), renew), "invoice.created", 30, (102,)),
     "renewed and owing for two periods": Work(
-        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 32, (7, 12)
+        (buy(plan="basic"), owe_overage(3, 31), owe_overage(5), renew), "invoice.created", 34, (7, 12)
     ),
-    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 40, (102,)),
+    "ended": Work((buy(plan="basic"), owe_overage(41), each(cancel)), "customer.subscription.deleted", 42, (102,)),
     "ended without a card": Work(
         (buy(plan="basic"), owe_overage(41), each(remove_card), each(cancel)),
         "customer.subscription.deleted",
-        36,
+        38,
         (102,),
     ),
     "bought a pack": Work((buy(pack="pack_100"),), "checkout.session.completed", 12),
@@ -153,13 +153,13 @@ WORKS = {
         (102,),
         meanwhile=(each(cancel),),
     ),
-    "missed the end": Work((buy(plan="basic"), each(cancel), deliver_all, owe_overage(41)), "sweep", 26, (102,)),
-    "clicks on a plan": Work((), "subscribe", 24, given={"tier": "basic"}),
+    "missed the end": Work((buy(plan="basic"), each(cancel), deliver_all, owe_overage(41)), "sweep", 44, (102,)),
+    "clicks on a plan": Work((), "subscribe", 26, given={"tier": "basic"}),
     "clicks on a pack": Work((), "buy", 18, given={"pack_id": "pack_100"}),
     "clicks on another plan": Work(
         (each(lambda billing, person: billing.checkout_page(person, plan="basic")),),
         "subscribe",
-        20,
+        22,
         given={"tier": "pro"},
     ),
 }

@@ -1,5 +1,6 @@
 """Reads Stripe's current state. The result depends neither on the event that led here nor on our own rows."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -296,17 +297,22 @@ def _subscription_of(invoice: "Invoice") -> str | None:
 
 
 async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | None) -> "list[Invoice]":
-    """The open invoices for a plan or for overage, oldest first.
+    """The open invoices for a plan or for overage, oldest first. Also uncollectible ones for overage, which stays owed
+    and can be paid on their pages.
 
     Without first invoices of other subscriptions than the live one: what was never paid for has never started.
     """
-    listed = await stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 100})
+    open_ones, uncollectible = await asyncio.gather(
+        stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 100}),
+        stripe.v1.invoices.list_async({"customer": customer_id, "status": "uncollectible", "limit": 100}),
+    )
     found = [
         invoice
-        async for invoice in listed.auto_paging_iter()
+        async for invoice in open_ones.auto_paging_iter()
         if (invoice.billing_reason != "subscription_create" or _subscription_of(invoice) == live_id)
         and _is_ours(invoice)
     ]
+    found += [invoice async for invoice in uncollectible.auto_paging_iter() if has_overage(invoice)]
     return sorted(found, key=lambda one: one.created)
 
 

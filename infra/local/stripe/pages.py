@@ -255,7 +255,7 @@ class Pages:
         if invoice is None or not invoice["number"]:
             return page("Something went wrong", "<p>There is no such invoice.", 404)
         message = ""
-        if request.method == "POST" and invoice["status"] == "open":
+        if request.method == "POST" and invoice["status"] in ("open", "uncollectible"):
             choice = (await self._form(request)).get("way")
             if choice == "confirm":
                 portal.confirm_open(self.state, invoice)
@@ -267,7 +267,7 @@ class Pages:
         if tax := sum(tax["amount"] for tax in invoice["total_taxes"]):
             lines.append(("Tax", money(tax, invoice["currency"])))
         body = f"<table>{rows(lines)}</table><p class='total'>{money(invoice['amount_due'], invoice['currency'])}</p>"
-        if invoice["status"] == "open":
+        if invoice["status"] in ("open", "uncollectible"):
             good = button("way", "good_card", "Pay with a good card", main=True)
             bad = button("way", "bad_card", "Pay with a card that fails")
             asks = (intent_of(self.state, invoice) or {}).get("status") == "requires_action"
