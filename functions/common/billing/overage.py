@@ -82,7 +82,7 @@ async def bill_overage(
     ]
     waiting = await _without_invoice(database, stripe, placed)
     if waiting and has_own_invoice:
-        await _charge(stripe, await _create_invoice(stripe, customer_id, live, waiting[0]))
+        await charge(stripe, await _create_invoice(stripe, customer_id, live, waiting[0]))
         waiting = await _without_invoice(database, stripe, waiting)
     return BillingResult(sum(to_place), len(items) - len(waiting))
 
@@ -222,14 +222,14 @@ async def _create_invoice(
     return await stripe.v1.invoices.create_async(params, {"idempotency_key": key})
 
 
-async def _charge(stripe: StripeClient, invoice: Invoice) -> None:
+async def charge(stripe: StripeClient, invoice: Invoice) -> None:
     """Finalize the invoice and collect it now. Where that fails, it stays open, and Stripe tries again."""
     assert invoice.id is not None
-    with suppress(InvalidRequestError):  # finalized or paid before, or there is no card
-        finalized = await stripe.v1.invoices.finalize_invoice_async(invoice.id)
-        if finalized.status == "open":
-            with suppress(CardError):
-                await stripe.v1.invoices.pay_async(invoice.id)
+    with suppress(InvalidRequestError, CardError):  # finalized or paid meanwhile, or there is no card that works
+        if invoice.status == "draft":
+            invoice = await stripe.v1.invoices.finalize_invoice_async(invoice.id)
+        if invoice.status == "open":
+            await stripe.v1.invoices.pay_async(invoice.id)
 
 
 async def settle_overage(

@@ -13,7 +13,7 @@ from stripe import InvalidRequestError, StripeClient
 from functions.common import results
 from functions.common.billing.checkout_pages import close_pages
 from functions.common.billing.events import DELETED, apply_customer
-from functions.common.billing.overage import bill_overage
+from functions.common.billing.overage import bill_overage, charge
 from functions.common.billing.records import billing_profile
 from functions.common.billing.stripe_state import has_overage, live_subscription, open_invoices
 from functions.common.database import Database
@@ -81,7 +81,11 @@ async def delete_user(
 
 
 async def _require_paid(stripe: StripeClient, customer_id: str) -> None:
-    """Raises PaymentRequired while an invoice for overage is open."""
+    """Raises PaymentRequired while an invoice for overage is open. Charges those first that a killed run left."""
+    drafts = await stripe.v1.invoices.list_async({"customer": customer_id, "status": "draft", "limit": 100})
+    for invoice in [*drafts.data, *await open_invoices(stripe, customer_id, None)]:
+        if has_overage(invoice) and invoice.parent is None and not invoice.attempted:
+            await charge(stripe, invoice)
     unpaid = [invoice for invoice in await open_invoices(stripe, customer_id, None) if has_overage(invoice)]
     if unpaid:
         url = unpaid[0].hosted_invoice_url
