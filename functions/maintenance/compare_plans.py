@@ -52,6 +52,7 @@ class StoredPlan:
     period_end: str | None = None
     canceled_at: str | None = None
     past_due_since: str | None = None
+    paid_until: str | None = None
     pays_at: str | None = None
 
 
@@ -208,7 +209,8 @@ def _listed_plan(
         # An unpaid renewal keeps its plan. After an upgrade, or for a second period, what was paid decides.
         if [one.billing_reason for one in owed] != ["subscription_cycle"]:
             return None
-        plan = replace(plan, past_due_since=iso_time(owed[0].status_transitions.finalized_at or owed[0].created))
+        since = iso_time(owed[0].status_transitions.finalized_at or owed[0].created)
+        plan = replace(plan, past_due_since=since, paid_until=plan.period_start)
     elif plan.status == "active" and live[0].next_price is not None:
         next_tier = tiers.get(live[0].next_price)
         if next_tier is None:
@@ -274,6 +276,7 @@ def _expected(state: CustomerState, unsubscribed_tier: str, dearness: Mapping[st
         period_end=plan.period_end,
         canceled_at=plan.canceled_at,
         past_due_since=plan.past_due_since,
+        paid_until=plan.paid_until,
         pays_at=pays_at,
     )
 
@@ -335,6 +338,7 @@ def _parse(row: Mapping[str, Any]) -> Subscriber:
             period_end=_time(row["period_end"]),
             canceled_at=_time(row["canceled_at"]),
             past_due_since=_time(row["past_due_since"]),
+            paid_until=_time(row["paid_until"]),
             pays_at=_site(row["open_invoice_url"]),
         ),
     )

@@ -1108,6 +1108,7 @@ create table if not exists public.user_subscriptions (
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
+  paid_until timestamptz,
   open_invoice_url text,
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
@@ -1172,6 +1173,8 @@ comment on column public.user_subscriptions.current_period_end is 'End of the bi
 comment on column public.user_subscriptions.canceled_at is 'When the user canceled.';
 comment on column public.user_subscriptions.past_due_since is
   'When the payment failed that made the subscription past due.';
+comment on column public.user_subscriptions.paid_until is
+  'Until when the tier of a past due subscription is paid: the seven days of grace start then, if later. Null: not.';
 comment on column public.user_subscriptions.open_invoice_url is
   'Stripe''s page of the oldest open invoice for a plan or for overage, also of an ended subscription. Null: none is '
   'open.';
@@ -1264,7 +1267,7 @@ revoke all on function private.subscription_changed() from public, anon, authent
 create or replace trigger user_subscriptions_changed
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
-                   past_due_since, blocked_at
+                   past_due_since, paid_until, blocked_at
   on public.user_subscriptions for each row execute function private.subscription_changed();
 
 
@@ -3185,7 +3188,8 @@ select
   p.query_cost_limit_usd::numeric as query_cost_limit_usd, p.overage_price_usd::numeric as overage_price_usd,
   p.daily_quota as plan_daily_quota, p.lifetime_quota as plan_lifetime_quota,
   p.overage_limit_usd::numeric as plan_overage_limit,
-  s.tier as stored_tier, s.stripe_subscription_id, s.past_due_since, s.allow_overages, s.uses_byo_key,
+  s.tier as stored_tier, s.stripe_subscription_id, s.allow_overages, s.uses_byo_key,
+  greatest(s.past_due_since, s.paid_until) as grace_starts_at,
   rolled.period_start, s.current_period_start as stored_period_start, s.current_period_end,
   rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
@@ -3252,7 +3256,8 @@ comment on column private.current_subscriptions.plan_lifetime_quota is 'The life
 comment on column private.current_subscriptions.plan_overage_limit is 'The default overage limit of the plan.';
 comment on column private.current_subscriptions.stored_tier is 'The tier of the stored row.';
 comment on column private.current_subscriptions.stripe_subscription_id is 'The live Stripe subscription.';
-comment on column private.current_subscriptions.past_due_since is 'When the payment failed.';
+comment on column private.current_subscriptions.grace_starts_at is
+  'When the payment failed, or later, when what was paid before ends. The seven days of grace start then.';
 comment on column private.current_subscriptions.allow_overages is 'Whether the user allows overage.';
 comment on column private.current_subscriptions.uses_byo_key is 'Whether the user has an active key.';
 comment on column private.current_subscriptions.period_start is
@@ -3284,7 +3289,7 @@ grant select on private.current_subscriptions to authenticated, service_role;
 create or replace view private.subscription_limits with (security_invoker = true) as
 select
   s.user_id, s.updated_at, s.now, s.midnight, s.tier, s.status, s.is_lapsed, s.name, s.models, s.history_days,
-  s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.past_due_since,
+  s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.grace_starts_at,
   s.uses_byo_key, s.period_start, s.stored_period_start, s.current_period_end, s.quota_date, s.quota_used,
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
@@ -3300,12 +3305,13 @@ cross join lateral (
          else coalesce(s.own_daily_quota, s.plan_daily_quota) end::integer as quota_limit,
     case when s.overage_price_usd is not null then coalesce(s.own_overage_limit, s.plan_overage_limit) end
       as overage_limit,
-    -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace.
+    -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace,
+    -- after the end of what was paid before.
     -- `is true`: an unknown time (null) refuses.
     s.blocked_at is null and (
      s.status = 'active'
      or s.status = 'canceled' and s.current_period_end > s.now
-     or s.status = 'past_due' and s.past_due_since + interval '7 days' > s.now) is true as is_serving,
+     or s.status = 'past_due' and s.grace_starts_at + interval '7 days' > s.now) is true as is_serving,
     -- Overage needs a live subscription, whose invoices collect it.
     s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
       and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
@@ -3329,7 +3335,7 @@ comment on column private.subscription_limits.allows_credits is 'As in current_s
 comment on column private.subscription_limits.query_cost_limit_usd is 'As in current_subscriptions.';
 comment on column private.subscription_limits.overage_price_usd is 'As in current_subscriptions.';
 comment on column private.subscription_limits.stored_tier is 'As in current_subscriptions.';
-comment on column private.subscription_limits.past_due_since is 'As in current_subscriptions.';
+comment on column private.subscription_limits.grace_starts_at is 'As in current_subscriptions.';
 comment on column private.subscription_limits.uses_byo_key is 'As in current_subscriptions.';
 comment on column private.subscription_limits.period_start is 'As in current_subscriptions.';
 comment on column private.subscription_limits.stored_period_start is 'As in current_subscriptions.';
@@ -3397,7 +3403,7 @@ select
   case when decision.funding = 'included' and not s.is_lifetime and not s.uses_byo_key and s.tier = s.stored_tier
             and not s.is_lapsed then
     least(s.midnight, (private.period_at(s.stored_period_start, s.current_period_end, s.now)).period_end,
-          case when s.status = 'past_due' then s.past_due_since + interval '7 days' end)
+          case when s.status = 'past_due' then s.grace_starts_at + interval '7 days' end)
   end as included_until,
   case
     when decision.funding is null then refusal.reason_code
@@ -6185,6 +6191,7 @@ begin
     current_period_end = (p_subscription ->> 'period_end')::timestamptz,
     canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
+    paid_until = (p_subscription ->> 'paid_until')::timestamptz,
     open_invoice_url = p_open_invoice_url,
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
@@ -6195,10 +6202,10 @@ end
 $$;
 comment on function public.apply_customer(text, bigint, boolean, jsonb, text) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
-  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: '
-  'no live subscription. p_open_invoice_url: of the oldest invoice of ours that can be paid. The most expensive '
-  'of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the user. Null: no '
-  'user has this customer.';
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since, '
+  'paid_until}. Null: no live subscription. p_open_invoice_url: of the oldest invoice of ours that can be paid. The '
+  'most expensive of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the '
+  'user. Null: no user has this customer.';
 revoke all on function public.apply_customer(text, bigint, boolean, jsonb, text)
   from public, anon, authenticated, service_role;
 grant execute on function public.apply_customer(text, bigint, boolean, jsonb, text) to service_role;
@@ -7137,11 +7144,12 @@ create or replace function public.subscribers(
 returns table (
   user_id uuid, stripe_customer_id text, stripe_sequence bigint, stripe_subscription_id text, tier text,
   next_tier text, status text, period_start timestamptz, period_end timestamptz, canceled_at timestamptz,
-  past_due_since timestamptz, open_invoice_url text, unsubscribed_tier text)
+  past_due_since timestamptz, paid_until timestamptz, open_invoice_url text, unsubscribed_tier text)
 language sql stable security definer set search_path = ''
 as $$
   select s.user_id, s.stripe_customer_id, s.stripe_sequence, s.stripe_subscription_id, s.tier, s.next_tier, s.status,
-         s.current_period_start, s.current_period_end, s.canceled_at, s.past_due_since, s.open_invoice_url,
+         s.current_period_start, s.current_period_end, s.canceled_at, s.past_due_since, s.paid_until,
+         s.open_invoice_url,
          -- expire-credits ends pay as you go within a day after the pack has expired.
          private.unsubscribed_tier(
            s.user_id, private.clock() - case when s.tier = 'usage_only' then interval '2 days' else interval '0' end)
@@ -8359,8 +8367,9 @@ begin
         'stored_tier', s.tier, 'next_tier', s.next_tier, 'status', s.status, 'customer', s.stripe_customer_id,
         'subscription', s.stripe_subscription_id, 'period_start', s.current_period_start,
         'period_end', s.current_period_end, 'canceled_at', s.canceled_at, 'past_due_since', s.past_due_since,
-        'blocked_at', s.blocked_at, 'blocked_reason', s.blocked_reason, 'daily_quota', s.daily_quota,
-        'lifetime_quota', s.lifetime_quota, 'overage_ceiling_usd', s.overage_ceiling::text)
+        'paid_until', s.paid_until, 'blocked_at', s.blocked_at, 'blocked_reason', s.blocked_reason,
+        'daily_quota', s.daily_quota, 'lifetime_quota', s.lifetime_quota,
+        'overage_ceiling_usd', s.overage_ceiling::text)
       from public.user_subscriptions s where s.user_id = p_user_id),
     'next', jsonb_build_object(
       'can_query', v_can.can_query, 'reason', v_can.reason,

@@ -28,6 +28,7 @@ create table if not exists public.user_subscriptions (
   current_period_end timestamptz,
   canceled_at timestamptz,
   past_due_since timestamptz,
+  paid_until timestamptz,
   open_invoice_url text,
   quota_date date not null default (private.clock() at time zone 'UTC')::date,
   quota_used public.quantity not null default 0,
@@ -92,6 +93,8 @@ comment on column public.user_subscriptions.current_period_end is 'End of the bi
 comment on column public.user_subscriptions.canceled_at is 'When the user canceled.';
 comment on column public.user_subscriptions.past_due_since is
   'When the payment failed that made the subscription past due.';
+comment on column public.user_subscriptions.paid_until is
+  'Until when the tier of a past due subscription is paid: the seven days of grace start then, if later. Null: not.';
 comment on column public.user_subscriptions.open_invoice_url is
   'Stripe''s page of the oldest open invoice for a plan or for overage, also of an ended subscription. Null: none is '
   'open.';
@@ -184,7 +187,7 @@ revoke all on function private.subscription_changed() from public, anon, authent
 create or replace trigger user_subscriptions_changed
   before update of tier, next_tier, status, stripe_customer_id, stripe_subscription_id, daily_quota, lifetime_quota,
                    allow_overages, overage_limit, uses_byo_key, current_period_start, current_period_end, canceled_at,
-                   past_due_since, blocked_at
+                   past_due_since, paid_until, blocked_at
   on public.user_subscriptions for each row execute function private.subscription_changed();
 
 

@@ -16,7 +16,8 @@ select
   p.query_cost_limit_usd::numeric as query_cost_limit_usd, p.overage_price_usd::numeric as overage_price_usd,
   p.daily_quota as plan_daily_quota, p.lifetime_quota as plan_lifetime_quota,
   p.overage_limit_usd::numeric as plan_overage_limit,
-  s.tier as stored_tier, s.stripe_subscription_id, s.past_due_since, s.allow_overages, s.uses_byo_key,
+  s.tier as stored_tier, s.stripe_subscription_id, s.allow_overages, s.uses_byo_key,
+  greatest(s.past_due_since, s.paid_until) as grace_starts_at,
   rolled.period_start, s.current_period_start as stored_period_start, s.current_period_end,
   rolled.quota_date, rolled.quota_used, s.lifetime_used::integer as lifetime_used,
   rolled.failed_cost_usd, p.failed_cost_limit_usd::numeric as failed_cost_limit_usd, p.concurrent_queries,
@@ -83,7 +84,8 @@ comment on column private.current_subscriptions.plan_lifetime_quota is 'The life
 comment on column private.current_subscriptions.plan_overage_limit is 'The default overage limit of the plan.';
 comment on column private.current_subscriptions.stored_tier is 'The tier of the stored row.';
 comment on column private.current_subscriptions.stripe_subscription_id is 'The live Stripe subscription.';
-comment on column private.current_subscriptions.past_due_since is 'When the payment failed.';
+comment on column private.current_subscriptions.grace_starts_at is
+  'When the payment failed, or later, when what was paid before ends. The seven days of grace start then.';
 comment on column private.current_subscriptions.allow_overages is 'Whether the user allows overage.';
 comment on column private.current_subscriptions.uses_byo_key is 'Whether the user has an active key.';
 comment on column private.current_subscriptions.period_start is
@@ -115,7 +117,7 @@ grant select on private.current_subscriptions to authenticated, service_role;
 create or replace view private.subscription_limits with (security_invoker = true) as
 select
   s.user_id, s.updated_at, s.now, s.midnight, s.tier, s.status, s.is_lapsed, s.name, s.models, s.history_days,
-  s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.past_due_since,
+  s.allows_byok, s.allows_credits, s.query_cost_limit_usd, s.overage_price_usd, s.stored_tier, s.grace_starts_at,
   s.uses_byo_key, s.period_start, s.stored_period_start, s.current_period_end, s.quota_date, s.quota_used,
   s.lifetime_used, s.failed_cost_usd, s.failed_cost_limit_usd, s.concurrent_queries, s.overage_period_start,
   s.overage_used, s.overage_price_usd is not null and s.allow_overages as allows_overage,
@@ -131,12 +133,13 @@ cross join lateral (
          else coalesce(s.own_daily_quota, s.plan_daily_quota) end::integer as quota_limit,
     case when s.overage_price_usd is not null then coalesce(s.own_overage_limit, s.plan_overage_limit) end
       as overage_limit,
-    -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace.
+    -- A canceled plan serves until its period ends. A failed payment leaves seven days of grace,
+    -- after the end of what was paid before.
     -- `is true`: an unknown time (null) refuses.
     s.blocked_at is null and (
      s.status = 'active'
      or s.status = 'canceled' and s.current_period_end > s.now
-     or s.status = 'past_due' and s.past_due_since + interval '7 days' > s.now) is true as is_serving,
+     or s.status = 'past_due' and s.grace_starts_at + interval '7 days' > s.now) is true as is_serving,
     -- Overage needs a live subscription, whose invoices collect it.
     s.overage_price_usd is not null and s.plan_lifetime_quota is null and s.allow_overages
       and s.stripe_subscription_id is not null and s.status = 'active' and not s.is_lapsed as can_use_overage,
@@ -160,7 +163,7 @@ comment on column private.subscription_limits.allows_credits is 'As in current_s
 comment on column private.subscription_limits.query_cost_limit_usd is 'As in current_subscriptions.';
 comment on column private.subscription_limits.overage_price_usd is 'As in current_subscriptions.';
 comment on column private.subscription_limits.stored_tier is 'As in current_subscriptions.';
-comment on column private.subscription_limits.past_due_since is 'As in current_subscriptions.';
+comment on column private.subscription_limits.grace_starts_at is 'As in current_subscriptions.';
 comment on column private.subscription_limits.uses_byo_key is 'As in current_subscriptions.';
 comment on column private.subscription_limits.period_start is 'As in current_subscriptions.';
 comment on column private.subscription_limits.stored_period_start is 'As in current_subscriptions.';
@@ -228,7 +231,7 @@ select
   case when decision.funding = 'included' and not s.is_lifetime and not s.uses_byo_key and s.tier = s.stored_tier
             and not s.is_lapsed then
     least(s.midnight, (private.period_at(s.stored_period_start, s.current_period_end, s.now)).period_end,
-          case when s.status = 'past_due' then s.past_due_since + interval '7 days' end)
+          case when s.status = 'past_due' then s.grace_starts_at + interval '7 days' end)
   end as included_until,
   case
     when decision.funding is null then refusal.reason_code

@@ -43,6 +43,7 @@ begin
     current_period_end = (p_subscription ->> 'period_end')::timestamptz,
     canceled_at = (p_subscription ->> 'canceled_at')::timestamptz,
     past_due_since = (p_subscription ->> 'past_due_since')::timestamptz,
+    paid_until = (p_subscription ->> 'paid_until')::timestamptz,
     open_invoice_url = p_open_invoice_url,
     stripe_sequence = p_sequence
   where s.user_id = v_user_id and s.stripe_customer_id = p_customer_id and s.stripe_sequence < p_sequence;
@@ -53,10 +54,10 @@ end
 $$;
 comment on function public.apply_customer(text, bigint, boolean, jsonb, text) is
   'Applies the state of a Stripe customer to the subscription of their user, unless a newer state was applied. '
-  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since}. Null: '
-  'no live subscription. p_open_invoice_url: of the oldest invoice of ours that can be paid. The most expensive '
-  'of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the user. Null: no '
-  'user has this customer.';
+  'p_subscription: {id, tier, paid_tiers, status, period_start, period_end, canceled_at, past_due_since, '
+  'paid_until}. Null: no live subscription. p_open_invoice_url: of the oldest invoice of ours that can be paid. The '
+  'most expensive of tier and paid_tiers is in force until the period ends, then tier, unless canceled. Returns the '
+  'user. Null: no user has this customer.';
 revoke all on function public.apply_customer(text, bigint, boolean, jsonb, text)
   from public, anon, authenticated, service_role;
 grant execute on function public.apply_customer(text, bigint, boolean, jsonb, text) to service_role;

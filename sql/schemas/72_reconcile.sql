@@ -397,11 +397,12 @@ create or replace function public.subscribers(
 returns table (
   user_id uuid, stripe_customer_id text, stripe_sequence bigint, stripe_subscription_id text, tier text,
   next_tier text, status text, period_start timestamptz, period_end timestamptz, canceled_at timestamptz,
-  past_due_since timestamptz, open_invoice_url text, unsubscribed_tier text)
+  past_due_since timestamptz, paid_until timestamptz, open_invoice_url text, unsubscribed_tier text)
 language sql stable security definer set search_path = ''
 as $$
   select s.user_id, s.stripe_customer_id, s.stripe_sequence, s.stripe_subscription_id, s.tier, s.next_tier, s.status,
-         s.current_period_start, s.current_period_end, s.canceled_at, s.past_due_since, s.open_invoice_url,
+         s.current_period_start, s.current_period_end, s.canceled_at, s.past_due_since, s.paid_until,
+         s.open_invoice_url,
          -- expire-credits ends pay as you go within a day after the pack has expired.
          private.unsubscribed_tier(
            s.user_id, private.clock() - case when s.tier = 'usage_only' then interval '2 days' else interval '0' end)

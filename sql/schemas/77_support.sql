@@ -171,8 +171,9 @@ begin
         'stored_tier', s.tier, 'next_tier', s.next_tier, 'status', s.status, 'customer', s.stripe_customer_id,
         'subscription', s.stripe_subscription_id, 'period_start', s.current_period_start,
         'period_end', s.current_period_end, 'canceled_at', s.canceled_at, 'past_due_since', s.past_due_since,
-        'blocked_at', s.blocked_at, 'blocked_reason', s.blocked_reason, 'daily_quota', s.daily_quota,
-        'lifetime_quota', s.lifetime_quota, 'overage_ceiling_usd', s.overage_ceiling::text)
+        'paid_until', s.paid_until, 'blocked_at', s.blocked_at, 'blocked_reason', s.blocked_reason,
+        'daily_quota', s.daily_quota, 'lifetime_quota', s.lifetime_quota,
+        'overage_ceiling_usd', s.overage_ceiling::text)
       from public.user_subscriptions s where s.user_id = p_user_id),
     'next', jsonb_build_object(
       'can_query', v_can.can_query, 'reason', v_can.reason,

@@ -152,7 +152,7 @@ def test_upgrades_apply_immediately_and_downgrades_at_the_next_period(
 
     change("pro", proration_behavior="always_invoice")
     assert (billing.subscription_row(user)["tier"], billing.subscription_row(user)["next_tier"]) == ("pro", None)
-    change("basic")
+    change("basic", proration_behavior="none")
     assert (billing.subscription_row(user)["tier"], billing.subscription_row(user)["next_tier"]) == ("pro", "basic")
     billing.advance_and_deliver(32 * DAY)
     assert (billing.subscription_row(user)["tier"], billing.subscription_row(user)["next_tier"]) == ("basic", None)

@@ -229,5 +229,5 @@ def test_only_a_full_refund_of_a_mixed_invoice_returns_overage(billing: BillingS
     stripe_post(billing, "refunds", payment_intent=payment, **({"amount": amount} if amount else {}))
     assert set(billing.deliver()) == {200}
     assert exposure(billing, user) == ((0, HALF, None) if amount else (HALF, 0, None))
-    assert plan_of(billing, user) == ("basic", None, "active")
+    assert plan_of(billing, user) == ("basic" if amount else "usage_only", None, "active")
     assert findings(billing, user) == []

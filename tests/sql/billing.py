@@ -26,6 +26,7 @@ def apply_customer(
         "period_end": "2026-04-01T00:00:00Z",
         "canceled_at": None,
         "past_due_since": None,
+        "paid_until": None,
     }
     state = json.dumps({**defaults, **subscription}) if subscription else None
     user_id: str | None = value(

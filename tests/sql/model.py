@@ -40,6 +40,13 @@ class Subscription:
     status: str = "active"
     period: Period | None = None
     past_due_since: datetime | None = None
+    paid_until: datetime | None = None
+
+    @property
+    def grace_starts_at(self) -> datetime | None:
+        """When the payment failed, or later, when what was paid before ends."""
+        times = [time for time in (self.past_due_since, self.paid_until) if time is not None]
+        return max(times, default=None)
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ class User:
     next_tier: str | None = None
     status: str = "active"
     stored_period: Period | None = None  # the newest from Stripe
-    past_due_since: datetime | None = None
+    grace_starts_at: datetime | None = None
     subscribed: bool = False
     sequence: int = 0
     allow_overages: bool = True
@@ -294,7 +301,7 @@ class User:
         return (
             self.status == "active"
             or (self.status == "canceled" and self.stored_period is not None and self.stored_period[1] > at)
-            or (self.status == "past_due" and self.past_due_since is not None and self.past_due_since + GRACE > at)
+            or (self.status == "past_due" and self.grace_starts_at is not None and self.grace_starts_at + GRACE > at)
         )
 
     @property
@@ -434,12 +441,12 @@ class User:
         self.sequence, self.subscribed, self.next_tier = sequence, subscription is not None, None
         if subscription is None:
             self.tier, self.status = self.unsubscribed_tier(at), "active"
-            self.stored_period = self.past_due_since = None
+            self.stored_period = self.grace_starts_at = None
             return
         self.tier = max((subscription.tier, *subscription.paid_tiers), key=CHEAPEST_FIRST.index)
         if self.tier != subscription.tier and subscription.status != "canceled":
             self.next_tier = subscription.tier
-        self.status, self.past_due_since = subscription.status, subscription.past_due_since
+        self.status, self.grace_starts_at = subscription.status, subscription.grace_starts_at
         self.stored_period = subscription.period
 
     def apply_pack(self, at: datetime, sequence: int, payment: Payment) -> None:

@@ -92,6 +92,8 @@ def test_overage_needs_a_live_stripe_subscription(db: Db) -> None:
     [
         ({"status": "past_due", "past_due_since": "2026-02-22T12:00:01Z"}, "admitted"),
         ({"status": "past_due", "past_due_since": "2026-02-22T12:00:00Z"}, "refused"),
+        ({"status": "past_due", "past_due_since": "2026-02-02Z", "paid_until": "2026-02-22T12:00:01Z"}, "admitted"),
+        ({"status": "past_due", "past_due_since": "2026-02-02Z", "paid_until": "2026-02-22T12:00:00Z"}, "refused"),
         ({"status": "suspended"}, "refused"),
         ({"status": "canceled"}, "refused"),
         (

@@ -17,12 +17,12 @@ def test_the_stripe_state_becomes_the_subscription(db: Db, connect: Connect) -> 
     user = new_user(db, stripe_customer_id="cus_1")
     service = connect("service_role")
     past_due = {"status": "past_due", "past_due_since": "2026-03-02T00:00:00Z", "canceled_at": "2026-03-03T00:00:00Z"}
-    assert apply_customer(service, 7, tier="pro", **past_due) == user
+    assert apply_customer(service, 7, tier="pro", paid_until="2026-03-04T00:00:00Z", **past_due) == user
     row = counters(db, user)
     names = ("tier", "next_tier", "status", "stripe_customer_id", "stripe_subscription_id", "stripe_sequence")
     assert [row[name] for name in names] == ["pro", None, "past_due", "cus_1", "sub_1", 7]
-    times = ("current_period_start", "current_period_end", "past_due_since", "canceled_at")
-    assert [row[name].strftime("%m-%d") for name in times] == ["03-01", "04-01", "03-02", "03-03"]
+    times = ("current_period_start", "current_period_end", "past_due_since", "canceled_at", "paid_until")
+    assert [row[name].strftime("%m-%d") for name in times] == ["03-01", "04-01", "03-02", "03-03", "03-04"]
 
 
 @pytest.mark.parametrize("sequence", [0, 4, 5])

@@ -75,6 +75,8 @@ SUBSCRIPTIONS: dict[str, st.SearchStrategy[Any]] = {
     # A subscription that started on a 31st has periods that last longer than a month from their start.
     "extra_days": st.sampled_from([timedelta(0), timedelta(0), timedelta(days=3)]),
     "failed_ago": st.sampled_from([timedelta(0), timedelta(days=6, hours=20), timedelta(days=7)]),
+    # Until when the tier of a past due subscription is paid.
+    "paid_for": st.sampled_from([None, None, timedelta(days=-7), timedelta(days=10)]),
 }
 PAYMENTS: dict[str, st.SearchStrategy[Any]] = {
     # Of 225 cents: 1 revokes no credit, 112 revoke two of five, 224 all but the last.
@@ -323,6 +325,7 @@ class Histories(RuleBasedStateMachine):
             "period_end": subscription.period and subscription.period[1].isoformat(),
             "canceled_at": None,
             "past_due_since": subscription.past_due_since and subscription.past_due_since.isoformat(),
+            "paid_until": subscription.paid_until and subscription.paid_until.isoformat(),
         }
         found = value(
             self.db,
@@ -359,6 +362,7 @@ class Histories(RuleBasedStateMachine):
         started_ago: timedelta | None,
         extra_days: timedelta,
         failed_ago: timedelta,
+        paid_for: timedelta | None,
     ) -> model.Subscription | None:
         """The state of a subscription. started_ago: age of its period. failed_ago: age of the failed invoice."""
         if tier is None:
@@ -370,6 +374,7 @@ class Histories(RuleBasedStateMachine):
             status,
             (start, model.months_after(start, 1) + extra_days) if start else None,
             self.now - failed_ago if status == "past_due" else None,
+            self.now + paid_for if status == "past_due" and paid_for is not None else None,
         )
 
     @rule(url=st.sampled_from([None, None, "https://invoice.example"]), **SUBSCRIPTIONS)

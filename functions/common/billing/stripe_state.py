@@ -4,15 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from stripe import StripeClient
 
+from functions.common.billing.paid_plans import (
+    Payment,
+    PlanBill,
+    PlanLine,
+    cheapest,
+    dearest,
+    paid_tiers,
+    pending_bills,
+    plan_in_force,
+)
 from functions.common.billing.stripe_client import ITEM_ID_KEY, tier_of
 
 if TYPE_CHECKING:  # each class has hundreds of types, and the client imports those of its answers at run time
-    from stripe import Charge, Customer, Invoice, InvoiceLineItem, Subscription, SubscriptionItem
+    from stripe import Charge, Customer, Invoice, InvoiceItem, InvoiceLineItem, Subscription, SubscriptionItem
     from stripe.checkout import Session
     from stripe.params import InvoiceListParams
 
@@ -32,13 +41,15 @@ MONEY_TAKEN = frozenset({"needs_response", "under_review", "lost"})
 # An invoice may be created shortly before the period that it bills.
 INVOICE_DELAY_S = 86400
 LONGEST_PERIOD_S = 31 * 86400
-# Where nothing was paid: it includes no queries, and a past due subscription has no overage.
-UNPAID_TIER = "usage_only"
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionState:
-    """A live subscription, as the SQL function apply_customer reads it. Times are ISO 8601."""
+    """A live subscription, as the SQL function apply_customer reads it. Times are ISO 8601.
+
+    `paid_tiers`: the dearer tier in force until the period ends, if there is one; then `tier` follows. `paid_until`:
+    until when the tier in force is paid, of a past due subscription.
+    """
 
     id: str
     tier: str
@@ -48,6 +59,7 @@ class SubscriptionState:
     period_end: str
     canceled_at: str | None
     past_due_since: str | None
+    paid_until: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,27 +146,25 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         return CustomerState(is_deleted, None, open_url)
     item = _plan_item(live)
     assert item is not None
-    tier = tier_of(item.price.product)
-    assert tier is not None
+    bought = tier_of(item.price.product)
+    assert bought is not None
     start, end = period_of(live)
-    lines = await _paid_lines(stripe, customer_id, live.id, start)
-    paid_tiers = _paid_tiers(lines, end)
-    status = STATUSES[live.status]
-    past_due_since = _past_due_since(live, unpaid, start) if status == "past_due" else None
-    if live.pause_collection is not None and status == "active" and tier not in paid_tiers:
+    bills = await _plan_bills(stripe, live, bought, start, end)
+    if live.status == "trialing" or item.price.unit_amount == 0:
+        bills.append(PlanBill(Payment.PAID, (PlanLine(bought, 0, start, end, is_free=True),)))
+    status, past_due_since = STATUSES[live.status], None
+    if status == "past_due":
+        past_due_since = _past_due_since(live, unpaid, start)
+    elif live.pause_collection is not None and status == "active" and not paid_tiers(bills, end):
         # Stripe keeps it active, and collects nothing.
         status, past_due_since = "past_due", start
-    if status == "past_due" and tier not in paid_tiers:
-        # The period is not paid. The grace period is for the plan before it, not for a dearer one.
-        paid_before = _paid_tiers([line for line in lines if not line.is_free], start)
-        unpaid_cents = Decimal(item.price.unit_amount or 0)
-        was_paid = any(line.unit_cents >= unpaid_cents for line in lines if line.tier in paid_before)
-        if not paid_tiers and not was_paid:
-            paid_tiers = paid_before
-        if paid_tiers or not was_paid:
-            tier = paid_tiers[0] if paid_tiers else UNPAID_TIER
-    if status == "active" and (next_tier := await _scheduled_tier(stripe, live, item, end)):
-        paid_tiers, tier = sorted({*paid_tiers, tier}), next_tier
+    paid_until = None
+    if status == "suspended":
+        tier = dearest([bought, *paid_tiers(bills, end)])
+    else:
+        tier, paid_until = plan_in_force(bills, bought, start, end, has_failed=status == "past_due")
+    scheduled = await _scheduled_tier(stripe, live, item, end) if status == "active" else None
+    following = cheapest([tier, scheduled or bought])
     # The portal sets cancel_at, the API either field. A cancellation after this period does not count yet.
     ends_at = live.cancel_at if live.cancel_at is not None else end if live.cancel_at_period_end else None
     if ends_at is not None and ends_at <= end:
@@ -162,13 +172,14 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         status = "canceled" if status == "active" else status
     subscription = SubscriptionState(
         id=live.id,
-        tier=tier,
-        paid_tiers=paid_tiers,
+        tier=following,
+        paid_tiers=[tier] if tier != following else [],
         status=status,
         period_start=iso_time(start),
         period_end=iso_time(end),
         canceled_at=iso_time(live.canceled_at) if live.canceled_at else None,
         past_due_since=iso_time(past_due_since) if past_due_since is not None else None,
+        paid_until=iso_time(paid_until) if paid_until is not None and status == "past_due" else None,
     )
     return CustomerState(is_deleted, subscription, open_url)
 
@@ -188,75 +199,63 @@ async def _scheduled_tier(stripe: StripeClient, live: "Subscription", item: "Sub
     return None
 
 
-async def _paid_lines(stripe: StripeClient, customer_id: str, subscription_id: str, start: int) -> list["PaidLine"]:
-    """What was paid for plans of a subscription in this period and the one before it, credits included."""
+async def _plan_bills(stripe: StripeClient, live: "Subscription", bought: str, start: int, end: int) -> list[PlanBill]:
+    """What bills a subscription's plans in the current period and the one before it."""
     since = start - LONGEST_PERIOD_S - INVOICE_DELAY_S
+    listed = await stripe.v1.invoices.list_async(
+        {"subscription": live.id, "created": {"gte": since}, "limit": 100, "expand": ["data.payments"]}
+    )
+    invoices = [invoice async for invoice in listed.auto_paging_iter()]
+    is_charged = any(map(_intents_of, invoices))
+    refunded = await _refunded_payments(stripe, str(live.customer), since) if is_charged else set()
+    bills = []
+    for invoice in invoices:
+        lines = [_plan_line(tier, line) async for tier, line in _plan_lines_of(stripe, invoice)]
+        bills.append(PlanBill(_payment_of(invoice, refunded), tuple(lines)))
+    # Prorations only wait after a change of plan.
+    if any(line.tier != bought for bill in bills for line in bill.lines if line.end >= end):
+        bills += pending_bills(await _pending_prorations(stripe, live))
+    return bills
+
+
+def _payment_of(invoice: "Invoice", refunded: set[str]) -> Payment:
+    if invoice.status == "paid":
+        return Payment.RETURNED if not refunded.isdisjoint(_intents_of(invoice)) else Payment.PAID
+    is_expected = invoice.status == "open" or (invoice.status == "draft" and invoice.auto_advance)
+    return Payment.EXPECTED if is_expected else Payment.NONE
+
+
+async def _refunded_payments(stripe: StripeClient, customer_id: str, since: int) -> set[str]:
+    """The payment intents of a customer that were refunded in full."""
     charges = await stripe.v1.charges.list_async({"customer": customer_id, "created": {"gte": since}, "limit": 100})
-    refunded = {
-        charge.payment_intent
+    return {
+        str(charge.payment_intent)
         async for charge in charges.auto_paging_iter()
         if charge.refunded and await _refunded_cents(stripe, charge) == charge.amount
     }
-    invoices = await stripe.v1.invoices.list_async(
-        {
-            "subscription": subscription_id,
-            "status": "paid",
-            "created": {"gte": since},
-            "limit": 100,
-            "expand": ["data.payments"],
-        }
-    )
+
+
+async def _pending_prorations(stripe: StripeClient, live: "Subscription") -> list[PlanLine]:
+    """The plans' prorations that wait for the subscription's next invoice."""
+    listed = await stripe.v1.invoice_items.list_async({"customer": str(live.customer), "pending": True, "limit": 100})
     found = []
-    async for invoice in invoices.auto_paging_iter():
-        if refunded & _intents_of(invoice):
-            continue
-        found += [PaidLine.of(tier, line) async for tier, line in _plan_lines_of(stripe, invoice)]
+    async for item in listed.auto_paging_iter():
+        tier = _tier_of_line(item)
+        if tier is not None and item.proration and _subscription_of(item) == live.id:
+            net = getattr(item, "net_amount", None)
+            cents = item.amount if net is None else net
+            found.append(PlanLine(tier, cents, item.period.start, item.period.end, is_free=item.amount == 0))
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class PaidLine:
-    """A line of a paid invoice for a plan; a credit has negative `cents`. Discounts are taken off. Times are seconds
-    since 1970. `is_free`: it costs nothing without a coupon, as the plan of $0 and a trial."""
-
-    tier: str
-    cents: int
-    unit_cents: Decimal
-    start: int
-    end: int
-    is_free: bool
-
-    @classmethod
-    def of(cls, tier: str, line: "InvoiceLineItem") -> "PaidLine":
-        """From Stripe's line."""
-        unit = line.pricing.unit_amount_decimal if line.pricing else None
-        # Credits for unused time are net of discounts, so what was paid is too.
-        return cls(tier, net_cents(line), Decimal(unit or 0), line.period.start, line.period.end, line.amount == 0)
-
-    def cents_after(self, time: int) -> Decimal:
-        """The part of the amount that is for the time after `time`."""
-        return Decimal(self.cents) * (self.end - max(time, self.start)) / max(1, self.end - self.start)
+def _plan_line(tier: str, line: "InvoiceLineItem") -> PlanLine:
+    # Credits for unused time are net of discounts, so what was paid is too.
+    return PlanLine(tier, net_cents(line), line.period.start, line.period.end, is_free=line.amount == 0)
 
 
 def net_cents(line: "InvoiceLineItem") -> int:
     """The amount of an invoice's line after discounts, before tax."""
     return line.amount - sum(one.amount for one in line.discount_amounts or [])
-
-
-def _paid_tiers(lines: Sequence[PaidLine], until: int) -> list[str]:
-    """The tiers paid until that time at least: after a downgrade without a credit the user keeps the higher one.
-
-    A credit gives back what is left of a period. Of its tier nothing is left then, but for rounding: a cent per line.
-    Without a credit the amount does not matter: an invoice that a coupon lowered to $0 is paid.
-    """
-    paid = []
-    for tier in sorted({line.tier for line in lines}):
-        own = [line for line in lines if line.tier == tier and line.end >= until]
-        changed_at = max((line.start for line in own), default=0)
-        is_credited = any(line.cents < 0 for line in own)
-        if own and (not is_credited or sum(line.cents_after(changed_at) for line in own) > len(own)):
-            paid.append(tier)
-    return paid
 
 
 async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> "AsyncIterator[tuple[str, InvoiceLineItem]]":
@@ -278,7 +277,7 @@ async def _plan_lines_of(stripe: StripeClient, invoice: "Invoice") -> "AsyncIter
             yield tier, line
 
 
-def _tier_of_line(line: "InvoiceLineItem") -> str | None:
+def _tier_of_line(line: "InvoiceLineItem | InvoiceItem") -> str | None:
     details = getattr(line.pricing, "price_details", None)
     return tier_of(details.product) if details else None
 
@@ -291,8 +290,8 @@ def _past_due_since(subscription: "Subscription", unpaid: "Sequence[Invoice]", s
     return min((one.status_transitions.finalized_at or one.created for one in own), default=start)
 
 
-def _subscription_of(invoice: "Invoice") -> str | None:
-    details = invoice.parent.subscription_details if invoice.parent else None
+def _subscription_of(thing: "Invoice | InvoiceItem") -> str | None:
+    details = thing.parent.subscription_details if thing.parent else None
     return str(details.subscription) if details else None
 
 

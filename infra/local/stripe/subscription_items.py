@@ -113,7 +113,7 @@ def prorate(state: State, subscription: Json, item: Json, credit: bool) -> None:
         item["_net_part"] = str(net_part(state, subscription, item_amount(item), item["price"]["product"]))
     amount = Decimal(-item_amount(item) if credit else item_amount(item)) * Decimal(item["_net_part"])
     part = cents(amount * (end - state.now) / (end - start))
-    if part == 0:
+    if item_amount(item) == 0:
         return
     price, product = item["price"], state.objects[item["price"]["product"]]
     proration = make_invoice_item(
@@ -129,6 +129,7 @@ def prorate(state: State, subscription: Json, item: Json, credit: bool) -> None:
         proration=True,
         _subscription=subscription["id"],
     )
+    proration["parent"]["subscription_details"]["subscription_item"] = item["id"]
     proration |= {"quantity": item["quantity"], "quantity_decimal": str(item["quantity"])}
     state.emit("invoiceitem.created", proration)
 

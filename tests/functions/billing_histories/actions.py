@@ -11,7 +11,7 @@ from functions.common.billing.overage import bill_overage
 from functions.common.billing.stripe_client import Account
 from functions.common.database import Database
 from tests.billing_kit import DAY, SITE, BillingStack
-from tests.functions.billing_histories.expected import TIERS, expected_packs, past_due_since
+from tests.functions.billing_histories.expected import TIERS, expected_packs, grace_starts_at
 from tests.functions.billing_histories.history import History
 from tests.functions.billing_histories.stripe_view import JsonClient, StripeView, Twin
 from tests.sql.metering import USAGE, action, admit, value
@@ -54,7 +54,7 @@ class Actions:
 
     def _buy(self, history: History, view: StripeView, pack: str, way: str, coupon: Json) -> Callable[[], None] | None:
         is_past_due = view.live is not None and view.live["status"] == "past_due"
-        if is_past_due and past_due_since(view) + GRACE_S <= self.now:
+        if is_past_due and grace_starts_at(view) + GRACE_S <= self.now:
             return None  # the plan would not let the credits be used
         return lambda: self.buy_at_checkout(view.twin, way, coupon, pack=pack)
 

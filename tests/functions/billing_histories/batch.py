@@ -435,7 +435,8 @@ class Batch(Actions):
     def plan_row(self, twin: Twin) -> Json:
         row = self.billing.subscription_row(twin.person)
         names = (
-            "tier next_tier status current_period_start current_period_end canceled_at past_due_since allow_overages"
+            "tier next_tier status current_period_start current_period_end canceled_at past_due_since paid_until"
+            " allow_overages"
         )
         plan = {name: row[name] for name in names.split()}
         plan |= {"is_blocked": row["blocked_at"] is not None, "open_invoice_url": row["open_invoice_url"]}

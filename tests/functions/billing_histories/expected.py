@@ -23,30 +23,55 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
     """The user's plan according to Stripe's state."""
     live = view.live
     plan: Json = dict.fromkeys(("next_tier", "current_period_start", "current_period_end", "canceled_at"))
-    plan |= {"tier": "usage_only" if has_packs else "free", "status": "active", "past_due_since": None}
+    plan |= {"tier": "usage_only" if has_packs else "free", "status": "active"}
+    plan |= {"past_due_since": None, "paid_until": None}
     plan |= {"customer": view.twin.customer if not view.twin.is_deleted else None, "subscription": None}
     plan |= {"is_blocked": view.twin.is_blocked, "open_invoice_url": open_invoice_url(view)}
     if live is None:
         return {**plan, "customer": plan["customer"] or None}
     start, end = view.period
-    tier_bought = TIERS[view.product]
-    paid = paid_tiers(view, end)
-    tier = max([tier_bought, *paid], key=RANKS.index)
-    if live["status"] == "past_due" and tier_bought not in paid:
-        before = paid_tiers(view, start)
-        was_paid = any(RANKS.index(one) >= RANKS.index(tier_bought) for one in before)
-        if paid or not was_paid:
-            tier = max([*(paid or before), "usage_only"], key=RANKS.index)
-            tier_bought = tier
-    plan |= {"tier": tier, "next_tier": tier_bought if tier_bought != tier else None, "subscription": live["id"]}
+    bought = TIERS[view.product]
+    tier, paid_until = tier_and_end(view)
+    follows = bought if RANKS.index(bought) < RANKS.index(tier) else None
+    plan |= {"tier": tier, "next_tier": follows, "subscription": live["id"]}
     if live["cancel_at"] and live["cancel_at"] <= end:
         end, plan["status"] = live["cancel_at"], "canceled"
     if live["status"] == "past_due":
-        plan |= {"status": "past_due", "past_due_since": as_time(past_due_since(view))}
+        plan |= {"status": "past_due", "past_due_since": as_time(past_due_since(view)), "paid_until": paid_until}
     if plan["status"] == "canceled":
         plan["next_tier"] = None
     plan |= {"current_period_start": as_time(start), "current_period_end": as_time(end)}
     return {**plan, "canceled_at": as_time(live["canceled_at"])}
+
+
+def tier_and_end(view: StripeView) -> tuple[str, datetime | None]:
+    """The tier that the live subscription gives, and the end of what was paid for it."""
+    assert view.live
+    start, end = view.period
+    bought, has_failed = TIERS[view.product], view.live["status"] == "past_due"
+    paid = {"usage_only": end} if bought == "usage_only" else {}
+    if paid := paid | paid_tiers(view, end, None):
+        tier = max(paid, key=RANKS.index)
+        return tier, as_time(end) if tier != "usage_only" else None
+    billed = [one for one in view.live_invoices if any(line["period"]["end"] >= end for line in plan_lines(one))]
+    comes = [one for one in billed if one["status"] == "open" or (one["status"] == "draft" and one["auto_advance"])]
+    returned = [one for one in billed if one["status"] == "paid" and one["id"] in view.refunded_invoices]
+    given_up = [one for one in billed if one["status"] != "paid" and one not in comes]
+    if returned or (given_up and not comes and not has_failed):
+        return "usage_only", None
+    before = paid_tiers(view, start, end)
+    if has_failed:
+        before.pop("usage_only", None)
+    if not before:
+        return ("usage_only" if has_failed else bought), None
+    best = max(before, key=RANKS.index)
+    return min(bought, best, key=RANKS.index), as_time(before[best])
+
+
+def grace_starts_at(view: StripeView) -> int:
+    """When the days of grace of a past due subscription start."""
+    plan = expected_plan(view, has_packs=False)
+    return int(max(plan["past_due_since"], plan["paid_until"] or plan["past_due_since"]).timestamp())
 
 
 def open_invoice_url(view: StripeView) -> str | None:
@@ -62,8 +87,9 @@ def open_invoice_url(view: StripeView) -> str | None:
     return None
 
 
-def subscription_of(invoice: Json) -> str | None:
-    return str(invoice["parent"]["subscription_details"]["subscription"]) if invoice["parent"] else None
+def subscription_of(thing: Json) -> str | None:
+    """The subscription of an invoice or an invoice item."""
+    return str(thing["parent"]["subscription_details"]["subscription"]) if thing["parent"] else None
 
 
 def owed_and_paid(view: StripeView, used: int, billed: dict[str, int]) -> tuple[Decimal, Decimal]:
@@ -103,11 +129,7 @@ def past_due_since(view: StripeView) -> int:
     """When the oldest unpaid invoice of the live subscription was due."""
     assert view.live
     latest = next(one for one in view.invoices if one["id"] == view.live["latest_invoice"])
-    unpaid = [
-        one
-        for one in view.plan_invoices("open")
-        if one["parent"]["subscription_details"]["subscription"] == view.live["id"]
-    ]
+    unpaid = [one for one in view.live_invoices if one["status"] == "open"]
     return min(one["status_transitions"]["finalized_at"] or one["created"] for one in unpaid or [latest])
 
 
@@ -117,23 +139,49 @@ def net_cents(line: Json) -> int:
     return amount
 
 
-def paid_tiers(view: StripeView, until: int) -> list[str]:
-    """The tiers that the live subscription has paid until that time: each credit takes one payment back."""
-    assert view.live
-    counts = dict.fromkeys(RANKS, 0)
-    for invoice in view.plan_invoices("paid"):
-        is_own = invoice["parent"]["subscription_details"]["subscription"] == view.live["id"]
-        if not is_own or invoice["id"] in view.refunded_invoices:
-            continue
-        for line in invoice["lines"]["data"]:
-            pricing = line["pricing"]
-            if pricing["price_details"]["product"] in TIERS and line["period"]["end"] >= until:
-                is_free = Decimal(pricing["unit_amount_decimal"]) == 0
-                # A coupon may lower a payment to $0, which is paid. A credit of $0 takes nothing back.
-                is_credit = line["description"].startswith("Unused time")
-                sign = -1 if line["amount"] < 0 else 1 if is_free or not is_credit else 0
-                counts[TIERS[pricing["price_details"]["product"]]] += sign
-    return [tier for tier, count in counts.items() if count > 0]
+def plan_lines(invoice: Json) -> list[Json]:
+    return [line for line in invoice["lines"]["data"] if line["pricing"]["price_details"]["product"] in TIERS]
+
+
+def paid_tiers(view: StripeView, until: int, before: int | None) -> dict[str, int]:
+    """The tiers that the live subscription has paid until that time, and the end of each: every credit takes one
+    payment back. With `before`: of lines that end before that time.
+
+    Prorations without an invoice count like one if that would charge nothing. What takes back more than was paid does
+    not count.
+    """
+    paid = [one for one in view.live_invoices if one["status"] == "paid" and one["id"] not in view.refunded_invoices]
+    waiting = [one for one in view.items if one["proration"] and one["invoice"] is None]
+    waiting = [one for one in waiting if view.live and subscription_of(one) == view.live["id"]]
+    groups = [plan_lines(one) for one in paid]
+    if sum(one["amount"] for one in waiting) <= 0:
+        groups.append(waiting)
+    groups = [
+        [one for one in lines if until <= one["period"]["end"] and (before is None or one["period"]["end"] < before)]
+        for lines in groups
+    ]
+    counts, ends = Counter[str](), dict[str, int]()
+    while groups:
+        fits = [lines for lines in groups if min(changes(lines, counts).values(), default=0) >= 0]
+        if not fits:
+            break
+        counts, lines = changes(fits[0], counts), groups.pop(groups.index(fits[0]))
+        ends |= {tier_of(one): max(one["period"]["end"], ends.get(tier_of(one), 0)) for one in lines}
+    return {tier: ends[tier] for tier, count in counts.items() if count > 0}
+
+
+def tier_of(line: Json) -> str:
+    return TIERS[line["pricing"]["price_details"]["product"]]
+
+
+def changes(lines: list[Json], counts: Counter[str]) -> Counter[str]:
+    """The payments of each tier after those of the lines. A coupon may lower a payment to $0, which is paid; a credit
+    of $0 takes nothing back."""
+    after = Counter(counts)
+    for line in lines:
+        is_credit = line["description"].startswith("Unused time")
+        after[tier_of(line)] += -1 if line["amount"] < 0 else 0 if is_credit else 1
+    return after
 
 
 def has_credits_left(pack: Json) -> bool:

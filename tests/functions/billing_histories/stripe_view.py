@@ -128,6 +128,13 @@ class StripeView:
         return next((one for one in self.subscriptions if one["status"] not in ENDED), None)
 
     @property
+    def live_invoices(self) -> list[Json]:
+        """The invoices of the live subscription, oldest first."""
+        live = self.live["id"] if self.live else None
+        parents = [(one, one["parent"]) for one in self.invoices if one["parent"]]
+        return [one for one, parent in parents if parent["subscription_details"]["subscription"] == live]
+
+    @property
     def product(self) -> str:
         """The product of the live subscription."""
         assert self.live

@@ -12,7 +12,7 @@ from tests.functions.maintenance.kit import findings as findings_about
 from tests.functions.maintenance.kit import no_progress, run, today
 from tests.functions.test_exposure import break_cards
 from tests.functions.webhooks.kit import (
-    change_at_once,
+    change_plan,
     clear_requests,
     plan_of,
     press_portal_button,
@@ -63,8 +63,7 @@ def test_no_state_of_a_subscription_is_a_finding(billing: BillingStack) -> None:
         subscription(billing, discounted),
         **{"discounts[0][coupon]": coupon(billing, percent_off=50, duration="forever")},
     )
-    change_at_once(billing, upgraded, "plan_pro")
-    assert set(billing.deliver()) == {200}
+    change_plan(billing, upgraded, "pro", proration_behavior="create_prorations")
     assert findings(billing) == []
 
     # The renewal, before its events have arrived.
@@ -93,6 +92,10 @@ def test_no_state_of_a_subscription_is_a_finding(billing: BillingStack) -> None:
     assert findings(billing) == []
     read = {path.rpartition("/")[2] for path in stripe_requests(billing) if re.match("/v1/customers/", path)}
     assert read == {billing.customer_id(user) for user in (paused, tried)}
+    billing.db.execute(
+        "update public.user_subscriptions set paid_until = current_period_end where user_id = %s", (failing.id,)
+    )
+    assert [(one["kind"], one["user_id"]) for one in findings(billing)] == [("plan differs", failing.id)]
 
 
 def test_overage_that_counts_as_paid_on_an_open_invoice_is_found(billing: BillingStack) -> None:

@@ -145,8 +145,10 @@ def credits_of(billing: BillingStack, person: Person) -> list[tuple[int, int, in
     return [tuple(pack[name] for name in names) for pack in billing.packs(person)]  # type: ignore[misc]
 
 
-def change_at_once(billing: BillingStack, person: Person, plan: str) -> None:
-    """Change the plan as support staff do, with prorations on the next invoice."""
-    subscription = stripe_get(billing, "subscriptions", customer=billing.customer_id(person))["data"][0]
-    params = {"items[0][id]": subscription["items"]["data"][0]["id"], "items[0][price]": price_id(billing, plan)}
-    stripe_post(billing, f"subscriptions/{subscription['id']}", **params)
+def change_plan(billing: BillingStack, user: Person, plan: str, **more: str) -> None:
+    """Change the plan as Stripe's API and support do: at once, invoiced with prorations. All events are delivered."""
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    (item,) = stripe_get(billing, f"subscriptions/{subscription}")["items"]["data"]
+    price = {"items[0][id]": item["id"], "items[0][price]": price_id(billing, f"plan_{plan}")}
+    stripe_post(billing, f"subscriptions/{subscription}", **{"proration_behavior": "always_invoice", **price, **more})
+    assert set(billing.deliver()) == {200}

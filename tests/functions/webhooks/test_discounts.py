@@ -10,8 +10,7 @@ from functions.checkout.handler import create
 from tests.billing_kit import DAY, HOUR, SITE, BillingStack, function_with, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.maintenance.kit import findings
-from tests.functions.webhooks.kit import MONTH, credits_of, last_payment, newest, plan_of, subscriber
-from tests.functions.webhooks.test_paid_plans import change_plan
+from tests.functions.webhooks.kit import MONTH, change_plan, credits_of, last_payment, newest, plan_of, subscriber
 
 pytestmark = pytest.mark.usefixtures("empty_billing", "clean_up")  # reconcile reports a limited number
 

@@ -1,27 +1,38 @@
 """A plan gives what has been paid for it."""
 
+from datetime import timedelta
+
 import pytest
 
+from functions.common.billing.paid_plans import CHEAPEST_FIRST
 from tests.billing_kit import DAY, HOUR, SITE, BillingStack, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.maintenance.kit import findings
-from tests.functions.webhooks.kit import MONTH, as_time, newest, plan_of, price_id, subscriber
+from tests.functions.webhooks.kit import (
+    MONTH,
+    as_time,
+    change_plan,
+    clear_requests,
+    newest,
+    plan_of,
+    price_id,
+    stripe_requests,
+    subscriber,
+)
+from tests.sql.metering import admit, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing", "clean_up")  # reconcile reports a limited number
-
-
-def change_plan(billing: BillingStack, user: Person, plan: str, **more: str) -> None:
-    """Change the plan as Stripe's API and support do: at once, invoiced with prorations. All events are delivered."""
-    subscription = billing.subscription_row(user)["stripe_subscription_id"]
-    (item,) = stripe_get(billing, f"subscriptions/{subscription}")["items"]["data"]
-    price = {"items[0][id]": item["id"], "items[0][price]": price_id(billing, f"plan_{plan}")}
-    stripe_post(billing, f"subscriptions/{subscription}", **{"proration_behavior": "always_invoice", **price, **more})
-    assert set(billing.deliver()) == {200}
 
 
 def break_cards(billing: BillingStack, user: Person) -> None:
     """Let every payment of the user fail."""
     billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=False)
+
+
+def renew(billing: BillingStack, user: Person) -> None:
+    """Move the clock to the end of the period: the renewal is a draft."""
+    end = billing.subscription_row(user)["current_period_end"]
+    billing.advance_and_deliver(int(end.timestamp()) - billing.fake.now)
 
 
 def plan_payment(billing: BillingStack, user: Person) -> str:
@@ -93,7 +104,7 @@ def test_a_refunded_plan_is_not_paid_until_the_refund_fails(billing: BillingStac
     assert plan_of(billing, user) == ("pro", "basic", "active")
     refund = stripe_post(billing, "refunds", payment_intent=plan_payment(billing, user))
     assert set(billing.deliver()) == {200}
-    assert plan_of(billing, user) == ("basic", None, "active")
+    assert plan_of(billing, user) == ("usage_only", None, "active")
     billing.fake.control(f"/_refunds/{refund['id']}/fail", is_counted=is_counted)
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("pro", "basic", "active")
@@ -103,7 +114,7 @@ def test_partial_refunds_keep_a_plan_until_nothing_is_left(billing: BillingStack
     user = subscriber(billing, "pro")
     change_plan(billing, user, "basic", proration_behavior="none")
     payment = plan_payment(billing, user)
-    for amount, left in ((1, ("pro", "basic")), (2997, ("pro", "basic")), (1, ("basic", None))):
+    for amount, left in ((1, ("pro", "basic")), (2997, ("pro", "basic")), (1, ("usage_only", None))):
         stripe_post(billing, "refunds", payment_intent=payment, amount=amount)
         assert set(billing.deliver()) == {200}
         assert plan_of(billing, user) == (*left, "active")
@@ -210,3 +221,193 @@ def test_a_renewal_with_3ds_waits_for_its_confirmation(billing: BillingStack) ->
     assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == ("basic", None, "active")
     assert findings(billing, user) == set()
+
+
+def test_a_full_refund_of_an_active_plan_ends_it(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    payment = plan_payment(billing, user)
+    stripe_post(billing, "refunds", payment_intent=payment, amount=2998)
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    refund = stripe_post(billing, "refunds", payment_intent=payment)
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("usage_only", None, "active")
+    with billing.db.transaction(force_rollback=True):
+        assert admit(billing.db, user.id)["funding"] == "overage"
+    assert findings(billing, user) == set()
+    billing.fake.control(f"/_refunds/{refund['id']}/fail", is_counted=True)
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_a_refunded_month_is_not_replaced_by_the_one_before(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    (newer, _) = stripe_get(billing, "charges", customer=billing.customer_id(user))["data"]
+    stripe_post(billing, "refunds", payment_intent=newer["payment_intent"])
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("usage_only", None, "active")
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_a_refunded_upgrade_leaves_the_plan_before_it(billing: BillingStack) -> None:
+    user = subscriber(billing)
+    billing.fake.advance(10 * DAY)
+    change_plan(billing, user, "pro")
+    (upgrade, _) = stripe_get(billing, "charges", customer=billing.customer_id(user))["data"]
+    stripe_post(billing, "refunds", payment_intent=upgrade["payment_intent"])
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("basic", None, "active")
+    # Support then switches back, which gives the credit of the upgrade as well.
+    change_plan(billing, user, "basic")
+    assert plan_of(billing, user) == ("basic", None, "active")
+
+
+@pytest.mark.parametrize("to", ["basic", "usage_only"])
+def test_a_downgrade_with_a_pending_credit_ends_the_dear_plan(billing: BillingStack, to: str) -> None:
+    user = subscriber(billing, "pro")
+    billing.fake.advance(10 * DAY)
+    change_plan(billing, user, to, proration_behavior="create_prorations")
+    assert plan_of(billing, user) == (to, None, "active")
+    assert findings(billing, user) == set()
+    billing.fake.advance(DAY)
+    change_plan(billing, user, "pro", proration_behavior="create_prorations")
+    assert plan_of(billing, user) == ("pro", None, "active")
+    change_plan(billing, user, to, proration_behavior="create_prorations")
+    billing.advance_and_deliver(MONTH)
+    assert plan_of(billing, user) == (to, None, "active")
+
+
+@pytest.mark.parametrize("behavior", ["create_prorations", "none"])
+def test_an_upgrade_gives_nothing_before_it_is_invoiced(billing: BillingStack, behavior: str) -> None:
+    user = subscriber(billing)
+    billing.fake.advance(10 * DAY)
+    change_plan(billing, user, "pro", proration_behavior=behavior)
+    assert plan_of(billing, user) == ("basic", None, "active")
+    assert findings(billing, user) == set()
+    change_plan(billing, user, "basic", proration_behavior=behavior)
+    assert plan_of(billing, user) == ("basic", None, "active")
+    change_plan(billing, user, "pro", proration_behavior=behavior)
+    renew(billing, user)
+    assert plan_of(billing, user) == ("basic", None, "active")
+    billing.advance_and_deliver(2 * HOUR)
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_a_credit_for_what_was_not_paid_pays_nothing(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    assert plan_of(billing, user) == ("pro", None, "past_due")
+    change_plan(billing, user, "basic", proration_behavior="create_prorations")
+    assert plan_of(billing, user) == ("basic", None, "past_due")
+    row = billing.subscription_row(user)
+    assert row["paid_until"] == row["current_period_start"]
+
+
+@pytest.mark.parametrize("plan", ["basic", "pro"])
+def test_a_renewal_that_waits_for_its_payment_keeps_the_plan(billing: BillingStack, plan: str) -> None:
+    user = subscriber(billing, plan)
+    renew(billing, user)
+    (draft,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="draft")["data"]
+    assert draft["auto_advance"]
+    assert plan_of(billing, user) == (plan, None, "active")
+    billing.fake.control(f"/_invoices/{draft['id']}/finalization", fails=True)
+    billing.advance_and_deliver(2 * HOUR)
+    assert plan_of(billing, user) == (plan, None, "active")
+
+
+def test_a_renewal_that_is_forgiven_is_not_paid(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    stripe_post(billing, f"invoices/{invoice['id']}/void")
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("usage_only", None, "active")
+
+
+def test_a_renewal_paid_outside_stripe_is_paid(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    stripe_post(billing, f"invoices/{invoice['id']}/pay", paid_out_of_band="true")
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_a_first_payment_that_is_processing_gives_the_plan(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, "later_succeeds", plan="pro")
+    assert set(billing.deliver()) == {200}
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user))["data"]
+    assert invoice["status"] == "open"
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_a_new_price_of_a_plan_keeps_it(billing: BillingStack) -> None:
+    user = subscriber(billing, "basic")
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    (item,) = stripe_get(billing, f"subscriptions/{subscription}")["items"]["data"]
+    product = item["price"]["product"]
+    dearer = {"product": product, "currency": "usd", "unit_amount": "1299", "recurring[interval]": "month"}
+    price = stripe_post(billing, "prices", **dearer)["id"]
+    change = {"items[0][id]": item["id"], "items[0][price]": price, "proration_behavior": "none"}
+    stripe_post(billing, f"subscriptions/{subscription}", **change)
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("basic", None, "active")
+    break_cards(billing, user)
+    renew(billing, user)
+    assert plan_of(billing, user) == ("basic", None, "active")
+    billing.advance_and_deliver(2 * HOUR)
+    assert plan_of(billing, user) == ("basic", None, "past_due")
+
+
+def test_a_failed_upgrade_leaves_the_paid_plan_until_its_end(billing: BillingStack) -> None:
+    user = subscriber(billing)
+    break_cards(billing, user)
+    change_plan(billing, user, "pro")
+    row = billing.subscription_row(user)
+    assert plan_of(billing, user) == ("basic", None, "past_due")
+    assert row["paid_until"] == row["current_period_end"]
+    assert row["past_due_since"] < row["current_period_start"] + timedelta(days=1)
+    refused = (row["current_period_end"] + timedelta(days=7)).isoformat()
+    for time, decision in ((row["current_period_end"].isoformat(), "admitted"), (refused, "refused")):
+        with billing.db.transaction(force_rollback=True):
+            value(billing.db, "select set_config('metering.now', %s, true)", time)
+            assert admit(billing.db, user.id)["decision"] == decision
+
+
+def test_a_discount_in_the_middle_of_a_period_changes_nothing_paid(billing: BillingStack) -> None:
+    user = subscriber(billing, "pro")
+    billing.fake.advance(10 * DAY)
+    half = stripe_post(billing, "coupons", percent_off=50, duration="forever")["id"]
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    stripe_post(billing, f"subscriptions/{subscription}", **{"discounts[0][coupon]": half})
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    change_plan(billing, user, "basic")
+    assert plan_of(billing, user) == ("basic", None, "active")
+    free = stripe_post(billing, "coupons", percent_off=100, duration="forever")["id"]
+    stripe_post(billing, f"subscriptions/{subscription}", **{"discounts[0][coupon]": free})
+    change_plan(billing, user, "pro")
+    assert plan_of(billing, user) == ("pro", None, "active")
+
+
+def test_the_order_of_the_plans_is_that_of_their_prices(billing: BillingStack) -> None:
+    listed = billing.db.execute("select tier from public.plans where tier <> 'free' order by price_usd").fetchall()
+    assert tuple(row["tier"] for row in listed) == CHEAPEST_FIRST
+
+
+@pytest.mark.parametrize(
+    ("plan", "lists"), [("pro", ["invoices", "invoices", "charges"]), ("usage_only", ["invoices", "invoices"])]
+)
+def test_an_event_of_a_plan_reads_stripe_rarely(billing: BillingStack, plan: str, lists: list[str]) -> None:
+    user = subscriber(billing, plan)
+    event = newest(billing, "invoice.paid")
+    clear_requests(billing)
+    assert billing.deliver(event) == [200]
+    read = [path.removeprefix("/v1/") for path in stripe_requests(billing)]
+    assert read == [f"customers/{billing.customer_id(user)}", *lists]
