@@ -14,11 +14,12 @@ SIGNS = {"cad": "CA$", "usd": "$"}
 
 
 def in_currency(amount: Decimal, currency: str) -> str:
-    """An amount for people: $1.25 or CA$1.25, with at least two decimals, and as many as it has."""
+    """An amount for people: $1.25, CA$1.25 or EUR 1.25, with at least two decimals, and as many as it has."""
     exponent = amount.normalize().as_tuple().exponent
     assert isinstance(exponent, int)
     sign = "-" if amount < 0 else ""
-    return f"{sign}{SIGNS[currency]}{abs(amount):.{max(2, -exponent)}f}"
+    unit = SIGNS.get(currency, f"{currency.upper()} ")
+    return f"{sign}{unit}{abs(amount):.{max(2, -exponent)}f}"
 
 
 def parse_amounts(value: Any) -> Any:

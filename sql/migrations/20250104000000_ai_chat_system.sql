@@ -7159,8 +7159,8 @@ as $$
   order by s.user_id limit least(p_limit, 1000)
 $$;
 comment on function public.subscribers(uuid, integer, uuid) is
-  'Users with a Stripe customer or another plan than free, to compare with Stripe, ordered by id, after p_after, at most '
-  '1,000. unsubscribed_tier: the plan that they have without a subscription. p_user_id: only that user.';
+  'Users with a Stripe customer or another plan than free, to compare with Stripe, ordered by id, after p_after, at '
+  'most 1,000. unsubscribed_tier: the plan that they have without a subscription. p_user_id: only that user.';
 revoke all on function public.subscribers(uuid, integer, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.subscribers(uuid, integer, uuid) to service_role;
 
@@ -7168,7 +7168,8 @@ grant execute on function public.subscribers(uuid, integer, uuid) to service_rol
 create or replace view private.stripe_packs with (security_invoker = true) as
 select
   c.id, c.created_at, c.user_id, c.stripe_checkout_session_id as session_id, c.stripe_payment_intent_id as payment_id,
-  c.credits_purchased as credits, c.credits_remaining as credits_left, c.price_paid::numeric as price_paid_usd, c.credits_to_revoke as to_revoke,
+  c.credits_purchased as credits, c.credits_remaining as credits_left,
+  c.price_paid::numeric as price_paid_usd, c.credits_to_revoke as to_revoke,
   c.is_frozen,
   exists (select from public.operator_actions a where a.id = c.id and a.action = 'grant') as is_recorded
 from public.credit_packs c;
@@ -7202,8 +7203,8 @@ as $$
   order by s.id limit least(p_limit, 1000)
 $$;
 comment on function public.packs_to_compare(timestamptz, uuid, integer) is
-  'Credit packs since a time, and older ones with credits left, ordered by id, after p_after, at most 1,000, to compare '
-  'with Stripe.';
+  'Credit packs since a time, and older ones with credits left, ordered by id, after p_after, at most 1,000, to '
+  'compare with Stripe.';
 revoke all on function public.packs_to_compare(timestamptz, uuid, integer)
   from public, anon, authenticated, service_role;
 grant execute on function public.packs_to_compare(timestamptz, uuid, integer) to service_role;

@@ -1,9 +1,14 @@
 """Sales with tax in both currencies: what is granted, billed, revoked and reported is net of it, and in the currency of
 the prices; reconcile agrees with Stripe."""
 
+import contextlib
+import io
+import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from unittest import mock
 
 import httpx
 import pytest
@@ -11,11 +16,23 @@ import pytest
 from functions.checkout.handler import create
 from functions.maintenance.margin_report import margin_report
 from functions.maintenance.reconcile import reconcile
-from tests.billing_kit import DAY, SITE, STRIPE_HEADERS, BillingStack, function_with, publish, stripe_get, stripe_post
+from functions.maintenance.support.commands import main
+from tests.billing_kit import (
+    DAY,
+    SITE,
+    STRIPE_HEADERS,
+    BillingStack,
+    environment,
+    function_with,
+    publish,
+    stripe_get,
+    stripe_post,
+)
 from tests.conftest import Person
 from tests.functions.checkout.kit import click
 from tests.functions.maintenance.kit import findings, no_progress, run, today
 from tests.functions.test_billing import job
+from tests.sql.metering import value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # reconcile and the report read everything that there is
 
@@ -109,6 +126,20 @@ def test_a_taxed_life_reconciles_to_the_cent(billing: BillingStack, taxing: http
 
     assert findings(billing, user) == set()
     assert billing.db.execute("select * from public.reconcile() where user_id = %s", (user.id,)).fetchall() == []
+    check_support_commands(billing, user, currency)
+
+
+def check_support_commands(billing: BillingStack, user: Person, currency: str) -> None:
+    """What the user pays has the sign of the currency. Costs are US dollars."""
+    query = value(billing.db, "select id::text from public.usage_logs where user_id = %s limit 1", user.id)
+    environ = {**environment(billing.stack, billing.fake.url), "OPERATOR": "Ada"}
+    commands = ["show", f"why {query}", "limit --overage 5 --reason x", f"credit-back {query} --reason x --yes"]
+    for command in commands:
+        with mock.patch.dict(os.environ, environ), contextlib.redirect_stdout(io.StringIO()) as out:
+            assert main(["user", user.id, *command.split()]) == 0
+        costs = r"cost \$[\d.]+|unpaid failures today: \$[\d.]+ of \$[\d.]+"
+        signs = set(re.findall(r"[A-Z]*\$", re.sub(costs, "", out.getvalue())))
+        assert signs == {"CA$" if currency == "cad" else "$"}, command
 
 
 def settled(billing: BillingStack, user: Person) -> list[str | None]:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from functions.common import results
 from functions.common.database import Database
 from functions.common.observe import Observer
 from functions.common.settings import SupabaseSettings, load, read_environment
@@ -184,15 +185,15 @@ def _amount(text: str) -> Decimal | None:
     except InvalidOperation:
         amount = Decimal(-1)
     if not (amount.is_finite() and 0 <= amount <= 10_000):
-        raise argparse.ArgumentTypeError("An amount is 0 to 10000 US dollars, or plan.")
+        raise argparse.ArgumentTypeError("An amount is 0 to 10000, or plan.")
     return amount
 
 
 LIMITS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "--daily": ("daily_quota", _quota, "included queries a day"),
     "--lifetime": ("lifetime_quota", _quota, "included queries in total"),
-    "--overage": ("overage_limit_usd", _amount, "overage of a period, US dollars; the user may change it"),
-    "--ceiling": ("overage_ceiling_usd", _amount, "the most that the user may set as overage limit, US dollars"),
+    "--overage": ("overage_limit_usd", _amount, "overage of a period; the user may change it"),
+    "--ceiling": ("overage_ceiling_usd", _amount, "the most that the user may set as overage limit"),
 }
 
 
@@ -251,7 +252,8 @@ async def _run(options: Options) -> list[str]:
         operator = (environment.get("OPERATOR") or getpass.getuser()).strip()
         if not 1 <= len(operator) <= OPERATOR_CHARACTERS:
             raise SupportError(f"OPERATOR is your name, of 1 to {OPERATOR_CHARACTERS} characters.")
-        session = Session(database, environment, print_progress, operator)
+        plans = await database.call("list_plans", parse=results.record("plans"))
+        session = Session(database, environment, print_progress, operator, plans["plans"][0]["currency"])
         if options.name == "user":
             options.user, subject = await session.find_user(options.who)
             session = replace(session, subject=subject)

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from functions.common.money import in_currency
+
 FUNDING = {
     "byok": "the user's own key",
     "included": "the plan",
@@ -21,20 +23,19 @@ def moment(text: str | None, missing: str = "never") -> str:
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None).isoformat(" ", "seconds") + " UTC"
 
 
-def usd(amount: Decimal | str | None) -> str:
-    """US dollars with at least two decimals, and as many as the amount has."""
-    if amount is None:
-        return "none"
-    value = Decimal(amount)
-    exact = value.normalize()
-    exponent = exact.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return f"-${-value:.{max(2, -exponent)}f}" if value < 0 else f"${value:.{max(2, -exponent)}f}"
+def usd(amount: Decimal | str) -> str:
+    """What something costs us, which is US dollars."""
+    return in_currency(Decimal(amount), "usd")
 
 
-def cents(amount: int) -> str:
-    """US cents as dollars."""
-    return usd(Decimal(amount) / 100)
+def price(amount: Decimal | str | None, currency: str) -> str:
+    """What a user pays, in the currency of the prices."""
+    return "none" if amount is None else in_currency(Decimal(amount), currency)
+
+
+def cents(amount: int, currency: str) -> str:
+    """The same, from cents."""
+    return in_currency(Decimal(amount) / 100, currency)
 
 
 def section(title: str, lines: Sequence[str], empty: str = "none") -> list[str]:
@@ -42,20 +43,20 @@ def section(title: str, lines: Sequence[str], empty: str = "none") -> list[str]:
     return [f"{title}:", *(f"  {line}" for line in lines)] if lines else [f"{title}: {empty}"]
 
 
-def changes(done: Mapping[str, Any]) -> list[str]:
-    """The values that an action changed: one line for each."""
+def changes(done: Mapping[str, Any], currency: str) -> list[str]:
+    """The values that an action changed: one line for each. Amounts are what users pay."""
     before, after = done["before"], done["after"]
     found = [
-        f"  {name}: {_value(before.get(name))} → {_value(after[name])}"
+        f"  {name}: {_value(before.get(name), currency)} → {_value(after[name], currency)}"
         for name in after
         if before.get(name) != after[name]
     ]
     return found or ["  nothing changed: it was so before"]
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, currency: str) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, Decimal):
-        return usd(value)
+        return price(value, currency)
     return "none" if value is None else str(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from functions.common import results
 from functions.maintenance.support import model_prices
-from functions.maintenance.support.lines import changes, moment, section, usd
+from functions.maintenance.support.lines import changes, moment, price, section, usd
 from functions.maintenance.support.session import Session, SupportError
 
 REPORT_TIMEOUT_S = 150.0
@@ -21,12 +21,16 @@ async def costliest(session: Session, days: int, limit: int) -> list[str]:
         parse=results.records("user_id"),
         timeout_s=REPORT_TIMEOUT_S,
     )
+
+    def paid(row: Mapping[str, Any]) -> str:
+        return price(Decimal(row["overage_usd"]) + Decimal(row["credits_usd"]), session.currency)
+
     heading = f"{'cost':>10} {'paid':>10} {'queries':>8} {'failed':>7}  {'plan':<11}user"
     return [
         f"The newest {days} days, cost in US dollars; `paid` in the prices' currency, without plan fees",
         heading,
         *(
-            f"{usd(row['cost_usd']):>10} {usd(Decimal(row['overage_usd']) + Decimal(row['credits_usd'])):>10} "
+            f"{usd(row['cost_usd']):>10} {paid(row):>10} "
             f"{row['queries']:>8,} {row['failed']:>7,}  {row['tier']:<11}{row['email'] or row['user_id']}"
             for row in rows
         ),
@@ -106,4 +110,4 @@ async def set_models(
         if found := model_prices.problem(provider, model, None if is_own_key else limit):
             raise SupportError(found)
     params = {"p_tier": tier, "p_provider": provider, "p_models": list(models), "p_is_own_key": is_own_key}
-    return ["models set", *changes(await session.change("set_models", reason, **params))]
+    return ["models set", *changes(await session.change("set_models", reason, **params), session.currency)]

@@ -25,12 +25,14 @@ def read_answer(question: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of a command. `operator` is the name of who runs it, `subject` the user whom it is about."""
+    """One run of a command. `operator` is the name of who runs it, `currency` that of the prices, `subject` the user
+    whom it is about."""
 
     database: Database
     environment: Mapping[str, str]
     progress: Callable[[str], None]
     operator: str
+    currency: str
     subject: str = ""
 
     async def read(self, function: str, *fields: str, **params: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from stripe import StripeClient, StripeError
 from functions.common.billing.stripe_client import account
 from functions.maintenance.findings import KINDS
 from functions.maintenance.reconcile import ledger_findings
-from functions.maintenance.support.lines import FUNDING, cents, moment, section, usd
+from functions.maintenance.support.lines import FUNDING, cents, moment, price, section, usd
 from functions.maintenance.support.session import Session
 from functions.maintenance.support.why import describe, what_helps
 
@@ -18,24 +18,24 @@ INVOICES = 5
 async def show(session: Session, user_id: str) -> list[str]:
     """Plan, what pays next and why, counters, running queries, packs, bills, keys, queries, refusals, findings."""
     user = await session.read("support_summary", "account", p_user_id=user_id)
-    customer = user["subscription"]["customer"]
+    customer, currency = user["subscription"]["customer"], session.currency
     return [
-        *_account(user),
-        *_next(user["next"]),
-        *section("Running", [line for one in user["running"] for line in describe(one)]),
-        *section("Packs", [_pack(one) for one in user["packs"]]),
+        *_account(user, currency),
+        *_next(user["next"], currency),
+        *section("Running", [line for one in user["running"] for line in describe(one, currency)]),
+        *section("Packs", [_pack(one, currency) for one in user["packs"]]),
         *section("Own keys", [_key(one) for one in user["keys"]]),
-        *section("Overage bills", [_bill(one) for one in user["bills"]]),
-        f"Overage not billed yet: {usd(user['to_be_billed_usd'])}",
+        *section("Overage bills", [_bill(one, currency) for one in user["bills"]]),
+        f"Overage not billed yet: {price(user['to_be_billed_usd'], currency)}",
         *section("Stripe's invoices", await _invoices(session, customer) if customer else []),
-        *section("Last queries", [line for one in user["queries"] for line in describe(one)]),
-        *section("Last refusals", [line for one in user["refusals"] for line in describe(one)]),
+        *section("Last queries", [line for one in user["queries"] for line in describe(one, currency)]),
+        *section("Last refusals", [line for one in user["refusals"] for line in describe(one, currency)]),
         *section("Actions of operators", [_action(one) for one in user["actions"]]),
         *section("Findings of reconcile", await _findings(session, user_id)),
     ]
 
 
-def _account(user: Mapping[str, Any]) -> list[str]:
+def _account(user: Mapping[str, Any], currency: str) -> list[str]:
     account, subscription = user["account"], user["subscription"]
     confirmed = "confirmed" if account["confirmed_at"] else "NOT CONFIRMED"
     lines = [
@@ -60,17 +60,18 @@ def _account(user: Mapping[str, Any]) -> list[str]:
         ("next_tier", "changes to {} at the end of the period"),
         ("daily_quota", "daily quota set by support: {}"),
         ("lifetime_quota", "lifetime quota set by support: {}"),
-        ("overage_ceiling_usd", "ceiling of the overage limit set by support, US dollars: {:.2f}"),
     ):
         if subscription[name] is not None:
             lines.append(f"  {text.format(subscription[name])}")
+    if (ceiling := subscription["overage_ceiling_usd"]) is not None:
+        lines.append(f"  ceiling of the overage limit set by support: {price(ceiling, currency)}")
     for name, text in (("canceled_at", "canceled"), ("past_due_since", "payment failed")):
         if subscription[name]:
             lines.append(f"  {text} {moment(subscription[name])}")
     return lines
 
 
-def _next(state: Mapping[str, Any]) -> list[str]:
+def _next(state: Mapping[str, Any], currency: str) -> list[str]:
     if state["can_query"]:
         verdict = f"{FUNDING[state['funding']]} pays: {state['reason']}"
     else:
@@ -79,21 +80,24 @@ def _next(state: Mapping[str, Any]) -> list[str]:
         verdict += f"; resets {moment(state['resets_at'])}"
     quota = "in total" if state["is_lifetime"] else "today"
     overage = "allowed" if state["allows_overage"] else "off"
+    overage_used, overage_limit = (price(state[f"overage_{name}_usd"], currency) for name in ("used", "limit"))
     return [
         f"Next query: {verdict}",
         f"  included: {state['used']} of {state['limit']} used {quota}",
-        f"  overage: {usd(state['overage_used_usd'])} of {usd(state['overage_limit_usd'])} used this period, {overage}",
+        f"  overage: {overage_used} of {overage_limit} used this period, {overage}",
         f"  unpaid failures today: {usd(state['failed_cost_usd'])} of {usd(state['failed_cost_limit_usd'])}; "
         f"queries at once: at most {state['concurrent_queries']}",
     ]
 
 
-def _pack(pack: Mapping[str, Any]) -> str:
+def _pack(pack: Mapping[str, Any], currency: str) -> str:
     state = f"{pack['remaining']} of {pack['bought']} left, {pack['used']} used"
     for name in ("revoked", "expired"):
         state += f", {pack[name]} {name}" if pack[name] else ""
     frozen = ", FROZEN by a dispute" if pack["is_frozen"] else ""
-    origin = f"paid {usd(pack['price_usd'])} ({pack['payment']})" if pack["payment"] else "granted by support"
+    origin = (
+        f"paid {price(pack['price_usd'], currency)} ({pack['payment']})" if pack["payment"] else "granted by support"
+    )
     return f"{moment(pack['bought_at'])}  {state}{frozen}, expires {moment(pack['expires_at'])}, {origin}; {pack['id']}"
 
 
@@ -102,10 +106,10 @@ def _key(key: Mapping[str, Any]) -> str:
     return f"{key['provider']} {key['hint']} {key['status']}{error}, checked {moment(key['last_validated_at'])}"
 
 
-def _bill(bill: Mapping[str, Any]) -> str:
+def _bill(bill: Mapping[str, Any], currency: str) -> str:
     what = f"{bill['queries']} queries" if bill["queries"] > 0 else "given back"
     place = f"{bill['item'] or 'not at Stripe yet'}, {bill['invoice'] or 'waits for the next invoice'}"
-    return f"period of {moment(bill['period_start'])}: {what}, {cents(bill['amount_cents'])}, {place}"
+    return f"period of {moment(bill['period_start'])}: {what}, {cents(bill['amount_cents'], currency)}, {place}"
 
 
 def _action(action: Mapping[str, Any]) -> str:
@@ -125,8 +129,9 @@ async def _invoices(session: Session, customer: str) -> list[str]:
 async def _invoice_lines(stripe: StripeClient, customer: str) -> list[str]:
     found = await stripe.v1.invoices.list_async({"customer": customer, "limit": INVOICES})
     return [
-        f"{one.number or one.id}  {one.status}, {cents(one.total)}, {cents(one.amount_remaining)} open, "
-        f"{one.billing_reason}" + (f", {one.hosted_invoice_url}" if one.hosted_invoice_url else "")
+        f"{one.number or one.id}  {one.status}, {cents(one.total, one.currency)}, "
+        f"{cents(one.amount_remaining, one.currency)} open, {one.billing_reason}"
+        + (f", {one.hosted_invoice_url}" if one.hosted_invoice_url else "")
         for one in found.data
     ]
 

@@ -20,7 +20,7 @@ from functions.common.settings import SupabaseSettings, load
 from functions.common.thread_transport import ThreadTransport
 from functions.maintenance.command_line import expected
 from functions.maintenance.export_user import export_user
-from functions.maintenance.support.lines import FUNDING, cents, changes, moment, usd
+from functions.maintenance.support.lines import FUNDING, cents, changes, moment, price
 from functions.maintenance.support.session import Session, SupportError
 from functions.maintenance.support.why import charge, find_queries
 
@@ -30,7 +30,7 @@ PLACED_LATER = "the job bill-overages places it"
 
 async def block(session: Session, user_id: str, reason: str) -> list[str]:
     """Block the user until `unblock`, whatever they pay, and close their open checkout pages."""
-    lines = ["blocked", *changes(await session.change("block_user", reason, p_user_id=user_id))]
+    lines = ["blocked", *changes(await session.change("block_user", reason, p_user_id=user_id), session.currency)]
     profile = await billing_profile(session.database, user_id)
     if profile is not None and profile.stripe_customer_id is not None:
         try:
@@ -47,7 +47,7 @@ async def block(session: Session, user_id: str, reason: str) -> list[str]:
 
 async def unblock(session: Session, user_id: str, reason: str) -> list[str]:
     """End the block."""
-    return ["unblocked", *changes(await session.change("unblock_user", reason, p_user_id=user_id))]
+    return ["unblocked", *changes(await session.change("unblock_user", reason, p_user_id=user_id), session.currency)]
 
 
 async def grant(
@@ -63,7 +63,7 @@ async def grant(
     session.confirm(f"This grants {credits} credits, which no command takes back.", is_confirmed=is_confirmed)
     params = {"p_user_id": user_id, "p_credits": credits, "p_expires_at": expires}
     done = await session.change("grant_credits", reason, **params)
-    return [f"granted {credits} credits", *changes(done)]
+    return [f"granted {credits} credits", *changes(done, session.currency)]
 
 
 async def limit(session: Session, user_id: str, limits: Mapping[str, Decimal | int | None], reason: str) -> list[str]:
@@ -71,7 +71,10 @@ async def limit(session: Session, user_id: str, limits: Mapping[str, Decimal | i
     if not limits:
         raise SupportError("Name at least one limit: --daily, --lifetime, --overage or --ceiling.")
     sent = {name: str(value) if isinstance(value, Decimal) else value for name, value in limits.items()}
-    return ["limits set", *changes(await session.change("set_limits", reason, p_user_id=user_id, p_limits=sent))]
+    return [
+        "limits set",
+        *changes(await session.change("set_limits", reason, p_user_id=user_id, p_limits=sent), session.currency),
+    ]
 
 
 async def credit_back(session: Session, query_id: str, user_id: str, reason: str, *, is_confirmed: bool) -> list[str]:
@@ -84,17 +87,18 @@ async def credit_back(session: Session, query_id: str, user_id: str, reason: str
             f"{given['operator']} did it at {moment(given['at'])}.{waits}"
         )
     session.confirm(
-        f"Query {query['id']} of {moment(query['at'])} {charge(query)}. This gives it back and cannot be undone.",
+        f"Query {query['id']} of {moment(query['at'])} {charge(query, session.currency)}. This gives it back and "
+        "cannot be undone.",
         is_confirmed=is_confirmed,
     )
     done = (await session.change("credit_back", reason, p_query_id=query["id"]))["after"]
     lines = [f"given back to {FUNDING[query['funding']]}: query {query['id']}"]
     if query["funding"] == "overage":
-        lines[0] += f", {usd(query['charged_usd'])}"
+        lines[0] += f", {price(query['charged_usd'], session.currency)}"
     if not done["is_usable"]:
         lines.append("  its day or its pack is over, so the user cannot use it: `grant 1` gives a credit instead")
     if done["invoice_item_id"] is not None:
-        lines.append(await _place(session, user_id, query["id"], cents(done["cents"])))
+        lines.append(await _place(session, user_id, query["id"], cents(done["cents"], session.currency)))
     return lines
 
 

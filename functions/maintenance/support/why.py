@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from functions.common import reasons, results
-from functions.maintenance.support.lines import FUNDING, cents, moment, usd
+from functions.maintenance.support.lines import FUNDING, cents, moment, price, usd
 from functions.maintenance.support.session import CALL_TIMEOUT_S, Session, SupportError
 
 NOT_FOUND = (
@@ -18,7 +18,7 @@ async def why(session: Session, user_id: str, an_id: str) -> list[str]:
     found = await find_queries(session, user_id, an_id)
     if not found:
         raise SupportError(NOT_FOUND)
-    return [line for query in found for line in describe(query)]
+    return [line for query in found for line in describe(query, session.currency)]
 
 
 async def find_queries(session: Session, user_id: str, an_id: str) -> Sequence[Mapping[str, Any]]:
@@ -32,11 +32,12 @@ async def find_queries(session: Session, user_id: str, an_id: str) -> Sequence[M
     return found
 
 
-def describe(query: Mapping[str, Any]) -> list[str]:
+def describe(query: Mapping[str, Any], currency: str) -> list[str]:
     """The lines of one attempt: a refusal, a running query, or one that ended."""
     state = f"{query['quota_used']} of {query['quota_limit']} included queries used before"
     if query["overage_limit_usd"] is not None:
-        state += f", overage {usd(query['overage_used_usd'])} of {usd(query['overage_limit_usd'])}"
+        state += f", overage {price(query['overage_used_usd'], currency)} of "
+        state += price(query["overage_limit_usd"], currency)
     if query["decision"] == "refused":
         return _refusal(query, state)
     lines = [
@@ -53,11 +54,11 @@ def describe(query: Mapping[str, Any]) -> list[str]:
     if query["finish_reason"] is not None:
         ended += f", finish reason {query['finish_reason']}"
     lines.append(f"{ended}; {query['tokens']:,} tokens, cost {usd(query['cost_usd'])}")
-    lines.append(f"  {charge(query)}")
+    lines.append(f"  {charge(query, currency)}")
     if (reversal := query["reversal"]) is not None:
         given = f"  given back at {moment(reversal['at'])} by {reversal['operator']}: {reversal['reason']}"
         if reversal["cents"] is not None:
-            given += f"; {cents(reversal['cents'])} as invoice item {reversal['item'] or 'not placed yet'}"
+            given += f"; {cents(reversal['cents'], currency)} as invoice item {reversal['item'] or 'not placed yet'}"
             given += f" on {reversal['invoice']}" if reversal["invoice"] else ""
         lines.append(given)
     if query["is_charged"]:
@@ -85,7 +86,7 @@ def what_helps(reason_code: str) -> str:
     return f"reason {reason.code}: action {reason.action}, {paying}; ends {reason.ends}"
 
 
-def charge(query: Mapping[str, Any]) -> str:
+def charge(query: Mapping[str, Any], currency: str) -> str:
     """What the query was charged, as what follows its name."""
     if not query["is_charged"]:
         return "charged nothing: a query that failed gives its funding back"
@@ -96,6 +97,6 @@ def charge(query: Mapping[str, Any]) -> str:
     if query["funding"] == "included":
         return "charged one included query"
     if (invoice := query["invoice"]) is None:
-        return f"charged {usd(query['charged_usd'])} of overage, not on an invoice yet"
-    place = invoice["invoice"] or "the next invoice"
-    return f"charged {usd(query['charged_usd'])} of overage, on {place}, item {invoice['item'] or 'not placed yet'}"
+        return f"charged {price(query['charged_usd'], currency)} of overage, not on an invoice yet"
+    place, item = invoice["invoice"] or "the next invoice", invoice["item"] or "not placed yet"
+    return f"charged {price(query['charged_usd'], currency)} of overage, on {place}, item {item}"
