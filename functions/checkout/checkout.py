@@ -5,6 +5,8 @@ Money moves only on Stripe's pages. The results arrive as events (functions/webh
 
 import asyncio
 import hashlib
+import json
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -226,14 +228,13 @@ class Checkout:
             **self._tax(),
             **self._codes(),
         }
-        # Concurrent clicks see the same newest page and get the same new one.
-        key = f"checkout:{customer_id}:{newest}:{purpose}"
+        # Concurrent clicks see the same newest page and get the same new one. Changed settings get another one.
+        digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:32]
         try:
-            session = await stripe.v1.checkout.sessions.create_async(params, {"idempotency_key": key})
+            session = await _create_session(stripe, params, f"checkout:{customer_id}:{newest}:{digest}")
         except InvalidRequestError as error:
             # Stripe has no code for it. A customer's subscriptions and invoice items have one currency.
-            customer = await stripe.v1.customers.retrieve_async(customer_id)
-            if order.is_subscription and customer.currency not in (None, order.product.currency):
+            if order.is_subscription and await _has_other_currency(stripe, customer_id, order.product.currency):
                 raise CurrencyDiffers from error
             raise
         try:
@@ -287,6 +288,22 @@ async def _same_page(
             with suppress(InvalidRequestError):
                 await stripe.v1.checkout.sessions.expire_async(session.id)
     return same
+
+
+async def _create_session(stripe: StripeClient, params: "SessionCreateParams", key: str) -> "Session":
+    try:
+        return await stripe.v1.checkout.sessions.create_async(params, {"idempotency_key": key})
+    except InvalidRequestError as error:
+        # Stripe repeats a refusal for a day, also after its cause has ended.
+        if (error.headers or {}).get("idempotent-replayed") != "true":
+            raise
+        return await stripe.v1.checkout.sessions.create_async(params, {"idempotency_key": f"{key}:{uuid.uuid4()}"})
+
+
+async def _has_other_currency(stripe: StripeClient, customer_id: str, currency: str) -> bool:
+    customer = await stripe.v1.customers.retrieve_async(customer_id)
+    items = await stripe.v1.invoice_items.list_async({"customer": customer_id, "pending": True, "limit": 100})
+    return customer.currency not in (None, currency) or any(item.currency != currency for item in items.data)
 
 
 async def _close_older(stripe: StripeClient, customer_id: str, newest: "Session") -> None:

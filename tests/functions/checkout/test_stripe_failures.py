@@ -291,9 +291,24 @@ def test_a_subscription_in_another_currency_refuses_a_plan(billing: BillingStack
     other = billing.fake.price(500, currency="cad", name="Something else")
     customer = billing.customer_id(user)
     billing.fake.control(f"/_customers/{customer}/card", works=True)
-    stripe_post(billing, "subscriptions", customer=customer, **{"items[0][price]": other.id})
+    theirs = stripe_post(billing, "subscriptions", customer=customer, **{"items[0][price]": other.id})["id"]
+    assert click(billing, user, pack="pack_500").status_code == 200
     refused = click(billing, user, plan="basic")
     error = refused.json()["error"]
     assert failed(refused) == UNAVAILABLE
     assert (error["reason_code"], error["action"]) == ("currency_differs", "contact_support")
-    assert click(billing, user, pack="pack_500").status_code == 200
+    billing.fake.v1.subscriptions.cancel(theirs)
+    assert click(billing, user, plan="basic").status_code == 200
+
+
+def test_an_invoice_item_in_another_currency_refuses_a_plan_until_it_is_gone(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, pack="pack_100")
+    item = stripe_post(billing, "invoiceitems", customer=billing.customer_id(user), currency="cad", amount=500)["id"]
+    refused = click(billing, user, plan="basic")
+    assert (failed(refused), refused.json()["error"]["reason_code"]) == (UNAVAILABLE, "currency_differs")
+    with function_with(billing, create, STRIPE_PROMOTION_CODES="true") as http:  # other parameters of the page
+        refused = click(billing, user, http, plan="basic")
+        assert refused.json()["error"]["reason_code"] == "currency_differs"
+    billing.fake.v1.invoice_items.delete(item)
+    assert click(billing, user, plan="basic").status_code == 200
