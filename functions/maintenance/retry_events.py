@@ -93,8 +93,10 @@ async def _retry(
         outcome = await process_event(database, stripe, cast("StripeEvent", event.to_dict()), report_orphan)
         counts["processed"] += outcome == "processed"
         counts["gone"] += outcome == "ignored"
-    except AppError:
-        counts["failed"] += 1  # process_event recorded the failure
+    except Exception as error:  # noqa: BLE001 -- process_event recorded it, and it must not stop the other events
+        counts["failed"] += 1
+        if not isinstance(error, AppError):
+            progress(f"retry-events: {event.id} failed with {type(error).__name__}")
 
 
 def _progress(counts: RetryCounts) -> str:

@@ -11,12 +11,17 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from stripe import StripeClient
 
+from functions.common.billing import events
 from functions.common.billing.events import HANDLED_EVENTS
+from functions.common.billing.stripe_state import CustomerState, read_customer
 from functions.maintenance.handler import handler, run_job
+from functions.maintenance.retry_events import retry_events
 from infra.local.postgres import ROOT
 from tests.billing_kit import DAY, HOUR, BillingStack, environment
 from tests.conftest import Person
+from tests.functions.maintenance.kit import no_progress, run, today
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
 
@@ -200,6 +205,32 @@ def test_retry_events_processes_failed_and_dropped_events(billing: BillingStack)
     assert {row["event_id"] for row in unfinished}.isdisjoint(
         event["id"] for event in billing.fake.http.get("/_events").json()
     )
+
+
+def test_retry_events_goes_on_after_an_unexpected_failure(
+    billing: BillingStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = billing.new_user(), billing.new_user()
+    for user in (other, broken):  # the newest are retried first
+        billing.buy(user, plan="basic")
+    billing.fake.control("/_drop", ids=billing.undelivered())
+
+    async def fail_for_one(stripe: StripeClient, customer_id: str) -> CustomerState:
+        if customer_id == billing.customer_id(broken):
+            raise KeyError("mode")
+        return await read_customer(stripe, customer_id)
+
+    monkeypatch.setattr(events, "read_customer", fail_for_one)
+    assert run(billing, retry_events, today(billing), no_progress)["failed"] >= 1
+    assert (tier(billing, broken), tier(billing, other)) == ("free", "basic")
+    monkeypatch.undo()
+    assert run(billing, retry_events, today(billing), no_progress)["failed"] == 0
+    assert tier(billing, broken) == "basic"
+
+
+def tier(billing: BillingStack, user: Person) -> str:
+    """The user's tier."""
+    return str(billing.subscription_row(user)["tier"])
 
 
 def test_retry_events_gives_up_what_can_never_work(billing: BillingStack) -> None:

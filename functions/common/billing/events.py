@@ -16,6 +16,7 @@ from functions.common import results
 from functions.common.billing.overage import bill_overage, settle_overage
 from functions.common.billing.stripe_state import (
     PackPayment,
+    buyer_of,
     live_subscription,
     read_customer,
     read_free_pack,
@@ -40,6 +41,10 @@ CUSTOMER_EVENTS: Mapping[str, str] = {
     "invoice.payment_failed": "customer",
     "invoice.voided": "customer",
     "invoice.finalization_failed": "customer",
+    "subscription_schedule.created": "customer",
+    "subscription_schedule.updated": "customer",
+    "subscription_schedule.released": "customer",
+    "subscription_schedule.canceled": "customer",
     "customer.deleted": "id",
 }
 PAYMENT_EVENTS = frozenset(
@@ -127,9 +132,14 @@ async def process_event(
             raise PaymentUnavailable from error
         raise
     await database.call("finish_stripe_event", {"p_event_id": event["id"]}, parse=results.nothing)
-    if user_id is None and event["type"] in SESSION_EVENTS and event["data"]["object"].get("payment_status") == "paid":
+    if user_id is None and event["type"] in SESSION_EVENTS and _is_paid_sale(event["data"]["object"]):
         report_orphan(event["id"])
     return "processed"
+
+
+def _is_paid_sale(session: Mapping[str, Any]) -> bool:
+    """Whether we sold something with a checkout session. The account may sell other products to other customers."""
+    return session.get("payment_status") == "paid" and buyer_of(session.get("metadata") or {}) is not None
 
 
 def is_ours(event: StripeEvent, *, live: bool) -> bool:
@@ -163,10 +173,10 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
     session_id = None
     payment_id = thing.get("payment_intent") if kind in PAYMENT_EVENTS else None
     if kind in SESSION_EVENTS:
-        if thing["mode"] == "subscription":
-            customer_id = thing["customer"]
+        if thing.get("mode") == "subscription":
+            customer_id = thing.get("customer")
         else:
-            payment_id, session_id = thing["payment_intent"], thing["id"]
+            payment_id, session_id = thing.get("payment_intent"), thing["id"]
     if customer_id is not None:
         user_id = await apply_customer(database, stripe, customer_id, sequence)
         if user_id is None:

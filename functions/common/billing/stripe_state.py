@@ -1,10 +1,12 @@
 """Reads Stripe's current state. The result depends neither on the event that led here nor on our own rows."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
+from uuid import UUID
 
 from stripe import StripeClient
 
@@ -325,17 +327,31 @@ def has_overage(invoice: "Invoice") -> bool:
     return any(one is not None and ITEM_ID_KEY in one.to_dict() for one in marked)
 
 
+def buyer_of(metadata: Mapping[str, str]) -> str | None:
+    """The user id in the metadata of a checkout session; None for what another project of the account sold.
+
+    Checkout writes it beside the plan or the pack (functions/checkout).
+    """
+    if not {"plan", "pack"} & metadata.keys():
+        return None
+    try:
+        return str(UUID(metadata.get("user_id")))
+    except (TypeError, ValueError):
+        return None
+
+
 def pack_sale(session: "Session") -> PackSale | None:
     """What a checkout session sold; None for a session that did not sell one of our packs.
 
-    Checkout writes the metadata (functions/checkout); the pack in our table may have changed since the sale.
+    The metadata is read, because the pack in our table may have changed since the sale.
     """
     metadata = session.metadata.to_dict() if session.metadata is not None else {}
-    if session.mode != "payment" or not {"user_id", "pack", "credits"} <= metadata.keys():
+    buyer_id = buyer_of(metadata) if session.mode == "payment" and "pack" in metadata else None
+    if buyer_id is None or not re.fullmatch("[0-9]{1,9}", metadata.get("credits", "")):
         return None
     total, details = session.amount_total or 0, session.total_details
     return PackSale(
-        user_id=metadata["user_id"],
+        user_id=buyer_id,
         pack=metadata["pack"],
         credits=int(metadata["credits"]),
         currency=session.currency or "",

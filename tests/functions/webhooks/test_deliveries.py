@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.billing_kit import (
     stripe_post,
 )
 from tests.conftest import Person
+from tests.functions.maintenance.kit import findings
 from tests.functions.webhooks.kit import (
     UNAVAILABLE,
     as_time,
@@ -106,6 +108,28 @@ def test_an_event_about_what_stripe_does_not_have_is_noted_once(
     assert row is not None
     assert (row["attempts"], row["last_error"]) == (1, "NotAtStripe")
     assert row["processed_at"] is not None
+
+
+OTHER_METADATA: list[dict[str, str]] = [
+    {},
+    {"user_id": "42", "pack": "mug", "credits": "7"},
+    {"user_id": str(UUID(int=7)), "plan_of_travel": "by train"},
+    {"user_id": str(UUID(int=7))},
+    {"pack": "mug", "credits": "many"},
+]
+
+
+def test_sales_of_other_products_of_the_account_are_no_orphans(billing: BillingStack) -> None:
+    user, mug = billing.new_user(), billing.fake.price(1500, interval=None, name="A mug")
+    club = billing.fake.price(700, name="A club")
+    for metadata in OTHER_METADATA:
+        for mode, price in (("payment", mug), ("subscription", club)):
+            session = billing.fake.checkout(mode, price.id, metadata=metadata)
+            assert billing.fake.press(session, "good_card").status_code < 400
+    with captured_log("webhooks") as lines:
+        assert set(billing.deliver()) == {200}
+        assert [line for line in lines() if line["message"] == "stripe has a payment without a user"] == []
+    assert findings(billing, user) == set()
 
 
 @pytest.mark.parametrize("differs", [{"livemode": True}, {"account": "acct_connected"}])

@@ -34,6 +34,19 @@ def test_a_scheduled_downgrade_can_be_taken_back(billing: BillingStack) -> None:
     assert plan_of(billing, user) == ("pro", None, "canceled")
 
 
+def test_a_schedule_that_support_makes_and_changes_is_known(billing: BillingStack) -> None:
+    """Stripe sends events of the schedule alone."""
+    user = subscriber(billing, "pro")
+    subscription = billing.subscription_row(user)["stripe_subscription_id"]
+    schedule = stripe_post(billing, "subscription_schedules", from_subscription=subscription)["id"]
+    for plan, following in (("basic", "basic"), ("usage_only", "usage_only"), ("pro", None)):
+        prices = {"phases[0][items][0][price]": "plan_pro", "phases[1][items][0][price]": f"plan_{plan}"}
+        phases = {name: price_id(billing, key) for name, key in prices.items()}
+        stripe_post(billing, f"subscription_schedules/{schedule}", **phases)
+        assert set(billing.deliver()) == {200}
+        assert plan_of(billing, user) == ("pro", following, "active")
+
+
 def test_a_scheduled_upgrade_gives_nothing_before_it_is_paid(billing: BillingStack) -> None:
     user = subscriber(billing, "basic")
     subscription = billing.subscription_row(user)["stripe_subscription_id"]
