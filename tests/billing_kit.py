@@ -245,7 +245,9 @@ def running_billing(stack: Stack, **settings: Any) -> Iterator[BillingStack]:
 def publish(billing: BillingStack) -> list[str]:
     """The job publish-catalog, run in this process. Returns its report."""
     prices = value(billing.db, "select public.list_plans()")
-    return asyncio.run(with_stripe_client(billing, lambda account: publish_catalog(account, prices)))["report"]
+    url = f"{billing.webhooks_url}/webhooks/stripe"
+    work = with_stripe_client(billing, lambda account: publish_catalog(account, prices, webhooks_url=url))
+    return asyncio.run(work)["report"]
 
 
 async def with_stripe_client(billing: BillingStack, work: Callable[[Account], Awaitable[T]]) -> T:

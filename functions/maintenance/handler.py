@@ -132,7 +132,8 @@ async def _publish_catalog(context: Context) -> Mapping[str, object]:
 
     async with account(context.environment) as stripe:
         prices = await context.database.call("list_plans", parse=results.record("plans", "packs"))
-        return await publish_catalog(stripe, prices, check=bool(context.options.get("check")))
+        check, url = bool(context.options.get("check")), context.options.get("webhooks_url")
+        return await publish_catalog(stripe, prices, check=check, webhooks_url=url)
 
 
 async def _export_user(context: Context) -> Mapping[str, object]:
@@ -250,7 +251,12 @@ JOBS: Mapping[str, Job] = {
         },
     ),
     "publish-catalog": Job(
-        _publish_catalog, {"check": Option("only compare, and fail if something differs")}, command_only=True
+        _publish_catalog,
+        {
+            "check": Option("only compare, and fail if something differs"),
+            "webhooks_url": Option("the URL of our webhook endpoint, which later runs remember", str),
+        },
+        command_only=True,
     ),
     "purge-events": _batches("purge_events", "events"),
     "reconcile": Job(

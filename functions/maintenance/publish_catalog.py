@@ -28,9 +28,12 @@ class PublishResult(TypedDict):
     report: list[str]
 
 
-async def publish_catalog(stripe: StripeClient, prices: PriceList, *, check: bool = False) -> PublishResult:
+async def publish_catalog(
+    stripe: StripeClient, prices: PriceList, *, check: bool = False, webhooks_url: str | None = None
+) -> PublishResult:
     """Create or update every product and price, the portal configuration and the webhook endpoint's events; with
-    `check`, only compare. After a failure, run it again. Raises Internal, StripeError."""
+    `check`, only compare. `webhooks_url` names our endpoint, once. After a failure, run it again. Raises Internal,
+    StripeError."""
     lines, differing, plan_prices = [], 0, {}
     wanted = products(prices)
     for product in wanted:
@@ -41,7 +44,7 @@ async def publish_catalog(stripe: StripeClient, prices: PriceList, *, check: boo
             plan_prices[product.id] = price_id
     for name, changes in (
         ("portal", await publish_portal(stripe, plan_prices, check=check)),
-        ("webhooks", await publish_endpoint(stripe, check=check)),
+        ("webhooks", await publish_endpoint(stripe, check=check, url=webhooks_url)),
     ):
         differing += bool(changes)
         lines.append(f"{name:<33} {', '.join(changes) or 'unchanged'}")

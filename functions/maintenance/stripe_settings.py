@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from stripe.params import WebhookEndpointUpdateParams
     from stripe.params.billing_portal import ConfigurationCreateParamsFeatures
 
-ENDPOINT_PATH = "/webhooks/stripe"
+# The metadata of our webhook endpoint. An account may have endpoints of other projects at the same path.
+ENDPOINT_KEY = "canadagpt_webhooks"
 
 
 def portal_features(plan_prices: Mapping[str, str]) -> dict[str, Any]:
@@ -80,29 +81,48 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str 
             yield path + name
 
 
-async def publish_endpoint(stripe: StripeClient, *, check: bool) -> list[str]:
+async def publish_endpoint(stripe: StripeClient, *, check: bool, url: str | None = None) -> list[str]:
     """Make our webhook endpoint receive every event that we handle; with `check`, only compare. Returns what differs.
 
-    It is not created here, because only its creation shows its signing secret. Raises StripeError.
+    `url` names our endpoint, marks it in its metadata for later runs, and enables it. Without `url`, only the marked
+    one is read and changed. It is not created here, because only its creation shows its signing secret.
+    Raises StripeError.
     """
     listed = await stripe.v1.webhook_endpoints.list_async({"limit": 100})
-    ours = [one async for one in listed.auto_paging_iter() if one.url.rstrip("/").endswith(ENDPOINT_PATH)]
+    found = [one async for one in listed.auto_paging_iter()]
+    marked = [one for one in found if ENDPOINT_KEY in one.metadata.to_dict()]
+    ours = marked if url is None else [one for one in found if one.url.rstrip("/") == url.rstrip("/")]
     if not ours:
-        return [f"none at {ENDPOINT_PATH}: create it in the dashboard"]
-    return [line for endpoint in ours for line in await _publish_endpoint(stripe, endpoint, check=check)]
+        return [f"none at {url}: create it in the dashboard" if url else "none is ours: use --webhooks-url"]
+    differing = []
+    for old in marked:
+        if old not in ours:
+            differing.append(f"{old.url} is no longer ours")
+            if not check:
+                await stripe.v1.webhook_endpoints.update_async(old.id, {"metadata": {ENDPOINT_KEY: ""}})
+    for one in ours:
+        differing += await _publish_endpoint(stripe, one, check=check, is_named=url is not None)
+    return differing
 
 
-async def _publish_endpoint(stripe: StripeClient, endpoint: WebhookEndpoint, *, check: bool) -> list[str]:
+async def _publish_endpoint(
+    stripe: StripeClient, endpoint: WebhookEndpoint, *, check: bool, is_named: bool
+) -> list[str]:
     changes: WebhookEndpointUpdateParams = {}
     differing = []
+    if ENDPOINT_KEY not in endpoint.metadata.to_dict():
+        changes["metadata"] = {ENDPOINT_KEY: "true"}
+        differing.append("not marked as ours")
     missing = sorted(HANDLED_EVENTS - set(endpoint.enabled_events)) if "*" not in endpoint.enabled_events else []
     if missing:
         # Literal types of the SDK: the names are checked by Stripe.
         changes["enabled_events"] = cast("Any", sorted({*endpoint.enabled_events, *HANDLED_EVENTS}))
         differing.append(f"without {', '.join(missing)}")
-    if endpoint.status != "enabled":
+    if endpoint.status != "enabled" and is_named:
         changes["disabled"] = False
         differing.append(endpoint.status)
+    elif endpoint.status != "enabled":
+        differing.append(f"{endpoint.status}: enable it with --webhooks-url {endpoint.url}")
     if changes and not check:
         await stripe.v1.webhook_endpoints.update_async(endpoint.id, changes)
     return differing

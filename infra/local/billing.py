@@ -102,7 +102,8 @@ async def seed(
     """Publish the catalogue, subscribe the payers to their plans, and record the subscriptions in their rows."""
     from functions.maintenance.publish_catalog import publish_catalog
 
-    await publish_catalog(stripe, cast("PriceList", plans))
+    endpoint = stand_in.get("/_webhooks") or {}
+    await publish_catalog(stripe, cast("PriceList", plans), webhooks_url=endpoint.get("url"))
     unsubscribed = _unsubscribed(stand_in, database_url, payers)
     if not unsubscribed:
         return

@@ -18,7 +18,7 @@ from stripe import params as param_types
 
 from infra.local.stripe.clock import HOUR
 from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
-from infra.local.stripe.errors import Json
+from infra.local.stripe.errors import Json, missing_param
 from infra.local.stripe.state import API_VERSION, State, public, scheduled_action
 
 ENDPOINT = "we_standin"
@@ -56,25 +56,10 @@ class WebhookSender:
         return list(self._state.objects.get(ENDPOINT, {}).get("enabled_events", ["*"]))
 
     def set_endpoint(self, url: str, types: list[str]) -> None:
-        """Make this the endpoint of the account. An empty `url` removes it."""
-        if ENDPOINT in self._state.objects:
-            del self._state.objects[ENDPOINT]
+        """Make this the endpoint of the account, with the metadata of the one before. An empty `url` removes it."""
+        old = self._state.objects.pop(ENDPOINT, {"metadata": {}})
         if url:
-            self._state.add(
-                {
-                    "id": ENDPOINT,
-                    "object": "webhook_endpoint",
-                    "api_version": API_VERSION,
-                    "application": None,
-                    "created": self._state.now,
-                    "description": None,
-                    "enabled_events": types,
-                    "livemode": False,
-                    "metadata": {},
-                    "status": "enabled",
-                    "url": url,
-                }
-            )
+            self._state.add(_endpoint(self._state, ENDPOINT, url, types, old["metadata"]))
 
     def on_event(self, event: Json) -> None:
         """Queue, hold or drop a new event."""
@@ -171,6 +156,32 @@ class WebhookSender:
         invoice = self._state.objects.get(event["data"]["object"]["id"], {})
         if event["type"] == "invoice.created" and not invoice.get("webhooks_delivered_at"):
             invoice["webhooks_delivered_at"] = self._state.now
+
+
+def _endpoint(state: State, endpoint_id: str, url: str, types: list[str], metadata: Json) -> Json:
+    return {
+        "id": endpoint_id,
+        "object": "webhook_endpoint",
+        "api_version": API_VERSION,
+        "application": None,
+        "created": state.now,
+        "description": None,
+        "enabled_events": types,
+        "livemode": False,
+        "metadata": metadata,
+        "status": "enabled",
+        "url": url,
+    }
+
+
+@endpoint("POST", "/v1/webhook_endpoints", param_types.WebhookEndpointCreateParams, "enabled_events metadata url")
+def create_endpoint(state: State, params: Json) -> Json:
+    """Another project's endpoint. Its events are not delivered: the stand-in posts to one endpoint."""
+    for name in ("enabled_events", "url"):
+        if name not in params:
+            raise missing_param(name)
+    metadata = state.merge_metadata({}, params.get("metadata", {}))
+    return state.add(_endpoint(state, state.new_id("we"), params["url"], params["enabled_events"], metadata))
 
 
 @endpoint("GET", "/v1/webhook_endpoints", param_types.WebhookEndpointListParams, LIST_PARAMS.removesuffix(" created"))

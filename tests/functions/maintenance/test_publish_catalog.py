@@ -56,11 +56,16 @@ def plans(billing: BillingStack) -> Json:
     return copy.deepcopy(value(billing.db, "select public.list_plans()"))
 
 
+def endpoint_url(billing: BillingStack) -> str:
+    """The URL of our endpoint."""
+    return f"{billing.webhooks_url}/webhooks/stripe"
+
+
 def run(billing: BillingStack, plans: Mapping[str, Any]) -> dict[str, str]:
     """Publish the plans. Returns the report's lines by lookup key."""
 
     async def work(account: Account) -> list[str]:
-        return (await publish_catalog(account, plans))["report"]
+        return (await publish_catalog(account, plans, webhooks_url=endpoint_url(billing)))["report"]
 
     lines = asyncio.run(with_stripe_client(billing, work))
     return {line.split()[0]: line for line in lines}
@@ -321,12 +326,40 @@ def test_changed_settings_are_checked_and_corrected(billing: BillingStack, plans
     assert command(billing, "publish-catalog", "--check").returncode == 0
 
 
+def test_other_endpoints_stay_as_they_are(billing: BillingStack, plans: Json) -> None:
+    """Also at the same path, and our own if an operator disabled it."""
+    params = {"url": "https://shop.example/webhooks/stripe", "enabled_events[0]": "payout.paid"}
+    other = stripe_post(billing, "webhook_endpoints", **params)["id"]
+    other = stripe_post(billing, f"webhook_endpoints/{other}", disabled="true")
+    assert run(billing, plans)["webhooks"].endswith("not marked as ours")
+    assert command(billing, "publish-catalog", "--check").returncode == 0
+    (own,) = (one["id"] for one in stripe_get(billing, "webhook_endpoints")["data"] if one["id"] != other["id"])
+    stripe_post(billing, f"webhook_endpoints/{own}", disabled="true")
+    assert f"enable it with --webhooks-url {endpoint_url(billing)}" in command(billing, "publish-catalog").stdout
+    found = {one["id"]: one for one in stripe_get(billing, "webhook_endpoints")["data"]}
+    assert found[own]["status"] == "disabled"
+    assert run(billing, plans)["webhooks"].endswith("disabled")
+    assert found.pop(other["id"]) == other
+
+
+def test_a_new_endpoint_takes_the_place_of_the_old_one(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    url = "https://new.example/webhooks/stripe"
+    new = stripe_post(billing, "webhook_endpoints", url=url, **{"enabled_events[0]": "invoice.paid"})["id"]
+    done = command(billing, "publish-catalog", "--webhooks-url", f"{url}/")
+    assert f"{endpoint_url(billing)} is no longer ours" in done.stdout
+    found = {one["id"]: one for one in stripe_get(billing, "webhook_endpoints")["data"]}
+    assert set(found.pop(new)["enabled_events"]) == {*HANDLED_EVENTS}
+    assert [one["metadata"] for one in found.values()] == [{}]
+    assert command(billing, "publish-catalog", "--check").returncode == 0
+
+
 def test_check_names_what_is_missing_and_writes_nothing(billing: BillingStack) -> None:
     billing.fake.control("/_webhooks", url="")
     checked = command(billing, "publish-catalog", "--check")
     assert (checked.returncode, writes(billing)) == (1, [])
     assert json.loads(checked.stdout.splitlines()[-1])["differences"] == 7
-    assert "none at /webhooks/stripe" in checked.stdout
+    assert "none is ours: use --webhooks-url" in checked.stdout
     billing.fake.control("/_webhooks", url=f"{billing.webhooks_url}/webhooks/stripe", secret=SECRET)
 
 
@@ -334,13 +367,13 @@ def test_check_names_what_is_missing_and_writes_nothing(billing: BillingStack) -
 
 
 def test_the_command_prints_a_line_for_each_product(billing: BillingStack) -> None:
-    done = command(billing, "publish-catalog")
+    done = command(billing, "publish-catalog", "--webhooks-url", endpoint_url(billing))
     assert done.returncode == 0
     assert done.stderr.startswith("publish-catalog: done in ")
     prices = on_sale(billing)
     *lines, counts = done.stdout.splitlines()
-    assert json.loads(counts) == {"products": 5, "changed": 6, "differences": 0}
-    assert [line.split() for line in lines[5:]] == [["portal", "created"], ["webhooks", "unchanged"]]
+    assert json.loads(counts) == {"products": 5, "changed": 7, "differences": 0}
+    assert [line.split() for line in lines[5:]] == [["portal", "created"], ["webhooks", "not", "marked", "as", "ours"]]
     assert lines[:5] == [
         f"{key:<16} {amount:<16} product created, price {prices[key]['id']} created"
         for key, amount in {
