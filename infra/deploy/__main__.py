@@ -170,10 +170,13 @@ def migrate(url: str | None, *, with_contract: bool) -> None:
         )
     with database.connect(url) as connection:
         found = database.pending(connection)
-        if found.unknown:
+        if found.contracted:
             raise DeployError(
-                f"The database has migrations that this checkout does not: {', '.join(found.unknown)}. It is too old."
+                f"The database has migrations that this checkout does not, and that took away what it may use: "
+                f"{', '.join(found.contracted)}. The checkout is too old."
             )
+        if found.newer:
+            say("note", f"the database has migrations of newer code, which only added: {', '.join(found.newer)}")
         for migration in found.expand + (found.contract if with_contract else []):
             database.apply(connection, migration)
             say("ok", f"{migration.path.name} has run")

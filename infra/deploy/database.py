@@ -42,11 +42,13 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What a database lacks. `unknown`: versions that it has and this checkout does not."""
+    """What a database lacks, and versions that it has and this checkout does not: `newer` ones only add, `contracted`
+    ones took away what this checkout may use, or their text is not recorded."""
 
     expand: list[Migration]
     contract: list[Migration]
-    unknown: list[str]
+    newer: list[str]
+    contracted: list[str]
 
 
 def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
@@ -65,21 +67,24 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
 
 def pending(connection: "psycopg.Connection[tuple[object, ...]]", folder: Path = MIGRATIONS) -> Pending:
     """Compare the database with the checkout. Changes nothing. Raises DeployError."""
-    applied: set[str] = set()
+    applied: dict[str, str] = {}  # the first statement of each version
+    records = "select version, statements[1] from supabase_migrations.schema_migrations"
     try:
         found = connection.execute("select to_regclass('supabase_migrations.schema_migrations') is not null").fetchone()
         if found and found[0]:
-            rows = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
-            applied = {str(version) for (version,) in rows}
+            applied = {str(version): str(text or "") for version, text in connection.execute(records).fetchall()}
     except psycopg.Error as error:
         reason = error.diag.message_primary or type(error).__name__
         raise DeployError(f"The records of migrations cannot be read: {reason}.") from None
     files = [Migration(path) for path in sorted(folder.glob("*.sql"))]
     missing = [one for one in files if one.version not in applied]
+    unknown = sorted(applied.keys() - {one.version for one in files})
+    newer = [version for version in unknown if applied[version] and not applied[version].lstrip().startswith(CONTRACT)]
     return Pending(
         expand=[one for one in missing if not one.contracts],
         contract=[one for one in missing if one.contracts],
-        unknown=sorted(applied - {one.version for one in files}),
+        newer=newer,
+        contracted=[version for version in unknown if version not in newer],
     )
 
 

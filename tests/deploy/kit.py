@@ -56,19 +56,17 @@ def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Comp
     )
 
 
-class StoredSecrets(dict[str, str]):
-    """The secrets of Secrets Manager by id, for the extension."""
+class Extension(SecretsExtension):
+    """The secrets extension in front of the account's Secrets Manager, which it asks with a name or an ARN."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, aws: "Aws") -> None:
         super().__init__()
-        self._client = stage.client("secretsmanager")
+        self._client = aws.stage.client("secretsmanager")
 
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __getitem__(self, name: str) -> str:
-        text: str = self._client.get_secret_value(SecretId=name)["SecretString"]
-        return text
+    def find(self, name: str) -> dict[str, Any] | None:
+        answer = self._client.get_secret_value(SecretId=name)
+        del answer["ResponseMetadata"]
+        return {**answer, "CreatedDate": answer["CreatedDate"].isoformat()}
 
 
 @dataclass(slots=True)
@@ -315,7 +313,6 @@ def over_http(aws: Aws) -> Iterator[dict[str, str]]:
 @contextmanager
 def extension(aws: Aws) -> Iterator[SecretsExtension]:
     """The secrets extension, in front of Secrets Manager."""
-    served = SecretsExtension()
-    served.secrets = StoredSecrets(aws.stage)
+    served = Extension(aws)
     with serve_http(served.server):
         yield served

@@ -24,7 +24,7 @@ def names(migrations: list[database.Migration]) -> list[str]:
 
 def test_a_migrated_database_lacks_nothing(database_url: str) -> None:
     with database.connect(database_url) as connection:
-        assert database.pending(connection) == database.Pending([], [], [])
+        assert database.pending(connection) == database.Pending([], [], [], [])
 
 
 def test_an_empty_database_lacks_every_migration(database_url: str) -> None:
@@ -58,10 +58,24 @@ def test_a_failed_migration_changes_and_records_nothing(database_url: str, tmp_p
         assert names(database.pending(connection, tmp_path).expand) == ["half"]
 
 
-def test_an_older_checkout_is_refused(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database.pending, "__defaults__", (tmp_path,))
-    with pytest.raises(DeployError, match="has migrations that this checkout does not: 20250104000000"):
-        command.migrate(database_url, with_contract=False)
+def test_an_older_checkout_bears_only_what_newer_code_added(
+    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So older code can be deployed until a contraction has run."""
+    older = folder / "older"
+    older.mkdir()
+    (older / "20250104000000_ai_chat_system.sql").write_text("select 1 / 0;")
+
+    def migrate(files: Path, *, with_contract: bool) -> None:
+        monkeypatch.setattr(database.pending, "__defaults__", (files,))
+        command.migrate(database_url, with_contract=with_contract)
+
+    migrate(folder, with_contract=False)
+    migrate(older, with_contract=False)
+    assert "migrations of newer code, which only added: 29990101000000\n" in capsys.readouterr().out
+    migrate(folder, with_contract=True)
+    with pytest.raises(DeployError, match=r"took away what it may use: 29990102000000\."):
+        migrate(older, with_contract=False)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -31,10 +32,10 @@ class SecretsExtension:
                 elif extension.not_ready > 0:
                     extension.not_ready -= 1
                     self._answer(400, "not ready to serve traffic, please wait")
-                elif url.path != "/secretsmanager/get" or name not in extension.secrets:
+                elif url.path != "/secretsmanager/get" or (found := extension.find(name)) is None:
                     self._answer(400, "an unexpected error occurred while executing request")
                 else:
-                    self._answer(200, json.dumps({"Name": name, "SecretString": extension.secrets[name]}))
+                    self._answer(200, json.dumps(found))
 
             def _answer(self, status: int, text: str) -> None:
                 body = text.encode()
@@ -51,6 +52,10 @@ class SecretsExtension:
             "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT": str(self.server.server_port),
             "AWS_SESSION_TOKEN": TOKEN,
         }
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """Secrets Manager's answer to GetSecretValue, or None where there is no such secret."""
+        return {"Name": name, "SecretString": self.secrets[name]} if name in self.secrets else None
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_a_shutdown_ends_answers_as_a_deadline_does(
         assert refused.result().status == 504
         assert running.process.wait(30) in {0, -signal.SIGTERM}
     assert (streamed.parts[-1]["finishReason"], streamed.done) == ("length", True)
+    assert streamed.parts[-1]["messageMetadata"]["persisted"] is True
     assert (state_of(talking).outcomes, state_of(talking).holds) == (["answered"], 0)
     assert state_of(silent) == UserState(["failed"], 0, [], 0, 0, "0.000000")
 

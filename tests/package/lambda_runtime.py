@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,14 +22,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from infra.package.__main__ import PYTHON, TOOLS, find_compiler
 from tests.package.kit import NAMES, ROOT, Packaged
-from tests.servers import serve_http
+from tests.servers import free_port, serve_http
 
 API = "/2018-06-01/runtime"
 ARN = "arn:aws:lambda:ca-central-1:111122223333:function:canadagpt-chat-test"
 TRACE = "Root=1-67891234-abcdef012345678912345678;Sampled=0"
 ANSWER_S = 30.0
+# The path of AWS's own Runtime Interface Emulator, to use it in place of the stand-in. No registry has it.
+EMULATOR = os.environ.get("AWS_LAMBDA_RIE")
 
 
 class Twins:
@@ -115,33 +120,69 @@ class Runtime:
         return body
 
 
+class Emulated:
+    """A function under AWS's Runtime Interface Emulator, at the client's base URL."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def invoke(self, event: Any) -> Any:
+        """The answer to an event. Raises AssertionError with the error that the function raised."""
+        answer = self._http.post("/2015-03-31/functions/function/invocations", json=event)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert "errorType" not in body, body
+        return body
+
+
 @contextmanager
-def runtime(twins: Twins, name: str, handler: str, environment: Mapping[str, str]) -> Iterator[Runtime]:
+def _started(command: list[str], folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
+    """A process and its children. Its output is printed if a test fails."""
+    with subprocess.Popen(
+        command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        try:
+            yield
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            print(process.stdout.read().decode() if process.stdout else "")  # noqa: T201 -- shown with the failure
+            raise
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def runtime(twins: Twins, name: str, handler: str, environment: Mapping[str, str]) -> Iterator[Runtime | Emulated]:
     """A process of the function on the twin of its artifact."""
+    folder = twins.folder / name
+    variables = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{twins.client}{os.pathsep}{folder}",
+        "LAMBDA_TASK_ROOT": str(folder),
+        "AWS_LAMBDA_FUNCTION_NAME": f"canadagpt-chat-test-{name}",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+        "AWS_LAMBDA_LOG_FORMAT": "JSON",
+        **environment,
+    }
+    command = [str(twins.python), "-s", "-m", "awslambdaric", handler]
+    if EMULATOR:
+        port, api = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        addresses = ["--runtime-interface-emulator-address", port, "--runtime-api-address", api]
+        retrying = httpx.HTTPTransport(retries=5)  # while the emulator starts
+        with (
+            httpx.Client(base_url=f"http://{port}", timeout=ANSWER_S, transport=retrying) as http,
+            _started([EMULATOR, *addresses, *command], folder, variables),
+        ):
+            yield Emulated(http)
+        return
     running = Runtime()
     with serve_http(running.server) as url:
-        variables = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{twins.client}{os.pathsep}{twins.folder / name}",
-            "LAMBDA_TASK_ROOT": str(twins.folder / name),
-            "AWS_LAMBDA_RUNTIME_API": url.removeprefix("http://"),
-            "AWS_LAMBDA_FUNCTION_NAME": f"canadagpt-chat-test-{name}",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
-            "AWS_LAMBDA_LOG_FORMAT": "JSON",
-            **environment,
-        }
-        command = [str(twins.python), "-s", "-m", "awslambdaric", handler]
-        with subprocess.Popen(
-            command, cwd=twins.folder / name, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:
+        variables["AWS_LAMBDA_RUNTIME_API"] = url.removeprefix("http://")
+        with _started(command, folder, variables):
             try:
                 yield running
-            except BaseException:
-                process.kill()
-                print(process.stdout.read().decode() if process.stdout else "")  # noqa: T201 -- shown with the failure
-                raise
             finally:
-                process.kill()
                 running.events.put(("end", b"{}"))  # its waiting thread ends
 
 

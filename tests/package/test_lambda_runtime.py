@@ -1,7 +1,7 @@
 """The built artifacts under Lambda's own runtime client, on Lambda's Python, against the running stack.
 
-Secrets come from the extension's address, as on AWS. An event is sent twice to one process: whatever belongs to the
-event loop of the first one breaks at the second.
+Secrets come from the extension's address, as on AWS, and there from moto's Secrets Manager. An event is sent twice to
+one process: whatever belongs to the event loop of the first one breaks at the second.
 """
 
 import hmac
@@ -14,16 +14,17 @@ from typing import Any
 import httpx
 import pytest
 
+from infra.deploy.secrets import NAMES, Secrets
 from infra.local.stack import Stack
 from infra.local.web_adapter import running as adapter
 from infra.package.__main__ import find_compiler
 from tests.api import Api, StateOf, question
 from tests.chat_kit import chat_environment
 from tests.conftest import Person
-from tests.functions.conftest import TOKEN, SecretsExtension
+from tests.deploy.conftest import account
+from tests.deploy.kit import extension
 from tests.package.kit import Packaged
 from tests.package.lambda_runtime import Twins, runtime, url_event
-from tests.servers import serve_http
 
 # Before the first test, the fixture builds every artifact, on a machine that runs other tests too.
 pytestmark = [
@@ -34,14 +35,6 @@ pytestmark = [
 ]
 
 NewPerson = Callable[..., Person]
-SECRETS = {
-    "chat": ("SUPABASE_SERVICE_ROLE_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "ENCRYPTION_KEYS"),
-    "keys": ("SUPABASE_SERVICE_ROLE_KEY", "ENCRYPTION_KEYS"),
-    "checkout": ("SUPABASE_SERVICE_ROLE_KEY", "STRIPE_SECRET_KEY"),
-    "account": ("SUPABASE_SERVICE_ROLE_KEY", "STRIPE_SECRET_KEY"),
-    "webhooks": ("SUPABASE_SERVICE_ROLE_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"),
-    "maintenance": ("SUPABASE_SERVICE_ROLE_KEY", "STRIPE_SECRET_KEY"),
-}
 PUBLIC = ("SUPABASE_URL", "SUPABASE_ANON_KEY", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "PARLIAMENT_API_URL")
 
 
@@ -52,25 +45,26 @@ def twins(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Twins
 
 @pytest.fixture(scope="module")
 def environment(stack: Stack) -> Iterator[Callable[[str], dict[str, str]]]:
-    """The environment of a function, and its secret in the extension."""
+    """The environment of a function. Its secret is written by `make secrets` and read from Secrets Manager by ARN."""
     values = chat_environment(stack)
     values["ENCRYPTION_KEYS"] = values.get("ENCRYPTION_KEYS") or f"k1:{values['ENCRYPTION_KEY']}"
     values |= {"STRIPE_SECRET_KEY": stack.info["stripe_secret_key"], "STRIPE_WEBHOOK_SECRET": "whsec_runtime"}
-    extension = SecretsExtension()
+    with pytest.MonkeyPatch.context() as patch, account(patch) as aws:
+        aws.create()
+        Secrets(aws.stage).write({name: values[name] for name in NAMES if name in values}, replace=True)
+        with extension(aws) as served:
 
-    def of(name: str) -> dict[str, str]:
-        extension.secrets[name] = json.dumps({secret: values[secret] for secret in SECRETS[name]})
-        return {
-            **{variable: values[variable] for variable in PUBLIC},
-            "STRIPE_API_BASE": stack.info["stripe_url"],
-            "ALLOWED_ORIGINS": "https://canadagpt.example",
-            "SECRETS_ID": name,
-            "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT": str(extension.server.server_port),
-            "AWS_SESSION_TOKEN": TOKEN,
-        }
+            def of(name: str) -> dict[str, str]:
+                found = aws.stage.client("secretsmanager").describe_secret(SecretId=aws.stage.secret(name))
+                return {
+                    **{variable: values[variable] for variable in PUBLIC},
+                    **served.environment,
+                    "STRIPE_API_BASE": stack.info["stripe_url"],
+                    "ALLOWED_ORIGINS": "https://canadagpt.example",
+                    "SECRETS_ID": found["ARN"],
+                }
 
-    with serve_http(extension.server):
-        yield of
+            yield of
 
 
 def event_of(name: str, user: Person) -> dict[str, Any]:
