@@ -92,8 +92,16 @@ def matches(pattern: str, text: str) -> bool:
     return re.fullmatch(expression, text) is not None
 
 
+def effect_of(statement: dict[str, Any], *, traced: bool) -> str:
+    match statement["Effect"]:
+        case {"Fn::If": ["IsTraced", effect, otherwise]}:
+            return str(effect if traced else otherwise)
+        case effect:
+            return str(effect)
+
+
 class Role:
-    """A role of the template. `traced`: with the policy that the parameter `tracing` adds."""
+    """A role of the template. `traced`: with the parameter `tracing`."""
 
     def __init__(self, template: dict[str, Any], name: str, *, traced: bool = False) -> None:
         role = template["Resources"][name]["Properties"]
@@ -101,14 +109,13 @@ class Role:
         documents = [policy["PolicyDocument"] for policy in role["Policies"]]
         for resource in template["Resources"].values():
             assert resource["Type"] not in ("AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"), "is not evaluated"
-            is_added = resource["Type"] == "AWS::IAM::Policy" and {"Ref": name} in resource["Properties"]["Roles"]
-            if is_added and (resource.get("Condition") != "IsTraced" or traced):
+            if resource["Type"] == "AWS::IAM::Policy" and {"Ref": name} in resource["Properties"]["Roles"]:
                 documents.append(resource["Properties"]["PolicyDocument"])
         self.rules: list[tuple[str, list[str], list[str]]] = []
         for statement in (statement for document in documents for statement in document["Statement"]):
             assert statement.keys() <= {"Sid", "Effect", "Action", "Resource"}, "is not evaluated"
             targets = [arn(template, resource) for resource in as_list(statement["Resource"])]
-            self.rules.append((statement["Effect"], as_list(statement["Action"]), targets))
+            self.rules.append((effect_of(statement, traced=traced), as_list(statement["Action"]), targets))
 
     def may(self, action: str, resource: str) -> bool:
         """An explicit denial wins. Without a statement that matches, everything is denied."""
