@@ -46,5 +46,9 @@ class EventStream(Response):
         except asyncio.CancelledError:
             if is_connected or sender.uncancel():
                 raise
+        except Exception:
+            # Its status was 200, so that no metric of AWS has it.
+            scope["app"].state.observer.count(AnswersFailed=1)
+            raise
         finally:
             watcher.cancel()

@@ -54,6 +54,11 @@ class Feed:
         """Whether a stream was started or promised to a client: an error then becomes a part of it."""
         return bool(self._chunks) or self._promised
 
+    @property
+    def lacks_end(self) -> bool:
+        """Whether the stream has begun and its last event is missing."""
+        return bool(self._chunks) and not self._chunks[-1].endswith(wire.DONE)
+
     def text_since(self, chunk: int) -> tuple[str, int]:
         """The text from the chunk of that index on, and the number of chunks now."""
         return b"".join(self._chunks[chunk:]).decode(), len(self._chunks)

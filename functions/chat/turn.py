@@ -33,6 +33,7 @@ from functions.common.errors import (
     PromptRefused,
     ProviderError,
     ProviderTimeout,
+    is_our_failure,
     is_providers_failure,
 )
 from functions.common.observe import Observer
@@ -81,11 +82,14 @@ class Turn:
             else:
                 self.hold = admitted
                 await self._converse_and_settle(admitted)
-        except AppError as error:
-            self.feed.fail(error)
         except BaseException as error:
-            self.observer.failure("turn failed", error, request_id=self.query.request_id)
-            self.feed.fail(Internal())
+            failure = error if isinstance(error, AppError) else Internal()
+            if is_our_failure(failure):
+                self.observer.failure("turn failed", error, request_id=self.query.request_id)
+                self.observer.count(AnswersFailed=1)
+            if self.feed.lacks_end:  # the end of the turn failed, so its outcome is not known
+                self.feed.write(self._stream.complete() + wire.broken(failure, self.query.request.language))
+            self.feed.fail(failure)
             if not isinstance(error, Exception):
                 raise
 
@@ -108,6 +112,7 @@ class Turn:
         failover = Failover(self.providers, self.turnstile, admission.provider, admission.model, admission.models)
         try:
             reason = await self._converse_in_time(hold, failover)
+            turn_row = self._turn_row(hold, reason)
         except BaseException as error:
             if is_providers_failure(error) and admission.funding != "byok":
                 self.observer.count(ProviderFailures=1)
@@ -122,7 +127,7 @@ class Turn:
                 self.feed.write(self._stream.complete() + wire.error(failure, language, metadata))
             raise
         self.feed.write(self._stream.complete())
-        settled = await self._end(hold, progress, failover, reason, self._turn_row(hold, reason))
+        settled = await self._end(hold, progress, failover, reason, turn_row)
         metadata = self._metadata(hold, failover, settled, reason)
         self.feed.write(wire.abort(metadata) if reason == "stopped" else wire.finish(reason, metadata))
         self.feed.close(self._whole_answer(metadata))

@@ -243,6 +243,11 @@ class Unavailable(AppError):
         self.upstream = upstream
 
 
+def is_our_failure(error: AppError) -> bool:
+    """Whether our code or our database failed, and neither a provider, the user, a limit nor a pause is the reason."""
+    return error.reason.code in {Internal.code, Unavailable.code}
+
+
 class PaymentUnavailable(AppError):
     status = 503
     code = "payment_unavailable"

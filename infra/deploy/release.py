@@ -15,6 +15,8 @@ from infra.deploy.versions import Live, Versions
 CANARY = "chat"
 LOOK_EVERY_S = 30.0
 TOLERATED = 0.05  # how much larger the share of failed requests may be than the version's before
+FAILURES = ("turn failed", "unexpected failure")  # of our code; they may have no line `query`
+LINES = ("request", "query", *FAILURES)
 STREAM = re.compile(r"\[([^\[\]]+)\]")  # of a log stream's name, such as 2026/11/29/[12]0123456789abcdef
 
 
@@ -144,17 +146,18 @@ def requests(stage: Stage, since: datetime) -> dict[str, Requests]:
         .paginate(
             logGroupName=f"/aws/lambda/{stage.function(CANARY)}",
             startTime=int(since.timestamp() * 1000),
-            filterPattern='{ $.message = "request" || $.message = "query" }',
+            filterPattern=f"{{ {' || '.join(f'$.message = {json.dumps(message)}' for message in LINES)} }}",
         )
     )
     for event in (event for page in pages for event in page["events"]):
         version = STREAM.search(event["logStreamName"])
         line = _json(event["message"])
-        if version is None or line.get("message") not in ("request", "query"):
+        if version is None or line.get("message") not in LINES:
             continue
         seen = found.setdefault(version[1], Requests())
         seen.all.add(line["request_id"])
-        if line.get("status", 0) >= 500 or line.get("outcome") in ("failed", "lost"):
+        is_failure = line["message"] in FAILURES or line.get("outcome") in ("failed", "lost")
+        if is_failure or line.get("status", 0) >= 500:
             seen.failed.add(line["request_id"])
     return found
 

@@ -132,9 +132,10 @@ def query(number: int, outcome: str) -> dict[str, object]:
         ([request(1), request(2)], [request(3), request(4, 500)]),
         ([request(1), query(1, "answered")], [request(2), query(2, "failed"), request(3)]),
         ([], [request(1), query(1, "lost")]),
+        ([request(1)], [request(2), {"message": "turn failed", "request_id": "r2"}]),
         ([request(n) for n in range(100)] + [query(1, "failed")], [request(101, 503)]),
     ],
-    ids=["a 500", "an answer that failed", "an answer that was lost", "more than before"],
+    ids=["a 500", "an answer that failed", "an answer that was lost", "an end that failed", "more than before"],
 )
 def test_a_canary_whose_requests_fail_moves_back(
     aws: Aws, before: list[dict[str, object]], canary: list[dict[str, object]]

@@ -1,17 +1,31 @@
 """The metrics of the chat and its log line "query". Each is written by the function itself, in this process."""
 
+import asyncio
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 from unittest import mock
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
 from functions.chat import handler
+from functions.chat.event_stream import EventStream
+from functions.chat.spending import Spending
+from functions.chat.turn import Turn
+from functions.common.errors import (
+    AppError,
+    ByokKeyRejected,
+    Internal,
+    ProviderTimeout,
+    Unavailable,
+    error_for,
+    is_our_failure,
+)
 from functions.common.observe import Observer
 from infra.local.stack import Stack
 from tests.api import lambda_deadline, question
@@ -78,7 +92,78 @@ async def test_failures_of_the_provider_are_counted(
 ) -> None:
     """An answer that the provider refuses to give is none."""
     await answered(stack, person("basic"), question(f"{text} {uuid.uuid4()}"))
-    assert metrics(capsys).get("ProviderFailures") == failures
+    counted = metrics(capsys)
+    assert counted.get("ProviderFailures") == failures
+    assert "AnswersFailed" not in counted
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "outcomes"),
+    [(Turn, "_converse", ["failed"]), (Turn, "_turn_row", ["failed"]), (Spending, "price", [])],
+)
+async def test_an_answer_that_our_code_breaks_is_counted(
+    stack: Stack,
+    person: NewPerson,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    place: type,
+    name: str,
+    outcomes: list[str],
+) -> None:
+    """After the text, so with the status 200. `_turn_row` and `price` are at the end of the turn."""
+    whole = getattr(place, name)
+
+    async def fail_after(*args: Any) -> None:
+        await whole(*args)
+        raise ValueError
+
+    def fail(*args: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(place, name, fail if name == "_turn_row" else fail_after)
+    response, log = await answered(stack, person("basic"), question(f"Hi {uuid.uuid4()}"))
+    assert response.status_code == 200
+    assert '"type":"error"' in response.text
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert metrics(capsys)["AnswersFailed"] == 1
+    assert [line["outcome"] for line in log if line["message"] == "query"] == outcomes
+    assert [line["error_type"] for line in log if line["message"] == "turn failed"] == ["ValueError"]
+
+
+async def test_a_stream_that_breaks_off_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a resumed one: the answer itself goes on."""
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b": keep-alive\n\n"
+        raise ValueError
+
+    async def receive() -> dict[str, Any]:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    async def send(message: Any) -> None:
+        pass
+
+    app = Starlette()
+    app.state.observer = Observer("chat")
+    with pytest.raises(ValueError):  # noqa: PT011 -- the stream's own
+        await EventStream(events())({"type": "http", "app": app}, receive, send)
+    assert metrics(capsys) == {"AnswersFailed": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_ours"),
+    [
+        (Internal(), True),
+        (Unavailable(), True),
+        (error_for("chat_paused"), False),
+        (ProviderTimeout(), False),
+        (error_for("no_quota"), False),
+        (ByokKeyRejected(provider="openai"), False),
+    ],
+    ids=str,
+)
+def test_only_failures_of_ours_count_as_such(error: AppError, is_ours: bool) -> None:
+    assert is_our_failure(error) is is_ours
 
 
 async def test_an_answer_without_text_has_no_first_token(

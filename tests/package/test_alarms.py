@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(600)
 
 # Our metrics: the functions that write each, and the test that runs one of them and reads the metric.
 METRICS = {
+    "AnswersFailed": (["chat"], "tests/functions/test_metrics.py"),
     "ChargedUsd": (["chat"], "tests/functions/test_metrics.py"),
     "CostUsd": (["chat"], "tests/functions/test_metrics.py"),
     "Differences": (["maintenance"], "tests/functions/maintenance/test_measure.py"),
