@@ -30,7 +30,7 @@ ALLOWED = frozenset(
         "error_type", "error_place", "upstream", "upstream_status", "upstream_request_id", "attempt", "function",
         "tool",
         # of an event from Stripe
-        "event_id", "event_type",
+        "event_id", "event_type", "signed_by",
         # of a job
         "job", "counts",
     }

@@ -47,7 +47,7 @@ class Webhooks:
 
         Raises InvalidSignature, InvalidJson, and what process_event raises.
         """
-        event = verified(body, signature, self._secrets, time.time())
+        event, signer = verified(body, signature, self._secrets, time.time())
         outcome = "ignored"
         if event["type"] in HANDLED_EVENTS and is_ours(event, live=self._stripe.is_live):
             outcome = await process_event(self._database, self._stripe, event, self._report_orphan)
@@ -57,7 +57,9 @@ class Webhooks:
             self._observer.info("stripe event of another account or mode", event_id=event["id"])
         if event["type"] == "invoice.finalization_failed" and outcome != "ignored":
             self._observer.count(InvoicesNotFinalized=1)  # a retry does not help: an operator has to act
-        self._observer.info("stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome)
+        self._observer.info(
+            "stripe event", event_id=event["id"], event_type=event["type"], outcome=outcome, signed_by=signer
+        )
         return outcome
 
     def _report_orphan(self, event_id: str) -> None:

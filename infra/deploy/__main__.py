@@ -297,7 +297,7 @@ def rotate_secret(options: argparse.Namespace) -> None:
     stage = _stage(options)
     stand_ins = {name: os.environ[name] for name in STAND_INS if os.environ.get(name)}
     if options.finish:
-        rotate.finish(stage, options.secret, stand_ins, os.environ.get("SMOKE_TOKEN"))
+        rotate.finish(stage, options.secret, stand_ins, os.environ.get("SMOKE_TOKEN"), datetime.now(UTC))
     else:
         rotate.rotate(stage, options.secret, _ask_for, stand_ins)
 

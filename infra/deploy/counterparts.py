@@ -16,6 +16,23 @@ from infra.deploy import secrets
 from infra.deploy.stage import DeployError
 
 TIMEOUT_S = 10.0
+# What the functions use at Stripe (docs/billing.md). Whether a key may also write there cannot be asked.
+STRIPE_RESOURCES = (
+    "products",
+    "prices",
+    "customers",
+    "checkout/sessions",
+    "billing_portal/configurations",
+    "webhook_endpoints",
+    "invoices",
+    "invoiceitems",
+    "subscriptions",
+    "charges",
+    "payment_intents",
+    "refunds",
+    "disputes",
+    "events",
+)
 
 
 def ask(name: str, value: str, environment: Mapping[str, str]) -> None:
@@ -24,17 +41,26 @@ def ask(name: str, value: str, environment: Mapping[str, str]) -> None:
     `environment` has the addresses of stand-ins and SUPABASE_URL.
     """
     url, headers = question(name, value, environment)
+    answer = _accepted(name, url, headers)
+    if name == secrets.STRIPE and not any(one.startswith(PRODUCT_PREFIX) for one in _products(answer)):
+        raise DeployError(f"{name}: the account of the new key does not sell our plans. Nothing was changed.")
+    if name == secrets.STRIPE:
+        for resource in STRIPE_RESOURCES:
+            _accepted(name, f"{url.partition('/v1/')[0]}/v1/{resource}?limit=1", headers)
+
+
+def _accepted(name: str, url: str, headers: Mapping[str, str]) -> httpx.Response:
+    """The answer to a request with the value. Raises DeployError if it is refused."""
     try:
-        host = httpx.URL(url).host
         answer = httpx.get(url, headers=headers, timeout=TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise DeployError(f"{name}: {url} cannot be reached ({type(error).__name__}).") from None
     if answer.status_code != 200:
         raise DeployError(
-            f"{name}: {host} does not accept the new value (status {answer.status_code}). Nothing was changed."
+            f"{name}: {answer.url.host}{answer.url.path} does not accept the new value (status {answer.status_code}). "
+            "Nothing was changed."
         )
-    if name == secrets.STRIPE and not any(one.startswith(PRODUCT_PREFIX) for one in _products(answer)):
-        raise DeployError(f"{name}: the account of the new key does not sell our plans. Nothing was changed.")
+    return answer
 
 
 def _products(answer: httpx.Response) -> list[str]:

@@ -11,12 +11,14 @@ What is left to do is read from AWS, so a command that was killed is run again w
 """
 
 import os
+import re
 import secrets as random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from functions.common.vault import REFRESH_S
 from infra.deploy import counterparts
 from infra.deploy.secrets import (
     JWT_SECRET,
@@ -41,7 +43,10 @@ WHERE_TO_DELETE = {
     "OPENAI_API_KEY": "OpenAI's platform",
     STRIPE: "Stripe (Developers, API keys)",
 }
-RING_SETTLES = "five minutes"  # functions.common.vault.REFRESH_S
+RING_SETTLES = timedelta(seconds=REFRESH_S)  # after which no process encrypts with an older ring
+# The lines of events that the first of the signing secrets signed, without those of the smoke test.
+SIGNED_BY_FIRST = '{ $.message = "stripe event" && $.signed_by = 0 && $.event_id != "evt_smoke_*" }'
+FIRST = re.compile(r'"signed_by": ?0\b')
 
 
 def rotate(stage: Stage, name: str, ask_for: Callable[[str], str], environment: Mapping[str, str]) -> None:
@@ -77,8 +82,11 @@ def rotate(stage: Stage, name: str, ask_for: Callable[[str], str], environment: 
         print(line)
 
 
-def finish(stage: Stage, name: str, environment: Mapping[str, str], token: str | None) -> None:
-    """Leave only the first entry of a secret that is a list. Raises DeployError, with everything as it was."""
+def finish(stage: Stage, name: str, environment: Mapping[str, str], token: str | None, now: datetime) -> None:
+    """Leave only the first entry of a secret that is a list, if it is known to be in use.
+
+    Raises DeployError, with everything as it was.
+    """
     store, versions = Secrets(stage), Versions(stage)
     _require_known(name)
     if name not in LISTS:
@@ -95,7 +103,15 @@ def finish(stage: Stage, name: str, environment: Mapping[str, str], token: str |
     first = firsts.pop()
     environment = {**_environment(stage), **environment}
     if name == RING:
+        written = [store.written_at(function) for function, entries in lists.items() if len(entries) > 1]
+        if left := [at for at in written if at and now - at < RING_SETTLES]:
+            raise DeployError(f"Some processes may have the old ring until {max(left) + RING_SETTLES:%H:%M:%S} UTC.")
         _encrypt_again(store, environment)
+    if name == SIGNING and len(lists["webhooks"]) > 1 and not _has_arrived(stage, store, versions):
+        raise DeployError(
+            "No event of Stripe signed with the new secret has reached the live version of webhooks: resend one in "
+            "Stripe (Developers, Webhooks), or compare the secret with the endpoint's. Nothing was changed."
+        )
     if name == JWT_SECRET and not (token and counterparts.signs(first, token)):
         raise DeployError(
             "Set SMOKE_TOKEN to an access token that Supabase signed with the new secret: until there is one, "
@@ -125,7 +141,7 @@ def next_steps(stage: Stage, name: str) -> list[str]:
     """What the operator does after a rotation."""
     again = f"make rotate STAGE={stage.name} SECRET={name} FINISH=yes"
     if name == RING:
-        return [f"Next: wait {RING_SETTLES}, then {again}. It encrypts the stored keys again and drops the old key."]
+        return [f"Next: wait five minutes, then {again}. It encrypts the stored keys again and drops the old key."]
     if name == SIGNING:
         return [f"Next: when Stripe has stopped signing with the old secret (its roll takes up to a day), {again}."]
     if name == JWT_SECRET:
@@ -153,6 +169,27 @@ def _install(
     for function, version in started.items():
         versions.move(function, version)
     say("ok", "every alias has moved")
+
+
+def _has_arrived(stage: Stage, store: Secrets, versions: Versions) -> bool:
+    """Whether a process that has the list now has received an event that its first secret signed."""
+    version, written_at = versions.live("webhooks").version, store.written_at("webhooks")
+    pages = (
+        stage.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(
+            logGroupName=f"/aws/lambda/{stage.function('webhooks')}",
+            startTime=int(written_at.timestamp() * 1000) if written_at else 0,
+            filterPattern=SIGNED_BY_FIRST,
+        )
+    )
+    return any(
+        f"[{version}]" in event["logStreamName"]
+        and FIRST.search(event["message"])
+        and '"evt_smoke_' not in event["message"]
+        for page in pages
+        for event in page["events"]
+    )
 
 
 def _encrypt_again(store: Secrets, environment: Mapping[str, str]) -> None:

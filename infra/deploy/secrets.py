@@ -6,6 +6,7 @@ one file or by one command.
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from functions.account.settings import AccountSettings
@@ -79,15 +80,21 @@ class Secrets:
 
     def version(self, function: str) -> str | None:
         """The id of what the secret holds now. It changes whenever the secret is written."""
-        return self._read(function)[1]
+        version: str | None = self._read(function)[1].get("VersionId")
+        return version
 
-    def _read(self, function: str) -> tuple[dict[str, str], str | None]:
+    def written_at(self, function: str) -> datetime | None:
+        """When the secret got what it holds now."""
+        at: datetime | None = self._read(function)[1].get("CreatedDate")
+        return at
+
+    def _read(self, function: str) -> tuple[dict[str, str], Mapping[str, Any]]:
         name, errors = self._stage.secret(function), self._client.exceptions
         try:
             found = self._client.get_secret_value(SecretId=name)
             entries: Any = json.loads(found["SecretString"])
         except errors.ResourceNotFoundException:
-            return {}, None
+            return {}, {}
         except errors.InvalidRequestException:
             raise DeployError(
                 f"{name} is scheduled for deletion. This keeps it: aws secretsmanager restore-secret "
@@ -97,7 +104,7 @@ class Secrets:
             entries = None
         if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
             raise DeployError(f"{name} is not a JSON object of strings.")
-        return with_one_ring(entries), found["VersionId"]
+        return with_one_ring(entries), found
 
     def value(self, name: str) -> str | None:
         """The value that every function with this entry has. Of a list, the entries that any of them has: every one is

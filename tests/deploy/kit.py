@@ -221,9 +221,9 @@ class Aws:
         """The digest of a function's newest code."""
         return str(self.lambda_.get_function_configuration(FunctionName=self.stage.function(name))["CodeSha256"])
 
-    def log(self, version: str, *lines: dict[str, Any]) -> None:
-        """Lines of a version of the chat in its log, as Lambda stores them."""
-        logs, group = self.stage.client("logs"), self.log_group("chat")
+    def log(self, version: str, *lines: dict[str, Any], function: str = "chat") -> None:
+        """Lines of a version of a function in its log, as Lambda stores them."""
+        logs, group = self.stage.client("logs"), self.log_group(function)
         stream = f"2026/11/29/[{version}]{uuid.uuid4().hex}"
         logs.create_log_stream(logGroupName=group, logStreamName=stream)
         now = int(time.time() * 1000)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -148,11 +149,11 @@ def test_a_killed_finish_continues(aws: Aws, calls: Calls, environment: dict[str
     for fatal in range(0, made, 5):
         reset(aws, {**OLD, "SUPABASE_SERVICE_ROLE_KEY": "service", name: f"{NEW_JWT_SECRET},{OLD[name]}"})
         with calls.killed_before(fatal):
-            finish(aws.stage, name, environment, TOKEN)
-        finish(aws.stage, name, environment, TOKEN)
+            finish(aws.stage, name, environment, TOKEN, datetime.now(UTC))
+        finish(aws.stage, name, environment, TOKEN, datetime.now(UTC))
         assert calls.live(name) == {NEW_JWT_SECRET}, f"killed before call {fatal}"
     with pytest.raises(DeployError, match="nothing to finish"):
-        finish(aws.stage, name, environment, TOKEN)
+        finish(aws.stage, name, environment, TOKEN, datetime.now(UTC))
 
 
 def test_a_finish_waits_for_a_killed_rotation(aws: Aws, calls: Calls, environment: dict[str, str]) -> None:
@@ -162,7 +163,7 @@ def test_a_finish_waits_for_a_killed_rotation(aws: Aws, calls: Calls, environmen
         with calls.killed_before(fatal):
             rotate(aws.stage, name, lambda prompt: NEW_JWT_SECRET, environment)
         with pytest.raises(DeployError, match="is not complete"):
-            finish(aws.stage, name, environment, TOKEN)
+            finish(aws.stage, name, environment, TOKEN, datetime.now(UTC))
 
 
 def test_a_complete_rotation_changes_nothing(

@@ -6,9 +6,10 @@ import pytest
 from botocore.exceptions import ClientError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from functions.common.billing.stripe_client import PRODUCT_PREFIX
 from infra.deploy import __main__ as command
 from infra.deploy import counterparts, preflight
 from infra.deploy.preflight import Template
@@ -155,3 +156,19 @@ def test_a_stage_that_does_not_exist_is_named(aws: Aws, capsys: pytest.CaptureFi
     for arguments in (["rollback"], ["rotate", "--secret", "OPENAI_API_KEY"]):
         assert command.main([*arguments, "--stage", "other"]) == 1
         assert "does not exist in ca-central-1" in capsys.readouterr().err
+
+
+def test_a_stripe_key_must_have_every_right() -> None:
+    """Of writing, nothing can be asked."""
+    refused = "checkout/sessions"
+
+    async def answer(request: Request) -> Response:
+        status = 403 if refused and request.url.path.endswith(refused) else 200
+        return JSONResponse({"data": [{"id": f"{PRODUCT_PREFIX}basic"}]}, status)
+
+    with serve(Starlette(routes=[Route("/{path:path}", answer)])) as url:
+        for refused in counterparts.STRIPE_RESOURCES:
+            with pytest.raises(DeployError, match=f"{refused} does not accept the new value .status 403"):
+                counterparts.ask("STRIPE_SECRET_KEY", "rk_test_x", {"STRIPE_API_BASE": url})
+        refused = ""
+        counterparts.ask("STRIPE_SECRET_KEY", "rk_test_x", {"STRIPE_API_BASE": url})

@@ -4,6 +4,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -108,6 +109,10 @@ class Clients:
             self.failures.append(("maintenance", job))
 
 
+def later() -> datetime:
+    return datetime.now(UTC) + rotation.RING_SETTLES
+
+
 def never_asked(prompt: str) -> str:
     raise AssertionError(prompt)
 
@@ -143,7 +148,9 @@ def test_the_first_key_of_the_ring_is_new_and_the_old_one_stays(live: Aws, stack
     first, second = (Secrets(live.stage).value("ENCRYPTION_KEYS") or "").split(",")
     assert second == OLD["ENCRYPTION_KEYS"]
     assert len(first.partition(":")[2]) == 64
-    finish(live.stage, "ENCRYPTION_KEYS", {}, None)
+    with pytest.raises(DeployError, match="may have the old ring until"):
+        finish(live.stage, "ENCRYPTION_KEYS", {}, None, later() - timedelta(seconds=60))
+    finish(live.stage, "ENCRYPTION_KEYS", {}, None, later())
     assert {Secrets(live.stage).read(function)["ENCRYPTION_KEYS"] for function in ("chat", "keys")} == {first}
 
 
@@ -158,7 +165,13 @@ def test_an_old_signing_secret_is_valid_until_the_end(live: Aws) -> None:
     assert (sent(OLD_SIGNING), sent(NEW[name])) == (200, 400)
     rotate(live.stage, name, lambda prompt: NEW[name], {})
     assert (sent(OLD_SIGNING), sent(NEW[name])) == (200, 200)
-    finish(live.stage, name, {}, None)
+    line = {"message": "stripe event", "event_id": "evt_1", "signed_by": 0}
+    for version, entry in (("2", {**line, "signed_by": 1}), ("2", {**line, "event_id": "evt_smoke_1"}), ("1", line)):
+        live.log(version, entry, function="webhooks")
+        with pytest.raises(DeployError, match="No event of Stripe signed with the new secret"):
+            finish(live.stage, name, {}, None, later())
+    live.log("2", line, function="webhooks")
+    finish(live.stage, name, {}, None, later())
     assert (sent(OLD_SIGNING), sent(NEW[name])) == (400, 200)
 
 
@@ -220,13 +233,13 @@ def test_a_rollback_after_a_rotation_returns_to_other_code(live: Aws, stack: Sta
 def test_the_jwt_secret_ends_only_when_tokens_have_the_new_one(live: Aws) -> None:
     rotate(live.stage, "SUPABASE_JWT_SECRET", lambda prompt: NEW["SUPABASE_JWT_SECRET"], {})
     with pytest.raises(DeployError, match="Set SMOKE_TOKEN"):
-        finish(live.stage, "SUPABASE_JWT_SECRET", {}, None)
+        finish(live.stage, "SUPABASE_JWT_SECRET", {}, None, later())
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "STRIPE_WEBHOOK_SECRET"])
 def test_there_is_nothing_to_finish_with_one_entry(live: Aws, name: str) -> None:
     with pytest.raises(DeployError, match="nothing to finish"):
-        finish(live.stage, name, {}, None)
+        finish(live.stage, name, {}, None, later())
 
 
 def test_each_of_the_seven_has_its_functions() -> None:

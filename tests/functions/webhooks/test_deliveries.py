@@ -324,7 +324,7 @@ def test_the_log_has_id_type_and_outcome_of_each_event(
         (unknown["id"], "made.up", "ignored"),
     ]
     always = {"level", "message", "timestamp", "service"}
-    assert all({*line} == {*always, "event_id", "event_type", "outcome"} for line in logged)
+    assert all({*line} == {*always, "event_id", "event_type", "outcome", "signed_by"} for line in logged)
     requests = [line for line in written if line["message"] == "request"]
     assert [(line["status"], line.get("code")) for line in requests] == [
         UNAVAILABLE,

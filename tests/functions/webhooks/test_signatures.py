@@ -21,6 +21,7 @@ from infra.local.postgres import ROOT
 from tests.billing_kit import (
     DAY,
     BillingStack,
+    captured_log,
     environment,
     function_with,
 )
@@ -141,8 +142,12 @@ def test_a_valid_signature_among_others_is_accepted(billing: BillingStack) -> No
 
 
 def test_old_and_new_secret_are_accepted_during_rotation(billing: BillingStack) -> None:
+    """The log has the place of the secret: an operator must know when the first one is in use."""
     body = json.dumps(billing.make_event("made.up", {})).encode()
-    with function_with(billing, create, STRIPE_WEBHOOK_SECRET="whsec_old, whsec_new") as http:
+    with (
+        captured_log("webhooks") as lines,
+        function_with(billing, create, STRIPE_WEBHOOK_SECRET="whsec_old, whsec_new") as http,
+    ):
         for secret in ("whsec_old", "whsec_new"):
             assert outcome(post(billing, body, signature(body, now(), secret), http)) == "ignored"
         both = signature(body, now(), "whsec_old") + "," + signature(body, now(), "whsec_new").partition(",")[2]
@@ -150,6 +155,8 @@ def test_old_and_new_secret_are_accepted_during_rotation(billing: BillingStack) 
         for secret in (SECRET, "whsec_old, whsec_new", "whsec_"):
             response = post(billing, body, signature(body, now(), secret), http)
             assert failed(response) == (400, "invalid_signature")
+        written = [line["signed_by"] for line in lines() if line["message"] == "stripe event"]
+    assert written == [0, 1, 0]
 
 
 NOT_EVENTS = {
