@@ -407,7 +407,9 @@ as $$
          private.unsubscribed_tier(
            s.user_id, private.clock() - case when s.tier = 'usage_only' then interval '2 days' else interval '0' end)
   from public.user_subscriptions s
-  where (p_after is null or s.user_id > p_after) and (p_user_id is null or s.user_id = p_user_id)
+  -- Bounds of the index: a page does not read the pages before it.
+  where s.user_id >= coalesce(p_after, p_user_id, '00000000-0000-0000-0000-000000000000')
+    and s.user_id <= coalesce(p_user_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') and s.user_id is distinct from p_after
     and (s.stripe_customer_id is not null or s.stripe_subscription_id is not null or s.tier <> 'free')
   order by s.user_id limit least(p_limit, 1000)
 $$;
@@ -452,7 +454,8 @@ as $$
   select s.id, greatest(s.created_at, '2000-01-01Z'), s.user_id, s.session_id, s.payment_id, s.credits,
          s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded
   from private.stripe_packs s
-  where (s.created_at >= p_since or s.credits_left > 0) and (p_after is null or s.id > p_after)
+  where (s.created_at >= p_since or s.credits_left > 0)
+    and s.id > coalesce(p_after, '00000000-0000-0000-0000-000000000000')
   order by s.id limit least(p_limit, 1000)
 $$;
 comment on function public.packs_to_compare(timestamptz, uuid, integer) is
