@@ -1,6 +1,7 @@
 """reconcile, plans: Stripe's live subscriptions and customers against our rows, in both directions.
 
-The lists say what nearly every row must be. The others, and the customers whose payment was returned, are suspects.
+The lists say what nearly every row must be. The others, and the customers who may have paid for something else than
+they subscribed to, are suspects.
 Each suspect is read again, at Stripe and then here, so that a change meanwhile is no finding.
 """
 
@@ -89,9 +90,10 @@ async def compare_plans(
     prices: PriceList,
     changed: Mapping[str, ChangedPayment],
     unpaid: Mapping[str, Invoice],
+    prorated: Collection[str],
 ) -> tuple[list[Finding], int]:
-    """`changed` and `unpaid` are of stripe_lists. Returns the findings, and how many live subscriptions to our plans
-    were compared."""
+    """`changed` and `unpaid` are of stripe_lists; `prorated`: customers whose change of plan is not invoiced yet.
+    Returns the findings, and how many live subscriptions to our plans were compared."""
     currency = prices["plans"][0]["currency"]
     dearness = {plan["tier"]: Decimal(plan["price_usd"]) for plan in prices["plans"]}
     live, owners, tiers = await _live_subscriptions(stripe)
@@ -99,10 +101,13 @@ async def compare_plans(
     async for customer in listed.auto_paging_iter():
         owners[customer.id] = _owner(customer)
     owed: dict[str | None, list[Invoice]] = defaultdict(list)
+    # What these customers have paid for is not what they have subscribed to, or was.
+    unclear = {*prorated, *(one.customer_id for one in changed.values() if one.is_returned)}
     for invoice in unpaid.values():
         if invoice.status == "open":
             owed[id_of(invoice.customer)].append(invoice)
-    returned = {one.customer_id for one in changed.values() if one.is_returned}
+        elif invoice.status != "draft":
+            unclear.add(id_of(invoice.customer))
     findings = [
         Finding("currency", owners[customer_id], one.id, currency, one.currency)
         for customer_id, subscriptions in live.items()
@@ -121,7 +126,7 @@ async def compare_plans(
             )
             continue
         expected = _listed_plan(row, live.get(customer_id, []), owed.get(customer_id, []), tiers)
-        if expected is None or customer_id in returned or _differences(expected, row.plan):
+        if expected is None or customer_id in unclear or _differences(expected, row.plan):
             suspects.append(row)
     for row in suspects[:MAX_SUSPECTS]:
         findings += await _compare(database, stripe, row, dearness)

@@ -67,13 +67,13 @@ async def reconcile(
     currency = prices["plans"][0]["currency"]
     payments = await changed_payments(stripe, since)
     unpaid = await unpaid_invoices(stripe, since - PLACEMENT_DELAY)
-    items, billed = await _compare_items(database, stripe, since, currency)
+    items, billed, prorated = await _compare_items(database, stripe, since, currency)
     items += await compare_overage(database, stripe, billed, payments, unpaid)
     compared_items = len(billed)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
     packs, compared_packs = await compare_packs(database, stripe, since, payments, currency)
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
-    plans, compared_plans = await compare_plans(database, stripe, since, prices, payments, unpaid)
+    plans, compared_plans = await compare_plans(database, stripe, since, prices, payments, unpaid, prorated)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")
     findings = [*ours, *items, *packs, *plans, *await _catalogue_findings(stripe, prices)]
     return {
@@ -111,14 +111,18 @@ async def ledger_findings(database: Database) -> list[Finding]:
 
 async def _compare_items(
     database: Database, stripe: StripeClient, since: datetime, currency: str
-) -> tuple[list[Finding], Collection[BilledItem]]:
+) -> tuple[list[Finding], Collection[BilledItem], Collection[str]]:
+    """Also returns our items, and the customers with prorations that are on no invoice."""
     # Stripe's items are read first: each of them has a row. A row that is newer than this list is looked up by its id.
     theirs: dict[str, list[InvoiceItem]] = defaultdict(list)
+    prorated: set[str] = set()
     listed = await stripe.v1.invoice_items.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
     async for item in listed.auto_paging_iter():
         our_id = item.metadata.to_dict().get(ITEM_ID_KEY) if item.metadata is not None else None
         if our_id is not None:
             theirs[our_id].append(item)
+        elif item.proration and item.invoice is None:
+            prorated.add(str(id_of(item.customer)))
     ours = {row.id: row async for row in _billed_items(database, since - PLACEMENT_DELAY)}
     findings = []
     for our_id, items in theirs.items():
@@ -136,7 +140,7 @@ async def _compare_items(
         item_id = row.stripe_invoice_item_id
         if item_id and row.id not in theirs and not await _exists(stripe, item_id):
             findings.append(Finding("item missing", row.user_id, row.id, item_id, "nothing"))
-    return findings, ours.values()
+    return findings, ours.values(), prorated
 
 
 def _differences(row: BilledItem, item: InvoiceItem) -> Iterable[Finding]:
