@@ -34,18 +34,21 @@ async def publish_catalog(
     """Create or update every product and price, the portal configuration and the webhook endpoint's events; with
     `check`, only compare. `webhooks_url` names our endpoint, once. After a failure, run it again. Raises Internal,
     StripeError."""
-    lines, differing, plan_prices = [], 0, {}
+    lines, differing, plan_prices, old_prices = [], 0, {}, []
     wanted = products(prices)
     for product in wanted:
-        changes, price_id = await _publish(stripe, product, check=check)
+        changes, price_id, old = await _publish(stripe, product, check=check)
         differing += bool(changes)
+        old_prices += old
         lines.append(_line(product, changes))
         if product.monthly and price_id is not None:
             plan_prices[product.id] = price_id
-    for name, changes in (
-        ("portal", await publish_portal(stripe, plan_prices, check=check)),
-        ("webhooks", await publish_endpoint(stripe, check=check, url=webhooks_url)),
-    ):
+    portal = await publish_portal(stripe, plan_prices, check=check)
+    if not check:
+        for price_id in old_prices:  # the portal sells none of them now
+            await stripe.v1.prices.update_async(price_id, {"active": False})
+    webhooks = await publish_endpoint(stripe, check=check, url=webhooks_url)
+    for name, changes in (("portal", portal), ("webhooks", webhooks)):
         differing += bool(changes)
         lines.append(f"{name:<33} {', '.join(changes) or 'unchanged'}")
     return {
@@ -56,11 +59,13 @@ async def publish_catalog(
     }
 
 
-async def _publish(stripe: StripeClient, product: Product, *, check: bool) -> tuple[list[str], str | None]:
-    """Create or update a product and its price. Returns what differed, and the id of the price."""
-    changes = []
+async def _publish(stripe: StripeClient, product: Product, *, check: bool) -> tuple[list[str], str | None, list[str]]:
+    """Create or update a product and its price. Returns what differed, the id of the price, and the ids of the prices
+    to retire."""
+    changes, default = [], None
     try:
         found = await stripe.v1.products.retrieve_async(product.id)
+        default = found.default_price
         if found.name != product.name or not found.active:
             if not check:
                 await stripe.v1.products.update_async(product.id, {"name": product.name, "active": True})
@@ -69,22 +74,22 @@ async def _publish(stripe: StripeClient, product: Product, *, check: bool) -> tu
         if error.code != "resource_missing":
             raise
         if check:
-            return ["product created"], None
+            return ["product created"], None, []
         await stripe.v1.products.create_async({"id": product.id, "name": product.name})
         changes.append("product created")
     listed = await stripe.v1.prices.list_async({"product": product.id, "active": True, "limit": 100})
     current = next((price for price in listed.data if matches(price, product)), None)
     if current is None and check:
-        return [*changes, "price created"], None
+        return [*changes, "price created"], None, []
     if current is None:
         current = await stripe.v1.prices.create_async(_price_params(product))
         changes.append(f"price {current.id} created")
-    for price in listed.data:
-        if price.id != current.id:
-            if not check:
-                await stripe.v1.prices.update_async(price.id, {"active": False})
-            changes.append(f"price {price.id} retired")
-    return changes, current.id
+    if default not in (None, current.id):  # Stripe refuses to retire a default price
+        if not check:
+            await stripe.v1.products.update_async(product.id, {"default_price": current.id})
+        changes.append("default price changed")
+    old = [price.id for price in listed.data if price.id != current.id]
+    return [*changes, *(f"price {price_id} retired" for price_id in old)], current.id, old
 
 
 def _price_params(product: Product) -> PriceCreateParams:

@@ -79,8 +79,8 @@ def make_product(state: State, params: Json) -> Json:
 @endpoint("POST", "/v1/products/{id}", param_types.ProductUpdateParams, f"{PRODUCT_PARAMS} default_price")
 def update_product(state: State, params: Json, id: str) -> Json:  # noqa: A002 -- named in the path
     product = state.get("product", id)
-    if "default_price" in params:
-        state.get("price", params["default_price"], "default_price")
+    if "default_price" in params and state.get("price", params["default_price"], "default_price")["product"] != id:
+        raise ApiError("The default price is a price of another product.", param="default_price")
     with state.updating(product, "product.updated"):
         _update(state, product, params, {*PRODUCT_PARAMS.split(), "default_price"})
         product["updated"] = state.now
@@ -189,6 +189,8 @@ def create_price(state: State, params: Json) -> Json:
 )
 def update_price(state: State, params: Json, id: str) -> Json:  # noqa: A002
     price = state.get("price", id)
+    if params.get("active") is False and state.objects[price["product"]]["default_price"] == id:
+        raise ApiError("This price is the default price of its product and cannot be archived.")
     _free_lookup_key(state, params, price)
     with state.updating(price, "price.updated"):
         _update(state, price, params, {"active", "lookup_key", "metadata", "nickname"})

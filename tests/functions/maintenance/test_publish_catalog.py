@@ -185,6 +185,47 @@ def test_plan_and_pack_prices_change_and_change_back(billing: BillingStack, plan
     assert writes(billing) == []
 
 
+@pytest.mark.parametrize("key", ["plan_basic", "pack_100"])
+def test_a_default_price_is_replaced_before_it_is_retired(billing: BillingStack, plans: Json, key: str) -> None:
+    run(billing, plans)
+    old = on_sale(billing)[key]["id"]
+    stripe_post(billing, f"products/canadagpt_{key}", default_price=old)
+    assert run(billing, plans)[key].endswith("unchanged")
+    thing = plan(plans, "basic") if key == "plan_basic" else plans["packs"][0]
+    thing["price_usd"] = "11.990000"
+    lines = run(billing, plans)
+    new = on_sale(billing)[key]["id"]
+    assert lines[key].endswith(f"price {new} created, default price changed, price {old} retired")
+    assert stripe_get(billing, f"products/canadagpt_{key}")["default_price"] == new
+    assert stripe_get(billing, f"prices/{old}")["active"] is False
+    assert all(line.endswith("unchanged") for line in run(billing, plans).values())
+
+
+def test_another_default_price_is_a_difference(billing: BillingStack, plans: Json) -> None:
+    """It is what Stripe's own pages sell."""
+    run(billing, plans)
+    params = {"product": "canadagpt_plan_pro", "currency": "usd", "unit_amount": "100"}
+    stray = stripe_post(billing, "prices", **params)["id"]
+    stripe_post(billing, "products/canadagpt_plan_pro", default_price=stray)
+    checked = command(billing, "publish-catalog", "--check")
+    assert checked.returncode == 1
+    assert f"default price changed, price {stray} retired" in checked.stdout
+    run(billing, plans)
+    assert stripe_get(billing, f"prices/{stray}")["active"] is False
+
+
+def test_the_portal_sells_the_new_price_before_the_old_one_is_retired(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    old = on_sale(billing)["plan_basic"]["id"]
+    plan(plans, "basic")["price_usd"] = "11.990000"
+    billing.fake.control("/_faults", method="POST", path=f"/v1/prices/{old}", status=400)
+    with pytest.raises(StripeError):
+        run(billing, plans)
+    new = next(price["id"] for price in on_sale(billing).values() if price["unit_amount"] == 1199)
+    products = {one["product"]: one["prices"] for one in portal_settings(billing)["subscription_update"]["products"]}
+    assert products["canadagpt_plan_basic"] == [new]
+
+
 def test_changed_names_and_archived_products_are_corrected(billing: BillingStack, plans: Json) -> None:
     run(billing, plans)
     prices = on_sale(billing)
@@ -243,6 +284,7 @@ INTERRUPTIONS = {
     "with a lost response for its price": ("", "/v1/prices", True),
     "before a name": ("basic", "/v1/products/", False),
     "before another price": ("basic", "/v1/prices", False),
+    "before the portal has the price": ("basic", "/v1/billing_portal/configurations/", False),
     "with a lost response for another price": ("basic", "/v1/prices", True),
     "before the old one is retired": ("basic", "/v1/prices/{old}", False),
 }

@@ -252,6 +252,19 @@ def test_lookup_key_finds_a_price_and_can_move(fake: Fake) -> None:
     assert [price.id for price in fake.v1.prices.list({"active": False}).data] == [first.id]
 
 
+def test_default_price_is_not_archived(fake: Fake) -> None:
+    first = fake.price(999)
+    product = str(first.product)
+    second = fake.price(1099, product=product)
+    fake.v1.products.update(product, {"default_price": first.id})
+    with pytest.raises(stripe.InvalidRequestError, match="cannot be archived"):
+        fake.v1.prices.update(first.id, {"active": False})
+    with pytest.raises(stripe.InvalidRequestError, match="of another product"):
+        fake.v1.products.update(product, {"default_price": fake.price(100).id})
+    assert fake.v1.products.update(product, {"default_price": second.id}).default_price == second.id
+    assert fake.v1.prices.update(first.id, {"active": False}).active is False
+
+
 def test_price_can_be_a_fraction_of_a_cent(fake: Fake) -> None:
     price = fake.price("2.50", interval=None)
     assert (price.unit_amount, str(price.unit_amount_decimal), price.type) == (None, "2.5", "one_time")
