@@ -220,6 +220,8 @@ class Checkout:
         params: SessionCreateParams = {
             **order.params,
             "metadata": {**order.metadata, "purpose": purpose},
+            # Otherwise the account's setting decides whether Stripe charges the buyer's currency instead of ours.
+            "adaptive_pricing": {"enabled": False},
             "customer": customer_id,
             "client_reference_id": user.id,
             "line_items": [{"price": price_id, "quantity": 1}],

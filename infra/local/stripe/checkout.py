@@ -45,9 +45,9 @@ OTHER_MODE_PARAMS = {
     "POST",
     "/v1/checkout/sessions",
     param_types.SessionCreateParams,
-    "allow_promotion_codes automatic_tax automatic_tax.enabled billing_address_collection cancel_url "
-    "client_reference_id currency customer customer_creation customer_email customer_update discounts "
-    "discounts.coupon discounts.promotion_code expires_at "
+    "adaptive_pricing adaptive_pricing.enabled allow_promotion_codes automatic_tax automatic_tax.enabled "
+    "billing_address_collection cancel_url client_reference_id currency customer customer_creation customer_email "
+    "customer_update discounts discounts.coupon discounts.promotion_code expires_at "
     "invoice_creation invoice_creation.enabled integration_identifier line_items line_items.price "
     "line_items.price_data line_items.quantity line_items.metadata locale metadata mode origin_context "
     "payment_intent_data payment_intent_data.description payment_intent_data.metadata "
@@ -75,7 +75,8 @@ def create_session(state: State, params: Json) -> Json:
         {
             "id": session_id,
             "object": "checkout.session",
-            "adaptive_pricing": {"enabled": False},
+            # The default is the account's setting. Here it is on, as it may be at Stripe.
+            "adaptive_pricing": {"enabled": params.get("adaptive_pricing", {}).get("enabled", True)},
             "after_expiration": None,
             "allow_promotion_codes": params.get("allow_promotion_codes"),
             "amount_subtotal": total,

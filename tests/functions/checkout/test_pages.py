@@ -97,6 +97,7 @@ def test_checkout_of_a_plan_creates_a_subscription_page(billing: BillingStack, p
     assert session["metadata"].items() >= {"user_id": user.id, "plan": plan}.items()
     assert (session["success_url"], session["cancel_url"]) == (f"{SITE}/done", f"{SITE}/left")
     assert session["payment_method_collection"] == "always"
+    assert session["adaptive_pricing"] == {"enabled": False}
     (line,) = stripe_get(billing, f"checkout/sessions/{page['session_id']}/line_items")["data"]
     assert (line["price"]["lookup_key"], line["price"]["product"]) == (f"plan_{plan}", f"canadagpt_plan_{plan}")
     assert (line["quantity"], line["amount_total"]) == (1, CENTS[plan])
@@ -115,6 +116,7 @@ def test_checkout_of_a_pack_records_what_was_sold(billing: BillingStack, pack: s
     session = stripe_get(billing, f"checkout/sessions/{page['session_id']}")
     assert (session["status"], session["url"], session["mode"]) == ("open", page["url"], "payment")
     assert (session["customer"], session["client_reference_id"]) == (billing.customer_id(user), user.id)
+    assert session["adaptive_pricing"] == {"enabled": False}
     sold = {"user_id": user.id, "pack": pack, "credits": str(credits)}
     assert session["metadata"].items() >= sold.items()
     (line,) = stripe_get(billing, f"checkout/sessions/{page['session_id']}/line_items")["data"]

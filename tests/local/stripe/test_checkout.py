@@ -71,6 +71,14 @@ def test_checkout_starts_a_subscription(fake: Fake) -> None:
     assert fake.invoices()[0].status == "paid"
 
 
+def test_adaptive_pricing_is_on_unless_the_session_says_no(fake: Fake) -> None:
+    price = fake.price(999)
+    for more, enabled in (({}, True), ({"adaptive_pricing": {"enabled": False}}, False)):
+        pricing = fake.checkout("subscription", price.id, **more).adaptive_pricing
+        assert pricing
+        assert pricing.enabled is enabled
+
+
 def test_checkout_of_a_free_subscription_takes_no_payment(fake: Fake) -> None:
     session = fake.checkout("subscription", fake.price(0).id, customer_email="new@example.test")
     assert session.url
