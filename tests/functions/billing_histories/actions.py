@@ -86,12 +86,14 @@ class Actions:
         price = self.prices[f"canadagpt_plan_{to}"]
         if where == "portal":
             return lambda: self.press_portal_button(view, "plan", price=price)
+        if view.live["schedule"]:
+            return None
         item = view.live["items"]["data"][0]["id"]
         change = {"items[0][id]": item, "items[0][price]": price, "proration_behavior": where}
         return lambda: self.update(view, **change)
 
     def _invoiced_change(self, history: History, view: StripeView, to: str, refuses: bool) -> Callable[[], None] | None:
-        if not view.live or TIERS[view.product] == to:
+        if not view.live or view.live["schedule"] or TIERS[view.product] == to:
             return None
         change = {
             "items[0][id]": view.live["items"]["data"][0]["id"],
@@ -102,8 +104,10 @@ class Actions:
         return lambda: self.update(view, **change)
 
     def press_portal_button(self, view: StripeView, action: str, **form: str) -> None:
-        """Press a button of the customer portal."""
-        page = self.support.post("billing_portal/sessions", customer=view.twin.customer)["url"]
+        """Press a button of the customer portal, as publish-catalog configured it."""
+        (ours,) = self.support.all("billing_portal/configurations", active="true")
+        of_customer = {"customer": view.twin.customer, "configuration": ours["id"]}
+        page = self.support.post("billing_portal/sessions", **of_customer)["url"]
         named = action if action.endswith("_card") or not view.live else f"{action}:{view.live['id']}"
         self.support.http.post(page, data={"action": named, **form}).raise_for_status()
 
@@ -116,6 +120,8 @@ class Actions:
             return None
         if where == "portal":
             return lambda: self.press_portal_button(view, "cancel")
+        if view.live["schedule"]:
+            return None
         if where == "at_period_end":
             return lambda: self.update(view, cancel_at_period_end="true")
         return lambda: self.update(view, cancel_at=self.now + days * DAY)

@@ -32,6 +32,8 @@ def expected_plan(view: StripeView, has_packs: bool) -> Json:
     start, end = view.period
     bought = TIERS[view.product]
     tier, paid_until = tier_and_end(view)
+    scheduled = TIERS.get(view.product_from(end) or "", bought) if live["status"] == "active" else bought
+    bought = min(bought, scheduled, key=RANKS.index)
     follows = bought if RANKS.index(bought) < RANKS.index(tier) else None
     plan |= {"tier": tier, "next_tier": follows, "subscription": live["id"]}
     if live["cancel_at"] and live["cancel_at"] <= end:

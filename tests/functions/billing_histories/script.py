@@ -86,7 +86,8 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
     actions: list[Action] = []
     cards_work = rng.random() < 0.5
     plan, is_cancelled, card_fails, packs, disputed = "", False, False, 0, False
-    is_blocked, is_plan_disputed, is_overage_disputed, thresholds = False, False, False, 0
+    is_blocked, is_plan_disputed, is_overage_disputed = False, False, False
+    is_overage_owed, is_overage_paid = False, False  # on an invoice of its own
     refunds = dict.fromkeys(["refund", "refund_plan", "refund_overage"], 0)
 
     def gap() -> tuple[int, bool]:
@@ -103,9 +104,9 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
 
     for _ in range(rng.randint(4, 9)):
         weights = {"allow": 1, "buy": 2, "unblock" if is_blocked else "block": 5 if is_blocked else 1}
-        weights |= {failing: 4 * refunds[made] for made, failing in FAILING_REFUNDS.items()}
-        if thresholds:
-            weights |= {"pay_overage": 3, "refund_overage": 2, "dispute_overage": 6 if is_overage_disputed else 2}
+        weights |= {failing: 8 * refunds[made] for made, failing in FAILING_REFUNDS.items()}
+        weights |= {"pay_overage": 8 if is_overage_owed else 0, "refund_overage": 4 if is_overage_paid else 0}
+        weights |= {"dispute_overage": 8 if is_overage_disputed else 4 if is_overage_paid else 0}
         if not plan:
             weights |= {"subscribe": 12}
         else:
@@ -113,8 +114,7 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 "change": 4,
                 "invoiced_change": 2,
                 "overage": 8,
-                "threshold": 2,
-                "pay_overage": 2,
+                "threshold": 4,
                 "cancel": 3,
                 "cancel_now": 2,
                 "wait": 2,
@@ -158,7 +158,9 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 ways = ["breaks", "gone", "portal_bad"] if card_fails else ["works", "portal_good"]
                 add(what, how=rng.choice(ways))
             case "pay_overage":
-                add(what, way=rng.choice(["good_card", "good_card", "bad_card", "void"]))
+                way = rng.choice(["good_card", "good_card", "bad_card", "void"])
+                add(what, way=way)
+                is_overage_owed, is_overage_paid = way == "bad_card", is_overage_paid or way == "good_card"
             case "pay":
                 way = rng.choice(["good_card", "good_card", "bad_card"])
                 add(what, way=way)
@@ -187,8 +189,10 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 add(what, status=rng.choice(DISPUTE_ENDS if is_overage_disputed else DISPUTE_STARTS))
                 is_overage_disputed = not is_overage_disputed
             case "threshold":
-                add(what, is_refused=not card_fails and rng.random() < 0.5)
-                thresholds += 1
+                is_refused = not card_fails and rng.random() < 0.5
+                add(what, is_refused=is_refused)
+                is_overage_owed |= is_refused or card_fails
+                is_overage_paid |= not (is_refused or card_fails)
             case "spend":
                 add(what, credits=rng.choice([1, 5, 90, 500]))
             case "block" | "unblock":

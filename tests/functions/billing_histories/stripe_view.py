@@ -140,6 +140,16 @@ class StripeView:
         assert self.live
         return str(self.live["items"]["data"][0]["price"]["product"])
 
+    def product_from(self, time: int) -> str | None:
+        """The product that the schedule of the live subscription starts at that time."""
+        assert self.live
+        if not self.live["schedule"]:
+            return None
+        read = self.support.http.get
+        schedule = read(f"/v1/subscription_schedules/{self.live['schedule']}").raise_for_status().json()
+        prices = [one["items"][0]["price"] for one in schedule["phases"] if one["start_date"] == time]
+        return str(read(f"/v1/prices/{prices[0]}").raise_for_status().json()["product"]) if prices else None
+
     @property
     def period(self) -> tuple[int, int]:
         assert self.live
@@ -172,7 +182,10 @@ class StripeView:
         created = {one["id"]: one["created"] for one in self.subscriptions}
         return (
             [
-                (one["created"], one["status"], one["cancel_at"], one["items"]["data"][0]["price"]["product"])
+                (
+                    *(one["created"], one["status"], one["cancel_at"], one["schedule"] is not None),
+                    one["items"]["data"][0]["price"]["product"],
+                )
                 for one in self.subscriptions
             ],
             sorted(
