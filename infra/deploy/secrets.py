@@ -76,35 +76,40 @@ class Secrets:
 
     def read(self, function: str) -> dict[str, str]:
         """The entries of a function's secret; none while it is empty or missing. Raises DeployError."""
-        return self._read(function)[0]
+        found = self._find(function)
+        if not found:
+            return {}
+        try:
+            entries: Any = json.loads(found["SecretString"])
+        except (KeyError, ValueError):
+            entries = None
+        if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
+            raise DeployError(f"{self._stage.secret(function)} is not a JSON object of strings.")
+        return with_one_ring(entries)
 
     def version(self, function: str) -> str | None:
         """The id of what the secret holds now. It changes whenever the secret is written."""
-        version: str | None = self._read(function)[1].get("VersionId")
+        version: str | None = self._find(function).get("VersionId")
         return version
 
     def written_at(self, function: str) -> datetime | None:
         """When the secret got what it holds now."""
-        at: datetime | None = self._read(function)[1].get("CreatedDate")
+        at: datetime | None = self._find(function).get("CreatedDate")
         return at
 
-    def _read(self, function: str) -> tuple[dict[str, str], Mapping[str, Any]]:
+    def _find(self, function: str) -> Mapping[str, Any]:
+        """What the secret holds now, with its version; nothing while it is empty or missing. Raises DeployError."""
         name, errors = self._stage.secret(function), self._client.exceptions
         try:
-            found = self._client.get_secret_value(SecretId=name)
-            entries: Any = json.loads(found["SecretString"])
+            found: Mapping[str, Any] = self._client.get_secret_value(SecretId=name)
         except errors.ResourceNotFoundException:
-            return {}, {}
+            return {}
         except errors.InvalidRequestException:
             raise DeployError(
                 f"{name} is scheduled for deletion. This keeps it: aws secretsmanager restore-secret "
                 f"--region {self._stage.region} --secret-id {name}"
             ) from None
-        except (KeyError, ValueError):
-            entries = None
-        if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
-            raise DeployError(f"{name} is not a JSON object of strings.")
-        return with_one_ring(entries), found
+        return found
 
     def value(self, name: str) -> str | None:
         """The value that every function with this entry has. Of a list, the entries that any of them has: every one is

@@ -8,7 +8,7 @@ import pytest
 
 from infra.deploy import __main__ as command
 from infra.deploy.secrets import NAMES, Secrets
-from infra.deploy.stage import FUNCTIONS
+from infra.deploy.stage import FUNCTIONS, DeployError
 from infra.local import env_file
 from tests.deploy.kit import Aws
 
@@ -102,3 +102,12 @@ def test_a_file_without_a_secret_is_refused(
     file.write_text("SUPABASE_URL=https://x.example\n")
     assert command.main(["secrets", "--stage", "prod", "--file", str(file)]) == 1
     assert "has no value for" in capsys.readouterr().err
+
+
+def test_the_version_of_a_malformed_secret_is_known(aws: Aws, put: Callable[[str, dict[str, str]], None]) -> None:
+    """A rollback needs it, and not the entries."""
+    secrets, name = aws.stage.client("secretsmanager"), aws.stage.secret("chat")
+    secrets.put_secret_value(SecretId=name, SecretString="{")
+    assert Secrets(aws.stage).version("chat") == secrets.get_secret_value(SecretId=name)["VersionId"]
+    with pytest.raises(DeployError, match="canadagpt-chat/prod/chat is not a JSON object of strings"):
+        Secrets(aws.stage).read("chat")
