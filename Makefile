@@ -62,10 +62,10 @@ DEPLOY = python -m infra.deploy $@ $(call option,STAGE,--stage) $(call option,RE
 
 deploy: .venv/.ready $(OSLS) ## make deploy STAGE=prod; without AWS credentials it stops after the template
 	@$(DEPLOY) $(call given,PARAMS) $(call option,CANARY,--canary) $(call option,MINUTES,--minutes) \
-	  $(call flag,CONTRACT,--contract)
+	  $(call flag,CONTRACT,--contract) $(call flag,RESET,--reset) $(call flag,WITHOUT_QUESTION,--without-question)
 
 smoke: .venv/.ready ## make smoke URL=http://127.0.0.1:8787, or STAGE=prod
-	@$(DEPLOY) $(call option,URL,--url)
+	@$(DEPLOY) $(call option,URL,--url) $(call flag,WITHOUT_QUESTION,--without-question)
 
 rollback: .venv/.ready ## moves the aliases back to the versions before the last deployment
 	@$(DEPLOY)

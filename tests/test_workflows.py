@@ -45,3 +45,21 @@ def test_a_deployment_waits_for_an_approval_and_stores_no_aws_key() -> None:
     assert re.findall(r"^  (\w+):$", triggers, re.MULTILINE) == ["workflow_dispatch"]
     assert "id-token: write" in text
     assert "AWS_SECRET_ACCESS_KEY" not in text
+
+
+def test_a_deployment_passes_every_parameter_that_has_a_variable() -> None:
+    """One that it left out would be reset. `NEXT_PUBLIC_…` are second names."""
+    text = (ROOT / ".github/workflows/deploy.yml").read_text()
+    params = (ROOT / "serverless.yml").read_text().split("\nprovider:")[0]
+    variables = {name for name in re.findall(r"env:(\w+)", params) if not name.startswith("NEXT_PUBLIC_")}
+    assert {"MCP_ENABLED", "DOMAIN_NAME"} <= variables
+    passed = dict(re.findall(r"^          (\w+): \$\{\{ vars\.(\w+) \}\}$", text, re.MULTILINE))
+    assert passed == {name: name for name in variables | {"PARAMS"}}
+
+
+def test_a_deployment_passes_every_option_that_make_takes() -> None:
+    text = (ROOT / ".github/workflows/deploy.yml").read_text()
+    (line,) = re.findall(r"- run: make deploy (.+)", text)
+    assert line.split() == [f'{name}="${name}"' for name in ("STAGE", "PARAMS", "RESET", "WITHOUT_QUESTION")]
+    for name in ("DATABASE_URL", "SMOKE_EMAIL", "SMOKE_PASSWORD"):
+        assert f"{name}: ${{{{ secrets.{name} }}}}" in text

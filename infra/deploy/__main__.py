@@ -13,7 +13,7 @@ from pathlib import Path
 
 from infra.deploy import database, preflight, rotate, smoke
 from infra.deploy.release import Canary, release
-from infra.deploy.secrets import NAMES, RING_OF_ONE, SIGNING, Secrets, with_one_ring
+from infra.deploy.secrets import NAMES, RING_OF_ONE, SERVICE_KEY, SIGNING, Secrets, with_one_ring
 from infra.deploy.stage import FUNCTIONS, REGION, WITH_URL, DeployError, Stage, say
 from infra.deploy.versions import Versions
 from infra.local import env_file
@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> int:
     own = dict(os.environ)
     try:
         Stage(options.stage, options.region)  # whose name is in the file's
+        for name in [name for name, value in os.environ.items() if not value]:
+            del os.environ[name]  # a workflow passes a variable that is not set as an empty one
         for name, value in _file_variables(options).items():
             os.environ.setdefault(name, value)
         options.run(options)
@@ -75,8 +77,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--param", action="append", default=[], help='name="value", as for osls')
             command.add_argument("--canary", type=_percent, default=None, help="percent of the chat's requests")
             command.add_argument("--minutes", type=float, default=5, help="how long the canary runs")
+            command.add_argument("--reset", action="store_true", help="may switch off what the running stack has set")
             command.add_argument("--contract", action="store_true", help="also run migrations marked -- contract")
-        elif name == "smoke":
+        if name in ("deploy", "smoke"):
+            command.add_argument("--without-question", action="store_true", help="no user asks a question in prod")
+        if name == "smoke":
             command.add_argument("--url", help="where every function is; otherwise the stage's own URLs are used")
         elif name == "secrets":
             command.add_argument("--replace", action="store_true", help="also entries that have another value")
@@ -130,8 +135,14 @@ def deploy(options: argparse.Namespace) -> None:
     if not preflight.has_room(stage, template.reserved, stage.client("lambda").get_account_settings()):
         osls.append("--param=reserveConcurrency=false")
     preflight.check_leftovers(stage)
-    needs_jwt_secret = preflight.check_supabase(stage, template)
+    preflight.check_reset(stage, template, may_reset=options.reset)
     is_first = not _urls(stage)
+    variables = dict(os.environ)
+    if not is_first:
+        variables |= _variables_of(stage, template)
+        if token := _user(options, variables):
+            os.environ["SMOKE_TOKEN"] = token
+    needs_jwt_secret = preflight.check_supabase(stage, template)
     if is_first:
         say("note", "this is the first deployment: it creates the secrets, which you fill after it")
     elif not preflight.check_secrets(stage, template, needs_jwt_secret=needs_jwt_secret):
@@ -152,14 +163,34 @@ def deploy(options: argparse.Namespace) -> None:
         return
     print("4. Versions, canary and smoke test")
     percent = options.canary if options.canary is not None else (10 if stage.is_production else 0)
-    origins = template.environment("chat")["ALLOWED_ORIGINS"]
-    variables = {**os.environ, SIGNING: Secrets(stage).value(SIGNING) or "", "ALLOWED_ORIGINS": origins}
-    targets = smoke.Targets.of(urls, variables, on_lambda=True)
     canary = Canary(percent / 100, options.minutes)
-    release(stage, release_name(), canary, lambda: smoke.run(targets), token=targets.token)
+
+    def smoke_test() -> None:  # signs in again, because a canary can last longer than an access token
+        smoke.run(smoke.Targets.of(urls, variables, on_lambda=True))
+
+    release(stage, release_name(), canary, smoke_test, token=smoke.sign_in(variables))
     print("Live:")
     _print_urls(urls)
     print(f"Next: make rollback STAGE={stage.name} returns to the versions before. docs/runbook.md has the alarms.")
+
+
+def _variables_of(stage: Stage, template: preflight.Template) -> dict[str, str]:
+    """What the smoke test needs of the stage: where users sign in, the origins, and two secrets."""
+    chat, secrets = template.environment("chat"), Secrets(stage)
+    names = ("SUPABASE_URL", "SUPABASE_ANON_KEY", "ALLOWED_ORIGINS")
+    found = {name: chat[name] for name in names if name in chat}
+    return found | {name: secrets.value(name) or "" for name in (SIGNING, SERVICE_KEY)}
+
+
+def _user(options: argparse.Namespace, variables: Mapping[str, str]) -> str | None:
+    """The access token of the user who asks the question. Raises DeployError if production has none."""
+    token = smoke.sign_in(variables)
+    if _stage(options).is_production and not token and not options.without_question:
+        raise DeployError(
+            "No user asks a question: set SMOKE_EMAIL and SMOKE_PASSWORD, or SMOKE_TOKEN (docs/deploy.md), or "
+            "WITHOUT_QUESTION=yes."
+        )
+    return token
 
 
 def migrate(url: str | None, *, with_contract: bool) -> None:
@@ -222,10 +253,14 @@ def look(options: argparse.Namespace) -> None:
     if options.url:
         smoke.run(smoke.Targets.at(options.url, os.environ))
         return
-    urls = _urls(_stage(options))
+    stage = _stage(options)
+    urls, variables = _urls(stage), dict(os.environ)
     if not urls:
-        raise DeployError(f"{_stage(options).stack} does not exist in {options.region}: give a URL, or deploy it.")
-    smoke.run(smoke.Targets.of(urls, os.environ, on_lambda=True))
+        raise DeployError(f"{stage.stack} does not exist in {options.region}: give a URL, or deploy it.")
+    if "SMOKE_EMAIL" in variables:
+        variables[SERVICE_KEY] = Secrets(stage).value(SERVICE_KEY) or ""
+    _user(options, variables)
+    smoke.run(smoke.Targets.of(urls, variables, on_lambda=True))
 
 
 def rollback(options: argparse.Namespace) -> None:

@@ -71,15 +71,17 @@ def _products(answer: httpx.Response) -> list[str]:
         return []
 
 
+def supabase_headers(key: str) -> dict[str, str]:
+    """The headers of a request to Supabase. Only legacy keys are tokens."""
+    return {"apikey": key} | ({} if key.startswith("sb_") else {"authorization": f"Bearer {key}"})
+
+
 def question(name: str, value: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """The URL and the headers of a request that only an accepted value can make."""
     if name == secrets.SERVICE_KEY:
         # Only the service role may read this table.
-        bearer = {} if value.startswith("sb_") else {"authorization": f"Bearer {value}"}
-        return f"{environment['SUPABASE_URL'].rstrip('/')}/rest/v1/stripe_events?select=id&limit=1", {
-            "apikey": value,
-            **bearer,
-        }
+        url = f"{environment['SUPABASE_URL'].rstrip('/')}/rest/v1/stripe_events?select=id&limit=1"
+        return url, supabase_headers(value)
     if name == secrets.ANTHROPIC:
         base = environment.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
         return f"{base}/v1/models?limit=1", {"x-api-key": value, "anthropic-version": "2023-06-01"}

@@ -20,6 +20,7 @@ from infra.package.__main__ import ROOT, TEMPLATE
 
 UNRESERVED = 100  # AWS keeps at least these for functions without a reservation
 TIMEOUT_S = 10.0
+OFF = {"", "off"}  # of a parameter that is not set
 ASYMMETRIC = {"ES256", "RS256"}
 
 
@@ -28,11 +29,19 @@ class Template:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self._resources: Mapping[str, Any] = content["Resources"]
+        self._parameters: Mapping[str, Any] = content.get("Parameters", {})
 
     @classmethod
     def read(cls) -> "Template":
         """The template of this checkout."""
         return cls(json.loads(TEMPLATE.read_text(encoding="utf-8")))
+
+    @classmethod
+    def running(cls, stage: Stage) -> "Template | None":
+        """The template of the stage's stack; None if there is no stack."""
+        if stage.outputs() is None:
+            return None
+        return cls(stage.client("cloudformation").get_template(StackName=stage.stack)["TemplateBody"])
 
     def _function(self, name: str) -> Mapping[str, Any]:
         properties: Mapping[str, Any] = self._resources[f"{name.capitalize()}LambdaFunction"]["Properties"]
@@ -42,6 +51,16 @@ class Template:
         """A function's variables that are texts, so not the reference to its secret."""
         variables = self._function(name)["Environment"]["Variables"]
         return {key: value for key, value in variables.items() if isinstance(value, str)}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What an operator sets: the functions' variables that are texts, and CloudFormation's parameters, by name."""
+        found = {name: str(one.get("Default", "")) for name, one in self._parameters.items()}
+        for resource in self._resources.values():
+            if resource["Type"] == "AWS::Lambda::Function":
+                variables = resource["Properties"].get("Environment", {}).get("Variables", {})
+                found |= {name: value for name, value in variables.items() if isinstance(value, str)}
+        return found
 
     @property
     def reserved(self) -> int:
@@ -129,6 +148,21 @@ def check_names(parameters: Sequence[str]) -> None:
             raise DeployError(f"There is no parameter {name}. There are {', '.join(known)}.")
         if not equals:
             raise DeployError(f"--param={name} has no value: write --param={name}=value.")
+
+
+def check_reset(stage: Stage, template: Template, *, may_reset: bool) -> None:
+    """Print what differs from the running stack's settings. Raises DeployError if one that is set would be empty."""
+    running = Template.running(stage)
+    before, after = running.settings if running else {}, template.settings
+    changed = [name for name in sorted(before.keys() & after.keys()) if before[name] != after[name]]
+    for name in changed:
+        say("note", f"{name} changes from `{before[name]}` to `{after[name]}`")
+    reset = [name for name in changed if before[name] not in OFF and after[name] in OFF]
+    if reset and not may_reset:
+        raise DeployError(
+            f"The running stack has {', '.join(reset)}, and this deployment would switch it off. Set it as before "
+            "(docs/deploy.md, Parameters), or deploy with RESET=yes."
+        )
 
 
 def check_leftovers(stage: Stage) -> None:

@@ -1,7 +1,8 @@
 """Looks at a running service from outside: `make smoke URL=…`, also against the local stack.
 
-It asks one question, which is charged to the user of SMOKE_TOKEN like any other. Without a token, and without
-STRIPE_WEBHOOK_SECRET, it leaves out what needs them and prints that.
+It asks one question, which is charged to a user like any other: the user of SMOKE_EMAIL and SMOKE_PASSWORD, or of the
+access token SMOKE_TOKEN. Without a user, and without STRIPE_WEBHOOK_SECRET, it leaves out what needs them and prints
+that.
 """
 
 import json
@@ -13,7 +14,9 @@ from typing import Any
 
 import httpx
 
+from infra.deploy import counterparts
 from infra.deploy.counterparts import signature
+from infra.deploy.secrets import SERVICE_KEY
 from infra.deploy.stage import WITH_URL, DeployError, say
 
 TIMEOUT_S = 60.0
@@ -44,7 +47,34 @@ class Targets:
         """Each function at its own URL."""
         origins = tuple(one.strip() for one in environ.get("ALLOWED_ORIGINS", "").split(",") if one.strip())
         secret = environ.get("STRIPE_WEBHOOK_SECRET") or None
-        return cls(urls, environ.get("SMOKE_TOKEN") or None, secret, on_lambda, origins)
+        return cls(urls, sign_in(environ), secret, on_lambda, origins)
+
+
+def sign_in(environ: Mapping[str, str]) -> str | None:
+    """A new access token of SMOKE_EMAIL, otherwise SMOKE_TOKEN; None without a user.
+
+    Raises DeployError if Auth refuses. Where CAPTCHA protection is on, only requests with the service key need none:
+    https://github.com/supabase/auth/blob/master/internal/api/middleware.go
+    """
+    user = {"email": environ.get("SMOKE_EMAIL"), "password": environ.get("SMOKE_PASSWORD")}
+    if not all(user.values()):
+        return environ.get("SMOKE_TOKEN") or None
+    url, key = environ.get("SUPABASE_URL"), environ.get(SERVICE_KEY) or environ.get("SUPABASE_ANON_KEY")
+    if not url or not key:
+        raise DeployError("SMOKE_EMAIL needs SUPABASE_URL and SUPABASE_ANON_KEY, where the user signs in.")
+    try:
+        answer = httpx.post(
+            f"{url.rstrip('/')}/auth/v1/token?grant_type=password",
+            json=user,
+            headers=counterparts.supabase_headers(key),
+            timeout=TIMEOUT_S,
+        )
+        token: str = answer.json()["access_token"]
+    except (httpx.HTTPError, ValueError) as error:
+        raise DeployError(f"Supabase Auth cannot sign SMOKE_EMAIL in ({type(error).__name__}).") from None
+    except KeyError:
+        raise DeployError(f"Supabase Auth refuses SMOKE_EMAIL (status {answer.status_code}).") from None
+    return token
 
 
 def run(targets: Targets) -> None:
@@ -74,7 +104,7 @@ def run(targets: Targets) -> None:
         raise DeployError(f"{failures} of {len(checks)} checks failed.")
 
 
-WITHOUT_USER = "SMOKE_TOKEN is not set to a user's access token"
+WITHOUT_USER = "there is no user: SMOKE_EMAIL and SMOKE_PASSWORD, or SMOKE_TOKEN"
 
 
 def _health(http: httpx.Client, targets: Targets) -> None:

@@ -159,6 +159,9 @@ class FakeStack:
         outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self._aws.outputs.items()]
         return {"Stacks": [{"StackName": StackName, "Outputs": outputs}]}
 
+    def get_template(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
+        return {"TemplateBody": self._aws.template}
+
 
 class FakeStage(Stage):
     """A stage whose Lambda runs the functions here."""
@@ -188,6 +191,7 @@ class Aws:
         self.runs_functions = True
         self.limit = 1000
         self.outputs: dict[str, str] = {}
+        self.template: dict[str, Any] = {"Resources": {}}
         self.refusal: tuple[str, str] | None = None
         self._lock = threading.Lock()  # the processes share one environment
 

@@ -119,3 +119,50 @@ def test_an_answer_of_another_form_is_a_finding(
 def test_an_open_webhook_fails(wrong: Callable[[Response], Targets]) -> None:
     with httpx.Client() as http, pytest.raises(DeployError, match="status 200 instead of 400"):
         smoke._refused_event(http, wrong(Response("{}")))
+
+
+@pytest.fixture
+def smoke_user(stack: Stack) -> dict[str, str]:
+    """A user's password, and where the user signs in."""
+    user = stack.info["users"]["pro"]
+    return {
+        "SUPABASE_URL": stack.info["supabase_url"],
+        "SUPABASE_ANON_KEY": stack.info["publishable_key"],
+        "SMOKE_EMAIL": user["email"],
+        "SMOKE_PASSWORD": user["password"],
+        "SMOKE_TOKEN": "old",
+    }
+
+
+def test_a_smoke_user_signs_in_with_the_password(stack: Stack, smoke_user: dict[str, str]) -> None:
+    targets = Targets.at(stack.info["functions_url"], smoke_user)
+    with httpx.Client() as http:
+        assert smoke._empty_response(http, targets) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"SMOKE_PASSWORD": "wrong"}, r"refuses SMOKE_EMAIL \(status 400\)"),
+        ({"SUPABASE_URL": "http://127.0.0.1:9"}, r"cannot sign SMOKE_EMAIL in \(ConnectError\)"),
+        ({"SUPABASE_URL": ""}, "needs SUPABASE_URL"),
+    ],
+)
+def test_a_smoke_user_who_cannot_sign_in_is_a_sentence(
+    smoke_user: dict[str, str], changed: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(DeployError, match=sentence):
+        smoke.sign_in({**smoke_user, **changed})
+
+
+def test_a_smoke_user_signs_in_with_the_service_key() -> None:
+    """Auth asks those who have it for no CAPTCHA."""
+
+    async def token(request: Request) -> Response:
+        names = ("apikey", "authorization")
+        return Response(json.dumps({"access_token": " ".join(request.headers.get(name, "-") for name in names)}))
+
+    with serve(Starlette(routes=[Route("/auth/v1/token", token, methods=["POST"])])) as url:
+        environ = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "anon", "SMOKE_EMAIL": "a@b.ca", "SMOKE_PASSWORD": "p"}
+        assert smoke.sign_in({**environ, "SUPABASE_SERVICE_ROLE_KEY": "legacy"}) == "legacy Bearer legacy"
+        assert smoke.sign_in({**environ, "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_1"}) == "sb_secret_1 -"

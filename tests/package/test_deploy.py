@@ -118,6 +118,7 @@ def steps(
         uploads.append(arguments)
         if len(uploads) == 1:
             aws.create(stack.info["functions_url"])
+        aws.template = json.loads(template_file.read_text())
         for name in FUNCTIONS:
             aws.upload(name, f"upload {len(uploads)}")
 
@@ -181,7 +182,14 @@ def test_the_path_from_an_empty_account_to_a_rollback(
     assert "--param=reserveConcurrency=false" not in steps[1]
     assert aws.places() == dict.fromkeys(FUNCTIONS, "1")
 
-    assert command.main(["deploy", "--stage", "prod", "--canary", "50", "--minutes", "0"]) == 0
+    for function in ("Chat", "Checkout"):
+        of = aws.template["Resources"][f"{function}LambdaFunction"]["Properties"]["Environment"]["Variables"]
+        of |= {name: "true" for name in ("MCP_ENABLED", "STRIPE_AUTOMATIC_TAX") if name in of}
+    assert command.main(["deploy", "--stage", "prod"]) == 1
+    assert "The running stack has MCP_ENABLED, STRIPE_AUTOMATIC_TAX, and this" in capsys.readouterr().err
+    assert len(steps) == 2
+    reset = ["--reset", "--canary", "50", "--minutes", "0"]
+    assert command.main(["deploy", "--stage", "prod", *reset]) == 0
     assert "version 2 of chat has 50% of the requests" in capsys.readouterr().out
     assert aws.places() == dict.fromkeys(FUNCTIONS, "2")
     assert command.main(["rollback", "--stage", "prod"]) == 0
