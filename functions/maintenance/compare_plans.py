@@ -125,7 +125,7 @@ async def compare_plans(
                 Finding("customer differs", row.user_id, customer_id, f"user {owner}", f"user {row.user_id}")
             )
             continue
-        expected = _listed_plan(row, live.get(customer_id, []), owed.get(customer_id, []), tiers)
+        expected = _listed_plan(row, live.get(customer_id, []), owed.get(customer_id, []), tiers, dearness)
         if expected is None or customer_id in unclear or _differences(expected, row.plan):
             suspects.append(row)
     for row in suspects[:MAX_SUSPECTS]:
@@ -201,7 +201,11 @@ def _next_prices(subscription: Subscription, end: int) -> list[str]:
 
 
 def _listed_plan(
-    row: Subscriber, live: Sequence[Listed], owed: Sequence[Invoice], tiers: Mapping[str, str]
+    row: Subscriber,
+    live: Sequence[Listed],
+    owed: Sequence[Invoice],
+    tiers: Mapping[str, str],
+    dearness: Mapping[str, Decimal],
 ) -> StoredPlan | None:
     """What the row must be by the lists; None where only read_customer knows."""
     pays_at = _site(owed[0].hosted_invoice_url) if owed else None
@@ -215,7 +219,8 @@ def _listed_plan(
         if [one.billing_reason for one in owed] != ["subscription_cycle"]:
             return None
         since = iso_time(owed[0].status_transitions.finalized_at or owed[0].created)
-        plan = replace(plan, past_due_since=since, paid_until=plan.period_start)
+        # Nothing is paid for a plan of $0, whose invoice is for overage.
+        plan = replace(plan, past_due_since=since, paid_until=plan.period_start if dearness[plan.tier] else None)
     elif plan.status == "active" and live[0].next_price is not None:
         next_tier = tiers.get(live[0].next_price)
         if next_tier is None:

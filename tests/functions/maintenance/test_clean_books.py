@@ -65,6 +65,9 @@ def test_no_state_of_a_subscription_is_a_finding(billing: BillingStack) -> None:
     )
     change_plan(billing, upgraded, "pro", proration_behavior="create_prorations")
     assert findings(billing) == []
+    for tier, kinds in (("pro", {"plan differs"}), ("basic", set())):  # what was paid decides, also while it is active
+        billing.db.execute("update public.user_subscriptions set tier = %s where user_id = %s", (tier, upgraded.id))
+        assert findings_about(billing, upgraded) == kinds
 
     # The renewal, before its events have arrived.
     for user in (owing, failing):
