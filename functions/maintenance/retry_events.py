@@ -11,6 +11,7 @@ from typing import TypedDict, cast
 from stripe import Event, InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
+from functions.common.billing.catalog import portal_configuration
 from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, give_up, is_missing, process_event
 from functions.common.database import Database
 from functions.common.errors import AppError, PaymentUnavailable
@@ -61,6 +62,10 @@ async def _retry_recorded(
             except InvalidRequestError as error:
                 if not is_missing(error):
                     raise
+                if await portal_configuration(stripe) is None:
+                    progress("retry-events: STRIPE_SECRET_KEY is of an account without our catalogue")
+                    counts["failed"] += 1
+                    continue
                 await give_up(database, row["event_id"])
                 counts["gone"] += 1
                 continue

@@ -10,6 +10,7 @@ from functions.common.billing import events as processing
 from functions.common.database import Database
 from functions.common.observe import ALLOWED
 from functions.webhooks.handler import create
+from infra.local.stripe import Settings, create_app
 from tests.billing_kit import (
     SITE,
     BillingStack,
@@ -19,7 +20,7 @@ from tests.billing_kit import (
     stripe_post,
 )
 from tests.conftest import Person
-from tests.functions.maintenance.kit import findings
+from tests.functions.maintenance.kit import command, findings
 from tests.functions.webhooks.kit import (
     UNAVAILABLE,
     as_time,
@@ -39,7 +40,9 @@ from tests.functions.webhooks.kit import (
     stripe_requests,
     subscriber,
 )
-from tests.local.stripe.kit import KEY, SECRET
+from tests.local.stripe.kit import KEY, SECRET, serve
+
+COMPLETED = "checkout.session.completed"
 
 pytestmark = pytest.mark.usefixtures("clean_up")
 
@@ -130,6 +133,28 @@ def test_sales_of_other_products_of_the_account_are_no_orphans(billing: BillingS
         assert set(billing.deliver()) == {200}
         assert [line for line in lines() if line["message"] == "stripe has a payment without a user"] == []
     assert findings(billing, user) == set()
+
+
+def test_a_key_of_another_account_loses_no_event(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="pro")
+    billing.buy(user, pack="pack_100")
+    page = stripe_get(billing, "checkout/sessions", customer=billing.customer_id(user))["data"][0]
+    bought = [stored(billing, one["id"]) for one in stripe_get(billing, "events", type=COMPLETED, limit=2)["data"]]
+    assert page["id"] in [event["data"]["object"]["id"] for event in bought]
+    with (
+        serve(lambda url: create_app(Settings(public_url=url, api_key=KEY, webhook_secret=SECRET))) as other,
+        function_with(billing, create, STRIPE_API_BASE=other) as http,
+    ):
+        for event in bought:
+            assert failed(send(billing, event, http)) == UNAVAILABLE
+        billing.db.execute("update public.stripe_events set created_at = created_at - interval '10 minutes'")
+        assert "without our catalogue" in command(billing, "retry-events", STRIPE_API_BASE=other).stderr
+    rows = [event_row(billing, event["id"]) for event in bought]
+    assert [(row["last_error"], row["processed_at"]) for row in rows if row] == [("NotAtStripe", None)] * 2
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    assert credits_of(billing, user) == [(100, 0, 0, False)]
 
 
 @pytest.mark.parametrize("differs", [{"livemode": True}, {"account": "acct_connected"}])
