@@ -34,6 +34,7 @@ from infra.local.stripe import Settings
 from infra.local.stripe import create_app as create_stripe
 from tests.conftest import Person, new_user
 from tests.local.stripe.kit import DAY, HOUR, KEY, SECRET, START, Fake, WebhookReceiver, serve
+from tests.omitted_keys import no_omitted_key_is_read
 from tests.sql.metering import Db, value
 
 __all__ = ["DAY", "HOUR", "START"]
@@ -220,7 +221,7 @@ def running_billing(stack: Stack, **settings: Any) -> Iterator[BillingStack]:
         given = {"start": START, "seed": uuid.uuid4().hex[:8], **settings}
         return create_stripe(Settings(public_url=url, api_key=KEY, webhook_secret=SECRET, **given))
 
-    with serve(make) as stripe_url:
+    with no_omitted_key_is_read(), serve(make) as stripe_url:
         with mock.patch.dict(os.environ, environment(stack, stripe_url)):
             checkout, webhooks = create_checkout(), create_webhooks()
         with (

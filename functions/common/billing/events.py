@@ -249,7 +249,8 @@ async def _apply_invoice_payment(
 async def _end_subscription(stripe: StripeClient, customer_id: str) -> None:
     """Cancel what the customer of a deleted user subscribed to on a page that was open meanwhile."""
     customer, live = await live_subscription(stripe, customer_id)
-    if live is not None and customer.metadata is not None and DELETED.items() <= customer.metadata.to_dict().items():
+    metadata = getattr(customer, "metadata", None)
+    if live is not None and metadata is not None and DELETED.items() <= metadata.to_dict().items():
         await stripe.v1.subscriptions.cancel_async(live.id, {"invoice_now": False, "prorate": False})
 
 
