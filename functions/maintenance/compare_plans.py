@@ -71,7 +71,7 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A live subscription to one of our plans, as Stripe lists it.
+    """A live subscription to one of our plans, as Stripe lists it. `tiers`: of its items, normally one.
 
     `plan`: what follows from it, without the open invoices; None where only read_customer knows. `next_price`: of the
     phase that a schedule starts with the next period.
@@ -79,6 +79,7 @@ class Listed:
 
     id: str
     currency: str
+    tiers: tuple[str, ...]
     plan: StoredPlan | None
     next_price: str | None
 
@@ -113,6 +114,11 @@ async def compare_plans(
         for customer_id, subscriptions in live.items()
         for one in subscriptions
         if one.currency != currency
+    ]
+    findings += [
+        Finding("plan doubled", owners[customer_id], customer_id, "one plan", _tiers_of(subscriptions))
+        for customer_id, subscriptions in live.items()
+        if sum(len(one.tiers) for one in subscriptions) > 1
     ]
     suspects: list[Subscriber] = []
     users: dict[str, str] = {}
@@ -162,6 +168,10 @@ async def _live_subscriptions(
     return live, owners, tiers
 
 
+def _tiers_of(subscriptions: Sequence[Listed]) -> str:
+    return ", ".join(f"{' and '.join(one.tiers)} ({one.id})" for one in subscriptions)
+
+
 def _owner(customer: Customer) -> str | None:
     metadata = getattr(customer, "metadata", None)
     return metadata.to_dict().get("user_id") if metadata is not None else None
@@ -189,7 +199,7 @@ def _listed(subscription: Subscription, *plans: str) -> Listed:
             period_end=iso_time(ends_at if is_ending and ends_at is not None else end),
             canceled_at=iso_time(subscription.canceled_at) if subscription.canceled_at else None,
         )
-    return Listed(subscription.id, subscription.currency, plan, next_prices[0] if next_prices else None)
+    return Listed(subscription.id, subscription.currency, plans, plan, next_prices[0] if next_prices else None)
 
 
 def _next_prices(subscription: Subscription, end: int) -> list[str]:

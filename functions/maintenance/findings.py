@@ -31,6 +31,7 @@ KINDS = {
     "without a customer, ask who changed it",
     "plan disputed": "a lost dispute of a plan payment: cancel the subscription at Stripe, or resend the dispute's "
     "event",
+    "plan doubled": "a user who pays several of our plans each month: cancel all but one at Stripe, and refund them",
     "plan unknown": "a live subscription of a customer without a user: cancel it at Stripe, and refund it",
     "catalogue": "prices or settings at Stripe that differ from ours: run publish-catalog",
     "currency": "money at Stripe in another currency than our prices: refund or cancel it, and bill it again",

@@ -15,6 +15,7 @@ from functions.maintenance.reconcile import reconcile
 from tests.billing_kit import DAY, STRIPE_HEADERS, BillingStack, dropped_events, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.maintenance.kit import no_progress, run, today
+from tests.functions.webhooks.kit import price_id
 from tests.sql.metering import action, admit, settle, turn, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
@@ -311,6 +312,23 @@ def test_a_lost_dispute_of_a_plan_is_found_until_applied(books: Books) -> None:
     assert set(billing.deliver(*lost)) == {200}
     assert set(billing.deliver()) == {200}
     assert books.findings() == []
+
+
+def test_several_plans_of_a_user_are_found_until_one_is_left(books: Books) -> None:
+    billing = books.billing
+    user = billing.new_user()
+    billing.buy(user, plan="basic")
+    assert set(billing.deliver()) == {200}
+    customer = billing.customer_id(user)
+    (first,) = stripe_get(billing, "subscriptions", customer=customer)["data"]
+    card, price = first["default_payment_method"], {"items[0][price]": price_id(billing, "plan_pro")}
+    second = stripe_post(billing, "subscriptions", customer=customer, default_payment_method=card, **price)["id"]
+    assert set(billing.deliver()) == {200}
+    assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("plan doubled", user.id)]
+    for subscription in (second, first["id"]):
+        billing.fake.v1.subscriptions.cancel(subscription)
+        assert set(billing.deliver()) == {200}
+        assert books.findings() == []
 
 
 @pytest.mark.parametrize("way", ["refund", "dispute"])
