@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 # The metadata of our webhook endpoint. An account may have endpoints of other projects at the same path.
 ENDPOINT_KEY = "canadagpt_webhooks"
+# An endpoint keeps the version in which its events are written. Older ones have the objects' fields elsewhere.
+OLDEST_VERSION = "2025-03-31.basil"
 
 
 def portal_features(plan_prices: Mapping[str, str]) -> dict[str, Any]:
     """What the portal allows. `plan_prices`: the price of each plan by its product.
 
-    An upgrade is invoiced at once, a downgrade and a cancellation wait for the end of the period.
+    An upgrade is invoiced at once, and ends a trial. A downgrade and a cancellation wait for the end of the period. No
+    change moves the end of the period.
     """
+    fixed = {"adjustable_quantity": {"enabled": False}}
+    products = [{"product": product, "prices": [price], **fixed} for product, price in sorted(plan_prices.items())]
     return {
         "customer_update": {"enabled": True, "allowed_updates": ["address", "email", "name", "tax_id"]},
         "invoice_history": {"enabled": True},
@@ -32,10 +37,12 @@ def portal_features(plan_prices: Mapping[str, str]) -> dict[str, Any]:
         "subscription_cancel": {"enabled": True, "mode": "at_period_end", "proration_behavior": "none"},
         "subscription_update": {
             "enabled": True,
+            "billing_cycle_anchor": "unchanged",
             "default_allowed_updates": ["price"],
-            "products": [{"product": product, "prices": [price]} for product, price in sorted(plan_prices.items())],
+            "products": products,
             "proration_behavior": "always_invoice",
             "schedule_at_period_end": {"conditions": [{"type": "decreasing_item_amount"}]},
+            "trial_update_behavior": "end_trial",
         },
     }
 
@@ -71,14 +78,18 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str 
         if isinstance(value, dict):
             yield from _differences(value, here or {}, f"{path}{name}.")
         elif name == "products":
-            pairs = {(one["product"], *sorted(one["prices"])) for one in here or []}
-            if pairs != {(one["product"], *one["prices"]) for one in value}:
+            if sorted(map(_sold, here or [])) != sorted(map(_sold, value)):
                 yield path + name
         elif isinstance(value, list) and not isinstance(value[0], dict):
             if sorted(here or []) != sorted(value):
                 yield path + name
         elif here != value:
             yield path + name
+
+
+def _sold(one: Mapping[str, Any]) -> tuple[str, list[str], bool]:
+    """What the portal allows of a product: its prices, and whether another quantity."""
+    return one["product"], sorted(one["prices"]), one["adjustable_quantity"]["enabled"]
 
 
 async def publish_endpoint(stripe: StripeClient, *, check: bool, url: str | None = None) -> list[str]:
@@ -123,6 +134,8 @@ async def _publish_endpoint(
         differing.append(endpoint.status)
     elif endpoint.status != "enabled":
         differing.append(f"{endpoint.status}: enable it with --webhooks-url {endpoint.url}")
+    if endpoint.api_version is not None and endpoint.api_version < OLDEST_VERSION:
+        differing.append(f"of version {endpoint.api_version}: create another endpoint")
     if changes and not check:
         await stripe.v1.webhook_endpoints.update_async(endpoint.id, changes)
     return differing

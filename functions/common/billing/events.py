@@ -188,7 +188,8 @@ async def _apply(database: Database, stripe: StripeClient, event: StripeEvent, s
     session_id = None
     payment_id = thing.get("payment_intent") if kind in PAYMENT_EVENTS else None
     if kind in SESSION_EVENTS:
-        if thing.get("mode") == "subscription":
+        # Without `mode`: from an endpoint of an old version.
+        if thing.get("mode") == "subscription" or thing.get("subscription"):
             customer_id = thing.get("customer")
         else:
             payment_id, session_id = thing.get("payment_intent"), thing["id"]

@@ -158,11 +158,13 @@ class WebhookSender:
             invoice["webhooks_delivered_at"] = self._state.now
 
 
-def _endpoint(state: State, endpoint_id: str, url: str, types: list[str], metadata: Json) -> Json:
+def _endpoint(
+    state: State, endpoint_id: str, url: str, types: list[str], metadata: Json, version: str | None = API_VERSION
+) -> Json:
     return {
         "id": endpoint_id,
         "object": "webhook_endpoint",
-        "api_version": API_VERSION,
+        "api_version": version,
         "application": None,
         "created": state.now,
         "description": None,
@@ -174,14 +176,17 @@ def _endpoint(state: State, endpoint_id: str, url: str, types: list[str], metada
     }
 
 
-@endpoint("POST", "/v1/webhook_endpoints", param_types.WebhookEndpointCreateParams, "enabled_events metadata url")
+@endpoint(
+    "POST", "/v1/webhook_endpoints", param_types.WebhookEndpointCreateParams, "api_version enabled_events metadata url"
+)
 def create_endpoint(state: State, params: Json) -> Json:
     """Another project's endpoint. Its events are not delivered: the stand-in posts to one endpoint."""
     for name in ("enabled_events", "url"):
         if name not in params:
             raise missing_param(name)
     metadata = state.merge_metadata({}, params.get("metadata", {}))
-    return state.add(_endpoint(state, state.new_id("we"), params["url"], params["enabled_events"], metadata))
+    types, version = params["enabled_events"], params.get("api_version")
+    return state.add(_endpoint(state, state.new_id("we"), params["url"], types, metadata, version))
 
 
 @endpoint("GET", "/v1/webhook_endpoints", param_types.WebhookEndpointListParams, LIST_PARAMS.removesuffix(" created"))

@@ -43,9 +43,8 @@ def shared_billing(stack: Stack) -> Iterator[BillingStack]:
 @pytest.fixture
 def billing(shared_billing: BillingStack) -> BillingStack:
     """The stand-in without a catalogue."""
-    settings = shared_billing.fake.http.get("/_webhooks").json()
     shared_billing.fake.reset()
-    shared_billing.fake.control("/_webhooks", url=settings["url"], secret=SECRET)
+    shared_billing.fake.control("/_webhooks", url=endpoint_url(shared_billing), secret=SECRET)
     shared_billing.fake.control("/_webhooks/mode", hold=True)
     return shared_billing
 
@@ -368,6 +367,44 @@ def test_changed_settings_are_checked_and_corrected(billing: BillingStack, plans
     assert command(billing, "publish-catalog", "--check").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"[billing_cycle_anchor]": "now"}, "subscription_update.billing_cycle_anchor"),
+        ({"[trial_update_behavior]": "continue_trial"}, "subscription_update.trial_update_behavior"),
+        ({"[products][0][adjustable_quantity][enabled]": "true"}, "subscription_update.products"),
+    ],
+)
+def test_every_rule_of_a_change_of_plan_is_checked(
+    billing: BillingStack, plans: Json, changed: dict[str, str], line: str
+) -> None:
+    run(billing, plans)
+    before = portal_settings(billing)
+    (configuration,) = stripe_get(billing, "billing_portal/configurations")["data"]
+    update = {**changed}
+    if line.endswith("products"):
+        for number, product in enumerate(before["subscription_update"]["products"]):
+            update |= {f"[products][{number}][product]": product["product"]}
+            update |= {f"[products][{number}][prices][0]": product["prices"][0]}
+    params = {f"features[subscription_update]{name}": text for name, text in update.items()}
+    stripe_post(billing, f"billing_portal/configurations/{configuration['id']}", **params)
+    assert portal_settings(billing) != before
+    assert run(billing, plans)["portal"].split()[1:] == [line]
+    assert portal_settings(billing) == before
+
+
+@pytest.mark.parametrize("version", ["2019-02-19", "2025-02-24.acacia"])
+def test_an_endpoint_of_an_old_version_is_a_difference(billing: BillingStack, plans: Json, version: str) -> None:
+    """Stripe cannot change the version of an endpoint."""
+    run(billing, plans)
+    url = "https://old.example/webhooks/stripe"
+    stripe_post(billing, "webhook_endpoints", url=url, api_version=version, **{"enabled_events[0]": "*"})
+    command(billing, "publish-catalog", "--webhooks-url", url)
+    checked = command(billing, "publish-catalog", "--check")
+    assert checked.returncode == 1
+    assert f"of version {version}: create another endpoint" in checked.stdout
+
+
 def test_other_endpoints_stay_as_they_are(billing: BillingStack, plans: Json) -> None:
     """Also at the same path, and our own if an operator disabled it."""
     params = {"url": "https://shop.example/webhooks/stripe", "enabled_events[0]": "payout.paid"}
@@ -402,7 +439,6 @@ def test_check_names_what_is_missing_and_writes_nothing(billing: BillingStack) -
     assert (checked.returncode, writes(billing)) == (1, [])
     assert json.loads(checked.stdout.splitlines()[-1])["differences"] == 7
     assert "none is ours: use --webhooks-url" in checked.stdout
-    billing.fake.control("/_webhooks", url=f"{billing.webhooks_url}/webhooks/stripe", secret=SECRET)
 
 
 # The command ------------------------------------------------------------------------------------------------------

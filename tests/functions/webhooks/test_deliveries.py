@@ -113,6 +113,18 @@ def test_an_event_about_what_stripe_does_not_have_is_noted_once(
     assert row["processed_at"] is not None
 
 
+@pytest.mark.parametrize("bought", [{"plan": "basic"}, {"pack": "pack_100"}])
+def test_a_session_without_a_mode_is_understood(billing: BillingStack, bought: dict[str, str]) -> None:
+    """As an endpoint of an old version sends it."""
+    user = billing.new_user()
+    billing.buy(user, **bought)
+    billing.fake.control("/_drop", ids=billing.undelivered())
+    (session,) = stripe_get(billing, "checkout/sessions", customer=billing.customer_id(user))["data"]
+    del session["mode"]
+    assert outcome(send(billing, billing.make_event("checkout.session.completed", session))) == "processed"
+    assert billing.subscription_row(user)["tier"] == ("basic" if "plan" in bought else "usage_only")
+
+
 OTHER_METADATA: list[dict[str, str]] = [
     {},
     {"user_id": "42", "pack": "mug", "credits": "7"},
