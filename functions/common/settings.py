@@ -121,10 +121,11 @@ class SupabaseSettings(Settings):
 
 
 class StripeSettings(Settings):
-    """The Stripe account. `api_base` is set only for a stand-in."""
+    """The Stripe account. `api_base` is set only for a stand-in. Set Stripe Tax up before `automatic_tax`."""
 
     secret_key: Annotated[SecretStr, AfterValidator(_stripe_key)] = Field(validation_alias="STRIPE_SECRET_KEY")
     api_base: BaseUrl | None = Field(default=None, validation_alias="STRIPE_API_BASE")
+    automatic_tax: bool = Field(default=False, validation_alias="STRIPE_AUTOMATIC_TAX")
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

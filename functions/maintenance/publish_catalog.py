@@ -14,8 +14,9 @@ from stripe.params import PriceCreateParams
 
 from functions.common.billing.catalog import Product, matches, products
 from functions.common.billing.records import PriceList
+from functions.common.billing.stripe_client import Account
 from functions.common.money import in_currency
-from functions.maintenance.stripe_settings import publish_endpoint, publish_portal
+from functions.maintenance.stripe_settings import check_tax, publish_endpoint, publish_portal
 
 
 class PublishResult(TypedDict):
@@ -29,11 +30,11 @@ class PublishResult(TypedDict):
 
 
 async def publish_catalog(
-    stripe: StripeClient, prices: PriceList, *, check: bool = False, webhooks_url: str | None = None
+    stripe: Account, prices: PriceList, *, check: bool = False, webhooks_url: str | None = None
 ) -> PublishResult:
     """Create or update every product and price, the portal configuration and the webhook endpoint's events; with
-    `check`, only compare. `webhooks_url` names our endpoint, once. After a failure, run it again. Raises Internal,
-    StripeError."""
+    `check`, only compare. The settings of Stripe Tax are only checked. `webhooks_url` names our endpoint, once. After a
+    failure, run it again. Raises Internal, StripeError."""
     lines, differing, plan_prices, old_prices = [], 0, {}, []
     wanted = products(prices)
     for product in wanted:
@@ -48,7 +49,10 @@ async def publish_catalog(
         for price_id in old_prices:  # the portal sells none of them now
             await stripe.v1.prices.update_async(price_id, {"active": False})
     webhooks = await publish_endpoint(stripe, check=check, url=webhooks_url)
-    for name, changes in (("portal", portal), ("webhooks", webhooks)):
+    settings = {"portal": portal, "webhooks": webhooks}
+    if stripe.collects_tax:
+        settings["tax"] = await check_tax(stripe)
+    for name, changes in settings.items():
         differing += bool(changes)
         lines.append(f"{name:<33} {', '.join(changes) or 'unchanged'}")
     return {

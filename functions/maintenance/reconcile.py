@@ -13,7 +13,7 @@ from stripe import InvalidRequestError, InvoiceItem, StripeClient
 from functions.common import results
 from functions.common.billing.overage import id_of
 from functions.common.billing.records import PriceList
-from functions.common.billing.stripe_client import ITEM_ID_KEY
+from functions.common.billing.stripe_client import ITEM_ID_KEY, Account
 from functions.common.database import Database
 from functions.maintenance.compare_overage import BilledItem, compare_overage
 from functions.maintenance.compare_packs import compare_packs
@@ -47,7 +47,7 @@ class ReconcileResult(TypedDict):
 
 
 async def reconcile(
-    database: Database, stripe: StripeClient, now: datetime, progress: Callable[[str], None], *, fix: bool = False
+    database: Database, stripe: Account, now: datetime, progress: Callable[[str], None], *, fix: bool = False
 ) -> ReconcileResult:
     """Compare everything; with `fix`, repair counters first.
 
@@ -91,7 +91,7 @@ async def reconcile(
     }
 
 
-async def _catalogue_findings(stripe: StripeClient, prices: PriceList) -> list[Finding]:
+async def _catalogue_findings(stripe: Account, prices: PriceList) -> list[Finding]:
     checked = await publish_catalog(stripe, prices, check=True)
     return [
         Finding("catalogue", None, line.split()[0], "unchanged", " ".join(line.split()[1:]))

@@ -1,4 +1,4 @@
-"""publish-catalog, settings: the portal configuration and the webhook endpoint at Stripe.
+"""publish-catalog, settings: the portal configuration, the webhook endpoint and Stripe Tax.
 
 The API cannot set how failed payments are retried, when invoices are finalized, or Stripe's e-mails: docs/billing.md
 has them.
@@ -7,6 +7,7 @@ has them.
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from stripe import PermissionError as KeyNotAllowed
 from stripe import StripeClient, WebhookEndpoint
 
 from functions.common.billing.catalog import PORTAL_KEY, portal_configuration
@@ -85,6 +86,20 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str 
                 yield path + name
         elif here != value:
             yield path + name
+
+
+async def check_tax(stripe: StripeClient) -> list[str]:
+    """What keeps Stripe from collecting tax; a person has to set it. Raises StripeError."""
+    try:
+        settings = await stripe.v1.tax.settings.retrieve_async()
+        registrations = await stripe.v1.tax.registrations.list_async({"status": "active", "limit": 1})
+    except KeyNotAllowed:
+        return ["cannot be read: allow the key to read Tax"]
+    differing = []
+    if settings.status != "active":
+        pending = settings.status_details.to_dict().get("pending") or {}
+        differing = [f"{settings.status}, without {', '.join(pending.get('missing_fields') or [])}"]
+    return differing if registrations.data else [*differing, "no registration is active"]
 
 
 def _sold(one: Mapping[str, Any]) -> tuple[str, list[str], bool]:

@@ -98,6 +98,7 @@ def test_the_webhooks_url_has_no_cors(packaged: Packaged) -> None:
 
 def test_automatic_tax_and_promotion_codes_are_off_by_default(packaged: Packaged) -> None:
     assert packaged.environment("checkout")["STRIPE_AUTOMATIC_TAX"] == ""
+    assert packaged.environment("maintenance")["STRIPE_AUTOMATIC_TAX"] == ""
     assert packaged.environment("checkout")["STRIPE_PROMOTION_CODES"] == ""
 
 

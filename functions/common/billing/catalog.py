@@ -76,7 +76,7 @@ def matches(price: "Price", product: Product) -> bool:
         price.lookup_key == product.lookup_key
         and price.unit_amount == product.cents
         and price.currency == product.currency
-        and price.tax_behavior != "inclusive"  # the tax would be taken off the price
+        and price.tax_behavior == "exclusive"  # otherwise tax may be taken off the price
         and interval == (("month", 1) if product.monthly else None)
     )
 

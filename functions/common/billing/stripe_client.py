@@ -22,10 +22,12 @@ ITEM_ID_KEY = "overage_invoice_item"
 
 
 class Account(StripeClient):
-    """A client of the account. Share one: it holds the connection pool. `is_live`: whether its key moves real money."""
+    """A client of the account. Share one: it holds the connection pool. `is_live`: whether its key moves real money.
+    `collects_tax`: whether Stripe computes the tax of what we sell."""
 
     def __init__(self, settings: StripeSettings) -> None:
         self.is_live = "_live_" in settings.secret_key.get_secret_value()
+        self.collects_tax = settings.automatic_tax
         self._http = AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         super().__init__(
             settings.secret_key.get_secret_value(),

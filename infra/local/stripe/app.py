@@ -25,6 +25,7 @@ from infra.local.stripe import (
     schedules,
     subscription_items,
     subscriptions,
+    taxes,
     webhooks,
 )
 from infra.local.stripe.api import Api
@@ -49,6 +50,7 @@ ENDPOINT_MODULES = (
     schedules,
     subscription_items,
     subscriptions,
+    taxes,
     webhooks,
 )
 """Importing them registered their endpoints."""

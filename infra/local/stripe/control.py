@@ -4,6 +4,7 @@
 - `/_webhooks`, `/_webhooks/mode`, `/_events`, `/_deliver`, `/_drop`, `/_replay_all`, `/_settle`: webhooks;
 - `/_disputes`, `/_refunds/{id}/fail`, `/_customers/{id}/card`, `/_customers/{id}/discount`,
   `/_invoices/{id}/finalization`, `/_invoices/{id}/payment`: what at Stripe only a bank or a person can do;
+- `/_tax`: whether the account has a head office and a registration to collect tax;
 - `/_faults`, `/_requests`: faults of the API, and a log of its requests;
 - `GET` and `DELETE /_state`: all objects.
 
@@ -50,6 +51,7 @@ class Control:
             "/_customers/{id}/discount": {"POST": self.set_discount},
             "/_invoices/{id}/finalization": {"POST": self.set_finalization},
             "/_invoices/{id}/payment": {"POST": self.pay_otherwise},
+            "/_tax": {"POST": self.set_tax},
             "/_faults": {"GET": self.list_faults, "POST": self.add_fault, "DELETE": self.clear_faults},
             "/_requests": {"GET": self.list_requests, "DELETE": self.clear_requests},
             "/_state": {"GET": self.show_state, "DELETE": self.reset},
@@ -165,6 +167,10 @@ class Control:
         pay_otherwise(self.state, invoice, kind)
         return self.state.render(invoice, [])
 
+    async def set_tax(self, is_set_up: bool) -> Json:
+        self.state.is_tax_set_up = is_set_up
+        return {"is_set_up": is_set_up}
+
     async def list_faults(self) -> list[Json]:
         return [asdict(fault) for fault in self.api.faults]
 
@@ -201,6 +207,7 @@ class Control:
         webhooks.secret = settings.webhook_secret
         webhooks.hold = webhooks.drop = False
         self.state.objects.clear()
+        self.state.is_tax_set_up = True
         webhooks.set_endpoint(settings.webhook_url, ["*"])
         self.state.clock.reset(settings.start)
         self.api.saved_answers.clear()

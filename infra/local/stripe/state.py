@@ -144,6 +144,8 @@ class State:
     changes: int = 0
     """Counts what may have changed the state."""
     ids: dict[str, int] = field(default_factory=dict)
+    is_tax_set_up: bool = True
+    """Whether the account has a head office and is registered to collect tax."""
 
     @property
     def now(self) -> int:

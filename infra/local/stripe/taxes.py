@@ -6,8 +6,12 @@ An address outside Canada is not taxed: the account collects no tax there.
 from collections import defaultdict
 from decimal import Decimal
 
+from stripe.params import tax as param_types
+
 from infra.local.stripe.catalog import cents
+from infra.local.stripe.endpoints import LIST_PARAMS, endpoint
 from infra.local.stripe.errors import ApiError, Json, unsupported
+from infra.local.stripe.state import State
 
 GST = ("gst", "5")
 HST_13, HST_14, HST_15 = ("hst_13", "13"), ("hst_14", "14"), ("hst_15", "15")
@@ -22,6 +26,45 @@ PROVINCES = {
     "SK": (GST, ("pst_sk", "6")),
 }
 """The taxes of each province, each with its percentage."""
+
+
+HEAD_OFFICE = {"city": "Ottawa", "country": "CA", "line1": None, "line2": None, "postal_code": None, "state": "ON"}
+
+
+@endpoint("GET", "/v1/tax/settings", param_types.SettingsRetrieveParams)
+def retrieve_settings(state: State, params: Json) -> Json:
+    """The account's settings: complete, unless the control API takes the head office and the registration away."""
+    is_set_up = state.is_tax_set_up
+    return {
+        "object": "tax.settings",
+        "defaults": {"provider": "stripe", "tax_behavior": "exclusive", "tax_code": None},
+        "head_office": {"address": HEAD_OFFICE} if is_set_up else None,
+        "livemode": False,
+        "status": "active" if is_set_up else "pending",
+        "status_details": {"active": {}} if is_set_up else {"pending": {"missing_fields": ["head_office"]}},
+    }
+
+
+@endpoint(
+    "GET",
+    "/v1/tax/registrations",
+    param_types.RegistrationListParams,
+    f"{LIST_PARAMS.removesuffix(' created')} status",
+)
+def list_registrations(state: State, params: Json) -> Json:
+    registration = {
+        "id": "taxreg_standin",
+        "object": "tax.registration",
+        "active_from": state.now,
+        "country": "CA",
+        "country_options": {"ca": {"type": "standard"}},
+        "created": state.now,
+        "expires_at": None,
+        "livemode": False,
+        "status": "active",
+    }
+    is_listed = state.is_tax_set_up and params.get("status", "active") in ("active", "all")
+    return state.list_page([registration] if is_listed else [], params, "/v1/tax/registrations")
 
 
 def is_located(address: Json | None) -> bool:

@@ -405,6 +405,22 @@ def test_an_endpoint_of_an_old_version_is_a_difference(billing: BillingStack, pl
     assert f"of version {version}: create another endpoint" in checked.stdout
 
 
+def test_tax_is_checked_where_it_is_collected(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+
+    def check(**settings: str) -> tuple[int, list[str]]:
+        done = command(billing, "publish-catalog", "--check", **settings)
+        return done.returncode, [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line[:4] == "tax "]
+
+    assert check() == (0, [])
+    assert check(STRIPE_AUTOMATIC_TAX="true") == (0, ["unchanged"])
+    billing.fake.control("/_faults", method="GET", path="/v1/tax/settings", status=403)
+    assert check(STRIPE_AUTOMATIC_TAX="true") == (1, ["cannot be read: allow the key to read Tax"])
+    billing.fake.control("/_tax", is_set_up=False)
+    assert check(STRIPE_AUTOMATIC_TAX="true") == (1, ["pending, without head_office, no registration is active"])
+    assert check() == (0, [])
+
+
 def test_other_endpoints_stay_as_they_are(billing: BillingStack, plans: Json) -> None:
     """Also at the same path, and our own if an operator disabled it."""
     params = {"url": "https://shop.example/webhooks/stripe", "enabled_events[0]": "payout.paid"}

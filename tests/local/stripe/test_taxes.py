@@ -9,6 +9,19 @@ AUTOMATIC: dict[str, bool] = {"enabled": True}
 ONTARIO = {"country": "CA", "state": "ON"}
 
 
+def test_the_settings_tell_whether_tax_can_be_collected(fake: Fake) -> None:
+    settings = fake.v1.tax.settings.retrieve()
+    assert (settings.status, settings.head_office and settings.head_office.address.country) == ("active", "CA")
+    assert [one.country for one in fake.v1.tax.registrations.list({"status": "active"}).data] == ["CA"]
+    assert fake.v1.tax.registrations.list({"status": "expired"}).data == []
+    fake.control("/_tax", is_set_up=False)
+    settings = fake.v1.tax.settings.retrieve()
+    assert (settings.status, settings.head_office) == ("pending", None)
+    assert settings.status_details.pending
+    assert settings.status_details.pending.missing_fields == ["head_office"]
+    assert fake.v1.tax.registrations.list().data == []
+
+
 @pytest.mark.parametrize(
     ("address", "taxes"),
     [
