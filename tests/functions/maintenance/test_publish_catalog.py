@@ -244,22 +244,23 @@ def test_a_price_altered_at_stripe_is_created_again(billing: BillingStack, plans
     stripe_post(billing, f"prices/{prices['pack_100']['id']}", active="false")
     stripe_post(billing, f"prices/{prices['plan_pro']['id']}", lookup_key="mine")
     stray = stripe_post(billing, "prices", product="canadagpt_plan_basic", currency="usd", unit_amount="1")["id"]
-    inclusive = stripe_post(
-        billing,
-        "prices",
-        product="canadagpt_pack_500",
-        currency="usd",
-        unit_amount="1000",
-        lookup_key="pack_500",
-        transfer_lookup_key="true",
-        tax_behavior="inclusive",
-    )["id"]
     lines = run(billing, plans)
     assert {key: price["unit_amount"] for key, price in on_sale(billing).items()} == {**PLANS, **PACKS}
     assert lines["plan_basic"].endswith(f"price {stray} retired")
     assert lines["plan_usage_only"].endswith("unchanged")
-    assert stripe_get(billing, f"prices/{inclusive}")["active"] is False
     assert stripe_get(billing, f"prices/{prices['plan_pro']['id']}")["active"] is False
+
+
+@pytest.mark.parametrize("behavior", [{"tax_behavior": "inclusive"}, {}], ids=["inclusive", "the account's default"])
+def test_a_price_that_may_include_its_tax_is_replaced(
+    billing: BillingStack, plans: Json, behavior: dict[str, str]
+) -> None:
+    run(billing, plans)
+    params = {"product": "canadagpt_pack_500", "currency": "usd", "unit_amount": "1000", "lookup_key": "pack_500"}
+    other = stripe_post(billing, "prices", **params, **behavior, transfer_lookup_key="true")["id"]
+    run(billing, plans)
+    assert stripe_get(billing, f"prices/{other}")["active"] is False
+    assert on_sale(billing)["pack_500"]["tax_behavior"] == "exclusive"
 
 
 def test_products_that_are_not_ours_stay_unchanged(billing: BillingStack, plans: Json) -> None:
