@@ -105,8 +105,9 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
     for _ in range(rng.randint(4, 9)):
         weights = {"allow": 1, "buy": 2, "unblock" if is_blocked else "block": 5 if is_blocked else 1}
         weights |= {failing: 8 * refunds[made] for made, failing in FAILING_REFUNDS.items()}
-        weights |= {"pay_overage": 8 if is_overage_owed else 0, "refund_overage": 4 if is_overage_paid else 0}
-        weights |= {"dispute_overage": 8 if is_overage_disputed else 4 if is_overage_paid else 0}
+        weights |= {"pay_overage": 16 if is_overage_owed else 0, "refund_overage": 10 if is_overage_paid else 0}
+        weights |= {"dispute_overage": 16 if is_overage_disputed else 10 if is_overage_paid else 0}
+        weights |= {"fail_overage_refund": 24 * refunds["refund_overage"]}
         if not plan:
             weights |= {"subscribe": 12}
         else:
@@ -114,7 +115,7 @@ def write_script(rng: random.Random) -> tuple[list[Action], bool]:
                 "change": 4,
                 "invoiced_change": 2,
                 "overage": 8,
-                "threshold": 4,
+                "threshold": 6,
                 "cancel": 3,
                 "cancel_now": 2,
                 "wait": 2,
