@@ -411,7 +411,7 @@ async def invoice_outcome(
     if invoice.amount_paid >= invoice.total:
         return "paid"
     if (invoice.ending_balance or 0) > max(0, invoice.starting_balance):
-        return None if await _owes(stripe, str(invoice.customer)) else "credited"
+        return "credited" if await _is_collected(stripe, invoice) else None
     return "returned" if await _has_returned_payment(stripe, invoice) else "credited"
 
 
@@ -423,13 +423,24 @@ def _intents_of(invoice: "Invoice") -> set[str]:
     return {str(intent) for intent in found if intent is not None}
 
 
-async def _owes(stripe: StripeClient, customer_id: str) -> bool:
-    """Whether the customer has a balance to pay, or an open invoice, which may have collected it."""
-    customer = await stripe.v1.customers.retrieve_async(customer_id)
-    if getattr(customer, "deleted", False):
-        return False
-    unpaid = await stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 1})
-    return (customer.balance or 0) > 0 or bool(unpaid.data)
+async def _is_collected(stripe: StripeClient, carried: "Invoice") -> bool:
+    """Whether a later invoice collected what an invoice added to the customer's balance, and was paid. A voided one
+    gives it back to the balance."""
+    at = carried.status_transitions.finalized_at or carried.created
+    listed = await stripe.v1.invoices.list_async(
+        {"customer": str(carried.customer), "created": {"gte": carried.created}, "limit": 100}
+    )
+    collecting = [
+        (one.status_transitions.finalized_at, one.status)
+        async for one in listed.auto_paging_iter()
+        if one.status in ("open", "paid", "uncollectible")
+        and one.starting_balance > 0 >= (one.ending_balance or 0)
+        and (one.status_transitions.finalized_at or 0) >= at
+    ]
+    if collecting:
+        return min(collecting)[1] == "paid"
+    customer = await stripe.v1.customers.retrieve_async(str(carried.customer))
+    return (getattr(customer, "balance", 0) or 0) <= 0  # support took it off, or the customer was deleted
 
 
 async def _has_returned_payment(stripe: StripeClient, credited: "Invoice") -> bool:

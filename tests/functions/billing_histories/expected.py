@@ -12,6 +12,7 @@ Json = dict[str, Any]
 
 TIERS = {"canadagpt_plan_usage_only": "usage_only", "canadagpt_plan_basic": "basic", "canadagpt_plan_pro": "pro"}
 OVERAGE_PRICE = Decimal("0.025")
+KEPT = ("open", "paid", "uncollectible")  # finalized and not voided
 RANKS = ["free", "usage_only", "basic", "pro"]
 
 
@@ -116,8 +117,11 @@ def settlement(view: StripeView, invoice: Json) -> str:
     if invoice["status"] != "paid" or invoice["amount_paid"] >= invoice["total"]:
         return str(invoice["status"])
     if max(0, invoice["ending_balance"]) > max(0, invoice["starting_balance"]):
-        is_owed = view.balance > 0 or any(one["status"] == "open" for one in view.invoices)
-        return "carried over" if is_owed else "credited"
+        after = sorted((one for one in view.invoices if one["status"] in KEPT), key=finalized_at)
+        after = after[[one["id"] for one in after].index(invoice["id"]) + 1 :]
+        taken = next((one for one in after if one["starting_balance"] > 0 and one["ending_balance"] <= 0), None)
+        is_paid = taken["status"] == "paid" if taken else view.balance <= 0
+        return "credited" if is_paid else "carried over"
     returned = [name for one in view.invoices if one["id"] in view.returned_invoices for name in view.payments_of(one)]
     paid_before = [name for name in returned if view.charges[name]["created"] <= finalized_at(invoice)]
     return "returned" if paid_before else "credited"
