@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ENDPOINT_KEY = "canadagpt_webhooks"
 # An endpoint keeps the version in which its events are written. Older ones have the objects' fields elsewhere.
 OLDEST_VERSION = "2025-03-31.basil"
+# What null means in the settings that may be null.
+NULLS = {"billing_cycle_anchor": "unchanged"}
 
 
 def portal_features(plan_prices: Mapping[str, str]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str 
         elif isinstance(value, list) and not isinstance(value[0], dict):
             if sorted(here or []) != sorted(value):
                 yield path + name
-        elif here != value:
+        elif (NULLS.get(name) if here is None else here) != value:
             yield path + name
 
 

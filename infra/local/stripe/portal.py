@@ -35,7 +35,7 @@ FEATURES: Json = {
         "proration_behavior": "none",
     },
     "subscription_update": {
-        "billing_cycle_anchor": "unchanged",
+        "billing_cycle_anchor": None,
         "default_allowed_updates": [],
         "enabled": False,
         "products": None,
@@ -128,7 +128,8 @@ def _features(state: State, old: Json, given: Json) -> Json:
         for price in product["prices"]:
             if state.get("price", price, "price")["product"] != product["product"]:
                 raise ApiError(f"The price {price} is not of the product {product['product']}.", param="price")
-        product.setdefault("adjustable_quantity", {"enabled": False, "maximum": None, "minimum": 1})
+        quantity = product.get("adjustable_quantity", {})
+        product["adjustable_quantity"] = {"enabled": False, "maximum": None, "minimum": 1, **quantity}
     return features
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from stripe import StripeError
 
+from functions.common.billing.catalog import PORTAL_KEY
 from functions.common.billing.events import HANDLED_EVENTS
 from functions.common.billing.stripe_client import Account
 from functions.common.errors import Internal
 from functions.maintenance.publish_catalog import publish_catalog
+from functions.maintenance.stripe_settings import portal_features
 from infra.local.stack import Stack
 from tests.billing_kit import (
     DAY,
@@ -392,6 +394,20 @@ def test_every_rule_of_a_change_of_plan_is_checked(
     assert portal_settings(billing) != before
     assert run(billing, plans)["portal"].split()[1:] == [line]
     assert portal_settings(billing) == before
+
+
+def test_a_rule_that_is_null_has_its_default(billing: BillingStack, plans: Json) -> None:
+    run(billing, plans)
+    features = portal_features(
+        {price["product"]: price["id"] for key, price in on_sale(billing).items() if key in PLANS}
+    )
+    del features["subscription_update"]["billing_cycle_anchor"]
+    (first,) = stripe_get(billing, "billing_portal/configurations")["data"]
+    stripe_post(billing, f"billing_portal/configurations/{first['id']}", active="false")
+    made: Any = {"features": features, "metadata": {PORTAL_KEY: "true"}}
+    billing.fake.v1.billing_portal.configurations.create(made)
+    assert portal_settings(billing)["subscription_update"]["billing_cycle_anchor"] is None
+    assert run(billing, plans)["portal"].endswith("unchanged")
 
 
 @pytest.mark.parametrize("version", ["2019-02-19", "2025-02-24.acacia"])
