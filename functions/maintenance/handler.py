@@ -133,7 +133,7 @@ async def _publish_catalog(context: Context) -> Mapping[str, object]:
     async with account(context.environment) as stripe:
         prices = await context.database.call("list_plans", parse=results.record("plans", "packs"))
         check, url = bool(context.options.get("check")), context.options.get("webhooks_url")
-        return await publish_catalog(stripe, prices, check=check, webhooks_url=url)
+        return await publish_catalog(stripe, prices, check=check, webhooks_url=url, collects_tax=stripe.collects_tax)
 
 
 async def _export_user(context: Context) -> Mapping[str, object]:

@@ -14,7 +14,6 @@ from stripe.params import PriceCreateParams
 
 from functions.common.billing.catalog import Product, matches, products
 from functions.common.billing.records import PriceList
-from functions.common.billing.stripe_client import Account
 from functions.common.money import in_currency
 from functions.maintenance.stripe_settings import check_tax, publish_endpoint, publish_portal
 
@@ -30,10 +29,15 @@ class PublishResult(TypedDict):
 
 
 async def publish_catalog(
-    stripe: Account, prices: PriceList, *, check: bool = False, webhooks_url: str | None = None
+    stripe: StripeClient,
+    prices: PriceList,
+    *,
+    check: bool = False,
+    webhooks_url: str | None = None,
+    collects_tax: bool = False,
 ) -> PublishResult:
     """Create or update every product and price, the portal configuration and the webhook endpoint's events; with
-    `check`, only compare. The settings of Stripe Tax are only checked. `webhooks_url` names our endpoint, once. After a
+    `check`, only compare. `webhooks_url` names our endpoint, once. With `collects_tax`, check that Stripe can. After a
     failure, run it again. Raises Internal, StripeError."""
     lines, differing, plan_prices, old_prices = [], 0, {}, []
     wanted = products(prices)
@@ -50,7 +54,7 @@ async def publish_catalog(
             await stripe.v1.prices.update_async(price_id, {"active": False})
     webhooks = await publish_endpoint(stripe, check=check, url=webhooks_url)
     settings = {"portal": portal, "webhooks": webhooks}
-    if stripe.collects_tax:
+    if collects_tax:
         settings["tax"] = await check_tax(stripe)
     for name, changes in settings.items():
         differing += bool(changes)

@@ -92,7 +92,7 @@ async def reconcile(
 
 
 async def _catalogue_findings(stripe: Account, prices: PriceList) -> list[Finding]:
-    checked = await publish_catalog(stripe, prices, check=True)
+    checked = await publish_catalog(stripe, prices, check=True, collects_tax=stripe.collects_tax)
     return [
         Finding("catalogue", None, line.split()[0], "unchanged", " ".join(line.split()[1:]))
         for line in checked["report"]

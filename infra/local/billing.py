@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stripe import StripeClient
 
     from functions.common.billing.records import PriceList
-    from functions.common.billing.stripe_client import Account
 
 Json = dict[str, Any]
 
@@ -97,7 +96,9 @@ def _is_known(stand_in: StandIn, customer: str | None, subscription: str | None)
     return found is not None and found["customer"] == customer
 
 
-async def seed(stripe: "Account", stand_in: StandIn, plans: Json, database_url: str, payers: Sequence[Payer]) -> None:
+async def seed(
+    stripe: "StripeClient", stand_in: StandIn, plans: Json, database_url: str, payers: Sequence[Payer]
+) -> None:
     """Publish the catalogue, subscribe the payers to their plans, and record the subscriptions in their rows."""
     from functions.maintenance.publish_catalog import publish_catalog
 
