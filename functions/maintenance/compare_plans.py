@@ -156,7 +156,9 @@ async def _live_subscriptions(
     live: dict[str, list[Listed]] = defaultdict(list)
     owners: dict[str, str | None] = {}
     tiers: dict[str, str] = {}
-    listed = await stripe.v1.subscriptions.list_async({"limit": 100, "expand": ["data.customer", "data.schedule"]})
+    listed = await stripe.v1.subscriptions.list_async(
+        {"limit": 100, "expand": ["data.customer", "data.schedule", "data.latest_invoice"]}
+    )
     async for subscription in listed.auto_paging_iter():
         plans = {item.price.id: tier for item in subscription["items"].data if (tier := tier_of(item.price.product))}
         if subscription.status in STATUSES and plans:
@@ -183,9 +185,10 @@ def _listed(subscription: Subscription, *plans: str) -> Listed:
     ends_at = subscription.cancel_at or (end if subscription.cancel_at_period_end else None)
     next_prices = _next_prices(subscription, end)
     plan = None
-    # What was paid decides while nothing is collected, and after a trial.
+    # What was paid decides while nothing is collected, after a trial, and after a change of plan that billed nothing.
     if (
         len(plans) == 1
+        and _billed_tiers(subscription.latest_invoice, end) == {plans[0]}
         and subscription.pause_collection is None
         and (status != "past_due" or subscription.trial_end != start)
         and len(next_prices) <= 1
@@ -200,6 +203,17 @@ def _listed(subscription: Subscription, *plans: str) -> Listed:
             canceled_at=iso_time(subscription.canceled_at) if subscription.canceled_at else None,
         )
     return Listed(subscription.id, subscription.currency, plans, plan, next_prices[0] if next_prices else None)
+
+
+def _billed_tiers(invoice: Invoice | str | None, end: int) -> set[str]:
+    """The plans that an invoice charges for until a time. Those of $0, as a trial, count if it charges for no other."""
+    charged: dict[bool, set[str]] = {True: set(), False: set()}
+    for line in invoice.lines.data if isinstance(invoice, Invoice) else []:
+        details = getattr(line.pricing, "price_details", None)
+        tier = tier_of(details.product) if details else None
+        if tier is not None and line.period.end >= end and line.amount >= 0:
+            charged[line.amount > 0].add(tier)
+    return charged[True] or charged[False]
 
 
 def _next_prices(subscription: Subscription, end: int) -> list[str]:

@@ -15,7 +15,7 @@ from functions.maintenance.reconcile import reconcile
 from tests.billing_kit import DAY, STRIPE_HEADERS, BillingStack, dropped_events, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.maintenance.kit import no_progress, run, today
-from tests.functions.webhooks.kit import price_id
+from tests.functions.webhooks.kit import change_plan, price_id
 from tests.sql.metering import action, admit, settle, turn, value
 
 pytestmark = pytest.mark.usefixtures("empty_billing")  # counts and compares everything that there is
@@ -329,6 +329,20 @@ def test_several_plans_of_a_user_are_found_until_one_is_left(books: Books) -> No
         billing.fake.v1.subscriptions.cancel(subscription)
         assert set(billing.deliver()) == {200}
         assert books.findings() == []
+
+
+@pytest.mark.parametrize(("paid", "subscribed"), [("pro", "basic"), ("basic", "pro")])
+def test_a_wrong_plan_after_an_unbilled_change_is_found(books: Books, paid: str, subscribed: str) -> None:
+    billing = books.billing
+    user = billing.new_user()
+    billing.buy(user, plan=paid)
+    assert set(billing.deliver()) == {200}
+    change_plan(billing, user, subscribed, proration_behavior="none")
+    assert books.findings() == []
+    books.sql(f"{SUBSCRIPTIONS} tier = %s, next_tier = null where user_id = %s", subscribed, user.id)
+    assert [(one["kind"], one["user_id"]) for one in books.findings()] == [("plan differs", user.id)]
+    billing.fake.v1.subscriptions.cancel(billing.subscription_row(user)["stripe_subscription_id"])
+    assert set(billing.deliver()) == {200}
 
 
 @pytest.mark.parametrize("way", ["refund", "dispute"])
