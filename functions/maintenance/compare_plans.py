@@ -30,7 +30,7 @@ from functions.common.billing.stripe_state import (
 )
 from functions.common.database import Database
 from functions.maintenance.findings import Finding
-from functions.maintenance.stripe_lists import ChangedPayment
+from functions.maintenance.stripe_lists import ChangedPayment, Customers, owner_of
 
 PAGE = 1000
 PAGE_TIMEOUT_S = 30.0
@@ -87,20 +87,18 @@ class Listed:
 async def compare_plans(
     database: Database,
     stripe: StripeClient,
-    since: datetime,
+    customers: Customers,
     prices: PriceList,
     changed: Mapping[str, ChangedPayment],
     unpaid: Mapping[str, Invoice],
     prorated: Collection[str],
 ) -> tuple[list[Finding], int]:
-    """`changed` and `unpaid` are of stripe_lists; `prorated`: customers whose change of plan is not invoiced yet.
-    Returns the findings, and how many live subscriptions to our plans were compared."""
+    """`customers`, `changed` and `unpaid` are of stripe_lists; `prorated`: customers whose change of plan is not
+    invoiced yet. Returns the findings, and how many live subscriptions to our plans were compared."""
     currency = prices["plans"][0]["currency"]
     dearness = {plan["tier"]: Decimal(plan["price_usd"]) for plan in prices["plans"]}
     live, owners, tiers = await _live_subscriptions(stripe)
-    listed = await stripe.v1.customers.list_async({"created": {"gte": int(since.timestamp())}, "limit": 100})
-    async for customer in listed.auto_paging_iter():
-        owners[customer.id] = _owner(customer)
+    owners |= customers.owners
     owed: dict[str | None, list[Invoice]] = defaultdict(list)
     # What these customers have paid for is not what they have subscribed to, or was.
     unclear = {*prorated, *(one.customer_id for one in changed.values() if one.is_returned)}
@@ -165,18 +163,13 @@ async def _live_subscriptions(
             customer = subscription.customer
             assert isinstance(customer, Customer)
             live[customer.id].append(_listed(subscription, *plans.values()))
-            owners[customer.id] = _owner(customer)
+            owners[customer.id] = owner_of(customer)
             tiers |= plans
     return live, owners, tiers
 
 
 def _tiers_of(subscriptions: Sequence[Listed]) -> str:
     return ", ".join(f"{' and '.join(one.tiers)} ({one.id})" for one in subscriptions)
-
-
-def _owner(customer: Customer) -> str | None:
-    metadata = getattr(customer, "metadata", None)
-    return metadata.to_dict().get("user_id") if metadata is not None else None
 
 
 def _listed(subscription: Subscription, *plans: str) -> Listed:

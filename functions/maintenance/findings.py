@@ -20,6 +20,8 @@ KINDS = {
     "item missing": "an invoice item that Stripe does not have: it was deleted there, or its customer was",
     "item doubled": "two invoice items for one row: delete one at Stripe, or credit its invoice",
     "item differs": "an invoice item that is not what we billed: it was changed at Stripe",
+    "item misplaced": "an invoice item on another user's customer: delete it at Stripe, or refund its invoice, and "
+    "bill it to its user by hand",
     "item unknown": "an invoice item of ours without a row: was the database restored from a backup?",
     "overage payment": "a payment of overage that is not what we count: run `user … resend payments`; if it stays, "
     "resend an event of its charge from Stripe",

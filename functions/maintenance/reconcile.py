@@ -4,7 +4,7 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TypedDict
 
@@ -20,7 +20,7 @@ from functions.maintenance.compare_packs import compare_packs
 from functions.maintenance.compare_plans import compare_plans
 from functions.maintenance.findings import Finding, report
 from functions.maintenance.publish_catalog import publish_catalog
-from functions.maintenance.stripe_lists import changed_payments, unpaid_invoices
+from functions.maintenance.stripe_lists import changed_payments, list_customers, unpaid_invoices
 
 # Two of the longest months. Older rows were compared when they were new.
 WINDOW = timedelta(days=62)
@@ -67,13 +67,14 @@ async def reconcile(
     currency = prices["plans"][0]["currency"]
     payments = await changed_payments(stripe, since)
     unpaid = await unpaid_invoices(stripe, since - PLACEMENT_DELAY)
-    items, billed, prorated = await _compare_items(database, stripe, since, currency)
+    customers = await list_customers(stripe)
+    items, billed, prorated = await _compare_items(database, stripe, since, currency, customers.owners)
     items += await compare_overage(database, stripe, billed, payments, unpaid)
     compared_items = len(billed)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
     packs, compared_packs = await compare_packs(database, stripe, since, payments, currency)
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
-    plans, compared_plans = await compare_plans(database, stripe, since, prices, payments, unpaid, prorated)
+    plans, compared_plans = await compare_plans(database, stripe, customers, prices, payments, unpaid, prorated)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")
     findings = [*ours, *items, *packs, *plans, *await _catalogue_findings(stripe, prices)]
     return {
@@ -110,7 +111,7 @@ async def ledger_findings(database: Database) -> list[Finding]:
 
 
 async def _compare_items(
-    database: Database, stripe: StripeClient, since: datetime, currency: str
+    database: Database, stripe: StripeClient, since: datetime, currency: str, owners: Mapping[str, str | None]
 ) -> tuple[list[Finding], Collection[BilledItem], Collection[str]]:
     """Also returns our items, and the customers with prorations that are on no invoice."""
     # Stripe's items are read first: each of them has a row. A row that is newer than this list is looked up by its id.
@@ -134,6 +135,9 @@ async def _compare_items(
             findings.append(Finding("item doubled", user_id, our_id, "one", stripe_ids))
         elif row is not None:
             findings += _differences(row, items[0])
+            owner = owners.get(str(id_of(items[0].customer)))
+            if owner is not None and user_id is not None and owner != user_id:
+                findings.append(Finding("item misplaced", user_id, our_id, f"user {user_id}", f"user {owner}"))
             if items[0].currency != currency:
                 findings.append(Finding("currency", user_id, our_id, currency, items[0].currency))
     for row in ours.values():

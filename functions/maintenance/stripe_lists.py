@@ -1,11 +1,12 @@
 """reconcile: lists of Stripe that several comparisons read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from stripe import Charge, Invoice, StripeClient
+from stripe import Charge, Customer, Invoice, StripeClient
 
+from functions.common.billing.events import DELETED
 from functions.common.billing.overage import id_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,19 @@ STATUSES_OF_UNPAID: tuple[Literal["draft", "open", "uncollectible", "void"], ...
     "void",
 )
 
+# The newest ones, a hundred a request.
+MAX_CUSTOMERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Customers:
+    """The customers at Stripe. `owners`: the user id that each one's metadata has. `left`: those whose user deleted the
+    account. `is_complete`: there are no more than MAX_CUSTOMERS."""
+
+    owners: dict[str, str | None]
+    left: set[str]
+    is_complete: bool
+
 
 @dataclass(frozen=True, slots=True)
 class ChangedPayment:
@@ -27,6 +41,29 @@ class ChangedPayment:
     customer_id: str | None
     is_returned: bool
     is_lost: bool
+
+
+async def list_customers(stripe: StripeClient) -> Customers:
+    """The customers, newest first. Deleted ones are not in Stripe's list."""
+    found = Customers({}, set(), is_complete=True)
+    listed = await stripe.v1.customers.list_async({"limit": 100})
+    async for customer in listed.auto_paging_iter():
+        if len(found.owners) == MAX_CUSTOMERS:
+            return replace(found, is_complete=False)
+        found.owners[customer.id] = owner_of(customer)
+        if DELETED.items() <= _metadata(customer).items():
+            found.left.add(customer.id)
+    return found
+
+
+def owner_of(customer: Customer) -> str | None:
+    """The user of a customer, as checkout wrote it."""
+    return _metadata(customer).get("user_id")
+
+
+def _metadata(customer: Customer) -> dict[str, str]:
+    metadata = getattr(customer, "metadata", None)
+    return metadata.to_dict() if metadata is not None else {}
 
 
 async def changed_payments(stripe: StripeClient, since: datetime) -> dict[str, ChangedPayment]:

@@ -146,6 +146,31 @@ def second_item(metadata: Callable[[Books], str]) -> Plant:
     return plant
 
 
+def misplaced_item(books: Books) -> None:
+    """The item of one user on another's customer, otherwise as it was billed."""
+    (row,), billing = books.billing.overage_items(books.billed), books.billing
+    with dropped_events(billing):
+        item = stripe_post(
+            billing,
+            "invoiceitems",
+            customer=billing.customer_id(books.other),
+            currency="usd",
+            amount=row["amount_cents"],
+            discountable="false",
+            **{"metadata[overage_invoice_item]": str(uuid.uuid4())},
+        )
+    our_id = item["metadata"]["overage_invoice_item"]
+    books.sql(
+        "insert into public.overage_invoice_items (id, user_id, period_start, queries, unit_price_usd, target,"
+        " stripe_invoice_item_id)"
+        " select %s, user_id, period_start - interval '1 year', queries, unit_price_usd, '{}', %s"
+        " from public.overage_invoice_items where id = %s",
+        our_id,
+        item["id"],
+        row["id"],
+    )
+
+
 def item_of(books: Books) -> str:
     return str(books.billing.overage_items(books.billed)[0]["id"])
 
@@ -259,6 +284,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
             f" {SUBSCRIPTIONS} paid_overage_usd = 0 where user_id = %s", "billed", "billed"),
         {"overage payment"}),
     "an invoice item without its row": (second_item(lambda books: str(uuid.uuid4())), {"item unknown"}),
+    "an invoice item on another user's customer": (misplaced_item, {"item misplaced", "I7"}),
     "two invoice items for one row": (second_item(item_of), {"item doubled"}),
 }  # fmt: skip
 
@@ -272,12 +298,12 @@ def test_clean_books_have_no_findings(books: Books) -> None:
 @pytest.mark.parametrize("name", PLANTED)
 def test_each_planted_difference_is_found(books: Books, name: str) -> None:
     plant, kinds = PLANTED[name]
+    billing = books.billing
+    ours = {row["stripe_invoice_item_id"] for row in billing.overage_items(books.billed)}
     plant(books)
     found = books.findings()
     assert {one["kind"] for one in found} == kinds
     assert all(one["what_to_do"] == KINDS[one["kind"]] for one in found)
-    billing = books.billing
-    ours = {row["stripe_invoice_item_id"] for row in billing.overage_items(books.billed)}
     for item in stripe_get(billing, "invoiceitems", limit=100)["data"]:
         if item["id"] not in ours:
             with dropped_events(billing):
