@@ -33,16 +33,17 @@ async def compare_overage(
     items: Collection[BilledItem],
     payments: Collection[str],
     unpaid: Mapping[str, Invoice],
+    credited: Collection[str],
 ) -> list[Finding]:
     """`payments`: the payment intents that were refunded or disputed, for whatever they were. `unpaid`: the invoices of
-    all items' time that are not paid, read before the items."""
-    returned = {one async for one in _invoices_of(stripe, payments)}
+    all items' time that are not paid, read before the items. `credited`: those that a balance or a credit paid."""
+    suspicious = {one async for one in _invoices_of(stripe, payments)} | set(credited)
     suspects = {
         (item.user_id, item.stripe_invoice_id)
         for item in items
         # Below zero is what gives back, which is not settled.
         if item.amount_cents > 0 and item.user_id is not None and item.stripe_invoice_id is not None
-        if item.stripe_invoice_id in returned or item.settled_as != _outcome(unpaid.get(item.stripe_invoice_id))
+        if item.stripe_invoice_id in suspicious or item.settled_as != _outcome(unpaid.get(item.stripe_invoice_id))
     }
     findings = []
     for user_id, invoice_id in sorted(suspects):

@@ -23,8 +23,8 @@ KINDS = {
     "item misplaced": "an invoice item on another user's customer: delete it at Stripe, or refund its invoice, and "
     "bill it to its user by hand",
     "item unknown": "an invoice item of ours without a row: was the database restored from a backup?",
-    "overage payment": "a payment of overage that is not what we count: run `user … resend payments`; if it stays, "
-    "resend an event of its charge from Stripe",
+    "overage payment": "a payment of overage, by card or balance, that is not what we count: run `user … resend "
+    "payments`; if it stays, resend an event of its charge from Stripe",
     "pack missing": "a pack that was paid and not granted: run retry-events, or resend its event from Stripe",
     "pack differs": "a pack that differs from what was paid: compare both",
     "pack unpaid": "a pack without a payment and without an operator's grant: find out who added it, then expire it",

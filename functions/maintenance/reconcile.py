@@ -20,7 +20,7 @@ from functions.maintenance.compare_packs import compare_packs
 from functions.maintenance.compare_plans import compare_plans
 from functions.maintenance.findings import Finding, report
 from functions.maintenance.publish_catalog import publish_catalog
-from functions.maintenance.stripe_lists import changed_payments, list_customers, unpaid_invoices
+from functions.maintenance.stripe_lists import changed_payments, list_customers, list_invoices
 
 # Two of the longest months. Older rows were compared when they were new.
 WINDOW = timedelta(days=62)
@@ -66,10 +66,10 @@ async def reconcile(
     prices: PriceList = await database.call("list_plans", parse=results.record("plans", "packs"))
     currency = prices["plans"][0]["currency"]
     payments = await changed_payments(stripe, since)
-    unpaid = await unpaid_invoices(stripe, since - PLACEMENT_DELAY)
+    unpaid, credited = await list_invoices(stripe, since - PLACEMENT_DELAY)
     customers = await list_customers(stripe)
     items, billed, prorated = await _compare_items(database, stripe, since, currency, customers.owners)
-    items += await compare_overage(database, stripe, billed, payments, unpaid)
+    items += await compare_overage(database, stripe, billed, payments, unpaid, credited)
     compared_items = len(billed)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
     packs, compared_packs = await compare_packs(database, stripe, since, payments, currency)

@@ -2,22 +2,16 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from stripe import Charge, Customer, Invoice, StripeClient
 
 from functions.common.billing.events import DELETED
 from functions.common.billing.overage import id_of
+from functions.common.billing.stripe_state import net_cents
 
 if TYPE_CHECKING:
     from stripe.params import InvoiceListParams
-
-STATUSES_OF_UNPAID: tuple[Literal["draft", "open", "uncollectible", "void"], ...] = (
-    "draft",
-    "open",
-    "uncollectible",
-    "void",
-)
 
 # The newest ones, a hundred a request.
 MAX_CUSTOMERS = 100_000
@@ -85,14 +79,22 @@ async def changed_payments(stripe: StripeClient, since: datetime) -> dict[str, C
     return changed
 
 
-async def unpaid_invoices(stripe: StripeClient, since: datetime) -> dict[str, Invoice]:
-    """The invoices that are not paid, by id: the open ones of any age, others since a time. All others are paid."""
-    found = {}
-    for status in STATUSES_OF_UNPAID:
-        params: InvoiceListParams = {"status": status, "limit": 100}
-        if status != "open":
-            params["created"] = {"gte": int(since.timestamp())}
-        listed = await stripe.v1.invoices.list_async(params)
+async def list_invoices(stripe: StripeClient, since: datetime) -> tuple[dict[str, Invoice], set[str]]:
+    """The invoices that are not paid, by id: the open ones of any age, others since a time. And the ids of those since
+    then that the customer's payments may not have paid: a balance, or a credit on the invoice, paid some of it."""
+    unpaid: dict[str, Invoice] = {}
+    credited: set[str] = set()
+    lists: list[InvoiceListParams] = [{"created": {"gte": int(since.timestamp())}}, {"status": "open"}]
+    for params in lists:
+        listed = await stripe.v1.invoices.list_async({**params, "limit": 100})
         async for invoice in listed.auto_paging_iter():
-            found[str(invoice.id)] = invoice
-    return found
+            if invoice.status != "paid":
+                unpaid[str(invoice.id)] = invoice
+            elif invoice.amount_paid < max(invoice.total, _charged_cents(invoice)):
+                credited.add(str(invoice.id))
+    return unpaid, credited
+
+
+def _charged_cents(invoice: Invoice) -> int:
+    """Of the lines that the list has, without credits."""
+    return sum(max(0, net_cents(line)) for line in invoice.lines.data)

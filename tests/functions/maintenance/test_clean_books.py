@@ -101,16 +101,23 @@ def test_no_state_of_a_subscription_is_a_finding(billing: BillingStack) -> None:
     assert [(one["kind"], one["user_id"]) for one in findings(billing)] == [("plan differs", failing.id)]
 
 
-def test_overage_that_counts_as_paid_on_an_open_invoice_is_found(billing: BillingStack) -> None:
-    user = subscriber(billing, "usage_only")
+@pytest.mark.parametrize("paid_by", ["nothing", "a balance", "a later invoice"])
+def test_overage_that_is_wrongly_counted_as_paid_is_found(billing: BillingStack, paid_by: str) -> None:
+    user = subscriber(billing, "pro" if paid_by == "a balance" else "usage_only")
     break_cards(billing, user)
-    use_overage(billing, user, 400)
-    run(billing, bill_overages, no_progress, at_threshold=True)
-    assert set(billing.deliver()) == {200}
+    queries = 19 if paid_by == "a later invoice" else 400  # Stripe does not charge less than 50 cents
+    if paid_by == "a balance":
+        change_plan(billing, user, "usage_only")
+    use_overage(billing, user, queries)
+    if paid_by == "a later invoice":
+        billing.fake.v1.subscriptions.cancel(billing.subscription_row(user)["stripe_subscription_id"])
+        assert set(billing.deliver()) == {200}
+    run(billing, bill_overages, no_progress, at_threshold=paid_by != "a later invoice")
+    assert set(billing.deliver()) <= {200}
     assert findings_about(billing, user) == set()
     billing.db.execute("update public.overage_invoice_items set settled_as = 'paid' where user_id = %s", (user.id,))
     billing.db.execute(
-        "update public.user_subscriptions set unpaid_overage_usd = 0, paid_overage_usd = 10 where user_id = %s",
-        (user.id,),
+        "update public.user_subscriptions set unpaid_overage_usd = 0, paid_overage_usd = %s * 0.025 where user_id = %s",
+        (queries, user.id),
     )
     assert findings_about(billing, user) == {"overage payment"}
