@@ -172,6 +172,39 @@ def test_an_item_that_missed_its_invoice_is_invoiced_later(billing: BillingStack
 
 
 @pytest.mark.parametrize("is_paid", [True, False])
+def test_overage_on_an_unpaid_first_invoice_stays_owed(billing: BillingStack, is_paid: bool) -> None:
+    """Stripe puts waiting items on the first invoice, and voids it after 23 hours."""
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    billing.fake.control("/_faults", path="/v1/invoices", method="POST", status=402, times=10)
+    try:
+        job(billing, "bill-thresholds")
+    finally:
+        billing.fake.http.delete("/_faults")
+    ended = billing.subscription_row(user)["stripe_subscription_id"]
+    customer = billing.customer_id(user)
+    with dropped_events(billing):
+        billing.fake.http.delete(f"/v1/subscriptions/{ended}", headers=STRIPE_HEADERS).raise_for_status()
+        plan = {"items[0][price]": price_id(billing, "plan_basic"), "payment_behavior": "default_incomplete"}
+        new = stripe_post(billing, "subscriptions", customer=customer, **plan)
+    job(billing, "bill-thresholds")
+    invoice = open_invoice(billing, user)
+    assert (invoice["id"], invoice["amount_due"]) == (new["latest_invoice"], 1000 + 999)
+    error = click(billing, user, plan="usage_only").json()["error"]
+    assert (error["reason_code"], error["url"]) == ("invoice_open", invoice["hosted_invoice_url"])
+    if is_paid:
+        billing.fake.http.post(error["url"], data={"way": "good_card"})
+        assert set(billing.deliver()) == {200}
+    else:
+        billing.advance_and_deliver(DAY)
+        assert stripe_get(billing, f"invoices/{invoice['id']}")["status"] == "void"
+    assert exposure(billing, user) == ((0, LIMIT) if is_paid else (LIMIT, 0))
+    assert findings(billing, user) == []
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
 def test_a_total_that_stripe_does_not_charge_stays_owed(billing: BillingStack, is_paid: bool) -> None:
     """Below 50 cents Stripe adds it to the balance. The next invoice collects it; voided, that gives it back."""
     user = billing.new_user()

@@ -10,8 +10,17 @@ from tests.billing_kit import DAY, BillingStack, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.checkout.kit import set_overage
 from tests.functions.test_billing import job
-from tests.functions.test_exposure import LIMIT, ask_until_refused, cancel, findings, owed, subscribe
-from tests.functions.webhooks.kit import MONTH, newest, plan_of, price_id
+from tests.functions.test_exposure import (
+    LIMIT,
+    ask_until_refused,
+    break_cards,
+    cancel,
+    findings,
+    open_invoice,
+    owed,
+    subscribe,
+)
+from tests.functions.webhooks.kit import MONTH, change_plan, newest, plan_of
 from tests.sql.metering import action, at, value
 
 HALF = LIMIT / 2
@@ -162,15 +171,6 @@ def test_giving_back_keeps_a_limit_that_support_set(billing: BillingStack) -> No
     assert exposure(billing, user) == (0, LIMIT - given_back, 50)
 
 
-def change_plan(billing: BillingStack, user: Person, plan: str) -> None:
-    """Change the plan at once, and invoice the difference."""
-    subscription = stripe_get(billing, f"subscriptions/{billing.subscription_row(user)['stripe_subscription_id']}")
-    change = {"items[0][id]": subscription["items"]["data"][0]["id"]}
-    change |= {"items[0][price]": price_id(billing, f"plan_{plan}"), "proration_behavior": "always_invoice"}
-    stripe_post(billing, f"subscriptions/{subscription['id']}", **change)
-    assert set(billing.deliver()) == {200}
-
-
 def credited_user(billing: BillingStack) -> tuple[Person, str]:
     """A user who paid for pro, changed to usage_only with a credit, and used it for $10 of overage. Returns the payment
     for pro as well."""
@@ -230,4 +230,46 @@ def test_only_a_full_refund_of_a_mixed_invoice_returns_overage(billing: BillingS
     assert set(billing.deliver()) == {200}
     assert exposure(billing, user) == ((0, HALF, None) if amount else (HALF, 0, None))
     assert plan_of(billing, user) == ("basic" if amount else "usage_only", None, "active")
+    assert findings(billing, user) == []
+
+
+@pytest.mark.parametrize("is_voided", [True, False])
+def test_a_credit_for_an_unpaid_upgrade_pays_no_overage(billing: BillingStack, is_voided: bool) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    ask_until_refused(billing, user)
+    break_cards(billing, user)
+    change_plan(billing, user, "pro")
+    unpaid = open_invoice(billing, user)
+    change_plan(billing, user, "usage_only")
+    job(billing, "bill-thresholds")
+    assert set(billing.deliver()) == {200}
+    assert stripe_get(billing, f"customers/{billing.customer_id(user)}")["balance"] == 1000 - 2999
+    if is_voided:
+        stripe_post(billing, f"invoices/{unpaid['id']}/void")
+    assert set(billing.deliver()) <= {200}
+    assert exposure(billing, user) == (LIMIT, 0, None)
+    assert findings(billing, user) == []
+    if not is_voided:
+        billing.fake.http.post(unpaid["hosted_invoice_url"], data={"way": "good_card"})
+        assert set(billing.deliver()) == {200}
+        assert exposure(billing, user) == (0, 0, None)
+
+
+def test_overage_offset_by_a_credit_of_its_invoice_is_not_paid(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="pro")
+    assert set(billing.deliver()) == {200}
+    payment = payment_of(billing, user)
+    start = int(billing.subscription_row(user)["current_period_start"].timestamp())
+    billing.add_overage(user, int(HALF / Decimal("0.025")), start + DAY, start)
+    change_plan(billing, user, "usage_only", proration_behavior="create_prorations")
+    billing.advance_and_deliver(MONTH + DAY)
+    assert stripe_get(billing, f"customers/{billing.customer_id(user)}")["balance"] < 0
+    assert exposure(billing, user) == (0, 0, None)
+    assert [one["settled_as"] for one in billing.overage_items(user)] == ["credited"]
+    stripe_post(billing, "refunds", payment_intent=payment)
+    assert set(billing.deliver()) == {200}
+    assert exposure(billing, user) == (HALF, 0, None)
     assert findings(billing, user) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,16 @@ from functions.common.billing.paid_plans import (
 from functions.common.billing.stripe_client import ITEM_ID_KEY, tier_of
 
 if TYPE_CHECKING:  # each class has hundreds of types, and the client imports those of its answers at run time
-    from stripe import Charge, Customer, Invoice, InvoiceItem, InvoiceLineItem, Subscription, SubscriptionItem
+    from stripe import (
+        Charge,
+        Customer,
+        Invoice,
+        InvoiceItem,
+        InvoiceLineItem,
+        StripeObject,
+        Subscription,
+        SubscriptionItem,
+    )
     from stripe.checkout import Session
     from stripe.params import InvoiceListParams
 
@@ -269,14 +279,19 @@ async def plan_lines(stripe: StripeClient, which: "InvoiceListParams") -> "Async
 
 
 async def _plan_lines_of(stripe: StripeClient, invoice: "Invoice") -> "AsyncIterator[tuple[str, InvoiceLineItem]]":
+    async for line in _lines_of(stripe, invoice):
+        tier = _tier_of_line(line)
+        if tier:
+            yield tier, line
+
+
+async def _lines_of(stripe: StripeClient, invoice: "Invoice") -> "AsyncIterator[InvoiceLineItem]":
     lines = invoice.lines
     if lines.has_more:
         assert invoice.id is not None
         lines = await stripe.v1.invoices.line_items.list_async(invoice.id, {"limit": 100})
     async for line in lines.auto_paging_iter():
-        tier = _tier_of_line(line)
-        if tier:
-            yield tier, line
+        yield line
 
 
 def _tier_of_line(line: "InvoiceLineItem | InvoiceItem") -> str | None:
@@ -301,7 +316,8 @@ async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | N
     """The open invoices for a plan or for overage, oldest first. Also uncollectible ones for overage, which stays owed
     and can be paid on their pages.
 
-    Without first invoices of other subscriptions than the live one: what was never paid for has never started.
+    Without first invoices of other subscriptions than the live one: what was never paid for has never started. One that
+    took overage asks for that.
     """
     open_ones, uncollectible = await asyncio.gather(
         stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 100}),
@@ -310,8 +326,12 @@ async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | N
     found = [
         invoice
         async for invoice in open_ones.auto_paging_iter()
-        if (invoice.billing_reason != "subscription_create" or _subscription_of(invoice) == live_id)
-        and _is_ours(invoice)
+        if _is_ours(invoice)
+        and (
+            invoice.billing_reason != "subscription_create"
+            or _subscription_of(invoice) == live_id
+            or has_overage(invoice)
+        )
     ]
     found += [invoice async for invoice in uncollectible.auto_paging_iter() if has_overage(invoice)]
     return sorted(found, key=lambda one: one.created)
@@ -323,8 +343,11 @@ def _is_ours(invoice: "Invoice") -> bool:
 
 def has_overage(invoice: "Invoice") -> bool:
     """Whether the invoice charges for overage."""
-    marked = [invoice.metadata, *(line.metadata for line in invoice.lines.data)]
-    return any(one is not None and ITEM_ID_KEY in one.to_dict() for one in marked)
+    return any(map(_is_overage, [invoice.metadata, *(line.metadata for line in invoice.lines.data)]))
+
+
+def _is_overage(metadata: "StripeObject | None") -> bool:
+    return metadata is not None and ITEM_ID_KEY in metadata.to_dict()
 
 
 def buyer_of(metadata: Mapping[str, str]) -> str | None:
@@ -391,16 +414,18 @@ async def read_invoice_payment(stripe: StripeClient, payment_intent_id: str) -> 
 async def invoice_outcome(
     stripe: StripeClient, invoice_id: str
 ) -> Literal["paid", "void", "credited", "returned"] | None:
-    """How an invoice ended; None while it has to be paid. Returned: all of a payment of it was refunded, or it is
-    disputed or was lost. Credited: the customer's balance paid some of it; returned as well if any payment before it
-    was, because Stripe does not say what a balance came from. Raises StripeError.
+    """How an invoice for overage ended; None while that is owed. Returned: all of a payment of it was refunded, or it
+    is disputed or was lost. Credited: a credit paid some of the overage; returned as well if any payment before it was,
+    and owed while a credit is for a plan that was not paid, because Stripe does not say what a balance came from.
+    Raises StripeError.
 
     A payment of a plan and of overage is one payment: Stripe does not say which part a refund is for. A total below
-    Stripe's smallest charge is added to what the customer owes, and the next invoice collects it.
+    Stripe's smallest charge is added to what the customer owes, and the next invoice collects it. Stripe voids the
+    first invoice of a subscription that has not been paid in a day: that forgives nothing.
     """
     invoice = await stripe.v1.invoices.retrieve_async(invoice_id, {"expand": ["payments"]})
     if invoice.status == "void":
-        return "void"
+        return None if invoice.billing_reason == "subscription_create" else "void"
     if invoice.status != "paid":
         return None
     for intent_id in sorted(_intents_of(invoice)):
@@ -408,11 +433,14 @@ async def invoice_outcome(
         charge = intent.latest_charge
         if charge is not None and not isinstance(charge, str) and await _is_returned(stripe, charge):
             return "returned"
-    if invoice.amount_paid >= invoice.total:
+    overage = sum([net_cents(line) async for line in _lines_of(stripe, invoice) if _is_overage(line.metadata)])
+    if invoice.amount_paid >= max(invoice.total, overage):
         return "paid"
     if (invoice.ending_balance or 0) > max(0, invoice.starting_balance):
         return "credited" if await _is_collected(stripe, invoice) else None
-    return "returned" if await _has_returned_payment(stripe, invoice) else "credited"
+    if await _has_returned_payment(stripe, invoice):
+        return "returned"
+    return None if await _has_unpaid_credit(stripe, invoice) else "credited"
 
 
 def _intents_of(invoice: "Invoice") -> set[str]:
@@ -426,7 +454,7 @@ def _intents_of(invoice: "Invoice") -> set[str]:
 async def _is_collected(stripe: StripeClient, carried: "Invoice") -> bool:
     """Whether a later invoice collected what an invoice added to the customer's balance, and was paid. A voided one
     gives it back to the balance."""
-    at = carried.status_transitions.finalized_at or carried.created
+    at = _finalized_at(carried)
     listed = await stripe.v1.invoices.list_async(
         {"customer": str(carried.customer), "created": {"gte": carried.created}, "limit": 100}
     )
@@ -445,7 +473,7 @@ async def _is_collected(stripe: StripeClient, carried: "Invoice") -> bool:
 
 async def _has_returned_payment(stripe: StripeClient, credited: "Invoice") -> bool:
     """Whether an earlier payment of an invoice of the customer was returned. Packs are no invoices."""
-    until = credited.status_transitions.finalized_at or credited.created
+    until = _finalized_at(credited)
     charges = await stripe.v1.charges.list_async(
         {"customer": str(credited.customer), "created": {"lte": until}, "limit": 100}
     )
@@ -458,6 +486,35 @@ async def _has_returned_payment(stripe: StripeClient, credited: "Invoice") -> bo
             if paid.data:
                 return True
     return False
+
+
+async def _has_unpaid_credit(stripe: StripeClient, credited: "Invoice") -> bool:
+    """Whether a credit that may have paid an invoice takes back a plan's charge that is not paid. A credit has the plan
+    and the end of its charge."""
+    until = _finalized_at(credited)
+    listed = await stripe.v1.invoices.list_async(
+        {"customer": str(credited.customer), "created": {"lte": until}, "limit": 100}
+    )
+    found = [one async for one in listed.auto_paging_iter() if one.status != "draft"]
+    found.reverse()  # Stripe lists the newest first
+    found.sort(key=_finalized_at)
+    paid: Counter[tuple[str, int]] = Counter()
+    is_unpaid = False
+    for invoice in found:
+        if _finalized_at(invoice) > until:
+            break
+        is_unpaid &= invoice.starting_balance < 0  # otherwise nothing is left of the credits before
+        lines = [((tier, line.period.end), line.amount) async for tier, line in _plan_lines_of(stripe, invoice)]
+        if invoice.status == "paid" and not (is_unpaid and invoice.amount_paid < invoice.total):
+            paid.update(charge for charge, cents in lines if cents > 0)
+        for credit in [charge for charge, cents in lines if cents < 0 and invoice.status != "void"]:
+            is_unpaid |= paid[credit] == 0
+            paid[credit] = max(0, paid[credit] - 1)
+    return is_unpaid
+
+
+def _finalized_at(invoice: "Invoice") -> int:
+    return invoice.status_transitions.finalized_at or invoice.created
 
 
 async def _is_returned(stripe: StripeClient, charge: "Charge") -> bool:

@@ -84,7 +84,8 @@ def open_invoice_url(view: StripeView) -> str | None:
     for invoice in view.support.all("invoices", customer=customer, status="open") if customer else []:
         subscription = subscription_of(invoice)
         is_first = invoice["billing_reason"] == "subscription_create"
-        if not is_first or (view.live and subscription == view.live["id"]):
+        has_overage = any(overage_item(line) for line in invoice["lines"]["data"])
+        if not is_first or has_overage or (view.live and subscription == view.live["id"]):
             url: str = invoice["hosted_invoice_url"]
             return url
     return None
@@ -103,18 +104,27 @@ def owed_and_paid(view: StripeView, used: int, billed: dict[str, int]) -> tuple[
     counts = Counter[str]()
     settlements = {invoice["id"]: settlement(view, invoice) for invoice in view.invoices}
     for item in view.items:
-        name = item["metadata"].get("overage_invoice_item")
+        name = overage_item(item)
         if name:
             counts[settlements.get(item["invoice"], "waits")] += billed[name]
     owed = used - counts["paid"] - counts["void"] - counts["credited"]
     return owed * OVERAGE_PRICE, counts["paid"] * OVERAGE_PRICE
 
 
+def overage_item(thing: Json) -> str | None:
+    """Our id of an invoice item or its line; None for other ones."""
+    name: str | None = thing["metadata"].get("overage_invoice_item")
+    return name
+
+
 def settlement(view: StripeView, invoice: Json) -> str:
     """paid, void, credited, or something that is owed."""
     if invoice["id"] in view.returned_invoices:
         return "returned"
-    if invoice["status"] != "paid" or invoice["amount_paid"] >= invoice["total"]:
+    if invoice["status"] == "void" and invoice["billing_reason"] == "subscription_create":
+        return "never started"
+    overage = sum(line["amount"] for line in invoice["lines"]["data"] if overage_item(line))
+    if invoice["status"] != "paid" or invoice["amount_paid"] >= max(overage, invoice["total"]):
         return str(invoice["status"])
     if max(0, invoice["ending_balance"]) > max(0, invoice["starting_balance"]):
         after = sorted((one for one in view.invoices if one["status"] in KEPT), key=finalized_at)
@@ -124,7 +134,28 @@ def settlement(view: StripeView, invoice: Json) -> str:
         return "credited" if is_paid else "carried over"
     returned = [name for one in view.invoices if one["id"] in view.returned_invoices for name in view.payments_of(one)]
     paid_before = [name for name in returned if view.charges[name]["created"] <= finalized_at(invoice)]
-    return "returned" if paid_before else "credited"
+    if paid_before:
+        return "returned"
+    return "credited by nothing" if credits_of_nothing(view.invoices, finalized_at(invoice)) else "credited"
+
+
+def credits_of_nothing(invoices: list[Json], until: int) -> bool:
+    """Whether the credits that may be left at that time include one for a charge that was not paid."""
+    kept = [one for one in invoices if one["status"] in KEPT and finalized_at(one) <= until]
+    kept.sort(key=finalized_at)
+    paid, is_doubtful = list[tuple[str, int]](), False
+    for invoice in kept:
+        is_doubtful = is_doubtful and invoice["starting_balance"] < 0
+        lines = [(tier_of(line), line["period"]["end"], line["amount"]) for line in plan_lines(invoice)]
+        is_by_card = invoice["amount_paid"] >= invoice["total"]
+        if invoice["status"] == "paid" and (is_by_card or not is_doubtful):
+            paid += [(tier, end) for tier, end, cents in lines if cents > 0]
+        for tier, end, cents in lines:
+            if cents < 0 and (tier, end) in paid:
+                paid.remove((tier, end))
+            elif cents < 0:
+                is_doubtful = True
+    return is_doubtful
 
 
 def finalized_at(invoice: Json) -> int:
