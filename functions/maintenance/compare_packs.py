@@ -1,19 +1,20 @@
 """reconcile, credit packs: payments at Stripe against packs here, in both directions.
 
-Refunds and disputes of the window are read, also those of older packs. A pack of any age with credits left needs its
-sale: one list of Stripe has the sales since the oldest of them.
+All sales are listed, because a pack of any age with credits left needs its sale, and a sale its pack. Refunds and
+disputes of the window are read, also those of older packs.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 from stripe import InvalidRequestError, StripeClient
 
 from functions.common import results
-from functions.common.billing.records import billing_profile
+from functions.common.billing.overage import id_of
+from functions.common.billing.records import PriceList, billing_profile
 from functions.common.billing.stripe_state import PackPayment, PackSale, pack_sale, read_pack_payment
 from functions.common.database import Database
 from functions.maintenance.findings import Finding
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 PAGE_TIMEOUT_S = 30.0
-# A page is open for a day, and a bank debit takes days.
-PAYMENT_DELAY = timedelta(days=30)
 # Sales that no list has are read one by one. So many are one fault, not many.
 MAX_SUSPECTS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class GrantedPack:
-    """A pack as we granted it. `is_recorded`: an operator granted it, with a record."""
+    """A pack as we granted it. `is_recorded`: an operator granted it, with a record. `expires_at` None: it
+    never does."""
 
     id: str
     created_at: datetime
@@ -43,23 +43,33 @@ class GrantedPack:
     to_revoke: int
     is_frozen: bool
     is_recorded: bool
+    expires_at: datetime | None
 
 
 async def compare_packs(
-    database: Database, stripe: StripeClient, since: datetime, changed: Collection[str], currency: str
+    database: Database,
+    stripe: StripeClient,
+    since: datetime,
+    changed: Collection[str],
+    prices: PriceList,
+    left: Collection[str],
 ) -> tuple[list[Finding], int]:
-    """`changed`: the payments that were refunded or disputed. Returns the findings, and how many sales of the window
-    were compared."""
+    """`changed`: the payments that were refunded or disputed. `left`: customers of deleted users. Returns the findings,
+    and how many sales were compared."""
     # Stripe is read first: a payment that is listed there has its pack when we look, unless its event is missing.
-    sales = await _sales(stripe, since)
+    newer = await _sales(stripe, {"gte": int(since.timestamp())}, left)
+    sales = newer | await _sales(stripe, {"lt": int(since.timestamp())}, left)
+    days = {pack["id"]: pack["expires_after_days"] for pack in prices["packs"]}
+    currency = prices["plans"][0]["currency"]
     payments = set(changed)
     findings = []
     for session_ids in _pages(list(sales)):
         granted = {pack.session_id: pack for pack in await _packs(database, p_sessions=session_ids)}
         for session_id in session_ids:
-            findings += await _compare_sale(database, session_id, sales[session_id], granted.get(session_id))
+            findings += await _compare_sale(database, session_id, sales[session_id], granted.get(session_id), days)
             sale = sales[session_id]
-            if sale.currency != currency:
+            # Older ones may be from before a change of the currency.
+            if session_id in newer and sale.currency != currency:
                 findings.append(Finding("currency", sale.user_id, session_id, currency, sale.currency))
     unlisted: dict[str, GrantedPack] = {}
     async for pack in _packs_to_compare(database, since):
@@ -70,7 +80,7 @@ async def compare_packs(
             unlisted[pack.session_id] = pack
         if pack.payment_id is not None and (pack.to_revoke or pack.is_frozen):
             payments.add(pack.payment_id)
-    findings += await _compare_unlisted(stripe, unlisted, since)
+    findings += await _compare_unlisted(stripe, unlisted, days)
     for payment_ids in _pages(sorted(payments)):
         # Other payments of the account are for plans, or for something else.
         for pack in await _packs(database, p_payments=payment_ids):
@@ -78,52 +88,56 @@ async def compare_packs(
     return findings, len(sales)
 
 
-async def _sales(stripe: StripeClient, since: datetime, until: datetime | None = None) -> dict[str, PackSale]:
-    """The paid sales of packs, by the id of the session. Without `until`: to now."""
-    created = {"gte": int(since.timestamp())} | ({"lt": int(until.timestamp())} if until else {})
+async def _sales(stripe: StripeClient, created: Mapping[str, int], left: Collection[str]) -> dict[str, PackSale]:
+    """The paid sales of packs, by the id of the session, without those to deleted users."""
     params = {"created": created, "status": "complete", "limit": 100}
     listed = await stripe.v1.checkout.sessions.list_async(cast("SessionListParams", params))
     sales = {}
     async for session in listed.auto_paging_iter():
         sale = pack_sale(session)
-        if sale is not None and sale.is_paid:
+        if sale is not None and sale.is_paid and id_of(session.customer) not in left:
             sales[session.id] = sale
     return sales
 
 
-async def _compare_unlisted(stripe: StripeClient, packs: Mapping[str, GrantedPack], since: datetime) -> list[Finding]:
-    """Packs whose sale is older than the listed ones, by their session."""
-    if not packs:
-        return []
-    oldest = min(pack.created_at for pack in packs.values())
-    sales = await _sales(stripe, oldest - PAYMENT_DELAY, since) if oldest < since + PAYMENT_DELAY else {}
-    unread = [session_id for session_id in packs if session_id not in sales]
-    for session_id in unread[:MAX_SUSPECTS]:
+async def _compare_unlisted(
+    stripe: StripeClient, packs: Mapping[str, GrantedPack], days: Mapping[str, int | None]
+) -> list[Finding]:
+    """Packs whose sale the lists do not have, by their session."""
+    findings = []
+    for session_id, pack in list(packs.items())[:MAX_SUSPECTS]:
         sale = await _sale(stripe, session_id)
         if sale is not None:
-            sales[session_id] = sale
-    findings = []
-    for session_id, pack in packs.items():
-        if session_id in sales:
-            findings += _differences(sales[session_id], session_id, pack)
-        elif session_id in unread[:MAX_SUSPECTS]:
+            findings += _differences(sale, session_id, pack, days)
+        else:
             findings.append(_unpaid(pack, f"payment of {session_id}"))
-    if left := len(unread[MAX_SUSPECTS:]):
-        findings.append(Finding("pack unpaid", None, "others", "payments", f"{left:,} that may have none, not read"))
+    if len(packs) > MAX_SUSPECTS:
+        left = f"{len(packs) - MAX_SUSPECTS:,} that may have none, not read"
+        findings.append(Finding("pack unpaid", None, "others", "payments", left))
     return findings
 
 
 async def _compare_sale(
-    database: Database, session_id: str, sale: PackSale, granted: GrantedPack | None
+    database: Database, session_id: str, sale: PackSale, granted: GrantedPack | None, days: Mapping[str, int | None]
 ) -> list[Finding]:
     if granted is None:
         if await billing_profile(database, sale.user_id) is None:
             return []  # the user was deleted
         return [Finding("pack missing", sale.user_id, session_id, f"{sale.credits} credits", "nothing")]
-    return _differences(sale, session_id, granted)
+    return _differences(sale, session_id, granted, days)
 
 
-def _differences(sale: PackSale, session_id: str, granted: GrantedPack) -> list[Finding]:
+def _differences(
+    sale: PackSale, session_id: str, granted: GrantedPack, days: Mapping[str, int | None]
+) -> list[Finding]:
+    """`days`: until each pack on sale expires. Others are not sold any more, and their expiry is not compared."""
+    lifetime = days.get(sale.pack)
+    expires_at = granted.created_at + timedelta(days=lifetime) if lifetime is not None else None
+    if sale.pack in days and granted.expires_at != expires_at:
+        texts = [
+            f"expires {one.isoformat() if one is not None else 'never'}" for one in (expires_at, granted.expires_at)
+        ]
+        return [Finding("pack differs", sale.user_id, session_id, *texts)]
     price = Decimal(sale.price_cents) / 100
     if (granted.user_id, granted.credits, granted.price_paid_usd) == (sale.user_id, sale.credits, price):
         return []
@@ -199,7 +213,15 @@ def _pack(row: Mapping[str, Any]) -> GrantedPack:
         to_revoke=row["to_revoke"],
         is_frozen=row["is_frozen"],
         is_recorded=row["is_recorded"],
+        expires_at=_expiry(row["expires_at"]),
     )
+
+
+def _expiry(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text is not None else None
+    except ValueError:  # infinity
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _pages(ids: list[str]) -> Iterable[list[str]]:

@@ -9,7 +9,7 @@ SHOWN_PER_KIND = 5  # in the printed report
 KINDS = {
     "I1": "more included queries than the quota: find the cause; nothing is charged for them",
     "I2": "more overage than the limit: find the cause, and credit the user the difference",
-    "I3": "the credits of a pack do not add up: compare it with the ledger, and with its payment at Stripe",
+    "I3": "the credits of a pack do not add up, or expired too early: compare it with the ledger, and with its payment",
     "I4": "a counter that differs from the ledger: `reconcile --fix` corrects it",
     "I5": "a query without exactly one end: run release-stale-holds; if it stays, check the row",
     "I6": "a request that was charged twice: refund one charge",
@@ -26,7 +26,7 @@ KINDS = {
     "overage payment": "a payment of overage, by card or balance, that is not what we count: run `user … resend "
     "payments`; if it stays, resend an event of its charge from Stripe",
     "pack missing": "a pack that was paid and not granted: run retry-events, or resend its event from Stripe",
-    "pack differs": "a pack that differs from what was paid: compare both",
+    "pack differs": "a pack that differs from what was paid, or expires at another time: compare both",
     "pack unpaid": "a pack without a payment and without an operator's grant: find out who added it, then expire it",
     "pack refund": "a refund or dispute that the pack does not show: resend its event from Stripe",
     "plan differs": "a plan that differs from Stripe: run `user … resend payments`, which reads the customer again; "

@@ -72,7 +72,7 @@ async def reconcile(
     items += await compare_overage(database, stripe, billed, payments, unpaid, credited)
     compared_items = len(billed)
     progress(f"reconcile: {compared_items:,} invoice items compared with Stripe")
-    packs, compared_packs = await compare_packs(database, stripe, since, payments, currency)
+    packs, compared_packs = await compare_packs(database, stripe, since, payments, prices, customers.left)
     progress(f"reconcile: {compared_packs:,} packs compared with Stripe's payments")
     plans, compared_plans = await compare_plans(database, stripe, customers, prices, payments, unpaid, prorated)
     progress(f"reconcile: {compared_plans:,} plans compared with Stripe's subscriptions")

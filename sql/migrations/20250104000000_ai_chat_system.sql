@@ -1062,7 +1062,8 @@ comment on column public.packs.name is 'The name that users see.';
 comment on column public.packs.credits is 'Queries that the pack pays for.';
 comment on column public.packs.currency is 'The currency of price_usd, that of all plans and packs.';
 comment on column public.packs.price_usd is 'The price in the currency, whole cents.';
-comment on column public.packs.expires_after_days is 'Days until unused credits expire. Null: never.';
+comment on column public.packs.expires_after_days is 
+  'Days until unused credits expire. Null: never. To change it, sell another pack: reconcile compares sold ones with it.';
 comment on column public.packs.is_sold is 'False: the pack is no longer sold. Packs that users have bought stay valid.';
 
 insert into public.packs (slug, name, credits, price_usd)
@@ -6827,6 +6828,9 @@ as $$
   where c.credits_used <> coalesce(t.used, 0)
      or c.credits_remaining + c.credits_used + c.credits_revoked + c.credits_expired <> c.credits_purchased
   union all
+  select 'I3', c.user_id, c.id::text, concat('credits until ', c.expires_at), 'expired at ' || c.lapsed_at
+  from public.credit_packs c where c.lapsed_at < coalesce(c.expires_at, 'infinity')
+  union all
   -- The pack of a query is its user's. A row that left its pack also breaks the sum above.
   select 'I3', u.user_id, u.id::text, 'a pack of the user, if credits pay',
          concat_ws(' ', u.funding, coalesce(c.id::text, 'without a pack'), 'of ' || c.user_id)
@@ -7119,11 +7123,14 @@ as $$
     (l.after ->> 'overage_limit_usd')::numeric) as allowed) bound
   where s.overage_limit > bound.allowed
   union all
-  select 'operator', a.subject_user_id, 'grant ' || a.id, (a.after ->> 'credits') || ' credits',
-         coalesce(c.credits_purchased || ' credits of ' || c.user_id, 'no pack')
+  select 'operator', a.subject_user_id, 'grant ' || a.id,
+         (a.after ->> 'credits') || ' credits until ' || coalesce(a.after ->> 'expires_at', 'ever'),
+         coalesce(concat_ws(' ', c.credits_purchased, 'credits of ' || c.user_id, 'until',
+                            coalesce(c.expires_at::text, 'ever')), 'no pack')
   from public.operator_actions a left join public.credit_packs c on c.id = a.id
   where a.action = 'grant' and a.subject_user_id is not null
-    and (c.user_id, c.credits_purchased) is distinct from (a.subject_user_id, (a.after ->> 'credits')::integer)
+    and (c.user_id, c.credits_purchased, c.expires_at)
+        is distinct from (a.subject_user_id, (a.after ->> 'credits')::integer, (a.after ->> 'expires_at')::timestamptz)
   union all
   select 'operator', coalesce(a.subject_user_id, r.user_id), 'credit back ' || coalesce(a.id, r.id),
          coalesce('reversed: ' || a.subject, 'an action'), coalesce('reversed: ' || r.query_id, 'no reversal')
@@ -7173,7 +7180,7 @@ select
   c.credits_purchased as credits, c.credits_remaining as credits_left,
   c.price_paid::numeric as price_paid_usd, c.credits_to_revoke as to_revoke,
   c.is_frozen,
-  exists (select from public.operator_actions a where a.id = c.id and a.action = 'grant') as is_recorded
+  exists (select from public.operator_actions a where a.id = c.id and a.action = 'grant') as is_recorded, c.expires_at
 from public.credit_packs c;
 comment on view private.stripe_packs is 'Credit packs with what is compared with their payments at Stripe.';
 comment on column private.stripe_packs.id is 'The pack.';
@@ -7187,6 +7194,7 @@ comment on column private.stripe_packs.price_paid_usd is 'The price, dollars.';
 comment on column private.stripe_packs.to_revoke is 'Credits that refunds and a lost dispute are worth.';
 comment on column private.stripe_packs.is_frozen is 'Whether a dispute is open.';
 comment on column private.stripe_packs.is_recorded is 'Whether an operator granted it, with a record.';
+comment on column private.stripe_packs.expires_at is 'When the credits left expire. Null: never.';
 revoke all on private.stripe_packs from public, anon, authenticated, service_role;
 
 
@@ -7194,12 +7202,12 @@ create or replace function public.packs_to_compare(
   p_since timestamptz, p_after uuid default null, p_limit integer default 1000)
 returns table (
   id uuid, created_at timestamptz, user_id uuid, session_id text, payment_id text, credits integer,
-  price_paid_usd text, to_revoke integer, is_frozen boolean, is_recorded boolean)
+  price_paid_usd text, to_revoke integer, is_frozen boolean, is_recorded boolean, expires_at timestamptz)
 language sql stable security definer set search_path = ''
 as $$
   -- `greatest`: the time of a row that was written by hand may be -infinity.
   select s.id, greatest(s.created_at, '2000-01-01Z'), s.user_id, s.session_id, s.payment_id, s.credits,
-         s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded
+         s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded, s.expires_at
   from private.stripe_packs s
   where (s.created_at >= p_since or s.credits_left > 0)
     and s.id > coalesce(p_after, '00000000-0000-0000-0000-000000000000')
@@ -7216,11 +7224,11 @@ grant execute on function public.packs_to_compare(timestamptz, uuid, integer) to
 create or replace function public.sold_packs(p_sessions text[] default '{}', p_payments text[] default '{}')
 returns table (
   id uuid, created_at timestamptz, user_id uuid, session_id text, payment_id text, credits integer,
-  price_paid_usd text, to_revoke integer, is_frozen boolean, is_recorded boolean)
+  price_paid_usd text, to_revoke integer, is_frozen boolean, is_recorded boolean, expires_at timestamptz)
 language sql stable security definer set search_path = ''
 as $$
   select s.id, greatest(s.created_at, '2000-01-01Z'), s.user_id, s.session_id, s.payment_id, s.credits,
-         s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded
+         s.price_paid_usd::text, s.to_revoke, s.is_frozen, s.is_recorded, s.expires_at
   from private.stripe_packs s
   where s.session_id = any (p_sessions[1:1000]) or s.payment_id = any (p_payments[1:1000])
 $$;
