@@ -256,7 +256,8 @@ async def _end_subscription(stripe: StripeClient, customer_id: str) -> None:
 
 
 async def apply_customer(database: Database, stripe: StripeClient, customer_id: str, sequence: int) -> str | None:
-    """Read a customer and store their user's plan. `sequence` must be drawn before the call.
+    """Read a customer and store their user's plan. `sequence` must be drawn before the call. Voids the invoices that
+    would be paid for nothing.
 
     Returns the user's id; None where no user has this customer. Raises NotAtStripe.
     """
@@ -274,6 +275,9 @@ async def apply_customer(database: Database, stripe: StripeClient, customer_id: 
         "p_open_invoice_url": customer.open_invoice_url,
     }
     user_id: str | None = await database.call("apply_customer", params, parse=results.text)
+    for invoice_id in customer.for_nothing:
+        with suppress(InvalidRequestError):  # it was paid or voided meanwhile, or its payment is processing
+            await stripe.v1.invoices.void_invoice_async(invoice_id)
     return user_id
 
 

@@ -79,11 +79,13 @@ class CustomerState:
     """A customer at Stripe; `subscription` is None without a live subscription to one of our plans.
 
     `open_invoice_url` is the page of the oldest invoice that they have to pay us, None where none is open.
+    `for_nothing`: the invoices that give nothing if they are paid.
     """
 
     is_deleted: bool
     subscription: SubscriptionState | None
     open_invoice_url: str | None = None
+    for_nothing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +153,11 @@ async def live_subscription(stripe: StripeClient, customer_id: str) -> "tuple[Cu
 async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState:
     """What a customer has subscribed to and paid for. Raises StripeError."""
     customer, live = await live_subscription(stripe, customer_id)
-    unpaid = await open_invoices(stripe, customer_id, live.id if live else None)
+    unpaid, for_nothing = await _unpaid_invoices(stripe, customer_id, live.id if live else None)
     open_url = unpaid[0].hosted_invoice_url if unpaid else None
     is_deleted = bool(getattr(customer, "deleted", False))
     if live is None:
-        return CustomerState(is_deleted, None, open_url)
+        return CustomerState(is_deleted, None, open_url, for_nothing)
     item = _plan_item(live)
     assert item is not None
     bought = tier_of(item.price.product)
@@ -193,7 +195,7 @@ async def read_customer(stripe: StripeClient, customer_id: str) -> CustomerState
         past_due_since=iso_time(past_due_since) if past_due_since is not None else None,
         paid_until=iso_time(paid_until) if paid_until is not None and status == "past_due" else None,
     )
-    return CustomerState(is_deleted, subscription, open_url)
+    return CustomerState(is_deleted, subscription, open_url, for_nothing)
 
 
 async def _scheduled_tier(stripe: StripeClient, live: "Subscription", item: "SubscriptionItem", end: int) -> str | None:
@@ -316,25 +318,44 @@ async def open_invoices(stripe: StripeClient, customer_id: str, live_id: str | N
     """The open invoices for a plan or for overage, oldest first. Also uncollectible ones for overage, which stays owed
     and can be paid on their pages.
 
-    Without first invoices of other subscriptions than the live one: what was never paid for has never started. One that
-    took overage asks for that.
+    Without those that give nothing: first invoices of other subscriptions than the live one, because what was never
+    paid for has never started, and invoices that have only plans of ended subscriptions. One that took overage asks for
+    that.
     """
+    owed, _ = await _unpaid_invoices(stripe, customer_id, live_id)
+    return owed
+
+
+async def _unpaid_invoices(
+    stripe: StripeClient, customer_id: str, live_id: str | None
+) -> "tuple[list[Invoice], tuple[str, ...]]":
+    """The invoices of open_invoices, and the ids of those that have only plans of ended subscriptions."""
     open_ones, uncollectible = await asyncio.gather(
         stripe.v1.invoices.list_async({"customer": customer_id, "status": "open", "limit": 100}),
         stripe.v1.invoices.list_async({"customer": customer_id, "status": "uncollectible", "limit": 100}),
     )
-    found = [
-        invoice
-        async for invoice in open_ones.auto_paging_iter()
-        if _is_ours(invoice)
-        and (
-            invoice.billing_reason != "subscription_create"
-            or _subscription_of(invoice) == live_id
-            or has_overage(invoice)
-        )
-    ]
-    found += [invoice async for invoice in uncollectible.auto_paging_iter() if has_overage(invoice)]
-    return sorted(found, key=lambda one: one.created)
+    found = [invoice async for invoice in open_ones.auto_paging_iter()]
+    found += [invoice async for invoice in uncollectible.auto_paging_iter()]
+    owed, for_nothing, ended = [], [], {live_id: False}
+    for invoice in found:
+        subscription_id = _subscription_of(invoice)
+        if subscription_id is not None and _has_only_plans(invoice):
+            if subscription_id not in ended:
+                subscription = await stripe.v1.subscriptions.retrieve_async(subscription_id)
+                ended[subscription_id] = subscription.status == "canceled"
+            if ended[subscription_id]:
+                assert invoice.id is not None
+                for_nothing.append(invoice.id)
+                continue
+        is_open = invoice.status == "open" and _is_ours(invoice)
+        has_started = invoice.billing_reason != "subscription_create" or subscription_id == live_id
+        if (is_open and has_started) or has_overage(invoice):
+            owed.append(invoice)
+    return sorted(owed, key=lambda one: one.created), tuple(for_nothing)
+
+
+def _has_only_plans(invoice: "Invoice") -> bool:
+    return not invoice.lines.has_more and all(_tier_of_line(line) for line in invoice.lines.data)
 
 
 def _is_ours(invoice: "Invoice") -> bool:

@@ -147,7 +147,7 @@ class Actions:
         return lambda: self.billing.fake.control(f"/_customers/{view.twin.customer}/card", works=works)
 
     def _pay(self, history: History, view: StripeView, way: str) -> Callable[[], object] | None:
-        owed = view.plan_invoices("open")
+        owed = view.unpaid_plan_invoices("open")
         if not owed:
             return None
         return lambda: self.support.http.post(f"/i/{owed[-1]['id']}", data={"way": way}).raise_for_status()

@@ -78,14 +78,13 @@ def grace_starts_at(view: StripeView) -> int:
 
 
 def open_invoice_url(view: StripeView) -> str | None:
-    """The page of the oldest invoice that the user has to pay: for a plan that has started, or for overage."""
+    """The page of the oldest invoice that the user has to pay: for a plan that runs, or for overage."""
     customer = view.twin.customer
     # Also of a customer that was deleted, whose other lists the view leaves out.
     for invoice in view.support.all("invoices", customer=customer, status="open") if customer else []:
         subscription = subscription_of(invoice)
-        is_first = invoice["billing_reason"] == "subscription_create"
         has_overage = any(overage_item(line) for line in invoice["lines"]["data"])
-        if not is_first or has_overage or (view.live and subscription == view.live["id"]):
+        if has_overage or (view.live and subscription == view.live["id"]):
             url: str = invoice["hosted_invoice_url"]
             return url
     return None

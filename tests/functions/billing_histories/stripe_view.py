@@ -177,6 +177,10 @@ class StripeView:
     def plan_invoices(self, *statuses: str) -> list[Json]:
         return [one for one in self.invoices if one["parent"] and one["status"] in statuses]
 
+    def unpaid_plan_invoices(self, *statuses: str) -> list[Json]:
+        """Without those of ended subscriptions: which event voids them depends on deliveries."""
+        return [one for one in self.live_invoices if one["status"] in statuses]
+
     def subscription_states(self) -> Any:
         """The states of the subscriptions and of their open payments, without ids. Actions depend on them."""
         created = {one["id"]: one["created"] for one in self.subscriptions}
@@ -196,6 +200,6 @@ class StripeView:
                     one["attempt_count"],
                     one["next_payment_attempt"] is None,
                 )
-                for one in self.plan_invoices("draft", "open")
+                for one in self.unpaid_plan_invoices("draft", "open")
             ),
         )

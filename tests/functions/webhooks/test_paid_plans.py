@@ -1,11 +1,12 @@
 """A plan gives what has been paid for it."""
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
 from functions.common.billing.paid_plans import CHEAPEST_FIRST
-from tests.billing_kit import DAY, HOUR, SITE, BillingStack, stripe_get, stripe_post
+from tests.billing_kit import DAY, HOUR, SITE, STRIPE_HEADERS, BillingStack, stripe_get, stripe_post
 from tests.conftest import Person
 from tests.functions.maintenance.kit import findings
 from tests.functions.webhooks.kit import (
@@ -409,3 +410,52 @@ def test_an_event_of_a_plan_reads_stripe_rarely(billing: BillingStack, plan: str
     assert billing.deliver(event) == [200]
     read = [path.removeprefix("/v1/") for path in stripe_requests(billing)]
     assert read == [f"customers/{billing.customer_id(user)}", *lists]
+
+
+@pytest.mark.parametrize(
+    ("plan", "upgrade", "status", "way"),
+    [("pro", None, "open", "retries"), ("basic", "pro", "open", "support"), ("pro", None, "uncollectible", "support")],
+)
+def test_an_unpaid_plan_that_has_ended_is_not_charged(
+    billing: BillingStack, plan: str, upgrade: str | None, status: str, way: str
+) -> None:
+    user = subscriber(billing, plan)
+    break_cards(billing, user)
+    if upgrade:
+        change_plan(billing, user, upgrade)
+    else:
+        billing.advance_and_deliver(MONTH + 2 * HOUR)
+    customer = billing.customer_id(user)
+    (invoice,) = stripe_get(billing, "invoices", customer=customer, status="open")["data"]
+    if status == "uncollectible":
+        stripe_post(billing, f"invoices/{invoice['id']}/mark_uncollectible")
+    (subscription,) = stripe_get(billing, "subscriptions", customer=customer)["data"]
+    if way == "retries":
+        billing.fake.advance(30 * DAY)
+    else:
+        billing.fake.http.delete(f"/v1/subscriptions/{subscription['id']}", headers=STRIPE_HEADERS).raise_for_status()
+    assert stripe_get(billing, f"subscriptions/{subscription['id']}")["status"] == "canceled"
+    # Checkout does not wait for the event.
+    billing.checkout_page(user, plan=plan)
+    assert set(billing.deliver()) == {200}
+    assert stripe_get(billing, f"invoices/{invoice['id']}")["status"] == "void"
+    assert plan_of(billing, user) == ("free", None, "active")
+    assert billing.subscription_row(user)["open_invoice_url"] is None
+    assert findings(billing, user) == set()
+
+
+def test_overage_beside_an_ended_plan_stays_owed(billing: BillingStack) -> None:
+    user = subscriber(billing, "basic")
+    row = billing.subscription_row(user)
+    billing.add_overage(user, 100, billing.fake.now, int(row["current_period_start"].timestamp()))
+    break_cards(billing, user)
+    billing.advance_and_deliver(MONTH + 2 * HOUR)
+    billing.advance_and_deliver(30 * DAY)
+    (invoice,) = stripe_get(billing, "invoices", customer=billing.customer_id(user), status="open")["data"]
+    assert plan_of(billing, user) == ("free", None, "active")
+    row = billing.subscription_row(user)
+    assert (row["open_invoice_url"], row["unpaid_overage_usd"]) == (invoice["hosted_invoice_url"], Decimal("2.5"))
+    billing.fake.http.post(invoice["hosted_invoice_url"], data={"way": "good_card"})
+    assert set(billing.deliver()) == {200}
+    assert billing.subscription_row(user)["unpaid_overage_usd"] == 0
+    assert findings(billing, user) == set()
