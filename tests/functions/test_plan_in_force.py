@@ -51,6 +51,31 @@ def unpaid(*lines: PlanLine, payment: Payment = Payment.EXPECTED) -> PlanBill:
             "basic",
             END,
         ),
+        # A refund of the plan before an upgrade: most of the upgrade was paid.
+        ([unpaid(line("basic", 999), payment=Payment.RETURNED), bill(*UPGRADE)], "pro", False, "pro", END),
+        # A cent per line is rounding.
+        (
+            [
+                unpaid(line("basic", 999), payment=Payment.RETURNED),
+                bill(line("basic", -666, 40), line("pro", 668, 40)),
+            ],
+            "pro",
+            False,
+            "usage_only",
+            None,
+        ),
+        # The credit for an upgrade that was paid in part.
+        (
+            [
+                unpaid(line("basic", 999), payment=Payment.RETURNED),
+                bill(*UPGRADE),
+                bill(line("pro", -1333, 50), line("basic", 444, 50)),
+            ],
+            "basic",
+            False,
+            "basic",
+            END,
+        ),
         # The credit of a credit's bill that does not count counts neither.
         (
             [
@@ -63,6 +88,13 @@ def unpaid(*lines: PlanLine, payment: Payment = Payment.EXPECTED) -> PlanBill:
             "usage_only",
             None,
         ),
+        ([unpaid(line("pro", 2999))], "pro", False, "pro", None),  # a first payment that is processing
+        # Nothing of the period before is paid either.
+        *[
+            ([unpaid(line("pro", 2999, 0, START), payment=payment), *bills], "pro", False, "usage_only", None)
+            for payment in (Payment.EXPECTED, Payment.NONE, Payment.RETURNED)
+            for bills in ([unpaid(line("pro", 2999))], [])
+        ],
         ([PRO_BEFORE, unpaid(line("pro", 2999), payment=Payment.RETURNED)], "pro", True, "usage_only", None),
         ([PRO_BEFORE, unpaid(line("pro", 2999), payment=Payment.NONE)], "pro", False, "usage_only", None),
         # A coupon of 100 % after a credit.

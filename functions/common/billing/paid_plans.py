@@ -3,7 +3,7 @@
 docs/decisions/0034-a-plan-gives-what-is-paid.md has the reasons.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -71,19 +71,24 @@ def paid_tiers(bills: Sequence[PlanBill], until: int) -> list[str]:
 
 
 def _backed_lines(bills: Sequence[PlanBill], until: int) -> list[PlanLine]:
-    """The paid lines until that time, without invoices that were paid with a credit for what was not paid."""
+    """The lines until that time that money paid for. A credit for what was not paid is taken off its own invoice."""
     paid = [[line for line in bill.lines if line.end >= until] for bill in bills if bill.payment is Payment.PAID]
+    charged = {line.tier for lines in paid for line in lines}
     while True:
-        nets = [_cents_by_tier(lines) for lines in paid]
-        charged = {tier for net in nets for tier, cents in net.items() if cents >= 0}
-        backed = [
-            lines
-            for lines, net in zip(paid, nets, strict=True)
-            if all(cents >= 0 or tier in charged for tier, cents in net.items())
-        ]
-        if backed == paid:
-            return [line for lines in paid for line in lines]
-        paid = backed
+        backed = [_without_unbacked(lines, charged) for lines in paid]
+        found = {tier for lines in backed for tier, cents in _cents_by_tier(lines).items() if cents >= 0}
+        if found == charged:
+            return [line for lines in backed for line in lines]
+        charged = found
+
+
+def _without_unbacked(lines: list[PlanLine], charged: Collection[str]) -> list[PlanLine]:
+    """A paid invoice's lines without credits for tiers that are not `charged`; none if those credits paid for the rest,
+    but for rounding."""
+    net = _cents_by_tier(lines)
+    unbacked = {tier: cents for tier, cents in net.items() if cents < 0 and tier not in charged}
+    left = sum(unbacked.values()) + sum(cents for cents in net.values() if cents > 0)
+    return [line for line in lines if line.tier not in unbacked] if not unbacked or left > len(lines) else []
 
 
 def _cents_by_tier(lines: Sequence[PlanLine]) -> dict[str, int]:
@@ -124,4 +129,5 @@ def plan_in_force(
         tier = dearest(before)
         paid_until = max(line.end for line in _backed_lines(earlier, start) if line.tier == tier)
         return cheapest([bought, tier]), paid_until
-    return (UNPAID_TIER, None) if has_failed else (bought, None)
+    was_billed = any(line.end >= start for bill in earlier for line in bill.lines)
+    return (UNPAID_TIER, None) if has_failed or was_billed else (bought, None)

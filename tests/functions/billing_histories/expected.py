@@ -66,7 +66,9 @@ def tier_and_end(view: StripeView) -> tuple[str, datetime | None]:
     if has_failed:
         before.pop("usage_only", None)
     if not before:
-        return ("usage_only" if has_failed else bought), None
+        ends = [line["period"]["end"] for one in view.live_invoices for line in plan_lines(one)]
+        was_billed = any(start <= one < end for one in ends)
+        return ("usage_only" if has_failed or was_billed else bought), None
     best = max(before, key=RANKS.index)
     return min(bought, best, key=RANKS.index), as_time(before[best])
 
@@ -171,7 +173,7 @@ def past_due_since(view: StripeView) -> int:
 
 def net_cents(line: Json) -> int:
     """The amount of an invoice's line after discounts. No discount lowers overage."""
-    amount: int = line["amount"] - sum(one["amount"] for one in line["discount_amounts"])
+    amount: int = line["amount"] - sum(one["amount"] for one in line.get("discount_amounts", ()))
     return amount
 
 
@@ -183,8 +185,8 @@ def paid_tiers(view: StripeView, until: int, before: int | None) -> dict[str, in
     """The tiers that the live subscription has paid until that time, and the end of each: every credit takes one
     payment back. With `before`: of lines that end before that time.
 
-    Prorations without an invoice count like one if that would charge nothing. What takes back more than was paid does
-    not count.
+    Prorations without an invoice count like one if that would charge nothing. What takes back more than was paid counts
+    as far as money was paid beside it.
     """
     paid = [one for one in view.live_invoices if one["status"] == "paid" and one["id"] not in view.refunded_invoices]
     waiting = [one for one in view.items if one["proration"] and one["invoice"] is None]
@@ -200,10 +202,24 @@ def paid_tiers(view: StripeView, until: int, before: int | None) -> dict[str, in
     while groups:
         fits = [lines for lines in groups if min(changes(lines, counts).values(), default=0) >= 0]
         if not fits:
+            rests = [paid_rest(lines, counts) for lines in groups]
+            fits = [rest for rest in rests if rest][:1]
+            groups = [rest if [rest] == fits else lines for lines, rest in zip(groups, rests, strict=True)]
+        if not fits:
             break
         counts, lines = changes(fits[0], counts), groups.pop(groups.index(fits[0]))
         ends |= {tier_of(one): max(one["period"]["end"], ends.get(tier_of(one), 0)) for one in lines}
     return {tier: ends[tier] for tier, count in counts.items() if count > 0}
+
+
+def paid_rest(lines: list[Json], counts: Counter[str]) -> list[Json]:
+    """The lines of an invoice without the tiers whose credits take back what was not paid. Nothing, if those credits
+    are as large as what is charged."""
+    after, cents = changes(lines, counts), Counter[str]()
+    for line in lines:
+        cents[tier_of(line)] += net_cents(line)
+    charged = sum(amount for tier, amount in cents.items() if amount > 0 or after[tier] < 0)
+    return [line for line in lines if after[tier_of(line)] >= 0] if charged > len(lines) else []
 
 
 def tier_of(line: Json) -> str:

@@ -265,6 +265,15 @@ def test_a_refunded_upgrade_leaves_the_plan_before_it(billing: BillingStack) -> 
     assert plan_of(billing, user) == ("basic", None, "active")
 
 
+def test_a_refund_before_an_upgrade_leaves_what_was_paid_after(billing: BillingStack) -> None:
+    user = subscriber(billing)
+    change_plan(billing, user, "pro")
+    stripe_post(billing, "refunds", payment_intent=plan_payment(billing, user))
+    assert set(billing.deliver()) == {200}
+    assert plan_of(billing, user) == ("pro", None, "active")
+    assert findings(billing, user) == set()
+
+
 @pytest.mark.parametrize("to", ["basic", "usage_only"])
 def test_a_downgrade_with_a_pending_credit_ends_the_dear_plan(billing: BillingStack, to: str) -> None:
     user = subscriber(billing, "pro")
@@ -316,6 +325,13 @@ def test_a_renewal_that_waits_for_its_payment_keeps_the_plan(billing: BillingSta
     assert plan_of(billing, user) == (plan, None, "active")
     billing.fake.control(f"/_invoices/{draft['id']}/finalization", fails=True)
     billing.advance_and_deliver(2 * HOUR)
+    assert plan_of(billing, user) == (plan, None, "active")
+    renew(billing, user)
+    assert plan_of(billing, user) == ("usage_only", None, "active")
+    billing.fake.control(f"/_invoices/{draft['id']}/finalization", fails=False)
+    stripe_post(billing, f"invoices/{draft['id']}/finalize")
+    stripe_post(billing, f"invoices/{draft['id']}/pay")
+    assert set(billing.deliver()) == {200}
     assert plan_of(billing, user) == (plan, None, "active")
 
 
