@@ -12,12 +12,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from stripe import Customer, InvalidRequestError, Invoice, StripeClient, Subscription
 
 from functions.common import results
 from functions.common.billing.overage import id_of
-from functions.common.billing.records import PriceList
+from functions.common.billing.records import PriceList, billing_profile
 from functions.common.billing.stripe_client import tier_of
 from functions.common.billing.stripe_state import (
     STATUSES,
@@ -129,8 +130,9 @@ async def compare_plans(
                 Finding("customer differs", row.user_id, customer_id, f"user {owner}", f"user {row.user_id}")
             )
             continue
+        is_unknown = customers.is_complete and row.customer_id is not None and customer_id not in customers.owners
         expected = _listed_plan(row, live.get(customer_id, []), owed.get(customer_id, []), tiers, dearness)
-        if expected is None or customer_id in unclear or _differences(expected, row.plan):
+        if is_unknown or expected is None or customer_id in unclear or _differences(expected, row.plan):
             suspects.append(row)
     for row in suspects[:MAX_SUSPECTS]:
         findings += await _compare(database, stripe, row, dearness)
@@ -139,7 +141,12 @@ async def compare_plans(
         state = await read_customer(stripe, customer_id)
         if state.subscription is not None:
             findings.append(Finding("plan unknown", None, customer_id, "a user", state.subscription.id))
-    left = max(0, len(suspects) - MAX_SUSPECTS) + max(0, len(unknown) - MAX_SUSPECTS)
+    linked = {user_id for customer_id, user_id in users.items() if customer_id}
+    unlinked = {
+        owner: one for one, owner in customers.owners.items() if owner not in linked and one not in customers.left
+    }
+    findings += await _unlinked(database, unlinked)
+    left = sum(max(0, len(some) - MAX_SUSPECTS) for some in (suspects, unknown, unlinked))
     if left:
         findings.append(Finding("plan differs", None, "others", "the same", f"{left:,} that may differ, not read"))
     findings += await _lost_disputes(stripe, changed.values(), live, users)
@@ -254,11 +261,33 @@ async def _compare(
     if row is None or (row.customer_id, row.sequence) != (suspect.customer_id, suspect.sequence):
         return []  # deleted, linked anew, or applied meanwhile
     found, expected = row.plan, _expected(state, row.unsubscribed_tier, dearness)
+    findings = []
+    if state.is_deleted:
+        findings.append(Finding("customer missing", row.user_id, f"{row.customer_id}", "at Stripe", "nothing"))
     names = _differences(expected, found)
     if not names:
-        return []
+        return findings
     texts = [", ".join(f"{name} {getattr(one, name) or 'none'}" for name in names) for one in (expected, found)]
-    return [Finding("plan differs", row.user_id, row.customer_id or "no customer", *texts)]
+    return [*findings, Finding("plan differs", row.user_id, row.customer_id or "no customer", *texts)]
+
+
+async def _unlinked(database: Database, unlinked: Mapping[str | None, str]) -> list[Finding]:
+    """Users without a customer who have one at Stripe, of the customers by the user id in their metadata."""
+    findings = []
+    for owner, customer_id in list(unlinked.items())[:MAX_SUSPECTS]:
+        profile = await billing_profile(database, owner) if owner is not None and _is_uuid(owner) else None
+        if profile is not None and profile.stripe_customer_id is None:
+            findings.append(Finding("customer missing", owner, customer_id, customer_id, "no customer"))
+    return findings
+
+
+def _is_uuid(text: str) -> bool:
+    """Other projects of the account may have user ids of another form."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _differences(expected: StoredPlan, stored: StoredPlan) -> list[str]:

@@ -37,6 +37,8 @@ KINDS = {
     "plan unknown": "a live subscription of a customer without a user: cancel it at Stripe, and refund it",
     "catalogue": "prices or settings at Stripe that differ from ours: run publish-catalog",
     "currency": "money at Stripe in another currency than our prices: refund or cancel it, and bill it again",
+    "customer missing": "a customer that is not at Stripe, or not at its user here: run `user … resend payments`; "
+    "if it stays, set stripe_customer_id to the one whose metadata has the user_id",
     "customer differs": "a Stripe customer of another user: compare the metadata user_id with stripe_customer_id",
 }
 

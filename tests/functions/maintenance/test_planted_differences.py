@@ -236,7 +236,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
     "a subscription without a user": (
         sql(f"{SUBSCRIPTIONS} tier = 'free', stripe_subscription_id = null, stripe_customer_id = null,"
             " current_period_start = null, current_period_end = null where user_id = %s", "other"),
-        {"plan unknown"}),
+        {"plan unknown", "customer missing"}),
     "a better plan than the subscription's": (
         sql(f"{SUBSCRIPTIONS} tier = 'pro' where user_id = %s", "billed"), {"plan differs"}),
     "a better plan until the subscription's follows": (
@@ -326,6 +326,27 @@ def test_a_difference_of_an_old_sale_is_found(books: Books, name: str) -> None:
     plant, kinds = PLANTED[name]
     plant(books)
     assert {one["kind"] for one in books.findings(LATER)} == kinds
+
+
+def test_wrong_customers_are_found_at_any_age(books: Books) -> None:
+    billing = books.billing
+    first, second = (billing.new_user() for _ in range(2))
+    for user in (first, second):
+        billing.buy(user, pack="pack_100")
+    assert set(billing.deliver()) == {200}
+    customers = [billing.customer_id(user) for user in (first, second)]
+
+    def found(*linked: str | None) -> list[tuple[str, str]]:
+        for customers_now in ((None, None), linked):
+            for user, customer in zip((first, second), customers_now, strict=True):
+                books.sql(f"{SUBSCRIPTIONS} stripe_customer_id = %s where user_id = %s", customer, user.id)
+        return sorted((one["kind"], one["user_id"]) for one in books.findings(LATER))
+
+    assert found(*customers) == []
+    assert found(*reversed(customers)) == sorted(("customer differs", user.id) for user in (first, second))
+    assert found("cus_none", customers[1]) == [("customer missing", first.id)]
+    assert found(None, customers[1]) == [("customer missing", first.id)]
+    assert found(*customers) == []
 
 
 def lost_events(billing: BillingStack, act: Callable[[], Any]) -> list[str]:
