@@ -101,6 +101,12 @@ REASONS = (
         fr="Votre dernière facture n’est pas payée. Payez-la pour continuer.",
     ),
     Reason(
+        "subscription_paused", "payment_required", "contact_support", paying_helps=True,
+        sql="Subscription not active: suspended, past_due", ends="when support collects payments again",
+        en="Your subscription is paused, and there is no invoice to pay. Contact support.",
+        fr="Votre abonnement est suspendu et il n’y a aucune facture à payer. Communiquez avec le soutien.",
+    ),
+    Reason(
         "subscription_ended", "payment_required", "upgrade", paying_helps=True,
         sql="Subscription not active: suspended, canceled, past_due", ends="when a plan is chosen",
         en="Your subscription is not active. Choose a plan to continue.",
@@ -170,6 +176,13 @@ REASONS = (
         en="The highest overage limit that your account may have is reached. With a credit pack you continue now.",
         fr="La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet "
            "de continuer maintenant.",
+    ),
+    Reason(
+        "overage_without_invoice", "overage_limit_reached", "contact_support", sql="Overage limit reached",
+        ends="when support raises the limit, or credits are bought",
+        en="You have not paid for queries beyond your plan, and there is no invoice to pay. Contact support.",
+        fr="Vous n’avez pas payé des requêtes hors forfait et il n’y a aucune facture à payer. Communiquez avec le "
+           "soutien.",
     ),
     Reason(
         "overage_returned", "overage_limit_reached", "contact_support", sql="Overage limit reached",
@@ -299,10 +312,10 @@ REASONS = (
            "le soutien.",
     ),
     Reason(
-        "overage_owed", "forbidden", "contact_support", ends="when the overage is billed or written off",
-        en="The account owes overage that could not be billed, so it was not deleted. Contact support.",
-        fr="Le compte doit un dépassement qui n’a pas pu être facturé, il n’a donc pas été supprimé. Communiquez avec "
-           "le soutien.",
+        "overage_owed", "forbidden", "contact_support", ends="when the overage is paid or written off",
+        en="The account owes overage for which there is no invoice to pay, so it was not deleted. Contact support.",
+        fr="Le compte doit un dépassement pour lequel il n’y a aucune facture à payer, il n’a donc pas été supprimé. "
+           "Communiquez avec le soutien.",
     ),
 
     # Own keys

@@ -389,6 +389,11 @@ values
    'when the invoice is paid',
    'Your last invoice is not paid. Pay it to continue.',
    'Votre dernière facture n’est pas payée. Payez-la pour continuer.'),
+  ('subscription_paused', 'payment_required', 'contact_support', true,
+   'Subscription not active: suspended, past_due',
+   'when support collects payments again',
+   'Your subscription is paused, and there is no invoice to pay. Contact support.',
+   'Votre abonnement est suspendu et il n’y a aucune facture à payer. Communiquez avec le soutien.'),
   ('subscription_ended', 'payment_required', 'upgrade', true,
    'Subscription not active: suspended, canceled, past_due',
    'when a plan is chosen',
@@ -448,6 +453,12 @@ values
    'The highest overage limit that your account may have is reached. With a credit pack you continue now.',
    'La limite de dépassement la plus élevée permise pour votre compte est atteinte. Un bloc de crédits permet'
    ' de continuer maintenant.'),
+  ('overage_without_invoice', 'overage_limit_reached', 'contact_support', false,
+   'Overage limit reached',
+   'when support raises the limit, or credits are bought',
+   'You have not paid for queries beyond your plan, and there is no invoice to pay. Contact support.',
+   'Vous n’avez pas payé des requêtes hors forfait et il n’y a aucune facture à payer. Communiquez avec le '
+   'soutien.'),
   ('overage_returned', 'overage_limit_reached', 'contact_support', false,
    'Overage limit reached',
    'when the dispute is won, support raises the limit, or credits are bought',
@@ -567,10 +578,10 @@ values
    ' le soutien.'),
   ('overage_owed', 'forbidden', 'contact_support', false,
    null,
-   'when the overage is billed or written off',
-   'The account owes overage that could not be billed, so it was not deleted. Contact support.',
-   'Le compte doit un dépassement qui n’a pas pu être facturé, il n’a donc pas été supprimé. Communiquez avec'
-   ' le soutien.'),
+   'when the overage is paid or written off',
+   'The account owes overage for which there is no invoice to pay, so it was not deleted. Contact support.',
+   'Le compte doit un dépassement pour lequel il n’y a aucune facture à payer, il n’a donc pas été supprimé. '
+   'Communiquez avec le soutien.'),
   ('byok_not_allowed', 'byok_not_allowed', 'upgrade', true,
    null,
    'with a plan that allows own keys',
@@ -3386,16 +3397,18 @@ select
     else 'Daily quota exceeded'
   end as reason,
   case when decision.funding is null then refusal.reason_code in (
-         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed',
-         'overage_unpaid')
+         'subscription_unpaid', 'subscription_paused', 'subscription_ended', 'free_quota_used', 'credits_used',
+         'payment_failed', 'overage_unpaid')
        else decision.funding = 'overage' end as requires_payment,
   case
     when decision.funding = 'included' and not s.is_lifetime
       or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
       or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
-      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached', 'overage_returned') then least(
-      case when decision.funding = 'overage' or refusal.reason_code <> 'overage_returned'
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached', 'overage_returned',
+                                 'overage_without_invoice') then least(
+      case when decision.funding = 'overage'
+                or refusal.reason_code not in ('overage_returned', 'overage_without_invoice')
                 and s.overage_used + s.overage_price_usd > s.overage_limit
            then (private.period_at(s.period_start, s.current_period_end, s.now)).period_end end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
@@ -3430,7 +3443,8 @@ cross join lateral (
   select case
       when decision.funding is not null then null
       when s.blocked_at is not null then 'account_blocked'
-      when not s.is_serving and s.is_billed and s.status <> 'canceled' then 'subscription_unpaid'
+      when not s.is_serving and s.is_billed and s.status <> 'canceled'
+        then case when s.open_invoice_url is null then 'subscription_paused' else 'subscription_unpaid' end
       when not s.is_serving then 'subscription_ended'
       when s.is_lifetime then 'free_quota_used'
       when s.can_use_overage and s.open_invoice_url is not null
@@ -3438,6 +3452,13 @@ cross join lateral (
       when s.can_use_overage and s.unpaid_overage + s.overage_price_usd > s.overage_ceiling and exists (
         select from public.overage_invoice_items i where i.user_id = s.user_id and i.settled_as = 'returned')
         then 'overage_returned'
+      -- No later invoice collects it: its own is settled, or was deleted with its customer. A draft takes an hour. A
+      -- total below 50 cents is on the balance, which the next invoice collects.
+      when s.can_use_overage and s.unpaid_overage + s.overage_price_usd > s.overage_ceiling and exists (
+        select from public.overage_invoice_items i
+        where i.user_id = s.user_id and i.settled_as is null and i.stripe_invoice_id is not null
+          and i.amount_cents >= 50 and i.created_at < s.now - interval '1 day')
+        then 'overage_without_invoice'
       when s.can_use_overage and greatest(s.overage_used, s.unpaid_overage) + s.overage_price_usd > s.overage_ceiling
         then 'overage_ceiling_reached'
       when s.can_use_overage then 'overage_limit_reached'
@@ -5972,7 +5993,7 @@ begin
       'refusal', (
         select jsonb_build_object('reason_code', f.reason_code, 'reason', f.reason, 'url', s.open_invoice_url)
         from private.funding_state f
-        where f.user_id = u.id and f.reason_code in ('subscription_unpaid', 'subscription_ended')))
+        where f.user_id = u.id and f.reason_code in ('subscription_unpaid', 'subscription_paused', 'subscription_ended')))
     from auth.users u left join public.user_subscriptions s on s.user_id = u.id where u.id = p_user_id);
 end
 $$;
@@ -7578,13 +7599,17 @@ begin
         and u.reversed_at is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.',
       hint = 'overage_owed';
+  elsif not p_write_off and exists (
+      select from public.overage_invoice_items i where i.user_id = p_user_id and i.settled_as = 'returned') then
+    raise exception using errcode = 'OWING', message = 'The user owes overage whose payment was returned.',
+      hint = 'overage_owed';
   end if;
 end
 $$;
 comment on function public.check_deletion(uuid, boolean) is
   'Whether a user may be deleted now, through the admin API of Auth: the foreign keys then delete all their rows, and '
   'retain_ledger stores the sums. Without a subscription no query is charged as overage any more. OWING: they still '
-  'have a subscription, or overage that is not billed and p_write_off is false.';
+  'have a subscription, or p_write_off is false and overage is not billed or its payment was returned.';
 revoke all on function public.check_deletion(uuid, boolean) from public, anon, authenticated, service_role;
 grant execute on function public.check_deletion(uuid, boolean) to service_role;
 

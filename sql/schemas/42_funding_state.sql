@@ -213,16 +213,18 @@ select
     else 'Daily quota exceeded'
   end as reason,
   case when decision.funding is null then refusal.reason_code in (
-         'subscription_unpaid', 'subscription_ended', 'free_quota_used', 'credits_used', 'payment_failed',
-         'overage_unpaid')
+         'subscription_unpaid', 'subscription_paused', 'subscription_ended', 'free_quota_used', 'credits_used',
+         'payment_failed', 'overage_unpaid')
        else decision.funding = 'overage' end as requires_payment,
   case
     when decision.funding = 'included' and not s.is_lifetime
       or refusal.reason_code in ('daily_quota_used', 'daily_quota_used_overage_off', 'no_quota')
       or refusal.reason_code = 'overage_off' and s.resets_daily then s.midnight
     when decision.funding = 'overage'
-      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached', 'overage_returned') then least(
-      case when decision.funding = 'overage' or refusal.reason_code <> 'overage_returned'
+      or refusal.reason_code in ('overage_limit_reached', 'overage_ceiling_reached', 'overage_returned',
+                                 'overage_without_invoice') then least(
+      case when decision.funding = 'overage'
+                or refusal.reason_code not in ('overage_returned', 'overage_without_invoice')
                 and s.overage_used + s.overage_price_usd > s.overage_limit
            then (private.period_at(s.period_start, s.current_period_end, s.now)).period_end end,
       case when decision.funding is null and s.quota_limit > 0 then s.midnight end)
@@ -257,7 +259,8 @@ cross join lateral (
   select case
       when decision.funding is not null then null
       when s.blocked_at is not null then 'account_blocked'
-      when not s.is_serving and s.is_billed and s.status <> 'canceled' then 'subscription_unpaid'
+      when not s.is_serving and s.is_billed and s.status <> 'canceled'
+        then case when s.open_invoice_url is null then 'subscription_paused' else 'subscription_unpaid' end
       when not s.is_serving then 'subscription_ended'
       when s.is_lifetime then 'free_quota_used'
       when s.can_use_overage and s.open_invoice_url is not null
@@ -265,6 +268,13 @@ cross join lateral (
       when s.can_use_overage and s.unpaid_overage + s.overage_price_usd > s.overage_ceiling and exists (
         select from public.overage_invoice_items i where i.user_id = s.user_id and i.settled_as = 'returned')
         then 'overage_returned'
+      -- No later invoice collects it: its own is settled, or was deleted with its customer. A draft takes an hour. A
+      -- total below 50 cents is on the balance, which the next invoice collects.
+      when s.can_use_overage and s.unpaid_overage + s.overage_price_usd > s.overage_ceiling and exists (
+        select from public.overage_invoice_items i
+        where i.user_id = s.user_id and i.settled_as is null and i.stripe_invoice_id is not null
+          and i.amount_cents >= 50 and i.created_at < s.now - interval '1 day')
+        then 'overage_without_invoice'
       when s.can_use_overage and greatest(s.overage_used, s.unpaid_overage) + s.overage_price_usd > s.overage_ceiling
         then 'overage_ceiling_reached'
       when s.can_use_overage then 'overage_limit_reached'

@@ -215,13 +215,17 @@ begin
         and u.reversed_at is null) then
     raise exception using errcode = 'OWING', message = 'The user owes overage that has not been billed.',
       hint = 'overage_owed';
+  elsif not p_write_off and exists (
+      select from public.overage_invoice_items i where i.user_id = p_user_id and i.settled_as = 'returned') then
+    raise exception using errcode = 'OWING', message = 'The user owes overage whose payment was returned.',
+      hint = 'overage_owed';
   end if;
 end
 $$;
 comment on function public.check_deletion(uuid, boolean) is
   'Whether a user may be deleted now, through the admin API of Auth: the foreign keys then delete all their rows, and '
   'retain_ledger stores the sums. Without a subscription no query is charged as overage any more. OWING: they still '
-  'have a subscription, or overage that is not billed and p_write_off is false.';
+  'have a subscription, or p_write_off is false and overage is not billed or its payment was returned.';
 revoke all on function public.check_deletion(uuid, boolean) from public, anon, authenticated, service_role;
 grant execute on function public.check_deletion(uuid, boolean) to service_role;
 

@@ -297,6 +297,29 @@ def test_an_uncollectible_invoice_can_be_paid(billing: BillingStack) -> None:
     assert findings(billing, user) == []
 
 
+def test_overage_of_a_deleted_customer_is_for_support(billing: BillingStack) -> None:
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    break_cards(billing, user)
+    ask_until_refused(billing, user)
+    job(billing, "bill-thresholds")
+    billing.deliver()
+    customer = billing.customer_id(user)
+    billing.fake.http.delete(f"/v1/customers/{customer}", headers=STRIPE_HEADERS).raise_for_status()
+    assert set(billing.deliver()) == {200}
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    assert ask_until_refused(billing, user)["reason_code"] == "overage_ceiling_reached"
+    billing.db.execute(
+        "update public.overage_invoice_items set created_at = %s where user_id = %s",
+        (datetime.fromtimestamp(billing.fake.now - 2 * DAY, UTC), user.id),
+    )
+    refused = ask_until_refused(billing, user)
+    assert (refused["reason_code"], refused["resets_at"]) == ("overage_without_invoice", None)
+    assert owed(billing, user) == LIMIT
+
+
 def test_a_voided_invoice_is_neither_owed_nor_paid(billing: BillingStack) -> None:
     user = billing.new_user()
     billing.buy(user, plan="usage_only")

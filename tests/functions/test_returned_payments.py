@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.billing_kit import DAY, BillingStack, stripe_get, stripe_post
@@ -127,6 +128,9 @@ def test_a_lost_dispute_opens_no_new_credit(billing: BillingStack) -> None:
     user, payment = overage_payer(billing)
     dispute(billing, payment, "lost")
     cancel(billing, user)
+    with pytest.raises(psycopg.Error, match="payment was returned"):
+        value(billing.db, "select public.check_deletion(%s)", user.id)
+    value(billing.db, "select public.check_deletion(%s, true)", user.id)
     billing.fake.advance(MONTH)
     subscribe(billing, user)
     refused = refusal(billing, user)

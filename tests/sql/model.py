@@ -17,7 +17,14 @@ DAILY = {"basic": 15, "pro": 40, "usage_only": 0}
 LIFETIME = 10
 # The reasons for which only a payment helps.
 PAYABLE = (
-    *("subscription_unpaid", "subscription_ended", "free_quota_used", "credits_used", "payment_failed"),
+    *(
+        "subscription_unpaid",
+        "subscription_paused",
+        "subscription_ended",
+        "free_quota_used",
+        "credits_used",
+        "payment_failed",
+    ),
     "overage_unpaid",
 )
 CHEAPEST_FIRST = ("usage_only", "basic", "pro")
@@ -345,8 +352,9 @@ class User:
     def refusal_code(self, at: datetime) -> str:
         """The reason_code of a query for which nothing pays."""
         if not self.is_serving(at):
-            unpaid = self.subscribed and self.status != "canceled"
-            return "subscription_unpaid" if unpaid else "subscription_ended"
+            if not self.subscribed or self.status == "canceled":
+                return "subscription_ended"
+            return "subscription_unpaid" if self.has_open_invoice else "subscription_paused"
         if self.tier == "free":
             return "free_quota_used"
         if self.can_use_overage:

@@ -525,7 +525,8 @@ PERIOD = {"current_period_start": "2026-03-01Z", "current_period_end": "2026-04-
         ("usage_only", {"status": "past_due", "past_due_since": "2026-03-09Z"}, "payment_failed", True),
         ("usage_only", {"status": "canceled", **PERIOD}, "credits_used", True),
         ("usage_only", {"allow_overages": False, "overage_limit": 0}, "credits_used", True),
-        ("pro", {"status": "suspended"}, "subscription_unpaid", True),
+        ("pro", {"status": "suspended", "open_invoice_url": "https://x.test/i"}, "subscription_unpaid", True),
+        ("pro", {"status": "suspended"}, "subscription_paused", True),
     ],
 )  # fmt: skip
 def test_a_subscriber_is_not_told_to_wait_for_what_changes_nothing(

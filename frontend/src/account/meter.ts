@@ -13,7 +13,8 @@ export function readMeter(usage: Usage): Reading {
   const { reason_code, included, overage, credits, tier } = usage;
   if (reason_code === "account_blocked") return { kind: "blocked" };
   if (reason_code === "own_key") return { kind: "own_key" };
-  if (reason_code === "subscription_unpaid" || reason_code === "payment_failed") return { kind: "unpaid" };
+  const unpaid = ["subscription_unpaid", "subscription_paused", "payment_failed"];
+  if (unpaid.includes(reason_code)) return { kind: "unpaid" };
   if (reason_code === "subscription_ended" || reason_code === "no_subscription") return { kind: "none" };
   const isOverage = reason_code === "overage" || reason_code.startsWith("overage_");
   if (credits.remaining > 0 && (reason_code === "credits" || included.remaining === 0))

@@ -147,6 +147,10 @@ def test_a_paused_collection_serves_no_longer_than_its_grace(billing: BillingSta
     row = billing.subscription_row(user)
     assert plan_of(billing, user) == ("basic", None, "past_due")
     assert row["past_due_since"] == row["current_period_start"]
+    refused = billing.call_checkout(user, "/checkout", pack="pack_100", success_url=SITE, cancel_url=SITE)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["reason_code"]) == (402, "subscription_paused")
+    assert error["action"] == "contact_support"
 
 
 def test_the_plan_is_found_behind_another_product(billing: BillingStack) -> None:
