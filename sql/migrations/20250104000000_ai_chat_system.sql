@@ -1074,7 +1074,8 @@ comment on column public.packs.credits is 'Queries that the pack pays for.';
 comment on column public.packs.currency is 'The currency of price_usd, that of all plans and packs.';
 comment on column public.packs.price_usd is 'The price in the currency, whole cents.';
 comment on column public.packs.expires_after_days is 
-  'Days until unused credits expire. Null: never. To change it, sell another pack: reconcile compares sold ones with it.';
+  'Days until unused credits expire. Null: never. To change it, sell another pack: reconcile compares sold ones with '
+  'it.';
 comment on column public.packs.is_sold is 'False: the pack is no longer sold. Packs that users have bought stay valid.';
 
 insert into public.packs (slug, name, credits, price_usd)
@@ -5993,7 +5994,8 @@ begin
       'refusal', (
         select jsonb_build_object('reason_code', f.reason_code, 'reason', f.reason, 'url', s.open_invoice_url)
         from private.funding_state f
-        where f.user_id = u.id and f.reason_code in ('subscription_unpaid', 'subscription_paused', 'subscription_ended')))
+        where f.user_id = u.id
+          and f.reason_code in ('subscription_unpaid', 'subscription_paused', 'subscription_ended')))
     from auth.users u left join public.user_subscriptions s on s.user_id = u.id where u.id = p_user_id);
 end
 $$;

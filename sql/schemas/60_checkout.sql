@@ -40,7 +40,8 @@ begin
       'refusal', (
         select jsonb_build_object('reason_code', f.reason_code, 'reason', f.reason, 'url', s.open_invoice_url)
         from private.funding_state f
-        where f.user_id = u.id and f.reason_code in ('subscription_unpaid', 'subscription_paused', 'subscription_ended')))
+        where f.user_id = u.id
+          and f.reason_code in ('subscription_unpaid', 'subscription_paused', 'subscription_ended')))
     from auth.users u left join public.user_subscriptions s on s.user_id = u.id where u.id = p_user_id);
 end
 $$;

@@ -108,7 +108,7 @@ def test_responses_with_content_have_the_described_form(
     unpaid = person("pro", status="suspended", stripe_customer_id=f"cus_{uuid.uuid4().hex}",
                     stripe_subscription_id=f"sub_{uuid.uuid4().hex}")  # fmt: skip
     for path, request in (("/chat", body | {"id": str(uuid.uuid4())}), ("/checkout", {"pack": "pack_100", **urls})):
-        assert call(unpaid, "POST", path, 402, json=request)["error"]["url"] is None
+        assert call(unpaid, "POST", path, 402, json=request)["error"]["action"] == "contact_support"
 
 
 def test_every_refusal_of_a_blocked_account_is_described(

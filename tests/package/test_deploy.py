@@ -182,7 +182,7 @@ def test_the_path_from_an_empty_account_to_a_rollback(
     assert "--param=reserveConcurrency=false" not in steps[1]
     assert aws.places() == dict.fromkeys(FUNCTIONS, "1")
 
-    for function in ("Chat", "Checkout"):
+    for function in ("Chat", "Checkout", "Maintenance"):
         of = aws.template["Resources"][f"{function}LambdaFunction"]["Properties"]["Environment"]["Variables"]
         of |= {name: "true" for name in ("MCP_ENABLED", "STRIPE_AUTOMATIC_TAX") if name in of}
     assert command.main(["deploy", "--stage", "prod"]) == 1

@@ -111,8 +111,10 @@ def test_unbilled_overage_must_be_written_off_explicitly(billing: BillingStack) 
     assert billing.subscription_row(user)["tier"] == "basic"
     done = command(billing, "delete-user", "--user", user.id)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
-        1, "delete-user: The account owes overage that could not be billed, so it was not deleted. Contact support.",
-    )  # fmt: skip
+        1,
+        "delete-user: The account owes overage for which there is no invoice to pay, so it was not deleted. "
+        "Contact support.",
+    )
     assert deletion(billing, user.id, write_off=True)["users"] == 1
 
 
