@@ -310,12 +310,15 @@ def test_overage_of_a_deleted_customer_is_for_support(billing: BillingStack) -> 
     assert set(billing.deliver()) == {200}
     billing.buy(user, plan="usage_only")
     assert set(billing.deliver()) == {200}
-    assert ask_until_refused(billing, user)["reason_code"] == "overage_ceiling_reached"
-    billing.db.execute(
-        "update public.overage_invoice_items set created_at = %s where user_id = %s",
-        (datetime.fromtimestamp(billing.fake.now - 2 * DAY, UTC), user.id),
-    )
-    refused = ask_until_refused(billing, user)
+
+    def refusal(age: int) -> dict[str, Any]:
+        made_at = datetime.fromtimestamp(billing.fake.now - age, UTC)
+        changed = "update public.overage_invoice_items set created_at = %s where user_id = %s"
+        billing.db.execute(changed, (made_at, user.id))
+        return ask_until_refused(billing, user)
+
+    assert refusal(0)["reason_code"] == "overage_ceiling_reached"
+    refused = refusal(2 * DAY)
     assert (refused["reason_code"], refused["resets_at"]) == ("overage_without_invoice", None)
     assert owed(billing, user) == LIMIT
 
