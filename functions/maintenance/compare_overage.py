@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from stripe import InvalidRequestError, Invoice, StripeClient
 
 from functions.common import results
+from functions.common.billing.invoice_outcome import invoice_outcome
 from functions.common.billing.overage import id_of
-from functions.common.billing.stripe_state import invoice_outcome
+from functions.common.billing.stripe_client import is_missing
 from functions.common.database import Database
 from functions.maintenance.findings import Finding
 
@@ -71,7 +72,7 @@ async def _compare(database: Database, stripe: StripeClient, user_id: str, invoi
     try:
         expected = await invoice_outcome(stripe, invoice_id)
     except InvalidRequestError as error:
-        if error.code != "resource_missing":
+        if not is_missing(error):
             raise
         return []  # it was deleted together with its customer
     params = {"p_user_id": user_id, "p_invoice_id": invoice_id}

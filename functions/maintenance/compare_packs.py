@@ -14,8 +14,9 @@ from stripe import InvalidRequestError, StripeClient
 
 from functions.common import results
 from functions.common.billing.overage import id_of
+from functions.common.billing.payments import PackPayment, PackSale, pack_sale, read_pack_payment
 from functions.common.billing.records import PriceList, billing_profile
-from functions.common.billing.stripe_state import PackPayment, PackSale, pack_sale, read_pack_payment
+from functions.common.billing.stripe_client import is_missing
 from functions.common.database import Database
 from functions.maintenance.findings import Finding
 
@@ -151,7 +152,7 @@ async def _sale(stripe: StripeClient, session_id: str) -> PackSale | None:
     try:
         sale = pack_sale(await stripe.v1.checkout.sessions.retrieve_async(session_id))
     except InvalidRequestError as error:
-        if error.code != "resource_missing":
+        if not is_missing(error):
             raise
         return None
     return sale if sale is not None and sale.is_paid else None

@@ -17,18 +17,12 @@ from uuid import UUID
 from stripe import Customer, InvalidRequestError, Invoice, StripeClient, Subscription
 
 from functions.common import results
+from functions.common.billing.invoices import tier_of_line
 from functions.common.billing.overage import id_of
+from functions.common.billing.payments import read_invoice_payment
 from functions.common.billing.records import PriceList, billing_profile
-from functions.common.billing.stripe_client import tier_of
-from functions.common.billing.stripe_state import (
-    STATUSES,
-    CustomerState,
-    iso_time,
-    live_subscription,
-    period_of,
-    read_customer,
-    read_invoice_payment,
-)
+from functions.common.billing.stripe_client import is_missing, iso_time, tier_of
+from functions.common.billing.stripe_state import STATUSES, CustomerState, live_subscription, period_of, read_customer
 from functions.common.database import Database
 from functions.maintenance.findings import Finding
 from functions.maintenance.stripe_lists import ChangedPayment, Customers, owner_of
@@ -209,8 +203,7 @@ def _billed_tiers(invoice: Invoice | str | None, end: int) -> set[str]:
     """The plans that an invoice charges for until a time. Those of $0, as a trial, count if it charges for no other."""
     charged: dict[bool, set[str]] = {True: set(), False: set()}
     for line in invoice.lines.data if isinstance(invoice, Invoice) else []:
-        details = getattr(line.pricing, "price_details", None)
-        tier = tier_of(details.product) if details else None
+        tier = tier_of_line(line)
         if tier is not None and line.period.end >= end and line.amount >= 0:
             charged[line.amount > 0].add(tier)
     return charged[True] or charged[False]
@@ -312,7 +305,7 @@ async def _read(stripe: StripeClient, customer_id: str | None) -> CustomerState:
     try:
         return await read_customer(stripe, customer_id)
     except InvalidRequestError as error:
-        if error.code != "resource_missing":
+        if not is_missing(error):
             raise
         return CustomerState(is_deleted=True, subscription=None)
 

@@ -13,7 +13,7 @@ from typing import TypedDict
 from stripe import StripeClient
 
 from functions.common import results
-from functions.common.billing.stripe_state import net_cents, plan_lines
+from functions.common.billing.invoices import net_cents, plan_lines
 from functions.common.database import Database
 
 REPORT_TIMEOUT_S = 150.0

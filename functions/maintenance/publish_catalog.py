@@ -14,6 +14,7 @@ from stripe.params import PriceCreateParams
 
 from functions.common.billing.catalog import Product, matches, products
 from functions.common.billing.records import PriceList
+from functions.common.billing.stripe_client import is_missing
 from functions.common.money import in_currency
 from functions.maintenance.stripe_settings import check_tax, publish_endpoint, publish_portal
 
@@ -79,7 +80,7 @@ async def _publish(stripe: StripeClient, product: Product, *, check: bool) -> tu
                 await stripe.v1.products.update_async(product.id, {"name": product.name, "active": True})
             changes.append("product updated")
     except InvalidRequestError as error:
-        if error.code != "resource_missing":
+        if not is_missing(error):
             raise
         if check:
             return ["product created"], None, []

@@ -13,7 +13,7 @@ from stripe import InvalidRequestError, InvoiceItem, StripeClient
 from functions.common import results
 from functions.common.billing.overage import id_of
 from functions.common.billing.records import PriceList
-from functions.common.billing.stripe_client import ITEM_ID_KEY, Account
+from functions.common.billing.stripe_client import ITEM_ID_KEY, Account, is_missing
 from functions.common.database import Database
 from functions.maintenance.compare_overage import BilledItem, compare_overage
 from functions.maintenance.compare_packs import compare_packs
@@ -166,7 +166,7 @@ async def _exists(stripe: StripeClient, item_id: str) -> bool:
     try:
         await stripe.v1.invoice_items.retrieve_async(item_id)
     except InvalidRequestError as error:
-        if error.code != "resource_missing":
+        if not is_missing(error):
             raise
         return False
     return True

@@ -12,7 +12,8 @@ from stripe import Event, InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
 from functions.common.billing.catalog import portal_configuration
-from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, give_up, is_missing, process_event
+from functions.common.billing.events import HANDLED_EVENTS, StripeEvent, give_up, process_event
+from functions.common.billing.stripe_client import is_missing
 from functions.common.database import Database
 from functions.common.errors import AppError, PaymentUnavailable
 

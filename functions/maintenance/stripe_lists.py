@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from stripe import Charge, Customer, Invoice, StripeClient
 
 from functions.common.billing.events import DELETED
+from functions.common.billing.invoices import net_cents
 from functions.common.billing.overage import id_of
-from functions.common.billing.stripe_state import net_cents
 
 if TYPE_CHECKING:
     from stripe.params import InvoiceListParams

@@ -14,15 +14,15 @@ from stripe import InvalidRequestError, StripeClient, StripeError
 
 from functions.common import results
 from functions.common.billing.overage import bill_overage, settle_overage
-from functions.common.billing.stripe_state import (
+from functions.common.billing.payments import (
     PackPayment,
     buyer_of,
-    live_subscription,
-    read_customer,
     read_free_pack,
     read_invoice_payment,
     read_pack_payment,
 )
+from functions.common.billing.stripe_client import is_missing
+from functions.common.billing.stripe_state import live_subscription, read_customer
 from functions.common.database import Database
 from functions.common.errors import PaymentUnavailable
 
@@ -166,11 +166,6 @@ async def give_up(database: Database, event_id: str) -> None:
     """Record that an event cannot be applied, now or later."""
     params = {"p_event_id": event_id, "p_error": NotAtStripe.__name__, "p_is_final": True}
     await database.call("finish_stripe_event", params, parse=results.nothing)
-
-
-def is_missing(error: InvalidRequestError) -> bool:
-    """Whether Stripe has no such object in this account and mode."""
-    return error.code == "resource_missing"
 
 
 async def _claim(database: Database, event: StripeEvent) -> Claim:

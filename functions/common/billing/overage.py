@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from stripe import CardError, InvalidRequestError, Invoice, InvoiceItem, StripeClient, Subscription
 
 from functions.common import results
-from functions.common.billing.stripe_client import ITEM_ID_KEY
-from functions.common.billing.stripe_state import invoice_outcome, iso_time, live_subscription, period_of
+from functions.common.billing.invoice_outcome import invoice_outcome
+from functions.common.billing.stripe_client import ITEM_ID_KEY, is_missing, iso_time
+from functions.common.billing.stripe_state import live_subscription, period_of
 from functions.common.database import Database
 from functions.common.money import in_currency
 
@@ -169,7 +170,7 @@ async def _without_invoice(database: Database, stripe: StripeClient, items: Sequ
         try:
             found = await stripe.v1.invoice_items.retrieve_async(item.stripe_invoice_item_id)
         except InvalidRequestError as error:
-            if error.code != "resource_missing":
+            if not is_missing(error):
                 raise
             continue  # it was deleted together with its customer
         if found.invoice is None:
@@ -252,7 +253,7 @@ async def settle_overage(
             if found is not None and found not in outcomes:
                 outcomes[found] = await invoice_outcome(stripe, found)
         except InvalidRequestError as error:
-            if error.code != "resource_missing":
+            if not is_missing(error):
                 raise
             continue  # it was deleted together with its customer, and stays owed
         if outcome := outcomes.get(found):

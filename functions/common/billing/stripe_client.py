@@ -5,9 +5,10 @@ Products have ids of our own, so that a price or an invoice line names its plan 
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import aiohttp
-from stripe import AIOHTTPClient, StripeClient
+from stripe import AIOHTTPClient, InvalidRequestError, StripeClient
 
 from functions.common.settings import StripeSettings, load
 
@@ -60,3 +61,13 @@ def tier_of(product: object) -> str | None:
     """The tier of a product id; None for a product that is not one of our plans."""
     name = str(product)
     return name.removeprefix(PLAN_PREFIX) if name.startswith(PLAN_PREFIX) else None
+
+
+def iso_time(seconds: int) -> str:
+    """A Unix time as ISO 8601, which SQL reads."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def is_missing(error: InvalidRequestError) -> bool:
+    """Whether Stripe has no such object in this account and mode."""
+    return error.code == "resource_missing"

@@ -13,9 +13,11 @@ from stripe import InvalidRequestError, StripeClient
 from functions.common import results
 from functions.common.billing.checkout_pages import close_pages
 from functions.common.billing.events import DELETED, apply_customer
+from functions.common.billing.invoices import has_overage
 from functions.common.billing.overage import bill_overage, charge
 from functions.common.billing.records import billing_profile
-from functions.common.billing.stripe_state import has_overage, live_subscription, open_invoices
+from functions.common.billing.stripe_client import is_missing
+from functions.common.billing.stripe_state import live_subscription, open_invoices
 from functions.common.database import Database
 from functions.common.errors import PaymentRequired
 from functions.common.leaving.auth_admin import AuthAdmin
@@ -114,6 +116,6 @@ async def _cancel(stripe: StripeClient, customer_id: str) -> int:
         try:
             await stripe.v1.subscriptions.cancel_async(live.id, {"invoice_now": False, "prorate": False})
         except InvalidRequestError as error:
-            if error.code != "resource_missing":
+            if not is_missing(error):
                 raise
         ended += 1
