@@ -140,7 +140,7 @@ class Versions:
         if answer.get("FunctionError") or b'"type":"finish"' not in content:
             log = f"/aws/lambda/{self._stage.function(name)}"
             raise DeployError(
-                f"Version {version} of {name} does not answer a question of SMOKE_TOKEN's user: its log group {log} "
+                f"Version {version} of {name} does not answer a question of the smoke test's user: its log group {log} "
                 "has the reason. No other request went to it."
             )
 

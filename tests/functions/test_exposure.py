@@ -32,6 +32,14 @@ def break_cards(billing: BillingStack, user: Person, *, works: bool = False) -> 
     billing.fake.control(f"/_customers/{billing.customer_id(user)}/card", works=works)
 
 
+def new_payer(billing: BillingStack) -> Person:
+    """A user who pays as they go."""
+    user = billing.new_user()
+    billing.buy(user, plan="usage_only")
+    assert set(billing.deliver()) == {200}
+    return user
+
+
 def ask_until_refused(billing: BillingStack, user: Person) -> dict[str, Any]:
     """Ask at the time of Stripe's clock. Returns the refusal."""
     at(billing.db, datetime.fromtimestamp(billing.fake.now, UTC).isoformat())
@@ -96,9 +104,7 @@ def findings(billing: BillingStack, user: Person) -> list[dict[str, Any]]:
 
 
 def test_subscribing_again_opens_no_new_credit(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     for time in range(3):
         assert set_overage(billing, user, '{"overage_limit_usd": 10000}').json()["limit_usd"] == 10
@@ -121,9 +127,7 @@ def test_subscribing_again_opens_no_new_credit(billing: BillingStack) -> None:
 
 
 def test_overage_at_the_limit_is_invoiced_and_paying_frees_it(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     assert ask_until_refused(billing, user)["reason_code"] == "overage_ceiling_reached"
     for _ in range(2):
@@ -155,9 +159,7 @@ def test_overage_at_the_limit_is_invoiced_and_paying_frees_it(billing: BillingSt
 
 
 def test_an_item_that_missed_its_invoice_is_invoiced_later(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     ask_until_refused(billing, user)
     billing.fake.control("/_faults", path="/v1/invoices", method="POST", status=402, times=10)
     try:
@@ -174,9 +176,7 @@ def test_an_item_that_missed_its_invoice_is_invoiced_later(billing: BillingStack
 @pytest.mark.parametrize("is_paid", [True, False])
 def test_overage_on_an_unpaid_first_invoice_stays_owed(billing: BillingStack, is_paid: bool) -> None:
     """Stripe puts waiting items on the first invoice, and voids it after 23 hours."""
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     ask_until_refused(billing, user)
     billing.fake.control("/_faults", path="/v1/invoices", method="POST", status=402, times=10)
     try:
@@ -207,9 +207,7 @@ def test_overage_on_an_unpaid_first_invoice_stays_owed(billing: BillingStack, is
 @pytest.mark.parametrize("is_paid", [True, False])
 def test_a_total_that_stripe_does_not_charge_stays_owed(billing: BillingStack, is_paid: bool) -> None:
     """Below 50 cents Stripe adds it to the balance. The next invoice collects it; voided, that gives it back."""
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     ask(billing, user, 19)
     cancel(billing, user)
     small = Decimal("0.475")
@@ -234,9 +232,7 @@ def test_a_total_that_stripe_does_not_charge_stays_owed(billing: BillingStack, i
 
 
 def test_paying_at_the_threshold_frees_without_any_event(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     ask_until_refused(billing, user)
     with dropped_events(billing):
         job(billing, "bill-thresholds")
@@ -256,9 +252,7 @@ def low_threshold(billing: BillingStack) -> Iterator[None]:
 @pytest.mark.usefixtures("low_threshold")
 def test_an_open_invoice_is_followed_by_one_more_at_the_limit(billing: BillingStack) -> None:
     """A card that fails is not charged for every 50 cents."""
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
 
     def invoiced() -> list[int]:
@@ -276,9 +270,7 @@ def test_an_open_invoice_is_followed_by_one_more_at_the_limit(billing: BillingSt
 
 
 def test_an_uncollectible_invoice_can_be_paid(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     ask_until_refused(billing, user)
     job(billing, "bill-thresholds")
@@ -298,9 +290,7 @@ def test_an_uncollectible_invoice_can_be_paid(billing: BillingStack) -> None:
 
 
 def test_overage_of_a_deleted_customer_is_for_support(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     ask_until_refused(billing, user)
     job(billing, "bill-thresholds")
@@ -324,9 +314,7 @@ def test_overage_of_a_deleted_customer_is_for_support(billing: BillingStack) -> 
 
 
 def test_a_voided_invoice_is_neither_owed_nor_paid(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     billing.db.execute("update public.user_subscriptions set overage_limit = 0.5 where user_id = %s", (user.id,))
     ask_until_refused(billing, user)
@@ -340,9 +328,7 @@ def test_a_voided_invoice_is_neither_owed_nor_paid(billing: BillingStack) -> Non
 
 
 def test_an_unpaid_renewal_bounds_the_next_period(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     ask_until_refused(billing, user)
     billing.advance_and_deliver(32 * DAY)
@@ -372,9 +358,7 @@ def chat(billing: BillingStack, user: Person) -> tuple[int, dict[str, Any]]:
 
 
 def test_each_refusal_before_and_after_paying_names_what_helps(billing: BillingStack) -> None:
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     at(billing.db, "")  # the clock of the chat
     while (asked := admit(billing.db, user.id))["decision"] == "admitted":
@@ -403,9 +387,7 @@ def test_each_refusal_before_and_after_paying_names_what_helps(billing: BillingS
 
 def test_paying_what_the_last_period_left_frees_the_next_query(billing: BillingStack) -> None:
     at(billing.db, datetime.fromtimestamp(billing.fake.now, UTC).isoformat())  # a period never starts earlier
-    user = billing.new_user()
-    billing.buy(user, plan="usage_only")
-    assert set(billing.deliver()) == {200}
+    user = new_payer(billing)
     break_cards(billing, user)
     ask_until_refused(billing, user)
     end = int(billing.subscription_row(user)["current_period_end"].timestamp())
